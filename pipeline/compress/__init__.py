@@ -1,0 +1,1 @@
+"""Methods on torch networks: pure functions of modules and tensors, no configuration, no files."""

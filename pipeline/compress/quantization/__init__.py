@@ -1,0 +1,1 @@
+"""Quantization engines: one adapter file each."""

@@ -1,0 +1,1 @@
+"""Types that flow through the pipeline; standard library, pydantic and numpy only."""

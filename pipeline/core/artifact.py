@@ -1,0 +1,87 @@
+"""The immutable thing that travels from stage to stage: a folder of files, its digest and how it came to be."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path  # noqa: TC003 (pydantic resolves the annotation at run time)
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+Form = Literal["torch", "onnx", "openvino"]
+
+#: The files that each form consists of, in a fixed order. Digests are taken over these and nothing else.
+PAYLOAD: dict[Form, tuple[str, ...]] = {
+    "torch": ("definition.py", "network.json", "weights.safetensors"),
+    "onnx": ("model.onnx",),
+    "openvino": ("model.xml", "model.bin"),
+}
+
+
+class Frozen(BaseModel):
+    """Base of every value type: immutable, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TensorSpec(Frozen):
+    """Name, shape, dtype and layout of one input or output. A dimension of -1 is dynamic."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+    layout: str = ""
+
+
+class StageRecord(Frozen):
+    """What one stage did: its full configuration, the digest it started from, and what it changed."""
+
+    kind: str
+    revision: int
+    config: dict[str, Any]
+    parent_digest: str
+    seconds: float
+    changed: dict[str, Any] = {}
+
+
+class Artifact(Frozen):
+    """A network in one of three forms, in a folder of its own.
+
+    `digest` is the sha256 of the payload files. `lineage` has one record per stage, oldest first.
+    """
+
+    form: Form
+    folder: Path
+    digest: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    lineage: tuple[StageRecord, ...] = ()
+
+    @property
+    def file(self) -> Path:
+        """The file that a runtime loads (for torch: the folder's network.json)."""
+        return self.folder / {"torch": "network.json", "onnx": "model.onnx", "openvino": "model.xml"}[self.form]
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All payload files."""
+        return tuple(self.folder / name for name in PAYLOAD[self.form])
+
+
+def file_digest(path: Path) -> str:
+    """Return the sha256 of a file as hexadecimal digits."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def payload_digest(form: Form, folder: Path) -> str:
+    """Return the sha256 over the names and digests of the form's payload files in `folder`."""
+    total = hashlib.sha256()
+    for name in PAYLOAD[form]:
+        total.update(f"{name} {file_digest(folder / name)}\n".encode())
+    return total.hexdigest()
+
+
+def size_bytes(artifact: Artifact) -> int:
+    """Return the size in bytes of what ships (definition.py of a torch artifact is not counted)."""
+    return sum(path.stat().st_size for path in artifact.files if path.suffix != ".py")

@@ -1,0 +1,67 @@
+"""Images and labels as plain arrays, split into train, validation and test."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """Per-channel mean and standard deviation, in units of pixel value / 255."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, images_NCHW: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return float32 [N, C, H, W]: (pixel / 255 - mean) / std. One channel in, three statistics: repeated."""
+        channels = len(self.mean)
+        scaled = images_NCHW.astype(np.float32) / np.float32(255)
+        if scaled.shape[1] == 1 and channels > 1:
+            scaled = np.repeat(scaled, channels, axis=1)
+        mean = np.asarray(self.mean, dtype=np.float32)[None, :, None, None]
+        std = np.asarray(self.std, dtype=np.float32)[None, :, None, None]
+        return np.ascontiguousarray((scaled - mean) / std)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images uint8 [N, C, H, W] and labels int64 [N]."""
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Three disjoint splits of one data set, already at the size that the network sees."""
+
+    name: str
+    classes: tuple[str, ...]
+    normalisation: Normalisation
+    train: Split
+    validation: Split
+    test: Split
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """[C, H, W] of one input after normalisation."""
+        _, _, height, width = self.train.images.shape
+        return len(self.normalisation.mean), height, width
+
+    def batches(self, split: Split, batch: int) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+        """Yield normalised inputs [B, C, H, W] and labels [B] in order; the last batch may be smaller."""
+        for start in range(0, len(split), batch):
+            stop = start + batch
+            yield self.normalisation(split.images[start:stop]), split.labels[start:stop]

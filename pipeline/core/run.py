@@ -1,0 +1,114 @@
+"""What a run found: the content of run.json, and the only input of the report."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from pipeline.core.artifact import Form, Frozen
+from pipeline.core.stage import Runtime, Target
+
+SCHEMA_VERSION = 1
+
+
+class Interval(Frozen):
+    """An estimate with its confidence interval."""
+
+    value: float
+    low: float
+    high: float
+    level: float = 0.95
+
+
+class Accuracy(Frozen):
+    """How often the exported file is right on one split. `f1` is the positive (last) class's for two classes, else macro."""
+
+    images: int
+    accuracy: float
+    balanced_accuracy: float
+    f1: float
+
+
+class Timing(Frozen):
+    """Latency of one exported file in one runtime, and its paired speedup over the original's FP32 export there.
+
+    `speedup` compares wall time (block minimum), `cpu_speedup` process CPU time (block median) of the same rounds;
+    both are absent for the original itself. `contended` says that the two disagree beyond the margin.
+    """
+
+    runtime: Runtime
+    threads: int
+    milliseconds: Interval
+    cpu_milliseconds: Interval | None = None
+    speedup: Interval | None = None
+    cpu_speedup: Interval | None = None
+    contended: bool = False
+
+
+class Row(Frozen):
+    """One line of the report: the original (index 0) or what one stage shipped.
+
+    `folder` is relative to the run folder. Torch artifacts are judged on their ONNX export. `verdict` says in words
+    what the stage bought, or that it bought nothing.
+    """
+
+    index: int
+    label: str
+    kind: str
+    config: dict[str, Any] = {}
+    form: Form
+    digest: str
+    folder: str
+    cached: bool = False
+    seconds: float
+    validation: Accuracy | None = None
+    macs: int | None = None
+    parameters: int | None = None
+    size_bytes: int | None = None
+    gzip_bytes: int | None = None
+    timings: tuple[Timing, ...] = ()
+    changed: dict[str, Any] = {}
+    verdict: str = ""
+
+
+class FinalTest(Frozen):
+    """Test accuracy of the original's and the result's exported files, taken once, on the same images.
+
+    `difference` is result minus original in accuracy (not points), with a paired interval.
+    """
+
+    original: Accuracy
+    result: Accuracy
+    difference: Interval
+
+
+class BudgetLine(Frozen):
+    """One line of the recipe's budget: what was asked, what was found, and whether it holds."""
+
+    name: Literal["latency", "accuracy_drop", "size"]
+    asked: str
+    found: str
+    verdict: Literal["met", "missed", "cannot tell"]
+
+
+class RunReport(Frozen):
+    """Everything about one run. `machine` is the fingerprint of the machine that measured."""
+
+    schema_version: int = SCHEMA_VERSION
+    name: str
+    recipe_file: str
+    recipe: dict[str, Any]
+    recipe_digest: str
+    data: dict[str, Any]
+    target: Target
+    seed: int
+    versions: dict[str, str]
+    machine: dict[str, Any]
+    started: str
+    seconds: float
+    status: Literal["running", "finished", "interrupted", "failed"]
+    error: str = ""
+    rows: tuple[Row, ...] = Field(default=())
+    final: FinalTest | None = None
+    budget: tuple[BudgetLine, ...] = ()

@@ -1,0 +1,113 @@
+"""What a stage is, and what the runner gives it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict
+
+from pipeline.core.artifact import Artifact, Form, Frozen, TensorSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from pipeline.core.dataset import Dataset
+
+Runtime = Literal["onnxruntime", "openvino", "torch"]
+
+
+class Target(Frozen):
+    """Where the result will run: this decides what is measured."""
+
+    device: Literal["local"] = "local"
+    runtime: Runtime = "onnxruntime"
+    threads: int = 1
+    batch: int = 1
+
+
+class Progress(Protocol):
+    """Where a stage tells how far it is. The command line draws it; tests ignore it."""
+
+    def update(self, done: float, total: float, text: str = "") -> None:
+        """Say that `done` of `total` units are done; `text` is what a person would like to know now."""
+
+    def note(self, text: str) -> None:
+        """Print one line that stays."""
+
+
+class SilentProgress:
+    """Progress that nobody looks at."""
+
+    def update(self, done: float, total: float, text: str = "") -> None:
+        """Ignore it."""
+
+    def note(self, text: str) -> None:
+        """Ignore it."""
+
+
+class Candidate(Frozen):
+    """A file of the chain that can be timed: the original's FP32 export, or what one stage ships."""
+
+    label: str
+    artifact: Artifact
+
+
+@dataclass(frozen=True)
+class Context:
+    """Everything that a stage may use beside its own configuration and the given artifact.
+
+    `folder` is the stage's own folder: the payload is written there, and so is anything that it needs to resume
+    after having been killed. `dataset` loads the data on first call. `original` is the network the recipe started
+    from. `candidates` are the exported files so far, the original's FP32 export first.
+    """
+
+    folder: Path
+    seed: int
+    target: Target
+    original: Artifact
+    dataset: Callable[[], Dataset]
+    candidates: tuple[Candidate, ...] = ()
+    progress: Progress = field(default_factory=SilentProgress)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a stage returns. The payload lies in `context.folder`; the runner takes its digest and writes the lineage.
+
+    A stage that only looks (measure) has `form=None`: the given artifact goes on unchanged, and what was found lies
+    in `context.folder` as JSON.
+    """
+
+    form: Form | None
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
+    changed: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Stage(BaseModel, ABC):
+    """One step of a recipe. Subclasses are the union `AnyStage` in pipeline/stages/__init__.py."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    #: Raised when the same configuration would now give another result; part of the cache key.
+    revision: ClassVar[int] = 1
+    #: Distributions whose versions are part of the cache key.
+    libraries: ClassVar[tuple[str, ...]] = ()
+
+    kind: str
+
+    @property
+    @abstractmethod
+    def consumes(self) -> frozenset[Form]:
+        """The forms that this stage can start from."""
+
+    @abstractmethod
+    def produces(self, given: Form) -> Form:
+        """The form that this stage ends with when it starts from `given`."""
+
+    @abstractmethod
+    def run(self, given: Artifact, context: Context) -> Outcome:
+        """Do the work; raise `StageError` when the stage's own check of its result fails."""

@@ -1,0 +1,1 @@
+"""Exports to ONNX and OpenVINO, and the parity check of what was written."""

@@ -1,0 +1,1 @@
+"""Latency of exported files: clock, sampling, statistics, machine."""

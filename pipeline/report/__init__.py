@@ -1,0 +1,1 @@
+"""run.json to terminal table, Markdown, JSON and a self-contained HTML page."""
