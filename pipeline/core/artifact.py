@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path  # noqa: TC003 (pydantic resolves the annotation at run time)
+from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 Form = Literal["torch", "onnx", "openvino"]
 
@@ -41,7 +41,7 @@ class StageRecord(Frozen):
     config: dict[str, Any]
     parent_digest: str
     seconds: float
-    changed: dict[str, Any] = {}
+    changed: dict[str, Any] = Field(default={})
 
 
 class Artifact(Frozen):

@@ -22,7 +22,7 @@ class Interval(Frozen):
 
 
 class Accuracy(Frozen):
-    """How often the exported file is right on one split. `f1` is the positive (last) class's for two classes, else macro."""
+    """How often the exported file is right on one split. `f1`: the last class's for two classes, else macro."""
 
     images: int
     accuracy: float
@@ -56,7 +56,7 @@ class Row(Frozen):
     index: int
     label: str
     kind: str
-    config: dict[str, Any] = {}
+    config: dict[str, Any] = Field(default={})
     form: Form
     digest: str
     folder: str
@@ -68,7 +68,7 @@ class Row(Frozen):
     size_bytes: int | None = None
     gzip_bytes: int | None = None
     timings: tuple[Timing, ...] = ()
-    changed: dict[str, Any] = {}
+    changed: dict[str, Any] = Field(default={})
     verdict: str = ""
 
 
