@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.core.artifact import Artifact, Form, Frozen, TensorSpec
 
@@ -22,10 +22,10 @@ Runtime = Literal["onnxruntime", "openvino", "torch"]
 class Target(Frozen):
     """Where the result will run: this decides what is measured."""
 
-    device: Literal["local"] = "local"
-    runtime: Runtime = "onnxruntime"
-    threads: int = 1
-    batch: int = 1
+    device: Literal["local"] = Field(default="local", description="The machine that measures.")
+    runtime: Runtime = Field(default="onnxruntime", description="What runs the exported file.")
+    threads: int = Field(default=1, ge=1, description="Threads of the runtime.")
+    batch: int = Field(default=1, ge=1, description="Images in one call.")
 
 
 class Progress(Protocol):
@@ -107,6 +107,10 @@ class Stage(BaseModel, ABC):
     @abstractmethod
     def produces(self, given: Form) -> Form:
         """The form that this stage ends with when it starts from `given`."""
+
+    def files(self) -> tuple[Path, ...]:
+        """Return the files that the configuration names: their content, not their path, is part of the cache key."""
+        return ()
 
     @abstractmethod
     def run(self, given: Artifact, context: Context) -> Outcome:

@@ -1,0 +1,237 @@
+"""The command `secateur`: arguments to calls, errors to messages and exit codes, nothing else."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from pipeline.core.errors import SecateurError
+
+if TYPE_CHECKING:
+    from pipeline.core.run import RunReport
+
+INTERRUPTED = 130
+CANNOT_TELL = 4
+MISSED = 1
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Compress a trained network by recipe, and prove the exported file: accuracy, size and real CPU latency.\n\n"
+    "A recipe is a YAML file that chains stages: prune, finetune, export, simplify, quantize, measure. Start with\n\n"
+    "  secateur recipes list\n\n"
+    "  secateur recipes copy resnet20-fashion-int8 .\n\n"
+    "  secateur plan recipes/resnet20-fashion-int8.yaml\n\n"
+    "  secateur run recipes/resnet20-fashion-int8.yaml\n\n"
+    "Exit codes: 0 passed, 1 budget missed, 2 bad input, 3 a stage failed, 4 cannot tell.",
+)
+recipes_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Recipes that come with the program.")
+app.add_typer(recipes_app, name="recipes")
+
+Recipe = Annotated[Path, typer.Argument(help="Recipe file (YAML).", show_default=False)]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a value: --set stages.prune.ratio=0.4. Repeatable."),
+]
+Out = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Run folder; runs/<name of the recipe file> when left out.")
+]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of text.")]
+
+
+@app.command()
+def run(recipe: Recipe, overrides: Set = None, out: Out = None, seed: Seed = 0, as_json: AsJson = False) -> None:
+    """Run a recipe. Finished stages are taken from the store, so running again resumes.
+
+    Examples:
+
+      secateur run recipes/resnet20-fashion-int8.yaml
+
+      secateur run my.yaml --set stages.prune.ratio=0.4 --out runs/ratio-40
+    """
+    from pipeline.core.store import Store, default_root
+    from pipeline.progress import ConsoleProgress
+    from pipeline.recipe import load_recipe
+    from pipeline.runner import Run
+
+    loaded = load_recipe(recipe, overrides or ())
+    folder = out or Path("runs") / recipe.stem
+    try:
+        with ConsoleProgress() as progress:
+            report = Run(loaded, folder, Store(default_root()), seed, progress).execute()
+    except (KeyboardInterrupt, SecateurError) as error:
+        again = " ".join(["secateur", *sys.argv[1:]])
+        if isinstance(error, SecateurError) and error.exit_code == 2:  # noqa: PLR2004 (bad input: nothing to resume)
+            raise
+        typer.echo(f"\n{error or 'Interrupted.'}\nWhat was finished is kept. Resume with: {again}", err=True)
+        raise typer.Exit(error.exit_code if isinstance(error, SecateurError) else INTERRUPTED) from error
+    _show(report, folder, as_json=as_json)
+    raise typer.Exit(_exit_code(report))
+
+
+@app.command()
+def plan(recipe: Recipe, overrides: Set = None, out: Out = None, seed: Seed = 0, as_json: AsJson = False) -> None:
+    """Show what would run, what is cached, and why. Runs nothing and loads no heavy library.
+
+    Example: secateur plan my.yaml --set stages.prune.ratio=0.4
+    """
+    from pipeline.core.store import Store, default_root
+    from pipeline.plan import make_plan
+    from pipeline.recipe import load_recipe
+    from pipeline.records import previous_ingredients
+
+    loaded = load_recipe(recipe, overrides or ())
+    previous = previous_ingredients(out or Path("runs") / recipe.stem)
+    steps = make_plan(loaded, Store(default_root()), seed, previous).steps
+    if as_json:
+        fields = ("index", "label", "key", "cached", "reason", "ingredients")
+        typer.echo(json.dumps([{name: getattr(step, name) for name in fields} for step in steps], indent=1))
+        return
+    width = max(len(step.label) for step in steps)
+    for step in steps:
+        state = "cached" if step.cached else "will run"
+        typer.echo(f"{step.index:>2}  {step.label:<{width}}  {state:<8}  {step.key[:12]}  {step.reason}")
+
+
+@app.command()
+def validate(recipe: Recipe, overrides: Set = None, as_json: AsJson = False) -> None:
+    """Check a recipe: every problem with file and line. Exit code 2 when there is one.
+
+    Example: secateur validate my.yaml
+    """
+    from pipeline.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides or ())
+    kinds = [stage.kind for stage in loaded.recipe.stages]
+    typer.echo(json.dumps({"valid": True, "stages": kinds}) if as_json else f"{recipe}: valid: {' -> '.join(kinds)}")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of a recipe, for completion in editors.
+
+    Example: secateur schema > schema.json, and as a recipe's first line: # yaml-language-server: $schema=schema.json
+    """
+    from pipeline.recipe import schema as recipe_schema
+
+    typer.echo(json.dumps(recipe_schema(), indent=2))
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, or its run.json.", show_default=False)],
+    as_json: AsJson = False,
+) -> None:
+    """Show the report of a run again, and write its Markdown, JSON and HTML anew.
+
+    Example: secateur report runs/demo
+    """
+    from pipeline.records import read_run
+    from pipeline.report import write
+
+    found, run_folder = read_run(folder)
+    write(found, run_folder)
+    _show(found, run_folder, as_json=as_json)
+
+
+@app.command()
+def bench(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Exported files (.onnx, .xml).")],
+    runtime: Annotated[Literal["onnxruntime", "openvino"], typer.Option(help="Runtime of all files.")] = "onnxruntime",
+    threads: Annotated[int, typer.Option(min=1, help="Threads of one inference.")] = 1,
+    budget: Annotated[str, typer.Option(help="Longest measuring time, with its unit: 30s, 2min.")] = "30s",
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Measure the latency of exported files on this machine; of two or more, the ratio to the first, interleaved.
+
+    Examples:
+
+      secateur bench model.onnx
+
+      secateur bench original.onnx pruned.onnx int8.onnx --runtime onnxruntime --threads 1
+    """
+    from pipeline.core.units import parse_duration
+    from pipeline.measure.bench import bench as measure_files
+    from pipeline.progress import ConsoleProgress
+
+    try:
+        budget_s = parse_duration(budget)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--budget") from error
+    with ConsoleProgress() as progress:
+        found = measure_files(files, runtime=runtime, threads=threads, budget_s=budget_s, seed=seed, progress=progress)
+    if as_json:
+        typer.echo(found.model_dump_json(indent=1))
+        return
+    from rich.console import Console
+
+    from pipeline.report.terminal import bench_table
+
+    Console(highlight=False).print(bench_table(found))
+
+
+@recipes_app.command("list")
+def recipes_list(as_json: AsJson = False) -> None:
+    """List the recipes that come with the program, with what each is for."""
+    from pipeline.bundled import list_recipes
+
+    found = list_recipes()
+    if as_json:
+        typer.echo(json.dumps([{"name": each.name, "purpose": each.purpose} for each in found], indent=1))
+        return
+    for each in found:
+        typer.echo(f"{each.name}\n    {each.purpose}")
+
+
+@recipes_app.command("copy")
+def recipes_copy(
+    name: Annotated[str, typer.Argument(help="Name of a recipe, as `recipes list` prints it.", show_default=False)],
+    destination: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to copy into.")] = Path(),
+    overwrite: Annotated[bool, typer.Option(help="Replace files that are there.")] = False,
+) -> None:
+    """Copy a recipe with the model definitions and weights that it names, to change it or to run it elsewhere.
+
+    Example: secateur recipes copy resnet20-fashion-int8 my-project
+    """
+    from pipeline.bundled import copy_recipe
+
+    for path in copy_recipe(name, destination, overwrite=overwrite):
+        typer.echo(path)
+
+
+def _show(found: RunReport, folder: Path, *, as_json: bool) -> None:
+    """Print a report: the table for people with the path of the page, or the JSON."""
+    if as_json:
+        typer.echo(found.model_dump_json(indent=1))
+        return
+    from rich.console import Console
+
+    from pipeline.report.terminal import table
+
+    console = Console(highlight=False)
+    console.print(table(found))
+    console.print(f"Report: {folder / 'report.html'}", soft_wrap=True)
+
+
+def _exit_code(found: RunReport) -> int:
+    verdicts = {line.verdict for line in found.budget}
+    if "missed" in verdicts:
+        return MISSED
+    return CANNOT_TELL if "cannot tell" in verdicts else 0
+
+
+def main() -> None:
+    """Run the command; every error of ours becomes one message and its exit code."""
+    try:
+        app()
+    except SecateurError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)

@@ -1,0 +1,50 @@
+"""Losses against targets and against a teacher's logits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import nn, no_grad
+from torch.nn.functional import interpolate, kl_div, log_softmax
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """A teacher in eval mode, the temperature, and the share `alpha` of the teacher's term in the loss.
+
+    A teacher for three channels gets a grey image three times; `size` is the teacher's own input size in pixels, or 0
+    for the student's.
+    """
+
+    teacher: nn.Module
+    temperature: float
+    alpha: float
+    channels: int
+    size: int = 0
+
+    def logits(self, images_NCHW: Tensor) -> Tensor:
+        """Return the teacher's logits [N, K] for the student's (augmented) images."""
+        with no_grad():
+            images = images_NCHW
+            if images.shape[1] != self.channels:
+                images = images[:, :1].expand(-1, self.channels, -1, -1)
+            if self.size and images.shape[-1] != self.size:
+                images = interpolate(images, size=(self.size, self.size), mode="bilinear", antialias=True)
+            logits: Tensor = self.teacher(images)
+            return logits
+
+
+def target_loss(logits_NK: Tensor, targets_NK: Tensor) -> Tensor:
+    """Cross-entropy against target distributions, mean over images."""
+    return -(targets_NK * log_softmax(logits_NK.float(), dim=1)).sum(dim=1).mean()
+
+
+def teacher_loss(logits_NK: Tensor, teacher_NK: Tensor, temperature: float) -> Tensor:
+    """T^2 * KL(softmax(teacher / T) || softmax(student / T)), mean over images. Source: Hinton et al. 2015."""
+    student = log_softmax(logits_NK.float() / temperature, dim=1)
+    teacher = log_softmax(teacher_NK.float() / temperature, dim=1)
+    return temperature**2 * kl_div(student, teacher, reduction="batchmean", log_target=True)

@@ -1,0 +1,264 @@
+"""Training on labels and a teacher: deterministic by seed, one epoch at a time, resumable between epochs.
+
+Every epoch draws its order, its augmentation and its dropout from (seed, epoch) alone, so a run that was killed and
+resumed from the state after the last epoch ends with the same bytes as one that was not, on the same number of threads.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.compress.augmentation import Augmentation, augment, mixup
+from pipeline.compress.batchnorm import recalibrate
+from pipeline.compress.distillation import Distillation, target_loss, teacher_loss
+from pipeline.core.errors import StageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from pipeline.core.dataset import Dataset, Split
+
+EVALUATION_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Hyperparameters:
+    """The schedule. `learning_rate` is the peak: linear warm-up over `warmup` epochs, then cosine to zero.
+
+    Weight decay spares biases and norms. `ema` is the decay of the weights' moving average, 0 for none;
+    `recalibration_images` is how many training images renew the batch-norm statistics, 0 for none.
+    """
+
+    epochs: int
+    batch: int
+    optimizer: Literal["adamw", "sgd"]
+    learning_rate: float
+    weight_decay: float
+    momentum: float = 0.9
+    warmup: float = 1.0
+    label_smoothing: float = 0.0
+    ema: float = 0.0
+    recalibration_images: int = 0
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """Mean training loss of the epoch, and validation accuracy and loss after it."""
+
+    epoch: int
+    loss: float
+    accuracy: float
+    validation_loss: float
+
+
+def device_of_choice() -> torch.device:
+    """Return the first GPU when there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def place(model: nn.Module, device: torch.device, memory_format: torch.memory_format) -> nn.Module:
+    """Move a network to a device and lay its 4-d weights out as asked, in place; returns the same network."""
+    moved: nn.Module = model.to(device, memory_format=memory_format)  # type: ignore[call-overload]
+    return moved
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """Return a 63-bit seed that depends on both numbers."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{epoch}".encode()).digest()[:8], "big") >> 1
+
+
+class Training:
+    """One training run of one network. Call `run_epoch` until `done`, then `finish`."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        dataset: Dataset,
+        settings: Hyperparameters,
+        *,
+        augmentation: Augmentation,
+        distillation: Distillation | None,
+        seed: int,
+    ) -> None:
+        """Take the network (changed in place), the data, the schedule, and what is done to images and targets."""
+        self.device = device_of_choice()
+        self.model = place(model, self.device, torch.channels_last)
+        self.dataset = dataset
+        self.settings = settings
+        self.augmentation = augmentation
+        self.distillation = distillation
+        self.seed = seed
+        self.epoch = 0
+        self.history: list[EpochResult] = []
+        self.best: dict[str, Tensor] | None = None
+        self.average = copy.deepcopy(self.model).eval() if settings.ema else None
+        self.optimizer = self._optimizer()
+        if distillation:
+            place(distillation.teacher, self.device, torch.channels_last).eval()
+
+    @property
+    def done(self) -> bool:
+        """Whether all epochs have been run."""
+        return self.epoch >= self.settings.epochs
+
+    @property
+    def steps(self) -> int:
+        """Steps in one epoch; the last incomplete batch is left out."""
+        return max(1, len(self.dataset.train) // self.settings.batch)
+
+    def state(self) -> dict[str, Any]:
+        """Return everything that is needed to go on after the last finished epoch, as plain values and tensors."""
+        return {
+            "epoch": self.epoch,
+            "history": [vars(result) for result in self.history],
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average.state_dict() if self.average else None,
+            "best": self.best,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` returned."""
+        self.epoch = state["epoch"]
+        self.history = [EpochResult(**values) for values in state["history"]]
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.average:
+            self.average.load_state_dict(state["average"])
+        self.best = state["best"]
+
+    def run_epoch(self, on_step: Callable[[int, float], None]) -> EpochResult:
+        """Train one epoch, evaluate on the validation split, remember the best weights.
+
+        `on_step(step, loss)` is called after every step. Raises StageError when the loss is not finite.
+        """
+        torch.manual_seed(epoch_seed(self.seed, self.epoch))
+        self.model.train()
+        total = 0.0
+        for step, (images, targets) in enumerate(self._batches()):
+            rate = self._learning_rate(self.epoch * self.steps + step)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            loss = self._step(images, targets)
+            if not math.isfinite(loss):
+                message = (
+                    f"training diverged: the loss is {loss} in epoch {self.epoch + 1}, step {step + 1}. "
+                    f"Lower learning_rate (now {self.settings.learning_rate:g}) or lengthen warmup."
+                )
+                raise StageError(message)
+            total += loss
+            on_step(step, loss)
+        result = self._evaluate(total / self.steps)
+        if self.best is None or self._rank(result) > max(self._rank(earlier) for earlier in self.history):
+            evaluated = self.average or self.model
+            self.best = {name: tensor.clone() for name, tensor in evaluated.state_dict().items()}
+        self.history.append(result)
+        self.epoch += 1
+        return result
+
+    def finish(self) -> nn.Module:
+        """Load the best weights, renew batch-norm statistics if asked, and return the network on the CPU, in eval."""
+        if self.best is not None:
+            self.model.load_state_dict(self.best)
+        if self.settings.recalibration_images:
+            recalibrate(self.model, self._calibration_batches())
+        return place(self.model, torch.device("cpu"), torch.contiguous_format).eval()
+
+    @staticmethod
+    def _rank(result: EpochResult) -> tuple[float, float]:
+        return result.accuracy, -result.validation_loss
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        weights = [parameter for parameter in self.model.parameters() if parameter.ndim > 1]
+        others = [parameter for parameter in self.model.parameters() if parameter.ndim <= 1]
+        groups = [
+            {"params": weights, "weight_decay": self.settings.weight_decay},
+            {"params": others, "weight_decay": 0},
+        ]
+        if self.settings.optimizer == "adamw":
+            return torch.optim.AdamW(groups, lr=self.settings.learning_rate)
+        return torch.optim.SGD(
+            groups, lr=self.settings.learning_rate, momentum=self.settings.momentum, nesterov=self.settings.momentum > 0
+        )
+
+    def _learning_rate(self, step: int) -> float:
+        warm = round(self.settings.warmup * self.steps)
+        if step < warm:
+            return self.settings.learning_rate * (step + 1) / warm
+        progress = (step - warm) / max(1, self.settings.epochs * self.steps - warm)
+        return self.settings.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+
+    def _tensors(self, split: Split, positions: Tensor) -> tuple[Tensor, Tensor]:
+        images = torch.from_numpy(split.images)[positions].to(self.device)
+        labels = torch.from_numpy(split.labels)[positions].to(self.device)
+        normalisation = self.dataset.normalisation
+        mean = torch.tensor(normalisation.mean, device=self.device)[:, None, None]
+        std = torch.tensor(normalisation.std, device=self.device)[:, None, None]
+        return (images.float() / 255 - mean) / std, labels
+
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        generator = torch.Generator().manual_seed(epoch_seed(self.seed, self.epoch))
+        order = torch.randperm(len(self.dataset.train), generator=generator)
+        classes = len(self.dataset.classes)
+        smoothing = self.settings.label_smoothing
+        for step in range(self.steps):
+            chosen = order[step * self.settings.batch : (step + 1) * self.settings.batch]
+            images, labels = self._tensors(self.dataset.train, chosen)
+            images = augment(images, self.augmentation, generator)
+            targets = nn.functional.one_hot(labels, classes) * (1 - smoothing) + smoothing / classes
+            if self.augmentation.mixup:
+                images, targets = mixup(images, targets, self.augmentation.mixup, generator)
+            yield images.contiguous(memory_format=torch.channels_last), targets
+
+    def _step(self, images: Tensor, targets: Tensor) -> float:
+        # Mixed precision only where the hardware has it: emulated bfloat16 is many times slower than float32.
+        mixed = self.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=mixed):
+            logits = self.model(images)
+            loss = target_loss(logits, targets)
+            if self.distillation:
+                teacher = self.distillation.logits(images)
+                distance = teacher_loss(logits, teacher, self.distillation.temperature)
+                loss = (1 - self.distillation.alpha) * loss + self.distillation.alpha * distance
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        if self.average:
+            self._update_average(self.average)
+        return loss.item()
+
+    @torch.no_grad()
+    def _update_average(self, average: nn.Module) -> None:
+        done = self.epoch * self.steps + 1
+        decay = min(self.settings.ema, (1 + done) / (10 + done))
+        for mean, value in zip(average.state_dict().values(), self.model.state_dict().values(), strict=True):
+            if mean.is_floating_point():
+                mean.lerp_(value, 1 - decay)
+            else:
+                mean.copy_(value)
+
+    @torch.no_grad()
+    def _evaluate(self, training_loss: float) -> EpochResult:
+        model = (self.average or self.model).eval()
+        split, classes = self.dataset.validation, len(self.dataset.classes)
+        right, total = 0, 0.0
+        for start in range(0, len(split), EVALUATION_BATCH):
+            images, labels = self._tensors(split, torch.arange(start, min(start + EVALUATION_BATCH, len(split))))
+            logits = model(images.contiguous(memory_format=torch.channels_last))
+            right += int((logits.argmax(1) == labels).sum())
+            total += float(target_loss(logits, nn.functional.one_hot(labels, classes).float())) * len(labels)
+        return EpochResult(self.epoch, training_loss, right / len(split), total / len(split))
+
+    def _calibration_batches(self) -> Iterator[Tensor]:
+        generator = torch.Generator().manual_seed(self.seed)
+        count = min(self.settings.recalibration_images, len(self.dataset.train))
+        order = torch.randperm(len(self.dataset.train), generator=generator)[:count]
+        for chosen in torch.split(order, self.settings.batch):
+            yield self._tensors(self.dataset.train, chosen)[0].contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,78 @@
+"""What a recipe says about its data: one frozen class for each source, told apart by `source`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from pipeline.core.artifact import Frozen
+from pipeline.core.paths import ExistingFile, ExistingFolder
+from pipeline.core.units import Ratio
+
+Channels = Literal[1, 3]
+Argument = str | int | float | bool | None
+
+
+class Elpv(Frozen):
+    """Electroluminescence images of solar cells, functional or defective, of the package elpv-dataset."""
+
+    source: Literal["elpv"]
+    size: int = Field(default=160, ge=32, le=300, description="Side of the images in pixels; the originals have 300.")
+    channels: Channels = Field(default=1, description="1 for grey, 3 for the same grey image three times.")
+    validation: Ratio = Field(default=0.2, description="Share of the images outside the test split held out.")
+    split_seed: int = Field(default=0, ge=0, description="Seed of the split; another seed is another experiment.")
+
+
+class FashionMnist(Frozen):
+    """Fashion-MNIST: 70,000 grey images of clothes, 28x28 pixels, 10 classes."""
+
+    source: Literal["fashion-mnist"]
+    root: ExistingFolder | None = Field(
+        default=None,
+        description="Folder of the four idx files; absent: where Debian's dataset-fashion-mnist puts them.",
+    )
+    validation_images: int = Field(default=5000, ge=1, lt=60000, description="Training images held out.")
+    split_seed: int = Field(default=0, ge=0, description="Seed of the split; another seed is another experiment.")
+
+
+class Cifar(Frozen):
+    """CIFAR-10 or CIFAR-100: 60,000 colour images, 32x32 pixels, in the binary layout."""
+
+    source: Literal["cifar10", "cifar100"]
+    root: ExistingFolder = Field(description="Folder of the unpacked binary version.")
+    validation_images: int = Field(default=5000, ge=1, lt=50000, description="Training images held out.")
+    split_seed: int = Field(default=0, ge=0, description="Seed of the split; another seed is another experiment.")
+
+
+class ImageFolder(Frozen):
+    """One folder of images for each class, below root or below root/train, root/validation and root/test."""
+
+    source: Literal["folder"]
+    root: ExistingFolder = Field(description="Folder that holds the class folders, or train, validation and test.")
+    size: int = Field(ge=8, le=1024, description="Side of the images in pixels after resizing and centre crop.")
+    channels: Channels = Field(default=3, description="1 for grey, 3 for colour.")
+    mean: tuple[float, ...] = Field(default=(), description="Mean of each channel, pixel / 255; absent: ImageNet's.")
+    std: tuple[float, ...] = Field(
+        default=(), description="Standard deviation of each channel, pixel / 255; absent: ImageNet's."
+    )
+
+    @model_validator(mode="after")
+    def _statistics_fit(self) -> ImageFolder:
+        for name, statistics in (("mean", self.mean), ("std", self.std)):
+            if statistics and len(statistics) != self.channels:
+                raise ValueError(f"found {len(statistics)} values of {name}, allowed: {self.channels}, one per channel")
+        if bool(self.mean) != bool(self.std) or any(value <= 0 for value in self.std):
+            raise ValueError("found mean or std alone, or a std that is not positive, allowed: both, or neither")
+        return self
+
+
+class DataFile(Frozen):
+    """The user's own Python file, which exposes `load(**arguments) -> pipeline.core.dataset.Dataset`."""
+
+    source: Literal["file"]
+    path: ExistingFile = Field(description="The Python file.")
+    arguments: dict[str, Argument] = Field(default={}, description="Keyword arguments of its load function.")
+
+
+DataConfig = Annotated[Elpv | FashionMnist | Cifar | ImageFolder | DataFile, Field(discriminator="source")]

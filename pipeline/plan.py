@@ -1,0 +1,165 @@
+"""Recipe to steps with cache keys: what would run, what is there already, and why. Loads no torch.
+
+The key of a step is the sha256 of its ingredients: stage kind, revision, full configuration with defaults, the key of
+the step before, the digest of the data, the versions of the libraries that the stage names, the seed, the target, and
+for a stage that measures the digest of the machine. Files count by content, not by path.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from pipeline.core.artifact import file_digest
+from pipeline.core.cpu import cpu_flags
+from pipeline.data import digest as data_digest
+from pipeline.measure.machine import digest as machine_digest
+from pipeline.measure.machine import fingerprint
+from pipeline.stages.measure import Measure
+from pipeline.stages.quantize import Quantize
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from pipeline.core.stage import Stage
+    from pipeline.core.store import Store
+    from pipeline.recipe import LoadedRecipe
+
+#: Raised when the original's artifact would be written differently.
+ORIGINAL_REVISION = 1
+
+Ingredients = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step: the original (index 0, no stage) or a stage. `reason` says why it is cached or not."""
+
+    index: int
+    label: str
+    stage: Stage | None
+    ingredients: Ingredients
+    key: str
+    cached: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All steps of a recipe, in order, with what tells the data apart."""
+
+    steps: tuple[Step, ...]
+    data_identity: Ingredients
+    machine: dict[str, Any]
+
+
+def digest_of(ingredients: Mapping[str, Any]) -> str:
+    """Return the sha256 over the ingredients as canonical JSON."""
+    return hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()
+
+
+def resolve(stage: Stage) -> Stage:
+    """Return the stage with every choice made that depends on this machine (the scheme of `quantize`)."""
+    return stage.resolved(cpu_flags()) if isinstance(stage, Quantize) else stage
+
+
+def labels(stages: Sequence[Stage]) -> list[str]:
+    """Return a short name for each stage: its kind, its form where it exports, and a number where names repeat."""
+    names: list[str] = []
+    for stage in stages:
+        to = getattr(stage, "to", None)
+        name = f"{stage.kind} {to}" if to else stage.kind
+        repeats = sum(earlier == name or earlier.startswith(f"{name} #") for earlier in names)
+        names.append(f"{name} #{repeats + 1}" if repeats else name)
+    return names
+
+
+def make_plan(loaded: LoadedRecipe, store: Store, seed: int, previous: Sequence[Ingredients] = ()) -> Plan:
+    """Work out every step of a recipe. `previous` are the ingredients of the last run in the same folder.
+
+    Raises InputError when the data set or a file is missing.
+    """
+    data = {
+        "digest": data_digest(loaded.recipe.data),
+        "split": _by_content(loaded.recipe.data.model_dump(mode="json"), ()),
+    }
+    machine = fingerprint()
+    stages = [resolve(stage) for stage in loaded.recipe.stages]
+    ingredients = [_original(loaded, seed)]
+    for stage in stages:
+        ingredients.append(_stage(loaded, stage, digest_of(ingredients[-1]), data, seed))
+        if isinstance(stage, Measure):
+            ingredients[-1]["machine"] = machine_digest(machine)
+    names = ["original", *labels(stages)]
+    steps: list[Step] = []
+    for index, (name, given) in enumerate(zip(names, ingredients, strict=True)):
+        key = digest_of(given)
+        cached = store.has(key)
+        before = previous[index] if index < len(previous) else None
+        reason = "in the store" if cached else _difference(before, given)
+        steps.append(Step(index, name, stages[index - 1] if index else None, given, key, cached, reason))
+    return Plan(tuple(steps), data, machine)
+
+
+def _original(loaded: LoadedRecipe, seed: int) -> Ingredients:
+    model = loaded.recipe.model
+    return {
+        "kind": "original",
+        "revision": ORIGINAL_REVISION,
+        "definition": file_digest(model.definition),
+        "weights": file_digest(model.weights) if model.weights else None,
+        "arguments": dict(model.arguments),
+        "input_shape": loaded.recipe.data.model_dump(mode="json", include={"source", "size", "channels", "arguments"}),
+        # Without weights the network starts at random, and so depends on the seed.
+        "seed": None if model.weights else seed,
+        "versions": {"torch": version("torch")},
+    }
+
+
+def _stage(loaded: LoadedRecipe, stage: Stage, parent: str, data: Ingredients, seed: int) -> Ingredients:
+    return {
+        "kind": stage.kind,
+        "revision": stage.revision,
+        "config": _by_content(stage.model_dump(mode="json", by_alias=True), stage.files()),
+        "parent": parent,
+        "data": data,
+        "target": loaded.recipe.target.model_dump(mode="json"),
+        "versions": {name: version(name) for name in stage.libraries},
+        "seed": seed,
+    }
+
+
+def _by_content(config: dict[str, Any], files: Sequence[Path]) -> dict[str, Any]:
+    """Replace every path of `files` by the digest of its content; the data's own root and path count by digest too."""
+    digests = {str(path): f"sha256:{file_digest(path)}" for path in files}
+
+    def replaced(value: object) -> object:
+        if isinstance(value, dict):
+            return {name: replaced(item) for name, item in value.items() if name not in {"root", "path"}}
+        if isinstance(value, list):
+            return [replaced(item) for item in value]
+        return digests.get(value, value) if isinstance(value, str) else value
+
+    return {name: replaced(value) for name, value in config.items() if name not in {"root", "path"}}
+
+
+def _difference(before: Ingredients | None, now: Ingredients) -> str:
+    """Say in a few words what differs from the ingredients of the last run."""
+    if before is None:
+        return "not run before"
+    if before["kind"] != now["kind"]:
+        return f"was {before['kind']}, is {now['kind']}"
+    for name, value in now.items():
+        if before.get(name) == value:
+            continue
+        if name == "parent":
+            return "follows a step that changed"
+        if isinstance(value, dict) and isinstance(before.get(name), dict):
+            changed = [key for key in sorted({*value, *before[name]}) if value.get(key) != before[name].get(key)]
+            return f"{changed[0]}: {before[name].get(changed[0])} -> {value.get(changed[0])}"
+        return f"{name}: {before.get(name)} -> {value}"
+    return "not finished, or removed from the store"

@@ -1,0 +1,43 @@
+"""What a run folder says of the runs in it. Loads nothing heavy."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from pipeline.core.errors import InputError
+from pipeline.core.run import SCHEMA_VERSION, RunReport
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+RUN_FILE = "run.json"
+PLAN_FILE = "plan.json"
+
+
+def previous_ingredients(folder: Path) -> list[dict[str, Any]]:
+    """Return the ingredients of the steps of the last run in this folder; none when there was no run."""
+    file = folder / PLAN_FILE
+    found: list[dict[str, Any]] = json.loads(file.read_text()) if file.exists() else []
+    return found
+
+
+def read_run(path: Path) -> tuple[RunReport, Path]:
+    """Return the report of a run folder (or of its run.json) and the folder. Raises InputError when there is none."""
+    file = path / RUN_FILE if path.is_dir() else path
+    if not file.is_file():
+        message = f"{path} holds no {RUN_FILE}: give the folder of a run, such as runs/demo"
+        raise InputError(message)
+    try:
+        content = json.loads(file.read_text())
+        found = content.get("schema_version") if isinstance(content, dict) else None
+        if found != SCHEMA_VERSION:
+            message = f"{file} has schema_version {found}, this version reads {SCHEMA_VERSION}"
+            raise InputError(message)
+        return RunReport.model_validate(content), file.parent
+    except (ValidationError, json.JSONDecodeError) as error:
+        first = str(error).splitlines()[0]
+        message = f"{file} is not a run of this program ({first}). Run the recipe again."
+        raise InputError(message) from error

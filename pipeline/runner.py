@@ -1,0 +1,329 @@
+"""Executes a plan: one step after another, each judged on its exported file, and everything written as it is known.
+
+A run folder holds run.json (rewritten after every step), the report, and `stages/` with links to the stored files. A
+run that was killed, interrupted or has failed resumes when it is started again: finished steps are in the store, and a
+stage that can resume finds its working folder.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import platform
+import shutil
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from pipeline import __version__
+from pipeline.core.artifact import Artifact, StageRecord, payload_digest
+from pipeline.core.errors import InputError, ResourceError, SecateurError
+from pipeline.core.run import Row, RunReport
+from pipeline.core.stage import Candidate, Context, SilentProgress
+from pipeline.core.store import Store, locked, write_artifact
+from pipeline.data import load as load_data
+from pipeline.data import summary
+from pipeline.judge import Judge, input_specs
+from pipeline.plan import Plan, Step, make_plan
+from pipeline.records import PLAN_FILE, RUN_FILE, previous_ingredients
+from pipeline.verdicts import budget_lines, with_timings, with_verdicts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from torch import nn
+
+    from pipeline.core.dataset import Dataset
+    from pipeline.core.measurement import Measurement
+    from pipeline.core.stage import Progress
+    from pipeline.recipe import LoadedRecipe
+
+RECORD_FILE = "record.json"
+MEASUREMENT_FILE = "measurement.json"
+LIBRARIES = ("torch", "onnx", "onnxscript", "onnxruntime", "onnxsim", "openvino", "numpy")
+
+
+@dataclass
+class Run:
+    """One run of a loaded recipe into a folder."""
+
+    loaded: LoadedRecipe
+    folder: Path
+    store: Store
+    seed: int = 0
+    progress: Progress = field(default_factory=SilentProgress)
+    rows: list[Row] = field(default_factory=list)
+    candidates: list[Candidate] = field(default_factory=list)
+    artifacts: list[Artifact] = field(default_factory=list)
+    measurement: Measurement | None = None
+    started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+    def execute(self) -> RunReport:
+        """Run all steps, judge them, take the final test, and write run.json and the report after each step.
+
+        Raises InputError when another run has the folder; SecateurError of the step that failed, after run.json says
+        so; KeyboardInterrupt likewise.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with locked(self.folder / ".lock", f"another run is writing into {self.folder}: wait for it, or give --out"):
+            started = time.monotonic()
+            try:
+                with _disk_errors():
+                    self._steps()
+                    report = self._finished(time.monotonic() - started)
+                    self._write(report)
+            except KeyboardInterrupt:
+                self._write(self._report("interrupted", time.monotonic() - started))
+                raise
+            except SecateurError as error:
+                self._write(self._report("failed", time.monotonic() - started, str(error)))
+                raise
+            return report
+
+    @cached_property
+    def plan(self) -> Plan:
+        """What will run; the ingredients are kept in the folder so that the next plan can say what changed."""
+        return make_plan(self.loaded, self.store, self.seed, previous_ingredients(self.folder))
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The data, loaded on first use."""
+        return load_data(self.loaded.recipe.data)
+
+    @cached_property
+    def threads(self) -> int:
+        """The cores that this process may use: training and accuracy use them all, timing what the target says."""
+        return len(os.sched_getaffinity(0))
+
+    @cached_property
+    def judge(self) -> Judge:
+        """The judge of this run's files."""
+        return Judge(
+            store=self.store,
+            dataset=lambda: self.dataset,
+            data_identity=self.plan.data_identity,
+            target=self.loaded.recipe.target,
+            threads=self.threads,
+            progress=self.progress,
+        )
+
+    def _steps(self) -> None:
+        text = json.dumps([step.ingredients for step in self.plan.steps], indent=1, sort_keys=True)
+        (self.folder / PLAN_FILE).write_text(text + "\n")
+        for step in self.plan.steps:
+            began = time.monotonic()
+            self.progress.note(f"{step.index}/{len(self.plan.steps) - 1} {step.label}: {step.reason}")
+            if not self.store.has(step.key):
+                self._make(step, began)
+            self._collect(step, self._result(step), began)
+            self._write(self._report("running", 0.0))
+
+    def _result(self, step: Step) -> Artifact:
+        """Return the artifact after a step; a stage that only looked leaves the one before."""
+        if (self.store.folder(step.key) / "artifact.json").exists():
+            return self.store.read(step.key)
+        return self.artifacts[-1]
+
+    def _make(self, step: Step, began: float) -> None:
+        _use_threads(self.threads)
+        with self.store.making(step.key) as folder:
+            if step.stage is None:
+                write_artifact(self._original(folder), folder)
+                return
+            given = self.artifacts[-1]
+            context = Context(
+                folder=folder,
+                seed=self.seed,
+                target=self.loaded.recipe.target,
+                original=self.artifacts[0],
+                dataset=lambda: self.dataset,
+                candidates=tuple(self.candidates),
+                progress=self.progress,
+            )
+            outcome = step.stage.run(given, context)
+            record = StageRecord(
+                kind=step.stage.kind,
+                revision=step.stage.revision,
+                config=step.stage.model_dump(mode="json", by_alias=True),
+                parent_digest=given.digest,
+                seconds=time.monotonic() - began,
+                changed=dict(outcome.changed),
+            )
+            (folder / RECORD_FILE).write_text(record.model_dump_json(indent=1) + "\n")
+            if outcome.form is not None:
+                artifact = Artifact(
+                    form=outcome.form,
+                    folder=folder,
+                    digest=payload_digest(outcome.form, folder),
+                    inputs=outcome.inputs,
+                    outputs=outcome.outputs,
+                    lineage=(*given.lineage, record),
+                )
+                write_artifact(artifact, folder)
+
+    def _original(self, folder: Path) -> Artifact:
+        import torch
+
+        from pipeline.network import write_original
+        from pipeline.zoo import build, load_weights, read_weights
+
+        model_config = self.loaded.recipe.model
+        torch.manual_seed(self.seed)
+        model = build(model_config.definition, model_config.arguments)
+        if model_config.weights:
+            load_weights(model, read_weights(model_config.weights), str(model_config.weights))
+        inputs, outputs = input_specs(self.dataset, self.loaded.recipe.target.batch)
+        _check_classes(model, inputs[0].shape, self.dataset.classes)
+        write_original(folder, model, model_config.definition, model_config.arguments)
+        return Artifact(
+            form="torch", folder=folder, digest=payload_digest("torch", folder), inputs=inputs, outputs=outputs
+        )
+
+    def _collect(self, step: Step, artifact: Artifact, began: float) -> None:
+        """Judge the artifact and add its row, its candidate and its links in the run folder."""
+        found = self.judge.judge(artifact)
+        entry = self.store.folder(step.key)
+        name = f"{step.index:02d}-{step.label.replace(' ', '-').replace('#', '')}"
+        _link(entry, self.folder / "stages" / name)
+        record = _read_record(entry)
+        self.artifacts.append(artifact)
+        self.candidates.append(Candidate(label=step.label, artifact=self.judge.shipped(artifact)))
+        if (entry / MEASUREMENT_FILE).exists():
+            from pipeline.core.measurement import Measurement
+
+            self.measurement = Measurement.load(entry / MEASUREMENT_FILE)
+        row = Row(
+            index=step.index,
+            label=step.label,
+            kind=step.stage.kind if step.stage else "original",
+            config=step.stage.model_dump(mode="json", by_alias=True) if step.stage else {},
+            form=artifact.form,
+            digest=self.judge.shipped(artifact).digest,
+            folder=f"stages/{name}",
+            cached=step.cached,
+            seconds=record.seconds if record and step.cached else time.monotonic() - began,
+            changed=record.changed if record else {},
+            **found.model_dump(),
+        )
+        self.rows.append(row)
+
+    def _finished(self, seconds: float) -> RunReport:
+        report = self._report("finished", seconds)
+        result = self._result_for_target()
+        final = self.judge.final_test(self.artifacts[0], self.artifacts[result])
+        report = report.model_copy(update={"final": final})
+        lines = budget_lines(self.loaded.recipe.budget, report.rows[0], report.rows[result], report.target)
+        return report.model_copy(update={"budget": lines})
+
+    def _result_for_target(self) -> int:
+        """Return the index of the last step whose exported file the target's runtime reads."""
+        readable = [
+            index
+            for index, artifact in enumerate(self.artifacts)
+            if artifact.form != "openvino" or self.loaded.recipe.target.runtime == "openvino"
+        ]
+        return readable[-1]
+
+    def _report(self, status: str, seconds: float, error: str = "") -> RunReport:
+        rows = tuple(self.rows)
+        if self.measurement:
+            rows = with_timings(rows, self.measurement)
+            rows = with_verdicts(rows, self.measurement, self.loaded.recipe.target)
+        return RunReport.model_validate(
+            {
+                "name": self.loaded.recipe.name,
+                "recipe_file": self.loaded.path.name,
+                "recipe": self.loaded.recipe.model_dump(mode="json", by_alias=True),
+                "recipe_digest": self.loaded.digest,
+                "data": {**summary(self.dataset), **self.plan.data_identity} if self.rows else {},
+                "target": self.loaded.recipe.target,
+                "seed": self.seed,
+                "versions": versions(),
+                "machine": self.plan.machine if self.rows else {},
+                "started": self.started,
+                "seconds": seconds,
+                "status": status,
+                "error": error,
+                "rows": rows,
+            }
+        )
+
+    def _write(self, report: RunReport) -> None:
+        from pipeline.report import write
+
+        part = self.folder / f"{RUN_FILE}.part"
+        part.write_text(report.model_dump_json(indent=1) + "\n")
+        part.replace(self.folder / RUN_FILE)
+        if report.status != "running":
+            write(report, self.folder)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of this program, of Python and of the libraries that make and run the files."""
+    return {"secateur": __version__, "python": platform.python_version()} | {name: version(name) for name in LIBRARIES}
+
+
+@contextmanager
+def _disk_errors() -> Iterator[None]:
+    """Turn a full disk into a message that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+            raise
+        message = f"the disk is full ({error.filename or 'while writing'}). Free some space and run again: it resumes."
+        raise ResourceError(message) from error
+
+
+def _use_threads(threads: int) -> None:
+    """Let torch use the cores that this process may use."""
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+def _check_classes(model: nn.Module, shape: tuple[int, ...], classes: tuple[str, ...]) -> None:
+    """Raise InputError when the network does not take the data's images or does not give one logit for each class."""
+    import torch
+
+    try:
+        with torch.no_grad():
+            found = model(torch.zeros(shape))
+    except RuntimeError as error:
+        first = str(error).splitlines()[0]
+        message = f"the network does not take images of shape {shape}: {first}. Check model.arguments and data.size."
+        raise InputError(message) from error
+    expected = (shape[0], len(classes))
+    if not isinstance(found, torch.Tensor) or tuple(found.shape) != expected:
+        got = tuple(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
+        message = (
+            f"the network gives {got} for a batch of {shape[0]}, but the data has {len(classes)} classes "
+            f"({', '.join(classes[:4])}{', ...' if len(classes) > 4 else ''}), so {expected} is needed. "  # noqa: PLR2004
+            f"Give the number of classes in model.arguments."
+        )
+        raise InputError(message)
+
+
+def _link(entry: Path, destination: Path) -> None:
+    """Show a stored entry in the run folder: hard links where the file system has them, else copies."""
+    shutil.rmtree(destination, ignore_errors=True)
+    destination.mkdir(parents=True)
+    for path in sorted(entry.iterdir()):
+        if path.is_file():
+            try:
+                os.link(path, destination / path.name)
+            except OSError as error:
+                if error.errno not in {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP}:
+                    raise
+                shutil.copyfile(path, destination / path.name)
+
+
+def _read_record(entry: Path) -> StageRecord | None:
+    file = entry / RECORD_FILE
+    return StageRecord.model_validate_json(file.read_text()) if file.exists() else None

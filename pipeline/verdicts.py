@@ -1,0 +1,120 @@
+"""What each stage bought in time, size and accuracy, and whether the budget holds: arithmetic on what was found."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from pipeline.core.run import BudgetLine, Interval
+from pipeline.core.units import Factor
+from pipeline.measure.statistics import ratio_interval, round_statistics, timings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Literal
+
+    from pipeline.core.measurement import Measurement
+    from pipeline.core.run import Row
+    from pipeline.core.stage import Runtime, Target
+    from pipeline.recipe import Budget
+
+    Verdict = Literal["met", "missed", "cannot tell"]
+
+#: Smaller changes of size are not worth a word.
+SIZE_CHANGE = 0.01
+
+
+def with_timings(rows: Sequence[Row], measurement: Measurement) -> tuple[Row, ...]:
+    """Return the rows with the latency of their files in every runtime that was measured."""
+    found = timings(measurement)
+    return tuple(
+        row.model_copy(
+            update={"timings": tuple(timing for (digest, _), timing in found.items() if digest == row.digest)}
+        )
+        for row in rows
+    )
+
+
+def with_verdicts(rows: Sequence[Row], measurement: Measurement, target: Target) -> tuple[Row, ...]:
+    """Return the rows with a sentence each that says what the stage bought against the row before it."""
+    judged = [rows[0]]
+    for before, row in pairwise(rows):
+        judged.append(row.model_copy(update={"verdict": _verdict(before, row, measurement, target)}))
+    return tuple(judged)
+
+
+def _verdict(before: Row, row: Row, measurement: Measurement, target: Target) -> str:
+    if row.kind == "measure":
+        files = len({subject.digest for subject in measurement.subjects})
+        return f"measured {files} files in {measurement.seconds:.0f} s"
+    if before.digest == row.digest:
+        return "the same file"
+    speedup = _paired(before, row, measurement, target.runtime)
+    bought: list[str] = []
+    paid: list[str] = []
+    if speedup and speedup.low > 1:
+        bought.append(f"{speedup.value:.2f}x faster")
+    if speedup and speedup.high < 1:
+        paid.append(f"{1 / speedup.value:.2f}x slower")
+    if before.size_bytes and row.size_bytes:
+        smaller = 1 - row.size_bytes / before.size_bytes
+        if abs(smaller) > SIZE_CHANGE:
+            (bought if smaller > 0 else paid).append(f"{abs(smaller):.0%} {'smaller' if smaller > 0 else 'larger'}")
+    if before.validation and row.validation:
+        points = 100 * (row.validation.accuracy - before.validation.accuracy)
+        if points:
+            (bought if points > 0 else paid).append(f"{points:+.2f} points")
+    if bought:
+        return ", ".join(bought) + (f", for {', '.join(paid)}" if paid else "")
+    unmeasured = "" if speedup else " (not timed against the stage before)"
+    return "bought nothing" + unmeasured + (f", cost {', '.join(paid)}" if paid else "")
+
+
+def _paired(before: Row, row: Row, measurement: Measurement, preferred: Runtime) -> Interval | None:
+    """Return the speedup of a row over the one before: in the target's runtime, else in another that reads both."""
+    shared = {timing.runtime for timing in before.timings} & {timing.runtime for timing in row.timings}
+    if not shared:
+        return None
+    runtime = preferred if preferred in shared else min(shared)
+    subjects = {subject.digest: subject for subject in measurement.subjects if subject.runtime == runtime}
+    first, second = (round_statistics(subjects[each.digest], "wall") for each in (before, row))
+    return ratio_interval(first, second, plan=measurement.plan, seed=measurement.seed)
+
+
+def budget_lines(budget: Budget | None, original: Row, result: Row, target: Target) -> tuple[BudgetLine, ...]:
+    """Return a line for each limit of the budget. Latency is judged by its interval, the others by their value."""
+    if budget is None:
+        return ()
+    lines: list[BudgetLine] = []
+    if budget.latency is not None:
+        lines.append(_latency(budget.latency, result, target))
+    if budget.accuracy_drop is not None and original.validation and result.validation:
+        drop = 100 * (original.validation.accuracy - result.validation.accuracy)
+        verdict: Verdict = "met" if drop <= budget.accuracy_drop else "missed"
+        asked, found = f"at most {budget.accuracy_drop:g}pt", f"{drop:.2f}pt on validation"
+        lines.append(BudgetLine(name="accuracy_drop", asked=asked, found=found, verdict=verdict))
+    if budget.size is not None and original.size_bytes and result.size_bytes:
+        relative = isinstance(budget.size, Factor)
+        limit = budget.size * original.size_bytes if relative else float(budget.size)
+        asked = f"at most {budget.size:g}x" if relative else f"at most {budget.size} bytes"
+        found = f"{result.size_bytes / original.size_bytes:.2f}x" if relative else f"{result.size_bytes} bytes"
+        verdict = "met" if result.size_bytes <= limit else "missed"
+        lines.append(BudgetLine(name="size", asked=asked, found=found, verdict=verdict))
+    return tuple(lines)
+
+
+def _latency(asked: Factor | float, result: Row, target: Target) -> BudgetLine:
+    timing = next((each for each in result.timings if each.runtime == target.runtime), None)
+    if isinstance(asked, Factor):
+        text, unit = f"at most {asked:g}x", "x"
+        speedup = timing.speedup if timing else None
+        span = Interval(value=1 / speedup.value, low=1 / speedup.high, high=1 / speedup.low) if speedup else None
+        limit = float(asked)
+    else:
+        text, unit = f"at most {asked * 1e3:g}ms", "ms"
+        span, limit = (timing.milliseconds if timing else None), asked * 1e3
+    if span is None:
+        return BudgetLine(name="latency", asked=text, found="not measured", verdict="cannot tell")
+    verdict: Verdict = "met" if span.high <= limit else "missed" if span.low > limit else "cannot tell"
+    found = f"{span.value:.3g}{unit} [{span.low:.3g}, {span.high:.3g}] in {target.runtime}"
+    return BudgetLine(name="latency", asked=text, found=found, verdict=verdict)
