@@ -173,7 +173,7 @@ def bench(
         return
     from rich.console import Console
 
-    from pipeline.report.terminal import bench_table
+    from pipeline.report.bench import bench_table
 
     Console(highlight=False).print(bench_table(found))
 

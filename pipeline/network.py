@@ -47,22 +47,34 @@ def load_other(definition: Path, weights: Path, arguments: Mapping[str, Any]) ->
     return model.eval()
 
 
-def _save(folder: Path, model: nn.Module, content: Mapping[str, Any]) -> None:
+def _save(folder: Path, model: nn.Module, content: Mapping[str, Any], *, half: bool = False) -> None:
     (folder / "network.json").write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
-    save_tensors(model.state_dict(), folder / "weights.safetensors")
+    save_tensors(model.state_dict(), folder / "weights.safetensors", half=half)
 
 
-def save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
-    """Write tensors as safetensors: contiguous, on the CPU, tied tensors written once for each name."""
-    save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, file)
+def save_tensors(tensors: Mapping[str, Tensor], file: Path, *, half: bool = False) -> None:
+    """Write tensors as safetensors, contiguous, from the CPU; with `half`, those of two dimensions or more as float16.
+
+    Biases and norms stay in float32: running variances may lie outside float16's range.
+    """
+    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    smaller = {name: tensor.half() for name, tensor in plain.items() if half and tensor.ndim > 1}
+    save_file({**plain, **smaller}, file)
 
 
-def write_network(folder: Path, model: nn.Module, *, parent: Artifact, edits: Sequence[Mapping[str, Any]] = ()) -> None:
+def write_network(
+    folder: Path,
+    model: nn.Module,
+    *,
+    parent: Artifact,
+    edits: Sequence[Mapping[str, Any]] = (),
+    half: bool = False,
+) -> None:
     """Write a torch artifact's payload: the parent's definition and plan with `edits` appended, and the tensors."""
     content = json.loads((parent.folder / "network.json").read_text())
     content["edits"] = [*content["edits"], *(dict(edit) for edit in edits)]
     (folder / "definition.py").write_bytes((parent.folder / "definition.py").read_bytes())
-    _save(folder, model, content)
+    _save(folder, model, content, half=half)
 
 
 def write_original(folder: Path, model: nn.Module, definition: Path, arguments: Mapping[str, Any]) -> None:

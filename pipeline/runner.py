@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from pipeline import __version__
 from pipeline.core.artifact import Artifact, StageRecord, payload_digest
 from pipeline.core.errors import InputError, ResourceError, SecateurError
+from pipeline.core.measurement import load as load_measurement
 from pipeline.core.run import Row, RunReport
 from pipeline.core.stage import Candidate, Context, SilentProgress
 from pipeline.core.store import Store, locked, write_artifact
@@ -195,9 +196,7 @@ class Run:
         self.artifacts.append(artifact)
         self.candidates.append(Candidate(label=step.label, artifact=self.judge.shipped(artifact)))
         if (entry / MEASUREMENT_FILE).exists():
-            from pipeline.core.measurement import Measurement
-
-            self.measurement = Measurement.load(entry / MEASUREMENT_FILE)
+            self.measurement = load_measurement(entry / MEASUREMENT_FILE)
         row = Row(
             index=step.index,
             label=step.label,

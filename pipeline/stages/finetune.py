@@ -103,6 +103,10 @@ class Finetune(Stage):
         default=0, description="Training images that renew batch-norm statistics at the end; 0 for none."
     )
     augment: Augment = Field(default=Augment(), description="Random changes of the training images.")
+    store: Literal["float32", "float16"] = Field(
+        default="float32",
+        description="Precision of the stored weights (biases and norms stay in float32); what is judged is the stored.",
+    )
     distill: Distill | None = Field(default=None, description="Learn from a teacher; left out, from labels alone.")
 
     @property
@@ -139,7 +143,7 @@ class Finetune(Stage):
         model = training.finish()
         reference = load_network(given)
         reference.load_state_dict(model.state_dict())
-        write_network(context.folder, reference, parent=given)
+        write_network(context.folder, reference, parent=given, half=self.store == "float16")
         state_file.unlink(missing_ok=True)
         return Outcome("torch", given.inputs, given.outputs, changed=self._changes(training))
 

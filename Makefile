@@ -1,0 +1,72 @@
+# Everything that is done to the project. `make test` from a clean checkout sets up and checks all.
+
+PYTHON ?= python3
+# A package index that has torch's CPU build, for where the plain one brings CUDA. Unset: the index that pip uses.
+TORCH_INDEX ?=
+DEMO_ARGS ?=
+DEMO_RECIPE := recipes/efficientnet-lite0-elpv-int8.yaml
+# The same recipe, short: shows that the whole chain works, not what it gains.
+DEMO_SHORT := --set data.size=64 --set stages.finetune.epochs=1 --set stages.measure.budget=5s
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+TORCH := $(shell grep '^torch==' constraints.txt)
+CHECKS := lint types layers pytest demo-short
+
+.PHONY: help setup demo demo-short test check lint types layers pytest bench report schema clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | sort | expand -t 14
+
+setup: $(STAMP) ## make .venv with the pinned versions; does nothing when nothing changed
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "found $$($(PYTHON) --version 2>&1), allowed: Python 3.11 or newer; name one: make setup PYTHON=python3.12" >&2; \
+	  exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) $(TORCH)
+	$(BIN)/pip install -c constraints.txt -e ".[dev,examples]"
+	@touch $(STAMP)
+
+demo: setup ## compress EfficientNet-Lite0 on solar cells and show what it gained
+	$(BIN)/secateur run $(DEMO_RECIPE) --out runs/demo $(DEMO_ARGS)
+
+demo-short: setup ## the same in a minute or two, as a check of the whole chain
+	$(BIN)/secateur run $(DEMO_RECIPE) --out runs/demo-short $(DEMO_SHORT)
+
+test: setup check ## set up, then check
+
+check: setup ## all that CI runs
+	@for name in $(CHECKS); do \
+	  start=$$(date +%s); \
+	  $(MAKE) --no-print-directory $$name || exit 1; \
+	  echo "make: $$name took $$(( $$(date +%s) - start )) s"; \
+	done
+
+lint: setup ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup ## mypy, strict
+	$(BIN)/mypy
+
+layers: setup ## import-linter: imports only go down
+	$(BIN)/lint-imports
+
+pytest: setup ## all tests
+	$(BIN)/pytest --durations=10
+
+bench: setup ## measure the result of the demo against its original
+	$(BIN)/secateur bench $(wildcard runs/demo/*/model.onnx)
+
+report: setup ## show the report of the demo again
+	$(BIN)/secateur report runs/demo
+
+schema: setup ## write recipes/schema.json anew
+	$(BIN)/secateur schema > recipes/schema.json
+
+clean: ## remove what was built or cached; runs/ and .venv/ stay
+	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

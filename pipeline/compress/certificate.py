@@ -1,0 +1,124 @@
+"""Proof that the right channels were removed: the pruned network equals the original with those channels zeroed.
+
+Both run in float64, where the two differ by rounding alone (about 1e-15) if, and only if, every removed slice and every
+slice that read from it left together. Right values could hide a misplaced channel (all biases 0, all variances 1), so
+both get the same disturbed values first, and batch norms the statistics of a random batch, which keep signals alive.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from pipeline.compress.inference import inference, outputs
+from pipeline.compress.tensors import masked, sliced, stored_tensors
+from pipeline.core.errors import StageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from pipeline.compress.surgery import PrunePlan
+
+TOLERANCE = 1e-9
+BATCHES = 2
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Largest difference over `batches` random batches, and the largest output, both absolute."""
+
+    max_error: float
+    scale: float
+    batches: int
+
+    @property
+    def relative_error(self) -> float:
+        """The largest difference in units of the largest output."""
+        return self.max_error / self.scale
+
+
+def certify(original: nn.Module, pruned: nn.Module, plan: PrunePlan, example: Tensor) -> Certificate:
+    """Check that `pruned` is `original` without what `plan` removes; neither is changed.
+
+    `example` gives the shape [batch, ...] of the input, its values are not used.
+
+    Raises:
+        StageError: a tensor is not the slice that the plan states; the pruned network does not run, gives another output
+            shape, or differs by more than 1e-9 of the output's scale; or the outputs are all zero, which proves nothing.
+
+    Cost: copies of both networks in float64 and five forward passes.
+    Limits: random inputs [-3, 3]; a branch that such inputs never take is not seen.
+    """
+    _check_values(stored_tensors(original), stored_tensors(pruned), plan)
+    generator = torch.Generator().manual_seed(0)
+    batches = [torch.randn(max(2, len(example)), *example.shape[1:], generator=generator) for _ in range(1 + BATCHES)]
+    statistics, *batches = (batch.to(example.device, torch.float64) for batch in batches)
+    reference, candidate = deepcopy(original).double(), deepcopy(pruned).double()
+    _disturb(reference, generator)
+    _renew_statistics(reference, statistics)
+    tensors = stored_tensors(reference)
+    _load(candidate, {name: sliced(tensor, plan.keep.get(name, {})) for name, tensor in tensors.items()})
+    _load(reference, {name: masked(tensors[name], keep) for name, keep in plan.keep.items()})
+    errors, scales = zip(*(_compare(reference, candidate, batch) for batch in batches), strict=True)
+    certificate = Certificate(max(errors), max(scales), BATCHES)
+    if not certificate.max_error <= TOLERANCE * certificate.scale or certificate.scale == 0:
+        raise StageError(
+            f"The pruned network is not the original without the removed channels: outputs differ by "
+            f"{certificate.max_error:.3g} at a scale of {certificate.scale:.3g}; expected less than {TOLERANCE:g} of it. "
+            "Likely its forward treats channels by literal position or count. Keep those layers whole with `keep`."
+        )
+    return certificate
+
+
+def _check_values(original: Mapping[str, Tensor], pruned: Mapping[str, Tensor], plan: PrunePlan) -> None:
+    for name, tensor in original.items():
+        expected = sliced(tensor, plan.keep.get(name, {}))
+        if name not in pruned or not torch.equal(pruned[name], expected):
+            raise StageError(
+                f"Tensor {name!r} of the pruned network is not what the plan keeps of the original: expected shape "
+                f"{tuple(expected.shape)} and the original's values there."
+            )
+
+
+def _disturb(model: nn.Module, generator: torch.Generator) -> None:
+    """Give every position of every tensor its own value; what is not negative (variances) stays so."""
+    tensors = {id(tensor): tensor for tensor in stored_tensors(model).values() if tensor.is_floating_point()}
+    with torch.no_grad():
+        for tensor in tensors.values():
+            size = tensor.square().mean().sqrt().item() or 1.0
+            factor, offset = torch.rand(2, *tensor.shape, generator=generator, dtype=torch.float64).to(tensor.device)
+            tensor.mul_(0.75 + factor / 2).add_(offset, alpha=0.05 * size)
+
+
+def _renew_statistics(model: nn.Module, batch: Tensor) -> None:
+    """Set the running statistics of every batch norm to those of one batch."""
+    with inference(model), torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats:  # noqa: SLF001
+                module.reset_running_stats()
+                module.momentum = None
+                module.train()
+        model(batch)
+
+
+def _load(model: nn.Module, values: Mapping[str, Tensor]) -> None:
+    tensors = stored_tensors(model)
+    with torch.no_grad():
+        for name, value in values.items():
+            tensors[name].copy_(value)
+
+
+def _compare(reference: nn.Module, candidate: nn.Module, batch: Tensor) -> tuple[float, float]:
+    """Return the largest difference and the largest value of the outputs for one batch."""
+    expected, found = outputs(reference, batch), _run(candidate, batch)
+    shapes = [[tuple(tensor.shape) for tensor in tensors] for tensors in (expected, found)]
+    if shapes[0] != shapes[1]:
+        raise StageError(f"The pruned network's output shapes are {shapes[1]}, expected {shapes[0]}. {_ADVICE}")
+    error = max(float((left - right).abs().max()) for left, right in zip(expected, found, strict=True))
+    return error, max(float(tensor.abs().max()) for tensor in expected)

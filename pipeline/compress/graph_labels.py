@@ -1,0 +1,165 @@
+"""Labels: one identity for every position of every tensor dimension, and which positions must leave together.
+
+An *atom* is one position of one dimension of a stored tensor. The *label* of a dimension is the array of the atoms at
+its positions; atom 0 is a position that nothing may remove, and the label None a dimension without any atoms (batch,
+pixels, constants). Joined atoms form a *class*: the smallest set of positions that can be removed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils._pytree import tree_leaves
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+Label = NDArray[np.int64] | None
+Labels = tuple[Label, ...]
+
+#: Stands for a size that is known only when the network runs (the batch). A prime: it divides no real size.
+SYMBOLIC = 2**61 - 1
+
+_FREE = np.iinfo(np.int64).max
+_SILENT = _FREE - 1
+
+
+@dataclass(frozen=True)
+class Value:
+    """A tensor of the graph: sizes, the label of each dimension, and whether it is a stored tensor, rearranged."""
+
+    shape: tuple[int, ...]
+    labels: Labels
+    stored: bool = False
+
+
+class Atoms:
+    """Disjoint sets over the atoms 1 to `count`; a set can be frozen and remembers the earliest reason."""
+
+    def __init__(self, count: int) -> None:
+        """Start with every atom free and on its own."""
+        self._parent = np.arange(count + 1)
+        self._reason = np.full(count + 1, _FREE)
+        self._reason[0] = _SILENT
+        self._texts: list[str] = []
+
+    def roots(self, label: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the representative of each atom's class."""
+        roots = self._parent[label]
+        while not np.array_equal(above := self._parent[roots], roots):
+            roots = above
+        self._parent[label] = roots
+        return roots
+
+    def join(self, first: NDArray[np.int64], second: NDArray[np.int64]) -> None:
+        """Put the atoms of each position of two equally long labels into one class. Atom 0 is not allowed."""
+        for pair in np.unique(np.stack([self.roots(first), self.roots(second)]), axis=1).T:
+            low, high = np.sort(self.roots(pair))
+            self._parent[high] = low
+            self._reason[low] = min(self._reason[low], self._reason[high])
+
+    def freeze(self, label: NDArray[np.int64], reason: str) -> None:
+        """Forbid the removal of these classes. An empty reason is one that nobody needs to read."""
+        if reason:
+            self._texts.append(reason)
+        roots = self.roots(label)
+        self._reason[roots] = np.minimum(self._reason[roots], len(self._texts) - 1 if reason else _SILENT)
+
+    def frozen(self, label: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Say of each position whether its class is frozen."""
+        result: NDArray[np.bool_] = self._reason[self.roots(label)] < _FREE
+        return result
+
+    def reason(self, label: NDArray[np.int64]) -> str:
+        """Return the earliest reason among the frozen classes of a label; empty if there is none to tell."""
+        earliest = int(self._reason[self.roots(label)].min())
+        return self._texts[earliest] if earliest < _SILENT else ""
+
+
+@dataclass(frozen=True)
+class Site:
+    """One call of an operator: its arguments by schema name, the sizes of its results, and where it stands.
+
+    `consumed` marks the atoms of stored tensors that are summed away: the input side of layers.
+    """
+
+    atoms: Atoms
+    consumed: NDArray[np.bool_]
+    operator: str
+    layer: str
+    arguments: Mapping[str, Any]
+    shapes: tuple[tuple[int, ...], ...]
+
+    def value(self, *names: str) -> Value:
+        """Return the first tensor argument that has one of these names."""
+        return self.values(*names)[0]
+
+    def values(self, *names: str) -> list[Value]:
+        """Return the tensors among these arguments, or among all of them; lists are flattened."""
+        chosen = [self.arguments.get(name) for name in names or self.arguments]
+        return [leaf for leaf in tree_leaves(chosen) if isinstance(leaf, Value)]
+
+    def axes(self, rank: int) -> list[int]:
+        """Return the argument `dim` or `dims` as non-negative axes; absent or empty means all of them."""
+        given = self.arguments.get("dim", self.arguments.get("dims"))
+        listed = [given] if isinstance(given, int) else given
+        return [axis % rank for axis in listed] if listed else list(range(rank))
+
+    def freeze(self, label: Label, why: str) -> None:
+        """Forbid the removal of a label's positions. `why` completes 'aten.mean in head ...'; empty: nobody asks."""
+        if label is not None:
+            reason = f"{self.operator} in {self.layer or 'the network'} {why}" if why else ""
+            self.atoms.freeze(label[label > 0], reason)
+
+    def join(self, *labels: Label) -> Label:
+        """Put equal positions into one class and return its label. What meets a fixed position becomes fixed."""
+        known = [label for label in labels if label is not None]
+        if not known:
+            return None
+        first = known[0]
+        for other in known[1:]:
+            both = (first > 0) & (other > 0)
+            self.atoms.join(first[both], other[both])
+            self.freeze(np.where(both, 0, first + other), "meets a fixed position")
+        if len(known) < len(labels):
+            self.freeze(first, "meets a fixed tensor")
+        return first
+
+    def tie(self, label: Label, shape: tuple[int, ...], axis: int) -> None:
+        """Join the positions along one axis of a label that is viewed with this shape."""
+        if label is not None:
+            first, *others = np.moveaxis(label.reshape(shape), axis, 0)
+            for other in others:
+                self.join(first.ravel(), other.ravel())
+
+    def contract(self, label: Label, weight: Label, *, stored: bool) -> None:
+        """Join both sides of a sum of products. Removal is exact only if `weight` belongs to a stored tensor."""
+        self.join(label, weight)
+        if not stored:
+            self.freeze(weight if label is None else label, "sums over channels of two computed tensors")
+        elif weight is not None:
+            self.consumed[weight] = True
+
+
+#: Returns the labels of each result of an operator.
+Rule = Callable[[Site], list[Labels]]
+
+
+def broadcast(site: Site, values: Sequence[Value], shape: tuple[int, ...]) -> Labels:
+    """Join equal positions of tensors that are broadcast to `shape`; a size of 1 binds nothing."""
+    labels = []
+    for axis in range(-len(shape), 0):
+        meeting = [value for value in values if len(value.shape) >= -axis and value.shape[axis] == shape[axis] != 1]
+        labels.append(site.join(*(value.labels[axis] for value in meeting)))
+    return tuple(labels)
+
+
+def unknown(site: Site) -> list[Labels]:
+    """Freeze everything: the sound answer for an operator without a rule."""
+    for label in (label for value in site.values() for label in value.labels):
+        site.freeze(label, "has no rule")
+    return [(None,) * len(shape) for shape in site.shapes]

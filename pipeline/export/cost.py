@@ -1,0 +1,196 @@
+"""What a file costs on paper: multiplications, parameters and bytes after gzip.
+
+Counted are the layers that multiply by weights: convolutions, transposed convolutions and matrix products. An int8 file
+counts as the FP32 file that it was made of does. None of this predicts latency: it is shown next to what was measured.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+
+from pipeline.export.execution import onnx_batch, onnx_session
+from pipeline.export.onnx_file import onnx_specs, read_onnx
+from pipeline.export.openvino import read_openvino
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+    import openvino
+    from onnx import ModelProto, NodeProto
+
+GZIP_LEVEL = 6
+#: Operators that multiply by weights, each with the inputs that hold the weight and the bias (-1: it has none).
+ONNX_WEIGHTED = {
+    "Conv": (1, 2),
+    "ConvTranspose": (1, 2),
+    "Gemm": (1, 2),
+    "MatMul": (1, -1),
+    "QLinearConv": (3, 8),
+    "QLinearMatMul": (3, -1),
+    "QGemm": (3, 6),
+    "ConvInteger": (1, -1),
+    "MatMulInteger": (1, -1),
+}
+#: Operators that a weight may pass on its way without changing how many numbers it has.
+ONNX_CARRIERS = ("DequantizeLinear", "QuantizeLinear", "Reshape", "Transpose", "Cast", "Identity")
+OPENVINO_WEIGHTED = (
+    "Convolution",
+    "GroupConvolution",
+    "ConvolutionBackpropData",
+    "GroupConvolutionBackpropData",
+    "MatMul",
+)
+OPENVINO_CARRIERS = ("Convert", "Subtract", "Multiply", "Reshape", "Transpose", "Unsqueeze", "FakeQuantize")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Multiply-accumulates for one image, and numbers in weights and biases of the layers that multiply."""
+
+    macs: int
+    parameters: int
+
+
+def onnx_cost(file: Path) -> Cost:
+    """Count an ONNX file, in FP32, QDQ or QOperator format.
+
+    Shapes are taken from a run on zeros, since no inference rule knows onnxruntime's own operators. Not counted: batch
+    norm that could not be folded, and products of two activations (attention) as parameters.
+    """
+    model = read_onnx(file)
+    layers = [node for node in model.graph.node if node.op_type in ONNX_WEIGHTED]
+    made_by = {value: node for node in model.graph.node for value in node.output}
+    constants = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    shapes = _shapes(model, layers, str(file))
+    images = shapes[onnx_specs(model)[0][0].name][0]
+    macs = parameters = 0
+    for node in layers:
+        weight, bias = (_source(node, index, made_by) for index in ONNX_WEIGHTED[node.op_type])
+        macs += _onnx_macs(node, shapes, constants.get(weight)) // images
+        parameters += sum(math.prod(constants[name]) for name in (weight, bias) if name in constants)
+        parameters += _added_bias(node, model, made_by, constants)
+    return Cost(macs, parameters)
+
+
+def openvino_cost(file: Path) -> Cost:
+    """Count an OpenVINO IR, with FP32, FP16 or int8 weights."""
+    model = read_openvino(file)
+    if model.input(0).partial_shape[0].is_dynamic:
+        model.reshape({port: [1, *list(port.partial_shape)[1:]] for port in model.inputs})
+    images = model.input(0).shape[0]
+    macs = parameters = 0
+    for layer in model.get_ordered_ops():
+        if layer.get_type_name() not in OPENVINO_WEIGHTED:
+            continue
+        weight = _constant_behind(layer.input_value(1))
+        macs += _openvino_macs(layer) // images
+        parameters += 0 if weight is None else math.prod(weight.shape)
+        parameters += sum(_bias_size(target.get_node(), layer) for target in layer.output(0).get_target_inputs())
+    return Cost(macs, parameters)
+
+
+def gzip_size_bytes(files: Iterable[Path]) -> int:
+    """Return the size of the files' bytes, one after the other, gzip-compressed at level 6 without a time stamp."""
+    return len(gzip.compress(b"".join(file.read_bytes() for file in files), GZIP_LEVEL, mtime=0))
+
+
+def _shapes(model: ModelProto, layers: Iterable[NodeProto], label: str) -> Mapping[str, tuple[int, ...]]:
+    """Return the shapes of the input and of what `layers` read and write, for one image or the file's own batch."""
+    spec = onnx_specs(model)[0][0]
+    batch = max(onnx_batch(model), 1)
+    wanted = dict.fromkeys(value for node in layers for value in (*node.input, *node.output) if value)
+    weights = {tensor.name for tensor in model.graph.initializer}
+    declared = {value.name for value in (*model.graph.output, *model.graph.input)}
+    exposed = onnx.ModelProto()
+    exposed.CopyFrom(model)
+    exposed.graph.output.extend(
+        onnx.ValueInfoProto(name=value) for value in wanted if value not in weights and value not in declared
+    )
+    session = onnx_session(exposed, label)
+    zeros = np.zeros((batch, *spec.shape[1:]), dtype=spec.dtype)
+    values = session.run(None, {spec.name: zeros})
+    names = [port.name for port in session.get_outputs()]
+    return {spec.name: zeros.shape, **{name: value.shape for name, value in zip(names, values, strict=True)}}
+
+
+def _source(node: NodeProto, index: int, made_by: Mapping[str, NodeProto]) -> str:
+    """Return the name of the tensor behind an input, through quantization and reshaping; empty when there is none."""
+    if not 0 <= index < len(node.input):
+        return ""
+    name: str = node.input[index]
+    while name in made_by and made_by[name].op_type in ONNX_CARRIERS:
+        name = made_by[name].input[0]
+    return name
+
+
+def _onnx_macs(node: NodeProto, shapes: Mapping[str, tuple[int, ...]], weight: tuple[int, ...] | None) -> int:
+    """Return the multiplications of one call."""
+    output, given = math.prod(shapes[node.output[0]]), shapes.get(node.input[0], ())
+    if node.op_type == "ConvTranspose":
+        return math.prod(given) * math.prod((weight or ())[1:])
+    if "Conv" in node.op_type:
+        return output * math.prod((weight or ())[1:])
+    flipped = any(attribute.name == "transA" and attribute.i for attribute in node.attribute)
+    return output * given[-2 if flipped else -1]
+
+
+def _added_bias(
+    node: NodeProto,
+    model: ModelProto,
+    made_by: Mapping[str, NodeProto],
+    constants: Mapping[str, tuple[int, ...]],
+) -> int:
+    """Return the size of a constant vector that is added right behind a matrix product."""
+    if node.op_type != "MatMul":
+        return 0
+    readers = [other for other in model.graph.node if node.output[0] in other.input]
+    if len(readers) != 1 or readers[0].op_type != "Add":
+        return 0
+    sources = [_source(readers[0], index, made_by) for index in (0, 1)]
+    return sum(math.prod(constants[name]) for name in sources if name in constants)
+
+
+def _openvino_macs(layer: openvino.Node) -> int:
+    given, weight, made = map(_shape, (layer.input_value(0), layer.input_value(1), layer.output(0)))
+    kind = layer.get_type_name()
+    if kind == "MatMul":
+        return math.prod(made) * given[-2 if layer.get_attributes()["transpose_a"] else -1]
+    # Weights are [groups, out, in, ...] or [out, in, ...]; of transposed convolutions [groups, in, out, ...].
+    each = math.prod(weight[2:] if kind.startswith("Group") else weight[1:])
+    return math.prod(given if "Backprop" in kind else made) * each
+
+
+def _constant_behind(port: openvino.Output) -> openvino.Node | None:
+    """Return the constant that a weight is made of, the largest where its scale and zero point are others.
+
+    None when the weight is computed from the network's input.
+    """
+    node = port.get_node()
+    if node.get_type_name() == "Constant":
+        return node
+    if node.get_type_name() not in OPENVINO_CARRIERS:
+        return None
+    found = [_constant_behind(source) for source in node.input_values()]
+    constants = [one for one in found if one is not None]
+    return max(constants, key=lambda one: math.prod(one.shape)) if len(constants) == len(found) else None
+
+
+def _bias_size(reader: openvino.Node, layer: openvino.Node) -> int:
+    """Return the size of the constant that `reader` adds to each channel of the layer's output, 0 for none."""
+    if reader.get_type_name() != "Add":
+        return 0
+    other = next(value for value in reader.input_values() if value.get_node() != layer)
+    constant = _constant_behind(other)
+    channels = _shape(layer.output(0))[-1 if layer.get_type_name() == "MatMul" else 1]
+    return channels if constant is not None and math.prod(constant.shape) == channels else 0
+
+
+def _shape(port: openvino.Output) -> tuple[int, ...]:
+    return tuple(int(dim) for dim in port.shape)

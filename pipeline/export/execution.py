@@ -1,0 +1,122 @@
+"""Run a network in any of its forms on samples: final outputs, or any tensor on the way, by name.
+
+Everything runs in float32 on one thread. By default nothing is optimised, so an ONNX file does exactly what it says.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+import onnxruntime
+import openvino
+import torch
+
+from pipeline.core.errors import InputError
+from pipeline.export.onnx_file import first_line, onnx_specs, read_onnx
+from pipeline.export.openvino import openvino_specs, read_openvino
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from torch import nn
+
+    Values = dict[str, NDArray[np.float32]]
+
+OPENVINO_SETTINGS = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+
+
+def torch_outputs(model: nn.Module, samples_NCHW: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
+    """Return the outputs of a torch network, each [N, ...]."""
+    with torch.no_grad():
+        outputs = model(torch.from_numpy(samples_NCHW))
+    return tuple(tensor.numpy() for tensor in (outputs if isinstance(outputs, (tuple, list)) else (outputs,)))
+
+
+def onnx_outputs(
+    file: Path, samples_NCHW: NDArray[np.float32], *, optimised: bool = False
+) -> tuple[NDArray[np.float32], ...]:
+    """Return the outputs of an ONNX file, each [N, ...], in calls of the batch size that the file has.
+
+    Unoptimised, a quantized file is emulated in float32; `optimised`, it runs on the integer kernels of this CPU.
+    """
+    model = read_onnx(file)
+    session = onnx_session(model, str(file), optimised=optimised)
+    name = session.get_inputs()[0].name
+    return _in_batches(samples_NCHW, onnx_batch(model), lambda images: session.run(None, {name: images}))
+
+
+def onnx_tensors(file: Path, batch_NCHW: NDArray[np.float32], names: Iterable[str]) -> Values:
+    """Return the float tensors with these names, in the order of the file, from one unoptimised call."""
+    model = read_onnx(file)
+    wanted = frozenset(names)
+    declared = {value.name for value in model.graph.output}
+    made = [value for node in model.graph.node for value in node.output if value in wanted]
+    model.graph.output.extend(onnx.ValueInfoProto(name=value) for value in made if value not in declared)
+    session = onnx_session(model, str(file))
+    values = session.run(made, {session.get_inputs()[0].name: batch_NCHW})
+    return {name: value for name, value in zip(made, values, strict=True) if value.dtype == np.float32}
+
+
+def openvino_outputs(file: Path, samples_NCHW: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
+    """Return the outputs of an IR, each [N, ...], in calls of the batch size that the file has."""
+    model = read_openvino(file)
+    compiled = openvino.Core().compile_model(model, "CPU", OPENVINO_SETTINGS)
+    batch = openvino_specs(model)[0][0].shape[0]
+    return _in_batches(samples_NCHW, batch, lambda images: [value.copy() for value in compiled(images).values()])
+
+
+def openvino_tensors(file: Path, batch_NCHW: NDArray[np.float32], names: Iterable[str]) -> Values:
+    """Return the float tensors with these ONNX names that the IR still has, from one call."""
+    model = read_openvino(file)
+    wanted = frozenset(names)
+    ports = {
+        name: port
+        for operation in model.get_ordered_ops()
+        for port in operation.outputs()
+        for name in sorted(port.names & wanted)
+        if port.element_type == openvino.Type.f32
+    }
+    declared = {name for port in model.outputs for name in port.names}
+    model.add_outputs([port for name, port in ports.items() if name not in declared])
+    compiled = openvino.Core().compile_model(model, "CPU", OPENVINO_SETTINGS)
+    result = compiled(batch_NCHW)
+    return {name: result[name].copy() for name in ports}
+
+
+def onnx_session(model: onnx.ModelProto, label: str, *, optimised: bool = False) -> onnxruntime.InferenceSession:
+    """Open a model on one thread. Raises InputError, naming `label`, when onnxruntime refuses it."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    level = onnxruntime.GraphOptimizationLevel
+    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimised else level.ORT_DISABLE_ALL
+    try:
+        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exception classes are private
+        message = f"{label} cannot be opened by onnxruntime: {first_line(error)}"
+        raise InputError(message) from error
+
+
+def onnx_batch(model: onnx.ModelProto) -> int:
+    """Return the batch size of the first input; -1 when it is dynamic."""
+    return onnx_specs(model)[0][0].shape[0]
+
+
+def slices(samples_NCHW: NDArray[np.float32], batch: int) -> Iterator[NDArray[np.float32]]:
+    """Yield the samples in groups of exactly `batch`, the last filled up from the start; all at once for -1."""
+    batch = batch if batch > 0 else len(samples_NCHW)
+    for start in range(0, len(samples_NCHW), batch):
+        yield np.take(samples_NCHW, range(start, start + batch), axis=0, mode="wrap")
+
+
+def _in_batches(
+    samples_NCHW: NDArray[np.float32],
+    batch: int,
+    call: Callable[[NDArray[np.float32]], Sequence[NDArray[np.float32]]],
+) -> tuple[NDArray[np.float32], ...]:
+    parts = [call(images) for images in slices(samples_NCHW, batch)]
+    return tuple(np.concatenate(part)[: len(samples_NCHW)] for part in zip(*parts, strict=True))

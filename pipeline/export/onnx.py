@@ -1,0 +1,181 @@
+"""A torch network as one ONNX file: named after its modules, and the same bytes for the same weights.
+
+The exporter of torch 2 (`torch.export`, then translation) records stack traces, source paths and running numbers in the
+file. They are taken out, and every node gets the name of the module it computes: `stage1.0.conv1`, or the module and
+the operator (`stage1.0.Relu`) where a module has no weight or has several nodes. The same names are then found in
+quantized files and in OpenVINO's, so a message can point at a layer of the network.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import io
+import logging
+import traceback
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from onnx import AttributeProto
+
+from pipeline.core.errors import InputError
+from pipeline.export.onnx_file import finish, first_line, onnx_specs, write_onnx
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from onnx import GraphProto, ModelProto, NodeProto
+    from torch import nn
+
+    from pipeline.core.artifact import TensorSpec
+
+FILE_NAME = "model.onnx"
+DEFAULT_OPSET = 20
+#: The operator versions that torch translates to and both runtimes read.
+OPSETS = (18, 24)
+#: Where torch keeps the path of modules that a node was traced in, outermost first; the last entry is the operation.
+SCOPE_KEY = "pkg.torch.onnx.name_scopes"
+BIAS_INPUT = 2
+TORCH_FOLDER = str(Path(torch.__file__).parent)
+
+
+def export_onnx(
+    model: nn.Module,
+    folder: Path,
+    *,
+    input_shape: Sequence[int],
+    input_name: str = "image",
+    output_names: Sequence[str] = ("logits",),
+    opset: int = DEFAULT_OPSET,
+    dynamic_batch: bool = False,
+) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Write `model.onnx` into `folder` and return its inputs and outputs.
+
+    The network has one float32 input of `input_shape` [N, C, H, W]. With `dynamic_batch` the file takes any N. Batch
+    norm behind a convolution is folded into it. Files of more than 2 GB cannot be written in one piece.
+
+    Raises:
+        ValueError: a module is in training mode.
+        InputError: the network cannot be traced or translated; the message names the line of the definition.
+    """
+    if any(module.training for module in model.modules()):
+        message = "export needs a network in evaluation mode: call eval() first"
+        raise ValueError(message)
+    proto = _translate(model, tuple(input_shape), input_name, list(output_names), opset, dynamic=dynamic_batch)
+    _name_after_modules(proto, frozenset(model.state_dict()))
+    finished = finish(proto)
+    write_onnx(finished, folder / FILE_NAME)
+    return onnx_specs(finished)
+
+
+def _translate(
+    model: nn.Module, shape: tuple[int, ...], input_name: str, output_names: list[str], opset: int, *, dynamic: bool
+) -> ModelProto:
+    # A traced batch of 1 would be taken for a constant.
+    sample = torch.zeros(2 if dynamic else shape[0], *shape[1:])
+    shapes = ({0: torch.export.Dim("batch")},) if dynamic else None
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                model,
+                (sample,),
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+                input_names=[input_name],
+                output_names=output_names,
+                opset_version=opset,
+                dynamic_shapes=shapes,
+            )
+    except Exception as error:
+        message = (
+            f"{type(model).__name__} with input {list(sample.shape)} cannot be exported to ONNX: {_cause(error)}. "
+            "The forward pass must be tensor operations alone: no branch on a tensor's value, no numpy, no operator "
+            "that ONNX lacks."
+        )
+        raise InputError(message) from error
+    if program is None:
+        message = "torch.onnx.export returned no program"
+        raise TypeError(message)
+    return program.model_proto
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's own chatter (prints, log lines, one deprecation of torch's) off the console."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with (
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+            warnings.catch_warnings(),
+        ):
+            warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)`", FutureWarning)
+            yield
+    finally:
+        logging.disable(disabled)
+
+
+def _cause(error: BaseException) -> str:
+    """Return the first line of the innermost cause, and the line of the definition where it arose."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [
+        frame for frame in frames if not frame.filename.startswith((TORCH_FOLDER, "<")) and frame.filename != __file__
+    ]
+    where = f" at {Path(own[-1].filename).name}:{own[-1].lineno} `{own[-1].line}`" if own else ""
+    return first_line(error) + where
+
+
+def _name_after_modules(proto: ModelProto, tensors: frozenset[str]) -> None:
+    """Name nodes after modules, values after the nodes that make them, and numbered constants after who reads them."""
+    graph = proto.graph
+    fixed = {value.name for value in (*graph.input, *graph.output)}
+    taken = set(fixed) | tensors
+    renamed: dict[str, str] = {}
+    for node in graph.node:
+        node.name = _free(_layer_name(node, tensors), taken)
+        for index, value in enumerate(node.output):
+            if value and value not in fixed:
+                renamed[value] = node.name if index == 0 else _free(f"{node.name}.output{index}", taken)
+        for index, value in enumerate(node.input):
+            if value in tensors or value in renamed or value in fixed or not value:
+                continue
+            role = "bias" if index == BIAS_INPUT and node.op_type in ("Conv", "ConvTranspose", "Gemm") else "constant"
+            renamed[value] = _free(f"{node.name}.{role}", taken)
+    _rename(graph, renamed)
+
+
+def _layer_name(node: NodeProto, tensors: frozenset[str]) -> str:
+    for value in node.input:
+        if value.endswith(".weight") and value in tensors:
+            return str(value.removesuffix(".weight"))
+    properties = {entry.key: entry.value for entry in node.metadata_props}
+    scopes: list[str] = ast.literal_eval(properties.get(SCOPE_KEY, "[]"))
+    module = scopes[-2] if len(scopes) > 1 else ""
+    return ".".join(filter(None, (module, node.op_type)))
+
+
+def _free(name: str, taken: set[str]) -> str:
+    """Return `name`, with a number when it is taken, and take it."""
+    number, candidate = 1, name
+    while candidate in taken:
+        number += 1
+        candidate = f"{name}_{number}"
+    taken.add(candidate)
+    return candidate
+
+
+def _rename(graph: GraphProto, renamed: Mapping[str, str]) -> None:
+    for tensor in (*graph.initializer, *graph.output):
+        tensor.name = renamed.get(tensor.name, tensor.name)
+    for node in graph.node:
+        node.input[:] = [renamed.get(value, value) for value in node.input]
+        node.output[:] = [renamed.get(value, value) for value in node.output]
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.GRAPH:
+                _rename(attribute.g, renamed)

@@ -1,0 +1,81 @@
+"""ONNX files: read, written with the same bytes each time, and what goes in and out of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import onnx
+
+from pipeline.core.artifact import TensorSpec
+from pipeline.core.errors import InputError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from onnx import ModelProto, ValueInfoProto
+
+LAYOUTS = {4: "NCHW", 2: "NC"}
+#: Operators that work on integers start with one of these (QDQ and QOperator format).
+INTEGER_OPERATORS = ("QuantizeLinear", "QLinear", "QGemm", "ConvInteger", "MatMulInteger")
+
+
+def read_onnx(file: Path) -> ModelProto:
+    """Read a model. Raises InputError when the file is missing or is no ONNX model."""
+    if not file.is_file():
+        message = f"{file}: no such file; expected an ONNX model"
+        raise InputError(message)
+    try:
+        model = onnx.load(file)
+        onnx.checker.check_model(model)
+    except Exception as error:  # protobuf's DecodeError, onnx's ValidationError: no common root
+        message = f"{file} is not a valid ONNX model: {first_line(error)}"
+        raise InputError(message) from error
+    return model
+
+
+def write_onnx(model: ModelProto, file: Path) -> None:
+    """Write a model; the same model gives the same bytes."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def finish(model: ModelProto) -> ModelProto:
+    """Return the model without a trace of how it was made, with inferred shapes, checked against the ONNX rules.
+
+    Removed are metadata, doc strings, and the producer's name and version.
+    """
+    graph = model.graph
+    for part in (model, graph, *graph.node, *graph.initializer, *graph.input, *graph.output):
+        del part.metadata_props[:]
+        part.ClearField("doc_string")
+    for field in ("producer_name", "producer_version", "domain"):
+        model.ClearField(field)
+    del graph.value_info[:]
+    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    onnx.checker.check_model(inferred)
+    return inferred
+
+
+def onnx_specs(model: ModelProto) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Return the inputs and outputs of a model; initializers that are listed as inputs are left out."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    inputs = tuple(_spec(value) for value in model.graph.input if value.name not in weights)
+    return inputs, tuple(_spec(value) for value in model.graph.output)
+
+
+def is_quantized(model: ModelProto) -> bool:
+    """Return whether any node works on integers."""
+    return any(node.op_type.startswith(INTEGER_OPERATORS) for node in model.graph.node)
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text: what a person can use of a library's message."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".:") if lines else type(error).__name__
+
+
+def _spec(value: ValueInfoProto) -> TensorSpec:
+    tensor = value.type.tensor_type
+    shape = tuple(dim.dim_value if dim.HasField("dim_value") else -1 for dim in tensor.shape.dim)
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
+    return TensorSpec(name=value.name, shape=shape, dtype=dtype, layout=LAYOUTS.get(len(shape), ""))

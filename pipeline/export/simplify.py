@@ -1,0 +1,71 @@
+"""Simplify an ONNX file with onnxsim, and believe the result only when it computes the same.
+
+onnxsim folds constants and removes what has no effect. It has been wrong before, so its own check is not relied upon:
+both files are run on real samples, with all optimisations of the runtime off.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import onnxsim
+
+from pipeline.core.errors import StageError
+from pipeline.export.execution import onnx_outputs
+from pipeline.export.onnx_file import finish, first_line, onnx_specs, read_onnx, write_onnx
+from pipeline.export.parity import FLOAT32_TOLERANCE, check, locate_in_onnx
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from pipeline.export.parity import Parity
+
+
+@dataclass(frozen=True)
+class Simplified:
+    """Nodes before and after, and how far the outputs moved."""
+
+    nodes_before: int
+    nodes_after: int
+    parity: Parity
+
+
+def simplify_onnx(source: Path, destination: Path, samples_NCHW: NDArray[np.float32]) -> Simplified:
+    """Write the simplified file. The same file and version of onnxsim give the same bytes.
+
+    Raises:
+        InputError: `source` is not an ONNX model.
+        StageError: onnxsim failed, or its result differs by more than 1e-4 of scale on the samples. Then nothing is
+            left at `destination`.
+    """
+    given = read_onnx(source)
+    try:
+        simplified, _ = onnxsim.simplify(given, check_n=0)
+    except Exception as error:  # onnxsim raises bare RuntimeError and whatever its parts raise
+        message = f"onnxsim could not simplify {source}: {first_line(error)}. Leave the simplify stage out"
+        raise StageError(message) from error
+    result = finish(simplified)
+    if onnx_specs(result) != onnx_specs(given):
+        message = f"onnxsim changed the inputs or outputs: {onnx_specs(result)}, expected {onnx_specs(given)}"
+        raise StageError(message)
+    write_onnx(result, destination)
+    try:
+        parity = _parity(source, destination, samples_NCHW)
+    except StageError:
+        destination.unlink()
+        raise
+    return Simplified(len(given.graph.node), len(result.graph.node), parity)
+
+
+def _parity(source: Path, destination: Path, samples_NCHW: NDArray[np.float32]) -> Parity:
+    reference, outputs = (onnx_outputs(file, samples_NCHW) for file in (source, destination))
+    return check(
+        reference,
+        outputs,
+        tolerance=FLOAT32_TOLERANCE,
+        locate=lambda: locate_in_onnx(source, destination, samples_NCHW, tolerance=FLOAT32_TOLERANCE),
+    )

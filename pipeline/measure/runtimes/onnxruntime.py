@@ -1,0 +1,90 @@
+"""ONNX Runtime on the CPU: one inference at a time, graph optimisation as by default.
+
+Threads of ONNX Runtime do not spin while they wait: in an interleaved measurement, an idle session's spinning threads
+would burn the cores that another one is being timed on. A dynamic batch stays dynamic, as in the file that ships.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import onnxruntime
+from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+from pipeline.core.errors import InputError
+from pipeline.measure.runtimes import fixed_shape, require_image_input
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from pipeline.core.stage import Runtime
+
+#: What loading a file can raise; these have no common base of their own.
+LOAD_ERRORS: tuple[type[Exception], ...] = (
+    state.Fail,
+    state.InvalidArgument,
+    state.InvalidGraph,
+    state.InvalidProtobuf,
+    state.NoModel,
+    state.NoSuchFile,
+    state.NotImplemented,
+    state.RuntimeException,
+)
+ERRORS_ONLY = 3
+
+
+@dataclass(frozen=True)
+class OnnxRuntimeSession:
+    """A loaded ONNX file."""
+
+    session: onnxruntime.InferenceSession
+    input_name: str
+    input_shape: tuple[int, ...]
+    options: dict[str, str]
+    version: str = onnxruntime.__version__
+    name: ClassVar[Runtime] = "onnxruntime"
+
+    def run(self, inputs_NCHW: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """Infer once and return all outputs."""
+        outputs: list[NDArray[np.float32]] = self.session.run(None, {self.input_name: inputs_NCHW})
+        return outputs
+
+
+def open_session(path: Path, threads: int, batch: int) -> OnnxRuntimeSession:
+    """Load an ONNX file with `threads` threads inside an operator.
+
+    Raises:
+        InputError: ONNX Runtime cannot read the file, or its input is not one float32 tensor of a fixed size.
+    """
+    try:
+        session = onnxruntime.InferenceSession(path, _session_options(threads), providers=["CPUExecutionProvider"])
+    except LOAD_ERRORS as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"{path}: onnxruntime {onnxruntime.__version__} cannot read it: {reason}") from error
+    inputs = session.get_inputs()
+    require_image_input(path, [each.type for each in inputs], "tensor(float)")
+    options = {
+        "provider": "CPUExecutionProvider",
+        "execution_mode": "sequential",
+        "intra_op_num_threads": str(threads),
+        "inter_op_num_threads": "1",
+        "allow_spinning": "0",
+        "graph_optimization_level": "all",
+    }
+    return OnnxRuntimeSession(session, inputs[0].name, fixed_shape(path, inputs[0].shape, batch), options)
+
+
+def _session_options(threads: int) -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = ERRORS_ONLY
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    return options

@@ -1,0 +1,56 @@
+"""PyTorch on the CPU, for comparison only: the network that was trained, not a file that ships."""
+
+from __future__ import annotations
+
+import copy
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from pipeline.core.stage import Runtime
+
+
+@dataclass(frozen=True)
+class TorchSession:
+    """A copy of a network in eval mode."""
+
+    module: torch.nn.Module
+    input_shape: tuple[int, ...]
+    threads: int
+    options: dict[str, str]
+    version: str = str(torch.__version__)
+    name: ClassVar[Runtime] = "torch"
+
+    def run(self, inputs_NCHW: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """Infer once and return all outputs."""
+        with _threads(self.threads), torch.inference_mode():
+            outputs = self.module(torch.from_numpy(inputs_NCHW))
+        return [each.numpy() for each in (outputs if isinstance(outputs, tuple | list) else [outputs])]
+
+
+def open_module(model: torch.nn.Module, input_shape: tuple[int, ...], threads: int) -> TorchSession:
+    """Copy a network, so that each session has memory of its own, and set it to eval mode."""
+    options = {"mode": "eager", "num_threads": str(threads), "memory_format": "contiguous"}
+    return TorchSession(copy.deepcopy(model).eval(), input_shape, threads, options)
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Set the process's number of threads for a while: training in the same process keeps its own."""
+    before = torch.get_num_threads()
+    if before == count:
+        yield
+        return
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

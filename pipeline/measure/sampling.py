@@ -1,0 +1,185 @@
+"""The sampling protocol: sessions of interleaved rounds, over anything that can run a block of inferences.
+
+All subjects are loaded together, warmed up, and then timed in rounds: each round has one block of every subject, in
+random order, so that load, frequency and heat of the moment act on all of them alike and cancel in the ratio of one
+round. After a session everything is created anew in random order, since the memory layout of one creation is a bias
+that no number of rounds averages out.
+
+Source: Bulej et al., "Duet Benchmarking" (ICPE 2020) for pairing; Kalibera & Jones, "Rigorous Benchmarking in
+Reasonable Time" (ISMM 2013) for repetition at every level that has a random effect.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import numpy as np
+
+from pipeline.core.measurement import Block, SessionSamples
+from pipeline.core.stage import SilentProgress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from pipeline.core.measurement import Conditions, SamplingPlan
+    from pipeline.core.stage import Progress
+    from pipeline.measure.clock import Readings
+
+Stop = Literal["precise", "budget", "sessions"]
+#: Sessions of each subject.
+Samples = tuple[tuple[SessionSamples, ...], ...]
+
+
+@dataclass(frozen=True)
+class Created:
+    """How long it took to load a subject and to infer for the first time."""
+
+    load_ns: int
+    first_ns: int
+
+
+class BlockRunner(Protocol):
+    """What the protocol drives: the subjects, numbered from 0, and a clock. Tests replay recorded series through it."""
+
+    def create(self, subject: int) -> Created:
+        """Load a subject and infer once."""
+
+    def block(self, subject: int, inferences: int) -> Readings:
+        """Infer `inferences` times without a break."""
+
+    def release(self) -> None:
+        """Let go of everything that was created."""
+
+    def now_ns(self) -> int:
+        """Return the time on a clock that only moves forward."""
+
+    def conditions(self) -> Conditions:
+        """Return the state of the machine since the last call."""
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """What sampling returns: samples per subject, conditions per session, why it stopped, and how long it took."""
+
+    samples: Samples
+    conditions: tuple[Conditions, ...]
+    stopped: Stop
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Sampler:
+    """One run of the protocol: everything that its steps share."""
+
+    runner: BlockRunner
+    subjects: int
+    plan: SamplingPlan
+    rng: np.random.Generator
+    progress: Progress
+    started_ns: int
+
+    def elapsed_ns(self) -> int:
+        return self.runner.now_ns() - self.started_ns
+
+    def order(self) -> list[int]:
+        return [int(subject) for subject in self.rng.permutation(self.subjects)]
+
+    def session(self, number: int) -> tuple[SessionSamples, ...]:
+        """Create all subjects, warm them up and time rounds until the session's share of the budget is spent."""
+        end_ns = self.runner.now_ns() + self.plan.session_ns
+        try:
+            created = {subject: self.runner.create(subject) for subject in self.order()}
+            warmups = {subject: self._warm_up(subject, created[subject].first_ns) for subject in self.order()}
+            sizes = [self.plan.block_size(min(warmups[subject][-1].wall_ns)) for subject in range(self.subjects)]
+            rounds: list[dict[int, Block]] = []
+            while len(rounds) < self.plan.min_rounds or (
+                len(rounds) < self.plan.max_rounds and self.runner.now_ns() < end_ns
+            ):
+                rounds.append(self._round(sizes))
+                self._report(number, len(rounds))
+        finally:
+            self.runner.release()
+        return tuple(
+            SessionSamples(
+                load_ns=created[subject].load_ns,
+                first_ns=created[subject].first_ns,
+                warmup=warmups[subject],
+                rounds=tuple(blocks[subject] for blocks in rounds),
+            )
+            for subject in range(self.subjects)
+        )
+
+    def _warm_up(self, subject: int, first_ns: int) -> tuple[Block, ...]:
+        """Run blocks until their minima agree, or until the subject's share of half the session is spent."""
+        cap_ns = min(self.plan.warmup_cap_ns, self.plan.session_ns / (2 * self.subjects))
+        blocks: list[Block] = []
+        spent_ns, inference_ns = 0, first_ns
+        while not blocks or (spent_ns < cap_ns and not self._settled(blocks)):
+            readings = self.runner.block(subject, self.plan.block_size(inference_ns))
+            blocks.append(_block(readings, 0))
+            spent_ns += sum(readings.wall_ns)
+            inference_ns = min(readings.wall_ns)
+        return tuple(blocks)
+
+    def _settled(self, blocks: Sequence[Block]) -> bool:
+        last = [min(block.wall_ns) for block in blocks[-self.plan.warmup_blocks :]]
+        return len(last) == self.plan.warmup_blocks and max(last) <= min(last) * (1 + self.plan.warmup_agreement)
+
+    def _round(self, sizes: Sequence[int]) -> dict[int, Block]:
+        return {
+            subject: _block(self.runner.block(subject, sizes[subject]), place)
+            for place, subject in enumerate(self.order())
+        }
+
+    def _report(self, session: int, rounds: int) -> None:
+        budget_s = self.plan.budget_s
+        done_s = min(self.elapsed_ns() / 1e9, budget_s)
+        self.progress.update(done_s, budget_s, f"session {session}, round {rounds}")
+
+
+def sample(
+    runner: BlockRunner,
+    subjects: int,
+    *,
+    plan: SamplingPlan,
+    seed: int,
+    precise: Callable[[Samples], bool],
+    progress: Progress | None = None,
+) -> Sampled:
+    """Time `subjects` subjects by the protocol above until `precise` holds or the plan's budget is spent.
+
+    A session is not begun when one as long as the longest so far would overrun the budget. Only the first
+    `min_sessions` are taken in any case, with `min_rounds` rounds each: without them there is no interval.
+    """
+    rng = np.random.default_rng(seed)
+    sampler = _Sampler(runner, subjects, plan, rng, progress or SilentProgress(), runner.now_ns())
+    sessions: list[tuple[SessionSamples, ...]] = []
+    conditions: list[Conditions] = []
+    longest_ns, stopped = 0, None
+    while stopped is None:
+        begun_ns = runner.now_ns()
+        sessions.append(sampler.session(len(sessions) + 1))
+        conditions.append(runner.conditions())
+        longest_ns = max(longest_ns, runner.now_ns() - begun_ns)
+        if len(sessions) >= plan.min_sessions:
+            would_end_s = (sampler.elapsed_ns() + longest_ns) / 1e9
+            stopped = _stop(plan, len(sessions), would_end_s, precise=precise(_by_subject(sessions)))
+    return Sampled(_by_subject(sessions), tuple(conditions), stopped, sampler.elapsed_ns() / 1e9)
+
+
+def _stop(plan: SamplingPlan, sessions: int, would_end_s: float, *, precise: bool) -> Stop | None:
+    """Return why sampling ends here, or None when another session follows."""
+    if precise:
+        return "precise"
+    if sessions >= plan.max_sessions:
+        return "sessions"
+    return "budget" if would_end_s > plan.budget_s else None
+
+
+def _by_subject(sessions: Sequence[tuple[SessionSamples, ...]]) -> Samples:
+    return tuple(zip(*sessions, strict=True))
+
+
+def _block(readings: Readings, order: int) -> Block:
+    return Block(order=order, wall_ns=readings.wall_ns, cpu_ns=readings.cpu_ns, preemptions=readings.preemptions)

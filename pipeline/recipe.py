@@ -1,0 +1,196 @@
+"""The recipe: what to compress, on which data, for which target, by which stages.
+
+A recipe is YAML, `format: 1`. Reading one finds all its problems in one pass, each with its line, and checks that each
+stage can start from what the stage before it gives, before anything heavy is loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from pydantic.json_schema import GenerateJsonSchema
+
+from pipeline import __version__
+from pipeline.core.artifact import Frozen
+from pipeline.core.errors import Problem, RecipeError
+from pipeline.core.paths import ExistingFile
+from pipeline.core.stage import Target
+from pipeline.core.units import FactorOrDuration, FactorOrSize, Points
+from pipeline.data.config import Argument, DataConfig
+from pipeline.recipe_overrides import apply
+from pipeline.recipe_problems import messages, shown
+from pipeline.recipe_yaml import Document, dotted, read_file
+from pipeline.stages import AnyStage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from pydantic.json_schema import JsonSchemaValue
+    from pydantic_core import core_schema
+
+    from pipeline.core.artifact import Form
+    from pipeline.core.stage import Stage
+    from pipeline.recipe_yaml import Place
+
+#: The newest format of recipes that this version reads.
+FORMAT = 1
+#: Exports go to the right alone.
+ORDER: tuple[Form, ...] = ("torch", "onnx", "openvino")
+
+
+class ModelConfig(Frozen):
+    """The network to start from."""
+
+    definition: ExistingFile = Field(description="Python file that exposes build(**arguments) -> torch.nn.Module.")
+    weights: ExistingFile | None = Field(
+        default=None, description="Its trained tensors (.safetensors, .pt); absent: as build returns them."
+    )
+    arguments: dict[str, Argument] = Field(default={}, description="Keyword arguments of build.")
+
+
+class Budget(Frozen):
+    """What the result has to keep; it decides whether a run passes. A factor is relative to the original."""
+
+    latency: FactorOrDuration | None = Field(default=None, description="At most this time, such as 0.25x or 3ms.")
+    accuracy_drop: Points | None = Field(default=None, description="At most this much accuracy lost, such as 0.5pt.")
+    size: FactorOrSize | None = Field(default=None, description="At most this size, such as 0.3x or 1.5MB.")
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> Budget:
+        if self.latency is None and self.accuracy_drop is None and self.size is None:
+            raise ValueError("found an empty budget, allowed: at least one of latency, accuracy_drop, size")
+        return self
+
+
+class Recipe(Frozen):
+    """A recipe of Secateur: a trained network goes in, and each stage makes it smaller, faster or measured."""
+
+    format: Literal[1] = Field(description="Version of the recipe's own format.")
+    name: str = Field(min_length=1, description="What the recipe is for, in a few words.")
+    model: ModelConfig = Field(description="The network to start from.")
+    data: DataConfig = Field(description="The images to train, calibrate and judge on.")
+    target: Target = Field(default=Target(), description="Where the result will run: this decides what is measured.")
+    budget: Budget | None = Field(default=None, description="What the result has to keep.")
+    stages: tuple[AnyStage, ...] = Field(min_length=1, description="What is done, in this order.")
+
+
+_STAGES: TypeAdapter[tuple[AnyStage, ...]] = TypeAdapter(tuple[AnyStage, ...])
+
+
+@dataclass(frozen=True)
+class LoadedRecipe:
+    """A valid recipe, its file, its plain values after `--set`, and the sha256 of those values."""
+
+    recipe: Recipe
+    path: Path
+    digest: str
+    raw: dict[str, Any]
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
+    """Read, override and validate a recipe; its paths become absolute, relative ones from the recipe's folder.
+
+    Args:
+        path: the YAML file.
+        overrides: texts such as `stages.0.ratio=0.4` or `stages.prune.ratio=0.4`.
+
+    Raises:
+        RecipeError: all problems at once, each with its line, what was found and what is allowed.
+    """
+    name = str(path)
+    document = read_file(path, name)
+    _check_top_level(document, name)
+    described = schema()
+    overridden = apply(document.data, overrides, described)
+    recipe, found = _validate(overridden.data, path.resolve().parent, described)
+    problems = [*overridden.problems, *document.problems.values()]
+    for place, message in found.items():
+        if overridden.touches(place):
+            problems.append(Problem(f"--set {dotted(place)}", message))
+        elif not document.refuses(place):
+            problems.append(Problem(dotted(place), message, document.line(place)))
+    if recipe is None or problems:
+        raise RecipeError(name, tuple(sorted(problems, key=lambda problem: problem.line or 0)))
+    digest = hashlib.sha256(json.dumps(overridden.data, sort_keys=True).encode()).hexdigest()
+    return LoadedRecipe(recipe, path.resolve(), digest, overridden.data)
+
+
+def _check_top_level(document: Document, name: str) -> None:
+    """Refuse what is no recipe at all, and a recipe of a newer format, before anything else is said about it."""
+    data = document.data
+    if () in document.problems:
+        raise RecipeError(name, (document.problems[()],))
+    if not isinstance(data, dict):
+        found = "an empty file" if data is None else f"{shown(data)} at the top level"
+        keys = ", ".join(Recipe.model_fields)
+        problem = Problem("recipe", f"found {found}, allowed: a mapping with the keys {keys}", document.line(()))
+        raise RecipeError(name, (problem,))
+    written = data.get("format")
+    if isinstance(written, int) and written > FORMAT:
+        reads = f"secateur {__version__} reads format {FORMAT}; upgrade secateur: pip install --upgrade secateur"
+        raise RecipeError(name, (Problem("format", f"found {written}, but {reads}", document.line(("format",))),))
+
+
+def _validate(data: dict[str, Any], folder: Path, described: dict[str, Any]) -> tuple[Recipe | None, dict[Place, str]]:
+    """Return the recipe unless it is invalid, and a message for each place that is wrong."""
+    context = {"folder": folder}
+    recipe, found = None, {}
+    try:
+        recipe = Recipe.model_validate_json(json.dumps(data), strict=True, context=context)
+    except ValidationError as error:
+        found = messages(error.errors(include_url=False), described, data)
+    if not any(place[:1] == ("stages",) for place in found):
+        stages = _STAGES.validate_json(json.dumps(data["stages"]), strict=True, context=context)
+        found |= {("stages", index, "kind"): message for index, message in chain_problems(stages)}
+    return recipe, found
+
+
+def chain_problems(stages: Sequence[Stage]) -> Iterator[tuple[int, str]]:
+    """Yield position and message for each stage that cannot start from what the stage before it gives.
+
+    The chain starts from the recipe's model, which is torch. After a problem the check goes on as if the stage had
+    been given what it needs.
+    """
+    form: Form = "torch"
+    before = "the recipe's model"
+    for index, stage in enumerate(stages):
+        if form not in stage.consumes:
+            needs = " or ".join(sorted(stage.consumes))
+            found = f"{stage.kind} needs {needs}, but {before} gives {form}"
+            yield index, f"{found}: {_remedy(form, stage.consumes)}"
+            form = min(stage.consumes)
+        form = stage.produces(form)
+        before = f"the stage before it ({stage.kind})"
+
+
+def _remedy(form: Form, needs: frozenset[Form]) -> str:
+    """Say what to put between, or where to move the stage: an exported network cannot become torch again."""
+    target = next((each for each in ORDER[ORDER.index(form) + 1 :] if each in needs), None)
+    if target is None:
+        return f"move it to before the export to {form}"
+    return f"put {{kind: export, to: {target}}} between"
+
+
+class _RecipeSchema(GenerateJsonSchema):
+    """JSON Schema with defaults as a recipe writes them, and without a title for every key."""
+
+    def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
+        described = super().default_schema(schema)
+        inner: Any = schema["schema"]
+        writer = inner.get("serialization", {})
+        if writer.get("type") == "function-plain" and "default" in described:
+            described["default"] = writer["function"](self.get_default_value(schema))
+        return described
+
+    def field_title_should_be_set(self, schema: object) -> bool:  # noqa: ARG002
+        return False
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON Schema (2020-12) of a recipe, for editors and for `recipes/schema.json`."""
+    return {"$schema": GenerateJsonSchema.schema_dialect, **Recipe.model_json_schema(schema_generator=_RecipeSchema)}

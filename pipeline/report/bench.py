@@ -1,0 +1,58 @@
+"""The table of `secateur bench`: one row per file, with the ratio to the first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.measure.statistics import distribution, preempted_share, timing
+from pipeline.report import numbers
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from pipeline.core.measurement import Measurement
+
+NANOSECONDS_PER_MILLISECOND = 1e6
+
+
+def bench_table(measurement: Measurement) -> RenderableType:
+    """Return milliseconds (typical and tail), the paired speedup over the first file, and the conditions."""
+    first = measurement.subjects[0]
+    title = f"{first.runtime} {first.runtime_version}, {numbers.plural(measurement.threads, 'thread')}"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table.add_column("File", overflow="fold")
+    for name in ("ms", "p50", "p95", "CPU ms", "Speedup", "Load ms", "First ms"):
+        table.add_column(name, justify="right")
+    noisy = False
+    for index, subject in enumerate(measurement.subjects):
+        found, spread = timing(measurement, index), distribution(subject, "wall")
+        noisy |= found.contended
+        wall, cpu = found.milliseconds, found.cpu_milliseconds
+        table.add_row(
+            Path(subject.label).name,
+            f"{numbers.significant(wall.value)} {numbers.bounds(wall)}",
+            _scaled(spread.p50),
+            _scaled(spread.p95),
+            numbers.significant(cpu.value) if cpu else numbers.DASH,
+            f"{numbers.ratio(found.speedup.value)} {numbers.bounds(found.speedup)}" if found.speedup else "1 (first)",
+            _scaled(min(session.load_ns for session in subject.sessions)),
+            _scaled(min(session.first_ns for session in subject.sessions)),
+        )
+    share = max(preempted_share(subject) for subject in measurement.subjects)
+    lines = [
+        f"{len(first.sessions)} sessions, {sum(len(session.rounds) for session in first.sessions)} rounds, "
+        f"{measurement.seconds:.0f} s; {share:.0%} of the blocks were interrupted by other work.",
+        "Compare files by their speedup: milliseconds hold for the load and frequency of this moment.",
+    ]
+    if noisy:
+        lines.append("Wall and CPU time disagree: other work ran on the cores. Measure again on a quiet machine.")
+    return Group(table, *(Text(line) for line in lines))
+
+
+def _scaled(nanoseconds: float | None) -> str:
+    return numbers.DASH if nanoseconds is None else numbers.significant(nanoseconds / NANOSECONDS_PER_MILLISECOND)

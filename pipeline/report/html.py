@@ -1,0 +1,65 @@
+"""The report as one HTML page that needs nothing else: no script, no network, drawings and style inside."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+import pipeline
+from pipeline.report import facts, headline, numbers, plot, rows
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+    from pipeline.core.run import RunReport
+
+
+def render(report: RunReport) -> str:
+    """Return the page. Everything that comes from the run is escaped."""
+    return _template().render(
+        report=report,
+        version=pipeline.__version__,
+        banner=headline.banner(report),
+        standing=headline.standing(report),
+        answers=headline.answers(report),
+        about=facts.about(report),
+        header=facts.header(report),
+        lines=rows.lines(report),
+        target=rows.place(report.target.runtime, report.target.threads),
+        runtimes=rows.runtime_table(report),
+        paired=rows.PAIRED,
+        plots=[drawn for wide in (True, False) if (drawn := plot.accuracy_over_latency(report, wide=wide))],
+        sizes=[drawn for wide in (True, False) if (drawn := plot.sizes(report, wide=wide))],
+        final=_final(report),
+        stages=[(row, facts.stage(row), facts.flat(row.config), facts.flat(row.changed)) for row in report.rows],
+        machine=facts.flat(report.machine),
+        data=facts.flat(report.data),
+        recipe=facts.recipe_text(report),
+    )
+
+
+def _final(report: RunReport) -> dict[str, object] | None:
+    """Return the final test's metrics and the sentences about them."""
+    if report.final is None:
+        return None
+    return {
+        "metrics": headline.metrics(report.final),
+        "difference": headline.difference(report.final.difference, report.final.result.images),
+        "judgement": headline.judgement(report.final),
+        "level": numbers.level(report.final.difference),
+    }
+
+
+@cache
+def _template() -> Template:
+    """Load the page's template once."""
+    environment = Environment(
+        loader=PackageLoader("pipeline.report", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html.j2")

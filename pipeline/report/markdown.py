@@ -1,0 +1,166 @@
+"""The report as Markdown with GitHub's tables, for a pull request or a notebook."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pipeline.report import facts, headline, numbers, rows
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pipeline.core.run import RunReport
+
+_ESCAPED = str.maketrans({letter: f"\\{letter}" for letter in "\\`*[]|"} | {"<": "&lt;", ">": "&gt;", "\n": " "})
+
+
+def render(report: RunReport) -> str:
+    """Return the whole report; text from the run is escaped."""
+    parts = [
+        f"# {_escape(report.name)}",
+        _escape(" \N{MIDDLE DOT} ".join(facts.about(report))),
+        _banner(report),
+        _answers(report),
+        _stages(report),
+        _final(report),
+        _runtimes(report),
+        _facts("How it was measured", facts.header(report)),
+        _budget(report),
+        *(_changed(report)),
+        "## Recipe\n\n```json\n" + facts.recipe_text(report) + "\n```",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _escape(text: str) -> str:
+    """Make text safe inside a paragraph or a table cell."""
+    return text.translate(_ESCAPED)
+
+
+def _table(names: Sequence[str], aligned: str, cells: Sequence[Sequence[str]]) -> str:
+    """Write a table; `aligned` has one letter for each column: l or r."""
+    rule = ["---:" if side == "r" else "---" for side in aligned]
+    return "\n".join("| " + " | ".join(line) + " |" for line in (names, rule, *cells))
+
+
+def _joined(text: str, note: str) -> str:
+    """Write a number and the smaller text that belongs to it."""
+    return f"{text} {note}".rstrip()
+
+
+def _banner(report: RunReport) -> str:
+    """Write what kept the run from finishing."""
+    found = headline.banner(report)
+    return f"> **{_escape(found)}**" if found else ""
+
+
+def _answers(report: RunReport) -> str:
+    """Write the three questions with their answers as a list."""
+    return "\n".join(
+        f"- {answer.question} **{answer.number}**. {_escape(answer.sentence)}" for answer in headline.answers(report)
+    )
+
+
+def _budget(report: RunReport) -> str:
+    """Write the budget with what was found."""
+    if not report.budget:
+        return ""
+    cells = [
+        (line.name.replace("_", " "), _escape(line.asked), _escape(line.found), f"**{line.verdict}**")
+        for line in report.budget
+    ]
+    return "## Budget\n\n" + _table(("Budget", "Asked", "Found", "Verdict"), "llll", cells)
+
+
+def _stages(report: RunReport) -> str:
+    """Write the stage table."""
+    if not report.rows:
+        return ""
+    where = rows.place(report.target.runtime, report.target.threads)
+    names = [
+        "#",
+        "Stage",
+        "Bought, against the row before",
+        "Accuracy",
+        "Change, points",
+        f"Latency, {where}",
+        "Speedup",
+    ]
+    names += ["MACs", "Parameters", "Size", "gzip", "Took"]
+    return "## Which stage bought what\n\n" + _table(
+        names, "rllrrrrrrrrr", [_line(line) for line in rows.lines(report)]
+    )
+
+
+def _line(line: rows.Line) -> tuple[str, ...]:
+    """Write one row of the stage table."""
+    bought = ", ".join(f"**{chip.text}**" if chip.tone == "nothing" else _escape(chip.text) for chip in line.chips)
+    label = f"**{_escape(line.label)}**" + (f" ({_escape(line.settings)})" if line.settings else "")
+    return (
+        str(line.index),
+        label + (" **result**" if line.role == "result" else ""),
+        "<br>".join(part for part in (bought, _escape(line.verdict)) if part),
+        line.accuracy.text,
+        line.accuracy.note or numbers.DASH,
+        _joined(line.latency.text, line.latency.note) + (" contended" if line.contended else ""),
+        _joined(line.speedup.text, line.speedup.note),
+        line.macs,
+        line.parameters,
+        line.raw,
+        line.gzip,
+        line.seconds,
+    )
+
+
+def _final(report: RunReport) -> str:
+    """Write the final test."""
+    if report.final is None:
+        return ""
+    found = headline.difference(report.final.difference, report.final.result.images)
+    told = (
+        f"{headline.judgement(report.final)}: **{found}** ({numbers.level(report.final.difference)} paired interval)."
+    )
+    names = ("Metric", "Original", "Result", "Change, points")
+    return f"## Final test\n\n{told}\n\n" + _table(names, "lrrr", headline.metrics(report.final))
+
+
+def _runtimes(report: RunReport) -> str:
+    """Write the timings of every file in every runtime."""
+    found = rows.runtime_table(report)
+    if not found.files:
+        return ""
+    names = ["File", *(f"{name}: {what}" for name in found.runtimes for what in ("latency", "speedup"))]
+    cells = [
+        [f"{index} {_escape(label)}", *(text for cell in taken for text in _runtime_cells(cell))]
+        for index, label, taken in found.files
+    ]
+    table = _table(names, "l" + "r" * (len(names) - 1), cells)
+    return f"## Every file in every runtime\n\n{table}\n\n{rows.PAIRED}"
+
+
+def _runtime_cells(cell: rows.RuntimeCell) -> tuple[str, str]:
+    """Write latency and speedup of one file in one runtime, wall time first, then CPU time."""
+    time = _joined(cell.milliseconds, cell.milliseconds_bounds)
+    factor = _joined(cell.speedup, cell.speedup_bounds)
+    return (
+        time + (f", CPU {cell.cpu_milliseconds}" if cell.cpu_milliseconds else ""),
+        factor
+        + (f", CPU {cell.cpu_speedup}" if cell.cpu_speedup else "")
+        + (" **contended**" if cell.contended else ""),
+    )
+
+
+def _facts(title: str, pairs: facts.Facts, mark: str = "##") -> str:
+    """Write keys and values as a list."""
+    return f"{mark} {_escape(title)}\n\n" + "\n".join(f"- {_escape(name)}: {_escape(text)}" for name, text in pairs)
+
+
+def _changed(report: RunReport) -> list[str]:
+    """Write what each stage changed, and the file that it shipped."""
+    if not report.rows:
+        return []
+    found = ["## What each stage changed"]
+    for row in report.rows:
+        about = (*facts.flat(row.changed), ("file", f"{row.folder}, {row.form}, sha256 {row.digest}"))
+        found.append(_facts(f"{row.index} {row.label}", about, "###"))
+    return found

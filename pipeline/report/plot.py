@@ -1,0 +1,267 @@
+"""The report's drawings as inline SVG: accuracy over latency, and size for each stage.
+
+Colours, fonts and dark mode come from the page's style sheet by class name. Shapes differ as well as colours: the
+original is a hollow square, the result a filled diamond.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+from markupsafe import Markup
+
+from pipeline.report import numbers, rows
+from pipeline.report.gains import made, timing
+from pipeline.report.placement import LINE_HEIGHT, Axis, Box, Mark, axis, gathered, place_labels, tick_text
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pipeline.core.run import Accuracy, Interval, Row, RunReport
+
+_WIDE = 660
+_WIDE_SIZES = 500
+_NARROW = 360
+_HEIGHT = 400
+_GATHER = 8.0  # px: points closer than this share one label
+_LABEL_LENGTH = 22
+_LEADER = 16.0  # px between a point and its label from which on a line joins them
+_BAR_STEP = 34
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A row that has both accuracy and latency."""
+
+    row: Row
+    accuracy: Accuracy
+    milliseconds: Interval
+
+
+@dataclass(frozen=True)
+class Point:
+    """One file in the accuracy-latency plot, in pixels; whiskers as (low, high)."""
+
+    x: float
+    y: float
+    x_bounds: tuple[float, float]
+    y_bounds: tuple[float, float]
+    number: str
+    name: str
+    role: rows.Role
+
+
+def accuracy_over_latency(report: RunReport, *, wide: bool = True) -> Markup:
+    """Draw validation accuracy over milliseconds in the target runtime; empty when fewer than two files have both.
+
+    Whiskers: the latency's interval, and Wilson's 95 % interval of the accuracy. The last file that has both is drawn
+    as the result.
+    """
+    drawn = _judged(report)
+    if len(drawn) < 2:  # noqa: PLR2004 - one point compares nothing
+        return Markup()
+    width = _WIDE if wide else _NARROW
+    frame = Box(46, 34, width - 14, _HEIGHT - 46)
+    across, up = _axes(drawn, frame, most=8 if wide else 5)
+    roles: list[rows.Role] = ["stage"] * len(drawn)
+    roles[0], roles[-1] = "original", "result"
+    found = [_point(each, across, up, role) for each, role in zip(drawn, roles, strict=True)]
+    title = "Validation accuracy over latency"
+    where = f"{rows.place(report.target.runtime, report.target.threads)}, batch {report.target.batch}"
+    parts = [
+        _grid(across, up, frame),
+        _titles(frame, f"Milliseconds, {where}"),
+        _path(found),
+        *(_whiskers(point) for point in found),
+        *(_symbol(point) for point in (*found[1:-1], found[0], found[-1])),
+        *_labels(found, frame),
+    ]
+    return _svg(width, _HEIGHT, title, _description(drawn), parts)
+
+
+def sizes(report: RunReport, *, wide: bool = True) -> Markup:
+    """Draw the bytes of every file as two bars, raw and compressed with gzip; empty when nothing was weighed."""
+    largest = max((row.size_bytes or 0 for row in report.rows), default=0)
+    if not largest:
+        return Markup()
+    width, start = (_WIDE_SIZES, 140.0) if wide else (_NARROW, 112.0)
+    scale = Axis(0, largest, start, width - 66, ())
+    parts = [_size_bars(row, scale, top=8 + _BAR_STEP * line) for line, row in enumerate(made(report))]
+    told = "; ".join(f"{row.label}: {numbers.size(row.size_bytes)}" for row in made(report))
+    return _svg(width, 12 + _BAR_STEP * len(made(report)), "Size on disk and with gzip", told, parts)
+
+
+def _judged(report: RunReport) -> list[Judged]:
+    """Return the rows with accuracy and latency."""
+    return [
+        Judged(row, row.validation, taken.milliseconds)
+        for row in made(report)
+        if row.validation and (taken := timing(row, report.target))
+    ]
+
+
+def _axes(drawn: Sequence[Judged], frame: Box, most: int) -> tuple[Axis, Axis]:
+    """Return the scale of milliseconds, from zero, and that of accuracy in percent, around what was found."""
+    spans = [numbers.wilson(each.accuracy) for each in drawn]
+    lowest, highest = 100 * min(low for low, _ in spans), 100 * max(high for _, high in spans)
+    slowest = max(max(each.milliseconds.value, each.milliseconds.high) for each in drawn)
+    across = axis(0, slowest, frame.left, frame.right, most=most)
+    return across, axis(lowest, highest, frame.bottom, frame.top, most=7)
+
+
+def _point(judged: Judged, across: Axis, up: Axis, role: rows.Role) -> Point:
+    """Put one row on the scales."""
+    low, high = numbers.wilson(judged.accuracy)
+    taken = judged.milliseconds
+    return Point(
+        x=across(taken.value),
+        y=up(100 * judged.accuracy.accuracy),
+        x_bounds=(across(taken.low), across(taken.high)),
+        y_bounds=(up(100 * low), up(100 * high)),
+        number=str(judged.row.index),
+        name=_label(judged.row),
+        role=role,
+    )
+
+
+def _label(row: Row) -> str:
+    """Write a row's number and label, cut where they would need too much room."""
+    text = f"{row.index} {row.label}"
+    return text if len(text) <= _LABEL_LENGTH else text[: _LABEL_LENGTH - 1].rstrip() + "\N{HORIZONTAL ELLIPSIS}"
+
+
+def _description(drawn: Sequence[Judged]) -> str:
+    """Tell the plot to those who cannot see it."""
+    return "; ".join(
+        f"{each.row.label}: {numbers.milliseconds(each.milliseconds.value)}, {numbers.percent(each.accuracy.accuracy)}"
+        for each in drawn
+    )
+
+
+def _svg(width: int, height: int, title: str, description: str, parts: Sequence[Markup]) -> Markup:
+    """Wrap the parts in one accessible SVG element."""
+    frame = Markup(
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {0} {1}" width="{0}" height="{1}" role="img">'
+        "<title>{2}</title><desc>{3}</desc>{4}</svg>"
+    )
+    return frame.format(width, height, _printable(title), _printable(description), Markup("").join(parts))
+
+
+def _printable(text: str) -> str:
+    """Drop control characters, which XML cannot hold."""
+    return "".join(letter for letter in text if letter.isprintable())
+
+
+def _line(kind: str, x1: float, y1: float, x2: float, y2: float) -> Markup:
+    """Draw a straight line."""
+    return Markup('<line class="{}" x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}"/>').format(kind, x1, y1, x2, y2)
+
+
+def _text(kind: str, x: float, y: float, text: str, anchor: str = "start") -> Markup:
+    """Write text with its baseline at y."""
+    frame = Markup('<text class="{}" x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>')
+    return frame.format(kind, x, y, anchor, _printable(text))
+
+
+def _grid(across: Axis, up: Axis, frame: Box) -> Markup:
+    """Draw both axes: faint lines at the ticks, and their numbers."""
+    parts = []
+    for tick in up.ticks:
+        parts.append(_line("grid", frame.left, up(tick), frame.right, up(tick)))
+        parts.append(_text("tick", frame.left - 8, up(tick) + 4, tick_text(tick, up.ticks[1] - up.ticks[0]), "end"))
+    for tick in across.ticks:
+        parts.append(_line("grid", across(tick), frame.top, across(tick), frame.bottom))
+        text = tick_text(tick, across.ticks[1] - across.ticks[0])
+        parts.append(_text("tick", across(tick), frame.bottom + 18, text, "middle"))
+    parts.append(_line("axis", frame.left, frame.bottom, frame.right, frame.bottom))
+    return Markup("").join(parts)
+
+
+def _titles(frame: Box, across: str) -> Markup:
+    """Name the axes and say where better is."""
+    middle = (frame.left + frame.right) / 2
+    return Markup("").join(
+        [
+            _text("name", 4, 16, "Validation accuracy, %"),
+            _text("name", middle, frame.bottom + 38, across, "middle"),
+            _text("hint", frame.left + 8, frame.top + 16, "\N{NORTH WEST ARROW} better"),
+        ]
+    )
+
+
+def _path(points: Sequence[Point]) -> Markup:
+    """Draw the way from the original to the result."""
+    way = " ".join(f"{point.x:.1f},{point.y:.1f}" for point in points)
+    return Markup('<polyline class="way" points="{}"/>').format(way)
+
+
+def _whiskers(point: Point) -> Markup:
+    """Draw the two intervals of one point."""
+    kind = f"whisker {point.role}"
+    return _line(kind, point.x_bounds[0], point.y, point.x_bounds[1], point.y) + _line(
+        kind, point.x, point.y_bounds[0], point.x, point.y_bounds[1]
+    )
+
+
+def _symbol(point: Point) -> Markup:
+    """Draw one point: hollow square, dot or diamond."""
+    x, y = point.x, point.y
+    if point.role == "original":
+        frame = Markup('<rect class="symbol original" x="{:.1f}" y="{:.1f}" width="12" height="12"/>')
+        return frame.format(x - 6, y - 6)
+    if point.role == "result":
+        frame = Markup('<path class="symbol result" d="M{0:.1f} {1:.1f}l8 8l-8 8l-8 -8z"/>')
+        return frame.format(x, y - 8)
+    return Markup('<circle class="symbol stage" cx="{:.1f}" cy="{:.1f}" r="4.5"/>').format(x, y)
+
+
+def _labels(points: Sequence[Point], frame: Box) -> list[Markup]:
+    """Write each point's label where it covers nothing; points in one place share a label.
+
+    Where the names do not fit beside each other, the stages are labelled with their numbers alone.
+    """
+    ordered = (points[-1], points[0], *points[1:-1])
+    strong = {point.name for point in ordered[:2]}
+    bars = [Box(point.x - 2, point.y_bounds[1], point.x + 2, point.y_bounds[0]) for point in points]
+    named = gathered((Mark(point.x, point.y, (point.name,)) for point in ordered), _GATHER)
+    boxes = place_labels(named, frame, bars)
+    if any(one.overlap(other) for one, other in combinations(boxes, 2)):
+        short = (point.name if point.name in strong else point.number for point in ordered)
+        named = gathered((Mark(p.x, p.y, (text,)) for p, text in zip(ordered, short, strict=True)), _GATHER)
+        named = [Mark(mark.x, mark.y, _one_line(mark.text, strong)) for mark in named]
+        boxes = place_labels(named, frame, bars)
+    return [_placed_label(mark, box, strong) for mark, box in zip(named, boxes, strict=True)]
+
+
+def _one_line(texts: tuple[str, ...], strong: set[str]) -> tuple[str, ...]:
+    """Join the numbers of a shared label; names keep a line of their own."""
+    figures = ", ".join(text for text in texts if text not in strong)
+    return (*(text for text in texts if text in strong), *((figures,) if figures else ()))
+
+
+def _placed_label(mark: Mark, box: Box, strong: set[str]) -> Markup:
+    """Write one label, and a line to its point when it stands apart."""
+    near_x, near_y = min(max(mark.x, box.left), box.right), min(max(mark.y, box.top), box.bottom)
+    apart = max(abs(near_x - mark.x), abs(near_y - mark.y)) > _LEADER
+    parts = [_line("leader", mark.x, mark.y, near_x, near_y)] if apart else []
+    anchor, x = ("start", box.left) if box.left >= mark.x else ("end", box.right)
+    if box.left < mark.x < box.right:
+        anchor, x = "middle", (box.left + box.right) / 2
+    for line, text in enumerate(mark.text):
+        kind = "label strong" if text in strong else "label"
+        parts.append(_text(kind, x, box.top + LINE_HEIGHT * (line + 1) - 4, text, anchor))
+    return Markup("").join(parts)
+
+
+def _size_bars(row: Row, scale: Axis, top: float) -> Markup:
+    """Draw one row's label and its two bars with their numbers."""
+    parts = [_text("label", scale.start - 10, top + 17, _label(row), "end")]
+    for kind, number, offset in (("raw", row.size_bytes, 0), ("gzip", row.gzip_bytes, 13)):
+        end = scale(number or 0)
+        if number is not None:
+            frame = Markup('<rect class="bar {}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="11"/>')
+            parts.append(frame.format(kind, scale.start, top + offset, max(1.0, end - scale.start)))
+        parts.append(_text("tick", end + 6, top + offset + 10, numbers.size(number)))
+    return Markup("").join(parts)

@@ -1,0 +1,128 @@
+"""Measure: time every exported file of the chain so far on this machine, against the original's FP32 export.
+
+All files are measured together, interleaved round by round, in each listed runtime that reads them, so that load on the
+machine acts on all alike. The artifact goes on unchanged; the samples lie in measurement.json.
+
+Source: Bulej et al., "Duet Benchmarking" (ICPE 2020); Kalibera & Jones, "Rigorous Benchmarking in Reasonable Time"
+(ISMM 2013).
+
+It does not help to measure on another machine than the target: widths and types that are fast there may not be here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from pipeline.core.errors import InputError
+from pipeline.core.measurement import Measurement, save
+from pipeline.core.stage import Candidate, Context, Outcome, Runtime, Stage
+from pipeline.core.units import Duration
+from pipeline.measure.harness import Subject, measure
+from pipeline.measure.runtimes import READS
+from pipeline.measure.statistics import speedup
+
+if TYPE_CHECKING:
+    from pipeline.core.artifact import Artifact, Form
+
+FILE = "measurement.json"
+
+
+class Measure(Stage):
+    """Latency of every file so far, paired with the original's."""
+
+    libraries: ClassVar[tuple[str, ...]] = ("onnxruntime", "openvino", "torch")
+
+    kind: Literal["measure"] = "measure"
+    runtimes: tuple[Runtime, ...] = Field(
+        default=("onnxruntime", "openvino"),
+        min_length=1,
+        description="Runtimes to measure in; each takes the files that it can read. `torch` times the networks "
+        "before export, beside the original network.",
+    )
+    budget: Duration = Field(
+        default=60.0,
+        description="Time for the whole measurement. It ends earlier when every speedup is known to within 4 %, and "
+        "later when four sessions of three rounds do not fit.",
+    )
+    threads: int | None = Field(
+        default=None, ge=1, description="Threads of one inference; without a number those of the recipe's target."
+    )
+
+    @property
+    def consumes(self) -> frozenset[Form]:
+        """Any form: what is measured are the exported files, and the given one when a runtime reads it."""
+        return frozenset({"torch", "onnx", "openvino"})
+
+    def produces(self, given: Form) -> Form:
+        """Return the given form: the artifact goes on unchanged."""
+        return given
+
+    def run(self, given: Artifact, context: Context) -> Outcome:
+        """Measure and write measurement.json.
+
+        Raises:
+            InputError: none of the runtimes reads any of the files.
+            StageError: a file computes values that are not finite, or other shapes than the original.
+        """
+        measurement = measure(
+            self._subjects(given, context),
+            threads=self.threads or context.target.threads,
+            batch=context.target.batch,
+            budget_s=self.budget,
+            seed=context.seed,
+            progress=context.progress,
+        )
+        save(measurement, context.folder / FILE)
+        return Outcome(form=None, changed=_summary(measurement))
+
+    def _subjects(self, given: Artifact, context: Context) -> list[Subject]:
+        """Return every distinct file in every runtime that reads it, the original first in each."""
+        files = [
+            Candidate(label="original", artifact=context.original),
+            *context.candidates,
+            Candidate(label=given.lineage[-1].kind if given.lineage else "given", artifact=given),
+        ]
+        distinct: dict[str, Candidate] = {}
+        for candidate in files:
+            distinct.setdefault(candidate.artifact.digest, candidate)
+        readable = [
+            (candidate, runtime)
+            for runtime in dict.fromkeys(self.runtimes)
+            for candidate in distinct.values()
+            if candidate.artifact.form in READS[runtime]
+        ]
+        missing = [runtime for runtime in self.runtimes if runtime not in {found for _, found in readable}]
+        if missing:
+            forms = sorted({candidate.artifact.form for candidate in files})
+            raise InputError(f"measure: {', '.join(missing)} reads none of the files so far ({', '.join(forms)})")
+        return [_subject(candidate, runtime, context.target.batch) for candidate, runtime in readable]
+
+
+def _subject(candidate: Candidate, runtime: Runtime, batch: int) -> Subject:
+    artifact = candidate.artifact
+    if runtime != "torch":
+        return Subject(candidate.label, runtime, artifact.file, artifact.digest)
+    from pipeline.network import load_network
+
+    shape = (batch, *artifact.inputs[0].shape[1:])
+    return Subject(candidate.label, runtime, load_network(artifact), artifact.digest, shape)
+
+
+def _summary(measurement: Measurement) -> dict[str, Any]:
+    sessions = measurement.subjects[0].sessions
+    speedups: dict[str, dict[str, float]] = {}
+    for index, subject in enumerate(measurement.subjects):
+        found = speedup(measurement, index, "wall")
+        if found is not None:
+            speedups.setdefault(subject.runtime, {})[subject.label] = found.value
+    return {
+        "file": FILE,
+        "files": len({subject.digest for subject in measurement.subjects}),
+        "sessions": len(sessions),
+        "rounds": sum(len(session.rounds) for session in sessions),
+        "stopped": measurement.stopped,
+        "seconds": measurement.seconds,
+        "speedups": speedups,
+    }

@@ -1,0 +1,124 @@
+"""A toy project for tests of whole runs: a small residual network and images that a program draws."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+DEFINITION = """
+from torch import nn
+
+
+class Block(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.conv1 = nn.Conv2d(width, 2 * width, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(2 * width)
+        self.conv2 = nn.Conv2d(2 * width, width, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+
+    def forward(self, features):
+        hidden = self.bn1(self.conv1(features)).relu()
+        return (features + self.bn2(self.conv2(hidden))).relu()
+
+
+class Toy(nn.Module):
+    def __init__(self, classes, width):
+        super().__init__()
+        self.stem = nn.Conv2d(1, width, 3, padding=1, bias=False)
+        self.bn = nn.BatchNorm2d(width)
+        self.blocks = nn.Sequential(Block(width), Block(width))
+        self.fc = nn.Linear(width, classes)
+
+    def forward(self, images):
+        return self.fc(self.blocks(self.bn(self.stem(images)).relu()).mean((2, 3)))
+
+
+def build(classes=2, width=16):
+    return Toy(classes, width)
+"""
+
+DATA = """
+import numpy as np
+from pipeline.core.dataset import Dataset, Normalisation, Split
+
+
+def split(count, seed):
+    generator = np.random.default_rng(seed)
+    labels = np.arange(count) % 2
+    images = generator.integers(0, 160, (count, 1, 12, 12))
+    images[labels == 1, :, 3:9, 3:9] += 60
+    return Split(images.astype(np.uint8), labels.astype(np.int64))
+
+
+def load(train=96, classes=2):
+    names = tuple("abcdefgh"[:classes])
+    return Dataset("toy", names, Normalisation((0.4,), (0.2,)), split(train, 0), split(40, 1), split(40, 2))
+"""
+
+RECIPE = """\
+format: 1
+name: toy
+model: {definition: model.py, arguments: {classes: 2}}
+data: {source: file, path: data.py}
+target: {runtime: onnxruntime, threads: 1}
+stages:
+  - {kind: prune, ratio: 0.5, align: 4}
+  - {kind: finetune, epochs: 3, batch: 16, distill: {from: original}}
+  - {kind: export, to: onnx}
+  - {kind: simplify}
+  - {kind: quantize, images: 32}
+  - {kind: export, to: openvino}
+  - {kind: measure, budget: 300ms}
+"""
+
+
+class Project:
+    """A folder with a recipe, a model and data, and a store of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        """Write the files."""
+        self.folder = folder
+        self.recipe = folder / "toy.yaml"
+        (folder / "model.py").write_text(DEFINITION)
+        (folder / "data.py").write_text(DATA)
+        self.recipe.write_text(RECIPE)
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("SECATEUR")}
+        self.environment = {**kept, "SECATEUR_STORE": str(folder / "store"), "OMP_NUM_THREADS": "1", "COLUMNS": "140"}
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start the command in the folder."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "pipeline", *arguments],
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run the command in the folder to its end."""
+        process = self.start(*arguments)
+        out, err = process.communicate(timeout=300)
+        return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    """Return a fresh toy project."""
+    return Project(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, subprocess.CompletedProcess[str]]:
+    """Return a project whose recipe has run once, and what the command printed."""
+    done = Project(tmp_path_factory.mktemp("finished"))
+    return done, done.command("run", "toy.yaml", "--json")

@@ -1,0 +1,222 @@
+"""The whole chain as its user runs it: results, cache, resumption, and one clear message for what goes wrong."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnxruntime
+import pytest
+
+if TYPE_CHECKING:
+    import subprocess
+    from pathlib import Path
+
+    from conftest import Project
+
+    Finished = tuple[Project, subprocess.CompletedProcess[str]]
+
+LABELS = ["original", "prune", "finetune", "export onnx", "simplify", "quantize", "export openvino", "measure"]
+
+
+def digests(run: Path) -> list[str]:
+    """Return the digest of every row of a run."""
+    return [row["digest"] for row in json.loads((run / "run.json").read_text())["rows"]]
+
+
+def test_every_stage_has_its_row(finished: Finished) -> None:
+    """The run ends well; each row has accuracy, size, cost and seconds, and each file a time in a runtime."""
+    project, done = finished
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert [row["label"] for row in report["rows"]] == LABELS
+    for row in report["rows"]:
+        assert row["validation"]["images"] == 40
+        assert min(row["macs"], row["parameters"], row["size_bytes"], row["gzip_bytes"]) > 0
+        assert row["timings"]
+    by_label = {row["label"]: row for row in report["rows"]}
+    assert by_label["prune"]["macs"] < 0.6 * by_label["original"]["macs"]
+    assert by_label["quantize"]["size_bytes"] < by_label["simplify"]["size_bytes"] * 1.5
+    assert {timing["runtime"] for timing in by_label["quantize"]["timings"]} == {"onnxruntime", "openvino"}
+    assert by_label["finetune"]["validation"]["accuracy"] > 0.8
+    assert report["final"]["result"]["images"] == 40
+    assert (project.folder / "runs/toy/report.html").stat().st_size > 5_000
+
+
+def test_accuracy_is_that_of_the_file(finished: Finished) -> None:
+    """The accuracy in the report is found again by running the linked int8 file with onnxruntime alone."""
+    project, done = finished
+    names: dict[str, object] = {}
+    exec((project.folder / "data.py").read_text(), names)  # noqa: S102 (the test's own file)
+    data = names["load"]()  # type: ignore[operator]
+    session = onnxruntime.InferenceSession(str(project.folder / "runs/toy/stages/05-quantize/model.onnx"))
+    (name,) = (each.name for each in session.get_inputs())
+    images = data.normalisation(data.validation.images)
+    found = np.concatenate([session.run(None, {name: image[None]})[0].argmax(1) for image in images])
+    row = next(row for row in json.loads(done.stdout)["rows"] if row["label"] == "quantize")
+    assert row["validation"]["accuracy"] == pytest.approx(float((found == data.validation.labels).mean()))
+
+
+def test_second_run_takes_everything_from_the_store(finished: Finished) -> None:
+    """Nothing runs again, the files are the same, and plan says so."""
+    project, _ = finished
+    before = digests(project.folder / "runs/toy")
+    planned = json.loads(project.command("plan", "toy.yaml", "--json").stdout)
+    assert all(step["cached"] for step in planned)
+    again = project.command("run", "toy.yaml", "--json")
+    assert all(row["cached"] for row in json.loads(again.stdout)["rows"])
+    assert digests(project.folder / "runs/toy") == before
+
+
+def test_plan_says_what_changed(finished: Finished) -> None:
+    """After an override only that stage and what follows would run, with the reason."""
+    project, _ = finished
+    steps = json.loads(project.command("plan", "toy.yaml", "--set", "stages.finetune.epochs=4", "--json").stdout)
+    assert [step["cached"] for step in steps] == [True, True, *[False] * 6]
+    assert steps[2]["reason"] == "epochs: 3 -> 4"
+    assert steps[3]["reason"] == "follows a step that changed"
+
+
+def test_report_again(finished: Finished) -> None:
+    """`report` shows the table of a finished run and names the page."""
+    project, _ = finished
+    shown = project.command("report", "runs/toy")
+    assert shown.returncode == 0
+    assert "report.html" in shown.stdout
+    assert "quantize" in shown.stdout
+    assert project.command("report", "nowhere").returncode == 2
+
+
+def test_bench_pairs_files(finished: Finished) -> None:
+    """Two files are measured together, the second with its ratio to the first."""
+    project, _ = finished
+    files = ("runs/toy/stages/03-export-onnx/model.onnx", "runs/toy/stages/05-quantize/model.onnx")
+    found = json.loads(project.command("bench", *files, "--budget", "300ms", "--json").stdout)
+    assert [subject["label"] for subject in found["subjects"]] == list(files)
+    shown = project.command("bench", *files, "--budget", "300ms")
+    assert "Speedup" in shown.stdout
+    missing = project.command("bench", "nowhere.onnx")
+    assert missing.returncode == 2
+    assert "nowhere.onnx does not exist" in missing.stderr
+
+
+def wait_for(project: Project, pattern: str) -> None:
+    """Wait until a file of this pattern lies in the store."""
+    for _ in range(1200):
+        if list((project.folder / "store").glob(pattern)):
+            return
+        time.sleep(0.05)
+    pytest.fail(f"no {pattern} in the store after a minute")
+
+
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])
+def test_killed_run_resumes_to_the_same_bytes(finished: Finished, project: Project, kill: signal.Signals) -> None:
+    """A run that is killed in training goes on inside the stage, and all files equal those of a run left alone."""
+    change = ("--set", "stages.finetune.epochs=12", "--set", "data.arguments={train: 256}")
+    alone, _ = finished
+    assert alone.command("run", "toy.yaml", *change, "--out", "runs/long").returncode == 0
+    process = project.start("run", "toy.yaml", *change)
+    wait_for(project, "work/*/training.pt")
+    process.send_signal(kill)
+    _, err = process.communicate(timeout=60)
+    if kill == signal.SIGINT:
+        assert process.returncode == 130
+        assert "Resume with: secateur run toy.yaml" in err
+        assert json.loads((project.folder / "runs/toy/run.json").read_text())["status"] == "interrupted"
+    resumed = project.command("run", "toy.yaml", *change)
+    assert resumed.returncode == 0
+    assert "resumed after epoch" in resumed.stderr
+    assert digests(project.folder / "runs/toy") == digests(alone.folder / "runs/long")
+
+
+def test_two_runs_cannot_share_a_folder(project: Project) -> None:
+    """While one run writes into a folder, another is refused with exit code 2."""
+    first = project.start("run", "toy.yaml", "--set", "stages.finetune.epochs=2000")
+    wait_for(project, "work/*/training.pt")
+    second = project.command("run", "toy.yaml", "--set", "stages.finetune.epochs=2000")
+    first.send_signal(signal.SIGINT)
+    first.communicate(timeout=60)
+    assert second.returncode == 2
+    assert "another run is writing into runs/toy" in second.stderr
+
+
+def test_budget_decides_the_exit_code(finished: Finished) -> None:
+    """An easy budget passes with 0, an impossible one ends with 1 after everything was written."""
+    project, _ = finished
+    recipe = project.recipe.read_text()
+    easy, hard = project.folder / "easy.yaml", project.folder / "hard.yaml"
+    easy.write_text(recipe.replace("stages:", "budget: {accuracy_drop: 60pt, size: 10x}\nstages:"))
+    hard.write_text(recipe.replace("stages:", "budget: {latency: 1us}\nstages:"))
+    assert project.command("run", "easy.yaml").returncode == 0
+    assert project.command("run", "hard.yaml").returncode == 1
+    assert json.loads((project.folder / "runs/hard/run.json").read_text())["status"] == "finished"
+
+
+BAD = {
+    "no such file": (["run", "missing.yaml"], {}, r"missing\.yaml"),
+    "ratio": (["run", "toy.yaml", "--set", "stages.prune.ratio=1.5"], {}, r"stages\.(0|prune)\.ratio.*1\.5"),
+    "from the future": (["run", "toy.yaml"], {"toy.yaml": "format: 9\nname: x\n"}, "upgrade secateur"),
+    "class count": (["run", "toy.yaml", "--set", "model.arguments={classes: 3}"], {}, r"2 classes .*model\.arguments"),
+    "definition": (["run", "toy.yaml"], {"model.py": "x = 1\n"}, "has no function build"),
+    "data file": (["run", "toy.yaml"], {"data.py": "def load():\n    return 1\n"}, r"load\(\) returned int"),
+    "not weights": (["run", "toy.yaml", "--set", "model.weights=data.py"], {}, r"data\.py"),
+    "prune what is not there": (["run", "toy.yaml", "--set", "stages.prune.keep=[nothing*]"], {}, "nothing"),
+    "more images than there are": (["run", "toy.yaml", "--set", "stages.quantize.images=100000"], {}, "96"),
+    "chain": (["validate", "toy.yaml", "--set", "stages=[{kind: quantize}]"], {}, "quantize"),
+    "untraceable": (
+        ["run", "toy.yaml"],
+        {
+            "model.py": "import torch\nfrom torch import nn\nclass M(nn.Module):\n    def __init__(self):\n"
+            "        super().__init__()\n        self.fc = nn.Linear(144, 2)\n    def forward(self, x):\n"
+            "        if x.sum().item() > 0:\n            x = x * 2\n        return self.fc(x.flatten(1))\n"
+            "def build(classes=2):\n    return M()\n"
+        },
+        "torch.export",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", sorted(BAD))
+def test_bad_input_is_one_message_and_exit_code_2(project: Project, case: str) -> None:
+    """No traceback, one message that names the thing, exit code 2."""
+    arguments, files, pattern = BAD[case]
+    for name, text in files.items():
+        (project.folder / name).write_text(text)
+    done = project.command(*arguments)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert re.search(pattern, done.stderr, re.DOTALL), done.stderr
+
+
+def test_divergence_is_exit_code_3_and_keeps_what_was_finished(project: Project) -> None:
+    """NaN in training stops the stage; the rows before it are in run.json, and the report says what failed."""
+    done = project.command("run", "toy.yaml", "--set", "stages.finetune.learning_rate=1.0e+30")
+    assert done.returncode == 3
+    assert "training diverged" in done.stderr
+    assert "Traceback" not in done.stderr
+    report = json.loads((project.folder / "runs/toy/run.json").read_text())
+    assert report["status"] == "failed"
+    assert [row["label"] for row in report["rows"]] == ["original", "prune"]
+    assert "training diverged" in (project.folder / "runs/toy/report.html").read_text()
+
+
+def test_full_disk_is_one_message(project: Project) -> None:
+    """A write that fails for lack of space says so, with exit code 3."""
+    (project.folder / "sitecustomize.py").write_text(
+        "import errno, os, pathlib\n"
+        "keep = pathlib.Path.write_text\n"
+        "def full(self, *a, **k):\n"
+        "    if self.name == 'network.json':\n"
+        "        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self))\n"
+        "    return keep(self, *a, **k)\n"
+        "pathlib.Path.write_text = full\n"
+    )
+    project.environment["PYTHONPATH"] = str(project.folder)
+    done = project.command("run", "toy.yaml")
+    assert done.returncode == 3
+    assert "the disk is full" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,150 @@
+"""The raw samples of a measurement: kept, read back, and never compared across machines."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from pydantic import ValidationError
+
+from pipeline.core.errors import InputError
+from pipeline.core.measurement import (
+    MUST_MATCH,
+    Block,
+    Conditions,
+    Measurement,
+    SamplingPlan,
+    SessionSamples,
+    SubjectSamples,
+    differences,
+    load,
+    require_comparable,
+    save,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FINGERPRINT = {name: f"this {name}" for name in MUST_MATCH} | {"kernel": "6.1"}
+
+
+def subject(label: str, rounds: int = 2, **fields: Any) -> SubjectSamples:  # noqa: ANN401
+    """Return a subject with one session of equal rounds."""
+    block = Block(order=0, wall_ns=(3, 4), cpu_ns=(3, 3), preemptions=0)
+    session = SessionSamples(load_ns=7, first_ns=5, warmup=(block,), rounds=(block,) * rounds)
+    content = {
+        "label": label,
+        "runtime": "onnxruntime",
+        "runtime_version": "1.0",
+        "options": {"threads": "1"},
+        "digest": label,
+        "input_shape": (1, 3, 8, 8),
+        "sessions": (session,),
+    }
+    return SubjectSamples.model_validate({**content, **fields})
+
+
+def measurement(**fields: Any) -> Measurement:  # noqa: ANN401
+    """Return a measurement of two subjects."""
+    content = {
+        "created": "2026-01-01T00:00:00+00:00",
+        "threads": 1,
+        "batch": 1,
+        "seed": 0,
+        "fingerprint": FINGERPRINT,
+        "in_force": {"nice": 0},
+        "plan": SamplingPlan(budget_s=1),
+        "seconds": 1.0,
+        "stopped": "budget",
+        "conditions": (Conditions(load=0.5),),
+        "subjects": (subject("a"), subject("b")),
+    }
+    return Measurement.model_validate({**content, **fields})
+
+
+def test_saved_measurement_reads_back_equal(tmp_path: Path) -> None:
+    """What was saved is loaded unchanged, and no partial file stays."""
+    path = tmp_path / "measurement.json"
+    save(measurement(), path)
+    assert load(path) == measurement()
+    assert [file.name for file in tmp_path.iterdir()] == ["measurement.json"]
+
+
+def test_missing_measurement_is_an_input_error(tmp_path: Path) -> None:
+    """A file that is not there is named in the message."""
+    with pytest.raises(InputError, match=r"nothing\.json does not exist"):
+        load(tmp_path / "nothing.json")
+
+
+def test_other_schema_version_is_an_input_error(tmp_path: Path) -> None:
+    """A file of another schema version is refused with the field that is wrong."""
+    path = tmp_path / "measurement.json"
+    path.write_text(measurement().model_dump_json().replace('"schema_version":1', '"schema_version":99'))
+    with pytest.raises(InputError, match="schema_version"):
+        load(path)
+
+
+def test_truncated_file_is_an_input_error(tmp_path: Path) -> None:
+    """A file that ends too early is refused."""
+    path = tmp_path / "measurement.json"
+    path.write_text(measurement().model_dump_json()[:100])
+    with pytest.raises(InputError, match="no measurement of schema version 1"):
+        load(path)
+
+
+def test_block_needs_both_clocks_for_each_inference() -> None:
+    """A block with fewer CPU times than wall times is refused."""
+    with pytest.raises(ValidationError, match="2 wall times and 1 CPU times"):
+        Block(order=0, wall_ns=(1, 2), cpu_ns=(1,), preemptions=0)
+
+
+def test_subjects_need_the_same_rounds() -> None:
+    """Subjects whose rounds cannot be paired are refused."""
+    with pytest.raises(ValidationError, match="differ in their rounds"):
+        measurement(subjects=(subject("a"), subject("b", rounds=3)))
+
+
+def test_baseline_is_the_first_subject_of_the_runtime() -> None:
+    """Every runtime has its own baseline."""
+    subjects = (subject("a"), subject("a", runtime="openvino"), subject("b", runtime="openvino"), subject("b"))
+    assert [measurement(subjects=subjects).baseline(index) for index in range(4)] == [0, 1, 1, 0]
+
+
+def test_same_machine_is_comparable_whatever_its_kernel() -> None:
+    """A field that need not match keeps nobody from comparing."""
+    other = measurement(fingerprint={**FINGERPRINT, "kernel": "6.2"})
+    assert differences(measurement(), other) == ()
+    require_comparable(measurement(), other)
+
+
+@pytest.mark.parametrize("name", MUST_MATCH)
+def test_other_machine_is_refused(name: str) -> None:
+    """Each field that must match is named with both values when it does not."""
+    other = measurement(fingerprint={**FINGERPRINT, name: "that"})
+    with pytest.raises(InputError, match=f"{name}: 'this {name}', 'that'"):
+        require_comparable(measurement(), other)
+
+
+def test_all_differences_are_listed() -> None:
+    """Threads, batch and a runtime's version count as well, and all are told at once."""
+    other = measurement(threads=2, batch=4, subjects=(subject("a", runtime_version="2.0"),))
+    found = differences(measurement(), other)
+    assert [line.split(":")[0] for line in found] == ["threads", "batch", "runtime onnxruntime"]
+
+
+def test_runtimes_that_only_one_has_do_not_count() -> None:
+    """A measurement in one runtime can be compared with one in two."""
+    other = measurement(subjects=(subject("a"), subject("a", runtime="openvino", runtime_version="9")))
+    assert differences(measurement(), other) == ()
+
+
+@pytest.mark.parametrize(("inference_ns", "size"), [(0, 16), (100, 16), (1_000_000, 10), (4_000_000, 3), (10**9, 3)])
+def test_block_size_is_ten_milliseconds_within_limits(inference_ns: int, size: int) -> None:
+    """A block lasts about 10 ms, and has 3 to 16 inferences."""
+    assert SamplingPlan(budget_s=1).block_size(inference_ns) == size
+
+
+def test_plan_with_minimum_above_maximum_is_refused() -> None:
+    """Sessions cannot be at least nine and at most eight."""
+    with pytest.raises(ValidationError, match="exceeds its maximum"):
+        SamplingPlan(budget_s=1, min_sessions=9)

@@ -1,0 +1,96 @@
+"""The machine's fingerprint, read from pretended roots."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pipeline.core.measurement import MUST_MATCH
+from pipeline.measure.machine import cgroup_cpus, digest, fingerprint
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+X86 = """processor\t: 0
+model name\t: Some CPU @ 3 GHz
+microcode\t: 0x42
+flags\t\t: fpu sse2 avx avx2 fma avx512f avx512_vnni{extra}
+
+processor\t: 1
+model name\t: Another CPU
+flags\t\t: fpu
+"""
+ARM = """processor\t: 0
+Features\t: fp asimd asimddp i8mm sve
+CPU implementer\t: 0x41
+CPU part\t: 0xd40
+"""
+
+
+def write(root: Path, name: str, text: str) -> None:
+    """Write a file below a pretended root."""
+    file = root / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+
+
+def test_fingerprint_of_this_machine_is_json_with_every_field_that_must_match() -> None:
+    """It can be stored, and names all that comparisons need."""
+    found = fingerprint()
+    assert json.loads(json.dumps(found)) == found
+    assert set(MUST_MATCH) <= found.keys()
+
+
+def test_x86_processor_is_read_from_its_first_core(tmp_path: Path) -> None:
+    """Model, microcode and the flags that decide about kernels come from the first core."""
+    write(tmp_path, "proc/cpuinfo", X86.format(extra=" hypervisor"))
+    write(tmp_path, "proc/meminfo", "MemTotal:  2048 kB\nMemFree: 1 kB\n")
+    write(tmp_path, "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor", "performance\n")
+    found = fingerprint(tmp_path)
+    assert found["cpu_model"] == "Some CPU @ 3 GHz"
+    assert found["isa"] == ["avx", "avx2", "fma", "avx512f", "avx512_vnni"]
+    assert found["microcode"] == "0x42"
+    assert found["virtual"] == "vm"
+    assert found["memory_bytes"] == 2048 * 1024
+    assert found["governor"] == "performance"
+
+
+def test_arm_processor_is_read_from_its_part_and_features(tmp_path: Path) -> None:
+    """ARM tells a part number and features instead of a model name and flags."""
+    write(tmp_path, "proc/cpuinfo", ARM)
+    found = fingerprint(tmp_path)
+    assert found["cpu_model"] == "0xd40"
+    assert found["isa"] == ["asimd", "asimddp", "i8mm", "sve"]
+
+
+def test_what_cannot_be_read_is_absent(tmp_path: Path) -> None:
+    """An empty root gives None, not a guess."""
+    found = fingerprint(tmp_path)
+    unknown = ("microcode", "virtual", "memory_bytes", "governor", "cgroup_cpus")
+    assert [found[name] for name in unknown] == [None] * len(unknown)
+
+
+def test_smallest_quota_on_the_way_up_counts(tmp_path: Path) -> None:
+    """A control group is bound by those above it."""
+    write(tmp_path, "proc/self/cgroup", "0::/outer/inner\n")
+    write(tmp_path, "sys/fs/cgroup/outer/inner/cpu.max", "max 100000\n")
+    write(tmp_path, "sys/fs/cgroup/outer/cpu.max", "150000 100000\n")
+    assert cgroup_cpus(tmp_path) == 1.5
+
+
+@pytest.mark.parametrize(("quota", "cpus"), [("-1", None), ("50000", 0.5)])
+def test_quota_of_version_one(tmp_path: Path, quota: str, cpus: float | None) -> None:
+    """Control groups v1 write quota and period into two files; -1 is no quota."""
+    write(tmp_path, "proc/self/cgroup", "1:cpu:/\n0::/\n")
+    write(tmp_path, "sys/fs/cgroup/cpu/cpu.cfs_quota_us", f"{quota}\n")
+    write(tmp_path, "sys/fs/cgroup/cpu/cpu.cfs_period_us", "100000\n")
+    assert cgroup_cpus(tmp_path) == cpus
+
+
+def test_digest_depends_on_what_must_match_and_on_nothing_else() -> None:
+    """Another kernel is the same machine; another instruction set is not."""
+    found = fingerprint()
+    assert digest({**found, "kernel": "another", "memory_bytes": 1}) == digest(found)
+    assert digest({**found, "isa": ["something"]}) != digest(found)

@@ -1,0 +1,191 @@
+"""The sampling protocol, replayed without a clock."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pipeline.core.measurement import Conditions, SamplingPlan
+from pipeline.measure.clock import Readings
+from pipeline.measure.sampling import Created, Sampled, sample
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+MILLISECOND = 1_000_000
+
+
+@dataclass
+class Replay:
+    """Subjects of constant speed on a clock that only inferences and loading move; keeps what was asked of it."""
+
+    inference_ns: Sequence[int]
+    load_ns: int = MILLISECOND
+    settles_after: int = 0
+    time_ns: int = 0
+    created: list[int] = field(default_factory=list)
+    blocks: list[tuple[int, int]] = field(default_factory=list)
+    released: int = 0
+    warm: dict[int, int] = field(default_factory=dict)
+
+    def create(self, subject: int) -> Created:
+        """Take time to load and to infer once."""
+        self.created.append(subject)
+        self.warm[subject] = 0
+        self.time_ns += self.load_ns + self.inference_ns[subject]
+        return Created(self.load_ns, self.inference_ns[subject])
+
+    def block(self, subject: int, inferences: int) -> Readings:
+        """Take as long as the subject needs; blocks before it settles are slower, each in another measure."""
+        self.blocks.append((subject, inferences))
+        self.warm[subject] += 1
+        cold = max(self.settles_after - self.warm[subject] + 1, 0)
+        each = self.inference_ns[subject] * (1 + cold)
+        self.time_ns += each * inferences
+        return Readings((each,) * inferences, (each,) * inferences, 0)
+
+    def release(self) -> None:
+        """Count it."""
+        self.released += 1
+
+    def now_ns(self) -> int:
+        """Return the simulated time."""
+        return self.time_ns
+
+    def conditions(self) -> Conditions:
+        """Know nothing."""
+        return Conditions()
+
+
+def run(replay: Replay, *, seed: int = 0, precise: bool = False, **plan: float) -> Sampled:
+    """Sample all subjects of `replay`."""
+    chosen = SamplingPlan.model_validate({"budget_s": 10, **plan})
+    return sample(replay, len(replay.inference_ns), plan=chosen, seed=seed, precise=lambda _: precise)
+
+
+def test_every_round_has_one_block_of_every_subject() -> None:
+    """Round by round, all subjects appear once, at the place that their block keeps."""
+    sampled = run(Replay([MILLISECOND, 2 * MILLISECOND, 3 * MILLISECOND]))
+    for session in range(len(sampled.conditions)):
+        rounds = zip(*(subject[session].rounds for subject in sampled.samples), strict=True)
+        assert all(sorted(block.order for block in blocks) == [0, 1, 2] for blocks in rounds)
+
+
+def test_no_subject_is_always_first() -> None:
+    """The order in a round is random, so that no subject profits from its place."""
+    sampled = run(Replay([MILLISECOND, MILLISECOND]))
+    orders = [block.order for session in sampled.samples[0] for block in session.rounds]
+    assert 0.3 < sum(orders) / len(orders) < 0.7
+
+
+def test_creation_order_changes_between_sessions() -> None:
+    """Subjects are loaded in random order, all of them in each session."""
+    replay = Replay([MILLISECOND] * 4)
+    sampled = run(replay)
+    sessions = len(sampled.conditions)
+    orders = [tuple(replay.created[4 * i : 4 * i + 4]) for i in range(sessions)]
+    assert all(sorted(order) == [0, 1, 2, 3] for order in orders)
+    assert len(set(orders)) > 1
+    assert replay.released == sessions
+
+
+def test_same_seed_gives_the_same_samples() -> None:
+    """The order depends on the seed alone."""
+    subjects = [MILLISECOND, 2 * MILLISECOND]
+    assert run(Replay(subjects), seed=3) == run(Replay(subjects), seed=3)
+    assert run(Replay(subjects), seed=3) != run(Replay(subjects), seed=4)
+
+
+def test_block_size_follows_the_subject() -> None:
+    """Each subject has as many inferences in a block as 10 ms hold, from 3 to 16."""
+    sampled = run(Replay([MILLISECOND // 10, 2 * MILLISECOND, 50 * MILLISECOND]))
+    sizes = [{len(block.wall_ns) for session in subject for block in session.rounds} for subject in sampled.samples]
+    assert sizes == [{16}, {5}, {3}]
+
+
+def test_steady_subject_is_warm_after_three_blocks() -> None:
+    """Three block minima that agree end the warm-up, which is kept apart."""
+    sampled = run(Replay([MILLISECOND]))
+    assert [len(session.warmup) for session in sampled.samples[0]] == [3] * len(sampled.conditions)
+
+
+def test_warm_up_waits_until_the_subject_settles() -> None:
+    """Slow first blocks prolong the warm-up and do not reach the rounds."""
+    sampled = run(Replay([MILLISECOND], settles_after=5))
+    assert [len(session.warmup) for session in sampled.samples[0]] == [8] * len(sampled.conditions)
+    assert {ns for session in sampled.samples[0] for block in session.rounds for ns in block.wall_ns} == {MILLISECOND}
+
+
+def test_warm_up_is_capped() -> None:
+    """A subject that never settles gets half a session at most."""
+    sampled = run(Replay([MILLISECOND], settles_after=40), budget_s=8, max_sessions=8)
+    spent = [sum(sum(block.wall_ns) for block in session.warmup) for session in sampled.samples[0]]
+    slowest_block = 3 * 41 * MILLISECOND
+    assert all(500 * MILLISECOND <= ns <= 500 * MILLISECOND + slowest_block for ns in spent)
+
+
+def test_precise_intervals_end_it_at_the_first_look() -> None:
+    """The first look is after the fourth session."""
+    sampled = run(Replay([MILLISECOND, MILLISECOND]), precise=True)
+    assert sampled.stopped == "precise"
+    assert len(sampled.samples[0]) == 4
+
+
+def test_imprecise_intervals_run_through_all_sessions() -> None:
+    """With time left, sampling ends with the last session, each with the most rounds."""
+    sampled = run(Replay([MILLISECOND, MILLISECOND]), budget_s=1000, max_rounds=20)
+    assert sampled.stopped == "sessions"
+    assert [len(session.rounds) for session in sampled.samples[0]] == [20] * 8
+
+
+def test_budget_is_not_overrun_by_another_session() -> None:
+    """No session is begun that would end after the budget."""
+    sampled = run(Replay([MILLISECOND, MILLISECOND], load_ns=600 * MILLISECOND), budget_s=8)
+    assert sampled.stopped == "budget"
+    assert sampled.seconds <= 8
+    assert 4 <= len(sampled.samples[0]) < 8
+
+
+def test_minimum_is_taken_even_when_the_budget_is_too_small() -> None:
+    """Four sessions of three rounds are the least; without them there would be no interval."""
+    sampled = run(Replay([40 * MILLISECOND, 40 * MILLISECOND]), budget_s=0.01)
+    assert sampled.stopped == "budget"
+    assert [len(session.rounds) for session in sampled.samples[1]] == [3] * 4
+
+
+def test_sessions_are_released_when_a_subject_fails() -> None:
+    """What was loaded is let go of also when loading the next one fails."""
+
+    class Broken(Replay):
+        def create(self, subject: int) -> Created:
+            if subject == 1:
+                raise MemoryError
+            return super().create(subject)
+
+    replay = Broken([MILLISECOND, MILLISECOND])
+    with pytest.raises(MemoryError):
+        run(replay)
+    assert replay.released == 1
+
+
+def test_progress_stays_within_the_budget() -> None:
+    """Progress counts seconds of the budget and never exceeds it."""
+
+    @dataclass
+    class Heard:
+        updates: list[tuple[float, float, str]] = field(default_factory=list)
+
+        def update(self, done: float, total: float, text: str = "") -> None:
+            self.updates.append((done, total, text))
+
+        def note(self, text: str) -> None:
+            raise AssertionError(text)
+
+    heard = Heard()
+    plan = SamplingPlan(budget_s=0.5)
+    replay = Replay([40 * MILLISECOND])
+    sample(replay, 1, plan=plan, seed=0, precise=lambda _: False, progress=heard)
+    assert heard.updates[0][2] == "session 1, round 1"
+    assert all(0 < done <= total == 0.5 for done, total, _ in heard.updates)

@@ -1,0 +1,113 @@
+"""The measure stage: every distinct file, in every runtime that reads it, against the original's export."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from pydantic import ValidationError
+
+from pipeline.core.artifact import Artifact, Form, TensorSpec
+from pipeline.core.errors import InputError
+from pipeline.core.measurement import load
+from pipeline.core.stage import Candidate, Context, Target
+from pipeline.stages.measure import FILE, Measure
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pipeline.core.dataset import Dataset
+
+SPEC = (TensorSpec(name="image", shape=(-1, 3, 8, 8)),)
+
+
+def artifact(folder: Path, form: Form = "onnx", width: int = 4) -> Artifact:
+    """Return an artifact; an ONNX one has a tiny network in its folder."""
+    folder.mkdir()
+    if form == "onnx":
+        weight = numpy_helper.from_array(np.full((width, 3, 3, 3), 0.1, np.float32), "weight")
+        nodes = [
+            helper.make_node("Conv", ["image", "weight"], ["conv"], kernel_shape=[3, 3]),
+            helper.make_node("ReduceMean", ["conv"], ["scores"], axes=[1, 2, 3], keepdims=0),
+        ]
+        inputs = [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, 8, 8])]
+        outputs = [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch"])]
+        graph = helper.make_graph(nodes, "tiny", inputs, outputs, [weight])
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+        onnx.save(model, folder / "model.onnx")
+    return Artifact(form=form, folder=folder, digest=folder.name, inputs=SPEC, outputs=SPEC)
+
+
+def context(folder: Path, *candidates: Artifact, threads: int = 1) -> Context:
+    """Return a context with these exported files."""
+
+    def no_data() -> Dataset:
+        raise AssertionError("measuring needs no data")
+
+    (folder / "stage").mkdir()
+    return Context(
+        folder=folder / "stage",
+        seed=0,
+        target=Target(threads=threads),
+        original=artifact(folder / "original", "torch"),
+        dataset=no_data,
+        candidates=tuple(Candidate(label=each.digest, artifact=each) for each in candidates),
+    )
+
+
+def test_every_distinct_file_is_measured_in_every_runtime(tmp_path: Path) -> None:
+    """The given file is already a candidate and counts once; the first is the baseline in both runtimes."""
+    first, second = artifact(tmp_path / "first", width=8), artifact(tmp_path / "second")
+    given = context(tmp_path, first, second)
+    outcome = Measure(budget="200ms").run(second, given)
+    found = load(given.folder / FILE)
+    assert outcome.form is None
+    assert [(subject.runtime, subject.digest) for subject in found.subjects] == [
+        ("onnxruntime", "first"),
+        ("onnxruntime", "second"),
+        ("openvino", "first"),
+        ("openvino", "second"),
+    ]
+    assert outcome.changed["files"] == 2
+    assert outcome.changed["speedups"].keys() == {"onnxruntime", "openvino"}
+    assert outcome.changed["speedups"]["onnxruntime"].keys() == {"second"}
+
+
+def test_networks_before_export_are_measured_in_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The torch runtime compares the given network with the original one, at the target's batch."""
+    network = ModuleType("pipeline.network")
+    network.load_network = lambda _: torch.nn.Conv2d(3, 4, 3)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "pipeline.network", network)
+    given = context(tmp_path, artifact(tmp_path / "export"), threads=2)
+    Measure(budget="100ms", runtimes=("torch",), threads=1).run(artifact(tmp_path / "pruned", "torch"), given)
+    found = load(given.folder / FILE)
+    assert [subject.label for subject in found.subjects] == ["original", "given"]
+    assert found.subjects[0].input_shape == (1, 3, 8, 8)
+    assert found.threads == 1
+
+
+def test_runtime_without_a_file_is_an_input_error(tmp_path: Path) -> None:
+    """ONNX Runtime reads no OpenVINO files, so that there is nothing to measure in it."""
+    given = artifact(tmp_path / "ir", "openvino")
+    with pytest.raises(InputError, match="onnxruntime reads none of the files so far"):
+        Measure(runtimes=("onnxruntime",)).run(given, context(tmp_path, given))
+
+
+@pytest.mark.parametrize("form", ["torch", "onnx", "openvino"])
+def test_artifact_goes_on_unchanged(form: Form) -> None:
+    """The stage takes any form and gives it back."""
+    assert form in Measure().consumes
+    assert Measure().produces(form) == form
+
+
+@pytest.mark.parametrize("wrong", [{"runtimes": ()}, {"threads": 0}, {"budget": 60}, {"runtimes": ("tensorrt",)}])
+def test_impossible_settings_are_refused(wrong: dict[str, object]) -> None:
+    """No runtime, no thread, a budget without a unit, an unknown runtime."""
+    with pytest.raises(ValidationError):
+        Measure.model_validate({"kind": "measure", **wrong})
