@@ -31,7 +31,7 @@ ALLOWED: Mapping[str, str] = {
     "model_attributes_type": "a mapping (key: value)",
     "model_type": "a mapping (key: value)",
     "none_required": "nothing (null)",
-    "path_type": "a path, as text",
+    "path_type": "text",
     "string_type": "text",
     "string_too_short": "text of {min_length} or more characters",
     "too_long": "a list of {max_length} or fewer",
@@ -142,12 +142,14 @@ def _found_and_allowed(error: ErrorDetails, place: Place, schema: Mapping[str, A
         case "missing" | "extra_forbidden" | "union_tag_not_found":
             return _about_key(error["type"], place, schema, data)
         case "union_tag_invalid":
-            return f"found {shown(context['tag'])}", among(context["tag"], _names(context["expected_tags"]))
+            tag = child(error["input"], place[-1])
+            return f"found {shown(tag)}", among(tag, _names(context["expected_tags"]))
         case "literal_error":
             return f"found {shown(error['input'])}", among(error["input"], _names(context["expected"]))
         case "value_error":
             return str(context["error"]), ""
-    return f"found {shown(error['input'])}", ALLOWED.get(error["type"], error["msg"]).format(**context)
+    known = ALLOWED.get(error["type"])
+    return f"found {shown(error['input'])}", known.format(**context) if known else error["msg"]
 
 
 def _about_key(kind: str, place: Place, schema: Mapping[str, Any], data: object) -> tuple[str, str]:
@@ -159,10 +161,7 @@ def _about_key(kind: str, place: Place, schema: Mapping[str, Any], data: object)
         return "found nothing", among(None, node["discriminator"]["mapping"])
     node, value = _node(schema, data, place)
     words = str({**_resolve(schema, node, value), **node}.get("description", "")).rstrip(".")
-    return (
-        f"found nothing, required: {words[:1].lower()}{words[1:]}" if words else "found nothing, but it is required",
-        "",
-    )
+    return f"found nothing, required: {words}" if words else "found nothing, but it is required", ""
 
 
 def _names(listed: str) -> list[str]:

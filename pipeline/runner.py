@@ -204,6 +204,7 @@ class Run:
             config=step.stage.model_dump(mode="json", by_alias=True) if step.stage else {},
             form=artifact.form,
             digest=self.judge.shipped(artifact).digest,
+            artifact=artifact.digest,
             folder=f"stages/{name}",
             cached=step.cached,
             seconds=record.seconds if record and step.cached else time.monotonic() - began,

@@ -25,11 +25,14 @@ SIZE_CHANGE = 0.01
 
 
 def with_timings(rows: Sequence[Row], measurement: Measurement) -> tuple[Row, ...]:
-    """Return the rows with the latency of their files in every runtime that was measured."""
+    """Return the rows with the latency of their files in every runtime that was measured.
+
+    Runtime `torch` times the network before its export, the others the exported file.
+    """
     found = timings(measurement)
     return tuple(
         row.model_copy(
-            update={"timings": tuple(timing for (digest, _), timing in found.items() if digest == row.digest)}
+            update={"timings": tuple(each for (key, _), each in found.items() if key in {row.digest, row.artifact})}
         )
         for row in rows
     )
@@ -77,7 +80,8 @@ def _paired(before: Row, row: Row, measurement: Measurement, preferred: Runtime)
         return None
     runtime = preferred if preferred in shared else min(shared)
     subjects = {subject.digest: subject for subject in measurement.subjects if subject.runtime == runtime}
-    first, second = (round_statistics(subjects[each.digest], "wall") for each in (before, row))
+    files = (each.artifact if runtime == "torch" else each.digest for each in (before, row))
+    first, second = (round_statistics(subjects[file], "wall") for file in files)
     return ratio_interval(first, second, plan=measurement.plan, seed=measurement.seed)
 
 
@@ -104,7 +108,8 @@ def budget_lines(budget: Budget | None, original: Row, result: Row, target: Targ
 
 
 def _latency(asked: Factor | float, result: Row, target: Target) -> BudgetLine:
-    timing = next((each for each in result.timings if each.runtime == target.runtime), None)
+    wanted = (target.runtime, target.threads)
+    timing = next((each for each in result.timings if (each.runtime, each.threads) == wanted), None)
     if isinstance(asked, Factor):
         text, unit = f"at most {asked:g}x", "x"
         speedup = timing.speedup if timing else None
@@ -117,4 +122,6 @@ def _latency(asked: Factor | float, result: Row, target: Target) -> BudgetLine:
         return BudgetLine(name="latency", asked=text, found="not measured", verdict="cannot tell")
     verdict: Verdict = "met" if span.high <= limit else "missed" if span.low > limit else "cannot tell"
     found = f"{span.value:.3g}{unit} [{span.low:.3g}, {span.high:.3g}] in {target.runtime}"
+    if timing and timing.contended:
+        verdict, found = "cannot tell", f"{found}, but wall and CPU time disagree: other work ran on the cores"
     return BudgetLine(name="latency", asked=text, found=found, verdict=verdict)

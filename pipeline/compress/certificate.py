@@ -7,19 +7,23 @@ both get the same disturbed values first, and batch norms the statistics of a ra
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
+from pathlib import Path
+from traceback import extract_tb
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from pipeline.compress.inference import inference, outputs
+from pipeline.compress.batchnorm import recalibrate
+from pipeline.compress.inference import outputs
 from pipeline.compress.tensors import masked, sliced, stored_tensors
 from pipeline.core.errors import StageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from torch import Tensor
 
@@ -27,6 +31,14 @@ if TYPE_CHECKING:
 
 TOLERANCE = 1e-9
 BATCHES = 2
+
+_TORCH = str(Path(torch.__file__).parent)
+_HERE = str(Path(__file__).parent)
+_ADVICE = (
+    "Likely its forward holds a literal number of channels, such as x.view(-1, 800) or x[:, :32]. Take it from the "
+    "tensor instead (x.flatten(1), x.shape[1]), or name the layers that come before it in `keep`."
+)
+_FLOAT64 = "The certificate needs a forward that runs in float64: no fixed data type."
 
 
 @dataclass(frozen=True)
@@ -49,8 +61,8 @@ def certify(original: nn.Module, pruned: nn.Module, plan: PrunePlan, example: Te
     `example` gives the shape [batch, ...] of the input, its values are not used.
 
     Raises:
-        StageError: a tensor is not the slice that the plan states; the pruned network does not run, gives another output
-            shape, or differs by more than 1e-9 of the output's scale; or the outputs are all zero, which proves nothing.
+        StageError: a tensor is not the slice that the plan states; the pruned network does not run, or its outputs
+            have another shape or differ by more than 1e-9 of their scale; or all outputs are zero: no proof.
 
     Cost: copies of both networks in float64 and five forward passes.
     Limits: random inputs [-3, 3]; a branch that such inputs never take is not seen.
@@ -61,7 +73,8 @@ def certify(original: nn.Module, pruned: nn.Module, plan: PrunePlan, example: Te
     statistics, *batches = (batch.to(example.device, torch.float64) for batch in batches)
     reference, candidate = deepcopy(original).double(), deepcopy(pruned).double()
     _disturb(reference, generator)
-    _renew_statistics(reference, statistics)
+    with _explained("original network", _FLOAT64):
+        recalibrate(reference, [statistics])
     tensors = stored_tensors(reference)
     _load(candidate, {name: sliced(tensor, plan.keep.get(name, {})) for name, tensor in tensors.items()})
     _load(reference, {name: masked(tensors[name], keep) for name, keep in plan.keep.items()})
@@ -69,9 +82,9 @@ def certify(original: nn.Module, pruned: nn.Module, plan: PrunePlan, example: Te
     certificate = Certificate(max(errors), max(scales), BATCHES)
     if not certificate.max_error <= TOLERANCE * certificate.scale or certificate.scale == 0:
         raise StageError(
-            f"The pruned network is not the original without the removed channels: outputs differ by "
-            f"{certificate.max_error:.3g} at a scale of {certificate.scale:.3g}; expected less than {TOLERANCE:g} of it. "
-            "Likely its forward treats channels by literal position or count. Keep those layers whole with `keep`."
+            "The pruned network is not the original without the removed channels: outputs differ by "
+            f"{certificate.max_error:.3g} at a scale of {certificate.scale:.3g}; expected less than {TOLERANCE:g} "
+            f"of the scale. {_ADVICE}"
         )
     return certificate
 
@@ -93,18 +106,8 @@ def _disturb(model: nn.Module, generator: torch.Generator) -> None:
         for tensor in tensors.values():
             size = tensor.square().mean().sqrt().item() or 1.0
             factor, offset = torch.rand(2, *tensor.shape, generator=generator, dtype=torch.float64).to(tensor.device)
-            tensor.mul_(0.75 + factor / 2).add_(offset, alpha=0.05 * size)
-
-
-def _renew_statistics(model: nn.Module, batch: Tensor) -> None:
-    """Set the running statistics of every batch norm to those of one batch."""
-    with inference(model), torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats:  # noqa: SLF001
-                module.reset_running_stats()
-                module.momentum = None
-                module.train()
-        model(batch)
+            signed = isinstance(tensor, nn.Parameter)
+            tensor.mul_(0.75 + factor / 2).add_(offset - 0.5 if signed else offset, alpha=0.1 * size)
 
 
 def _load(model: nn.Module, values: Mapping[str, Tensor]) -> None:
@@ -116,9 +119,24 @@ def _load(model: nn.Module, values: Mapping[str, Tensor]) -> None:
 
 def _compare(reference: nn.Module, candidate: nn.Module, batch: Tensor) -> tuple[float, float]:
     """Return the largest difference and the largest value of the outputs for one batch."""
-    expected, found = outputs(reference, batch), _run(candidate, batch)
+    with _explained("original network", _FLOAT64):
+        expected = outputs(reference, batch)
+    with _explained("pruned network", _ADVICE):
+        found = outputs(candidate, batch)
     shapes = [[tuple(tensor.shape) for tensor in tensors] for tensors in (expected, found)]
     if shapes[0] != shapes[1]:
-        raise StageError(f"The pruned network's output shapes are {shapes[1]}, expected {shapes[0]}. {_ADVICE}")
+        raise StageError(f"The pruned network's outputs have shapes {shapes[1]}, expected {shapes[0]}. {_ADVICE}")
     error = max(float((left - right).abs().max()) for left, right in zip(expected, found, strict=True))
     return error, max(float(tensor.abs().max()) for tensor in expected)
+
+
+@contextmanager
+def _explained(which: str, advice: str) -> Iterator[None]:
+    """Turn an error of a forward pass into one that names the user's line and says what to do."""
+    try:
+        yield
+    except Exception as error:
+        own = [f for f in extract_tb(error.__traceback__) if not f.filename.startswith((_TORCH, _HERE))]
+        place = f" at {own[-1].filename}:{own[-1].lineno} `{own[-1].line}`" if own else ""
+        text = str(error).strip().partition("\n")[0]
+        raise StageError(f"The {which} does not run{place}: {text} {advice}") from error

@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from torch._ops import OpOverload
 from torch.export import Dim, ExportedProgram
-from torch.fx import Node
 from torch.fx.node import map_arg
 from torch.utils._pytree import tree_leaves
 
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
     from torch import Tensor, nn
+    from torch.fx import Node
 
 Slot = tuple[str, int]
 
@@ -73,11 +73,12 @@ class Group:
 
 @dataclass(frozen=True)
 class Frozen:
-    """A dimension of a tensor that is kept whole, or in part, and why."""
+    """A dimension of a tensor that is kept whole, or in part, and why. `consumes` as in `Member`."""
 
     tensor: str
     dim: int
     reason: str
+    consumes: bool
 
 
 @dataclass(frozen=True)
@@ -148,11 +149,12 @@ class _Tracer:
         for name in dict.fromkeys(first.values()):
             if self._tensors[name].is_floating_point():
                 for dim, size in enumerate(self._tensors[name].shape):
-                    self._slots[name, dim] = np.arange(count + 1, count + size + 1)
-                    count += size
+                    if size > 1:
+                        self._slots[name, dim] = np.arange(count + 1, count + size + 1)
+                        count += size
         self._atoms = Atoms(count)
         self._consumed = np.zeros(count + 1, np.bool_)
-        self._values: dict[Node, object] = {}
+        self._values: dict[Any, Any] = {}
         self._used: dict[str, None] = {}
 
     def graph(self) -> ChannelGraph:
@@ -198,7 +200,7 @@ class _Tracer:
             labels = tuple(np.full(size, _INPUT) if 1 < size < SYMBOLIC else None for size in shape)
         elif node.name in self._names:
             name = self._names[node.name]
-            labels = tuple(self._slots.get((name, dim)) if size > 1 else None for dim, size in enumerate(shape))
+            labels = tuple(self._slots.get((name, dim)) for dim in range(len(shape)))
         return Value(shape, labels, stored=node.name in self._names)
 
     def _call(self, node: Node) -> object:
@@ -206,7 +208,8 @@ class _Tracer:
         result = node.meta.get("val")
         if node.target is operator.getitem:
             source = self._values[node.args[0]]
-            return source[node.args[1]] if isinstance(source, list) else _without_atoms(result)
+            index: Any = node.args[1]
+            return source[index] if isinstance(source, list) else _without_atoms(result)
         for source in node.all_input_nodes:
             if source.name in self._names:
                 self._used.setdefault(self._names[source.name])
@@ -253,16 +256,18 @@ class _Tracer:
             name = layer_of(signature[0][0][0])
             names[name] += 1
             members = tuple(
-                Member(*slot, np.array([slots[slot] for slots in classes]), bool(self._consumed[self._slots[slot]].any()))
+                Member(
+                    *slot, np.array([slots[slot] for slots in classes]), bool(self._consumed[self._slots[slot]].any())
+                )
                 for slot, _ in signature
             )
             yield Group(name if names[name] == 1 else f"{name}:{names[name]}", len(classes), members)
 
     def _frozen(self) -> Iterator[Frozen]:
-        for tensor, dim in self._ordered_slots():
-            reason = self._atoms.reason(self._slots[tensor, dim])
-            if reason:
-                yield Frozen(tensor, dim, reason)
+        for slot in self._ordered_slots():
+            label = self._slots[slot]
+            if reason := self._atoms.reason(label):
+                yield Frozen(*slot, reason, bool(self._consumed[label].any()))
 
     def _ordered_slots(self) -> list[Slot]:
         """Return the dimensions with atoms in the order in which the forward pass first uses their tensors."""
@@ -281,7 +286,9 @@ def _without_atoms(result: object) -> object:
 def _sizes(tensor: Tensor) -> tuple[int, ...]:
     """Return the sizes with SYMBOLIC in the place of the batch, also within products such as batch x 4."""
     return tuple(
-        size if isinstance(size, int) else int(size.node.expr.subs(dict.fromkeys(size.node.expr.free_symbols, SYMBOLIC)))
+        size
+        if isinstance(size, int)
+        else int(size.node.expr.subs(dict.fromkeys(size.node.expr.free_symbols, SYMBOLIC)))
         for size in tensor.shape
     )
 

@@ -174,9 +174,15 @@ _TABLE: tuple[tuple[Rule, str], ...] = (
     (elementwise, "clamp_min clamp_max exp expm1 log log1p log2 sqrt rsqrt square reciprocal abs neg sign sin cos erf"),
     (elementwise, "floor ceil round add sub rsub mul div pow maximum minimum max.other min.other where masked_fill"),
     (elementwise, "multiply divide subtract true_divide floor_divide fmod remainder lerp addcmul addcdiv atan2 copy"),
-    (elementwise, "eq ne lt le gt ge logical_and logical_or logical_not bitwise_and bitwise_or bitwise_not isnan isinf"),
+    (
+        elementwise,
+        "eq ne lt le gt ge logical_and logical_or logical_not bitwise_and bitwise_or bitwise_not isnan isinf",
+    ),
     (elementwise, "dropout feature_dropout alpha_dropout zeros_like ones_like full_like"),
-    (reduction, "mean sum prod amax amin max min argmax argmin std var std_mean var_mean norm linalg_vector_norm any all"),
+    (
+        reduction,
+        "mean sum prod amax amin max min argmax argmin std var std_mean var_mean norm linalg_vector_norm any all",
+    ),
     (reduction, "softmax log_softmax _softmax _log_softmax logsumexp flip roll select unbind"),
     (spatial, "max_pool1d max_pool2d max_pool3d max_pool2d_with_indices avg_pool1d avg_pool2d avg_pool3d"),
     (spatial, "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d"),

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def inference(model: nn.Module) -> Iterator[None]:
-    """Within the block: dropout off, batch norm on its running statistics, no gradients. Modes are restored after it."""
+    """Within the block: dropout off, batch norm on its running statistics, no gradients. Modes are then restored."""
     training = {module: module.training for module in model.modules()}
     model.eval()
     try:

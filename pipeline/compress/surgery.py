@@ -41,9 +41,7 @@ class PrunePlan:
     @classmethod
     def from_json(cls, data: Mapping[str, Mapping[str, Sequence[int]]]) -> PrunePlan:
         """Read what `as_json` returned."""
-        return cls(
-            {name: {int(dim): tuple(indices) for dim, indices in dims.items()} for name, dims in data.items()}
-        )
+        return cls({name: {int(dim): tuple(indices) for dim, indices in dims.items()} for name, dims in data.items()})
 
 
 def plan_for(graph: ChannelGraph, kept: Mapping[str, Sequence[int]]) -> PrunePlan:
@@ -72,8 +70,8 @@ def plan_for(graph: ChannelGraph, kept: Mapping[str, Sequence[int]]) -> PrunePla
 def apply(model: nn.Module, plan: PrunePlan) -> None:
     """Slice the parameters and buffers of a network in place and correct the sizes that its layers state.
 
-    Data type, `requires_grad` and sharing between layers are kept; gradients are dropped. Parameters become new objects:
-    build the optimizer afterwards.
+    Data type, `requires_grad` and sharing between layers are kept; gradients are dropped. Parameters become new
+    objects: build the optimizer afterwards.
 
     Raises:
         InputError: the plan names a tensor or an index that the network does not have; nothing is changed then.
@@ -99,8 +97,8 @@ def _check(tensors: Mapping[str, Tensor], plan: PrunePlan) -> None:
         for dim, indices in dims.items():
             if dim >= len(shape) or not indices or max(indices) >= shape[dim]:
                 raise InputError(
-                    f"The plan keeps {len(indices)} indices up to {max(indices, default=None)} of {name!r} in dimension {dim}, "
-                    f"but its shape is {shape}. Expected a plan made for this network."
+                    f"The plan keeps indices up to {max(indices, default=None)} in dimension {dim} of {name!r}, whose "
+                    f"shape is {shape}. Expected a plan made for this network."
                 )
 
 

@@ -46,7 +46,7 @@ class SamplingPlan(Frozen):
     min_sessions: int = Field(default=4, ge=2)
     max_sessions: int = Field(default=8, ge=2)
     min_rounds: int = Field(default=3, ge=1)
-    max_rounds: int = Field(default=60, ge=1)
+    max_rounds: int = Field(default=40, ge=1)
     block_ns: int = Field(default=10_000_000, description="aim for the length of a block")
     min_block: int = Field(default=3, description="inferences in a block, at least")
     max_block: int = Field(default=16, description="inferences in a block, at most")

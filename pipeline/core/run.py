@@ -49,7 +49,7 @@ class Timing(Frozen):
 class Row(Frozen):
     """One line of the report: the original (index 0) or what one stage shipped.
 
-    `folder` is relative to the run folder. Torch artifacts are judged on their ONNX export. `verdict` says in words
+    `digest` is the exported file's, `artifact` the stage's own: they differ for a torch network. `folder` is relative to the run folder. Torch artifacts are judged on their ONNX export. `verdict` says in words
     what the stage bought, or that it bought nothing.
     """
 
@@ -59,6 +59,7 @@ class Row(Frozen):
     config: dict[str, Any] = Field(default={})
     form: Form
     digest: str
+    artifact: str = ""
     folder: str
     cached: bool = False
     seconds: float

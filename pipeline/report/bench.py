@@ -44,9 +44,10 @@ def bench_table(measurement: Measurement) -> RenderableType:
             _scaled(min(session.first_ns for session in subject.sessions)),
         )
     share = max(preempted_share(subject) for subject in measurement.subjects)
+    rounds = sum(len(session.rounds) for session in first.sessions)
+    spent = f"{len(first.sessions)} sessions, {rounds} rounds, {measurement.seconds:.0f} s"
     lines = [
-        f"{len(first.sessions)} sessions, {sum(len(session.rounds) for session in first.sessions)} rounds, "
-        f"{measurement.seconds:.0f} s; {share:.0%} of the blocks were interrupted by other work.",
+        f"{spent}; {share:.0%} of the blocks were interrupted by other work.",
         "Compare files by their speedup: milliseconds hold for the load and frequency of this moment.",
     ]
     if noisy:

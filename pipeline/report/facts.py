@@ -27,7 +27,7 @@ def header(report: RunReport) -> Facts:
         ("Runtime", f"{rows.place(target.runtime, target.threads)}, batch {target.batch}"),
         ("Versions", ", ".join(f"{name} {version}" for name, version in report.versions.items()) or numbers.DASH),
         ("Recipe", f"{report.recipe_file}, digest {report.recipe_digest[:DIGEST_SHOWN]}, seed {report.seed}"),
-        ("Run", f"{report.started.replace('T', ' ')}, took {numbers.duration(report.seconds)}"),
+        ("Run", f"{_started(report)}, took {numbers.duration(report.seconds)}"),
     )
 
 
@@ -37,12 +37,8 @@ def about(report: RunReport) -> tuple[str, ...]:
     version = report.versions.get(runtime)
     where = f"{runtime} {version}" if version else runtime
     model = report.machine.get("cpu_model")
-    return (
-        *((str(model),) if model else ()),
-        rows.place(where, threads),
-        _data(report.data),
-        report.started.replace("T", " ")[:16],
-    )
+    found = (str(model) if model else "", rows.place(where, threads), _data(report.data), _started(report))
+    return tuple(text for text in found if text not in ("", numbers.DASH))
 
 
 def machine(fingerprint: Mapping[str, Any]) -> str:
@@ -120,3 +116,8 @@ def _data(data: Mapping[str, Any]) -> str:
     counted = [f"{data[split]:,} {split}" for split in _SPLITS if split in data]
     name = str(data.get("name", numbers.DASH))
     return f"{name}: {', '.join(counted)}" if counted else name
+
+
+def _started(report: RunReport) -> str:
+    """Write when the run began: "2026-03-14 09:26:53 UTC"."""
+    return report.started.replace("T", " ").replace("+00:00", " UTC")

@@ -127,12 +127,12 @@ def _right(report: RunReport) -> Answer:
 def _right_so_far(report: RunReport, question: str, budget: BudgetLine | None) -> Answer:
     """Answer from the last row judged on the validation split."""
     before = report.rows[0].validation
-    judged = [row for row in made(report)[1:] if row.validation]
-    if before is None or not judged or judged[-1].validation is None:
+    judged = [(row, row.validation) for row in made(report)[1:] if row.validation]
+    if before is None or not judged:
         return Answer(question, numbers.DASH, "No stage has been judged yet.", "plain", budget)
-    after = judged[-1].validation
+    row, after = judged[-1]
     sentence = (
-        f"On validation after row {judged[-1].index} ({judged[-1].label}): {numbers.percent(before.accuracy)} "
+        f"On validation after row {row.index} ({row.label}): {numbers.percent(before.accuracy)} "
         f"{numbers.ARROW} {numbers.percent(after.accuracy)}. The test split has not been used."
     )
     return Answer(question, f"{numbers.points(after.accuracy - before.accuracy)} points", sentence, "plain", budget)

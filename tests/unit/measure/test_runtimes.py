@@ -117,11 +117,12 @@ def test_dynamic_size_is_refused(declared: list[int | str | None]) -> None:
 
 def test_torch_session_copies_the_network_and_keeps_its_mode() -> None:
     """The given network stays in training mode, and later changes to it are not measured."""
-    model = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3), torch.nn.Dropout(0.5)).train()
+    convolution = torch.nn.Conv2d(3, 2, 3)
+    model = torch.nn.Sequential(convolution, torch.nn.Dropout(0.5)).train()
     session = open_module(model, (1, 3, 8, 8), threads=1)
     inputs = np.ones((1, 3, 8, 8), np.float32)
     before = session.run(inputs)[0].copy()
-    torch.nn.init.zeros_(model[0].weight)
+    torch.nn.init.zeros_(convolution.weight)
     assert model.training
     assert np.array_equal(session.run(inputs)[0], before)
 

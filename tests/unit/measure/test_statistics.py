@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pipeline.core.measurement import Measurement, SamplingPlan
 from pipeline.core.run import Interval
 from pipeline.measure.statistics import (
+    Clock,
     Series,
     bootstrap,
     contended,
@@ -98,7 +99,7 @@ def test_interval_is_the_same_each_time_it_is_computed(simulate: Callable[..., M
 
 
 @pytest.mark.parametrize("clock", ["wall", "cpu"])
-def test_true_speedup_lies_within_a_narrow_interval(simulate: Callable[..., Measurement], clock: str) -> None:
+def test_true_speedup_lies_within_a_narrow_interval(simulate: Callable[..., Measurement], clock: Clock) -> None:
     """Shared noise of 30 % and preemptions cancel: a speedup of 2 is found within 2 %."""
     found = speedup(simulate({"a": 2.0, "b": 1.0}), 1, clock)
     assert found is not None

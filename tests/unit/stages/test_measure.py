@@ -65,7 +65,7 @@ def test_every_distinct_file_is_measured_in_every_runtime(tmp_path: Path) -> Non
     """The given file is already a candidate and counts once; the first is the baseline in both runtimes."""
     first, second = artifact(tmp_path / "first", width=8), artifact(tmp_path / "second")
     given = context(tmp_path, first, second)
-    outcome = Measure(budget="200ms").run(second, given)
+    outcome = Measure.model_validate({"budget": "200ms"}).run(second, given)
     found = load(given.folder / FILE)
     assert outcome.form is None
     assert [(subject.runtime, subject.digest) for subject in found.subjects] == [
@@ -85,7 +85,8 @@ def test_networks_before_export_are_measured_in_torch(tmp_path: Path, monkeypatc
     network.load_network = lambda _: torch.nn.Conv2d(3, 4, 3)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "pipeline.network", network)
     given = context(tmp_path, artifact(tmp_path / "export"), threads=2)
-    Measure(budget="100ms", runtimes=("torch",), threads=1).run(artifact(tmp_path / "pruned", "torch"), given)
+    stage = Measure.model_validate({"budget": "100ms", "runtimes": ("torch",), "threads": 1})
+    stage.run(artifact(tmp_path / "pruned", "torch"), given)
     found = load(given.folder / FILE)
     assert [subject.label for subject in found.subjects] == ["original", "given"]
     assert found.subjects[0].input_shape == (1, 3, 8, 8)

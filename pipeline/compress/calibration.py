@@ -1,0 +1,125 @@
+"""Ranges of activations for quantization: min-max, percentile and entropy, from images seen one after the other.
+
+Memory does not grow with the number of images: a first pass over them finds the limits of each tensor, a second one
+(percentile and entropy) counts values in histograms between these limits. The result does not depend on the order of
+the images.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    Range = tuple[float, float]
+    Tensors = Mapping[str, NDArray[np.float32]]
+
+#: Bins of a histogram over [-m, m], m the largest absolute value: 2048 on each side of zero, as in Migacz 2017.
+BINS = 4096
+#: Candidate thresholds of the entropy method are this many bins apart.
+STRIDE = 8
+
+
+class Limits:
+    """Smallest and largest value of each tensor."""
+
+    def __init__(self) -> None:
+        """Start with nothing seen."""
+        self.ranges: dict[str, Range] = {}
+
+    def add(self, tensors: Tensors) -> None:
+        """Widen the ranges to hold `tensors`."""
+        for name, values in tensors.items():
+            low, high = self.ranges.get(name, (np.inf, -np.inf))
+            self.ranges[name] = min(low, float(values.min())), max(high, float(values.max()))
+
+
+class Histograms:
+    """How often the values of each tensor fall in each of 4096 bins between minus and plus its largest magnitude."""
+
+    def __init__(self, limits: Mapping[str, Range]) -> None:
+        """Take the smallest and largest value of each tensor, from a first pass over the same images."""
+        self.limits = dict(limits)
+        self.counts = {name: np.zeros(BINS, dtype=np.int64) for name in limits}
+
+    def add(self, tensors: Tensors) -> None:
+        """Count the values of `tensors`."""
+        for name, values in tensors.items():
+            bound = _bound(self.limits[name])
+            if bound > 0:
+                bins = ((values.ravel() / bound + 1) * (BINS / 2)).astype(np.int64)
+                self.counts[name] += np.bincount(np.clip(bins, 0, BINS - 1), minlength=BINS)
+
+    def percentile_ranges(self, percentile: float) -> dict[str, Range]:
+        """Return the range that holds `percentile` per cent of the values, as many left out below as above."""
+        return {name: percentile_range(counts, self.limits[name], percentile) for name, counts in self.counts.items()}
+
+    def entropy_ranges(self) -> dict[str, Range]:
+        """Return the range with the smallest loss of information for each tensor."""
+        return {name: entropy_range(counts, self.limits[name]) for name, counts in self.counts.items()}
+
+
+def percentile_range(counts: NDArray[np.int64], limits: Range, percentile: float) -> Range:
+    """Return the range, within `limits`, that leaves out (100 - percentile) / 2 per cent of the values on each side.
+
+    `counts` [4096] is a histogram between minus and plus the larger magnitude of `limits`.
+    """
+    bound, total = _bound(limits), int(counts.sum())
+    if total == 0:
+        return limits
+    allowed = total * (100 - percentile) / 200
+    below = np.cumsum(counts)
+    first = int(np.searchsorted(below, allowed, side="right"))
+    last = int(np.searchsorted(below, total - allowed, side="left"))
+    width = 2 * bound / BINS
+    return max(limits[0], first * width - bound), min(limits[1], (last + 1) * width - bound)
+
+
+def entropy_range(counts: NDArray[np.int64], limits: Range) -> Range:
+    """Return the range, within `limits`, whose quantized values tell most about the real ones.
+
+    Of all thresholds t the one is taken that minimises the Kullback-Leibler divergence between the distribution of
+    magnitudes clipped at t and what 8 bits make of it: 128 levels for signed tensors, 256 for non-negative ones.
+
+    Source: Migacz 2017 (8-bit inference with TensorRT). Zeros are represented exactly in any range, so the first bin,
+    which holds the zeros of ReLU, is set to its neighbour's count.
+    """
+    bound = _bound(limits)
+    magnitudes = (counts[BINS // 2 :] + counts[: BINS // 2][::-1]).astype(np.float64)
+    magnitudes[0] = magnitudes[1]
+    if magnitudes.sum() == 0:
+        return limits
+    levels = 128 if limits[0] < 0 else 256
+    candidates = range(levels, BINS // 2 + 1, STRIDE)
+    best = min(reversed(candidates), key=lambda stop: _divergence(magnitudes, stop, levels))
+    threshold = best * bound / (BINS // 2)
+    return max(limits[0], -threshold), min(limits[1], threshold)
+
+
+def _divergence(magnitudes: NDArray[np.float64], stop: int, levels: int) -> float:
+    """Return KL(clipped || quantized) when the first `stop` bins are represented with `levels` levels."""
+    kept = magnitudes[:stop]
+    clipped = kept.copy()
+    clipped[-1] += magnitudes[stop:].sum()
+    level = np.arange(stop) * levels // stop
+    filled = kept > 0
+    spread = np.bincount(level, weights=kept, minlength=levels) / np.maximum(
+        np.bincount(level, weights=filled, minlength=levels), 1
+    )
+    quantized = np.where(filled, spread[level], 0.0)
+    if quantized.sum() == 0:
+        return float("inf")
+    p, q = clipped / clipped.sum(), quantized / quantized.sum()
+    if (p[q == 0] > 0).any():
+        return float("inf")
+    held = p > 0
+    return float((p[held] * np.log(p[held] / q[held])).sum())
+
+
+def _bound(limits: Range) -> float:
+    return max(abs(limits[0]), abs(limits[1]))

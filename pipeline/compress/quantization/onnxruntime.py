@@ -1,0 +1,217 @@
+"""Static int8 quantization of an ONNX graph with onnxruntime's quantizer, in QDQ format.
+
+Weights become 8-bit numbers with a scale for each output channel, activations get a scale and zero point from real
+images, and every quantized tensor passes a QuantizeLinear / DequantizeLinear pair, which runtimes fuse into integer
+kernels. Only the placement of the pairs is onnxruntime's: its own calibration drops images when its memory is bounded,
+and its entropy method has one candidate, so ranges come from `pipeline.compress.calibration`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType, TensorsData
+from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
+
+from pipeline.compress.calibration import Histograms, Limits
+from pipeline.core.errors import InputError, StageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from numpy.typing import NDArray
+    from onnx import ModelProto, NodeProto
+
+    from pipeline.compress.calibration import Range
+
+Scheme = Literal["u8s8", "u8s8-reduced", "s8s8", "u8u8"]
+Calibration = Literal["min-max", "percentile", "entropy"]
+
+
+@dataclass(frozen=True)
+class Types:
+    """Types of activations and weights; `reduced` keeps weights in 7 bits."""
+
+    activations: QuantType
+    weights: QuantType
+    reduced: bool = False
+
+
+TYPES: dict[Scheme, Types] = {
+    "u8s8": Types(QuantType.QUInt8, QuantType.QInt8),
+    "u8s8-reduced": Types(QuantType.QUInt8, QuantType.QInt8, reduced=True),
+    "s8s8": Types(QuantType.QInt8, QuantType.QInt8),
+    "u8u8": Types(QuantType.QUInt8, QuantType.QUInt8),
+}
+QUANTIZABLE = frozenset(QDQRegistry) | frozenset(QLinearOpsRegistry)
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """The quantized graph, how many nodes of each operator work on integers, and the names of those that do not."""
+
+    model: ModelProto
+    nodes: dict[str, int]
+    float_nodes: tuple[str, ...]
+
+
+def quantize_static(
+    model: ModelProto,
+    samples_NCHW: NDArray[np.float32],
+    *,
+    scheme: Scheme,
+    per_channel: bool = True,
+    symmetric: bool = False,
+    calibration: Calibration = "min-max",
+    percentile: float = 99.99,
+    keep: Sequence[str] = (),
+) -> Quantized:
+    """Return the graph in QDQ int8; the given one stays as it is.
+
+    `samples_NCHW` are calibration images as the network takes them. With `symmetric` the ranges of activations are
+    centred on zero. Nodes whose name matches a pattern of `keep` (`stage1.*`) stay in float. Outputs of the network
+    leave in float.
+
+    Raises:
+        InputError: the graph is quantized already, or a pattern of `keep` matches no node.
+        StageError: a batch norm stands behind a convolution (fold it first: it would be computed in float), or an
+            activation is not finite on the samples.
+    """
+    _require_float_and_folded(model)
+    kept = matching_nodes(model, keep)
+    ranges = activation_ranges(model, samples_NCHW, calibration=calibration, percentile=percentile)
+    types = TYPES[scheme]
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    quantizer = QDQQuantizer(
+        copy,
+        per_channel,
+        types.reduced,
+        types.weights,
+        types.activations,
+        _tensors_data(ranges),
+        [],
+        sorted(kept),
+        sorted(QUANTIZABLE),
+        {"ActivationSymmetric": symmetric},
+    )
+    quantizer.quantize_model()
+    quantizer.model.topological_sort()
+    result: ModelProto = quantizer.model.model
+    _leave_outputs_in_float(result)
+    return Quantized(result, *_count(result, kept))
+
+
+def matching_nodes(model: ModelProto, patterns: Sequence[str]) -> frozenset[str]:
+    """Return the names of nodes that match any shell-style pattern. Raises InputError for a pattern without a match."""
+    names = [node.name for node in model.graph.node]
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            quantizable = ", ".join(node.name for node in model.graph.node if node.op_type in QUANTIZABLE)
+            message = f'keep: "{pattern}" matches no node; the nodes that can be quantized are {quantizable}'
+            raise InputError(message)
+    return frozenset(name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns))
+
+
+def activation_ranges(
+    model: ModelProto,
+    samples_NCHW: NDArray[np.float32],
+    *,
+    calibration: Calibration,
+    percentile: float = 99.99,
+) -> dict[str, Range]:
+    """Return the range of every float activation of the graph, input and outputs included.
+
+    Raises:
+        StageError: an activation is not finite.
+    """
+    limits = Limits()
+    for tensors in _activations(model, samples_NCHW):
+        limits.add(tensors)
+    wrong = [name for name, bounds in limits.ranges.items() if not np.isfinite(bounds).all()]
+    if wrong:
+        message = f"calibration found values that are not finite, first in {wrong[0]}"
+        raise StageError(message)
+    if calibration == "min-max":
+        return limits.ranges
+    histograms = Histograms(limits.ranges)
+    for tensors in _activations(model, samples_NCHW):
+        histograms.add(tensors)
+    return histograms.percentile_ranges(percentile) if calibration == "percentile" else histograms.entropy_ranges()
+
+
+def _activations(model: ModelProto, samples_NCHW: NDArray[np.float32]) -> Iterator[dict[str, NDArray[np.float32]]]:
+    """Yield all float tensors for one batch of samples after the other; the last batch is filled up from the start."""
+    port = model.graph.input[0]
+    made = [value for node in model.graph.node for value in node.output if value]
+    exposed = onnx.ModelProto()
+    exposed.CopyFrom(model)
+    declared = {value.name for value in model.graph.output}
+    exposed.graph.output.extend(onnx.ValueInfoProto(name=value) for value in made if value not in declared)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(exposed.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    batch = max(port.type.tensor_type.shape.dim[0].dim_value, 1)
+    for start in range(0, len(samples_NCHW), batch):
+        images = np.take(samples_NCHW, range(start, start + batch), axis=0, mode="wrap")
+        values = dict(zip(made, session.run(made, {port.name: images}), strict=True))
+        yield {name: value for name, value in {port.name: images, **values}.items() if value.dtype == np.float32}
+
+
+def _tensors_data(ranges: Mapping[str, Range]) -> TensorsData:
+    data = {name: (np.float32(low), np.float32(high)) for name, (low, high) in ranges.items()}
+    return TensorsData(CalibrationMethod.MinMax, data)
+
+
+def _require_float_and_folded(model: ModelProto) -> None:
+    made_by = {value: node for node in model.graph.node for value in node.output}
+    for node in model.graph.node:
+        if "Quantize" in node.op_type or node.op_type.startswith("QLinear"):
+            message = f"the file is quantized already ({node.op_type} {node.name}); quantize the float file"
+            raise InputError(message)
+        behind = made_by.get(node.input[0]) if node.op_type == "BatchNormalization" else None
+        if behind is not None and behind.op_type == "Conv":
+            message = (
+                f"batch norm {node.name} stands behind convolution {behind.name} and would be computed in float: "
+                "put a simplify stage before quantize, which folds it"
+            )
+            raise StageError(message)
+
+
+def _leave_outputs_in_float(model: ModelProto) -> None:
+    """Take out the QuantizeLinear / DequantizeLinear pair in front of each output of the network.
+
+    Eight bits would make ties of close logits, and the integer kernels of matrix products can return floats.
+    """
+    graph = model.graph
+    made_by = {value: node for node in graph.node for value in node.output}
+    for output in graph.output:
+        dequantize = made_by.get(output.name)
+        if dequantize is None or dequantize.op_type != "DequantizeLinear":
+            continue
+        quantize = made_by[dequantize.input[0]]
+        maker = made_by[quantize.input[0]]
+        if sum(quantize.input[0] in node.input or quantize.output[0] in node.input for node in graph.node) > 2:  # noqa: PLR2004
+            continue
+        maker.output[list(maker.output).index(quantize.input[0])] = output.name
+        graph.node.remove(dequantize)
+        graph.node.remove(quantize)
+
+
+def _count(model: ModelProto, kept: frozenset[str]) -> tuple[dict[str, int], tuple[str, ...]]:
+    made_by = {value: node.op_type for node in model.graph.node for value in node.output}
+
+    def on_integers(node: NodeProto) -> bool:
+        given = made_by.get(node.input[0]) if node.input else None
+        return node.op_type in QUANTIZABLE and given == "DequantizeLinear" and node.name not in kept
+
+    nodes = [node for node in model.graph.node if node.op_type not in ("QuantizeLinear", "DequantizeLinear")]
+    counts = Counter(node.op_type for node in nodes if on_integers(node))
+    return dict(sorted(counts.items())), tuple(node.name for node in nodes if not on_integers(node))
