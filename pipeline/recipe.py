@@ -79,9 +79,6 @@ class Recipe(Frozen):
     stages: tuple[AnyStage, ...] = Field(min_length=1, description="What is done, in this order.")
 
 
-_STAGES: TypeAdapter[tuple[AnyStage, ...]] = TypeAdapter(tuple[AnyStage, ...])
-
-
 @dataclass(frozen=True)
 class LoadedRecipe:
     """A valid recipe, its file, its plain values after `--set`, and the sha256 of those values."""
@@ -139,15 +136,20 @@ def _check_top_level(document: Document, name: str) -> None:
 def _validate(data: dict[str, Any], folder: Path, described: dict[str, Any]) -> tuple[Recipe | None, dict[Place, str]]:
     """Return the recipe unless it is invalid, and a message for each place that is wrong."""
     context = {"folder": folder}
-    recipe, found = None, {}
     try:
         recipe = Recipe.model_validate_json(json.dumps(data), strict=True, context=context)
     except ValidationError as error:
         found = messages(error.errors(include_url=False), described, data)
-    if not any(place[:1] == ("stages",) for place in found):
-        stages = _STAGES.validate_json(json.dumps(data["stages"]), strict=True, context=context)
-        found |= {("stages", index, "kind"): message for index, message in chain_problems(stages)}
-    return recipe, found
+        if any(place[:1] == ("stages",) for place in found):
+            return None, found
+        adapter: TypeAdapter[tuple[Stage, ...]] = TypeAdapter(tuple[AnyStage, ...])
+        stages = adapter.validate_json(json.dumps(data["stages"]), strict=True, context=context)
+        return None, found | _chain_messages(stages)
+    return recipe, _chain_messages(recipe.stages)
+
+
+def _chain_messages(stages: Sequence[Stage]) -> dict[Place, str]:
+    return {("stages", index, "kind"): message for index, message in chain_problems(stages)}
 
 
 def chain_problems(stages: Sequence[Stage]) -> Iterator[tuple[int, str]]:
@@ -170,10 +172,12 @@ def chain_problems(stages: Sequence[Stage]) -> Iterator[tuple[int, str]]:
 
 def _remedy(form: Form, needs: frozenset[Form]) -> str:
     """Say what to put between, or where to move the stage: an exported network cannot become torch again."""
-    target = next((each for each in ORDER[ORDER.index(form) + 1 :] if each in needs), None)
+    later = ORDER[ORDER.index(form) + 1 :]
+    target = next((each for each in later if each in needs), None)
     if target is None:
         return f"move it to before the export to {form}"
-    return f"put {{kind: export, to: {target}}} between"
+    steps = " and ".join(f"{{kind: export, to: {each}}}" for each in later[: later.index(target) + 1])
+    return f"put {steps} between"
 
 
 class _RecipeSchema(GenerateJsonSchema):

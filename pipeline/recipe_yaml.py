@@ -66,7 +66,10 @@ def read_file(path: Path, name: str) -> Document:
     if not path.is_file():
         what = "a folder" if path.is_dir() else "no such file"
         raise RecipeError(name, (Problem("recipe", f"found {what}, allowed: a recipe in YAML"),))
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise RecipeError(name, (Problem("recipe", f"found {error.strerror}, allowed: a readable file"),)) from None
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -227,10 +227,11 @@ class _Tracer:
         """Return one call with its rule, and whether the operator only moves numbers."""
         arguments = map_arg(_arguments(node), lambda given: self._values[given])
         modules = [path for path, _ in node.meta.get("nn_module_stack", {}).values() if not path.startswith("_")]
-        name = str(node.target).removeprefix("aten.").removesuffix(".default")
-        plain = name.partition(".")[0].removesuffix("_")
-        site = Site(self._atoms, self._consumed, str(node.target), modules[-1] if modules else "", arguments, shapes)
-        return site, RULES.get(name) or RULES.get(plain) or unknown, plain in LAYOUT
+        operator_name, _, overload = str(node.target).rpartition(".")
+        plain = operator_name.removeprefix("aten.").removesuffix("_")
+        layer = modules[-1] if modules else ""
+        site = Site(self._atoms, self._consumed, operator_name or overload, layer, arguments, shapes)
+        return site, RULES.get(f"{plain}.{overload}") or RULES.get(plain) or unknown, plain in LAYOUT
 
     @staticmethod
     def _value(site: Site, shape: tuple[int, ...], labels: Labels, stored: bool) -> Value:  # noqa: FBT001

@@ -49,8 +49,9 @@ class Timing(Frozen):
 class Row(Frozen):
     """One line of the report: the original (index 0) or what one stage shipped.
 
-    `digest` is the exported file's, `artifact` the stage's own: they differ for a torch network. `folder` is relative to the run folder. Torch artifacts are judged on their ONNX export. `verdict` says in words
-    what the stage bought, or that it bought nothing.
+    `digest` is the exported file's, `artifact` the stage's own: they differ for a torch network, which is judged on its
+    ONNX export. `folder` is relative to the run folder. `verdict` says in words what the stage bought, or that it
+    bought nothing.
     """
 
     index: int

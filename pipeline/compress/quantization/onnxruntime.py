@@ -186,23 +186,21 @@ def _require_float_and_folded(model: ModelProto) -> None:
 
 
 def _leave_outputs_in_float(model: ModelProto) -> None:
-    """Take out the QuantizeLinear / DequantizeLinear pair in front of each output of the network.
+    """Take out the QuantizeLinear / DequantizeLinear pair between a matrix product and an output of the network.
 
-    Eight bits would make ties of close logits, and the integer kernels of matrix products can return floats.
+    Eight bits would make ties of close logits, and the integer kernels of matrix products can return floats at no cost.
     """
     graph = model.graph
     made_by = {value: node for node in graph.node for value in node.output}
+    readers = Counter(value for node in graph.node for value in node.input)
     for output in graph.output:
         dequantize = made_by.get(output.name)
-        if dequantize is None or dequantize.op_type != "DequantizeLinear":
-            continue
-        quantize = made_by[dequantize.input[0]]
-        maker = made_by[quantize.input[0]]
-        if sum(quantize.input[0] in node.input or quantize.output[0] in node.input for node in graph.node) > 2:  # noqa: PLR2004
-            continue
-        maker.output[list(maker.output).index(quantize.input[0])] = output.name
-        graph.node.remove(dequantize)
-        graph.node.remove(quantize)
+        quantize = made_by.get(dequantize.input[0]) if dequantize and dequantize.op_type == "DequantizeLinear" else None
+        maker = made_by.get(quantize.input[0]) if quantize and readers[quantize.output[0]] == 1 else None
+        if maker and maker.op_type in ("Gemm", "MatMul") and readers[maker.output[0]] == 1:
+            maker.output[0] = output.name
+            graph.node.remove(dequantize)
+            graph.node.remove(quantize)
 
 
 def _count(model: ModelProto, kept: frozenset[str]) -> tuple[dict[str, int], tuple[str, ...]]:

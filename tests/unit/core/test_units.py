@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -125,18 +125,21 @@ def test_writes_the_shortest_text(write: Callable[[Any], str], value: float, tex
     assert write(value) == text
 
 
+@settings(deadline=None)
 @given(POSITIVE)
 def test_a_duration_survives_writing(seconds: float) -> None:
     """Seconds are the same float after writing and reading."""
     assert units.parse_duration(units.duration_text(seconds)) == seconds
 
 
+@settings(deadline=None)
 @given(st.integers(min_value=1, max_value=2**63))
 def test_a_size_survives_writing(size_bytes: int) -> None:
     """Bytes are the same number after writing and reading."""
     assert units.parse_size(units.size_text(size_bytes)) == size_bytes
 
 
+@settings(deadline=None)
 @given(st.floats(min_value=0, max_value=100))
 def test_points_survive_writing(points: float) -> None:
     """Points of accuracy are the same float after writing and reading, down to what 64 characters can tell."""
@@ -144,6 +147,7 @@ def test_points_survive_writing(points: float) -> None:
     assert units.parse_points(units.points_text(points)) == points
 
 
+@settings(deadline=None)
 @given(POSITIVE)
 def test_a_factor_survives_writing(factor: float) -> None:
     """A factor is the same float after writing and reading, and still a factor."""
@@ -152,12 +156,14 @@ def test_a_factor_survives_writing(factor: float) -> None:
     assert isinstance(again, Factor)
 
 
+@settings(deadline=None)
 @given(st.floats(min_value=0, max_value=1, exclude_min=True, exclude_max=True))
 def test_a_ratio_survives_writing(ratio: float) -> None:
     """A ratio is the same float after JSON and reading."""
     assert units.parse_ratio(json.loads(json.dumps(ratio))) == ratio
 
 
+@settings(deadline=None)
 @given(st.builds(Quantities, duration=POSITIVE.map(units.duration_text), latency_limit=POSITIVE.map(Factor)))
 def test_a_model_survives_json(model: Quantities) -> None:
     """A model of quantities is the same after writing it as JSON and reading it, whatever stands in a union."""

@@ -1,0 +1,129 @@
+"""Write the network as the file that ships: ONNX from torch, or OpenVINO IR from ONNX.
+
+The export is believed only when it says the same as what it was made of: both are run on 16 training images, and the
+first layer that differs is named. Two exports of the same weights are the same bytes. Exporting makes nothing faster by
+itself. FP16 weights halve the file and leave the latency as it is, since CPUs compute in FP32 all the same.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from pipeline.core.errors import InputError
+from pipeline.core.stage import Context, Outcome, Stage
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from pipeline.core.artifact import Artifact, Form
+
+#: Training images on which parity is checked.
+PARITY_IMAGES = 16
+
+
+class Export(Stage):
+    """Torch to ONNX, or ONNX to OpenVINO."""
+
+    revision: ClassVar[int] = 1
+    libraries: ClassVar[tuple[str, ...]] = ("torch", "onnx", "onnxscript", "onnxruntime", "openvino")
+
+    kind: Literal["export"]
+    to: Literal["onnx", "openvino"] = Field(description="`onnx` from a torch network, `openvino` from an ONNX file.")
+    opset: Annotated[int, Field(ge=18, le=24)] = Field(
+        default=20, description="Version of the ONNX operators; an OpenVINO export has the one of its ONNX file."
+    )
+    batch: Literal["fixed", "dynamic"] = Field(
+        default="fixed", description="`fixed` to the target's batch, or `dynamic`: any number of images in a call."
+    )
+    weights: Literal["fp32", "fp16"] = Field(
+        default="fp32", description="How OpenVINO stores weights: `fp16` halves the file. ONNX files are `fp32`."
+    )
+
+    @model_validator(mode="after")
+    def _fp16_is_openvino(self) -> Self:
+        if self.weights == "fp16" and self.to == "onnx":
+            message = "fp16 is for openvino, allowed with `to: onnx`: fp32"
+            raise ValueError(message)
+        return self
+
+    @property
+    def consumes(self) -> frozenset[Form]:
+        """Torch networks for ONNX, ONNX files for OpenVINO."""
+        return frozenset({"torch" if self.to == "onnx" else "onnx"})
+
+    def produces(self, given: Form) -> Form:
+        """Return the form that is exported to."""
+        del given
+        return self.to
+
+    def run(self, given: Artifact, context: Context) -> Outcome:
+        """Export and compare.
+
+        Raises:
+            InputError: the network cannot be exported, or a dynamic batch is asked of an ONNX file with a fixed one.
+            StageError: the file's outputs differ from what was exported.
+        """
+        if len(given.inputs) != 1:
+            message = f"the network has {len(given.inputs)} inputs, export takes networks with one"
+            raise InputError(message)
+        dataset = context.dataset()
+        samples, _ = next(dataset.batches(dataset.train, PARITY_IMAGES))
+        return (
+            self._to_onnx(given, context, samples) if self.to == "onnx" else self._to_openvino(given, context, samples)
+        )
+
+    def _to_onnx(self, given: Artifact, context: Context, samples: NDArray[np.float32]) -> Outcome:
+        from pipeline.export.execution import onnx_outputs, torch_outputs
+        from pipeline.export.onnx import FILE_NAME, export_onnx
+        from pipeline.export.parity import FLOAT32_TOLERANCE, check, locate_in_export
+        from pipeline.network import load_network
+
+        model = load_network(given)
+        inputs, outputs = export_onnx(
+            model,
+            context.folder,
+            input_shape=(context.target.batch, *given.inputs[0].shape[1:]),
+            input_name=given.inputs[0].name,
+            output_names=[output.name for output in given.outputs],
+            opset=self.opset,
+            dynamic_batch=self.batch == "dynamic",
+        )
+        file = context.folder / FILE_NAME
+        parity = check(
+            torch_outputs(model, samples),
+            onnx_outputs(file, samples),
+            tolerance=FLOAT32_TOLERANCE,
+            locate=lambda: locate_in_export(model, file, samples, tolerance=FLOAT32_TOLERANCE),
+        )
+        return Outcome("onnx", inputs, outputs, changed={"parity": parity.to_json()})
+
+    def _to_openvino(self, given: Artifact, context: Context, samples: NDArray[np.float32]) -> Outcome:
+        from pipeline.export.execution import onnx_outputs, openvino_outputs
+        from pipeline.export.onnx_file import is_quantized, read_onnx
+        from pipeline.export.openvino import XML_NAME, export_openvino
+        from pipeline.export.parity import FLOAT16_TOLERANCE, FLOAT32_TOLERANCE, check, compare, locate_in_openvino
+
+        fixed = given.inputs[0].shape[0] > 0
+        if fixed and self.batch == "dynamic":
+            message = f"{given.file} has a fixed batch of {given.inputs[0].shape[0]}: export to onnx with batch dynamic"
+            raise InputError(message)
+        batch = None if fixed or self.batch == "dynamic" else context.target.batch
+        inputs, outputs = export_openvino(given.file, context.folder, half=self.weights == "fp16", batch=batch)
+        file, quantized = context.folder / XML_NAME, is_quantized(read_onnx(given.file))
+        # Integer kernels of two runtimes round differently, so int8 files are compared but not judged here.
+        reference, found = onnx_outputs(given.file, samples, optimised=quantized), openvino_outputs(file, samples)
+        tolerance = FLOAT16_TOLERANCE if self.weights == "fp16" else FLOAT32_TOLERANCE
+        parity = (
+            compare(reference, found)
+            if quantized
+            else check(
+                reference,
+                found,
+                tolerance=tolerance,
+                locate=lambda: locate_in_openvino(given.file, file, samples, tolerance=tolerance),
+            )
+        )
+        return Outcome("openvino", inputs, outputs, changed={"parity": parity.to_json()})
