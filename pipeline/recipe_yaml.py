@@ -86,8 +86,10 @@ def read_text(text: str, name: str) -> Document:
         RecipeError: the text is no YAML document at all. Lesser problems are kept in the document.
     """
     document = Document()
+    yaml = YAML(typ="safe", pure=True)
+    yaml.composer.warn_double_anchors = False  # every anchor is refused below
     try:
-        node = YAML(typ="safe", pure=True).compose(text)
+        node = yaml.compose(text)
     except RecursionError:
         raise RecipeError(name, (Problem("recipe", TOO_DEEP),)) from None
     except MarkedYAMLError as error:

@@ -283,6 +283,8 @@ def _disk_errors() -> Iterator[None]:
 
 def _use_threads(threads: int) -> None:
     """Let torch use the cores that this process may use."""
+    # Read when torch is loaded: threads that wait must not burn cores that other programs need.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import torch
 
     torch.set_num_threads(threads)

@@ -53,8 +53,8 @@ from pipeline.core.dataset import Dataset, Normalisation, Split
 def split(count, seed):
     generator = np.random.default_rng(seed)
     labels = np.arange(count) % 2
-    images = generator.integers(0, 160, (count, 1, 12, 12))
-    images[labels == 1, :, 3:9, 3:9] += 60
+    images = generator.integers(0, 100, (count, 1, 12, 12))
+    images[labels == 1, :, 2:10, 2:10] += 120
     return Split(images.astype(np.uint8), labels.astype(np.int64))
 
 
@@ -71,7 +71,7 @@ data: {source: file, path: data.py}
 target: {runtime: onnxruntime, threads: 1}
 stages:
   - {kind: prune, ratio: 0.5, align: 4}
-  - {kind: finetune, epochs: 3, batch: 16, distill: {from: original}}
+  - {kind: finetune, epochs: 3, batch: 16, learning_rate: 0.01}
   - {kind: export, to: onnx}
   - {kind: simplify}
   - {kind: quantize, images: 32}

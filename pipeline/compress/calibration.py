@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 BINS = 4096
 #: Candidate thresholds of the entropy method are this many bins apart.
 STRIDE = 8
+SMOOTHING = 1e-4
 
 
 class Limits:
@@ -102,23 +103,22 @@ def entropy_range(counts: NDArray[np.int64], limits: Range) -> Range:
 
 
 def _divergence(magnitudes: NDArray[np.float64], stop: int, levels: int) -> float:
-    """Return KL(clipped || quantized) when the first `stop` bins are represented with `levels` levels."""
-    kept = magnitudes[:stop]
-    clipped = kept.copy()
+    """Return KL(clipped || quantized) when the first `stop` bins are represented with `levels` levels.
+
+    What is clipped goes into the last bin. A level's count is spread over the bins that it stands for and that hold
+    anything; a little of everything is spread over all of them, so that a single value in an empty place is not
+    infinitely bad.
+    """
+    clipped = magnitudes[:stop].copy()
     clipped[-1] += magnitudes[stop:].sum()
+    filled = clipped > 0
     level = np.arange(stop) * levels // stop
-    filled = kept > 0
-    spread = np.bincount(level, weights=kept, minlength=levels) / np.maximum(
-        np.bincount(level, weights=filled, minlength=levels), 1
-    )
+    sharing = np.bincount(level, weights=filled, minlength=levels)
+    spread = np.bincount(level, weights=magnitudes[:stop], minlength=levels) / np.maximum(sharing, 1)
     quantized = np.where(filled, spread[level], 0.0)
-    if quantized.sum() == 0:
-        return float("inf")
-    p, q = clipped / clipped.sum(), quantized / quantized.sum()
-    if (p[q == 0] > 0).any():
-        return float("inf")
-    held = p > 0
-    return float((p[held] * np.log(p[held] / q[held])).sum())
+    p, q = clipped[filled] / clipped.sum(), quantized[filled] / max(quantized.sum(), 1.0)
+    q = (1 - SMOOTHING) * q + SMOOTHING / len(q)
+    return float((p * np.log(p / q)).sum())
 
 
 def _bound(limits: Range) -> float:

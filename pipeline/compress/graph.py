@@ -24,7 +24,7 @@ from torch.utils._pytree import tree_leaves
 
 from pipeline.compress.graph_labels import SYMBOLIC, Atoms, Labels, Rule, Site, Value, unknown
 from pipeline.compress.graph_rules import LAYOUT, RULES
-from pipeline.compress.inference import inference
+from pipeline.compress.inference import first_line, inference
 from pipeline.compress.tensors import overlapping, shared_names, stored_tensors
 from pipeline.core.errors import InputError
 
@@ -123,9 +123,8 @@ def capture(model: nn.Module, example: Tensor) -> ExportedProgram:
         with inference(model):
             return torch.export.export(model, (example,), dynamic_shapes=({0: Dim.DYNAMIC},), strict=False)
     except Exception as error:
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise InputError(
-            f"The network cannot be exported with a batch of any size. torch.export: {reason.strip()} "
+            f"The network cannot be exported with a batch of any size. torch.export: {first_line(error)} "
             "Expected a forward without branches on values and without a fixed batch: x.flatten(1) instead of "
             "x.view(1, -1)."
         ) from error

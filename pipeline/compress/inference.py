@@ -1,8 +1,10 @@
-"""Running a network for its outputs alone, whatever mode it was in before."""
+"""Running a network for its outputs alone, whatever mode it was in before, and saying where it failed."""
 
 from __future__ import annotations
 
 from contextlib import contextmanager
+from pathlib import Path
+from traceback import extract_tb
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from torch import Tensor, nn
+
+_NOT_THE_USERS = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
 
 
 @contextmanager
@@ -31,3 +35,14 @@ def outputs(model: nn.Module, batch: Tensor) -> tuple[Tensor, ...]:
     """Return every tensor that the network returns for `batch`, in order; containers are flattened."""
     with inference(model):
         return tuple(leaf for leaf in tree_leaves(model(batch)) if isinstance(leaf, torch.Tensor))
+
+
+def where(error: Exception) -> str:
+    """Return the line of the network's own code that failed: 'model.py:12 `x = x.view(-1, 800)`'."""
+    own = [frame for frame in extract_tb(error.__traceback__) if not frame.filename.startswith(_NOT_THE_USERS)]
+    return f"{Path(own[-1].filename).name}:{own[-1].lineno} `{own[-1].line}`" if own else "an unknown line"
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's text that says something."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,6 +1,7 @@
 """Run a network in any of its forms on samples: final outputs, or any tensor on the way, by name.
 
-Everything runs in float32 on one thread. By default nothing is optimised, so an ONNX file does exactly what it says.
+Files run on one thread, in float32 unless they are quantized. By default nothing is optimised, so an ONNX file does
+exactly what it says.
 """
 
 from __future__ import annotations

@@ -83,12 +83,13 @@ class Prune(Stage):
 
         from pipeline.compress.certificate import certify
         from pipeline.compress.graph import trace
+        from pipeline.compress.literals import without_literals
         from pipeline.compress.surgery import apply, plan_for
         from pipeline.network import load_network, write_network
 
         model, example = load_network(given), _example(given)
         context.progress.update(0, 3, "finding coupled channels")
-        graph = trace(model, example)
+        graph = without_literals(trace(model, example), model, example)
         open_groups = self._open(graph)
         kept = self._allocate(graph, open_groups, model, context.seed)
         plan = plan_for(graph, kept)

@@ -1,0 +1,150 @@
+"""Torch to ONNX: names, reproducible bytes, dynamic batch, and what happens to networks that cannot be traced."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pipeline.core.errors import InputError
+from pipeline.export.execution import onnx_outputs, torch_outputs
+from pipeline.export.onnx import export_onnx
+from pipeline.export.onnx_file import is_quantized, onnx_specs, read_onnx
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+ELSEWHERE = """
+import sys, runpy, torch, pathlib
+sys.path.insert(0, sys.argv[1])
+Tiny = runpy.run_path(sys.argv[2])["Tiny"]
+torch.manual_seed(0)
+from pipeline.export.onnx import export_onnx
+export_onnx(Tiny().eval(), pathlib.Path(sys.argv[3]), input_shape=(1, 3, 8, 8))
+"""
+
+
+class Branching(nn.Module):
+    """Not traceable: the way depends on a value."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the images or their negative."""
+        return images if images.sum() > 0 else -images
+
+
+class Twice(nn.Module):
+    """One convolution called two times, and a buffer that is added."""
+
+    def __init__(self) -> None:
+        """Build the layer."""
+        super().__init__()
+        self.conv = nn.Conv2d(2, 2, 3, padding=1)
+        self.register_buffer("offset", torch.ones(2, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map [N, 2, H, W] to the same shape."""
+        result: Tensor = self.conv(self.conv(images) + self.offset)
+        return result
+
+
+def test_nodes_and_tensors_carry_the_names_of_modules(exported: Path) -> None:
+    """A layer with weights has its module's name; the others their module's and the operator's."""
+    graph = read_onnx(exported).graph
+    assert [node.name for node in graph.node] == ["stem", "act.Clip", "depthwise", "Add", "Relu", "ReduceMean", "fc"]
+    assert [node.output[0] for node in graph.node][:-1] == [node.name for node in graph.node][:-1]
+    assert {"stem.weight", "stem.bias", "fc.bias"} <= {tensor.name for tensor in graph.initializer}
+
+
+def test_the_file_says_what_the_network_says(tiny: nn.Module, exported: Path, samples: NDArray[np.float32]) -> None:
+    """Outputs agree to rounding, image by image in calls of the file's batch size."""
+    np.testing.assert_allclose(onnx_outputs(exported, samples)[0], torch_outputs(tiny, samples)[0], atol=1e-5)
+
+
+def test_another_process_and_folder_give_the_same_bytes(exported: Path, tmp_path: Path) -> None:
+    """Neither the hash seed, the folder nor what was exported before shows in the file."""
+    root, here = Path(__file__).parents[3], Path(__file__).with_name("conftest.py")
+    subprocess.run(
+        [sys.executable, "-c", ELSEWHERE, root, here, tmp_path],
+        check=True,
+        env={"PYTHONHASHSEED": "7", "OMP_NUM_THREADS": "1"},
+    )
+    assert (tmp_path / "model.onnx").read_bytes() == exported.read_bytes()
+
+
+def test_the_file_has_no_trace_of_how_it_was_made(exported: Path) -> None:
+    """No path, no metadata, no producer."""
+    model = read_onnx(exported)
+    content = exported.read_bytes()
+    assert not any(word in content for word in (b"torch", b"site-packages", str(Path(__file__).parents[3]).encode()))
+    assert not model.producer_name
+    assert not any(part.metadata_props for part in (model, model.graph, *model.graph.node, *model.graph.input))
+
+
+def test_specs_are_those_of_the_request(tiny: nn.Module, tmp_path: Path) -> None:
+    """Names and batch are the caller's."""
+    inputs, outputs = export_onnx(tiny, tmp_path, input_shape=(4, 3, 8, 8), input_name="x", output_names=["scores"])
+    assert [(spec.name, spec.shape, spec.dtype, spec.layout) for spec in (*inputs, *outputs)] == [
+        ("x", (4, 3, 8, 8), "float32", "NCHW"),
+        ("scores", (4, 4), "float32", "NC"),
+    ]
+
+
+def test_a_dynamic_batch_takes_any_number_of_images(exported_dynamic: Path, samples: NDArray[np.float32]) -> None:
+    """One image at a time and all at once give the same."""
+    assert onnx_specs(read_onnx(exported_dynamic))[0][0].shape == (-1, 3, 8, 8)
+    single = np.concatenate([onnx_outputs(exported_dynamic, samples[i : i + 1])[0] for i in range(3)])
+    np.testing.assert_allclose(onnx_outputs(exported_dynamic, samples)[0][:3], single, atol=1e-6)
+
+
+def test_the_second_call_of_a_module_gets_a_number(tmp_path: Path) -> None:
+    """Names stay unique, and buffers keep theirs."""
+    export_onnx(Twice().eval(), tmp_path, input_shape=(1, 2, 4, 4))
+    graph = read_onnx(tmp_path / "model.onnx").graph
+    assert [node.name for node in graph.node] == ["conv", "Add", "conv_2"]
+    assert "offset" in {tensor.name for tensor in graph.initializer}
+
+
+@pytest.mark.parametrize("opset", [18, 24])
+def test_the_opset_is_the_one_asked_for(opset: int, tmp_path: Path) -> None:
+    """The file states the version of its operators."""
+    export_onnx(nn.Conv2d(1, 2, 3).eval(), tmp_path, input_shape=(1, 1, 4, 4), opset=opset)
+    assert read_onnx(tmp_path / "model.onnx").opset_import[0].version == opset
+
+
+def test_a_network_that_cannot_be_traced_is_the_users_to_change(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """One line that names the line of the definition; the exporter's own pages of text stay unseen."""
+    with pytest.raises(
+        InputError, match=r"Branching .* at test_onnx.py:\d+ `return images if images.sum\(\)"
+    ) as caught:
+        export_onnx(Branching().eval(), tmp_path, input_shape=(1, 3, 8, 8))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "model.onnx").exists()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_network_in_training_mode_is_refused(tmp_path: Path) -> None:
+    """Batch norm would be exported with the statistics of one batch."""
+    with pytest.raises(ValueError, match="evaluation mode"):
+        export_onnx(nn.BatchNorm2d(3).train(), tmp_path, input_shape=(1, 3, 8, 8))
+
+
+def test_reading_what_is_no_onnx_file_is_an_input_error(tmp_path: Path) -> None:
+    """Missing, garbage and valid but empty files are told apart in one line."""
+    with pytest.raises(InputError, match="no such file"):
+        read_onnx(tmp_path / "absent.onnx")
+    (tmp_path / "text.onnx").write_text("not a model")
+    with pytest.raises(InputError, match="not a valid ONNX model"):
+        read_onnx(tmp_path / "text.onnx")
+
+
+def test_a_float_file_is_not_quantized(exported: Path) -> None:
+    """None of its nodes works on integers."""
+    assert not is_quantized(read_onnx(exported))
