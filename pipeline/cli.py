@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -230,6 +231,7 @@ def _exit_code(found: RunReport) -> int:
 
 def main() -> None:
     """Run the command; every error of ours becomes one message and its exit code."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         app()
     except SecateurError as error:

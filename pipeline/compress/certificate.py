@@ -57,7 +57,7 @@ def certify(original: nn.Module, pruned: nn.Module, plan: PrunePlan, example: Te
 
     Raises:
         StageError: a tensor is not the slice that the plan states; the pruned network does not run, or its outputs
-            have another shape or differ by more than 1e-9 of their scale; or all outputs are zero: no proof.
+            have another shape or differ by more than 1e-9 of their scale; or all outputs are zero or infinite.
 
     Cost: copies of both networks in float64 and five forward passes.
     Limits: a channel that is silent for random inputs (a dead ReLU without batch norm) could be misplaced unseen.
@@ -79,7 +79,11 @@ def certify(original: nn.Module, pruned: nn.Module, plan: PrunePlan, example: Te
     _load(candidate, {name: sliced(tensor, plan.keep.get(name, {})) for name, tensor in tensors.items()})
     errors, scales = zip(*(_compare(reference, candidate, batch) for batch in batches), strict=True)
     certificate = Certificate(max(errors), max(scales), BATCHES)
-    if not (0 < certificate.scale < inf and certificate.max_error <= TOLERANCE * certificate.scale):
+    if not 0 < certificate.scale < inf:
+        raise StageError(
+            f"Random inputs give outputs of scale {certificate.scale}: nothing can be certified from them."
+        )
+    if not certificate.max_error <= TOLERANCE * certificate.scale:
         raise StageError(
             "The pruned network is not the original without the removed channels: outputs differ by "
             f"{certificate.max_error:.3g} at a scale of {certificate.scale:.3g}; expected less than {TOLERANCE:g} "

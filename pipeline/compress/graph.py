@@ -22,7 +22,7 @@ from torch.export import Dim, ExportedProgram
 from torch.fx.node import map_arg
 from torch.utils._pytree import tree_leaves
 
-from pipeline.compress.graph_labels import SYMBOLIC, Atoms, Labels, Rule, Site, Value, unknown
+from pipeline.compress.graph_labels import SYMBOLIC, Atoms, Label, Labels, Rule, Site, Value, unknown
 from pipeline.compress.graph_rules import LAYOUT, RULES
 from pipeline.compress.inference import first_line, inference
 from pipeline.compress.tensors import overlapping, shared_names, stored_tensors
@@ -214,9 +214,11 @@ class _Tracer:
                 self._used.setdefault(self._names[source.name])
         listed = list(result) if isinstance(result, (list, tuple)) else [result]
         shapes = tuple(_sizes(tensor) for tensor in listed if isinstance(tensor, torch.Tensor))
-        if not shapes:
-            return result
         site, rule, layout = self._site(node, shapes)
+        if not shapes:
+            if isinstance(node.target, OpOverload) and node.target._schema.is_mutable:  # noqa: SLF001 - as in _arguments
+                unknown(site)
+            return result
         stored = layout and all(value.stored for value in site.values())
         values = iter([self._value(site, *each, stored) for each in zip(shapes, rule(site), strict=True)])
         aligned = [next(values) if isinstance(tensor, torch.Tensor) else tensor for tensor in listed]
@@ -235,10 +237,13 @@ class _Tracer:
     @staticmethod
     def _value(site: Site, shape: tuple[int, ...], labels: Labels, stored: bool) -> Value:  # noqa: FBT001
         """Make a result. A dimension of one position is never removed: broadcasting would hide that it has gone."""
+        checked: list[Label] = []
         for size, label in zip(shape, labels, strict=True):
-            if size == 1:
-                site.freeze(label, "leaves a single channel")
-        return Value(shape, tuple(None if s == 1 else label for s, label in zip(shape, labels, strict=True)), stored)
+            fits = label is not None and len(label) == size > 1
+            if not fits:
+                site.freeze(label, "leaves a single channel" if size == 1 else "changes the number of channels")
+            checked.append(label if fits else None)
+        return Value(shape, tuple(checked), stored)
 
     def _groups(self) -> Iterator[Group]:
         """Yield the free classes, those with equally many positions in the same dimensions together."""

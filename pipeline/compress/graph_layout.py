@@ -242,7 +242,7 @@ def channel_shuffle(site: Site) -> list[Labels]:
 
 #: Operators of this file, by rule; names as in graph_rules.py.
 LAYOUT_RULES: tuple[tuple[Rule, str], ...] = (
-    (unchanged, "clone contiguous detach alias to _to_copy lift_fresh_copy float double half bfloat16 type_as"),
+    (unchanged, "clone contiguous detach alias to _to_copy lift_fresh_copy type_as"),
     (expand, "expand expand_as"),
     (permute, "permute"),
     (transpose, "transpose swapaxes swapdims t mT"),

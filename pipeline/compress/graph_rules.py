@@ -109,7 +109,10 @@ def matmul(site: Site) -> list[Labels]:
     left, right = site.value("mat1", "batch1", "self"), site.value("mat2", "batch2", "other")
     if len(left.shape) == 1 or len(right.shape) == 1:
         return unknown(site)
-    site.contract(left.labels[-1], right.labels[-2], stored=left.stored or right.stored)
+    if right.stored:
+        site.contract(left.labels[-1], right.labels[-2], stored=True)
+    else:
+        site.contract(right.labels[-2], left.labels[-1], stored=left.stored)
     outer = [Value(value.shape[:-2], value.labels[:-2]) for value in (left, right)]
     shape = site.shapes[0]
     product = Value(shape, (*broadcast(site, outer, shape[:-2]), left.labels[-2], right.labels[-1]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import shorten
 from traceback import extract_tb
 from typing import TYPE_CHECKING
 
@@ -40,7 +41,10 @@ def outputs(model: nn.Module, batch: Tensor) -> tuple[Tensor, ...]:
 def where(error: Exception) -> str:
     """Return the line of the network's own code that failed: 'model.py:12 `x = x.view(-1, 800)`'."""
     own = [frame for frame in extract_tb(error.__traceback__) if not frame.filename.startswith(_NOT_THE_USERS)]
-    return f"{Path(own[-1].filename).name}:{own[-1].lineno} `{own[-1].line}`" if own else "an unknown line"
+    if not own:
+        return "an unknown line"
+    code = shorten(own[-1].line or "", 100, placeholder=" ...")
+    return f"{Path(own[-1].filename).name}:{own[-1].lineno} `{code}`"
 
 
 def first_line(error: Exception) -> str:

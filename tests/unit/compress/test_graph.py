@@ -399,7 +399,7 @@ def test_pruned_network_trains_and_exports(name: str) -> None:
         ("resnet20", (1, 28, 28), 12, "conv"),
         ("resnet56", (3, 16, 16), 30, "conv"),
         ("resnet18", (3, 32, 32), 12, "conv1"),
-        ("efficientnet_lite0", (3, 32, 32), 24, "stem"),
+        pytest.param("efficientnet_lite0", (3, 32, 32), 24, "stem", marks=pytest.mark.slow),
     ],
 )
 def test_reference_models(name: str, shape: tuple[int, ...], groups: int, first: str) -> None:
