@@ -1,8 +1,8 @@
 """Simplify the ONNX graph: fold constants, fuse batch norm, remove nodes without effect.
 
-Uses onnxsim (Daquexian and others). The result is accepted only when its outputs are those of the given file on 16
-training images. Our own exports are already folded, so it rarely removes anything from them, and runtimes do the same
-when they load a file; it helps with ONNX files from elsewhere, and before quantize, which needs batch norm folded.
+Source: onnxsim (Daquexian and others). The result is accepted only when its outputs are those of the given file on 16
+training images. It does not help exports of our own, which are already folded, and runtimes do the same when they load
+a file; it helps with ONNX files from elsewhere, and before quantize, which needs batch norm folded.
 """
 
 from __future__ import annotations

@@ -396,8 +396,7 @@ def test_pruned_network_trains_and_exports(name: str) -> None:
     [
         ("lenet_300_100", (1, 28, 28), 2, "fc1"),
         ("lenet_5", (1, 28, 28), 3, "conv1"),
-        ("resnet20", (1, 28, 28), 12, "conv"),
-        ("resnet56", (3, 16, 16), 30, "conv"),
+        ("resnet_cifar", (3, 16, 16), 12, "conv"),
         ("resnet18", (3, 32, 32), 12, "conv1"),
         pytest.param("efficientnet_lite0", (3, 32, 32), 24, "stem", marks=pytest.mark.slow),
     ],

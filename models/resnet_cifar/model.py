@@ -1,6 +1,7 @@
-"""ResNet-20 in the CIFAR style (He et al. 2016, section 4.2): three stages of 3 basic blocks, 16, 32 and 64 channels.
+"""ResNet-20, -56 and their kind in the CIFAR style (He et al. 2016, section 4.2): three stages of 16, 32, 64 channels.
 
-A residual connection that changes shape is a 1x1 convolution with batch norm (option B).
+Depth is 6 n + 2 with n basic blocks in each stage. A residual connection that changes shape is a 1x1 convolution with
+batch norm (option B).
 """
 
 from __future__ import annotations
@@ -60,6 +61,10 @@ class ResNet(nn.Module):
         return self.fc(hidden.mean((2, 3)))
 
 
-def build(classes: int = 10, channels: int = 1) -> nn.Module:
-    """Return the network with random weights."""
-    return ResNet(classes, channels, blocks=3)
+def build(classes: int = 10, channels: int = 3, depth: int = 20) -> nn.Module:
+    """Return the network of this depth (20, 32, 44, 56, ...) with random weights."""
+    blocks, rest = divmod(depth - 2, 6)
+    if rest or blocks < 1:
+        message = f"depth {depth} is not 6 n + 2 (20, 32, 44, 56, 110)"
+        raise ValueError(message)
+    return ResNet(classes, channels, blocks)
