@@ -1,8 +1,8 @@
 """Recipe to steps with cache keys: what would run, what is there already, and why. Loads no torch.
 
 The key of a step is the sha256 of its ingredients: stage kind, revision, full configuration with defaults, the key of
-the step before, the digest of the data, the versions of the libraries that the stage names, the seed, the target, and
-for a stage that measures the digest of the machine. Files count by content, not by path.
+the step before, the digest of the data, the versions of the libraries that the stage names, the seed, the batch, and for
+a stage that measures the whole target and the digest of the machine. Files count by content, not by path.
 """
 
 from __future__ import annotations
@@ -93,6 +93,7 @@ def make_plan(loaded: LoadedRecipe, store: Store, seed: int, previous: Sequence[
     for stage in stages:
         ingredients.append(_stage(loaded, stage, digest_of(ingredients[-1]), data, seed))
         if isinstance(stage, Measure):
+            ingredients[-1]["target"] = loaded.recipe.target.model_dump(mode="json")
             ingredients[-1]["machine"] = machine_digest(machine)
     names = ["original", *labels(stages)]
     steps: list[Step] = []
@@ -127,7 +128,7 @@ def _stage(loaded: LoadedRecipe, stage: Stage, parent: str, data: Ingredients, s
         "config": _by_content(stage.model_dump(mode="json", by_alias=True), stage.files()),
         "parent": parent,
         "data": data,
-        "target": loaded.recipe.target.model_dump(mode="json"),
+        "batch": loaded.recipe.target.batch,
         "versions": {name: version(name) for name in stage.libraries},
         "seed": seed,
     }
