@@ -1,8 +1,8 @@
 """Recipe to steps with cache keys: what would run, what is there already, and why. Loads no torch.
 
 The key of a step is the sha256 of its ingredients: stage kind, revision, full configuration with defaults, the key of
-the step before, the digest of the data, the versions of the libraries that the stage names, the seed, the batch, and for
-a stage that measures the whole target and the digest of the machine. Files count by content, not by path.
+the step before, the digest of the data, the versions of the libraries that the stage names, the seed, the batch, and
+for a stage that measures the whole target and the digest of the machine. Files count by content, not by path.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import os
 import platform
 import shutil
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 
 RECORD_FILE = "record.json"
 MEASUREMENT_FILE = "measurement.json"
+#: A disk with less than this is full.
+NO_SPACE_BYTES = 64 * 1024
 LIBRARIES = ("torch", "onnx", "onnxscript", "onnxruntime", "onnxsim", "openvino", "numpy")
 
 
@@ -72,10 +74,11 @@ class Run:
         so; KeyboardInterrupt likewise.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.store.root.mkdir(parents=True, exist_ok=True)
         with locked(self.folder / ".lock", f"another run is writing into {self.folder}: wait for it, or give --out"):
             started = time.monotonic()
             try:
-                with _disk_errors():
+                with _disk_errors(self.folder, self.store.root):
                     self._steps()
                     report = self._finished(time.monotonic() - started)
                     self._write(report)
@@ -83,7 +86,8 @@ class Run:
                 self._write(self._report("interrupted", time.monotonic() - started))
                 raise
             except SecateurError as error:
-                self._write(self._report("failed", time.monotonic() - started, str(error)))
+                with suppress(OSError):  # the disk may be what is full: the error itself is what has to be told
+                    self._write(self._report("failed", time.monotonic() - started, str(error)))
                 raise
             return report
 
@@ -270,14 +274,22 @@ def versions() -> dict[str, str]:
 
 
 @contextmanager
-def _disk_errors() -> Iterator[None]:
-    """Turn a full disk into a message that says what to do."""
+def _disk_errors(*folders: Path) -> Iterator[None]:
+    """Turn a full disk into a message that says what to do.
+
+    Libraries that write files raise errors of their own for it, so the disks of `folders` are asked when one fails.
+    """
     try:
         yield
-    except OSError as error:
-        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+    except SecateurError:
+        raise
+    except Exception as error:
+        told = isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
+        full = [folder for folder in folders if shutil.disk_usage(folder).free < NO_SPACE_BYTES]
+        if not told and not full:
             raise
-        message = f"the disk is full ({error.filename or 'while writing'}). Free some space and run again: it resumes."
+        where = full[0] if full else getattr(error, "filename", None) or "while writing"
+        message = f"the disk is full ({where}). Free some space and run again: it resumes."
         raise ResourceError(message) from error
 
 

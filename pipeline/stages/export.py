@@ -2,8 +2,8 @@
 
 The export is believed only when it says the same as what it was made of: both are run on 16 training images, and the
 first layer that differs is named. Two exports of the same weights are the same bytes. Source: the exporter of
-torch.onnx on torch.export graphs, and OpenVINO's converter. Exporting alone does not help latency beyond what the runtime
-gives, and FP16 weights do not help it at all: they halve the file, while CPUs compute in FP32 all the same.
+torch.onnx on torch.export graphs, and OpenVINO's converter. Exporting alone does not help latency beyond what the
+runtime gives, and FP16 weights do not help it at all: they halve the file, while CPUs compute in FP32 all the same.
 """
 
 from __future__ import annotations
