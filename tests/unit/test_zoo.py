@@ -29,7 +29,7 @@ PARAMETERS = {
 def test_reference_network_has_its_published_size(name: str) -> None:
     """Parameters as published, and one logit for each class."""
     arguments, shape, expected = PARAMETERS[name]
-    model = build(MODELS / name.split()[0] / "model.py", arguments)
+    model = build(MODELS / name.split(maxsplit=1)[0] / "model.py", arguments)
     assert not model.training
     assert model(torch.zeros(2, *shape)).shape == (2, 1000 if expected > 1_000_000 else 10)
     assert sum(parameter.numel() for parameter in model.parameters()) == expected
