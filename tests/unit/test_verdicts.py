@@ -1,0 +1,117 @@
+"""Budgets are judged by interval and value, and rows say what they bought."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.core.measurement import Block, Measurement, SamplingPlan, SessionSamples, SubjectSamples
+from pipeline.core.run import Accuracy, Interval, Row, Timing
+from pipeline.core.stage import Target
+from pipeline.recipe import Budget
+from pipeline.verdicts import budget_lines, with_timings, with_verdicts
+
+TARGET = Target()
+
+
+def row(digest: str, *, accuracy: float = 0.9, size: int = 1000, kind: str = "prune") -> Row:
+    """Return a row with an accuracy and a size."""
+    found = Accuracy(images=100, accuracy=accuracy, balanced_accuracy=accuracy, f1=accuracy)
+    return Row(
+        index=0,
+        label=kind,
+        kind=kind,
+        form="onnx",
+        digest=digest,
+        artifact=digest,
+        folder="",
+        seconds=1,
+        validation=found,
+        size_bytes=size,
+    )
+
+
+def measured(milliseconds: dict[str, float]) -> Measurement:
+    """Return a measurement without noise: each file always takes the same time."""
+    subjects = []
+    for digest, duration in milliseconds.items():
+        nanoseconds = round(duration * 1e6)
+        blocks = tuple(
+            Block(order=0, wall_ns=(nanoseconds,) * 3, cpu_ns=(nanoseconds,) * 3, preemptions=0) for _ in range(5)
+        )
+        session = SessionSamples(load_ns=1, first_ns=1, warmup=(), rounds=blocks)
+        subjects.append(
+            SubjectSamples(
+                label=digest,
+                runtime="onnxruntime",
+                runtime_version="1",
+                options={},
+                digest=digest,
+                input_shape=(1, 1, 2, 2),
+                sessions=(session,) * 4,
+            )
+        )
+    return Measurement(
+        created="",
+        threads=1,
+        batch=1,
+        seed=0,
+        fingerprint={},
+        in_force={},
+        plan=SamplingPlan(budget_s=1),
+        seconds=1,
+        stopped="precise",
+        conditions=(),
+        subjects=tuple(subjects),
+    )
+
+
+def timing(low: float, value: float, high: float, *, contended: bool = False) -> Timing:
+    """Return a timing with this speedup and as many milliseconds."""
+    span = Interval(value=value, low=low, high=high)
+    return Timing(runtime="onnxruntime", threads=1, milliseconds=span, speedup=span, contended=contended)
+
+
+def test_rows_say_what_was_bought_and_what_it_cost() -> None:
+    """Twice as fast and half as large for a point; then nothing, at the price of size."""
+    rows = [row("a"), row("b", accuracy=0.89, size=500), row("c", accuracy=0.89, size=600), row("c", kind="simplify")]
+    found = measured({"a": 2.0, "b": 1.0, "c": 1.0})
+    judged = with_verdicts(with_timings(rows, found), found, TARGET)
+    assert judged[1].verdict == "2.00x faster, 50% smaller, for -1.00 points"
+    assert judged[2].verdict == "bought nothing, cost 20% larger"
+    assert judged[3].verdict == "the same file"
+
+
+def test_a_slower_file_is_said_to_be_slower() -> None:
+    """int8 that is slower than what it was made of has bought its size only."""
+    found = measured({"a": 1.0, "b": 1.5})
+    judged = with_verdicts(with_timings([row("a"), row("b", size=300)], found), found, TARGET)
+    assert judged[1].verdict == "70% smaller, for 1.50x slower"
+
+
+@pytest.mark.parametrize(
+    ("low", "value", "high", "verdict"),
+    [(3.9, 4.0, 4.1, "cannot tell"), (4.1, 4.2, 4.3, "met"), (3.7, 3.8, 3.9, "missed")],
+)
+def test_latency_factor_is_judged_by_its_interval(low: float, value: float, high: float, verdict: str) -> None:
+    """0.25x is met only when the whole interval of the speedup lies above 4, missed only when it lies below."""
+    result = row("b").model_copy(update={"timings": (timing(low, value, high),)})
+    (line,) = budget_lines(Budget.model_validate({"latency": "0.25x"}), row("a"), result, TARGET)
+    assert line.verdict == verdict
+
+
+def test_contention_cannot_be_told() -> None:
+    """A clear number on a busy machine decides nothing, and a missing one neither."""
+    busy = row("b").model_copy(update={"timings": (timing(8, 9, 10, contended=True),)})
+    for result in (busy, row("b")):
+        (line,) = budget_lines(Budget.model_validate({"latency": "0.25x"}), row("a"), result, TARGET)
+        assert line.verdict == "cannot tell"
+
+
+def test_milliseconds_accuracy_and_size() -> None:
+    """Absolute limits compare with what was found; relative size with the original's."""
+    result = row("b", accuracy=0.885, size=400).model_copy(update={"timings": (timing(1.9, 2.0, 2.1),)})
+    budget = Budget.model_validate({"latency": "3ms", "accuracy_drop": "1pt", "size": "0.5x"})
+    lines = budget_lines(budget, row("a"), result, TARGET)
+    assert [line.verdict for line in lines] == ["met", "missed", "met"]
+    assert lines[1].found == "1.50pt on validation"
+    assert budget_lines(None, row("a"), result, TARGET) == ()
