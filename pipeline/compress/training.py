@@ -33,7 +33,8 @@ class Hyperparameters:
     """The schedule. `learning_rate` is the peak: linear warm-up over `warmup` epochs, then cosine to zero.
 
     Weight decay spares biases and norms. `ema` is the decay of the weights' moving average, 0 for none;
-    `recalibration_images` is how many training images renew the batch-norm statistics, 0 for none.
+    `recalibration_images` is how many training images renew the batch-norm statistics before each evaluation, 0 for
+    none: running averages lag behind weights that change fast, and behind averaged weights.
     """
 
     epochs: int
@@ -155,20 +156,21 @@ class Training:
                 raise StageError(message)
             total += loss
             on_step(step, loss)
-        result = self._evaluate(total / self.steps)
+        evaluated = self.average or self.model
+        self._renew_statistics(evaluated)
+        result = self._evaluate(evaluated, total / self.steps)
         if self.best is None or self._rank(result) > max(self._rank(earlier) for earlier in self.history):
-            evaluated = self.average or self.model
             self.best = {name: tensor.clone() for name, tensor in evaluated.state_dict().items()}
         self.history.append(result)
         self.epoch += 1
         return result
 
     def finish(self) -> nn.Module:
-        """Load the best weights, renew batch-norm statistics if asked, and return the network on the CPU, in eval."""
-        if self.best is not None:
+        """Load the best weights (without an epoch, renew the statistics) and return the network on the CPU, in eval."""
+        if self.best is None:
+            self._renew_statistics(self.model)
+        else:
             self.model.load_state_dict(self.best)
-        if self.settings.recalibration_images:
-            recalibrate(self.model, self._calibration_batches())
         return place(self.model, torch.device("cpu"), torch.contiguous_format).eval()
 
     @staticmethod
@@ -245,8 +247,8 @@ class Training:
                 mean.copy_(value)
 
     @torch.no_grad()
-    def _evaluate(self, training_loss: float) -> EpochResult:
-        model = (self.average or self.model).eval()
+    def _evaluate(self, model: nn.Module, training_loss: float) -> EpochResult:
+        model.eval()
         split, classes = self.dataset.validation, len(self.dataset.classes)
         right, total = 0, 0.0
         for start in range(0, len(split), EVALUATION_BATCH):
@@ -255,6 +257,10 @@ class Training:
             right += int((logits.argmax(1) == labels).sum())
             total += float(target_loss(logits, nn.functional.one_hot(labels, classes).float())) * len(labels)
         return EpochResult(self.epoch, training_loss, right / len(split), total / len(split))
+
+    def _renew_statistics(self, model: nn.Module) -> None:
+        if self.settings.recalibration_images:
+            recalibrate(model, self._calibration_batches())
 
     def _calibration_batches(self) -> Iterator[Tensor]:
         generator = torch.Generator().manual_seed(self.seed)

@@ -100,7 +100,9 @@ class Finetune(Stage):
         default=0.0, description="Decay of a moving average of the weights, which is then judged and kept; 0 for none."
     )
     recalibrate: Annotated[int, Field(ge=0)] = Field(
-        default=0, description="Training images that renew batch-norm statistics at the end; 0 for none."
+        default=0,
+        description="Training images that renew batch-norm statistics before each evaluation; 0 for none. "
+        "It pays after pruning and with `ema`, when running averages lag behind the weights.",
     )
     augment: Augment = Field(default=Augment(), description="Random changes of the training images.")
     store: Literal["float32", "float16"] = Field(
