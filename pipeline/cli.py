@@ -44,18 +44,28 @@ Out = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Run folder; runs/<name of the recipe file> when left out.")
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
+Test = Annotated[
+    bool, typer.Option("--test/--no-test", help="Judge on the test split at the end; --no-test while you still choose.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of text.")]
 
 
 @app.command()
-def run(recipe: Recipe, overrides: Set = None, out: Out = None, seed: Seed = 0, as_json: AsJson = False) -> None:
+def run(
+    recipe: Recipe,
+    overrides: Set = None,
+    out: Out = None,
+    seed: Seed = 0,
+    test: Test = True,
+    as_json: AsJson = False,
+) -> None:
     """Run a recipe. Finished stages are taken from the store, so running again resumes.
 
     Examples:
 
       secateur run recipes/resnet20-fashion-int8.yaml
 
-      secateur run my.yaml --set stages.prune.ratio=0.4 --out runs/ratio-40
+      secateur run my.yaml --set stages.prune.ratio=0.4 --out runs/ratio-40 --no-test
     """
     from pipeline.core.store import Store, default_root
     from pipeline.progress import ConsoleProgress
@@ -66,7 +76,7 @@ def run(recipe: Recipe, overrides: Set = None, out: Out = None, seed: Seed = 0, 
     folder = out or Path("runs") / recipe.stem
     try:
         with ConsoleProgress() as progress:
-            report = Run(loaded, folder, Store(default_root()), seed, progress).execute()
+            report = Run(loaded, folder, Store(default_root()), seed, progress, test).execute()
     except (KeyboardInterrupt, SecateurError) as error:
         again = " ".join(["secateur", *sys.argv[1:]])
         if isinstance(error, SecateurError) and error.exit_code == 2:  # noqa: PLR2004 (bad input: nothing to resume)

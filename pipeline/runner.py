@@ -54,13 +54,14 @@ LIBRARIES = ("torch", "onnx", "onnxscript", "onnxruntime", "onnxsim", "openvino"
 
 @dataclass
 class Run:
-    """One run of a loaded recipe into a folder."""
+    """One run of a loaded recipe into a folder. Without `test` the test split is left alone, for while one chooses."""
 
     loaded: LoadedRecipe
     folder: Path
     store: Store
     seed: int = 0
     progress: Progress = field(default_factory=SilentProgress)
+    test: bool = True
     rows: list[Row] = field(default_factory=list)
     candidates: list[Candidate] = field(default_factory=list)
     artifacts: list[Artifact] = field(default_factory=list)
@@ -85,7 +86,7 @@ class Run:
             except KeyboardInterrupt:
                 self._write(self._report("interrupted", time.monotonic() - started))
                 raise
-            except SecateurError as error:
+            except Exception as error:
                 with suppress(OSError):  # the disk may be what is full: the error itself is what has to be told
                     self._write(self._report("failed", time.monotonic() - started, str(error)))
                 raise
@@ -220,7 +221,7 @@ class Run:
     def _finished(self, seconds: float) -> RunReport:
         report = self._report("finished", seconds)
         result = self._result_for_target()
-        final = self.judge.final_test(self.artifacts[0], self.artifacts[result])
+        final = self.judge.final_test(self.artifacts[0], self.artifacts[result]) if self.test else None
         report = report.model_copy(update={"final": final})
         lines = budget_lines(self.loaded.recipe.budget, report.rows[0], report.rows[result], report.target)
         return report.model_copy(update={"budget": lines})

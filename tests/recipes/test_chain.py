@@ -144,6 +144,15 @@ def test_two_runs_cannot_share_a_folder(project: Project) -> None:
     assert "another run is writing into runs/toy" in second.stderr
 
 
+def test_the_test_split_can_be_left_alone(finished: Finished) -> None:
+    """With --no-test the report has no final test, and everything else."""
+    project, _ = finished
+    found = json.loads(project.command("run", "toy.yaml", "--no-test", "--out", "runs/choose", "--json").stdout)
+    assert found["final"] is None
+    assert found["status"] == "finished"
+    assert "Final test" not in project.command("report", "runs/choose").stdout
+
+
 def test_budget_decides_the_exit_code(finished: Finished) -> None:
     """An easy budget passes with 0, an impossible one ends with 1 after everything was written."""
     project, _ = finished

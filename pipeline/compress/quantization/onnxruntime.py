@@ -201,6 +201,9 @@ def _leave_outputs_in_float(model: ModelProto) -> None:
             maker.output[0] = output.name
             graph.node.remove(dequantize)
             graph.node.remove(quantize)
+    read = {value for node in graph.node for value in node.input}
+    for tensor in [tensor for tensor in graph.initializer if tensor.name not in read]:
+        graph.initializer.remove(tensor)
 
 
 def _count(model: ModelProto, kept: frozenset[str]) -> tuple[dict[str, int], tuple[str, ...]]:
