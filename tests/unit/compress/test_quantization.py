@@ -145,6 +145,13 @@ def test_outputs_of_matrix_products_leave_in_float() -> None:
     assert len(np.unique(logits(quantized))) == len(SAMPLES) * 4
 
 
+def test_every_tensor_in_the_file_is_used() -> None:
+    """No scale or zero point is left over, which runtimes would warn about."""
+    graph = quantize_static(network(), SAMPLES, scheme="u8s8").model.graph
+    read = {value for node in graph.node for value in node.input}
+    assert {tensor.name for tensor in graph.initializer} <= read
+
+
 def test_kept_nodes_stay_in_float() -> None:
     """By pattern; their weights are stored as they were."""
     quantized = quantize_static(network(), SAMPLES, scheme="u8s8", keep=["block.*"])
