@@ -116,7 +116,7 @@ def wait_for(project: Project, pattern: str) -> None:
 @pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])
 def test_killed_run_resumes_to_the_same_bytes(finished: Finished, project: Project, kill: signal.Signals) -> None:
     """A run that is killed in training goes on inside the stage, and all files equal those of a run left alone."""
-    change = ("--set", "stages.finetune.epochs=12", "--set", "data.arguments={train: 256}")
+    change = ("--set", "stages.finetune.epochs=20", "--set", "data.arguments={train: 256}")
     alone, _ = finished
     assert alone.command("run", "toy.yaml", *change, "--out", "runs/long").returncode == 0
     process = project.start("run", "toy.yaml", *change)
