@@ -156,7 +156,7 @@ class Run:
             record = StageRecord(
                 kind=step.stage.kind,
                 revision=step.stage.revision,
-                config=step.stage.model_dump(mode="json", by_alias=True),
+                config=step.ingredients["config"],
                 parent_digest=given.digest,
                 seconds=time.monotonic() - began,
                 changed=dict(outcome.changed),
@@ -206,7 +206,7 @@ class Run:
             index=step.index,
             label=step.label,
             kind=step.stage.kind if step.stage else "original",
-            config=step.stage.model_dump(mode="json", by_alias=True) if step.stage else {},
+            config=step.ingredients.get("config", {}),
             form=artifact.form,
             digest=self.judge.shipped(artifact).digest,
             artifact=artifact.digest,
@@ -244,7 +244,7 @@ class Run:
             {
                 "name": self.loaded.recipe.name,
                 "recipe_file": self.loaded.path.name,
-                "recipe": self.loaded.recipe.model_dump(mode="json", by_alias=True),
+                "recipe": self.loaded.raw,
                 "recipe_digest": self.loaded.digest,
                 "data": {**summary(self.dataset), **self.plan.data_identity} if self.rows else {},
                 "target": self.loaded.recipe.target,
