@@ -15,8 +15,8 @@ NAMES = ("resnet18-elpv-int8", "efficientnet-lite0-elpv-int8", "resnet20-fashion
 MARKS = ("<!-- measured results: begin -->", "<!-- measured results: end -->")
 HEAD = """\
 | recipe | validation, original | validation, result | test, original | test, result | difference on test, points | \
-speedup, onnxruntime | speedup, openvino | bytes | time |
-|---|---|---|---|---|---|---|---|---|---|"""
+speedup, onnxruntime | speedup, openvino | bytes |
+|---|---|---|---|---|---|---|---|---|"""
 
 
 def run(name: str) -> dict[str, Any]:
@@ -51,7 +51,6 @@ def line(name: str, report: dict[str, Any]) -> str:
         speedup(result, "onnxruntime"),
         speedup(ir, "openvino"),
         f"{original['size_bytes'] / 1e6:.2f} → {result['size_bytes'] / 1e6:.2f} MB",
-        f"{sum(row['seconds'] for row in report['rows']) / 60:.0f} min",
     ]
     return f"| {' | '.join(cells)} |"
 
