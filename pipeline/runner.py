@@ -200,6 +200,8 @@ class Run:
         record = _read_record(entry)
         self.artifacts.append(artifact)
         self.candidates.append(Candidate(label=step.label, artifact=self.judge.shipped(artifact)))
+        if artifact.form == "torch":
+            self.candidates.append(Candidate(label=step.label, artifact=artifact))
         if (entry / MEASUREMENT_FILE).exists():
             self.measurement = load_measurement(entry / MEASUREMENT_FILE)
         row = Row(

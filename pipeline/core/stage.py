@@ -61,7 +61,8 @@ class Context:
 
     `folder` is the stage's own folder: the payload is written there, and so is anything that it needs to resume
     after having been killed. `dataset` loads the data on first call. `original` is the network the recipe started
-    from. `candidates` are the exported files so far, the original's FP32 export first.
+    from. `candidates` are the files so far: of each step what it exports, the original's FP32 export first, and behind it
+    the torch network where the step has one.
     """
 
     folder: Path

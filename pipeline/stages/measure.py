@@ -19,6 +19,7 @@ from pipeline.core.errors import InputError
 from pipeline.core.measurement import Measurement, save
 from pipeline.core.stage import Candidate, Context, Outcome, Runtime, Stage
 from pipeline.core.units import Duration
+from pipeline.measure.fresh import measure_afresh
 from pipeline.measure.harness import Subject, measure
 from pipeline.measure.runtimes import READS
 from pipeline.measure.statistics import speedup
@@ -66,7 +67,9 @@ class Measure(Stage):
             InputError: none of the runtimes reads any of the files.
             StageError: a file computes values that are not finite, or other shapes than the original.
         """
-        measurement = measure(
+        # A torch network is of a class that a new process cannot import.
+        take = measure if "torch" in self.runtimes else measure_afresh
+        measurement = take(
             self._subjects(given, context),
             threads=self.threads or context.target.threads,
             batch=context.target.batch,

@@ -144,6 +144,15 @@ def test_two_runs_cannot_share_a_folder(project: Project) -> None:
     assert "another run is writing into runs/toy" in second.stderr
 
 
+def test_networks_are_timed_in_torch_where_asked(finished: Finished) -> None:
+    """Runtime torch times the networks before their export, against the original network."""
+    project, _ = finished
+    change = ("--set", "stages.measure.runtimes=[torch, onnxruntime]", "--no-test", "--out", "runs/torch", "--json")
+    rows = json.loads(project.command("run", "toy.yaml", *change).stdout)["rows"]
+    assert [timing["runtime"] for timing in rows[2]["timings"]] == ["torch", "onnxruntime"]
+    assert rows[2]["timings"][0]["speedup"]["value"] > 0
+
+
 def test_the_test_split_can_be_left_alone(finished: Finished) -> None:
     """With --no-test the report has no final test, and everything else."""
     project, _ = finished
