@@ -61,8 +61,8 @@ class Context:
 
     `folder` is the stage's own folder: the payload is written there, and so is anything that it needs to resume
     after having been killed. `dataset` loads the data on first call. `original` is the network the recipe started
-    from. `candidates` are the files so far: of each step what it exports, the original's FP32 export first, and behind it
-    the torch network where the step has one.
+    from. `candidates` are the files so far: what each step exports, the original's FP32 export first, and behind it the
+    torch network where the step has one.
     """
 
     folder: Path
