@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-LISTED = 8
+#: Tensors that a message names of each kind.
+LISTED = 4
 
 
 def build(definition: Path, arguments: Mapping[str, Any]) -> nn.Module:
@@ -82,15 +83,19 @@ def read_weights(file: Path) -> dict[str, Tensor]:
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
     """Copy `weights` into the model, as float32. Raises InputError that lists missing, unknown and misshapen names."""
     expected = model.state_dict()
-    wrong = [f"missing: {name} {tuple(tensor.shape)}" for name, tensor in expected.items() if name not in weights]
-    for name, tensor in weights.items():
-        if name not in expected:
-            wrong.append(f"unknown: {name} {tuple(tensor.shape)}")
-        elif expected[name].shape != tensor.shape:
-            wrong.append(f"shape: {name} is {tuple(tensor.shape)}, the model has {tuple(expected[name].shape)}")
-    if wrong:
-        shown = "\n  ".join(wrong[:LISTED])
-        more = f"\n  and {len(wrong) - LISTED} more" if len(wrong) > LISTED else ""
-        message = f"{source} does not fit the model, {len(wrong)} of {len(expected)} tensors:\n  {shown}{more}"
+    shared = [name for name in weights if name in expected]
+    wrong = {
+        "missing": [f"{name} {tuple(tensor.shape)}" for name, tensor in expected.items() if name not in weights],
+        "unknown": [f"{name} {tuple(tensor.shape)}" for name, tensor in weights.items() if name not in expected],
+        "shape": [
+            f"{name} is {tuple(weights[name].shape)}, the model has {tuple(expected[name].shape)}"
+            for name in shared
+            if weights[name].shape != expected[name].shape
+        ],
+    }
+    if any(wrong.values()):
+        lines = [f"\n  {kind}: {each}" for kind, found in wrong.items() for each in found[:LISTED]]
+        counts = ", ".join(f"{len(found)} {kind}" for kind, found in wrong.items())
+        message = f"{source} does not fit the model of {len(expected)} tensors: {counts}{''.join(lines)}"
         raise InputError(message)
     model.load_state_dict({name: tensor.to(expected[name].dtype) for name, tensor in weights.items()})
