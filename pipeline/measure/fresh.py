@@ -44,7 +44,7 @@ def measure_afresh(
     try:
         while not receiver.poll(POLL_S):
             spent = time.monotonic() - began
-            progress.update(min(spent, budget_s), budget_s, f"measuring {len(subjects)} files in turns")
+            progress.update(min(spent, budget_s), budget_s, "measuring all files in turns")
         answer = receiver.recv()
     except EOFError as error:
         process.join()
