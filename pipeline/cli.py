@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -78,7 +79,7 @@ def run(
         with ConsoleProgress() as progress:
             report = Run(loaded, folder, Store(default_root()), seed, progress, test).execute()
     except (KeyboardInterrupt, SecateurError) as error:
-        again = " ".join(["secateur", *sys.argv[1:]])
+        again = shlex.join(["secateur", *sys.argv[1:]])
         if isinstance(error, SecateurError) and error.exit_code == 2:  # noqa: PLR2004 (bad input: nothing to resume)
             raise
         typer.echo(f"\n{error or 'Interrupted.'}\nWhat was finished is kept. Resume with: {again}", err=True)
@@ -191,15 +192,15 @@ def bench(
 
 @recipes_app.command("list")
 def recipes_list(as_json: AsJson = False) -> None:
-    """List the recipes that come with the program, with what each is for."""
+    """List the recipes that come with the program: what each is for and how long it takes."""
     from pipeline.bundled import list_recipes
 
     found = list_recipes()
     if as_json:
-        typer.echo(json.dumps([{"name": each.name, "purpose": each.purpose} for each in found], indent=1))
+        typer.echo(json.dumps([{"name": each.name, "purpose": each.purpose, "time": each.time} for each in found], indent=1))
         return
     for each in found:
-        typer.echo(f"{each.name}\n    {each.purpose}")
+        typer.echo(f"{each.name}\n    {each.purpose}\n    {each.time}")
 
 
 @recipes_app.command("copy")
