@@ -197,7 +197,9 @@ def recipes_list(as_json: AsJson = False) -> None:
 
     found = list_recipes()
     if as_json:
-        typer.echo(json.dumps([{"name": each.name, "purpose": each.purpose, "time": each.time} for each in found], indent=1))
+        typer.echo(
+            json.dumps([{"name": each.name, "purpose": each.purpose, "time": each.time} for each in found], indent=1)
+        )
         return
     for each in found:
         typer.echo(f"{each.name}\n    {each.purpose}\n    {each.time}")
