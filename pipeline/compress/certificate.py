@@ -3,6 +3,10 @@
 Both run in float64, where the two differ by rounding alone (about 1e-15) if, and only if, every removed slice and every
 slice that read from it left together. Right values could hide a misplaced channel (all biases 0, all variances 1), so
 both get the same disturbed values first, and batch norms the statistics of a random batch, which keep signals alive.
+
+The reference is the captured graph with zeros in all removed slices. Statistics over channels (layer norm, softmax)
+go over the channels that stay there too; where that is not the same as with zeros in the others, the certificate says
+so: that network is the original only up to these statistics.
 """
 
 from __future__ import annotations
@@ -10,39 +14,46 @@ from __future__ import annotations
 from copy import deepcopy
 from dataclasses import dataclass
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, fx, nn
+from torch.fx.node import map_aggregate, map_arg
+from torch.utils._pytree import tree_leaves
 
-from pipeline.compress.batchnorm import recalibrate
-from pipeline.compress.inference import first_line, outputs, where
+from pipeline.compress.capture import plain_name
+from pipeline.compress.graph_labels import Value
+from pipeline.compress.graph_sizes import Call, arguments_with, resized
+from pipeline.compress.graph_walk import layer_path
+from pipeline.compress.inference import first_line, inference, outputs, where
 from pipeline.compress.tensors import masked, sliced, stored_tensors
 from pipeline.core.errors import StageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from torch import Tensor
-
+    from pipeline.compress.capture import Captured, Example
+    from pipeline.compress.graph_walk import Walk
     from pipeline.compress.surgery import PrunePlan
 
 TOLERANCE = 1e-9
-BATCHES = 2
+_WIDER = dict.fromkeys((torch.float16, torch.bfloat16, torch.float32), torch.float64)
 
-_ADVICE = (
-    "Likely its forward holds a literal number of channels, such as x.view(-1, 800) or x[:, :32]. Take it from the "
-    "tensor instead (x.flatten(1), x.shape[1]), or name the layers that come before it in `keep`."
-)
+
+class DifferentError(StageError):
+    """The pruned network is not the original without the removed channels."""
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """Largest difference over `batches` random batches, and the largest output, both absolute."""
+    """Largest difference over a batch of random inputs, and the largest output, both absolute.
+
+    `statistics`: the operators whose statistics now go over fewer channels, by layer.
+    """
 
     max_error: float
     scale: float
-    batches: int
+    statistics: tuple[str, ...]
 
     @property
     def relative_error(self) -> float:
@@ -50,88 +61,211 @@ class Certificate:
         return self.max_error / self.scale
 
 
-def certify(original: nn.Module, pruned: nn.Module, plan: PrunePlan, example: Tensor) -> Certificate:
-    """Check that `pruned` is `original` without what `plan` removes; neither is changed.
+class Reference:
+    """What a pruned network has to compute, worked out once on the captured graph.
 
-    `example` gives the shape [batch, ...] of the input, its values are not used.
+    Cost: float64 copies of the tensors while it works, and two forward passes. Afterwards it holds the inputs, the
+    outputs and the tensors that stay.
+    """
+
+    def __init__(self, captured: Captured, walk: Walk, plan: PrunePlan) -> None:
+        """Run the original with zeros in the removed slices.
+
+        Raises:
+            StageError: it does not run in float64, or all outputs are zero or infinite.
+        """
+        generator = torch.Generator().manual_seed(0)
+        self._plan, self._aliases = plan, captured.aliases
+        self.batch = tuple(_random_like(tensor, generator) for tensor in captured.example)
+        tensors = {name: _disturbed(tensor, generator) for name, tensor in captured.stored.items()}
+        tensors = {name: masked(tensor, plan.keep[name]) if name in plan.keep else tensor for name, tensor in tensors.items()}
+        calibration = tuple(_random_like(tensor, generator) for tensor in captured.example)
+        try:
+            with torch.no_grad():
+                _Masked(captured.module, tensors, walk, plan, renew=True).run(*calibration)
+                run = _Masked(captured.module, tensors, walk, plan, renew=False)
+                self.outputs = _leaves(run.run(*self.batch))
+        except Exception as error:
+            raise StageError(
+                f"The certificate needs a network that runs in float64; it fails: {first_line(error)}"
+            ) from error
+        self.statistics = tuple(dict.fromkeys(run.changed))
+        self.tensors = {name: sliced(tensor, plan.keep.get(name, {})) for name, tensor in tensors.items()}
+        self.scale = max((float(tensor.abs().max()) for tensor in self.outputs if tensor.numel()), default=0.0)
+        if not 0 < self.scale < inf:
+            raise StageError(f"Random inputs give outputs of scale {self.scale}: nothing can be certified from them.")
+
+    def certify(self, pruned: nn.Module) -> Certificate:
+        """Compare a pruned network, which is not changed.
+
+        Raises:
+            DifferentError: it does not run, or its outputs have another shape or differ by more than 1e-9 of their
+                scale.
+
+        Limits: a channel that is silent for random inputs (a dead ReLU without batch norm) could be misplaced unseen.
+        """
+        candidate = deepcopy(pruned).double()
+        names = {alias: name for name, aliases in self._aliases.items() for alias in aliases}
+        with torch.no_grad():
+            for name, tensor in stored_tensors(candidate).items():
+                if (known := names.get(name, name)) in self.tensors:
+                    expected = self.tensors[known]
+                    if tensor.shape != expected.shape:
+                        raise DifferentError(f"Tensor {name!r} has shape {tuple(tensor.shape)}, expected {tuple(expected.shape)}.")
+                    tensor.copy_(expected)
+        found = self._run(candidate)
+        shapes = [[tuple(tensor.shape) for tensor in tensors] for tensors in (self.outputs, found)]
+        if shapes[0] != shapes[1]:
+            raise DifferentError(f"The pruned network's outputs have shapes {shapes[1]}, expected {shapes[0]}.")
+        pairs = zip(self.outputs, found, strict=True)
+        error = max(float((left - right).abs().max()) for left, right in pairs if left.numel())
+        if not error <= TOLERANCE * self.scale:
+            raise DifferentError(
+                "The pruned network is not the original without the removed channels: outputs differ by "
+                f"{error:.3g} at a scale of {self.scale:.3g}; expected less than {TOLERANCE:g} of the scale."
+            )
+        return Certificate(error, self.scale, self.statistics)
+
+    def _run(self, candidate: nn.Module) -> list[Tensor]:
+        try:
+            if isinstance(candidate, fx.GraphModule):
+                with inference(candidate):
+                    return _leaves(_Double(candidate).run(*self.batch))
+            return [tensor.double() for tensor in outputs(candidate, self.batch) if tensor.is_floating_point()]
+        except Exception as error:
+            raise DifferentError(f"The pruned network does not run: {first_line(error)} at {where(error)}.") from error
+
+
+def check_values(captured: Captured, pruned: nn.Module, plan: PrunePlan) -> None:
+    """Check that every tensor of `pruned` is what the plan keeps of the original's.
 
     Raises:
-        StageError: a tensor is not the slice that the plan states; the pruned network does not run, or its outputs
-            have another shape or differ by more than 1e-9 of their scale; or all outputs are zero or infinite.
-
-    Cost: copies of both networks in float64 and five forward passes.
-    Limits: a channel that is silent for random inputs (a dead ReLU without batch norm) could be misplaced unseen.
+        DifferentError: a tensor has another shape or other values.
     """
-    _check_values(stored_tensors(original), stored_tensors(pruned), plan)
-    generator = torch.Generator().manual_seed(0)
-    batches = [torch.randn(max(2, len(example)), *example.shape[1:], generator=generator) for _ in range(1 + BATCHES)]
-    statistics, *batches = (batch.to(example.device, torch.float64) for batch in batches)
-    reference, candidate = deepcopy(original).double(), deepcopy(pruned).double()
-    _disturb(reference, generator)
-    tensors = stored_tensors(reference)
-    _load(reference, {name: masked(tensors[name], keep) for name, keep in plan.keep.items()})
-    try:
-        recalibrate(reference, [statistics])
-    except Exception as error:
-        raise StageError(
-            f"The certificate needs a network that runs in float64; it fails at {where(error)}: {first_line(error)}"
-        ) from error
-    _load(candidate, {name: sliced(tensor, plan.keep.get(name, {})) for name, tensor in tensors.items()})
-    errors, scales = zip(*(_compare(reference, candidate, batch) for batch in batches), strict=True)
-    certificate = Certificate(max(errors), max(scales), BATCHES)
-    if not 0 < certificate.scale < inf:
-        raise StageError(
-            f"Random inputs give outputs of scale {certificate.scale}: nothing can be certified from them."
+    names = {alias: name for name, aliases in captured.aliases.items() for alias in aliases}
+    for name, tensor in stored_tensors(pruned).items():
+        known = names.get(name, name)
+        if known in captured.stored:
+            expected = sliced(captured.stored[known], plan.keep.get(known, {}))
+            if not torch.equal(tensor, expected):
+                raise DifferentError(
+                    f"Tensor {name!r} of the pruned network is not what the plan keeps of the original: expected shape "
+                    f"{tuple(expected.shape)} and the original's values there."
+                )
+
+
+def _leaves(output: Any) -> list[Tensor]:  # noqa: ANN401 - any structure of tensors
+    """Return the outputs that are numbers, in order."""
+    return [leaf.double() for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+
+
+def _random_like(example: Tensor, generator: torch.Generator) -> Tensor:
+    """Return normal numbers, or for integers values of the example in another order."""
+    if example.is_floating_point():
+        return torch.randn(example.shape, generator=generator, dtype=torch.float64).to(example.device)
+    chosen = torch.randint(example.numel(), example.shape, generator=generator).to(example.device)
+    return example.flatten()[chosen]
+
+
+def _disturbed(tensor: Tensor, generator: torch.Generator) -> Tensor:
+    """Return a float64 copy with a value of its own at every position; what is not negative (variances) stays so."""
+    if not tensor.is_floating_point():
+        return tensor
+    wide = tensor.detach().double()
+    vector = wide.numel() == max(wide.shape, default=1)
+    size = max(wide.square().mean().sqrt().item(), 1.0 if vector else 0.0) or 1.0
+    factor, offset = (torch.rand(wide.shape, generator=generator, dtype=torch.float64).to(wide.device) for _ in range(2))
+    signed = isinstance(tensor, nn.Parameter)
+    return wide * (0.75 + factor / 2) + 0.1 * size * (offset - 0.5 if signed else offset)
+
+
+class _Double(fx.Interpreter):
+    """Runs a graph in float64, also where it casts to a narrower type."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module)
+        self.extra_traceback = False
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:  # noqa: ANN401 - as fx declares it
+        wide_args, wide_kwargs = map_aggregate((args, kwargs), lambda each: _WIDER.get(each, each) if isinstance(each, torch.dtype) else each)  # type: ignore[misc]
+        return super().call_function(target, wide_args, wide_kwargs)
+
+
+class _Masked(_Double):
+    """Runs the captured graph with other tensors, statistics over channels on those that stay."""
+
+    def __init__(self, module: fx.GraphModule, tensors: dict[str, Tensor], walk: Walk, plan: PrunePlan, *, renew: bool) -> None:
+        super().__init__(module)
+        self._tensors, self._walk, self._renew = tensors, walk, renew
+        self._removed = walk.removed(plan.keep)
+        self.changed: list[str] = []
+
+    def fetch_attr(self, target: str) -> Any:  # noqa: ANN401 - as fx declares it
+        return self._tensors[target]
+
+    def run_node(self, n: fx.Node) -> Any:  # noqa: ANN401 - as fx declares it
+        if self._renew and n.op == "call_function" and plain_name(n) == "batch_norm":
+            self._renew_statistics(n)
+        notes = self._walk.notes.get(n.name)
+        if notes is None or not notes.restricted or not self._touched(n):
+            return super().run_node(n)
+        plain, restricted = super().run_node(n), self._restricted(n)
+        pairs = list(zip(tree_leaves(plain), tree_leaves(restricted), strict=True))
+        if any(not torch.allclose(left, right, rtol=1e-12, atol=1e-12 * float(left.abs().max())) for left, right in pairs):
+            self.changed.append(f"{plain_name(n)} in {layer_path(n) or 'the network'}")
+        return restricted
+
+    def _touched(self, n: fx.Node) -> bool:
+        """Say whether channels leave any of the inputs."""
+        values = [self._walk.values[source.name] for source in n.all_input_nodes]
+        return any(
+            not self._walk.stays(label, size, self._removed).all()
+            for value in values
+            if isinstance(value, Value)
+            for size, label in zip(value.shape, value.labels, strict=True)
+            if label is not None
         )
-    if not certificate.max_error <= TOLERANCE * certificate.scale:
-        raise StageError(
-            "The pruned network is not the original without the removed channels: outputs differ by "
-            f"{certificate.max_error:.3g} at a scale of {certificate.scale:.3g}; expected less than {TOLERANCE:g} "
-            f"of the scale. {_ADVICE}"
-        )
-    return certificate
 
+    def _restricted(self, n: fx.Node) -> Any:  # noqa: ANN401 - a tensor or several
+        """Call the operator on what stays of its inputs, and put zeros where the rest of its results was."""
+        target, changes = resized(Call(n, self._walk, self._removed))
+        args, kwargs = arguments_with(n, target, changes)
+        args, kwargs = map_arg((args, kwargs), self._cut)
+        result = self.call_function(target, args, kwargs)
+        value = self._walk.values[n.name]
+        if isinstance(value, list):
+            return [self._spread(*each) for each in zip(result, value, strict=True)]
+        return self._spread(result, value)
 
-def _check_values(original: Mapping[str, Tensor], pruned: Mapping[str, Tensor], plan: PrunePlan) -> None:
-    for name, tensor in original.items():
-        expected = sliced(tensor, plan.keep.get(name, {}))
-        if name not in pruned or not torch.equal(pruned[name], expected):
-            raise StageError(
-                f"Tensor {name!r} of the pruned network is not what the plan keeps of the original: expected shape "
-                f"{tuple(expected.shape)} and the original's values there."
-            )
+    def _cut(self, node: fx.Node) -> Any:  # noqa: ANN401 - a tensor, or a size
+        tensor, value = self.env[node], self._walk.values[node.name]
+        for dim, stays in self._masks(value):
+            tensor = tensor.index_select(dim, stays.nonzero().flatten())
+        return tensor
 
+    def _spread(self, tensor: Tensor, value: Value) -> Tensor:
+        for dim, stays in self._masks(value):
+            shape = list(tensor.shape)
+            shape[dim] = len(stays)
+            wide = tensor.new_zeros(shape)
+            wide.movedim(dim, 0)[stays] = tensor.movedim(dim, 0)
+            tensor = wide
+        return tensor
 
-def _disturb(model: nn.Module, generator: torch.Generator) -> None:
-    """Give every position of every tensor its own value; what is not negative (variances) stays so."""
-    tensors = {id(tensor): tensor for tensor in stored_tensors(model).values() if tensor.is_floating_point()}
-    with torch.no_grad():
-        for tensor in tensors.values():
-            vector = tensor.numel() == max(tensor.shape, default=1)
-            size = max(tensor.square().mean().sqrt().item(), 1.0 if vector else 0.0) or 1.0
-            factor, offset = torch.rand(2, *tensor.shape, generator=generator, dtype=torch.float64).to(tensor.device)
-            signed = isinstance(tensor, nn.Parameter)
-            tensor.mul_(0.75 + factor / 2).add_(offset - 0.5 if signed else offset, alpha=0.1 * size)
+    def _masks(self, value: Any) -> list[tuple[int, Tensor]]:  # noqa: ANN401 - a labelled value, or a size
+        if not isinstance(value, Value):
+            return []
+        masks = [
+            (dim, torch.from_numpy(self._walk.stays(label, size, self._removed)))
+            for dim, (size, label) in enumerate(zip(value.shape, value.labels, strict=True))
+            if label is not None
+        ]
+        return [(dim, stays) for dim, stays in masks if not stays.all()]
 
-
-def _load(model: nn.Module, values: Mapping[str, Tensor]) -> None:
-    tensors = stored_tensors(model)
-    with torch.no_grad():
-        for name, value in values.items():
-            tensors[name].copy_(value)
-
-
-def _compare(reference: nn.Module, candidate: nn.Module, batch: Tensor) -> tuple[float, float]:
-    """Return the largest difference and the largest value of the outputs for one batch."""
-    expected = outputs(reference, batch)
-    try:
-        found = outputs(candidate, batch)
-    except Exception as error:
-        raise StageError(
-            f"The pruned network does not run: {first_line(error)} at {where(error)}. {_ADVICE}"
-        ) from error
-    shapes = [[tuple(tensor.shape) for tensor in tensors] for tensors in (expected, found)]
-    if shapes[0] != shapes[1]:
-        raise StageError(f"The pruned network's outputs have shapes {shapes[1]}, expected {shapes[0]}. {_ADVICE}")
-    apart = max(float((left - right).abs().max()) for left, right in zip(expected, found, strict=True))
-    return apart, max(float(tensor.abs().max()) for tensor in expected)
+    def _renew_statistics(self, n: fx.Node) -> None:
+        """Replace running statistics by those of this batch."""
+        value, names = self.env[n.args[0]], n.args[3:5]  # type: ignore[index]
+        dims = [dim for dim in range(value.dim()) if dim != 1]
+        for name, statistic in zip(names, (value.mean(dims), value.var(dims, correction=0)), strict=True):
+            if isinstance(name, fx.Node) and name.op == "get_attr":
+                self._tensors[str(name.target)] = self.env[name] = statistic

@@ -8,8 +8,8 @@ pixels, constants). Joined atoms form a *class*: the smallest set of positions t
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,9 @@ Labels = tuple[Label, ...]
 
 #: Stands for a size that is known only when the network runs (the batch). A prime: it divides no real size.
 SYMBOLIC = 2**61 - 1
+
+#: Dimensions wider than this that are filled with one value are pixels or tokens, not channels.
+LARGEST_FILL = 65536
 
 _FREE = np.iinfo(np.int64).max
 _SILENT = _FREE - 1
@@ -38,14 +41,23 @@ class Value:
 
 
 class Atoms:
-    """Disjoint sets over the atoms 1 to `count`; a set can be frozen and remembers the earliest reason."""
+    """Disjoint sets over the atoms 1, 2, ...; a set can be frozen and remembers the earliest reason."""
 
     def __init__(self, count: int) -> None:
-        """Start with every atom free and on its own."""
+        """Start with `count` atoms, every one free and on its own."""
         self._parent = np.arange(count + 1)
         self._reason = np.full(count + 1, _FREE)
         self._reason[0] = _SILENT
+        self._consumed = np.zeros(count + 1, np.bool_)
         self._texts: list[str] = []
+
+    def fresh(self, count: int) -> NDArray[np.int64]:
+        """Return new atoms, which no stored tensor owns."""
+        start = len(self._parent)
+        self._parent = np.concatenate([self._parent, np.arange(start, start + count)])
+        self._reason = np.concatenate([self._reason, np.full(count, _FREE)])
+        self._consumed = np.concatenate([self._consumed, np.zeros(count, np.bool_)])
+        return np.arange(start, start + count)
 
     def roots(self, label: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the representative of each atom's class."""
@@ -57,7 +69,10 @@ class Atoms:
 
     def join(self, first: NDArray[np.int64], second: NDArray[np.int64]) -> None:
         """Put the atoms of each position of two equally long labels into one class. Atom 0 is not allowed."""
-        for pair in np.unique(np.stack([self.roots(first), self.roots(second)]), axis=1).T:
+        left, right = self.roots(first), self.roots(second)
+        if np.array_equal(left, right):
+            return
+        for pair in np.unique(np.stack([left, right])[:, left != right], axis=1).T:
             low, high = np.sort(self.roots(pair))
             self._parent[high] = low
             self._reason[low] = min(self._reason[low], self._reason[high])
@@ -79,20 +94,55 @@ class Atoms:
         earliest = int(self._reason[self.roots(label)].min())
         return self._texts[earliest] if earliest < _SILENT else ""
 
+    def consume(self, label: NDArray[np.int64]) -> None:
+        """Mark atoms of a stored tensor that are summed away: the input side of a layer."""
+        self._consumed[label] = True
+
+    def consumed(self, label: NDArray[np.int64]) -> bool:
+        """Say whether any of these atoms is on the input side of a layer."""
+        return bool(self._consumed[label].any())
+
+
+@dataclass(frozen=True)
+class Options:
+    """How the rules decide where there is a choice.
+
+    `statistics`: whether channels may leave although a mean, a norm or a softmax is taken over them, which then goes
+    over those that stay. `heads`: attention heads leave whole, instead of the same dimensions of every head.
+    """
+
+    statistics: Literal["allow", "freeze"] = "allow"
+    heads: bool = False
+
+
+@dataclass
+class Notes:
+    """What a rule finds out about a call beside its labels.
+
+    `restricted`: an operator goes over the channels that stay, and the result would differ with zeros in the others.
+    `products`: multiply-accumulates of the call, as lists of (size, label) whose sizes are multiplied.
+    """
+
+    restricted: bool = False
+    products: list[list[tuple[int, Label]]] = field(default_factory=list)
+
 
 @dataclass(frozen=True)
 class Site:
     """One call of an operator: its arguments by schema name, the sizes of its results, and where it stands.
 
-    `consumed` marks the atoms of stored tensors that are summed away: the input side of layers.
+    `line` is the line of the user's code; `attention`: a dimension that is cut here becomes the heads of an attention.
     """
 
     atoms: Atoms
-    consumed: NDArray[np.bool_]
+    options: Options
     operator: str
     layer: str
+    line: str
+    attention: bool
     arguments: Mapping[str, Any]
     shapes: tuple[tuple[int, ...], ...]
+    notes: Notes
 
     def value(self, *names: str) -> Value:
         """Return the first tensor argument that has one of these names."""
@@ -124,7 +174,8 @@ class Site:
         for other in known[1:]:
             both = (first > 0) & (other > 0)
             self.atoms.join(first[both], other[both])
-            self.freeze(np.where(both, 0, first + other), "meets a fixed position")
+            if not both.all():
+                self.freeze(np.where(both, 0, first + other), "meets a fixed position")
         if len(known) < len(labels):
             self.freeze(first, "meets a fixed tensor")
         return first
@@ -136,13 +187,25 @@ class Site:
             for other in others:
                 self.join(first.ravel(), other.ravel())
 
+    def statistic(self, label: Label, why: str) -> None:
+        """Let an operator go over the channels that stay, or freeze them, as the options say."""
+        if label is None:
+            return
+        if self.options.statistics == "freeze":
+            self.freeze(label, why)
+        self.notes.restricted = True
+
     def contract(self, label: Label, weight: Label, *, stored: bool) -> None:
-        """Join both sides of a sum of products. Removal is exact only if `weight` belongs to a stored tensor."""
-        self.join(label, weight)
-        if not stored:
-            self.freeze(weight if label is None else label, "sums over channels of two computed tensors")
-        elif weight is not None:
-            self.consumed[weight] = True
+        """Join both sides of a sum of products. Zeros stand in removed positions if `weight` is of a stored tensor."""
+        joined = self.join(label, weight)
+        if stored and weight is not None:
+            self.atoms.consume(weight)
+        elif joined is not None:
+            self.notes.restricted = True
+
+    def fresh(self, size: int) -> Label:
+        """Return a label of new atoms for a dimension whose positions are all alike; None where none can leave."""
+        return self.atoms.fresh(size) if 1 < size <= LARGEST_FILL else None
 
 
 #: Returns the labels of each result of an operator.
@@ -161,5 +224,5 @@ def broadcast(site: Site, values: Sequence[Value], shape: tuple[int, ...]) -> La
 def unknown(site: Site) -> list[Labels]:
     """Freeze everything: the sound answer for an operator without a rule."""
     for label in (label for value in site.values() for label in value.labels):
-        site.freeze(label, "has no rule")
+        site.freeze(label, f"has no rule{f' ({site.line})' if site.line else ''}")
     return [(None,) * len(shape) for shape in site.shapes]

@@ -24,8 +24,48 @@ def unchanged(site: Site) -> list[Labels]:
 
 
 def expand(site: Site) -> list[Labels]:
-    """Repeat dimensions of size 1: up to a size, which may be a literal and is fixed, or as another tensor has it."""
-    return [broadcast(site, site.values(), site.shapes[0])]
+    """Repeat dimensions of size 1 up to a size: any of these equal positions may leave."""
+    values, shape = site.values(), site.shapes[0]
+    labels = broadcast(site, values, shape)
+    if len(values) > 1:
+        return [labels]
+    before = (1,) * (len(shape) - len(values[0].shape)) + values[0].shape
+    sizes = zip(labels, before, shape, strict=True)
+    return [tuple(site.fresh(size) if old == 1 < size else label for label, old, size in sizes)]
+
+
+def repeat(site: Site) -> list[Labels]:
+    """Put copies next to each other: all copies of a channel leave together."""
+    value, shape = site.value("self"), site.shapes[0]
+    missing = len(shape) - len(value.shape)
+    result: list[Label] = []
+    for size, before, label in zip(shape, (1,) * missing + value.shape, (None,) * missing + value.labels, strict=True):
+        if before == 1:
+            result.append(site.fresh(size))
+        else:
+            result.append(None if label is None else np.tile(label, size // before))
+    return [tuple(result)]
+
+
+def repeat_interleave(site: Site) -> list[Labels]:
+    """Repeat each position along `dim`; the copies leave together."""
+    value, dim = site.value("self"), site.arguments.get("dim")
+    if dim is None:
+        return unknown(site)
+    labels, times = list(value.labels), site.arguments["repeats"]
+    label = labels[dim % len(labels)]
+    labels[dim % len(labels)] = None if label is None else np.repeat(label, times)
+    return [tuple(labels)]
+
+
+def move(site: Site) -> list[Labels]:
+    """Move dimensions to other places."""
+    labels = site.value("self").labels
+    rank = len(labels)
+    sources, places = ([axis % rank for axis in site.arguments[key]] for key in ("source", "destination"))
+    rest = iter(axis for axis in range(rank) if axis not in sources)
+    order = [sources[places.index(axis)] if axis in places else next(rest) for axis in range(rank)]
+    return [tuple(labels[axis] for axis in order)]
 
 
 def permute(site: Site) -> list[Labels]:
@@ -78,9 +118,10 @@ def _regroup(site: Site, labels: list[Label], given: list[int], wanted: list[int
             site.freeze(label, "cuts across channels")
         return [None] * len(wanted)
     factors = [high // low for low, high in pairwise(strides)][::-1]
+    whole = [size for sizes in _runs(factors, wanted) for size in [prod(sizes) < SYMBOLIC] * len(sizes)]
     pieces: list[Label] = []
     for label, sizes in zip(labels, _runs(factors, given), strict=True):
-        pieces += _split(site, label, sizes)
+        pieces += _split(site, label, sizes, whole[len(pieces) :])
     result = []
     for sizes in _runs(factors, wanted):
         result.append(_merge(site, pieces[: len(sizes)], sizes))
@@ -99,17 +140,22 @@ def _runs(factors: list[int], products: list[int]) -> Iterator[list[int]]:
         start = stop
 
 
-def _split(site: Site, label: Label, sizes: list[int]) -> list[Label]:
+def _split(site: Site, label: Label, sizes: list[int], open_to: list[bool]) -> list[Label]:
     """Split a dimension: its atoms go on the one factor along which they differ, so what was merged comes apart again.
 
-    Where they differ along several, they go on the largest and are tied along the others: what remains still splits.
+    Where they differ along several, they go on the largest (of an attention, on the heads if the options say so) and
+    are tied along the others: what remains still splits. A factor that merges with the batch is not chosen.
     """
     result: list[Label] = [None] * len(sizes)
     if label is None or len(sizes) == 1:
         return [label, *result[1:]]
     grid = site.atoms.roots(label).reshape(sizes)
     varying = [axis for axis in range(len(sizes)) if (grid != grid.take([0], axis)).any()]
-    kept = max(varying or range(len(sizes)), key=lambda axis: sizes[axis])
+    choice = [axis for axis in varying if open_to[axis]] or varying or list(range(len(sizes)))
+    if site.attention and site.options.heads and len(choice) > 1:
+        kept = choice[-2]
+    else:
+        kept = max(choice, key=lambda axis: sizes[axis])
     for axis in set(varying) - {kept}:
         site.tie(label, tuple(sizes), axis)
     result[kept] = np.moveaxis(label.reshape(sizes), kept, 0).reshape(sizes[kept], -1)[:, 0]
@@ -117,18 +163,18 @@ def _split(site: Site, label: Label, sizes: list[int]) -> list[Label]:
 
 
 def _merge(site: Site, labels: list[Label], sizes: list[int]) -> Label:
-    """Merge dimensions: atoms are repeated along those without any. Two dimensions with atoms are frozen."""
-    labelled = [axis for axis, label in enumerate(labels) if label is not None]
+    """Merge dimensions: atoms are repeated along those without any. Of two with atoms, the one with fewer is frozen."""
+    labelled = [axis for axis, label in enumerate(labels) if label is not None and not site.atoms.frozen(label).all()]
+    labelled.sort(key=lambda axis: sizes[axis])
     symbolic = prod(sizes) >= SYMBOLIC
-    if len(labelled) > 1 or (labelled and symbolic):
-        for label in labels:
-            site.freeze(label, "merges channels with another dimension")
+    for axis in labelled if symbolic else labelled[:-1]:
+        site.freeze(labels[axis], "merges channels with another dimension")
     if not labelled or symbolic:
         return None
-    axis, label = labelled[0], labels[labelled[0]]
-    if label is None:
+    column = labels[labelled[-1]]
+    if column is None:
         return None
-    column = label.reshape([-1 if other == axis else 1 for other in range(len(sizes))])
+    column = column.reshape([-1 if other == labelled[-1] else 1 for other in range(len(sizes))])
     return np.broadcast_to(column, sizes).reshape(-1)
 
 
@@ -162,31 +208,29 @@ def stack(site: Site) -> list[Labels]:
 
 
 def chunk(site: Site) -> list[Labels]:
-    """Split along `dim`. Equal parts are tied, so that what remains splits evenly; unequal parts are frozen."""
+    """Split along `dim`. Equal parts are tied, so that the network's own code still splits evenly; others are not."""
     value = site.value("self")
     cut = site.arguments["dim"] % len(value.shape)
     label = value.labels[cut]
     sizes = [shape[cut] for shape in site.shapes]
-    if len(set(sizes)) > 1:
-        site.freeze(label, "splits channels into unequal parts")
-    else:
+    if len(set(sizes)) == 1:
         site.tie(label, (len(sizes), sizes[0]), axis=0)
     parts = [None] * len(sizes) if label is None else np.split(label, np.cumsum(sizes)[:-1])
     return [(*value.labels[:cut], part, *value.labels[cut + 1 :]) for part in parts]
 
 
 def take_slice(site: Site) -> list[Labels]:
-    """Take a range along `dim`. One of equal parts ties the parts, as for `chunk`; any other range is frozen."""
+    """Take a range along `dim`. One of equal parts ties the parts, as for `chunk`; other steps than 1 are frozen."""
     value, shape = site.value("self"), site.shapes[0]
     cut = site.arguments["dim"] % len(shape)
     label, size, whole = value.labels[cut], shape[cut], value.shape[cut]
     if label is not None and size != whole:
         start, step = site.arguments.get("start") or 0, site.arguments.get("step", 1)
-        start %= whole
-        if step == 1 and size and whole % size == 0 and start % size == 0:
+        start = min(start + whole if start < 0 else start, whole)
+        if step != 1:
+            site.freeze(label, "takes every other channel")
+        elif size and whole % size == 0 and start % size == 0:
             site.tie(label, (whole // size, size), axis=0)
-        else:
-            site.freeze(label, "takes a part of the channels")
         label = label[start : start + size * step : step]
     return [(*value.labels[:cut], label, *value.labels[cut + 1 :])]
 
@@ -242,16 +286,19 @@ def channel_shuffle(site: Site) -> list[Labels]:
 
 #: Operators of this file, by rule; names as in graph_rules.py.
 LAYOUT_RULES: tuple[tuple[Rule, str], ...] = (
-    (unchanged, "clone contiguous detach alias to _to_copy lift_fresh_copy type_as"),
+    (unchanged, "clone contiguous detach alias to _to_copy lift_fresh_copy lift_fresh type_as"),
     (expand, "expand expand_as"),
     (permute, "permute"),
-    (transpose, "transpose swapaxes swapdims t mT"),
+    (transpose, "transpose swapaxes swapdims t mT numpy_T"),
+    (move, "movedim moveaxis"),
+    (repeat, "repeat"),
+    (repeat_interleave, "repeat_interleave.self_int"),
     (reshape, "view reshape _unsafe_view view_as reshape_as flatten unflatten squeeze unsqueeze"),
     (concatenate, "cat concat"),
     (stack, "stack"),
     (chunk, "chunk split split_with_sizes unsafe_chunk unsafe_split tensor_split"),
     (take_slice, "slice narrow"),
-    (pad, "pad constant_pad_nd reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d"),
+    (pad, "pad constant_pad_nd"),
     (pixel_shuffle, "pixel_shuffle"),
     (pixel_unshuffle, "pixel_unshuffle"),
     (channel_shuffle, "channel_shuffle native_channel_shuffle"),

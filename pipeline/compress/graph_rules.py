@@ -1,32 +1,63 @@
 """What each ATen operator does to channels: one rule per family of operators, and the table `RULES` at the end.
 
 A rule receives a `Site` (one call of an operator) and returns the labels of each output tensor. It joins the atoms that
-must leave together and freezes those that may not leave. Three principles keep every rule exact:
+must leave together and freezes those that may not leave. Four principles keep every rule exact:
 
-- a labelled dimension may disappear only in a sum of products with a stored tensor (convolution, linear, matmul), whose
-  removed slices leave too; wherever else it disappears or is mixed (mean, softmax, select) it is frozen;
-- a dimension that the user's code splits (chunk, view) is tied so that what remains still splits evenly;
+- a labelled dimension may disappear in a sum of products (graph_contractions.py), whose factors both lose it;
+- statistics over channels (layer norm, softmax, mean) go over those that stay, and are noted as such, or are frozen;
+- whatever picks channels by position or value (select, sort, flip) freezes them;
 - an operator that is not in the table freezes all that it touches, and says so.
 
-To add an operator: put it in the row of its family; for a new family, write its rule and a row.
+To add an operator: put it in the row of its family; for a new family, write its rule and a row. If one of its arguments
+states a size, graph_sizes.py needs a row too.
 """
 
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
-from pipeline.compress.graph_labels import Label, Labels, Rule, Site, Value, broadcast, unknown
+from pipeline.compress.graph_contractions import CONTRACTION_RULES
+from pipeline.compress.graph_labels import Label, Labels, Rule, Site, Value, broadcast
 from pipeline.compress.graph_layout import LAYOUT_RULES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+#: A group norm of fewer groups loses the same channels of each group; one of more loses whole groups.
+MANY_GROUPS = 8
 
 
 def elementwise(site: Site) -> list[Labels]:
-    """Combine tensors position by position: activations, residual sums, gates, casts, expansion to a size."""
+    """Combine tensors position by position: activations, residual sums, gates, casts."""
     return [broadcast(site, site.values(), shape) for shape in site.shapes]
 
 
 def reduction(site: Site) -> list[Labels]:
-    """Mix or drop the positions along `dim`: mean, softmax, select, flip. These dimensions are kept whole."""
+    """Reduce the positions along `dim` to one: mean, sum, maximum, norm."""
     value = site.value("self")
+    axes = site.axes(len(value.shape))
+    _statistics(site, [value.labels[axis] for axis in axes])
+    whole = tuple(None if axis in axes else label for axis, label in enumerate(value.labels))
+    rest = tuple(label for axis, label in enumerate(value.labels) if axis not in axes)
+    return [whole if len(shape) == len(value.shape) else rest for shape in site.shapes]
+
+
+def normalisation(site: Site) -> list[Labels]:
+    """Weigh the positions along `dim` against each other: softmax."""
+    value = site.value("self")
+    _statistics(site, [value.labels[axis] for axis in site.axes(len(value.shape))])
+    return [value.labels for _ in site.shapes]
+
+
+def _statistics(site: Site, labels: Iterable[Label]) -> None:
+    for label in labels:
+        site.statistic(label, "takes statistics over channels")
+
+
+def picking(site: Site) -> list[Labels]:
+    """Pick, order or mix the positions along `dim`, which are kept whole: select, sort, flip, cumulative sums."""
+    value = site.value("self", "input")
     axes = site.axes(len(value.shape))
     for axis in axes:
         site.freeze(value.labels[axis], "mixes or picks channels")
@@ -44,80 +75,12 @@ def spatial(site: Site) -> list[Labels]:
     return [value.labels[:-count] + (None,) * count for _ in site.shapes]
 
 
-def convolution(site: Site) -> list[Labels]:
-    """Convolve: the input's channels meet dimension 1 of the weight, dimension 0 becomes the output's channels."""
-    value, weight = site.value("input"), site.value("weight")
-    channel = _before_kernel(site, value, weight)
-    if site.arguments["groups"] == 1:
-        site.contract(value.labels[channel], weight.labels[1], stored=weight.stored)
-    else:
-        _grouped(site, value.labels[channel], weight)
-    out = site.join(*(tensor.labels[0] for tensor in site.values("weight", "bias")))
-    return [(*value.labels[:channel], out, *(None for _ in weight.labels[2:]))]
-
-
-def transposed_convolution(site: Site) -> list[Labels]:
-    """Convolve upwards: the weight's dimension 0 meets the input, dimension 1 is the output. With groups: frozen."""
-    if site.arguments["groups"] != 1:
-        return unknown(site)
-    value, weight = site.value("input"), site.value("weight")
-    channel = _before_kernel(site, value, weight)
-    site.contract(value.labels[channel], weight.labels[0], stored=weight.stored)
-    out = site.join(weight.labels[1], *(tensor.labels[0] for tensor in site.values("bias")))
-    return [(*value.labels[:channel], out, *(None for _ in weight.labels[2:]))]
-
-
-def _before_kernel(site: Site, value: Value, weight: Value) -> int:
-    """Freeze what the kernel slides over and return the axis of the input's channels."""
-    channel = len(value.shape) - len(weight.shape) + 1
-    for label in (*value.labels[channel + 1 :], *weight.labels[2:]):
-        site.freeze(label, "")
-    return channel
-
-
-def _grouped(site: Site, label: Label, weight: Value) -> None:
-    """Tie the channels of a grouped convolution so that what remains is one again.
-
-    With at least as many groups as inputs per group (depthwise is the extreme), whole groups leave: the inputs and the
-    outputs of a group are one class. Otherwise every group loses the same positions and the number of groups stays.
-    """
-    groups = site.arguments["groups"]
-    per_group_out, per_group_in = weight.shape[0] // groups, weight.shape[1]
-    out = weight.labels[0]
-    if groups >= per_group_in:
-        site.tie(label, (groups, per_group_in), axis=1)
-        site.tie(out, (groups, per_group_out), axis=1)
-        site.join(None if label is None else label[::per_group_in], None if out is None else out[::per_group_out])
-        site.freeze(weight.labels[1], "")
-    else:
-        site.tie(label, (groups, per_group_in), axis=0)
-        site.tie(out, (groups, per_group_out), axis=0)
-        first = None if label is None else label[:per_group_in]
-        site.contract(first, weight.labels[1], stored=weight.stored)
-
-
-def linear(site: Site) -> list[Labels]:
-    """Multiply the last dimension with a weight [out, in] and add a bias."""
-    value, weight = site.value("input"), site.value("weight")
-    site.contract(value.labels[-1], weight.labels[1], stored=weight.stored)
-    out = site.join(*(tensor.labels[0] for tensor in site.values("weight", "bias")))
-    return [(*value.labels[:-1], out)]
-
-
-def matmul(site: Site) -> list[Labels]:
-    """Multiply matrices [..., i, j] and [..., j, k], either of which may be a stored tensor; addmm adds a third."""
-    left, right = site.value("mat1", "batch1", "self"), site.value("mat2", "batch2", "other")
-    if len(left.shape) == 1 or len(right.shape) == 1:
-        return unknown(site)
-    if right.stored:
-        site.contract(left.labels[-1], right.labels[-2], stored=True)
-    else:
-        site.contract(right.labels[-2], left.labels[-1], stored=left.stored)
-    outer = [Value(value.shape[:-2], value.labels[:-2]) for value in (left, right)]
-    shape = site.shapes[0]
-    product = Value(shape, (*broadcast(site, outer, shape[:-2]), left.labels[-2], right.labels[-1]))
-    added = site.values("self") if "mat1" in site.arguments or "batch1" in site.arguments else []
-    return [broadcast(site, [product, *added], shape)]
+def sampling(site: Site) -> list[Labels]:
+    """Sample pixels at computed places: only the channels may leave."""
+    value, grid = site.value("input"), site.value("grid")
+    for label in (*value.labels[2:], *grid.labels):
+        site.freeze(label, "samples positions")
+    return [(value.labels[0], value.labels[1], *(None for _ in value.labels[2:]))]
 
 
 def channel_norm(site: Site) -> list[Labels]:
@@ -125,32 +88,45 @@ def channel_norm(site: Site) -> list[Labels]:
     value = site.value("input", "self")
     stored = site.values("weight", "bias", "running_mean", "running_var")
     channel = site.join(value.labels[1], *(tensor.labels[0] for tensor in stored if tensor.shape != (1,)))
+    if site.arguments.get("training"):
+        _statistics(site, (value.labels[0], *value.labels[2:]))
     return [(value.labels[0], channel, *value.labels[2:])]
 
 
 def group_norm(site: Site) -> list[Labels]:
-    """Normalise within groups of channels: a group's channels leave together, so that no statistic changes."""
+    """Normalise within groups of channels.
+
+    Of many groups, whole ones leave, so that no statistic changes; few groups each lose the same positions.
+    """
     value, groups = site.value("input"), site.arguments["num_groups"]
-    site.tie(value.labels[1], (groups, value.shape[1] // groups), axis=1)
-    if not site.values("weight"):
-        site.freeze(value.labels[1], "has no weight, so its number of groups is a literal")
-    return instance_norm(site)
+    per_group = value.shape[1] // groups
+    same = keeps_groups(groups, value.shape[1])
+    site.tie(value.labels[1], (groups, per_group), axis=0 if same else 1)
+    if same:
+        _statistics(site, [value.labels[1]])
+    _statistics(site, value.labels[2:])
+    return channel_norm(site)
+
+
+def keeps_groups(groups: int, channels: int) -> bool:
+    """Say whether a group norm keeps its number of groups when channels leave."""
+    return groups < min(MANY_GROUPS, channels // groups)
 
 
 def instance_norm(site: Site) -> list[Labels]:
     """Normalise each channel over its own pixels."""
-    for label in site.value("input").labels[2:]:
-        site.freeze(label, "mixes channels")
+    _statistics(site, site.value("input").labels[2:])
     return channel_norm(site)
 
 
 def layer_norm(site: Site) -> list[Labels]:
-    """Normalise over the last dimensions together: they are kept whole, since statistics over fewer would differ."""
+    """Normalise over the last dimensions together: layer norm and RMS norm."""
     value = site.value("input")
     count = len(site.arguments["normalized_shape"])
-    for label in (*value.labels[-count:], *(label for v in site.values("weight", "bias") for label in v.labels)):
-        site.freeze(label, "takes statistics over channels")
-    return [value.labels[:-count] + (None,) * count]
+    affine = [tensor.labels for tensor in site.values("weight", "bias")]
+    labels = [site.join(label, *own) for label, *own in zip(value.labels[-count:], *affine, strict=True)]
+    _statistics(site, labels)
+    return [(*value.labels[:-count], *labels)]
 
 
 def gate(site: Site) -> list[Labels]:
@@ -169,38 +145,97 @@ def embedding(site: Site) -> list[Labels]:
     return [(*indices.labels, table.labels[1])]
 
 
+def indexing(site: Site) -> list[Labels]:
+    """Look entries up by tensors of indices, one per leading dimension or none; other dimensions keep their labels."""
+    value = site.value("self")
+    given = list(site.arguments["indices"])
+    given += [None] * (len(value.shape) - len(given))
+    axes = [axis for axis, index in enumerate(given) if index is not None]
+    for label in (*(value.labels[axis] for axis in axes), *(l for index in site.values("indices") for l in index.labels)):
+        site.freeze(label, "looks entries up")
+    rest = [label for axis, label in enumerate(value.labels) if axis not in axes]
+    looked_up: list[Label] = [None] * (len(site.shapes[0]) - len(rest))
+    adjacent = axes == list(range(axes[0], axes[-1] + 1))
+    before = axes[0] if adjacent else 0
+    return [(*rest[:before], *looked_up, *rest[before:])]
+
+
+def filled(site: Site) -> list[Labels]:
+    """Make a tensor of one value: any position may leave with what it meets."""
+    return [tuple(site.fresh(size) for size in shape) for shape in site.shapes]
+
+
+def windows(site: Site) -> list[Labels]:
+    """Slide a window over one dimension, which becomes two (Tensor.unfold)."""
+    value = site.value("self")
+    axis = site.arguments["dimension"] % len(value.shape)
+    site.freeze(value.labels[axis], "takes windows of channels")
+    return [(*value.labels[:axis], None, *value.labels[axis + 1 :], None)]
+
+
+def columns(site: Site) -> list[Labels]:
+    """Lay the pixels under a kernel out as channels (im2col): those of one channel leave together."""
+    value = site.value("self")
+    label = value.labels[-3]
+    _freeze_pixels(site, value)
+    taps = site.shapes[0][-2] // value.shape[-3]
+    return [(*value.labels[:-3], None if label is None else label.repeat(taps), None)]
+
+
+def from_columns(site: Site) -> list[Labels]:
+    """Add columns up to pixels again (col2im): the rows that make one channel leave together."""
+    value = site.value("self")
+    taps = value.shape[-2] // site.shapes[0][-3]
+    label = value.labels[-2]
+    site.tie(label, (value.shape[-2] // taps, taps), axis=1)
+    site.freeze(value.labels[-1], "moves positions into pixels")
+    return [(*value.labels[:-2], None if label is None else label[::taps], None, None)]
+
+
+def _freeze_pixels(site: Site, value: Value) -> None:
+    for label in value.labels[-2:]:
+        site.freeze(label, "moves pixels into channels")
+
+
 #: Rule and ATen operators, without `aten.` and the underscore of in-place ones; `name.overload` goes before `name`.
 _TABLE: tuple[tuple[Rule, str], ...] = (
     *LAYOUT_RULES,
+    *CONTRACTION_RULES,
     (elementwise, "relu relu6 hardtanh leaky_relu elu selu celu gelu silu mish sigmoid hardsigmoid hardswish tanh"),
     (elementwise, "softplus softsign logsigmoid log_sigmoid threshold hardshrink softshrink tanhshrink clamp clip"),
     (elementwise, "clamp_min clamp_max exp expm1 log log1p log2 sqrt rsqrt square reciprocal abs neg sign sin cos erf"),
+    (elementwise, "tan atan asin acos sinh cosh exp2 log10 trunc frac special_erf nan_to_num logit rrelu bernoulli"),
     (elementwise, "floor ceil round add sub rsub mul div pow maximum minimum max.other min.other where masked_fill"),
     (elementwise, "multiply divide subtract true_divide floor_divide fmod remainder lerp addcmul addcdiv atan2 copy"),
+    (elementwise, "__and__ __or__ __xor__ __iand__ __ior__ logical_xor bitwise_xor not_equal greater less isfinite"),
     (
         elementwise,
         "eq ne lt le gt ge logical_and logical_or logical_not bitwise_and bitwise_or bitwise_not isnan isinf",
     ),
-    (elementwise, "dropout feature_dropout alpha_dropout zeros_like ones_like full_like"),
+    (elementwise, "dropout feature_dropout alpha_dropout zeros_like ones_like full_like rand_like randn_like"),
     (
         reduction,
-        "mean sum prod amax amin max min argmax argmin std var std_mean var_mean norm linalg_vector_norm any all",
+        "mean sum prod amax amin max min std var std_mean var_mean norm linalg_vector_norm any all logsumexp",
     ),
-    (reduction, "softmax log_softmax _softmax _log_softmax logsumexp flip roll select unbind"),
+    (normalisation, "softmax log_softmax _softmax _log_softmax"),
+    (picking, "argmax argmin flip roll select unbind cumsum cumprod topk sort argsort median index_select"),
     (spatial, "max_pool1d max_pool2d max_pool3d max_pool2d_with_indices avg_pool1d avg_pool2d avg_pool3d"),
     (spatial, "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d"),
     (spatial, "upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact2d upsample_linear1d"),
     (spatial, "upsample_bilinear2d upsample_bicubic2d upsample_trilinear3d _upsample_bilinear2d_aa"),
-    (convolution, "conv1d conv2d conv3d"),
-    (transposed_convolution, "conv_transpose1d conv_transpose2d conv_transpose3d"),
-    (linear, "linear"),
-    (matmul, "matmul mm bmm addmm baddbmm"),
+    (spatial, "_upsample_bicubic2d_aa reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d"),
+    (sampling, "grid_sampler grid_sampler_2d grid_sampler_3d"),
     (channel_norm, "batch_norm prelu"),
     (instance_norm, "instance_norm"),
     (group_norm, "group_norm"),
-    (layer_norm, "layer_norm"),
+    (layer_norm, "layer_norm rms_norm"),
     (gate, "glu"),
     (embedding, "embedding"),
+    (indexing, "index.Tensor"),
+    (filled, "zeros ones full new_zeros new_ones new_full"),
+    (windows, "unfold"),
+    (columns, "im2col"),
+    (from_columns, "col2im"),
 )
 RULES: dict[str, Rule] = {name: rule for rule, names in _TABLE for name in names.split()}
 #: Operators that keep a stored tensor a stored tensor.

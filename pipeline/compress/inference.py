@@ -32,10 +32,14 @@ def inference(model: nn.Module) -> Iterator[None]:
             module.training = flag
 
 
-def outputs(model: nn.Module, batch: Tensor) -> tuple[Tensor, ...]:
-    """Return every tensor that the network returns for `batch`, in order; containers are flattened."""
+def outputs(model: nn.Module, batch: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Return every tensor that the network returns for `batch`, in order; containers are flattened.
+
+    `batch` is the input, or a tuple of all inputs.
+    """
     with inference(model):
-        return tuple(leaf for leaf in tree_leaves(model(batch)) if isinstance(leaf, torch.Tensor))
+        result = model(*batch) if isinstance(batch, tuple) else model(batch)
+        return tuple(leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor))
 
 
 def where(error: Exception) -> str:

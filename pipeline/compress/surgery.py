@@ -120,7 +120,7 @@ def _remaining_groups(module: nn.Module, keep: Keep) -> int:
     if isinstance(module, nn.GroupNorm):
         total, channels = module.num_groups, module.num_channels
     elif isinstance(module, nn.modules.conv._ConvNd):  # noqa: SLF001 - the only common class of all convolutions
-        total, channels = module.groups, module.out_channels
+        total, channels = module.groups, module.in_channels if module.transposed else module.out_channels
     else:
         return 1
     return len({index // (channels // total) for index in keep.get(0, range(channels))}) if total > 1 else 1
@@ -133,6 +133,10 @@ def _correct_sizes(module: nn.Module, groups: int) -> None:
             module.out_features, module.in_features = module.weight.shape
         case nn.Embedding():
             module.embedding_dim = module.weight.shape[1]
+        case nn.LayerNorm() | nn.RMSNorm() if module.weight is not None:
+            module.normalized_shape = tuple(module.weight.shape)
+        case nn.RNNBase():
+            module.hidden_size, module.input_size = module.weight_hh_l0.shape[1], module.weight_ih_l0.shape[1]
         case nn.PReLU():
             module.num_parameters = len(module.weight)
         case nn.GroupNorm():

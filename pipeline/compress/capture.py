@@ -1,0 +1,264 @@
+"""Capture: a network as a graph of ATen operators that still reads and trains the network's own parameters.
+
+Source: `torch.export` (non-strict, evaluation mode, symbolic batch). Weights that the network computes from other
+weights by statistics over them (weight standardisation, weight norm) are computed once and stored: "baked". After that
+a kernel is a stored tensor, whose channels can be removed without changing the kernels that stay.
+"""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export import Dim, ExportedProgram
+from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
+from torch.utils._pytree import tree_unflatten
+
+from pipeline.compress.inference import first_line, inference, where
+from pipeline.compress.tensors import shared_names, stored_tensors
+from pipeline.core.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Mapping
+
+#: One tensor for each input of the network, the batch first.
+Example = tuple[Tensor, ...]
+
+#: Statistics that a network takes over its own weights.
+_STATISTICS = frozenset(
+    "batch_norm instance_norm layer_norm var_mean var std std_mean mean norm linalg_vector_norm linalg_norm "
+    "_weight_norm _weight_norm_interface weight_norm".split()
+)
+
+
+@dataclass(frozen=True)
+class Captured:
+    """The graph of a network in evaluation mode.
+
+    Attributes:
+        module: callable as the network is. Its get_attr nodes name stored tensors as the network does; parameters are
+            the network's own objects, so training one trains the other.
+        example: the inputs that it was captured with.
+        dynamic: the batch may have any size; otherwise the network's code fixes that of the example.
+        stored: all tensors by name: the network's under the first of their names, those that it does not use in
+            evaluation included, its constants, and the baked ones.
+        aliases: all names of a tensor that several layers share, by the first.
+        foreign: names that are not the network's: its constants, and "baked.*" in place of computed weights.
+    """
+
+    module: fx.GraphModule
+    example: Example
+    dynamic: bool
+    stored: Mapping[str, Tensor]
+    aliases: Mapping[str, tuple[str, ...]]
+    foreign: frozenset[str]
+
+
+def capture(model: nn.Module, example: Example) -> Captured:
+    """Export the network in evaluation mode; the batch is symbolic wherever its code allows.
+
+    Args:
+        model: any module that `torch.export` takes; it is not changed.
+        example: one tensor [batch, ...] per input, with a batch of two or more. Integers must be valid indices.
+
+    Raises:
+        InputError: the network cannot be exported; the message names the line of its code.
+
+    Cost: about a forward pass in Python with tensors that hold no data, and one deep copy of the computed weights.
+    Limits: what only training does, such as stochastic depth, is not in the graph.
+    """
+    if min(len(tensor) for tensor in example) < 2:  # noqa: PLR2004 - torch.export treats a batch of one as a constant
+        raise InputError(f"The example has a batch of {min(map(len, example))}; expected 2 or more.")
+    program = _export(model, example)
+    own = stored_tensors(model)
+    aliases = shared_names(own)
+    module = _graph_module(program, own, {name: alias[0] for alias in aliases for name in alias})
+    _bake(module)
+    module.graph.eliminate_dead_code(is_impure_node=changes_something)
+    module.recompile()
+    sizes = [node.meta["val"].shape[0] for node in module.graph.nodes if node.op == "placeholder"]
+    used = {node.target: _attribute(module, node.target) for node in module.graph.nodes if node.op == "get_attr"}
+    return Captured(
+        module=module,
+        example=example,
+        dynamic=all(isinstance(size, torch.SymInt) for size in sizes),
+        stored={**{names[0]: own[names[0]] for names in aliases}, **used},
+        aliases={names[0]: names for names in aliases if len(names) > 1},
+        foreign=frozenset(used) - own.keys(),
+    )
+
+
+def record(captured: Captured, nodes: Collection[str], inputs: Example) -> dict[str, Tensor]:
+    """Run the graph and return the values of these nodes by name, and under "output" the network's first output.
+
+    Gradients flow where gradient mode is on. Raises KeyError for a node that the graph does not have.
+    """
+    wanted = set(nodes)
+    if missing := wanted - {node.name for node in captured.module.graph.nodes}:
+        raise KeyError(f"the graph has no nodes {sorted(missing)}")
+    recorder = _Recorder(captured.module, wanted)
+    output = recorder.run(*inputs, enable_io_processing=False)
+    first = next(leaf for leaf in torch.utils._pytree.tree_leaves(output) if isinstance(leaf, Tensor))  # noqa: SLF001
+    return {**recorder.values, "output": first}
+
+
+class _Recorder(fx.Interpreter):
+    def __init__(self, module: fx.GraphModule, wanted: set[str]) -> None:
+        super().__init__(module, garbage_collect_values=True)
+        self.wanted, self.values = wanted, dict[str, Tensor]()
+        self.extra_traceback = False
+
+    def run_node(self, n: fx.Node) -> Any:  # noqa: ANN401 - as fx declares it
+        value = super().run_node(n)
+        if n.name in self.wanted:
+            self.values[n.name] = value
+        return value
+
+
+def _export(model: nn.Module, example: Example) -> ExportedProgram:
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # the fused layer of nn.TransformerEncoder hides its products
+    try:
+        with inference(model):
+            shapes = tuple({0: Dim.AUTO} for _ in example)
+            return torch.export.export(model, example, dynamic_shapes=(shapes,) if _variadic(model) else shapes)
+    except Exception as error:
+        place = where(error)
+        raise InputError(
+            f"The network cannot be exported: torch.export says {first_line(error)!r}"
+            f"{'' if place.startswith('an unknown') else f' at {place}'}. Expected a forward of tensors without "
+            "branches or sizes that depend on their values: torch.where instead of `if`, masks instead of x[x > 0]; "
+            "torch.export.draft_export(model, inputs) lists every such place."
+        ) from error
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def _variadic(model: nn.Module) -> bool:
+    """Say whether forward takes its inputs as *args, which torch.export sees as one tuple."""
+    code = getattr(model.forward, "__code__", None)
+    return bool(code and code.co_flags & 0x04 and code.co_argcount <= 1)
+
+
+def _graph_module(program: ExportedProgram, tensors: Mapping[str, Tensor], names: Mapping[str, str]) -> fx.GraphModule:
+    """Return the program's graph with its lifted tensors read as attributes; aliases read their first name."""
+    specs = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
+    graph, root = fx.Graph(), dict[str, Any]()
+    made: dict[fx.Node, Any] = {}
+    for node in program.graph.nodes:
+        spec = specs.get(node.name) if node.op == "placeholder" else None
+        if node.op == "output":
+            graph.output(_outputs(program, made))
+        elif spec is None or spec.kind is InputKind.USER_INPUT:
+            made[node] = graph.node_copy(node, made.__getitem__)
+        else:
+            name = names.get(spec.target or "", spec.target or node.name)
+            root[name] = tensors[name] if name in tensors else program.constants[spec.target or node.name]
+            made[node] = graph.get_attr(name)
+            made[node].meta = dict(node.meta)
+    return fx.GraphModule(root, graph)
+
+
+def _outputs(program: ExportedProgram, made: Mapping[fx.Node, Any]) -> Any:  # noqa: ANN401 - any structure of nodes
+    """Return what the network returns, as dictionaries, tuples and lists of nodes; other containers become tuples."""
+    last = next(node for node in program.graph.nodes if node.op == "output")
+    results = [
+        spec.arg.value if isinstance(spec.arg, ConstantArgument) else made.get(given, given)
+        for spec, given in zip(program.graph_signature.output_specs, last.args[0], strict=True)
+        if spec.kind is OutputKind.USER_OUTPUT
+    ]
+    structure = program.call_spec.out_spec
+    if structure is not None and all(kind in {tuple, list, dict, None} for kind in _containers(structure)):
+        return tree_unflatten(results, structure)
+    results = [result for result in results if result is not None]
+    return results[0] if len(results) == 1 else tuple(results)
+
+
+def _containers(structure: Any) -> Iterator[Any]:  # noqa: ANN401 - torch.utils._pytree.TreeSpec
+    yield structure.type
+    for child in structure.children():
+        yield from _containers(child)
+
+
+def plain_name(node: fx.Node) -> str:
+    """Return an operator's name without namespace, overload and the underscore of in-place ones: 'add'."""
+    if isinstance(node.target, torch._ops.OpOverload):  # noqa: SLF001 - the only class of ATen operators
+        name = node.target._schema.name.rpartition("::")[2]  # noqa: SLF001
+        return name if name.startswith("__") else name.rstrip("_")
+    return getattr(node.target, "__name__", str(node.target))
+
+
+def changes_something(node: fx.Node) -> bool:
+    """Say whether a node matters although nobody reads it."""
+    if node.op in {"placeholder", "output"}:
+        return True
+    return isinstance(node.target, torch._ops.OpOverload) and any(  # noqa: SLF001
+        argument.alias_info is not None and argument.alias_info.is_write
+        for argument in node.target._schema.arguments  # noqa: SLF001
+    )
+
+
+def _bake(module: fx.GraphModule) -> None:
+    """Store weights that are computed from weights by statistics, as `baked.<node>`."""
+    nodes = list(module.graph.nodes)
+    inner: dict[fx.Node, bool] = {}  # computed from stored tensors alone -> a statistic is among the operators
+    for node in nodes:
+        sources = node.all_input_nodes
+        if node.op == "get_attr":
+            inner[node] = False
+        elif node.op == "call_function" and sources and all(source in inner for source in sources):
+            inner[node] = plain_name(node) in _STATISTICS or any(inner[source] for source in sources)
+    frontier = [
+        node
+        for node, statistic in inner.items()
+        if statistic and isinstance(node.meta.get("val"), Tensor) and any(user not in inner for user in node.users)
+    ]
+    if not frontier:
+        return
+    values = _evaluate(module, frontier)
+    for node in frontier:
+        name = f"baked.{node.name}"
+        value = values[node].detach().clone()
+        _assign(module, name, nn.Parameter(value, requires_grad=value.is_floating_point()))
+        with module.graph.inserting_before(node):
+            constant = module.graph.get_attr(name)
+        constant.meta = {key: node.meta[key] for key in ("val", "nn_module_stack") if key in node.meta}
+        for user in [user for user in node.users if user not in inner]:
+            user.replace_input_with(node, constant)
+
+
+def _evaluate(module: fx.GraphModule, nodes: Collection[fx.Node]) -> dict[fx.Node, Tensor]:
+    """Return the values of nodes that depend on stored tensors alone."""
+    needed = set(nodes)
+    for node in reversed(list(module.graph.nodes)):
+        if node in needed:
+            needed |= set(node.all_input_nodes)
+    interpreter = fx.Interpreter(module, garbage_collect_values=False)
+    with torch.no_grad():
+        for node in module.graph.nodes:
+            if node in needed:
+                interpreter.env[node] = interpreter.run_node(node)
+    return {node: interpreter.env[node] for node in nodes}
+
+
+def _attribute(module: nn.Module, name: str) -> Any:  # noqa: ANN401 - a tensor
+    for part in name.split("."):
+        module = getattr(module, part)
+    return module
+
+
+def _assign(module: nn.Module, name: str, value: nn.Parameter) -> None:
+    *path, last = name.split(".")
+    for part in path:
+        if not hasattr(module, part):
+            module.add_module(part, nn.Module())
+        module = getattr(module, part)
+    module.register_parameter(last, value)
+
+
+def is_getitem(node: fx.Node) -> bool:
+    """Say whether a node picks one of an operator's results."""
+    return node.target is operator.getitem

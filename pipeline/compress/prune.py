@@ -1,0 +1,74 @@
+"""Apply a choice of channels to a network, in place where its own code allows it, and prove the result."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pipeline.compress.certificate import Certificate, DifferentError, Reference, check_values
+from pipeline.compress.rewrite import rewrite
+from pipeline.compress.surgery import PrunePlan, apply, plan_for
+from pipeline.core.errors import InputError, StageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import nn
+
+    from pipeline.compress.capture import Captured
+    from pipeline.compress.graph import ChannelGraph
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """A smaller network with its proof.
+
+    `rewritten`: the reason why the network's own forward could not be kept; empty if it was.
+    """
+
+    model: nn.Module
+    plan: PrunePlan
+    certificate: Certificate
+    rewritten: str
+
+
+def prune(captured: Captured, graph: ChannelGraph, model: nn.Module, kept: Mapping[str, Sequence[int]]) -> Pruned:
+    """Remove all classes but the `kept` ones of each named group; the given network is not changed.
+
+    The result is a copy of the network with smaller layers where its own forward still computes the right thing, else
+    a module written anew from the graph (see rewrite.py).
+
+    Raises:
+        InputError: a group is not known, or nothing of it would stay.
+        StageError: neither way gives the original without the removed channels.
+
+    Cost: float64 copies of the tensors for the certificate, and three to four forward passes of two images.
+    """
+    if graph.walk is None:
+        raise InputError("The graph has no walk: expected what trace() returned.")
+    plan = plan_for(graph, kept)
+    reference = Reference(captured, graph.walk, plan)
+    try:
+        pruned, reason = _in_place(captured, model, plan), ""
+        certificate = reference.certify(pruned)
+    except DifferentError as error:
+        reason = str(error)
+        pruned = rewrite(captured, graph.walk, plan)
+        try:
+            certificate = reference.certify(pruned)
+        except DifferentError as second:
+            raise StageError(
+                f"The network cannot be pruned by this plan: {second} Leave groups out by `keep`, and report this: "
+                "it is a defect of the rules for one of its operators."
+            ) from second
+    check_values(captured, pruned, plan)
+    return Pruned(pruned, plan, certificate, reason)
+
+
+def _in_place(captured: Captured, model: nn.Module, plan: PrunePlan) -> nn.Module:
+    if foreign := captured.foreign & plan.keep.keys():
+        raise DifferentError(f"The network computes {', '.join(sorted(foreign))} itself.")
+    pruned = deepcopy(model)
+    apply(pruned, plan)
+    return pruned

@@ -1,0 +1,121 @@
+"""The second way to apply a plan: a new module whose graph states the sizes that are left.
+
+A network whose own forward holds literal sizes (`x.view(b, n, 3, 12, 64)`, `x[:, :32]`) cannot lose channels in place.
+Here its captured graph is written anew with those numbers recomputed from the labels, and with its layers as modules
+again: convolutions, linear layers, norms and embeddings keep their names and tensors, batch norm and dropout follow
+`train()` and `eval()`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.node import map_aggregate
+
+from pipeline.compress.capture import changes_something, plain_name
+from pipeline.compress.graph_sizes import Call, arguments_with, resized
+from pipeline.compress.layers import Layer, layer_for
+from pipeline.compress.tensors import sliced
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pipeline.compress.capture import Captured
+    from pipeline.compress.graph_walk import Walk
+    from pipeline.compress.surgery import PrunePlan
+
+#: The argument of an operator that says whether the network trains.
+_TRAINING = {
+    **dict.fromkeys("dropout feature_dropout alpha_dropout feature_alpha_dropout".split(), "train"),
+    **dict.fromkeys("lstm gru rnn_tanh rnn_relu".split(), "train"),
+    "batch_norm": "training",
+}
+
+
+def rewrite(captured: Captured, walk: Walk, plan: PrunePlan) -> fx.GraphModule:
+    """Return a new module that computes what the network does without what `plan` removes.
+
+    The captured network and its tensors are not changed. Parameters keep `requires_grad`.
+
+    Limits: what the graph does not have is lost: stochastic depth, hooks, methods other than forward, outputs in
+    containers other than tuples, lists and dictionaries.
+    """
+    tensors = {
+        str(node.target): _smaller(captured.stored[str(node.target)], plan.keep.get(str(node.target), {}))
+        for node in captured.module.graph.nodes
+        if node.op == "get_attr"
+    }
+    writer = _Writer(captured, walk, plan, tensors)
+    return writer.write()
+
+
+def _smaller(tensor: Tensor, keep: Mapping[int, tuple[int, ...]]) -> Tensor:
+    data = sliced(tensor, keep) if keep else tensor.detach().clone()
+    return nn.Parameter(data, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else data
+
+
+class _Writer:
+    def __init__(self, captured: Captured, walk: Walk, plan: PrunePlan, tensors: Mapping[str, Tensor]) -> None:
+        self._captured, self._walk, self._tensors = captured, walk, tensors
+        self._removed = walk.removed(plan.keep)
+        self._graph = fx.Graph()
+        self._made: dict[fx.Node, Any] = {}
+        self._root: dict[str, Any] = {}
+        self._layers: dict[str, Layer] = {}
+        self._device: fx.Node | None = None
+        self._training: fx.Node | None = None
+
+    def write(self) -> fx.GraphModule:
+        """Write every node, drop what nobody reads, and collect the module."""
+        nodes = list(self._captured.module.graph.nodes)
+        for node in nodes:
+            if node.op == "placeholder":
+                self._made[node] = self._graph.node_copy(node)
+        first = next(iter(self._graph.nodes))
+        self._training = self._graph.get_attr("training")
+        self._device = self._graph.call_function(getattr, (first, "device"))
+        for node in nodes:
+            if node.op == "get_attr":
+                self._root[str(node.target)] = self._tensors[str(node.target)]
+                self._made[node] = self._graph.get_attr(str(node.target))
+            elif node.op == "call_function":
+                self._made[node] = self._call(node)
+            elif node.op == "output":
+                self._graph.output(fx.node.map_arg(node.args[0], self._made.__getitem__))
+        self._graph.eliminate_dead_code(is_impure_node=changes_something)
+        used = {str(node.target) for node in self._graph.nodes if node.op in {"get_attr", "call_module"}}
+        root = {name: value for name, value in self._root.items() if name in used}
+        module = fx.GraphModule({**root, "training": False}, self._graph)
+        module.eval()
+        return module
+
+    def _call(self, node: fx.Node) -> fx.Node:
+        target, changes = resized(Call(node, self._walk, self._removed)) if self._labelled(node) else (node.target, {})
+        if switch := _TRAINING.get(plain_name(node)):
+            changes[switch] = self._training
+        made = self._layer(node)
+        if made is None:
+            args, kwargs = arguments_with(node, target, changes) if changes else (node.args, node.kwargs)
+            args, kwargs = fx.node.map_arg((args, kwargs), lambda given: self._made.get(given, given))
+            args, kwargs = map_aggregate((args, kwargs), self._placed)  # type: ignore[misc,assignment]
+            made = self._graph.call_function(target, args, kwargs)
+        made.meta = {key: node.meta[key] for key in ("nn_module_stack", "stack_trace") if key in node.meta}
+        return made
+
+    def _labelled(self, node: fx.Node) -> bool:
+        return isinstance(node.target, torch._ops.OpOverload)  # noqa: SLF001 - the only class of ATen operators
+
+    def _placed(self, argument: Any) -> Any:  # noqa: ANN401 - any argument of an operator
+        """Return the input's device for the one that was there when the network was captured."""
+        return self._device if isinstance(argument, torch.device) else argument
+
+    def _layer(self, node: fx.Node) -> fx.Node | None:
+        """Call the layer that a node is, if it is one and its name is not taken by another."""
+        layer = layer_for(node, self._tensors)
+        if layer is None or self._layers.setdefault(layer.path, layer) != layer:
+            return None
+        if layer.path not in self._root:
+            self._root[layer.path] = layer.module(self._tensors)
+        return self._graph.call_module(layer.path, (self._made[node.args[layer.input]],))  # type: ignore[index]
