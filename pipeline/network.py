@@ -1,7 +1,9 @@
 """The torch artifact on disk: definition.py, network.json (arguments and structural plan) and weights.safetensors.
 
-Loading builds the network from its definition, applies the plan's edits in order, and loads the tensors. Nothing is
-pickled, so an artifact can be read with a text editor and opened without trusting it any more than its definition.
+Loading builds the network from its definition, applies the plan's edits in order, and loads the tensors. A network whose
+own code could not be kept comes with a new definition instead, written from its graph; `history` then has the edits
+that are in it already. Nothing is pickled, so an artifact can be read with a text editor and opened without trusting it
+any more than its definition.
 """
 
 from __future__ import annotations
@@ -10,7 +12,9 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import save_file
+from torch.fx import GraphModule
 
+from pipeline.compress.definition import source
 from pipeline.compress.surgery import PrunePlan, apply
 from pipeline.core.errors import InputError
 from pipeline.zoo import build, load_weights, read_weights
@@ -70,10 +74,21 @@ def write_network(
     edits: Sequence[Mapping[str, Any]] = (),
     half: bool = False,
 ) -> None:
-    """Write a torch artifact's payload: the parent's definition and plan with `edits` appended, and the tensors."""
+    """Write a torch artifact's payload: the parent's definition and plan with `edits` appended, and the tensors.
+
+    A graph module (of a rewritten network) is written as a definition of its own.
+
+    Raises:
+        StageError: the graph cannot be written as a plain file.
+    """
     content = json.loads((parent.folder / "network.json").read_text())
     content["edits"] = [*content["edits"], *(dict(edit) for edit in edits)]
-    (folder / "definition.py").write_bytes((parent.folder / "definition.py").read_bytes())
+    if isinstance(model, GraphModule):
+        history = [*content.get("history", ()), *content["edits"]]
+        content |= {"arguments": {}, "without_pretrained": {}, "edits": [], "history": history}
+        (folder / "definition.py").write_text(source(model, "A pruned network, rewritten."))
+    else:
+        (folder / "definition.py").write_bytes((parent.folder / "definition.py").read_bytes())
     _save(folder, model, content, half=half)
 
 

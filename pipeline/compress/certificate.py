@@ -68,8 +68,10 @@ class Reference:
     outputs and the tensors that stay.
     """
 
-    def __init__(self, captured: Captured, walk: Walk, plan: PrunePlan) -> None:
-        """Run the original with zeros in the removed slices.
+    def __init__(
+        self, captured: Captured, walk: Walk, plan: PrunePlan, silent: frozenset[str] = frozenset()
+    ) -> None:
+        """Run the original with zeros in the removed slices, and in the results of the nodes named in `silent`.
 
         Raises:
             StageError: it does not run in float64, or all outputs are zero or infinite.
@@ -82,8 +84,11 @@ class Reference:
         calibration = tuple(_random_like(tensor, generator) for tensor in captured.example)
         try:
             with torch.no_grad():
-                _Masked(captured.module, tensors, walk, plan, renew=True).run(*calibration)
-                run = _Masked(captured.module, tensors, walk, plan, renew=False)
+                run = _Masked(captured.module, tensors, walk, plan, silent)
+                run.renew = True
+                run.run(*calibration)
+                run.renew = False
+                run.changed.clear()
                 self.outputs = _leaves(run.run(*self.batch))
         except Exception as error:
             raise StageError(
@@ -194,17 +199,28 @@ class _Double(fx.Interpreter):
 class _Masked(_Double):
     """Runs the captured graph with other tensors, statistics over channels on those that stay."""
 
-    def __init__(self, module: fx.GraphModule, tensors: dict[str, Tensor], walk: Walk, plan: PrunePlan, *, renew: bool) -> None:
+    def __init__(
+        self,
+        module: fx.GraphModule,
+        tensors: dict[str, Tensor],
+        walk: Walk,
+        plan: PrunePlan,
+        silent: frozenset[str],
+    ) -> None:
+        """Take the graph, its tensors by name (running statistics are replaced while `renew` is set), and the plan."""
         super().__init__(module)
-        self._tensors, self._walk, self._renew = tensors, walk, renew
+        self._tensors, self._walk, self._silent = tensors, walk, silent
         self._removed = walk.removed(plan.keep)
+        self.renew = False
         self.changed: list[str] = []
 
     def fetch_attr(self, target: str) -> Any:  # noqa: ANN401 - as fx declares it
         return self._tensors[target]
 
     def run_node(self, n: fx.Node) -> Any:  # noqa: ANN401 - as fx declares it
-        if self._renew and n.op == "call_function" and plain_name(n) == "batch_norm":
+        if n.name in self._silent:
+            return torch.zeros_like(super().run_node(n))
+        if self.renew and n.op == "call_function" and plain_name(n) == "batch_norm":
             self._renew_statistics(n)
         notes = self._walk.notes.get(n.name)
         if notes is None or not notes.restricted or not self._touched(n):
@@ -240,15 +256,15 @@ class _Masked(_Double):
     def _cut(self, node: fx.Node) -> Any:  # noqa: ANN401 - a tensor, or a size
         tensor, value = self.env[node], self._walk.values[node.name]
         for dim, stays in self._masks(value):
-            tensor = tensor.index_select(dim, stays.nonzero().flatten())
+            repeated = stays.repeat(tensor.shape[dim] // len(stays))  # once for each image, where the batch is merged
+            tensor = tensor.index_select(dim, repeated.nonzero().flatten())
         return tensor
 
     def _spread(self, tensor: Tensor, value: Value) -> Tensor:
         for dim, stays in self._masks(value):
-            shape = list(tensor.shape)
-            shape[dim] = len(stays)
-            wide = tensor.new_zeros(shape)
-            wide.movedim(dim, 0)[stays] = tensor.movedim(dim, 0)
+            repeated = stays.repeat(tensor.shape[dim] // int(stays.sum()))
+            wide = tensor.new_zeros((*tensor.shape[:dim], len(repeated), *tensor.shape[dim + 1 :]))
+            wide.movedim(dim, 0)[repeated] = tensor.movedim(dim, 0)
             tensor = wide
         return tensor
 

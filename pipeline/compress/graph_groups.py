@@ -130,7 +130,7 @@ def _maps_at(
 ) -> Iterator[tuple[str, FeatureMap]]:
     value = walk.values[node.name]
     for dim, label in enumerate(value.labels):
-        if label is None:
+        if label is None or value.shape[dim] >= SYMBOLIC:
             continue
         positions: dict[str, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
         for position, root in enumerate(walk.atoms.roots(label).tolist()):

@@ -78,7 +78,8 @@ def transpose(site: Site) -> list[Labels]:
     """Swap two dimensions; without arguments, the last two."""
     labels = list(site.value("self").labels)
     if len(labels) > 1:
-        first, second = site.arguments.get("dim0", -2), site.arguments.get("dim1", -1)
+        given = site.arguments  # swapaxes calls them axis0 and axis1
+        first, second = given.get("dim0", given.get("axis0", -2)), given.get("dim1", given.get("axis1", -1))
         labels[first], labels[second] = labels[second], labels[first]
     return [tuple(labels)]
 
@@ -118,10 +119,10 @@ def _regroup(site: Site, labels: list[Label], given: list[int], wanted: list[int
             site.freeze(label, "cuts across channels")
         return [None] * len(wanted)
     factors = [high // low for low, high in pairwise(strides)][::-1]
-    whole = [size for sizes in _runs(factors, wanted) for size in [prod(sizes) < SYMBOLIC] * len(sizes)]
+    open_to = [free for sizes in _runs(factors, wanted) for free in [_batch_first(sizes)] * len(sizes)]
     pieces: list[Label] = []
     for label, sizes in zip(labels, _runs(factors, given), strict=True):
-        pieces += _split(site, label, sizes, whole[len(pieces) :])
+        pieces += _split(site, label, sizes, open_to[len(pieces) :])
     result = []
     for sizes in _runs(factors, wanted):
         result.append(_merge(site, pieces[: len(sizes)], sizes))
@@ -140,42 +141,50 @@ def _runs(factors: list[int], products: list[int]) -> Iterator[list[int]]:
         start = stop
 
 
+def _batch_first(sizes: list[int]) -> bool:
+    """Say whether the batch, if it is one of these factors, is the outermost: labels then repeat with every image."""
+    return all(size < SYMBOLIC for size in sizes[1:])
+
+
+def _per_image(sizes: list[int]) -> list[int]:
+    return [size // SYMBOLIC if size >= SYMBOLIC else size for size in sizes]
+
+
 def _split(site: Site, label: Label, sizes: list[int], open_to: list[bool]) -> list[Label]:
     """Split a dimension: its atoms go on the one factor along which they differ, so what was merged comes apart again.
 
     Where they differ along several, they go on the largest (of an attention, on the heads if the options say so) and
-    are tied along the others: what remains still splits. A factor that merges with the batch is not chosen.
+    are tied along the others: what remains still splits. A factor that would merge into the batch is not chosen.
     """
     result: list[Label] = [None] * len(sizes)
     if label is None or len(sizes) == 1:
         return [label, *result[1:]]
-    grid = site.atoms.roots(label).reshape(sizes)
-    varying = [axis for axis in range(len(sizes)) if (grid != grid.take([0], axis)).any()]
-    choice = [axis for axis in varying if open_to[axis]] or varying or list(range(len(sizes)))
+    inner = _per_image(sizes)
+    grid = site.atoms.roots(label).reshape(inner)
+    varying = [axis for axis in range(len(inner)) if (grid != grid.take([0], axis)).any()]
+    choice = [axis for axis in varying if open_to[axis]] or varying or list(range(len(inner)))
     if site.attention and site.options.heads and len(choice) > 1:
         kept = choice[-2]
     else:
-        kept = max(choice, key=lambda axis: sizes[axis])
+        kept = max(choice, key=lambda axis: inner[axis])
     for axis in set(varying) - {kept}:
-        site.tie(label, tuple(sizes), axis)
-    result[kept] = np.moveaxis(label.reshape(sizes), kept, 0).reshape(sizes[kept], -1)[:, 0]
+        site.tie(label, tuple(inner), axis)
+    result[kept] = np.moveaxis(label.reshape(inner), kept, 0).reshape(inner[kept], -1)[:, 0]
     return result
 
 
 def _merge(site: Site, labels: list[Label], sizes: list[int]) -> Label:
     """Merge dimensions: atoms are repeated along those without any. Of two with atoms, the one with fewer is frozen."""
     labelled = [axis for axis, label in enumerate(labels) if label is not None and not site.atoms.frozen(label).all()]
-    labelled.sort(key=lambda axis: sizes[axis])
-    symbolic = prod(sizes) >= SYMBOLIC
-    for axis in labelled if symbolic else labelled[:-1]:
+    inner = _per_image(sizes)
+    labelled.sort(key=lambda axis: inner[axis])
+    for axis in labelled[:-1] if _batch_first(sizes) else labelled:
         site.freeze(labels[axis], "merges channels with another dimension")
-    if not labelled or symbolic:
+    column = labels[labelled[-1]] if labelled else None
+    if column is None or not _batch_first(sizes):
         return None
-    column = labels[labelled[-1]]
-    if column is None:
-        return None
-    column = column.reshape([-1 if other == labelled[-1] else 1 for other in range(len(sizes))])
-    return np.broadcast_to(column, sizes).reshape(-1)
+    column = column.reshape([-1 if other == labelled[-1] else 1 for other in range(len(inner))])
+    return np.broadcast_to(column, inner).reshape(-1)
 
 
 def concatenate(site: Site) -> list[Labels]:
@@ -213,6 +222,8 @@ def chunk(site: Site) -> list[Labels]:
     cut = site.arguments["dim"] % len(value.shape)
     label = value.labels[cut]
     sizes = [shape[cut] for shape in site.shapes]
+    if value.shape[cut] >= SYMBOLIC:
+        return unknown(site)
     if len(set(sizes)) == 1:
         site.tie(label, (len(sizes), sizes[0]), axis=0)
     parts = [None] * len(sizes) if label is None else np.split(label, np.cumsum(sizes)[:-1])
@@ -224,6 +235,8 @@ def take_slice(site: Site) -> list[Labels]:
     value, shape = site.value("self"), site.shapes[0]
     cut = site.arguments["dim"] % len(shape)
     label, size, whole = value.labels[cut], shape[cut], value.shape[cut]
+    if whole >= SYMBOLIC and label is not None and size != whole:
+        return unknown(site)
     if label is not None and size != whole:
         start, step = site.arguments.get("start") or 0, site.arguments.get("step", 1)
         start = min(start + whole if start < 0 else start, whole)

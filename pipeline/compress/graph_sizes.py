@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pipeline.compress.capture import plain_name
-from pipeline.compress.graph_labels import Value
+from pipeline.compress.graph_labels import SYMBOLIC, Value
 from pipeline.compress.graph_rules import keeps_groups
 from pipeline.compress.graph_walk import Walk, arguments_of
 
@@ -51,6 +51,10 @@ class Call:
         """Say of each position of an axis whether it stays."""
         return self.walk.stays(value.labels[axis], value.shape[axis], self.removed)
 
+    def loses(self, value: Value, axis: int) -> bool:
+        """Say whether positions of an axis leave."""
+        return value.labels[axis] is not None and not self.stays(value, axis).all()
+
     def size(self, value: Value, axis: int) -> int:
         """Return how many positions of an axis stay."""
         return value.shape[axis] if value.labels[axis] is None else int(self.stays(value, axis).sum())
@@ -76,9 +80,12 @@ def _shape(argument: str) -> Callable[[Call], Changes]:
     def rule(call: Call) -> Changes:
         stated, result = list(call.arguments[argument]), call.results[0]
         first = len(result.shape) - len(stated)
+        merged = [axis for axis, size in enumerate(stated) if not isinstance(size, int) and call.loses(result, first + axis)]
         for position, size in enumerate(stated):
-            if isinstance(size, int) and size >= 0:
+            if isinstance(size, int) and (size >= 0 or (merged and result.shape[first + position] < SYMBOLIC)):
                 stated[position] = call.size(result, first + position)
+        for position in merged:  # the batch times something: what is left over
+            stated[position] = -1
         return {argument: stated}
 
     return rule
@@ -105,7 +112,7 @@ def _unflatten(call: Call) -> Changes:
 def _split(call: Call) -> Changes:
     value = call.given("self")
     axis = call.arguments["dim"] % len(value.shape)
-    if value.labels[axis] is None or call.stays(value, axis).all():
+    if not call.loses(value, axis):
         return {}
     return {"split_sizes": [call.size(part, axis) for part in call.results]}
 

@@ -179,9 +179,10 @@ class _Walker:
         """Make a result. A dimension of one position is never removed: broadcasting would hide that it has gone."""
         checked: list[Label] = []
         for size, label in zip(shape, labels, strict=True):
-            fits = label is not None and len(label) == size > 1
+            positions = size // SYMBOLIC if size >= SYMBOLIC else size
+            fits = label is not None and len(label) == positions > 1
             if not fits:
-                site.freeze(label, "leaves a single channel" if size == 1 else "changes the number of channels")
+                site.freeze(label, "leaves a single channel" if positions == 1 else "changes the number of channels")
             checked.append(label if fits else None)
         return Value(shape, tuple(checked), stored)
 

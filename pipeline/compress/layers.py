@@ -39,11 +39,6 @@ class Layer:
             setattr(module, name, tensors[f"{self.path}.{name}"])
         return module
 
-    @property
-    def source(self) -> str:
-        """The Python expression that makes the layer."""
-        return f"nn.{self.kind}({', '.join(f'{name}={value!r}' for name, value in self.arguments)})"
-
 
 def layer_for(node: fx.Node, tensors: Mapping[str, Tensor]) -> Layer | None:
     """Return the layer that a call is; None if it is another operator or its tensors are not named as a layer's.

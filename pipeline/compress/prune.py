@@ -24,13 +24,15 @@ if TYPE_CHECKING:
 class Pruned:
     """A smaller network with its proof.
 
-    `rewritten`: the reason why the network's own forward could not be kept; empty if it was.
+    `rewritten`: the reason why the network's own forward could not be kept; empty if it was. `blocks`: residual blocks
+    that have left whole.
     """
 
     model: nn.Module
     plan: PrunePlan
     certificate: Certificate
     rewritten: str
+    blocks: tuple[str, ...] = ()
 
 
 def prune(captured: Captured, graph: ChannelGraph, model: nn.Module, kept: Mapping[str, Sequence[int]]) -> Pruned:
