@@ -1,9 +1,9 @@
 """The torch artifact on disk: definition.py, network.json (arguments and structural plan) and weights.safetensors.
 
-Loading builds the network from its definition, applies the plan's edits in order, and loads the tensors. A network whose
-own code could not be kept comes with a new definition instead, written from its graph; `history` then has the edits
-that are in it already. Nothing is pickled, so an artifact can be read with a text editor and opened without trusting it
-any more than its definition.
+Loading builds the network from its definition, applies the plan's edits in order, and loads the tensors. A network
+whose own code could not be kept comes with a new definition instead, written from its graph; `history` then has the
+edits that are in it already. Nothing is pickled, so an artifact can be read with a text editor and opened without
+trusting it any more than its definition.
 """
 
 from __future__ import annotations

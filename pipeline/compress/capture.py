@@ -17,6 +17,7 @@ from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 from torch.utils._pytree import tree_unflatten
 
+from pipeline.compress.graph_rules import RULES
 from pipeline.compress.inference import first_line, inference, where
 from pipeline.compress.tensors import shared_names, stored_tensors
 from pipeline.core.errors import InputError
@@ -24,13 +25,17 @@ from pipeline.core.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
 
+    from pipeline.compress.graph_labels import Rule
+
 #: One tensor for each input of the network, the batch first.
 Example = tuple[Tensor, ...]
 
 #: Statistics that a network takes over its own weights.
 _STATISTICS = frozenset(
-    "batch_norm instance_norm layer_norm var_mean var std std_mean mean norm linalg_vector_norm linalg_norm "
-    "_weight_norm _weight_norm_interface weight_norm".split()
+    (
+        "batch_norm instance_norm layer_norm var_mean var std std_mean mean norm linalg_vector_norm linalg_norm "
+        "_weight_norm _weight_norm_interface weight_norm"
+    ).split()
 )
 
 
@@ -46,7 +51,8 @@ class Captured:
         stored: all tensors by name: the network's under the first of their names, those that it does not use in
             evaluation included, its constants, and the baked ones.
         aliases: all names of a tensor that several layers share, by the first.
-        foreign: names that are not the network's: its constants, and "baked.*" in place of computed weights.
+        foreign: names that are not the network's: its constants, and "*.baked_weight" in place of computed weights.
+        folded: tensors that only baked weights were computed from.
     """
 
     module: fx.GraphModule
@@ -55,6 +61,7 @@ class Captured:
     stored: Mapping[str, Tensor]
     aliases: Mapping[str, tuple[str, ...]]
     foreign: frozenset[str]
+    folded: frozenset[str]
 
 
 def capture(model: nn.Module, example: Example) -> Captured:
@@ -76,7 +83,7 @@ def capture(model: nn.Module, example: Example) -> Captured:
     own = stored_tensors(model)
     aliases = shared_names(own)
     module = _graph_module(program, own, {name: alias[0] for alias in aliases for name in alias})
-    _bake(module)
+    folded = frozenset(_bake(module))
     module.graph.eliminate_dead_code(is_impure_node=changes_something)
     module.recompile()
     sizes = [node.meta["val"].shape[0] for node in module.graph.nodes if node.op == "placeholder"]
@@ -88,6 +95,7 @@ def capture(model: nn.Module, example: Example) -> Captured:
         stored={**{names[0]: own[names[0]] for names in aliases}, **used},
         aliases={names[0]: names for names in aliases if len(names) > 1},
         foreign=frozenset(used) - own.keys(),
+        folded=folded - used.keys(),
     )
 
 
@@ -191,6 +199,19 @@ def plain_name(node: fx.Node) -> str:
     return getattr(node.target, "__name__", str(node.target))
 
 
+def rule_for(node: fx.Node) -> Rule | None:
+    """Return the rule of an operator, if there is one."""
+    plain = plain_name(node)
+    overload = str(node.target).rpartition(".")[2]
+    return RULES.get(f"{plain}.{overload}") or RULES.get(plain)
+
+
+def layer_path(node: fx.Node) -> str:
+    """Return the qualified name of the innermost module in whose forward a call stands."""
+    modules = [path for path, _ in node.meta.get("nn_module_stack", {}).values() if not path.startswith("_")]
+    return modules[-1] if modules else ""
+
+
 def changes_something(node: fx.Node) -> bool:
     """Say whether a node matters although nobody reads it."""
     if node.op in {"placeholder", "output"}:
@@ -201,8 +222,11 @@ def changes_something(node: fx.Node) -> bool:
     )
 
 
-def _bake(module: fx.GraphModule) -> None:
-    """Store weights that are computed from weights by statistics, as `baked.<node>`."""
+def _bake(module: fx.GraphModule) -> Iterator[str]:
+    """Store weights that are computed from weights by statistics, or by what has no rule, as `<layer>.baked_weight`.
+
+    Yields the names of the tensors that they were computed from.
+    """
     nodes = list(module.graph.nodes)
     inner: dict[fx.Node, bool] = {}  # computed from stored tensors alone -> a statistic is among the operators
     for node in nodes:
@@ -210,7 +234,8 @@ def _bake(module: fx.GraphModule) -> None:
         if node.op == "get_attr":
             inner[node] = False
         elif node.op == "call_function" and sources and all(source in inner for source in sources):
-            inner[node] = plain_name(node) in _STATISTICS or any(inner[source] for source in sources)
+            folds = plain_name(node) in _STATISTICS or not (is_getitem(node) or rule_for(node))
+            inner[node] = folds or any(inner[source] for source in sources)
     frontier = [
         node
         for node, statistic in inner.items()
@@ -220,14 +245,18 @@ def _bake(module: fx.GraphModule) -> None:
         return
     values = _evaluate(module, frontier)
     for node in frontier:
-        name = f"baked.{node.name}"
+        users = [user for user in node.users if user not in inner]
+        name = f"{layer_path(users[0])}.baked_weight".lstrip(".")
+        while _has(module, name):
+            name += "_"
         value = values[node].detach().clone()
         _assign(module, name, nn.Parameter(value, requires_grad=value.is_floating_point()))
         with module.graph.inserting_before(node):
             constant = module.graph.get_attr(name)
         constant.meta = {key: node.meta[key] for key in ("val", "nn_module_stack") if key in node.meta}
-        for user in [user for user in node.users if user not in inner]:
+        for user in users:
             user.replace_input_with(node, constant)
+    yield from (str(node.target) for node in nodes if node.op == "get_attr")
 
 
 def _evaluate(module: fx.GraphModule, nodes: Collection[fx.Node]) -> dict[fx.Node, Tensor]:
@@ -242,6 +271,10 @@ def _evaluate(module: fx.GraphModule, nodes: Collection[fx.Node]) -> dict[fx.Nod
             if node in needed:
                 interpreter.env[node] = interpreter.run_node(node)
     return {node: interpreter.env[node] for node in nodes}
+
+
+def _has(module: nn.Module, name: str) -> bool:
+    return name in dict(module.named_parameters()) or name in dict(module.named_buffers())
 
 
 def _attribute(module: nn.Module, name: str) -> Any:  # noqa: ANN401 - a tensor

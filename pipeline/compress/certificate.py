@@ -21,18 +21,15 @@ from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate, map_arg
 from torch.utils._pytree import tree_leaves
 
-from pipeline.compress.capture import plain_name
+from pipeline.compress.capture import layer_path, plain_name
 from pipeline.compress.graph_labels import Value
 from pipeline.compress.graph_sizes import Call, arguments_with, resized
-from pipeline.compress.graph_walk import layer_path
 from pipeline.compress.inference import first_line, inference, outputs, where
 from pipeline.compress.tensors import masked, sliced, stored_tensors
 from pipeline.core.errors import StageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from pipeline.compress.capture import Captured, Example
+    from pipeline.compress.capture import Captured
     from pipeline.compress.graph_walk import Walk
     from pipeline.compress.surgery import PrunePlan
 
@@ -68,9 +65,7 @@ class Reference:
     outputs and the tensors that stay.
     """
 
-    def __init__(
-        self, captured: Captured, walk: Walk, plan: PrunePlan, silent: frozenset[str] = frozenset()
-    ) -> None:
+    def __init__(self, captured: Captured, walk: Walk, plan: PrunePlan, silent: frozenset[str] = frozenset()) -> None:
         """Run the original with zeros in the removed slices, and in the results of the nodes named in `silent`.
 
         Raises:
@@ -80,7 +75,9 @@ class Reference:
         self._plan, self._aliases = plan, captured.aliases
         self.batch = tuple(_random_like(tensor, generator) for tensor in captured.example)
         tensors = {name: _disturbed(tensor, generator) for name, tensor in captured.stored.items()}
-        tensors = {name: masked(tensor, plan.keep[name]) if name in plan.keep else tensor for name, tensor in tensors.items()}
+        tensors = {
+            name: masked(tensor, plan.keep[name]) if name in plan.keep else tensor for name, tensor in tensors.items()
+        }
         calibration = tuple(_random_like(tensor, generator) for tensor in captured.example)
         try:
             with torch.no_grad():
@@ -116,7 +113,9 @@ class Reference:
                 if (known := names.get(name, name)) in self.tensors:
                     expected = self.tensors[known]
                     if tensor.shape != expected.shape:
-                        raise DifferentError(f"Tensor {name!r} has shape {tuple(tensor.shape)}, expected {tuple(expected.shape)}.")
+                        raise DifferentError(
+                            f"Tensor {name!r} has shape {tuple(tensor.shape)}, expected {tuple(expected.shape)}."
+                        )
                     tensor.copy_(expected)
         found = self._run(candidate)
         shapes = [[tuple(tensor.shape) for tensor in tensors] for tensors in (self.outputs, found)]
@@ -179,7 +178,9 @@ def _disturbed(tensor: Tensor, generator: torch.Generator) -> Tensor:
     wide = tensor.detach().double()
     vector = wide.numel() == max(wide.shape, default=1)
     size = max(wide.square().mean().sqrt().item(), 1.0 if vector else 0.0) or 1.0
-    factor, offset = (torch.rand(wide.shape, generator=generator, dtype=torch.float64).to(wide.device) for _ in range(2))
+    factor, offset = (
+        torch.rand(wide.shape, generator=generator, dtype=torch.float64).to(wide.device) for _ in range(2)
+    )
     signed = isinstance(tensor, nn.Parameter)
     return wide * (0.75 + factor / 2) + 0.1 * size * (offset - 0.5 if signed else offset)
 
@@ -192,7 +193,9 @@ class _Double(fx.Interpreter):
         self.extra_traceback = False
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:  # noqa: ANN401 - as fx declares it
-        wide_args, wide_kwargs = map_aggregate((args, kwargs), lambda each: _WIDER.get(each, each) if isinstance(each, torch.dtype) else each)  # type: ignore[misc]
+        wide_args, wide_kwargs = map_aggregate(
+            (args, kwargs), lambda each: _WIDER.get(each, each) if isinstance(each, torch.dtype) else each
+        )
         return super().call_function(target, wide_args, wide_kwargs)
 
 
@@ -227,7 +230,9 @@ class _Masked(_Double):
             return super().run_node(n)
         plain, restricted = super().run_node(n), self._restricted(n)
         pairs = list(zip(tree_leaves(plain), tree_leaves(restricted), strict=True))
-        if any(not torch.allclose(left, right, rtol=1e-12, atol=1e-12 * float(left.abs().max())) for left, right in pairs):
+        if any(
+            not torch.allclose(left, right, rtol=1e-12, atol=1e-12 * float(left.abs().max())) for left, right in pairs
+        ):
             self.changed.append(f"{plain_name(n)} in {layer_path(n) or 'the network'}")
         return restricted
 

@@ -1,4 +1,4 @@
-"""A rewritten network as a plain Python file that needs torch alone: `build()` returns it, tensors come from elsewhere."""
+"""A rewritten network as a Python file that needs torch alone: `build()` returns it, tensors come from elsewhere."""
 
 from __future__ import annotations
 
@@ -112,4 +112,3 @@ def _layer(layer: nn.Module) -> str:
 
 def _zeros(tensor: Tensor) -> str:
     return f"torch.zeros({tuple(tensor.shape)}, dtype={tensor.dtype})"
-

@@ -16,9 +16,8 @@ import torch
 from torch import Tensor, fx
 from torch.nn.functional import cosine_similarity
 
-from pipeline.compress.capture import changes_something, plain_name, record
+from pipeline.compress.capture import changes_something, layer_path, plain_name, record
 from pipeline.compress.certificate import Reference, check_values
-from pipeline.compress.graph_walk import layer_path
 from pipeline.compress.prune import Pruned
 from pipeline.compress.rewrite import rewrite
 from pipeline.compress.surgery import PrunePlan
@@ -58,7 +57,11 @@ def residual_blocks(captured: Captured) -> tuple[Block, ...]:
                     name = _common([layer_path(each) for each in inside]) or "network"
                     names[name] = names.get(name, 0) + 1
                     label = name if names[name] == 1 else f"{name}:{names[name]}"
-                    layers = {layer_path(each): None for each in inside if any(s.op == "get_attr" for s in each.all_input_nodes)}
+                    layers = {
+                        layer_path(each): None
+                        for each in inside
+                        if any(s.op == "get_attr" for s in each.all_input_nodes)
+                    }
                     found.append(Block(label, shortcut.name, branch.name, node.name, tuple(layers)))
                     break
     return tuple(found)
@@ -70,7 +73,7 @@ def _shape(node: fx.Node) -> tuple[object, ...] | None:
 
 
 def _inside(shortcut: fx.Node, branch: fx.Node, result: fx.Node) -> list[fx.Node]:
-    """Return the calls of a branch that starts at `shortcut` alone and is read by `result` alone; empty if it is none."""
+    """Return the calls of a branch from `shortcut` alone that `result` alone reads; empty if it is none."""
     inside: dict[fx.Node, None] = {}
     waiting = [branch]
     reached = False
@@ -119,12 +122,15 @@ def block_influence(captured: Captured, blocks: Sequence[Block], batches: Iterab
     for batch in batches:
         values = record(captured, nodes, batch)
         for block in blocks:
-            pair = [values[node] for node in (block.shortcut, block.result)]
-            rows = [v.flatten(0, 1) if v.dim() == 3 else v.flatten(1) for v in pair]  # noqa: PLR2004 - [N, tokens, C]
-            similarity = cosine_similarity(*rows, dim=1)
+            similarity = cosine_similarity(_rows(values[block.shortcut]), _rows(values[block.result]), dim=1)
             totals[block.name] += float((1 - similarity).sum())
             counts[block.name] += len(similarity)
     return {name: total / max(1, counts[name]) for name, total in totals.items()}
+
+
+def _rows(value: Tensor) -> Tensor:
+    """Return one vector per image, or per token of [N, tokens, channels]."""
+    return value.flatten(0, 1) if value.dim() == 3 else value.flatten(1)  # noqa: PLR2004
 
 
 def prune_blocks(captured: Captured, graph: ChannelGraph, names: Collection[str]) -> Pruned:

@@ -170,9 +170,7 @@ def attention(site: Site) -> list[Labels]:
     site.contract(query.labels[-1], key.labels[-1], stored=False)
     site.contract(key.labels[-2], value.labels[-2], stored=False)
     masks = site.values("attn_mask")
-    scores = Value(
-        (*site.shapes[0][:-1], key.shape[-2]), (*query.labels[:-2], query.labels[-2], key.labels[-2])
-    )
+    scores = Value((*site.shapes[0][:-1], key.shape[-2]), (*query.labels[:-2], query.labels[-2], key.labels[-2]))
     joined = broadcast(site, [scores, *masks], scores.shape)
     outer = broadcast(
         site,

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.compress.capture import plain_name
-from pipeline.compress.graph import Axis, ChannelGraph, Contraction, FeatureMap, Frozen, Group, Member, layer_of
+from pipeline.compress.capture import layer_path, plain_name
 from pipeline.compress.graph_labels import SYMBOLIC, Value
-from pipeline.compress.graph_walk import layer_path
+from pipeline.compress.graph_types import Axis, ChannelGraph, Contraction, FeatureMap, Frozen, Group, Member, layer_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,12 +23,13 @@ if TYPE_CHECKING:
 
 #: Through these, a layer's channels stay what they are; the last of them is where they are looked at.
 _FOLLOWED = frozenset(
-    "batch_norm instance_norm group_norm layer_norm relu relu6 hardtanh leaky_relu elu selu celu gelu silu mish sigmoid "
-    "hardsigmoid hardswish tanh softplus prelu clamp clamp_min add dropout clone contiguous permute transpose".split()
+    (
+        "batch_norm instance_norm group_norm layer_norm relu relu6 hardtanh leaky_relu elu selu celu gelu silu mish "
+        "sigmoid hardsigmoid hardswish tanh softplus prelu clamp clamp_min add dropout clone contiguous permute "
+        "transpose"
+    ).split()
 )
-_LAYERS = frozenset(
-    "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d linear addmm".split()
-)
+_LAYERS = frozenset("conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d linear addmm".split())
 
 Classes = dict[int, tuple[str, int]]
 

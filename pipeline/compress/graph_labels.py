@@ -2,7 +2,8 @@
 
 An *atom* is one position of one dimension of a stored tensor. The *label* of a dimension is the array of the atoms at
 its positions; atom 0 is a position that nothing may remove, and the label None a dimension without any atoms (batch,
-pixels, constants). The label of a dimension that merges the batch with others has the positions of one image. Joined atoms form a *class*: the smallest set of positions that can be removed.
+pixels, constants). The label of a dimension that merges the batch with others has the positions of one image. Joined
+atoms form a *class*: the smallest set of positions that can be removed.
 """
 
 from __future__ import annotations

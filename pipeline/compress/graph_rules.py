@@ -151,7 +151,8 @@ def indexing(site: Site) -> list[Labels]:
     given = list(site.arguments["indices"])
     given += [None] * (len(value.shape) - len(given))
     axes = [axis for axis, index in enumerate(given) if index is not None]
-    for label in (*(value.labels[axis] for axis in axes), *(l for index in site.values("indices") for l in index.labels)):
+    inside = [label for index in site.values("indices") for label in index.labels]
+    for label in (*(value.labels[axis] for axis in axes), *inside):
         site.freeze(label, "looks entries up")
     rest = [label for axis, label in enumerate(value.labels) if axis not in axes]
     looked_up: list[Label] = [None] * (len(site.shapes[0]) - len(rest))

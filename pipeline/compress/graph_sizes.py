@@ -1,4 +1,4 @@
-"""Sizes that a graph states as numbers, as they are once channels have left: `view(b, 49, 3, 4, 32)`, `split([48, 16])`.
+"""Sizes that a graph states as numbers, as they are once channels have left: `view(b, 49, 3, 32)`, `split([48, 16])`.
 
 A row of `_RESIZE` says for an operator which arguments change. Operators without a row state no size.
 """
@@ -80,7 +80,9 @@ def _shape(argument: str) -> Callable[[Call], Changes]:
     def rule(call: Call) -> Changes:
         stated, result = list(call.arguments[argument]), call.results[0]
         first = len(result.shape) - len(stated)
-        merged = [axis for axis, size in enumerate(stated) if not isinstance(size, int) and call.loses(result, first + axis)]
+        merged = [
+            axis for axis, size in enumerate(stated) if not isinstance(size, int) and call.loses(result, first + axis)
+        ]
         for position, size in enumerate(stated):
             if isinstance(size, int) and (size >= 0 or (merged and result.shape[first + position] < SYMBOLIC)):
                 stated[position] = call.size(result, first + position)
@@ -162,13 +164,15 @@ def _scale(call: Call) -> Changes:
 
 
 _RESIZE: dict[str, Callable[[Call], Changes]] = {
-    **dict.fromkeys("view expand zeros ones full new_zeros new_ones new_full _unsafe_view".split(), _shape("size")),
+    **dict.fromkeys(
+        ["view", "expand", "zeros", "ones", "full", "new_zeros", "new_ones", "new_full", "_unsafe_view"], _shape("size")
+    ),
     "reshape": _shape("shape"),
     "layer_norm": _shape("normalized_shape"),
     "rms_norm": _shape("normalized_shape"),
     "repeat": _repeats,
     "unflatten": _unflatten,
-    **dict.fromkeys("chunk split split_with_sizes unsafe_chunk unsafe_split tensor_split".split(), _split),
+    **dict.fromkeys(["chunk", "split", "split_with_sizes", "unsafe_chunk", "unsafe_split", "tensor_split"], _split),
     "slice": _slice,
     "narrow": _narrow,
     **dict.fromkeys((f"conv{kind}{rank}d" for kind in ("", "_transpose") for rank in (1, 2, 3)), _convolution_groups),
@@ -179,8 +183,10 @@ _RESIZE: dict[str, Callable[[Call], Changes]] = {
 
 def arguments_with(node: Node, target: Any, changes: Changes) -> tuple[tuple[Any, ...], dict[str, Any]]:  # noqa: ANN401
     """Return positional and keyword arguments of a call with these changes."""
-    if target is not node.target:
+    if target != node.target:
         return (), dict(changes)
+    if not changes:
+        return node.args, dict(node.kwargs)
     names = [argument.name for argument in target._schema.arguments]  # noqa: SLF001 - as in arguments_of
     args, kwargs = list(node.args), dict(node.kwargs)
     for name, value in changes.items():
@@ -190,4 +196,3 @@ def arguments_with(node: Node, target: Any, changes: Changes) -> tuple[tuple[Any
         else:
             kwargs[name] = value
     return tuple(args), kwargs
-

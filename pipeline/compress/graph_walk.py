@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +11,13 @@ from torch._ops import OpOverload
 from torch.fx.node import map_arg
 from torch.utils._pytree import tree_leaves
 
-from pipeline.compress.capture import is_getitem, plain_name
+from pipeline.compress.capture import is_getitem, layer_path, plain_name, rule_for
 from pipeline.compress.graph_labels import SYMBOLIC, Atoms, Label, Labels, Notes, Options, Rule, Site, Value, unknown
-from pipeline.compress.graph_rules import LAYOUT, RULES
+from pipeline.compress.graph_rules import LAYOUT
 from pipeline.compress.tensors import overlapping
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -29,8 +28,8 @@ if TYPE_CHECKING:
 Slot = tuple[str, int]
 
 _INPUT = 1
-_CONTRACTIONS = frozenset("matmul bmm baddbmm einsum scaled_dot_product_attention".split())
-_PRODUCERS = _CONTRACTIONS | frozenset("linear conv1d conv2d conv3d mm addmm".split())
+_CONTRACTIONS = frozenset(["matmul", "bmm", "baddbmm", "einsum", "scaled_dot_product_attention"])
+_PRODUCERS = _CONTRACTIONS | frozenset(["linear", "conv1d", "conv2d", "conv3d", "mm", "addmm"])
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,8 @@ class Walk:
         """Say of each position of a dimension of `size` whether it stays."""
         if label is None:
             return np.ones(size, np.bool_)
-        return (label == 0) | ~np.isin(self.atoms.roots(label), removed)
+        result: NDArray[np.bool_] = (label == 0) | ~np.isin(self.atoms.roots(label), removed)
+        return result
 
 
 def walk(captured: Captured, options: Options) -> Walk:
@@ -103,7 +103,7 @@ class _Walker:
             else:
                 self._values[node] = self._given(node)
         for name in {name for name, _ in self._slots} - self._used.keys():
-            self._freeze(name, "not used in evaluation")
+            self._freeze(name, "" if name in self._captured.folded else "not used in evaluation")
         order = {name: index for index, name in enumerate(self._used)}
         ordered = sorted(self._slots, key=lambda slot: order.get(slot[0], len(order)))
         values = {node.name: value for node, value in self._values.items()}
@@ -159,8 +159,7 @@ class _Walker:
 
     def _site(self, node: Node, shapes: tuple[tuple[int, ...], ...]) -> tuple[Site, Rule, bool]:
         """Return one call with its rule, and whether the operator only moves numbers."""
-        plain, _, overload = str(node.target).removeprefix("aten.").rpartition(".")
-        plain = plain_name(node) or plain
+        plain = plain_name(node)
         site = Site(
             atoms=self._atoms,
             options=self._options,
@@ -172,7 +171,7 @@ class _Walker:
             shapes=shapes,
             notes=Notes(),
         )
-        return site, RULES.get(f"{plain}.{overload}") or RULES.get(plain) or unknown, plain in LAYOUT
+        return site, rule_for(node) or unknown, plain in LAYOUT
 
     @staticmethod
     def _value(site: Site, shape: tuple[int, ...], labels: Labels, stored: bool) -> Value:  # noqa: FBT001
@@ -185,12 +184,6 @@ class _Walker:
                 site.freeze(label, "leaves a single channel" if positions == 1 else "changes the number of channels")
             checked.append(label if fits else None)
         return Value(shape, tuple(checked), stored)
-
-
-def layer_path(node: Node) -> str:
-    """Return the qualified name of the innermost module in whose forward a call stands."""
-    modules = [path for path, _ in node.meta.get("nn_module_stack", {}).values() if not path.startswith("_")]
-    return modules[-1] if modules else ""
 
 
 def _line(node: Node) -> str:

@@ -91,7 +91,7 @@ def _convolution(kind: str) -> Callable[[Mapping[str, Any], Mapping[str, Tensor]
 def _groups(arguments: Mapping[str, Any], own: Mapping[str, Tensor]) -> int:
     """Return the groups of a convolution with one input channel per group: whole groups have left."""
     multiplier = arguments["weight"].meta["val"].shape[0] // arguments["groups"]
-    return int(own["weight"].shape[0]) // multiplier
+    return len(own["weight"]) // int(multiplier)
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 - 'same', or a list of integers

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 #: The argument of an operator that says whether the network trains.
 _TRAINING = {
-    **dict.fromkeys("dropout feature_dropout alpha_dropout feature_alpha_dropout".split(), "train"),
-    **dict.fromkeys("lstm gru rnn_tanh rnn_relu".split(), "train"),
+    **dict.fromkeys(["dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"], "train"),
+    **dict.fromkeys(["lstm", "gru", "rnn_tanh", "rnn_relu"], "train"),
     "batch_norm": "training",
 }
 
@@ -92,20 +92,20 @@ class _Writer:
         return module
 
     def _call(self, node: fx.Node) -> fx.Node:
-        target, changes = resized(Call(node, self._walk, self._removed)) if self._labelled(node) else (node.target, {})
+        target: Any = node.target
+        changes: dict[str, Any] = {}
+        if isinstance(target, torch._ops.OpOverload):  # noqa: SLF001 - the only class of ATen operators
+            target, changes = resized(Call(node, self._walk, self._removed))
         if switch := _TRAINING.get(plain_name(node)):
             changes[switch] = self._training
         made = self._layer(node)
         if made is None:
-            args, kwargs = arguments_with(node, target, changes) if changes else (node.args, node.kwargs)
+            args, kwargs = arguments_with(node, target, changes)
             args, kwargs = fx.node.map_arg((args, kwargs), lambda given: self._made.get(given, given))
-            args, kwargs = map_aggregate((args, kwargs), self._placed)  # type: ignore[misc,assignment]
+            args, kwargs = map_aggregate((args, kwargs), self._placed)
             made = self._graph.call_function(target, args, kwargs)
         made.meta = {key: node.meta[key] for key in ("nn_module_stack", "stack_trace") if key in node.meta}
         return made
-
-    def _labelled(self, node: fx.Node) -> bool:
-        return isinstance(node.target, torch._ops.OpOverload)  # noqa: SLF001 - the only class of ATen operators
 
     def _placed(self, argument: Any) -> Any:  # noqa: ANN401 - any argument of an operator
         """Return the input's device for the one that was there when the network was captured."""
