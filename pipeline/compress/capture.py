@@ -127,8 +127,6 @@ class _Recorder(fx.Interpreter):
 
 
 def _export(model: nn.Module, example: Example) -> ExportedProgram:
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # the fused layer of nn.TransformerEncoder hides its products
     try:
         with inference(model):
             shapes = tuple({0: Dim.AUTO} for _ in example)
@@ -141,8 +139,6 @@ def _export(model: nn.Module, example: Example) -> ExportedProgram:
             "branches or sizes that depend on their values: torch.where instead of `if`, masks instead of x[x > 0]; "
             "torch.export.draft_export(model, inputs) lists every such place."
         ) from error
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 def _variadic(model: nn.Module) -> bool:
@@ -167,6 +163,9 @@ def _graph_module(program: ExportedProgram, tensors: Mapping[str, Tensor], names
             root[name] = tensors[name] if name in tensors else program.constants[spec.target or node.name]
             made[node] = graph.get_attr(name)
             made[node].meta = dict(node.meta)
+    order = {node: position for position, node in enumerate(graph.nodes)}
+    for node in [node for node in graph.nodes if node.op == "get_attr" and node.users]:
+        min(node.users, key=order.__getitem__).prepend(node)  # read late, so that an interpreter holds few at a time
     return fx.GraphModule(root, graph)
 
 

@@ -15,6 +15,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 import torch
 from torch import Tensor, fx, nn
@@ -61,8 +62,7 @@ class Certificate:
 class Reference:
     """What a pruned network has to compute, worked out once on the captured graph.
 
-    Cost: float64 copies of the tensors while it works, and two forward passes. Afterwards it holds the inputs, the
-    outputs and the tensors that stay.
+    Cost: two forward passes in float64. Tensors are widened one at a time.
     """
 
     def __init__(self, captured: Captured, walk: Walk, plan: PrunePlan, silent: frozenset[str] = frozenset()) -> None:
@@ -72,16 +72,14 @@ class Reference:
             StageError: it does not run in float64, or all outputs are zero or infinite.
         """
         generator = torch.Generator().manual_seed(0)
-        self._plan, self._aliases = plan, captured.aliases
-        self.batch = tuple(_random_like(tensor, generator) for tensor in captured.example)
-        tensors = {name: _disturbed(tensor, generator) for name, tensor in captured.stored.items()}
-        tensors = {
-            name: masked(tensor, plan.keep[name]) if name in plan.keep else tensor for name, tensor in tensors.items()
-        }
-        calibration = tuple(_random_like(tensor, generator) for tensor in captured.example)
+        calibration, self.batch = (
+            tuple(_random_like(tensor, generator) for tensor in captured.example) for _ in range(2)
+        )
+        self._stored, self._plan = captured.stored, plan
+        self._names = {alias: name for name, aliases in captured.aliases.items() for alias in aliases}
+        run = _Masked(captured, walk, plan, silent)
         try:
             with torch.no_grad():
-                run = _Masked(captured.module, tensors, walk, plan, silent)
                 run.renew = True
                 run.run(*calibration)
                 run.renew = False
@@ -91,8 +89,7 @@ class Reference:
             raise StageError(
                 f"The certificate needs a network that runs in float64; it fails: {first_line(error)}"
             ) from error
-        self.statistics = tuple(dict.fromkeys(run.changed))
-        self.tensors = {name: sliced(tensor, plan.keep.get(name, {})) for name, tensor in tensors.items()}
+        self.statistics, self._renewed = tuple(dict.fromkeys(run.changed)), run.renewed
         self.scale = max((float(tensor.abs().max()) for tensor in self.outputs if tensor.numel()), default=0.0)
         if not 0 < self.scale < inf:
             raise StageError(f"Random inputs give outputs of scale {self.scale}: nothing can be certified from them.")
@@ -107,16 +104,10 @@ class Reference:
         Limits: a channel that is silent for random inputs (a dead ReLU without batch norm) could be misplaced unseen.
         """
         candidate = deepcopy(pruned).double()
-        names = {alias: name for name, aliases in self._aliases.items() for alias in aliases}
         with torch.no_grad():
             for name, tensor in stored_tensors(candidate).items():
-                if (known := names.get(name, name)) in self.tensors:
-                    expected = self.tensors[known]
-                    if tensor.shape != expected.shape:
-                        raise DifferentError(
-                            f"Tensor {name!r} has shape {tuple(tensor.shape)}, expected {tuple(expected.shape)}."
-                        )
-                    tensor.copy_(expected)
+                if (known := self._names.get(name, name)) in self._stored:
+                    self._load(known, tensor)
         found = self._run(candidate)
         shapes = [[tuple(tensor.shape) for tensor in tensors] for tensors in (self.outputs, found)]
         if shapes[0] != shapes[1]:
@@ -129,6 +120,14 @@ class Reference:
                 f"{error:.3g} at a scale of {self.scale:.3g}; expected less than {TOLERANCE:g} of the scale."
             )
         return Certificate(error, self.scale, self.statistics)
+
+    def _load(self, name: str, tensor: Tensor) -> None:
+        """Give a tensor of the pruned network the values that the reference had."""
+        whole = self._renewed[name] if name in self._renewed else disturbed(name, self._stored[name])
+        expected = sliced(whole, self._plan.keep.get(name, {}))
+        if tensor.shape != expected.shape:
+            raise DifferentError(f"Tensor {name!r} has shape {tuple(tensor.shape)}, expected {tuple(expected.shape)}.")
+        tensor.copy_(expected)
 
     def _run(self, candidate: nn.Module) -> list[Tensor]:
         try:
@@ -171,18 +170,23 @@ def _random_like(example: Tensor, generator: torch.Generator) -> Tensor:
     return example.flatten()[chosen]
 
 
-def _disturbed(tensor: Tensor, generator: torch.Generator) -> Tensor:
-    """Return a float64 copy with a value of its own at every position; what is not negative (variances) stays so."""
+def disturbed(name: str, tensor: Tensor) -> Tensor:
+    """Return a float64 copy in which no values are equal that would hide a misplaced channel.
+
+    Vectors and constant tensors get a value of their own at every position, equal for equal names; what is not negative
+    (variances) stays so. Kernels and matrices of different values, and integers, are as they were.
+    """
     if not tensor.is_floating_point():
         return tensor
     wide = tensor.detach().double()
     vector = wide.numel() == max(wide.shape, default=1)
+    if wide.numel() == 0 or (not vector and wide.min() < wide.max()):
+        return wide
+    generator = torch.Generator().manual_seed(crc32(name.encode()))
     size = max(wide.square().mean().sqrt().item(), 1.0 if vector else 0.0) or 1.0
-    factor, offset = (
-        torch.rand(wide.shape, generator=generator, dtype=torch.float64).to(wide.device) for _ in range(2)
-    )
-    signed = isinstance(tensor, nn.Parameter)
-    return wide * (0.75 + factor / 2) + 0.1 * size * (offset - 0.5 if signed else offset)
+    factor, offset = (torch.rand(wide.shape, generator=generator, dtype=torch.float64).to(wide.device) for _ in "fo")
+    shift = offset - 0.5 if isinstance(tensor, nn.Parameter) else offset
+    return wide * (0.75 + factor / 2) + 0.1 * size * shift
 
 
 class _Double(fx.Interpreter):
@@ -202,23 +206,19 @@ class _Double(fx.Interpreter):
 class _Masked(_Double):
     """Runs the captured graph with other tensors, statistics over channels on those that stay."""
 
-    def __init__(
-        self,
-        module: fx.GraphModule,
-        tensors: dict[str, Tensor],
-        walk: Walk,
-        plan: PrunePlan,
-        silent: frozenset[str],
-    ) -> None:
-        """Take the graph, its tensors by name (running statistics are replaced while `renew` is set), and the plan."""
-        super().__init__(module)
-        self._tensors, self._walk, self._silent = tensors, walk, silent
+    def __init__(self, captured: Captured, walk: Walk, plan: PrunePlan, silent: frozenset[str]) -> None:
+        """Take the graph and the plan. While `renew` is set, running statistics become those of the batch."""
+        super().__init__(captured.module)
+        self._stored, self._walk, self._keep, self._silent = captured.stored, walk, plan.keep, silent
         self._removed = walk.removed(plan.keep)
+        self.renewed: dict[str, Tensor] = {}
         self.renew = False
         self.changed: list[str] = []
 
     def fetch_attr(self, target: str) -> Any:  # noqa: ANN401 - as fx declares it
-        return self._tensors[target]
+        if target in self.renewed:
+            return self.renewed[target]
+        return masked(disturbed(target, self._stored[target]), self._keep.get(target, {}))
 
     def run_node(self, n: fx.Node) -> Any:  # noqa: ANN401 - as fx declares it
         if n.name in self._silent:
@@ -289,4 +289,4 @@ class _Masked(_Double):
         dims = [dim for dim in range(value.dim()) if dim != 1]
         for name, statistic in zip(names, (value.mean(dims), value.var(dims, correction=0)), strict=True):
             if isinstance(name, fx.Node) and name.op == "get_attr":
-                self._tensors[str(name.target)] = self.env[name] = statistic
+                self.renewed[str(name.target)] = self.env[name] = statistic

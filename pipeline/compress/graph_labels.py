@@ -70,13 +70,15 @@ class Atoms:
 
     def join(self, first: NDArray[np.int64], second: NDArray[np.int64]) -> None:
         """Put the atoms of each position of two equally long labels into one class. Atom 0 is not allowed."""
-        left, right = self.roots(first), self.roots(second)
+        left, right = before = self.roots(first), self.roots(second)
         if np.array_equal(left, right):
             return
-        for pair in np.unique(np.stack([left, right])[:, left != right], axis=1).T:
-            low, high = np.sort(self.roots(pair))
-            self._parent[high] = low
-            self._reason[low] = min(self._reason[low], self._reason[high])
+        reasons = self._reason[np.stack(before)]
+        while (apart := left != right).any():
+            high, low = np.maximum(left, right)[apart], np.minimum(left, right)[apart]
+            np.minimum.at(self._parent, high, low)
+            left, right = self.roots(left), self.roots(right)
+        np.minimum.at(self._reason, np.stack([left, right]), reasons)
 
     def freeze(self, label: NDArray[np.int64], reason: str) -> None:
         """Forbid the removal of these classes. An empty reason is one that nobody needs to read."""
@@ -94,6 +96,10 @@ class Atoms:
         """Return the earliest reason among the frozen classes of a label; empty if there is none to tell."""
         earliest = int(self._reason[self.roots(label)].min())
         return self._texts[earliest] if earliest < _SILENT else ""
+
+    def none(self) -> NDArray[np.bool_]:
+        """Return False for every atom, and for atom 0, which is at the positions that nothing may remove."""
+        return np.zeros(len(self._parent), np.bool_)
 
     def consume(self, label: NDArray[np.int64]) -> None:
         """Mark atoms of a stored tensor that are summed away: the input side of a layer."""

@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Call:
-    """A call with what leaves it: representatives of the removed classes."""
+    """A call with what leaves it: `removed` says of each atom whether it represents a class that leaves."""
 
     node: Node
     walk: Walk
-    removed: NDArray[np.int64]
+    removed: NDArray[np.bool_]
 
     @property
     def arguments(self) -> dict[str, Any]:

@@ -71,10 +71,13 @@ class Frozen:
 
 @dataclass(frozen=True)
 class Axis:
-    """The size of one dimension as widths decide it: `fixed` + the sum of `per_class[group]` * width of the group."""
+    """The size of one dimension as widths decide it: `fixed` + the sum of `per_class[group]` * width of the group.
+
+    A fraction stands where only some of a group's classes have positions in the dimension.
+    """
 
     fixed: int
-    per_class: Mapping[str, int]
+    per_class: Mapping[str, float]
 
 
 @dataclass(frozen=True)

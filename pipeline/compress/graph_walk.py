@@ -47,21 +47,21 @@ class Walk:
     values: Mapping[str, Any]
     notes: Mapping[str, Notes]
 
-    def removed(self, keep: Mapping[str, Mapping[int, Iterable[int]]]) -> NDArray[np.int64]:
-        """Return the representatives of the classes that a plan removes."""
-        gone = []
+    def removed(self, keep: Mapping[str, Mapping[int, Iterable[int]]]) -> NDArray[np.bool_]:
+        """Say of each atom whether it represents a class that a plan removes."""
+        removed = self.atoms.none()
         for (name, dim), label in self.slots.items():
             if dim in keep.get(name, {}):
                 stays = np.zeros(len(label), np.bool_)
                 stays[list(keep[name][dim])] = True
-                gone.append(self.atoms.roots(label[~stays]))
-        return np.unique(np.concatenate(gone)) if gone else np.zeros(0, np.int64)
+                removed[self.atoms.roots(label[~stays])] = True
+        return removed
 
-    def stays(self, label: Label, size: int, removed: NDArray[np.int64]) -> NDArray[np.bool_]:
+    def stays(self, label: Label, size: int, removed: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Say of each position of a dimension of `size` whether it stays."""
         if label is None:
             return np.ones(size, np.bool_)
-        result: NDArray[np.bool_] = (label == 0) | ~np.isin(self.atoms.roots(label), removed)
+        result: NDArray[np.bool_] = ~removed[self.atoms.roots(label)]
         return result
 
 

@@ -21,13 +21,19 @@ _NOT_THE_USERS = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
 
 @contextmanager
 def inference(model: nn.Module) -> Iterator[None]:
-    """Within the block: dropout off, batch norm on its running statistics, no gradients. Modes are then restored."""
+    """Within the block: dropout off, batch norm on its running statistics, no gradients. Modes are then restored.
+
+    The fused layer of nn.TransformerEncoder is off too: it hides its products from graphs and counters.
+    """
     training = {module: module.training for module in model.modules()}
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(value=False)
     model.eval()
     try:
         with torch.no_grad():
             yield
     finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
         for module, flag in training.items():
             module.training = flag
 
