@@ -118,8 +118,11 @@ def _numbered(
 
 
 def _frozen(walk: Walk) -> Iterator[Frozen]:
+    """Yield what is kept and why. Positions of a table that is added to tokens are not channels: they are left out."""
+    layers = {name for (name, _), label in walk.slots.items() if walk.atoms.consumed(label)}
+    free = {name for (name, _), label in walk.slots.items() if not walk.atoms.frozen(label).all()}
     for (name, dim), label in walk.slots.items():
-        if reason := walk.atoms.reason(label):
+        if (reason := walk.atoms.reason(label)) and (name in layers or name not in free):
             yield Frozen(name, dim, reason, walk.atoms.consumed(label))
 
 

@@ -231,7 +231,7 @@ def chunk(site: Site) -> list[Labels]:
 
 
 def take_slice(site: Site) -> list[Labels]:
-    """Take a range along `dim`. One of equal parts ties the parts, as for `chunk`; other steps than 1 are frozen."""
+    """Take a range along `dim`. One of equal parts ties the parts, as for `chunk`; every n-th ties n neighbours."""
     value, shape = site.value("self"), site.shapes[0]
     cut = site.arguments["dim"] % len(shape)
     label, size, whole = value.labels[cut], shape[cut], value.shape[cut]
@@ -240,7 +240,9 @@ def take_slice(site: Site) -> list[Labels]:
     if label is not None and size != whole:
         start, step = site.arguments.get("start") or 0, site.arguments.get("step", 1)
         start = min(start + whole if start < 0 else start, whole)
-        if step != 1:
+        if step != 1 and whole % step == 0 and start < step and size == whole // step:
+            site.tie(label, (size, step), axis=1)  # rotary positions: neighbours leave together
+        elif step != 1:
             site.freeze(label, "takes every other channel")
         elif size and whole % size == 0 and start % size == 0:
             site.tie(label, (whole // size, size), axis=0)

@@ -141,7 +141,7 @@ def gate(site: Site) -> list[Labels]:
 def embedding(site: Site) -> list[Labels]:
     """Look rows up in a stored table [entries, features]; all entries are kept."""
     table, indices = site.value("weight"), site.value("indices")
-    site.freeze(table.labels[0], "looks entries up")
+    site.freeze(table.labels[0], "" if table.stored else "looks entries up")
     return [(*indices.labels, table.labels[1])]
 
 
@@ -153,7 +153,7 @@ def indexing(site: Site) -> list[Labels]:
     axes = [axis for axis, index in enumerate(given) if index is not None]
     inside = [label for index in site.values("indices") for label in index.labels]
     for label in (*(value.labels[axis] for axis in axes), *inside):
-        site.freeze(label, "looks entries up")
+        site.freeze(label, "" if value.stored else "looks entries up")
     rest = [label for axis, label in enumerate(value.labels) if axis not in axes]
     looked_up: list[Label] = [None] * (len(site.shapes[0]) - len(rest))
     adjacent = axes == list(range(axes[0], axes[-1] + 1))

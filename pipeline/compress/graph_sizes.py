@@ -122,7 +122,7 @@ def _split(call: Call) -> Changes:
 def _slice(call: Call) -> Changes:
     value = call.given("self")
     axis = call.arguments["dim"] % len(value.shape)
-    if value.labels[axis] is None:
+    if value.labels[axis] is None or call.arguments["step"] != 1:
         return {}
     stays, size = call.stays(value, axis), value.shape[axis]
     start, end = call.arguments["start"] or 0, call.arguments["end"]

@@ -29,6 +29,7 @@ Slot = tuple[str, int]
 
 _INPUT = 1
 _CONTRACTIONS = frozenset(["matmul", "bmm", "baddbmm", "einsum", "scaled_dot_product_attention"])
+_CUTS = frozenset("view reshape _unsafe_view unflatten".split())
 _PRODUCERS = _CONTRACTIONS | frozenset(["linear", "conv1d", "conv2d", "conv3d", "mm", "addmm"])
 
 
@@ -197,17 +198,26 @@ def _line(node: Node) -> str:
 
 
 def _attention_views(nodes: Iterable[Node]) -> set[Node]:
-    """Return the calls between a projection and a product of two computed tensors: there, heads are cut out."""
+    """Return the calls that cut heads: the last before a product of computed tensors that resize the last dimension."""
     found: set[Node] = set()
+    passed: set[Node] = set()
     for node in nodes:
         if node.op == "call_function" and plain_name(node) in _CONTRACTIONS:
             open_nodes = list(node.all_input_nodes)
             while open_nodes:
                 current = open_nodes.pop()
-                if current.op == "call_function" and current not in found and plain_name(current) not in _PRODUCERS:
+                if current.op != "call_function" or current in passed or plain_name(current) in _PRODUCERS:
+                    continue
+                passed.add(current)
+                if plain_name(current) in _CUTS and _last_size(current) != _last_size(current.all_input_nodes[0]):
                     found.add(current)
+                else:
                     open_nodes += current.all_input_nodes
     return found
+
+
+def _last_size(node: Node) -> object:
+    return node.meta["val"].shape[-1]
 
 
 def _without_atoms(result: object) -> object:
