@@ -11,9 +11,13 @@ import re
 import shutil
 from dataclasses import dataclass
 from itertools import takewhile
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.core.errors import InputError
+from pipeline.core.paths import bundled_root
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 MODEL_REFERENCE = re.compile(r"\.\./models/([A-Za-z0-9_-]+)/")
 EDITOR_COMMENT = "# yaml-language-server:"
@@ -31,8 +35,7 @@ class BundledRecipe:
 
 def root() -> Path:
     """Return the folder that holds `recipes/` and `models/`: the package when installed, else the checkout."""
-    package = Path(__file__).resolve().parent
-    return package if (package / "recipes").is_dir() else package.parent
+    return bundled_root()
 
 
 def list_recipes() -> tuple[BundledRecipe, ...]:

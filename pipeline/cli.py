@@ -190,6 +190,70 @@ def bench(
     Console(highlight=False).print(bench_table(found))
 
 
+@app.command()
+def inspect(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="A recipe (.yaml), a model definition (.py), a package's network (timm:resnet50), or the folder of a "
+            "stored torch network (runs/demo/stages/00-original).",
+            show_default=False,
+        ),
+    ],
+    arguments: Annotated[
+        list[str] | None,
+        typer.Option("--arguments", metavar="KEY=VALUE", help="An argument of the definition's build. Repeatable."),
+    ] = None,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input",
+            metavar="SHAPE",
+            help="Sizes of an input without the batch, and its type where that is not float32: 3,224,224 or 128:int64. "
+            "Repeatable, once for each input; a recipe and a stored network know theirs.",
+        ),
+    ] = None,
+    overrides: Set = None,
+    page: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Draw it: write one HTML page.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what can be pruned: groups of coupled channels, what each costs, and what is kept whole and why.
+
+    Prunes nothing and needs no trained weights.
+
+    Examples:
+
+      secateur inspect recipes/resnet20-fashion-int8.yaml --html inspection.html
+
+      secateur inspect models/resnet_cifar/model.py --arguments depth=56 --arguments classes=100 --input 3,32,32
+
+      secateur inspect timm:resnet50 --input 3,224,224
+
+      secateur inspect runs/demo/stages/01-prune --json
+    """
+    from pipeline.inspection import inspect as inspect_network
+    from pipeline.model_argument import load_model
+
+    found = load_model(model, arguments=arguments or (), inputs=inputs or (), overrides=overrides or ())
+    inspection = inspect_network(found.network, found.inputs, found.name)
+    if page is not None:
+        from pipeline.report import inspection_html
+
+        inspection_html.write(inspection, page)
+    if as_json:
+        typer.echo(inspection.model_dump_json(indent=1))
+        return
+    from rich.console import Console
+
+    from pipeline.report.inspection_terminal import table
+
+    console = Console(highlight=False)
+    console.print(table(inspection, console.width))
+    if page is not None:
+        console.print(f"Drawing: {page}", soft_wrap=True, markup=False)
+
+
 @recipes_app.command("list")
 def recipes_list(as_json: AsJson = False) -> None:
     """List the recipes that come with the program: what each is for and how long it takes."""

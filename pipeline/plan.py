@@ -117,7 +117,7 @@ def _original(loaded: LoadedRecipe, seed: int) -> Ingredients:
         "input_shape": loaded.recipe.data.model_dump(mode="json", include={"source", "size", "channels", "arguments"}),
         # Without weights the network starts at random, and so depends on the seed.
         "seed": None if model.weights else seed,
-        "versions": {"torch": version("torch")},
+        "versions": {name: version(name) for name in ("torch", *model.libraries)},
     }
 
 

@@ -17,6 +17,7 @@ from pydantic.json_schema import GenerateJsonSchema
 from pipeline import __version__
 from pipeline.core.artifact import Frozen
 from pipeline.core.errors import Problem, RecipeError
+from pipeline.core.library import DefinitionFile, libraries_of, with_name
 from pipeline.core.paths import ExistingFile
 from pipeline.core.stage import Target
 from pipeline.core.units import FactorOrDuration, FactorOrSize, Points
@@ -46,11 +47,23 @@ ORDER: tuple[Form, ...] = ("torch", "onnx", "openvino")
 class ModelConfig(Frozen):
     """The network to start from."""
 
-    definition: ExistingFile = Field(description="Python file that exposes build(**arguments) -> torch.nn.Module.")
+    definition: DefinitionFile = Field(
+        description="Python file that exposes build(**arguments) -> torch.nn.Module; or timm:NAME, torchvision:NAME, "
+        "transformers:NAME of an installed package."
+    )
     weights: ExistingFile | None = Field(
         default=None, description="Its trained tensors (.safetensors, .pt); absent: as build returns them."
     )
-    arguments: dict[str, Argument] = Field(default={}, description="Keyword arguments of build.")
+    arguments: dict[str, Argument] = Field(
+        default={}, description="Keyword arguments of build; of a named network those that its package takes."
+    )
+
+    _name = model_validator(mode="before")(with_name)
+
+    @property
+    def libraries(self) -> tuple[str, ...]:
+        """The packages whose versions decide what is built."""
+        return libraries_of(self.definition)
 
 
 class Budget(Frozen):

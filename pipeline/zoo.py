@@ -2,27 +2,36 @@
 
 The user's definitions and ours are loaded the same way, each under a module name of its own, so that no folder needs
 to be on the import path and no registry is needed. A definition is one self-contained file; it may import installed
-packages.
+packages. The networks of timm, torchvision and transformers are such definitions too: see `pipeline.core.library`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
-from typing import TYPE_CHECKING, Any
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, load, nn
+from torch import Tensor, library, load, nn
 
 from pipeline.core.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
+Result = TypeVar("Result")
+
+#: Namespace of torchvision's compiled operators.
+DETECTION = "torchvision"
 #: Tensors that a message names of each kind.
 LISTED = 4
+OTHER_WIDTH = (
+    "\n  All names fit, so these are weights of the same network in another width: a pruned one, or one built with "
+    "other arguments. Give the weights from before pruning, or the model.arguments that they were trained with."
+)
 
 
 def build(definition: Path, arguments: Mapping[str, Any]) -> nn.Module:
@@ -34,15 +43,17 @@ def build(definition: Path, arguments: Mapping[str, Any]) -> nn.Module:
         raise InputError(message)
     module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        _with_operators(partial(spec.loader.exec_module, module))
     except Exception as error:
-        message = f"model definition {definition} cannot be imported: {type(error).__name__}: {error}"
+        package = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+        advice = f". Install it: pip install {package}" if package else ""
+        message = f"model definition {definition} cannot be imported: {type(error).__name__}: {error}{advice}"
         raise InputError(message) from error
     if not callable(getattr(module, "build", None)):
         message = f"model definition {definition} has no function build(**arguments) that returns a torch nn.Module"
         raise InputError(message)
     try:
-        model = module.build(**arguments)
+        model = _with_operators(partial(module.build, **arguments))
     except Exception as error:
         given = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
         message = f"{definition}: build({given}) failed: {type(error).__name__}: {error}"
@@ -51,6 +62,31 @@ def build(definition: Path, arguments: Mapping[str, Any]) -> nn.Module:
         message = f"{definition}: build() returned {type(model).__name__}, expected a torch nn.Module"
         raise InputError(message)
     return model.float().eval()
+
+
+def _with_operators(action: Callable[[], Result]) -> Result:
+    """Return what `action` gives, also where torchvision's wheel was made for another build of torch.
+
+    Its Python part then stops at the first operator of its compiled part, which no network for classification runs.
+    Declaring these operators is enough; it is done after the failure alone, since a wheel that fits declares its own.
+    """
+    try:
+        return action()
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause and f"operator {DETECTION}::" not in str(cause):
+            cause = cause.__cause__ or cause.__context__
+        if cause is None:
+            raise
+        _declare(DETECTION)
+        return action()
+
+
+@cache
+def _declare(namespace: str) -> None:
+    """Declare, without an implementation, the operators that torchvision names while it is imported."""
+    for name in ("nms", "qnms"):
+        library.define(f"{namespace}::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
 
 def read_weights(file: Path) -> dict[str, Tensor]:
@@ -81,7 +117,10 @@ def read_weights(file: Path) -> dict[str, Tensor]:
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
-    """Copy `weights` into the model, as float32. Raises InputError that lists missing, unknown and misshapen names."""
+    """Copy `weights` into the model, as float32.
+
+    Raises InputError that lists missing, unknown and misshapen names, and says so when the widths alone differ.
+    """
     expected = model.state_dict()
     shared = [name for name in weights if name in expected]
     wrong = {
@@ -96,6 +135,7 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str) -
     if any(wrong.values()):
         lines = [f"\n  {kind}: {each}" for kind, found in wrong.items() for each in found[:LISTED]]
         counts = ", ".join(f"{len(found)} {kind}" for kind, found in wrong.items())
-        message = f"{source} does not fit the model of {len(expected)} tensors: {counts}{''.join(lines)}"
+        advice = "" if wrong["missing"] or wrong["unknown"] else OTHER_WIDTH
+        message = f"{source} does not fit the model of {len(expected)} tensors: {counts}{''.join(lines)}{advice}"
         raise InputError(message)
     model.load_state_dict({name: tensor.to(expected[name].dtype) for name, tensor in weights.items()})

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
+from torch.fx.experimental.symbolic_shapes import is_concrete_int
 from torch.utils._pytree import tree_unflatten
 
 from pipeline.compress.graph_rules import RULES
@@ -91,7 +92,7 @@ def capture(model: nn.Module, example: Example) -> Captured:
     return Captured(
         module=module,
         example=example,
-        dynamic=all(isinstance(size, torch.SymInt) for size in sizes),
+        dynamic=not any(is_concrete_int(size) for size in sizes),
         stored={**{names[0]: own[names[0]] for names in aliases}, **used},
         aliases={names[0]: names for names in aliases if len(names) > 1},
         foreign=frozenset(used) - own.keys(),

@@ -15,18 +15,14 @@ from copy import deepcopy
 from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, Any
-from zlib import crc32
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.node import map_aggregate, map_arg
 from torch.utils._pytree import tree_leaves
 
-from pipeline.compress.capture import layer_path, plain_name
-from pipeline.compress.graph_labels import Value
-from pipeline.compress.graph_sizes import Call, arguments_with, resized
 from pipeline.compress.inference import first_line, inference, outputs, where
-from pipeline.compress.tensors import masked, sliced, stored_tensors
+from pipeline.compress.masking import DoubleRun, MaskedRun, disturbed
+from pipeline.compress.tensors import sliced, stored_tensors
 from pipeline.core.errors import StageError
 
 if TYPE_CHECKING:
@@ -35,7 +31,6 @@ if TYPE_CHECKING:
     from pipeline.compress.surgery import PrunePlan
 
 TOLERANCE = 1e-9
-_WIDER = dict.fromkeys((torch.float16, torch.bfloat16, torch.float32), torch.float64)
 
 
 class DifferentError(StageError):
@@ -77,7 +72,7 @@ class Reference:
         )
         self._stored, self._plan = captured.stored, plan
         self._names = {alias: name for name, aliases in captured.aliases.items() for alias in aliases}
-        run = _Masked(captured, walk, plan, silent)
+        run = MaskedRun(captured, walk, plan, silent)
         try:
             with torch.no_grad():
                 run.renew = True
@@ -133,7 +128,7 @@ class Reference:
         try:
             if isinstance(candidate, fx.GraphModule):
                 with inference(candidate):
-                    return _leaves(_Double(candidate).run(*self.batch))
+                    return _leaves(DoubleRun(candidate).run(*self.batch))
             return [tensor.double() for tensor in outputs(candidate, self.batch) if tensor.is_floating_point()]
         except Exception as error:
             raise DifferentError(f"The pruned network does not run: {first_line(error)} at {where(error)}.") from error
@@ -168,125 +163,3 @@ def _random_like(example: Tensor, generator: torch.Generator) -> Tensor:
         return torch.randn(example.shape, generator=generator, dtype=torch.float64).to(example.device)
     chosen = torch.randint(example.numel(), example.shape, generator=generator).to(example.device)
     return example.flatten()[chosen]
-
-
-def disturbed(name: str, tensor: Tensor) -> Tensor:
-    """Return a float64 copy in which no values are equal that would hide a misplaced channel.
-
-    Vectors and constant tensors get a value of their own at every position, equal for equal names; what is not negative
-    (variances) stays so. Kernels and matrices of different values, and integers, are as they were.
-    """
-    if not tensor.is_floating_point():
-        return tensor
-    wide = tensor.detach().double()
-    vector = wide.numel() == max(wide.shape, default=1)
-    if wide.numel() == 0 or (not vector and wide.min() < wide.max()):
-        return wide
-    generator = torch.Generator().manual_seed(crc32(name.encode()))
-    size = max(wide.square().mean().sqrt().item(), 1.0 if vector else 0.0) or 1.0
-    factor, offset = (torch.rand(wide.shape, generator=generator, dtype=torch.float64).to(wide.device) for _ in "fo")
-    shift = offset - 0.5 if isinstance(tensor, nn.Parameter) else offset
-    return wide * (0.75 + factor / 2) + 0.1 * size * shift
-
-
-class _Double(fx.Interpreter):
-    """Runs a graph in float64, also where it casts to a narrower type."""
-
-    def __init__(self, module: fx.GraphModule) -> None:
-        super().__init__(module)
-        self.extra_traceback = False
-
-    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:  # noqa: ANN401 - as fx declares it
-        wide_args, wide_kwargs = map_aggregate(
-            (args, kwargs), lambda each: _WIDER.get(each, each) if isinstance(each, torch.dtype) else each
-        )
-        return super().call_function(target, wide_args, wide_kwargs)
-
-
-class _Masked(_Double):
-    """Runs the captured graph with other tensors, statistics over channels on those that stay."""
-
-    def __init__(self, captured: Captured, walk: Walk, plan: PrunePlan, silent: frozenset[str]) -> None:
-        """Take the graph and the plan. While `renew` is set, running statistics become those of the batch."""
-        super().__init__(captured.module)
-        self._stored, self._walk, self._keep, self._silent = captured.stored, walk, plan.keep, silent
-        self._removed = walk.removed(plan.keep)
-        self.renewed: dict[str, Tensor] = {}
-        self.renew = False
-        self.changed: list[str] = []
-
-    def fetch_attr(self, target: str) -> Any:  # noqa: ANN401 - as fx declares it
-        if target in self.renewed:
-            return self.renewed[target]
-        return masked(disturbed(target, self._stored[target]), self._keep.get(target, {}))
-
-    def run_node(self, n: fx.Node) -> Any:  # noqa: ANN401 - as fx declares it
-        if n.name in self._silent:
-            return torch.zeros_like(super().run_node(n))
-        if self.renew and n.op == "call_function" and plain_name(n) == "batch_norm":
-            self._renew_statistics(n)
-        notes = self._walk.notes.get(n.name)
-        if notes is None or not notes.restricted or not self._touched(n):
-            return super().run_node(n)
-        plain, restricted = super().run_node(n), self._restricted(n)
-        pairs = list(zip(tree_leaves(plain), tree_leaves(restricted), strict=True))
-        if any(
-            not torch.allclose(left, right, rtol=1e-12, atol=1e-12 * float(left.abs().max())) for left, right in pairs
-        ):
-            self.changed.append(f"{plain_name(n)} in {layer_path(n) or 'the network'}")
-        return restricted
-
-    def _touched(self, n: fx.Node) -> bool:
-        """Say whether channels leave any of the inputs."""
-        values = [self._walk.values[source.name] for source in n.all_input_nodes]
-        return any(
-            not self._walk.stays(label, size, self._removed).all()
-            for value in values
-            if isinstance(value, Value)
-            for size, label in zip(value.shape, value.labels, strict=True)
-            if label is not None
-        )
-
-    def _restricted(self, n: fx.Node) -> Any:  # noqa: ANN401 - a tensor or several
-        """Call the operator on what stays of its inputs, and put zeros where the rest of its results was."""
-        target, changes = resized(Call(n, self._walk, self._removed))
-        args, kwargs = arguments_with(n, target, changes)
-        args, kwargs = map_arg((args, kwargs), self._cut)
-        result = self.call_function(target, args, kwargs)
-        value = self._walk.values[n.name]
-        if isinstance(value, list):
-            return [self._spread(*each) for each in zip(result, value, strict=True)]
-        return self._spread(result, value)
-
-    def _cut(self, node: fx.Node) -> Any:  # noqa: ANN401 - a tensor, or a size
-        tensor, value = self.env[node], self._walk.values[node.name]
-        for dim, stays in self._masks(value):
-            repeated = stays.repeat(tensor.shape[dim] // len(stays))  # once for each image, where the batch is merged
-            tensor = tensor.index_select(dim, repeated.nonzero().flatten())
-        return tensor
-
-    def _spread(self, tensor: Tensor, value: Value) -> Tensor:
-        for dim, stays in self._masks(value):
-            repeated = stays.repeat(tensor.shape[dim] // int(stays.sum()))
-            wide = tensor.new_zeros((*tensor.shape[:dim], len(repeated), *tensor.shape[dim + 1 :]))
-            wide.movedim(dim, 0)[repeated] = tensor.movedim(dim, 0)
-            tensor = wide
-        return tensor
-
-    def _masks(self, value: Any) -> list[tuple[int, Tensor]]:  # noqa: ANN401 - a labelled value, or a size
-        if not isinstance(value, Value):
-            return []
-        masks = [
-            (dim, torch.from_numpy(self._walk.stays(label, size, self._removed)))
-            for dim, (size, label) in enumerate(zip(value.shape, value.labels, strict=True))
-            if label is not None
-        ]
-        return [(dim, stays) for dim, stays in masks if not stays.all()]
-
-    def _renew_statistics(self, n: fx.Node) -> None:
-        """Replace running statistics by those of this batch."""
-        value, names = self.env[n.args[0]], n.args[3:5]  # type: ignore[index]
-        dims = [dim for dim in range(value.dim()) if dim != 1]
-        for name, statistic in zip(names, (value.mean(dims), value.var(dims, correction=0)), strict=True):
-            if isinstance(name, fx.Node) and name.op == "get_attr":
-                self.renewed[str(name.target)] = self.env[name] = statistic

@@ -64,7 +64,7 @@ def build():
 '''
 
 #: Names that generated code may use; the head of the file imports them.
-_KNOWN = frozenset({"torch", "operator", "inf", "nan", "device"})
+_KNOWN = frozenset({"torch", "operator", "inf", "nan", "device", "getattr"})
 
 
 def source(module: fx.GraphModule, title: str) -> str:

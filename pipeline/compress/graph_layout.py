@@ -153,8 +153,9 @@ def _per_image(sizes: list[int]) -> list[int]:
 def _split(site: Site, label: Label, sizes: list[int], open_to: list[bool]) -> list[Label]:
     """Split a dimension: its atoms go on the one factor along which they differ, so what was merged comes apart again.
 
-    Where they differ along several, they go on the largest (of an attention, on the heads if the options say so) and
-    are tied along the others: what remains still splits. A factor that would merge into the batch is not chosen.
+    Where they differ along several, they go on the largest (of an attention, on the dimensions of a head, or on the
+    heads if the options say so) and are tied along the others: what remains still splits. A factor that would merge
+    into the batch is not chosen.
     """
     result: list[Label] = [None] * len(sizes)
     if label is None or len(sizes) == 1:
@@ -163,8 +164,8 @@ def _split(site: Site, label: Label, sizes: list[int], open_to: list[bool]) -> l
     grid = site.atoms.roots(label).reshape(inner)
     varying = [axis for axis in range(len(inner)) if (grid != grid.take([0], axis)).any()]
     choice = [axis for axis in varying if open_to[axis]] or varying or list(range(len(inner)))
-    if site.attention and site.options.heads and len(choice) > 1:
-        kept = choice[-2]
+    if site.attention and len(choice) > 1:
+        kept = choice[-2] if site.options.heads else choice[-1]
     else:
         kept = max(choice, key=lambda axis: inner[axis])
     for axis in set(varying) - {kept}:

@@ -136,7 +136,8 @@ def _correct_sizes(module: nn.Module, groups: int) -> None:
         case nn.LayerNorm() | nn.RMSNorm() if module.weight is not None:
             module.normalized_shape = tuple(module.weight.shape)
         case nn.RNNBase():
-            module.hidden_size, module.input_size = module.weight_hh_l0.shape[1], module.weight_ih_l0.shape[1]
+            weights = dict(module.named_parameters())
+            module.hidden_size, module.input_size = weights["weight_hh_l0"].shape[1], weights["weight_ih_l0"].shape[1]
         case nn.PReLU():
             module.num_parameters = len(module.weight)
         case nn.GroupNorm():

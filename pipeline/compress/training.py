@@ -10,7 +10,7 @@ import copy
 import hashlib
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from pipeline.compress.distillation import Distillation, target_loss, teacher_lo
 from pipeline.core.errors import StageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from pipeline.core.dataset import Dataset, Split
 
@@ -75,6 +75,33 @@ def epoch_seed(seed: int, epoch: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}:{epoch}".encode()).digest()[:8], "big") >> 1
 
 
+class Regulariser:
+    """Acts on the weights beside the loss: the gradient of a penalty, or channels set to zero. This one does nothing.
+
+    What a subclass remembers from epoch to epoch goes through `state` and `restore`, so that a resumed training ends
+    with the same bytes. Penalties set `keep_last`: the weights of the last epoch are what they work for, while the best
+    validation accuracy is that of an early one.
+    """
+
+    keep_last: ClassVar[bool] = False
+
+    def begin_epoch(self, model: nn.Module) -> None:
+        """Look at the weights before an epoch."""
+
+    def add_gradients(self, model: nn.Module, step: int) -> None:
+        """Add to the gradients in place, after the loss's own; `step` counts from 0 over all epochs."""
+
+    def end_epoch(self, models: Sequence[nn.Module]) -> None:
+        """Change weights in place after an epoch, before it is judged: the network's, then those of its average."""
+
+    def state(self) -> dict[str, Any]:
+        """Return what `restore` needs, as plain values and tensors."""
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` returned."""
+
+
 class Training:
     """One training run of one network. Call `run_epoch` until `done`, then `finish`."""
 
@@ -87,8 +114,9 @@ class Training:
         augmentation: Augmentation,
         distillation: Distillation | None,
         seed: int,
+        regulariser: Regulariser | None = None,
     ) -> None:
-        """Take the network (changed in place), the data, the schedule, and what is done to images and targets."""
+        """Take the network (changed in place), data, schedule, and what acts on images, targets and weights."""
         self.device = device_of_choice()
         self.model = place(model, self.device, torch.channels_last)
         self.dataset = dataset
@@ -96,9 +124,11 @@ class Training:
         self.augmentation = augmentation
         self.distillation = distillation
         self.seed = seed
+        self.regulariser = regulariser or Regulariser()
         self.epoch = 0
         self.history: list[EpochResult] = []
         self.best: dict[str, Tensor] | None = None
+        self.best_epoch = 0  # how many epochs had been run when `best` was taken
         self.average = copy.deepcopy(self.model).eval() if settings.ema else None
         self.optimizer = self._optimizer()
         if distillation:
@@ -123,6 +153,8 @@ class Training:
             "optimizer": self.optimizer.state_dict(),
             "average": self.average.state_dict() if self.average else None,
             "best": self.best,
+            "best_epoch": self.best_epoch,
+            "regulariser": self.regulariser.state(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -134,20 +166,20 @@ class Training:
         if self.average:
             self.average.load_state_dict(state["average"])
         self.best = state["best"]
+        self.best_epoch = state["best_epoch"]
+        self.regulariser.restore(state["regulariser"])
 
     def run_epoch(self, on_step: Callable[[int, float], None]) -> EpochResult:
-        """Train one epoch, evaluate on the validation split, remember the best weights.
+        """Train one epoch, evaluate on the validation split, remember the best weights (or the last, as asked).
 
         `on_step(step, loss)` is called after every step. Raises StageError when the loss is not finite.
         """
         torch.manual_seed(epoch_seed(self.seed, self.epoch))
         self.model.train()
+        self.regulariser.begin_epoch(self.model)
         total = 0.0
         for step, (images, targets) in enumerate(self._batches()):
-            rate = self._learning_rate(self.epoch * self.steps + step)
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
-            loss = self._step(images, targets)
+            loss = self._step(images, targets, self.epoch * self.steps + step)
             if not math.isfinite(loss):
                 message = (
                     f"training diverged: the loss is {loss} in epoch {self.epoch + 1}, step {step + 1}. "
@@ -157,16 +189,18 @@ class Training:
             total += loss
             on_step(step, loss)
         evaluated = self.average or self.model
+        self.regulariser.end_epoch([self.model] if evaluated is self.model else [self.model, evaluated])
         self._renew_statistics(evaluated)
         result = self._evaluate(evaluated, total / self.steps)
-        if self.best is None or self._rank(result) > max(self._rank(earlier) for earlier in self.history):
-            self.best = {name: tensor.clone() for name, tensor in evaluated.state_dict().items()}
         self.history.append(result)
         self.epoch += 1
+        if self.regulariser.keep_last or result is max(self.history, key=self._rank):
+            self.best = {name: tensor.clone() for name, tensor in evaluated.state_dict().items()}
+            self.best_epoch = self.epoch
         return result
 
     def finish(self) -> nn.Module:
-        """Load the best weights (without an epoch, renew the statistics) and return the network on the CPU, in eval."""
+        """Load the weights to keep (without an epoch, renew the statistics); return the network on the CPU, in eval."""
         if self.best is None:
             self._renew_statistics(self.model)
         else:
@@ -219,7 +253,10 @@ class Training:
                 images, targets = mixup(images, targets, self.augmentation.mixup, generator)
             yield images.contiguous(memory_format=torch.channels_last), targets
 
-    def _step(self, images: Tensor, targets: Tensor) -> float:
+    def _step(self, images: Tensor, targets: Tensor, step: int) -> float:
+        """Take one step, the `step`-th of the whole training, and return its loss."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._learning_rate(step)
         # Mixed precision only where the hardware has it: emulated bfloat16 is many times slower than float32.
         mixed = self.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=mixed):
@@ -231,15 +268,16 @@ class Training:
                 loss = (1 - self.distillation.alpha) * loss + self.distillation.alpha * distance
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        self.regulariser.add_gradients(self.model, step)
         self.optimizer.step()
         if self.average:
-            self._update_average(self.average)
+            self._update_average(self.average, step)
         return loss.item()
 
     @torch.no_grad()
-    def _update_average(self, average: nn.Module) -> None:
-        done = self.epoch * self.steps + 1
-        decay = min(self.settings.ema, (1 + done) / (10 + done))
+    def _update_average(self, average: nn.Module, step: int) -> None:
+        # The first weights are forgotten quickly: the decay grows with the steps done (step counts from 0).
+        decay = min(self.settings.ema, (2 + step) / (11 + step))
         for mean, value in zip(average.state_dict().values(), self.model.state_dict().values(), strict=True):
             if mean.is_floating_point():
                 mean.lerp_(value, 1 - decay)

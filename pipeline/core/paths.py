@@ -1,4 +1,4 @@
-"""Paths as a recipe writes them: relative to the recipe's own folder, and checked when the recipe is read.
+"""Where the bundled files are, and paths as a recipe writes them: relative to its own folder, checked when it is read.
 
 The folder comes with the validation context, `{"folder": Path}`. Without one (a model that is built in Python) a path
 stays as it is and is not looked at.
@@ -12,19 +12,30 @@ from typing import Annotated
 from pydantic import AfterValidator, ValidationInfo
 
 
+def bundled_root() -> Path:
+    """Return the folder that holds `recipes/` and `models/`: the package when installed, else the checkout."""
+    package = Path(__file__).resolve().parents[1]
+    return package if (package / "recipes").is_dir() else package.parent
+
+
 def resolved(path: Path, folder: Path) -> Path:
     """Return `path` as an absolute path: `~` is the user's home, and anything relative starts at `folder`."""
     return (folder / path.expanduser()).resolve()
 
 
-def _file(path: Path, info: ValidationInfo) -> Path:
+def existing_file(path: Path, info: ValidationInfo, alternative: str = "") -> Path:
+    """Return the absolute path of a file; raises ValueError when there is none, with what else is allowed there."""
     if info.context is None:
         return path
     found = resolved(path, info.context["folder"])
     if not found.is_file():
         what = "a folder" if found.is_dir() else "no such file"
-        raise ValueError(f'found "{path}", which is {found}: {what}, allowed: an existing file')
+        raise ValueError(f'found "{path}", which is {found}: {what}, allowed: an existing file{alternative}')
     return found
+
+
+def _file(path: Path, info: ValidationInfo) -> Path:
+    return existing_file(path, info)
 
 
 def _folder(path: Path, info: ValidationInfo) -> Path:

@@ -4,69 +4,172 @@ Channels that must leave together (residual sums, depthwise convolutions, the in
 on the exported graph; each class of them gets one score, and the lowest leave. What cannot be removed safely is kept
 whole and listed with the reason. The result is certified: it equals the original with the removed channels zeroed.
 
-Source: L1 norm, Li et al. 2017; group L2 norm, DepGraph, Fang et al. 2023. Of fifteen comparisons of criteria in
-PruningBench (2024) the plain norms did best on average, which is why L2 is the default.
+Source: each criterion and allocation names its own; the default is the group L2 norm of DepGraph (Fang et al. 2023). Of
+fifteen comparisons of criteria in PruningBench (2024) the plain norms did best on average.
 
-It does not help by itself: accuracy falls at once and comes back only in a `finetune` stage after this one. It buys
-little time where latency is bound by memory traffic or by few channels, and none when widths miss the runtime's
-vector size, hence `align`.
+It does not help by itself: accuracy falls at once and comes back only in a `finetune` stage after this one, or in the
+training of `schedule`. It buys little time where latency is bound by memory traffic or by few channels, and none when
+widths miss the runtime's vector size, hence `align`.
 """
 
 from __future__ import annotations
 
-import fnmatch
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from pipeline.core.errors import InputError, StageError
+from pipeline.compress.importance.names import CriterionName, Normalisation
+from pipeline.core.artifact import Artifact, Form, Frozen
 from pipeline.core.stage import Context, Outcome, Stage
-from pipeline.core.units import Ratio
+from pipeline.core.units import Points, Ratio
+from pipeline.training_config import PruneSchedule
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from pathlib import Path
 
-    from torch import Tensor, nn
+    from pipeline.compress.selection import CostName
+    from pipeline.pruning import Aim, Job
 
-    from pipeline.compress.certificate import Certificate
-    from pipeline.compress.graph import ChannelGraph, Group
-    from pipeline.core.artifact import Artifact, Form
+#: Fields that say which channels of a layer leave.
+NOT_OF_BLOCKS = (
+    *("criterion", "normalise", "allocation", "rates", "floor", "align", "constraints", "statistics", "candidates"),
+    "schedule",
+)
 
-Kept = dict[str, tuple[int, ...]]
+
+class Target(Frozen):
+    """A cost to prune down to, as the fraction of the given network's that is left, met within 1 %."""
+
+    macs: Ratio | None = Field(default=None, description="Multiply-accumulates of one image.")
+    parameters: Ratio | None = Field(default=None, description="Number of parameters.")
+    size: Ratio | None = Field(default=None, description="Bytes of all tensors.")
+
+    @model_validator(mode="after")
+    def _one(self) -> Target:
+        if len(self.model_dump(exclude_none=True)) != 1:
+            raise ValueError(
+                f"found {len(self.model_dump(exclude_none=True))} costs, allowed: one of macs, parameters, size"
+            )
+        return self
+
+    def pair(self) -> tuple[CostName, float]:
+        """Return which cost, and the fraction of it."""
+        found: dict[CostName, float | None] = {"macs": self.macs, "parameters": self.parameters, "size": self.size}
+        return next((name, fraction) for name, fraction in found.items() if fraction)
+
+
+class Constraint(Frozen):
+    """What some groups keep, where it differs from the stage's own floor and align."""
+
+    floor: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        default=None, description="Smallest fraction of its channels that a group keeps."
+    )
+    align: Annotated[int, Field(ge=1)] | None = Field(default=None, description="Grid of its kept widths.")
+    max_ratio: Ratio | None = Field(default=None, description="Largest fraction of its channels that may leave.")
 
 
 class Prune(Stage):
     """Remove the least important channels of a torch network."""
 
-    revision: ClassVar[int] = 1
+    revision: ClassVar[int] = 2
     libraries: ClassVar[tuple[str, ...]] = ("torch",)
 
     kind: Literal["prune"]
-    criterion: Literal["l1", "l2", "random"] = Field(
-        default="l2",
-        description="What a channel's score is, over everything that leaves with it: sum of absolute weights (l1), of "
-        "squared weights (l2), or chance (random, the baseline).",
+    criterion: CriterionName = Field(
+        default="group_l2",
+        description="What a channel's score is. From weights: l1 and l2 of the filters, group_l2 of everything that "
+        "leaves with a channel, fpgm (distance to the other filters), bn_scale. From images: hrank (rank of feature "
+        "maps), chip, thinet (which also rescales what stays), apoz, mean_activation. From gradients: taylor, "
+        "taylor_gates, obd, group_fisher. By chance: random, the baseline.",
     )
-    allocation: Literal["uniform", "global"] = Field(
+    images: Annotated[int, Field(ge=1)] = Field(
+        default=500,
+        description="Training images that criteria of images and gradients look at, drawn with the run's seed; as many "
+        "validation images judge candidates and sensitivity.",
+    )
+    batch: Annotated[int, Field(ge=1)] = Field(default=64, description="Images in one pass; for memory alone.")
+    normalise: Normalisation | None = Field(
+        default=None,
+        description="What the scores of a group are divided by, so that groups compare: their mean, max or l2 norm; "
+        "rank takes their order alone; none leaves them as they are. Absent: what the criterion calls for.",
+    )
+    allocation: Literal["uniform", "global", "isomorphic", "sensitivity", "rates"] = Field(
         default="global",
-        description="How many channels each group loses: the same fraction everywhere (uniform), or as one ranking of "
-        "all channels has it, scores divided by their group's mean (global).",
+        description="How many channels each group loses: the same fraction everywhere (uniform), as one ranking of all "
+        "channels has it (global), as a ranking among groups of the same structure has it (isomorphic, Fang et al. "
+        "2024), as global but no more than `tolerance` allows for each group alone (sensitivity, Li et al. 2017), or "
+        "what `rates` says.",
     )
-    ratio: Ratio = Field(
+    ratio: Ratio | None = Field(
+        default=None,
         description="Fraction of the removable channels to remove. Operations fall faster: half of the channels are "
-        "about a quarter of the operations."
+        "about a quarter of the operations.",
+    )
+    target: Target | None = Field(default=None, description="In place of `ratio`: a cost to prune down to.")
+    rates: dict[str, Ratio] = Field(
+        default={},
+        description="In place of `ratio`, for `allocation: rates`: the fraction that leaves by layer or pattern; of "
+        "several patterns the last holds, and groups that none names stay whole.",
+    )
+    tolerance: Points = Field(
+        default=1.0,
+        description="Accuracy on validation images that each group alone may cost, for `allocation: sensitivity`.",
+    )
+    granularity: Literal["channels", "heads", "blocks"] = Field(
+        default="channels",
+        description="What leaves: channels, of attention the same in every head (channels); channels, of attention "
+        "whole heads (heads); whole residual blocks, those that change their input least first (blocks, ShortGPT by "
+        "Men et al. 2024), of which `ratio` is a fraction and a target is met by as many as it takes.",
     )
     floor: Ratio = Field(default=0.1, description="Smallest fraction of its channels that every group keeps.")
     align: Annotated[int, Field(ge=1)] = Field(
         default=8,
         description="Kept widths are rounded to the nearest multiple; groups no wider than this stay whole. 8 suits "
-        "the vector units of most CPUs.",
+        "the vector units of most CPUs. It does not hold for whole heads.",
+    )
+    constraints: dict[str, Constraint] = Field(
+        default={}, description="Other floors, grids and limits by layer or pattern; the last that names a group holds."
     )
     keep: tuple[str, ...] = Field(
         default=(),
         description="Layers whose output channels stay as they are, by qualified name; patterns such as layer4.* are "
         "allowed.",
     )
+    statistics: Literal["allow", "freeze"] = Field(
+        default="allow",
+        description="Whether channels may leave over which the network takes statistics (layer norm, softmax): these "
+        "then go over the channels that stay, which is another function than with zeros in the others.",
+    )
+    candidates: Annotated[int, Field(ge=0)] = Field(
+        default=0,
+        description="Random allocations of the same cost, each judged on validation images with renewed batch-norm "
+        "statistics; the best is taken where it beats the planned one (EagleEye, Li et al. 2020).",
+    )
+    schedule: PruneSchedule | None = Field(
+        default=None, description="Train between the removals, or while channels are still there. Absent: all at once."
+    )
+
+    @model_validator(mode="after")
+    def _one_aim(self) -> Prune:
+        given = [name for name in ("ratio", "target", "rates") if getattr(self, name)]
+        if len(given) != 1:
+            raise ValueError(f"found {' and '.join(given) or 'no aim'}, allowed: one of ratio, target, rates")
+        if bool(self.rates) != (self.allocation == "rates"):
+            raise ValueError(
+                f"found allocation {self.allocation} with {given[0]}, allowed: rates goes with rates alone"
+            )
+        if self.candidates and self.rates:
+            raise ValueError("found candidates with rates, allowed: candidates with ratio or target")
+        return self
+
+    @model_validator(mode="after")
+    def _blocks_have_no_widths(self) -> Prune:
+        others = [name for name in NOT_OF_BLOCKS if getattr(self, name) != type(self).model_fields[name].default]
+        if self.granularity == "blocks" and others:
+            raise ValueError(
+                f"found granularity blocks with {', '.join(others)}, allowed: ratio or target, keep, images"
+            )
+        return self
 
     @property
     def consumes(self) -> frozenset[Form]:
@@ -77,124 +180,46 @@ class Prune(Stage):
         """Return the same form."""
         return given
 
+    def files(self) -> tuple[Path, ...]:
+        """Return the files of the schedule's teacher."""
+        return self.schedule.teacher_files() if self.schedule else ()
+
     def run(self, given: Artifact, context: Context) -> Outcome:
-        """Prune and certify. Raises StageError when nothing would be removed or the result is not what it should be."""
-        from copy import deepcopy
+        """Prune and certify, on from where an earlier, killed run of a schedule got to.
 
-        from pipeline.compress.certificate import certify
-        from pipeline.compress.graph import trace
-        from pipeline.compress.literals import without_literals
-        from pipeline.compress.surgery import apply, plan_for
-        from pipeline.network import load_network, write_network
+        Raises:
+            InputError: a pattern names no layer, the aim cannot be reached, or a criterion does not apply.
+            StageError: nothing would be removed, the result is not what it should be, or training diverges.
+        """
+        from pipeline.pruning import Pruning
+        from pipeline.pruning_blocks import prune_depth
 
-        model, example = load_network(given), _example(given)
-        context.progress.update(0, 3, "finding coupled channels")
-        graph = without_literals(trace(model, example), model, example)
-        open_groups = self._open(graph)
-        kept = self._allocate(graph, open_groups, model, context.seed)
-        plan = plan_for(graph, kept)
-        if not plan.keep:
-            raise StageError(self._nothing(graph, open_groups))
-        context.progress.update(1, 3, "removing channels")
-        pruned = deepcopy(model)
-        apply(pruned, plan)
-        context.progress.update(2, 3, "certifying")
-        certificate = certify(model, pruned, plan, example)
-        write_network(context.folder, pruned, parent=given, edits=[{"kind": "prune", "keep": plan.as_json()}])
-        changed = {
-            **_widths(graph, kept),
-            **_costs(model, pruned, example),
-            "certificate": _certificate(certificate),
-            "kept_whole": self._kept_whole(graph, open_groups),
-        }
+        job = self._job(context.seed)
+        changed = (
+            prune_depth(job, given, context) if self.granularity == "blocks" else Pruning(job, given, context).run()
+        )
         return Outcome("torch", given.inputs, given.outputs, changed=changed)
 
-    def _open(self, graph: ChannelGraph) -> tuple[Group, ...]:
-        """Return the groups that no pattern of `keep` names."""
-        from pipeline.compress.graph import layer_of
+    def _job(self, seed: int) -> Job:
+        from pipeline.compress.selection import Limit, Rules
+        from pipeline.pruning import Job
 
-        names = {group.name: {group.name, *group.layers} for group in graph.groups}
-        whole = {layer_of(frozen.tensor) for frozen in graph.frozen}
-        for pattern in self.keep:
-            if not fnmatch.filter(whole.union(*names.values()), pattern):
-                raise InputError(f"keep: found {pattern!r}, which matches no layer. Groups: {', '.join(names)}")
-        return tuple(
-            group
-            for group in graph.groups
-            if not any(fnmatch.filter(names[group.name], pattern) for pattern in self.keep)
+        rules = Rules(
+            criterion=self.criterion,
+            normalise=self.normalise,
+            allocation=self.allocation,
+            floor=self.floor,
+            align=self.align,
+            limits={pattern: Limit(**each.model_dump()) for pattern, each in self.constraints.items()},
+            keep=self.keep,
+            heads=self.granularity == "heads",
+            candidates=self.candidates,
+            tolerance=self.tolerance / 100,
+            seed=seed,
         )
+        return Job(rules, self._aim(), self.statistics, self.images, self.batch, self.schedule)
 
-    def _allocate(self, graph: ChannelGraph, groups: Iterable[Group], model: nn.Module, seed: int) -> Kept:
-        """Score all channels and return which of them each of the groups keeps."""
-        from pipeline.compress.allocation import global_ranking, uniform
-        from pipeline.compress.importance.l1 import l1
-        from pipeline.compress.importance.l2 import l2
-        from pipeline.compress.importance.random import random
+    def _aim(self) -> Aim:
+        from pipeline.pruning import Aim
 
-        if self.criterion == "random":
-            scores = random(graph, seed)
-        else:
-            scores = {"l1": l1, "l2": l2}[self.criterion](graph, dict(model.named_parameters()))
-        allocate = {"uniform": uniform, "global": global_ranking}[self.allocation]
-        candidates = {group.name: scores[group.name] for group in groups}
-        return allocate(candidates, self.ratio, floor=self.floor, align=self.align)
-
-    def _kept_whole(self, graph: ChannelGraph, groups: Iterable[Group]) -> dict[str, list[str]]:
-        """Return the layers of which no channel could leave, by reason."""
-        from pipeline.compress.graph import layer_of
-
-        reasons: dict[str, dict[str, None]] = {}
-        for frozen in graph.frozen:
-            if not frozen.consumes:
-                reasons.setdefault(frozen.reason, {})[layer_of(frozen.tensor)] = None
-        narrow, named = f"no wider than align {self.align}", "named in keep"
-        candidates = {group.name for group in groups}
-        for group in graph.groups:
-            if group.name not in candidates:
-                reasons.setdefault(named, {})[group.name] = None
-            elif group.width <= self.align:
-                reasons.setdefault(narrow, {})[group.name] = None
-        return {reason: list(layers) for reason, layers in reasons.items()}
-
-    def _nothing(self, graph: ChannelGraph, groups: Iterable[Group]) -> str:
-        whole = "; ".join(
-            f"{reason}: {', '.join(layers)}" for reason, layers in self._kept_whole(graph, groups).items()
-        )
-        return (
-            f"Pruning with ratio {self.ratio} and align {self.align} would remove nothing from "
-            f"{len(graph.groups)} groups of channels. Raise ratio, or lower align. Kept whole: {whole or 'none'}"
-        )
-
-
-def _example(given: Artifact) -> Tensor:
-    """Return a batch of two inputs of the artifact's shape; only the shape matters."""
-    import torch
-
-    shape = given.inputs[0].shape
-    if len(given.inputs) > 1 or min(shape[1:], default=0) < 1:
-        found = ", ".join(f"{spec.name} {spec.shape}" for spec in given.inputs)
-        raise InputError(f"Pruning needs a network with one input of fixed size beside the batch; found {found}")
-    return torch.randn(2, *shape[1:], generator=torch.Generator().manual_seed(0))
-
-
-def _widths(graph: ChannelGraph, kept: Kept) -> dict[str, Any]:
-    """Return the channels over all groups, and the widths of the groups that changed."""
-    widths = {g.name: {"before": g.width, "after": len(kept.get(g.name, range(g.width)))} for g in graph.groups}
-    total = {key: sum(width[key] for width in widths.values()) for key in ("before", "after")}
-    return {"channels": total, "widths": {n: width for n, width in widths.items() if width["before"] != width["after"]}}
-
-
-def _costs(model: nn.Module, pruned: nn.Module, example: Tensor) -> dict[str, Any]:
-    """Return operations and parameters before and after."""
-    from pipeline.compress.cost import count
-
-    before, after = count(model, example), count(pruned, example)
-    return {
-        "macs": {"before": before.macs, "after": after.macs},
-        "parameters": {"before": before.parameters, "after": after.parameters},
-    }
-
-
-def _certificate(certificate: Certificate) -> dict[str, float]:
-    """Return how exactly the result equals the original with the removed channels zeroed, in float64."""
-    return {"max_error": certificate.max_error, "scale": certificate.scale, "batches": certificate.batches}
+        return Aim(self.ratio, self.target.pair() if self.target else None, self.rates)

@@ -1,10 +1,12 @@
-"""L1 norm: channels of small absolute weights matter least."""
+"""L1 norm of filters: channels whose filters have small absolute weights matter least."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline.compress.importance.slices import summed
+import torch
+
+from pipeline.compress.importance.slices import demand, filters
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,12 +17,15 @@ if TYPE_CHECKING:
 
 
 def l1(graph: ChannelGraph, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the sum of absolute weights of each class, float64 [width] by group.
+    """Return the sum of absolute weights of each channel's filter, float64 [width] by group.
 
-    Source: Li et al., Pruning Filters for Efficient ConvNets, ICLR 2017.
-    Differs: sums over all slices that a class owns (coupled layers, norms, and the input side of the next layers), not
-    over one layer's filters. Coupled positions count once.
+    Source: Li et al., Pruning Filters for Efficient ConvNets, ICLR 2017. Where several layers produce the channels of
+    a group (a residual stream), their norms are added; the paper takes those of the projection alone.
+    Raises: InputError when no weight of two or more dimensions produces the channels of a group.
     Cost: one pass over the weights; no data.
-    Limits: blind to the scale of activations, and not comparable between groups unless normalised.
+    Limits: blind to norms behind the layer and to the scale of activations; groups compare only after normalisation.
     """
-    return summed(graph, tensors, lambda tensor: tensor.abs())
+    norms = {group.name: [rows.abs().sum(1) for rows in filters(group, tensors)] for group in graph.groups}
+    scores = {name: torch.stack(parts).sum(0) for name, parts in norms.items() if parts}
+    demand(graph, scores, "l1", "weights of the layers that produce the channels")
+    return scores

@@ -1,10 +1,12 @@
-"""Group L2 norm: channels of small weights in all coupled layers matter least."""
+"""L2 norm of filters: channels whose filters have small weights matter least."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline.compress.importance.slices import summed
+import torch
+
+from pipeline.compress.importance.slices import demand, filters
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,11 +17,16 @@ if TYPE_CHECKING:
 
 
 def l2(graph: ChannelGraph, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the sum of squared weights of each class, float64 [width] by group.
+    """Return the Euclidean norm of each channel's filter, float64 [width] by group.
 
-    Source: the group norm of DepGraph (Fang et al., CVPR 2023): the squared L2 norm over all slices that leave with a
-    channel, the input side of the next layers included. Coupled positions count once.
+    Source: Li et al., Pruning Filters for Efficient ConvNets, ICLR 2017, with the norm of Soft Filter Pruning
+    (He et al., IJCAI 2018). Where several layers produce the channels of a group (a residual stream), their norms are
+    added.
+    Raises: InputError when no weight of two or more dimensions produces the channels of a group.
     Cost: one pass over the weights; no data.
-    Limits: blind to the scale of activations, and not comparable between groups unless normalised.
+    Limits: blind to norms behind the layer and to the scale of activations; groups compare only after normalisation.
     """
-    return summed(graph, tensors, lambda tensor: tensor.square())
+    norms = {group.name: [rows.norm(dim=1) for rows in filters(group, tensors)] for group in graph.groups}
+    scores = {name: torch.stack(parts).sum(0) for name, parts in norms.items() if parts}
+    demand(graph, scores, "l2", "weights of the layers that produce the channels")
+    return scores

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from pipeline.compress.augmentation import Augmentation, augment, mixup
 from pipeline.compress.batchnorm import recalibrate
 from pipeline.compress.distillation import Distillation, target_loss, teacher_loss
-from pipeline.compress.training import Hyperparameters, Training
+from pipeline.compress.training import Hyperparameters, Regulariser, Training
 from pipeline.core.dataset import Dataset, Normalisation, Split
 from pipeline.core.errors import StageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 EVERYTHING = Augmentation(
     flip_horizontal=True,
@@ -58,7 +58,40 @@ def network() -> nn.Module:
     )
 
 
-def training(**changes: float | str) -> Training:
+class Pulling(Regulariser):
+    """Pulls weights to zero by an amount that it remembers from epoch to epoch; notes what it is asked."""
+
+    def __init__(self) -> None:
+        """Start with nothing seen."""
+        self.pull = 0.0
+        self.steps: list[int] = []
+
+    def begin_epoch(self, model: nn.Module) -> None:
+        """Pull harder, by an amount that depends on the weights."""
+        self.pull += 0.01 * float(next(model.parameters()).detach().abs().mean())
+
+    def add_gradients(self, model: nn.Module, step: int) -> None:
+        """Add the pull times the weights."""
+        self.steps.append(step)
+        for parameter in model.parameters():
+            assert parameter.grad is not None
+            parameter.grad.add_(parameter.detach(), alpha=self.pull)
+
+    def end_epoch(self, models: Sequence[nn.Module]) -> None:
+        """Set the first filter to zero."""
+        for model in models:
+            next(model.parameters()).data[0].zero_()
+
+    def state(self) -> dict[str, float]:
+        """Return the pull."""
+        return {"pull": self.pull}
+
+    def restore(self, state: dict[str, float]) -> None:
+        """Take the pull."""
+        self.pull = state["pull"]
+
+
+def training(regulariser: Regulariser | None = None, **changes: float | str) -> Training:
     """Return a training of the small network with everything switched on."""
     settings: dict[str, float | str] = {
         "epochs": 4,
@@ -72,7 +105,15 @@ def training(**changes: float | str) -> Training:
     }
     hyperparameters = Hyperparameters(**{**settings, **changes})  # type: ignore[arg-type]
     teacher = Distillation(network().eval(), temperature=2, alpha=0.3, channels=1)
-    return Training(network(), DATA, hyperparameters, augmentation=EVERYTHING, distillation=teacher, seed=3)
+    return Training(
+        network(),
+        DATA,
+        hyperparameters,
+        augmentation=EVERYTHING,
+        distillation=teacher,
+        seed=3,
+        regulariser=regulariser,
+    )
 
 
 def ignore(_step: int, _loss: float) -> None:
@@ -85,22 +126,73 @@ def same(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-def test_killed_and_resumed_ends_with_the_same_bytes(optimizer: str) -> None:
-    """Stopping after any epoch and going on from the state gives bit-equal weights."""
-    whole = training(optimizer=optimizer)
+@pytest.mark.parametrize("pull", [None, Pulling])
+def test_killed_and_resumed_ends_with_the_same_bytes(optimizer: str, pull: type[Pulling] | None) -> None:
+    """Stopping after any epoch and going on from the state gives bit-equal weights, also with a regulariser."""
+    whole = training(pull and pull(), optimizer=optimizer)
     while not whole.done:
         whole.run_epoch(ignore)
     expected = whole.finish().state_dict()
     for stop in (1, 3):
-        first = training(optimizer=optimizer)
+        first = training(pull and pull(), optimizer=optimizer)
         for _ in range(stop):
             first.run_epoch(ignore)
         state = copy.deepcopy(first.state())
-        second = training(optimizer=optimizer)
+        second = training(pull and pull(), optimizer=optimizer)
         second.restore(state)
         while not second.done:
             second.run_epoch(ignore)
+        assert second.best_epoch == whole.best_epoch
         assert same(expected, second.finish().state_dict())
+
+
+def test_a_regulariser_acts_on_gradients_and_weights() -> None:
+    """It sees every step of the whole training, its gradients move the weights, and what it zeroes stays zero."""
+    plain, pulled = training(epochs=2), training(Pulling(), epochs=2)
+    for run in (plain, pulled):
+        while not run.done:
+            run.run_epoch(ignore)
+    assert isinstance(pulled.regulariser, Pulling)
+    assert pulled.regulariser.steps == list(range(12))
+    first, second = (next(run.finish().parameters()) for run in (plain, pulled))
+    assert first[0].any()
+    assert not second[0].any()
+    assert not torch.equal(first[1:], second[1:])
+
+
+def test_a_penalty_keeps_the_last_epoch() -> None:
+    """The best epoch is kept, or the last where the regulariser says so."""
+
+    class Penalty(Regulariser):
+        keep_last = True
+
+    best, last = training(epochs=6), training(Penalty(), epochs=6)
+    for run in (best, last):
+        while not run.done:
+            run.run_epoch(ignore)
+    ranks = [(result.accuracy, -result.validation_loss) for result in best.history]
+    assert best.history == last.history
+    assert (best.best_epoch, last.best_epoch) == (ranks.index(max(ranks)) + 1, 6)
+    assert best.best_epoch < 6
+    assert not same(best.finish().state_dict(), last.finish().state_dict())
+
+
+def test_the_average_warms_up_by_steps() -> None:
+    """Decay min(ema, (1 + n) / (10 + n)) after n steps, counted over all epochs."""
+    run = training(ema=0.9)
+    assert run.average is not None
+    mean, value = next(run.average.parameters()), next(run.model.parameters())
+    for step, decay in ((0, 2 / 11), (7, 9 / 18), (100, 0.9)):
+        mean.data.zero_()
+        value.data.fill_(1)
+        run._update_average(run.average, step)
+        assert float(mean.detach().mean()) == pytest.approx(1 - decay)
+    seen: list[int] = []
+    run = training(epochs=2)
+    run._update_average = lambda _average, step: seen.append(step)  # type: ignore[method-assign]
+    while not run.done:
+        run.run_epoch(ignore)
+    assert seen == list(range(12))
 
 
 def test_it_learns() -> None:

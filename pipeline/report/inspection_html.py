@@ -1,0 +1,69 @@
+"""An inspection as one HTML page that needs nothing else: no script, no network, drawings and style inside."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+import pipeline
+from pipeline.core.errors import InputError
+from pipeline.report import inspection_map, numbers
+from pipeline.report import inspection_rows as rows
+from pipeline.report.inspection_rails import rails
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from jinja2 import Template
+    from markupsafe import Markup
+
+    from pipeline.core.inspection import Inspection
+
+
+def render(inspection: Inspection) -> str:
+    """Return the page. Everything that comes from the network is escaped."""
+    placed = rails(inspection, most=0)
+    return _template().render(
+        inspection=inspection,
+        version=pipeline.__version__,
+        figures=rows.figures(inspection),
+        strips=_both(inspection_map.mac_strip, inspection),
+        maps=_both(inspection_map.layer_map, inspection),
+        groups=[(line, placed.get(line.name)) for line in rows.group_lines(inspection)],
+        reasons=rows.reasons(inspection),
+        without_rule=rows.without_rule(inspection),
+        layers=[(layer, rows.share(layer.macs, inspection.macs)) for layer in inspection.layers],
+        count=numbers.count,
+        numbers_of_groups=[rail.number for rail in placed.values()],
+    )
+
+
+def write(inspection: Inspection, file: Path) -> None:
+    """Write the page. Raises InputError when the file cannot be written."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(render(inspection), encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{file} cannot be written: {error.strerror or error}. Name another file.") from error
+
+
+def _both(draw: Callable[..., Markup], inspection: Inspection) -> list[Markup]:
+    """Return a drawing for wide and one for narrow windows; nothing where there is nothing to draw."""
+    return [drawn for wide in (True, False) if (drawn := draw(inspection, wide=wide))]
+
+
+@cache
+def _template() -> Template:
+    """Load the page's template once."""
+    environment = Environment(
+        loader=PackageLoader("pipeline.report", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template("inspection.html.j2")

@@ -1,0 +1,46 @@
+"""What the pruning engine gets of an artifact and of a run: example inputs of its shapes, and images of the data."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from pipeline.compress.samples import Samples
+from pipeline.core.errors import InputError
+
+if TYPE_CHECKING:
+    from pipeline.compress.capture import Captured, Example
+    from pipeline.core.artifact import Artifact, TensorSpec
+    from pipeline.core.stage import Context
+
+
+def example_of(given: Artifact) -> Example:
+    """Return a batch of two for each input; only the shapes matter.
+
+    Raises InputError when a size beside the batch is not fixed.
+    """
+    if any(min(spec.shape[1:], default=0) < 1 for spec in given.inputs):
+        found = ", ".join(f"{spec.name} {spec.shape}" for spec in given.inputs)
+        raise InputError(
+            f"Channels are followed through a network whose inputs have a fixed size beside the batch; found {found}"
+        )
+    generator = torch.Generator().manual_seed(0)
+    return tuple(_example(spec, generator) for spec in given.inputs)
+
+
+def samples_of(captured: Captured, context: Context, images: int, batch: int) -> Samples:
+    """Return images of the run's data, drawn with its seed, in batches that the network takes."""
+    fixed = len(captured.example[0])
+    size = batch if captured.dynamic else fixed
+    return Samples(context.dataset, images, size, context.seed, whole=not captured.dynamic)
+
+
+def _example(spec: TensorSpec, generator: torch.Generator) -> torch.Tensor:
+    """Return normal numbers, or zeros where the input has integers: zero is a valid index."""
+    shape, dtype = (2, *spec.shape[1:]), getattr(torch, spec.dtype)
+    return (
+        torch.randn(shape, generator=generator, dtype=dtype)
+        if dtype.is_floating_point
+        else torch.zeros(shape, dtype=dtype)
+    )
