@@ -8,6 +8,7 @@ a kernel is a stored tensor, whose channels can be removed without changing the 
 from __future__ import annotations
 
 import operator
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -129,7 +130,8 @@ class _Recorder(fx.Interpreter):
 
 def _export(model: nn.Module, example: Example) -> ExportedProgram:
     try:
-        with inference(model):
+        with inference(model), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"The tensor attributes? self\.", UserWarning)  # flat weights of an LSTM
             shapes = tuple({0: Dim.AUTO} for _ in example)
             return torch.export.export(model, example, dynamic_shapes=(shapes,) if _variadic(model) else shapes)
     except Exception as error:

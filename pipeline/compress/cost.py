@@ -50,11 +50,15 @@ def count(model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> Cost:
     """
     first = tuple(tensor[:1] for tensor in example) if isinstance(example, tuple) else example[:1]
     counter = FlopCounterMode(display=False)
-    with (
-        sdpa_kernel(SDPBackend.MATH),
-        counter,
-    ):  # attention as two matrix products: the CPU's fused operator has no count
-        outputs(model, first)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in trained:  # the counter hooks gradients, which views of parameters do not have here
+        parameter.requires_grad_(requires_grad=False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH), counter:  # as two products: the CPU's fused attention has no count
+            outputs(model, first)
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_()
     return Cost(macs=counter.get_total_flops() // 2, parameters=sum(tensor.numel() for tensor in model.parameters()))
 
 

@@ -62,7 +62,8 @@ def move(site: Site) -> list[Labels]:
     """Move dimensions to other places."""
     labels = site.value("self").labels
     rank = len(labels)
-    sources, places = ([axis % rank for axis in site.arguments[key]] for key in ("source", "destination"))
+    given = [site.arguments[key] for key in ("source", "destination")]
+    sources, places = ([axis % rank for axis in ([each] if isinstance(each, int) else each)] for each in given)
     rest = iter(axis for axis in range(rank) if axis not in sources)
     order = [sources[places.index(axis)] if axis in places else next(rest) for axis in range(rank)]
     return [tuple(labels[axis] for axis in order)]
@@ -245,7 +246,7 @@ def take_slice(site: Site) -> list[Labels]:
             site.tie(label, (size, step), axis=1)  # rotary positions: neighbours leave together
         elif step != 1:
             site.freeze(label, "takes every other channel")
-        elif size and whole % size == 0 and start % size == 0:
+        elif size > 1 and whole % size == 0 and start % size == 0:
             site.tie(label, (whole // size, size), axis=0)
         label = label[start : start + size * step : step]
     return [(*value.labels[:cut], label, *value.labels[cut + 1 :])]

@@ -6,7 +6,9 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pipeline.compress.capture import layer_path, plain_name
 from pipeline.compress.certificate import Certificate, DifferentError, Reference, check_values
+from pipeline.compress.graph_sizes import Call
 from pipeline.compress.rewrite import rewrite
 from pipeline.compress.surgery import PrunePlan, apply, plan_for
 from pipeline.core.errors import InputError, StageError
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
     from pipeline.compress.capture import Captured
     from pipeline.compress.graph import ChannelGraph
+    from pipeline.compress.graph_walk import Walk
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ def prune(captured: Captured, graph: ChannelGraph, model: nn.Module, kept: Mappi
     plan = plan_for(graph, kept)
     reference = Reference(captured, graph.walk, plan)
     try:
-        pruned, reason = _in_place(captured, model, plan), ""
+        pruned, reason = _in_place(captured, graph.walk, model, plan), ""
         certificate = reference.certify(pruned)
     except DifferentError as error:
         reason = str(error)
@@ -68,9 +71,22 @@ def prune(captured: Captured, graph: ChannelGraph, model: nn.Module, kept: Mappi
     return Pruned(pruned, plan, certificate, reason)
 
 
-def _in_place(captured: Captured, model: nn.Module, plan: PrunePlan) -> nn.Module:
+def _in_place(captured: Captured, walk: Walk, model: nn.Module, plan: PrunePlan) -> nn.Module:
     if foreign := captured.foreign & plan.keep.keys():
         raise DifferentError(f"The network computes {', '.join(sorted(foreign))} itself.")
+    if layer := _stated_width(captured, walk, plan):
+        raise DifferentError(f"Layer {layer} states its width and has no tensor that would change it.")
     pruned = deepcopy(model)
     apply(pruned, plan)
     return pruned
+
+
+def _stated_width(captured: Captured, walk: Walk, plan: PrunePlan) -> str:
+    """Return an instance norm without tensors that would go on stating its old width; empty if there is none."""
+    removed = walk.removed(plan.keep)
+    for node in captured.module.graph.nodes:
+        if plain_name(node) == "instance_norm" and all(source.op != "get_attr" for source in node.all_input_nodes):
+            value = walk.values[node.all_input_nodes[0].name]
+            if Call(node, walk, removed).loses(value, 1):
+                return layer_path(node) or "instance_norm"
+    return ""
