@@ -187,6 +187,7 @@ class Pruning:
             "kept": {name: list(classes) for name, classes in kept.items()},
             "epoch": training.best_epoch,
             "history": history(training),
+            "found": {"criterion": {"name": self.job.rules.criterion}},
         }
 
     def _chooser(self) -> Callable[[nn.Module], Kept]:

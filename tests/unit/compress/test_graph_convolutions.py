@@ -27,9 +27,7 @@ def standardised_by_batch_norm(m: Net, x: Tensor) -> Tensor:
 
 def parametrised(function: object) -> Net:
     """Return a network whose middle kernel is computed from other tensors."""
-    return Net(
-        lambda m, x: m.b(m.a(m.stem(x)).relu()), stem=conv(3, 8), a=function(conv(8, 6)), b=conv(6, 2)
-    )
+    return Net(lambda m, x: m.b(m.a(m.stem(x)).relu()), stem=conv(3, 8), a=function(conv(8, 6)), b=conv(6, 2))
 
 
 def unfolded(m: Net, x: Tensor) -> Tensor:
@@ -119,6 +117,7 @@ PATTERNS = {
         ),
         {"a": 4, "b": 6},
         shapes=((2, 3, 4, 4, 4),),
+        again={"a": 2},  # two inputs per group are as many as there are groups: now whole groups leave
     ),
     "grouped after grouped": Pattern(
         lambda: Net(

@@ -137,9 +137,7 @@ PATTERNS = {
         ),
         {"a": 8, "down": 4},
     ),
-    "dynamic ReLU": Pattern(
-        lambda: Net(dynamic_relu, a=conv(3, 8), up=nn.Linear(8, 16), head=conv(8, 2)), {"a": 8}
-    ),
+    "dynamic ReLU": Pattern(lambda: Net(dynamic_relu, a=conv(3, 8), up=nn.Linear(8, 16), head=conv(8, 2)), {"a": 8}),
     "gated linear layer": Pattern(
         lambda: Net(gated_linear, gate=nn.Linear(5, 12), up=nn.Linear(5, 12), down=nn.Linear(12, 2)),
         {"gate": 12},
@@ -156,7 +154,10 @@ PATTERNS = {
     ),
     "scale of each channel and pixel": Pattern(
         lambda: Net(
-            lambda m, x: m.b(m.a(x) + m.position), a=conv(3, 8), position=nn.Parameter(torch.rand(1, 8, 6, 6)), b=conv(8, 2)
+            lambda m, x: m.b(m.a(x) + m.position),
+            a=conv(3, 8),
+            position=nn.Parameter(torch.rand(1, 8, 6, 6)),
+            b=conv(8, 2),
         ),
         {"a": 8},
     ),

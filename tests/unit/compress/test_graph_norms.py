@@ -50,13 +50,13 @@ def with_buffers(net: Net, **buffers: Tensor) -> Net:
     return net
 
 
-LAYER_NORM = Pattern(lambda: between_linear(nn.LayerNorm(16)), {"a": 16}, shapes=((2, 5),), statistics=("layer_norm in n",))
+LAYER_NORM = Pattern(
+    lambda: between_linear(nn.LayerNorm(16)), {"a": 16}, shapes=((2, 5),), statistics=("layer_norm in n",)
+)
 PATTERNS = {
     "batch norm without affine": Pattern(lambda: between(nn.BatchNorm2d(16, affine=False)), {"a": 16}),
     "batch norm of a vector": Pattern(lambda: between_linear(nn.BatchNorm1d(16)), {"a": 16}, shapes=((4, 5),)),
-    "batch norm of the batch": Pattern(
-        lambda: between(nn.BatchNorm2d(16, track_running_stats=False)), {"a": 16}
-    ),
+    "batch norm of the batch": Pattern(lambda: between(nn.BatchNorm2d(16, track_running_stats=False)), {"a": 16}),
     "batch norm in buffers": Pattern(
         lambda: with_buffers(
             Net(frozen_batch_norm, a=conv(3, 8), b=conv(8, 2)), scale=torch.rand(8) + 1, shift=torch.randn(8)
@@ -147,7 +147,10 @@ PATTERNS = {
     ),
     "instance norm in one dimension": Pattern(
         lambda: Net(
-            lambda m, x: m.b(m.n(m.a(x))), a=nn.Conv1d(3, 8, 3), n=nn.InstanceNorm1d(8, affine=True), b=nn.Conv1d(8, 2, 3)
+            lambda m, x: m.b(m.n(m.a(x))),
+            a=nn.Conv1d(3, 8, 3),
+            n=nn.InstanceNorm1d(8, affine=True),
+            b=nn.Conv1d(8, 2, 3),
         ),
         {"a": 8},
         shapes=((2, 3, 9),),

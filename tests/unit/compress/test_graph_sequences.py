@@ -15,9 +15,7 @@ STEPS = ((2, 6, 5),)
 
 def recurrent(layer: nn.RNNBase, width: int) -> Net:
     """Return a linear layer, a recurrent one, and a linear layer on its outputs."""
-    return Net(
-        lambda m, x: m.head(m.cell(m.stem(x))[0]), stem=nn.Linear(5, 8), cell=layer, head=nn.Linear(width, 3)
-    )
+    return Net(lambda m, x: m.head(m.cell(m.stem(x))[0]), stem=nn.Linear(5, 8), cell=layer, head=nn.Linear(width, 3))
 
 
 def last_state(m: Net, x: Tensor) -> Tensor:
@@ -51,16 +49,12 @@ PATTERNS = {
         {"table": 8},
         shapes=TOKENS,
         entries=11,
-        frozen=("aten.embedding in table looks entries up",),
     ),
     "table with padding": Pattern(
-        lambda: Net(
-            lambda m, x: m.fc(m.table(x)), table=nn.Embedding(11, 8, padding_idx=0), fc=nn.Linear(8, 3)
-        ),
+        lambda: Net(lambda m, x: m.fc(m.table(x)), table=nn.Embedding(11, 8, padding_idx=0), fc=nn.Linear(8, 3)),
         {"table": 8},
         shapes=TOKENS,
         entries=11,
-        frozen=("aten.embedding in table looks entries up",),
     ),
     "positions added": Pattern(
         lambda: Net(
@@ -72,21 +66,18 @@ PATTERNS = {
         {"table": 8},
         shapes=TOKENS,
         entries=11,
-        frozen=("aten.embedding in table looks entries up", "aten.embedding in place looks entries up"),
     ),
     "tied to the classifier": Pattern(
         tied_table,
         {"table": 8, "up": 12},
         shapes=TOKENS,
         entries=11,
-        frozen=("aten.embedding in table looks entries up",),
     ),
     "tied by a function": Pattern(
         lambda: Net(lambda m, x: F.linear(m.table(x).relu(), m.table.weight), table=nn.Embedding(11, 8)),
         {"table": 8},
         shapes=TOKENS,
         entries=11,
-        frozen=("aten.embedding in table looks entries up",),
     ),
     "bag": Pattern(
         lambda: Net(lambda m, x: m.fc(m.table(x)), table=nn.EmbeddingBag(11, 8, mode="mean"), fc=nn.Linear(8, 3)),

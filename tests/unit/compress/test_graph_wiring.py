@@ -76,9 +76,7 @@ PATTERNS = {
         ),
         {"a": 6, "b": 8},
     ),
-    "image residual": Pattern(
-        lambda: Net(lambda m, x: x + m.b(m.a(x).relu()), a=conv(3, 8), b=conv(8, 3)), {"a": 8}
-    ),
+    "image residual": Pattern(lambda: Net(lambda m, x: x + m.b(m.a(x).relu()), a=conv(3, 8), b=conv(8, 3)), {"a": 8}),
     "image next to maps": Pattern(
         lambda: Net(lambda m, x: m.b(m.a(x) + x.repeat(1, 2, 1, 1)), a=conv(3, 6), b=conv(6, 2)), {}
     ),
@@ -105,7 +103,9 @@ PATTERNS = {
         ),
         {"a": 8},
     ),
-    "overlapping memory": Pattern(overlapping, {}, shapes=((2, 5),), frozen=("shares memory with a tensor",)),
+    "overlapping memory": Pattern(
+        overlapping, {}, shapes=((2, 5),), frozen=("shares memory with a tensor",), again={"a": 8}
+    ),
     "unused layer": Pattern(
         lambda: Net(lambda m, x: m.b(m.a(x)), a=conv(3, 8), aside=conv(8, 8), b=conv(8, 2)),
         {"a": 8},
@@ -117,7 +117,9 @@ PATTERNS = {
         frozen=("aten.fft_fft in the network has no rule (networks.py:", "aten.conv2d in c meets a fixed tensor"),
     ),
     "in place": Pattern(lambda: Net(in_place, a=conv(3, 8), b=conv(3, 8), c=conv(8, 2)), {"a": 8}),
-    "written over": Pattern(lambda: Net(written, a=conv(3, 8), b=conv(3, 4), c=conv(8, 2)), {"a": 4}, rewritten="does not run"),
+    "written over": Pattern(
+        lambda: Net(written, a=conv(3, 8), b=conv(3, 4), c=conv(8, 2)), {"a": 4}, rewritten="does not run"
+    ),
     "two inputs": Pattern(
         lambda: Net2(
             lambda m, x, y: m.c(m.a(x) + m.b(y)[..., None, None]), a=conv(3, 8), b=nn.Linear(4, 8), c=conv(8, 2)
@@ -126,9 +128,7 @@ PATTERNS = {
         shapes=((2, 3, 6, 6), (2, 4)),
     ),
     "one network for two images": Pattern(
-        lambda: Net2(
-            lambda m, x, y: m.b(m.a(x)).amax((2, 3)) - m.b(m.a(y)).amax((2, 3)), a=conv(3, 8), b=conv(8, 2)
-        ),
+        lambda: Net2(lambda m, x, y: m.b(m.a(x)).amax((2, 3)) - m.b(m.a(y)).amax((2, 3)), a=conv(3, 8), b=conv(8, 2)),
         {"a": 8},
         shapes=((2, 3, 6, 6), (2, 3, 5, 5)),
     ),
@@ -166,9 +166,7 @@ PATTERNS = {
         frozen=("samples positions",),
     ),
     "order of values": Pattern(
-        lambda: Net(
-            lambda m, x: m.c(m.a(x).flatten(2).topk(4)[0].mean(2)), a=conv(3, 8), c=nn.Linear(8, 2)
-        ),
+        lambda: Net(lambda m, x: m.c(m.a(x).flatten(2).topk(4)[0].mean(2)), a=conv(3, 8), c=nn.Linear(8, 2)),
         {"a": 8},
     ),
 }
