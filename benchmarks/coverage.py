@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +26,11 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "coverage"
+VERSIONS = RESULTS / "versions.json"
 PAGE = ROOT / "benchmarks" / "coverage.md"
 ENGINE = "secateur"
 PEER = "torch-pruning"
+LIBRARIES = ("torch", "torchvision", "timm", "transformers", "torch-pruning", "onnxruntime", "openvino")
 SETS = ("all", "quick", "big")
 
 
@@ -39,7 +43,6 @@ def stored(tool: str) -> dict[str, dict[str, Any]]:
 
 def store(tool: str, record: dict[str, Any]) -> None:
     """Append one record."""
-    RESULTS.mkdir(parents=True, exist_ok=True)
     with (RESULTS / f"{tool}.jsonl").open("a") as file:
         file.write(json.dumps(record) + "\n")
 
@@ -56,14 +59,17 @@ def run(tool: str, wanted: str, only: Sequence[str], limit_s: int) -> None:
     else:
         import coverage_peer as work  # type: ignore[no-redef] # noqa: PLC0415
     known = coverage_models.entries()
-    chosen = [entry for entry in known if entry.name in only] if only else [e for e in known if wanted in e.sets]
+    by_name = {entry.name: entry for entry in known}
+    chosen = [by_name[name] for name in only if name in by_name] if only else [e for e in known if wanted in e.sets]
     if len(chosen) < len(only):
         raise SystemExit(f"Not in {coverage_models.LIST}: {', '.join({*only} - {entry.name for entry in chosen})}")
+    VERSIONS.parent.mkdir(parents=True, exist_ok=True)
+    VERSIONS.write_text(json.dumps({name: version(name) for name in LIBRARIES}, indent=1) + "\n")
     done = {} if only else stored(tool)
     todo = [entry for entry in chosen if entry.name not in done]
     for number, entry in enumerate(todo, 1):
         start = time.perf_counter()
-        record = measure(lambda record, entry=entry: work.run(entry, record), limit_s, **described(entry))
+        record = measure(partial(work.run, entry), limit_s, **described(entry))
         store(tool, {**record, "limit_s": limit_s})
         took = time.perf_counter() - start
         print(f"{number}/{len(todo)} {entry.name}: {summary(record)} ({took:.0f} s)", flush=True)
@@ -88,7 +94,9 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     running = commands.add_parser("run", help="prune the networks of a set")
     running.add_argument("--set", default="all", choices=SETS)
-    running.add_argument("--only", nargs="+", default=(), metavar="NAME", help="networks by name, run even if recorded")
+    running.add_argument(
+        "--only", nargs="+", action="extend", default=[], metavar="NAME", help="networks by name, run even if recorded"
+    )
     running.add_argument("--peer", choices=(PEER,), help="run this tool instead of the engine")
     running.add_argument("--limit", type=int, default=120, metavar="SECONDS", help="CPU time for one network")
     commands.add_parser("table", help="write coverage.md")
@@ -96,7 +104,7 @@ def main() -> None:
     if chosen.command == "run":
         run(chosen.peer or ENGINE, chosen.set, chosen.only, chosen.limit)
     else:
-        PAGE.write_text(page(stored(ENGINE), stored(PEER)))
+        PAGE.write_text(page(stored(ENGINE), stored(PEER), json.loads(VERSIONS.read_text())))
         print(PAGE)
 
 

@@ -40,9 +40,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pipeline.compress.graph import ChannelGraph
+    from pipeline.compress.importance.names import CriterionName
 
 RATIO = 0.5
-CRITERION = "group_l2"
+CRITERION: CriterionName = "group_l2"
 #: Reasons that a record keeps of why channels stayed, those of most operations first.
 REASONS = 4
 #: A reason that costs nothing: kernels that the network computes from these weights are what is pruned.
@@ -101,7 +102,7 @@ def shrink(model: nn.Module, example: tuple[Tensor, ...], record: Record) -> tup
         dynamic=captured.dynamic,
         groups=len(graph.groups),
         channels=sum(group.width for group in graph.groups),
-        unknown=sorted({frozen.reason for frozen in graph.frozen if "has no rule" in frozen.reason}),
+        unknown=sorted({each.reason.split()[0] for each in graph.frozen if " has no rule" in each.reason}),
     )
     with record.phase("plan"):
         scores = score(CRITERION, ScoreRequest(captured, graph)).scores

@@ -10,10 +10,10 @@ import torch
 
 __all__ = ["timm", "torchvision"]
 
-_OPERATORS = torch.library.Library("torchvision", "DEF")
-_OPERATORS.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-_OPERATORS.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-_OPERATORS.define(
+_OPERATORS = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
+_OPERATORS.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
+_OPERATORS.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
+_OPERATORS.define(  # type: ignore[no-untyped-call]
     "roi_align(Tensor input, Tensor rois, float spatial_scale, SymInt pooled_height, SymInt pooled_width, "
     "int sampling_ratio, bool aligned) -> Tensor"
 )

@@ -29,12 +29,16 @@ outputs equal those of the original with the removed channels zeroed, in float64
 """
 
 
-def page(engine: Records, peer: Records) -> str:
+def page(engine: Records, peer: Records, versions: dict[str, str]) -> str:
     """Return the page in Markdown."""
     for name, record in peer.items():
         record["outcome"] = outcome(record, engine.get(name, {}))
     records = list(engine.values())
-    parts = [HEAD, *totals(engine, peer), *costs(records), *not_exact(records), *above(records)]
+    states = {record.get("source") for record in records}
+    parts = [HEAD, f"{', '.join(f'{name} {number}' for name, number in versions.items())}.\n"]
+    if len(states) > 1:
+        parts.append(f"These are records of {len(states)} states of the engine.\n")
+    parts += [*totals(engine, peer), *costs(records), *not_exact(records), *above(records)]
     parts += [*exports(records), *unknown(records), *families(engine, peer)]
     return "\n".join(parts) + "\n"
 
@@ -64,14 +68,15 @@ def totals(engine: Records, peer: Records) -> Iterator[str]:
     """Yield both tools by source."""
     sources = Counter(name.partition("/")[0] for name in engine)
     yield "## Totals\n"
-    head = ("source", "networks", "exact", "in place", "rewritten", f"operations <= {EXPECTED}x", "median operations")
-    head += ("exported", "onnxruntime equal", "OpenVINO equal")
+    head = ["source", "networks", "exact", f"of them <= {EXPECTED}x operations", "median operations", "in place"]
+    head += ["rewritten", "exported", "onnxruntime equal", "OpenVINO equal"]
     yield from table(head, [ours(source, of(engine, source)) for source in sources] + [ours("all", [*engine.values()])])
     if peer:
         yield "Torch-Pruning on the same networks:\n"
         rows = [theirs(source, of(peer, source)) for source in sources]
         rows.append(theirs("all", list(peer.values())))
-        yield from table(("source", "networks", *VERDICTS, "median operations"), rows)
+        head = ["source", "networks", VERDICTS[0], f"of them <= {EXPECTED}x operations", "median operations"]
+        yield from table([*head, *VERDICTS[1:]], rows)
 
 
 def of(records: Records, source: str) -> list[Record]:
@@ -86,24 +91,17 @@ def ours(label: str, records: list[Record]) -> list[object]:
     routes = Counter(record["route"] for record in exact)
     equal = [sum(file.get(runtime, 1.0) <= EQUAL for file in files) for runtime in ("onnxruntime", "openvino")]
     below = sum(share(record) <= EXPECTED for record in exact)
-    return [
-        label,
-        len(records),
-        len(exact),
-        routes["in place"],
-        routes["rewritten"],
-        below,
-        middle(exact),
-        len(files),
-        *equal,
-    ]
+    ways = (routes["in place"], routes["rewritten"])
+    return [label, len(records), len(exact), below, middle(exact), *ways, len(files), *equal]
 
 
 def theirs(label: str, records: list[Record]) -> list[object]:
     """Return the row of Torch-Pruning."""
     counts = Counter(record["outcome"] for record in records)
     exact = [record for record in records if record["outcome"] == "exact"]
-    return [label, len(records), *(counts[verdict] for verdict in VERDICTS), middle(exact)]
+    below = sum(share(record) <= EXPECTED for record in exact)
+    rest = (counts[verdict] for verdict in VERDICTS[1:])
+    return [label, len(records), len(exact), below, middle(exact), *rest]
 
 
 def exactly(record: Record) -> bool:

@@ -1,6 +1,6 @@
 """Which criterion? ResNet-20 on Fashion-MNIST at 2x, 4x and 8x fewer operations, the same retraining for all.
 
-    .venv/bin/python benchmarks/criteria.py run [--shard 1/2] [--images 12000] [--epochs 1] [--only hrank l2]
+    .venv/bin/python benchmarks/criteria.py run [--shard 1/2] [--images 15000] [--epochs 1] [--only hrank l2]
     .venv/bin/python benchmarks/criteria.py table
 
 `run` appends one line of JSON per row, seed and factor to results/criteria.jsonl and leaves out what is there for the
@@ -15,7 +15,7 @@ import time
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
     from pipeline.compress.capture import Captured
     from pipeline.compress.graph import ChannelGraph
+    from pipeline.compress.importance.names import CriterionName
     from pipeline.compress.importance.request import Scoring
 
 ROOT = Path(__file__).parents[1]
@@ -153,9 +154,9 @@ def judged(start: Start, row: str, seed: int, factors: list[int], budget: Budget
         }
 
 
-def criterion(row: str) -> str:
+def criterion(row: str) -> CriterionName:
     """Return the criterion that scores the channels of a row."""
-    return "l2" if row in (UNIFORM, SCRATCH) else row
+    return cast("CriterionName", row) if row in CRITERIA else "group_l2"
 
 
 def scored(start: Start, row: str, samples: Samples, seed: int) -> Scoring:
@@ -217,10 +218,10 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     running = commands.add_parser("run", help="prune and retrain")
     running.add_argument("--shard", default="1/1", help="this part of the work: 1/2 and 2/2 side by side on two cores")
-    running.add_argument("--images", type=int, default=12_000, help="training images of an epoch")
+    running.add_argument("--images", type=int, default=15_000, help="training images of an epoch")
     running.add_argument("--epochs", type=int, default=1)
     running.add_argument("--calibration", type=int, default=256, help="images for criteria that look at data")
-    running.add_argument("--learning-rate", type=float, default=0.05)
+    running.add_argument("--learning-rate", type=float, default=0.02)
     running.add_argument("--only", nargs="+", default=ROWS, choices=ROWS, metavar="ROW")
     running.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
     running.add_argument("--factors", nargs="+", type=int, default=FACTORS)

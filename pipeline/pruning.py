@@ -107,23 +107,31 @@ class Pruning:
             InputError: the aim cannot be reached, or a criterion does not apply.
             StageError: nothing would be removed, the result is not what it should be, or training diverges.
         """
-        schedule = self.job.schedule
+        folder, schedule = self.context.folder, self.job.schedule
         if schedule is None:
             selection = self._decision()
             self._check_removed([{"widths": _lengths(selection.kept)}])
-            records = [self._remove(self.given, self.context.folder, self.start, selection)]
-        else:
-            phases = Phases(self.context.folder / PHASES, self.given)
-            records = {"iterative": self._iterative, "layerwise": self._layerwise, "soft": self._soft}[schedule.method](
-                phases, schedule
-            )
-            self._check_removed(records)
-            phases.finish(self.context.folder)
-        pruned = load_network(self.given.model_copy(update={"folder": self.context.folder}))
+            return self._changed([self._remove(self.given, folder, self.start, selection)], folder)
+        phases = Phases(folder / PHASES, self.given)
+        match schedule.method:
+            case "iterative":
+                records = self._iterative(phases, schedule)
+            case "layerwise":
+                records = self._layerwise(phases, schedule)
+            case "soft":
+                records = self._soft(phases, schedule)
+        self._check_removed(records)
+        found = self._changed(records, phases.latest.folder)
+        phases.finish(folder)
+        return found
+
+    def _changed(self, records: list[Record], folder: Path) -> Record:
+        pruned = load_network(self.given.model_copy(update={"folder": folder}))
         return changed(self.start.model, pruned, self.start.network, records, self.job.aim.target)
 
     def _iterative(self, phases: Phases, schedule: PruneSchedule) -> list[Record]:
         """Remove a part of the channels and train, again and again."""
+        self._check_reachable()
         records = []
         for step in range(schedule.steps):
             label = f"step {step + 1}/{schedule.steps}, "
@@ -148,6 +156,7 @@ class Pruning:
 
     def _soft(self, phases: Phases, schedule: PruneSchedule) -> list[Record]:
         """Train with filters set to zero after each epoch, then remove those that were zero in the best one."""
+        self._check_reachable()
         trained = phases.run(partial(self._train_softly, schedule=schedule))
         kept = {name: tuple(classes) for name, classes in trained["kept"].items()}
         return [trained, phases.run(partial(self._remove_chosen, kept=kept))]
@@ -268,11 +277,18 @@ class Pruning:
             return {"widths": {}, "found": selection.details}
         self.context.progress.update(2, 3, "removing channels")
         if selection.products:
-            rescale(network.graph, dict(found.model.named_parameters()), selection.products, kept)
+            rescale(network.graph, dict(network.captured.module.named_parameters()), selection.products, kept)
         pruned = prune(network.captured, network.graph, found.model, kept)
         edit = {"kind": "prune", "keep": pruned.plan.as_json()}
         write_network(folder, pruned.model, parent=given, edits=[edit])
         return {"widths": widths, "found": selection.details, **removal_record(pruned)}
+
+    def _check_reachable(self) -> None:
+        """Raise InputError when floors forbid the aim, whatever the scores: before a training, not after it."""
+        plain = replace(self.job.rules, criterion="random", candidates=0)
+        if plain.allocation == "sensitivity":
+            plain = replace(plain, allocation="global")
+        self._select(replace(self.start.network, rules=plain))
 
     def _check_removed(self, records: list[Record]) -> None:
         """Raise StageError when no channel left."""

@@ -37,7 +37,7 @@ NOT_OF_BLOCKS = (
 )
 
 
-class Target(Frozen):
+class CostTarget(Frozen):
     """A cost to prune down to, as the fraction of the given network's that is left, met within 1 %."""
 
     macs: Ratio | None = Field(default=None, description="Multiply-accumulates of one image.")
@@ -45,7 +45,7 @@ class Target(Frozen):
     size: Ratio | None = Field(default=None, description="Bytes of all tensors.")
 
     @model_validator(mode="after")
-    def _one(self) -> Target:
+    def _one(self) -> CostTarget:
         if len(self.model_dump(exclude_none=True)) != 1:
             raise ValueError(
                 f"found {len(self.model_dump(exclude_none=True))} costs, allowed: one of macs, parameters, size"
@@ -105,7 +105,7 @@ class Prune(Stage):
         description="Fraction of the removable channels to remove. Operations fall faster: half of the channels are "
         "about a quarter of the operations.",
     )
-    target: Target | None = Field(default=None, description="In place of `ratio`: a cost to prune down to.")
+    target: CostTarget | None = Field(default=None, description="In place of `ratio`: a cost to prune down to.")
     rates: dict[str, Ratio] = Field(
         default={},
         description="In place of `ratio`, for `allocation: rates`: the fraction that leaves by layer or pattern; of "

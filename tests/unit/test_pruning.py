@@ -11,7 +11,7 @@ import torch
 
 from pipeline.core.artifact import PAYLOAD, Artifact, TensorSpec
 from pipeline.core.dataset import Dataset, Normalisation, Split
-from pipeline.core.errors import StageError
+from pipeline.core.errors import InputError, StageError
 from pipeline.core.stage import Context, SilentProgress, Target
 from pipeline.network import load_network, write_original
 from pipeline.stages.prune import Prune
@@ -195,3 +195,11 @@ def test_a_schedule_that_removes_nothing_is_an_error(tmp_path: Path) -> None:
     """One channel in a hundred of 28 is none."""
     with pytest.raises(StageError, match=r"ratio 0\.01.* would remove nothing"):
         run(original(tmp_path), tmp_path / "p", ratio=0.01, schedule=schedule(steps=1, epochs=0))
+
+
+@pytest.mark.parametrize("method", ["iterative", "soft"])
+def test_an_aim_out_of_reach_is_refused_before_any_training(tmp_path: Path, method: str) -> None:
+    """The floors forbid it whatever the scores will be."""
+    with pytest.raises(InputError, match="cannot be reached"):
+        run(original(tmp_path), tmp_path / "p", target={"macs": 0.01}, schedule=schedule(method=method))
+    assert not list((tmp_path / "p").iterdir())

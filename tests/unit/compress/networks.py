@@ -5,13 +5,13 @@ The tests of the graph are rows of such tables, by family of operators (test_gra
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from pipeline.compress.capture import Captured, capture
 from pipeline.compress.cost import count, macs_model, parameters_model
@@ -20,6 +20,9 @@ from pipeline.compress.inference import outputs
 from pipeline.compress.prune import Pruned, prune
 from pipeline.compress.surgery import PrunePlan
 from pipeline.compress.tensors import shared_names, sliced, stored_tensors
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 Example = tuple[Tensor, ...]
 IMAGE: tuple[tuple[int, ...], ...] = ((2, 3, 6, 6),)
@@ -167,6 +170,7 @@ def check(pattern: Pattern) -> tuple[nn.Module, Pruned]:
     assert shapes[0] == shapes[1]
     if not captured.foreign & pruned.plan.keep.keys():
         assert (masked_error(model, pruned, example) <= 1e-9) == (not pattern.statistics)
+    check_training(pruned.model, example)
     _, smaller, _ = halved(pruned.model, example, **pattern.options)
     narrower = {name: (width + 1) // 2 for name, width in pattern.groups.items()}
     assert {group.name: group.width for group in smaller.groups} == (pattern.again or narrower)
@@ -191,3 +195,22 @@ def check_cost(pattern: Pattern, model: nn.Module, graph: ChannelGraph, pruned: 
             assert macs_model(graph).cost(widths) == cost.macs
         if names.keys() == dict(pruned.model.named_parameters()).keys():
             assert parameters_model(graph, names).cost(widths) == cost.parameters
+
+
+def check_training(pruned: nn.Module, example: Example) -> None:
+    """Train a copy for two steps: gradients are finite, and the mean square of the outputs falls."""
+    model = deepcopy(pruned).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    losses = []
+    for _ in range(3):
+        torch.manual_seed(0)
+        leaves = [leaf for leaf in tree_leaves(model(*example)) if isinstance(leaf, Tensor)]
+        loss = sum((leaf.square().mean() for leaf in leaves), torch.zeros(()))
+        optimizer.zero_grad()
+        loss.backward()
+        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        assert gradients
+        assert all(gradient.isfinite().all() for gradient in gradients)
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[2] < losses[0], losses

@@ -141,7 +141,9 @@ PATTERNS = {
         statistics=("group_norm in n",),
     ),
     "instance norm": Pattern(lambda: between(nn.InstanceNorm2d(16, affine=True)), {"a": 16}),
-    "instance norm without affine": Pattern(lambda: between(nn.InstanceNorm2d(16)), {"a": 16}),
+    "instance norm without affine": Pattern(
+        lambda: between(nn.InstanceNorm2d(16)), {"a": 16}, rewritten="Layer n states its width"
+    ),
     "instance norm with running statistics": Pattern(
         lambda: between(nn.InstanceNorm2d(16, affine=True, track_running_stats=True)), {"a": 16}
     ),

@@ -165,6 +165,12 @@ PATTERNS = {
         {"a": 8},
         frozen=("samples positions",),
     ),
+    "tokens chosen by a mask": Pattern(
+        lambda: Net(lambda m, x: m.c(m.a(x)[x.sum(-1) > 0]), a=nn.Linear(12, 8), c=nn.Linear(8, 2)),
+        {"a": 8},
+        shapes=((2, 5, 12),),
+        counted=False,
+    ),
     "order of values": Pattern(
         lambda: Net(lambda m, x: m.c(m.a(x).flatten(2).topk(4)[0].mean(2)), a=conv(3, 8), c=nn.Linear(8, 2)),
         {"a": 8},
