@@ -23,8 +23,12 @@ def macs(model: nn.Module, example: tuple[Tensor, ...]) -> int:
 def by_layer(model: nn.Module, example: tuple[Tensor, ...]) -> dict[str, int]:
     """Return the multiply-accumulates of one sample by qualified module name; "" is the whole network."""
     counter = FlopCounterMode(display=False)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    model.requires_grad_(False)  # noqa: FBT003 (torch's own argument); the counter hooks gradients, which views have not
     with plain_attention(), counter, torch.no_grad():
         model(*example)
+    for parameter in trained:
+        parameter.requires_grad_()
     samples = len(example[0])
     root = type(model).__name__
     counts = {name: sum(found.values()) // 2 // samples for name, found in counter.get_flop_counts().items()}

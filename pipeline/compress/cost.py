@@ -52,7 +52,7 @@ def count(model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> Cost:
     counter = FlopCounterMode(display=False)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in trained:  # the counter hooks gradients, which views of parameters do not have here
-        parameter.requires_grad_(requires_grad=False)
+        parameter.requires_grad_(False)  # noqa: FBT003 - torch's own positional argument
     try:
         with sdpa_kernel(SDPBackend.MATH), counter:  # as two products: the CPU's fused attention has no count
             outputs(model, first)

@@ -146,16 +146,21 @@ def embedding(site: Site) -> list[Labels]:
 
 
 def indexing(site: Site) -> list[Labels]:
-    """Look entries up by tensors of indices, one per leading dimension or none; other dimensions keep their labels."""
+    """Look entries up by tensors of indices, one per dimension or none; other dimensions keep their labels.
+
+    A mask of several dimensions stands for as many, of which one is left.
+    """
     value = site.value("self")
     given = list(site.arguments["indices"])
-    given += [None] * (len(value.shape) - len(given))
     axes = [axis for axis, index in enumerate(given) if index is not None]
+    rank = len(site.shapes[0])
+    if len(axes) == 1 and rank == len(value.shape) - len(given[axes[0]].shape) + 1:
+        axes = list(range(axes[0], axes[0] + len(given[axes[0]].shape)))
     inside = [label for index in site.values("indices") for label in index.labels]
     for label in (*(value.labels[axis] for axis in axes), *inside):
         site.freeze(label, "" if value.stored else "looks entries up")
     rest = [label for axis, label in enumerate(value.labels) if axis not in axes]
-    looked_up: list[Label] = [None] * (len(site.shapes[0]) - len(rest))
+    looked_up: list[Label] = [None] * (rank - len(rest))
     adjacent = axes == list(range(axes[0], axes[-1] + 1))
     before = axes[0] if adjacent else 0
     return [(*rest[:before], *looked_up, *rest[before:])]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -10,10 +11,12 @@ from torch import Tensor, nn
 
 from pipeline.compress.capture import capture
 from pipeline.compress.graph import trace
-from pipeline.compress.graph_types import ChannelGraph
 from pipeline.compress.surgery import PrunePlan, apply, plan_for
 from pipeline.core.errors import InputError
 from tests.unit.compress.networks import halves
+
+if TYPE_CHECKING:
+    from pipeline.compress.graph_types import ChannelGraph
 
 EXAMPLE = torch.zeros(2, 3, 4, 4)
 
@@ -107,7 +110,7 @@ def test_a_plan_names_only_what_changes() -> None:
 
 
 def test_a_plan_lists_the_indices_that_stay() -> None:
-    """Class 3 of the first group is a filter, a pair of outputs of the depthwise layer, and a row of the transposed one."""
+    """Channel 3 is a filter and, behind a depthwise layer with two outputs for each input, rows 6 and 7."""
     plan = plan_for(graph_of(Small().eval()), {"a": [3, 5]})
     assert plan.keep["a.weight"] == {0: (3, 5)}
     assert plan.keep["deep.weight"] == {0: (6, 7, 10, 11)}
