@@ -38,6 +38,7 @@ def small() -> Net:
         b=conv(8, 4),
         fc=nn.Linear(144, 2),
     )
+    nn.init.uniform_(net.n.weight)
     net.n.running_mean.copy_(torch.arange(8.0) / 8)
     net.n.running_var.copy_(torch.arange(8.0) / 8 + 1)
     return net.eval()
