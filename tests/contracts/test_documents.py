@@ -6,11 +6,13 @@ import re
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
 from pipeline import __version__
 from pipeline.cli import app
 from pipeline.recipe import load_recipe
+from pipeline.stages.prune import Prune
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("*/README.md"), *ROOT.glob("models/*/card.md")])
@@ -31,6 +33,13 @@ def test_recipe_of_the_readme_is_valid(tmp_path: Path) -> None:
     (tmp_path / "models").symlink_to(ROOT / "models")
     (tmp_path / "recipes" / "readme.yaml").write_text(block)
     assert len(load_recipe(tmp_path / "recipes" / "readme.yaml").recipe.stages) == 7
+
+
+def test_pruning_of_the_readme_is_valid() -> None:
+    """So is the one stage that it shows in full."""
+    (block,) = re.findall(r"```yml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (stage,) = YAML(typ="safe").load(block)
+    assert Prune.model_validate(stage).granularity == "channels"
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

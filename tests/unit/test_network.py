@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -10,8 +12,10 @@ import pytest
 import torch
 
 from pipeline.compress.allocation import uniform
+from pipeline.compress.capture import capture
 from pipeline.compress.graph import trace
 from pipeline.compress.importance.l2 import l2
+from pipeline.compress.prune import prune
 from pipeline.compress.surgery import apply, plan_for
 from pipeline.compress.tensors import stored_tensors
 from pipeline.core.artifact import Artifact, payload_digest
@@ -31,6 +35,71 @@ def artifact(folder: Path) -> Artifact:
     return Artifact(form="torch", folder=folder, digest=digest, inputs=(), outputs=())
 
 
+LITERAL = """
+from torch import nn
+from torch.nn import functional as F
+
+
+class Mixer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(1, 16, 4, 4)
+        self.norm = nn.BatchNorm2d(16)
+        self.qkv = nn.Linear(16, 48)
+        self.drop = nn.Dropout(0.5)
+        self.out = nn.Linear(16, 16)
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, x):
+        x = self.norm(self.stem(x)).view(-1, 16, 9).transpose(1, 2)
+        q, k, v = self.qkv(x).reshape(-1, 9, 3, 2, 8).permute(2, 0, 3, 1, 4)
+        x = x + self.drop(self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(-1, 9, 16)))
+        return self.head(x.mean(1))
+
+
+def build():
+    return Mixer()
+"""
+
+LOAD = """
+import sys
+from pathlib import Path
+import torch
+from pipeline.core.artifact import Artifact
+from pipeline.network import load_network
+folder = Path(sys.argv[1])
+model = load_network(Artifact(form="torch", folder=folder, digest="", inputs=(), outputs=()))
+torch.save(model(torch.load(folder / "images.pt", weights_only=True)), folder / "outputs.pt")
+"""
+
+
+def test_rewritten_twice_it_loads_in_a_new_process(tmp_path: Path) -> None:
+    """A network whose forward holds literal sizes becomes a definition of its own, and that can be pruned again."""
+    (tmp_path / "model.py").write_text(LITERAL)
+    torch.manual_seed(0)
+    model, images = build(tmp_path / "model.py", {}), torch.randn(3, 1, 12, 12)
+    folders = [tmp_path / name for name in ("original", "once", "twice")]
+    folders[0].mkdir()
+    write_original(folders[0], model, tmp_path / "model.py", {})
+    for before, folder in pairwise(folders):
+        folder.mkdir()
+        captured = capture(model, (images,))
+        graph = trace(captured)
+        pruned = prune(captured, graph, model, {group.name: range(group.width // 2) for group in graph.groups})
+        assert pruned.rewritten
+        edit = {"kind": "prune", "keep": pruned.plan.as_json()}
+        write_network(folder, pruned.model, parent=artifact(before), edits=[edit])
+        model = load_network(artifact(folder))
+        assert torch.equal(model(images), pruned.model(images))
+    content = json.loads((folders[2] / "network.json").read_text())
+    assert [len(content[key]) for key in ("edits", "history")] == [0, 2]
+    assert model.state_dict()["qkv.weight"].shape == (12, 4)
+    torch.save(images, folders[2] / "images.pt")
+    subprocess.run([sys.executable, "-c", LOAD, str(folders[2])], check=True)
+    assert torch.equal(torch.load(folders[2] / "outputs.pt", weights_only=True), model(images))
+    assert not torch.equal(model.train()(images), model(images))  # dropout is back
+
+
 def test_two_prunings_load_to_equal_outputs(project: Project, tmp_path: Path) -> None:
     """Definition, plan and tensors are enough; the plan can be read as JSON."""
     model, images = build(project.folder / "model.py", {}), torch.randn(2, 1, 12, 12)
@@ -39,7 +108,7 @@ def test_two_prunings_load_to_equal_outputs(project: Project, tmp_path: Path) ->
     write_original(folders[0], model, project.folder / "model.py", {})
     for before, folder in pairwise(folders):
         folder.mkdir()
-        graph = trace(model, images)
+        graph = trace(capture(model, (images,)))
         kept = uniform(l2(graph, stored_tensors(model)), 0.3, align=2)
         plan = plan_for(graph, kept)
         apply(model, plan)
