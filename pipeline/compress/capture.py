@@ -8,7 +8,6 @@ a kernel is a stored tensor, whose channels can be removed without changing the 
 from __future__ import annotations
 
 import operator
-import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +22,7 @@ from pipeline.compress.graph_rules import RULES
 from pipeline.compress.inference import first_line, inference, where
 from pipeline.compress.tensors import shared_names, stored_tensors
 from pipeline.core.errors import InputError
+from pipeline.core.quiet import quiet
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
@@ -130,8 +130,7 @@ class _Recorder(fx.Interpreter):
 
 def _export(model: nn.Module, example: Example) -> ExportedProgram:
     try:
-        with inference(model), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", r"The tensor attributes? self\.", UserWarning)  # flat weights of an LSTM
+        with inference(model), quiet(r"The tensor attributes? self\.", UserWarning):  # the flat weights of an LSTM
             shapes = tuple({0: Dim.AUTO} for _ in example)
             return torch.export.export(model, example, dynamic_shapes=(shapes,) if _variadic(model) else shapes)
     except Exception as error:

@@ -9,11 +9,7 @@ quantized files and in OpenVINO's, so a message can point at a layer of the netw
 from __future__ import annotations
 
 import ast
-import contextlib
-import io
-import logging
 import traceback
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,10 +17,11 @@ import torch
 from onnx import AttributeProto
 
 from pipeline.core.errors import InputError
+from pipeline.core.quiet import quiet
 from pipeline.export.onnx_file import finish, first_line, onnx_specs, write_onnx
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from onnx import GraphProto, ModelProto, NodeProto
     from torch import nn
@@ -77,7 +74,7 @@ def _translate(
     sample = torch.zeros(2 if dynamic else shape[0], *shape[1:])
     shapes = ({0: torch.export.Dim("batch")},) if dynamic else None
     try:
-        with _quiet():
+        with quiet(r"`isinstance\(treespec, LeafSpec\)`", FutureWarning):
             program = torch.onnx.export(
                 model,
                 (sample,),
@@ -100,23 +97,6 @@ def _translate(
         message = "torch.onnx.export returned no program"
         raise TypeError(message)
     return program.model_proto
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporter's own chatter (prints, log lines, one deprecation of torch's) off the console."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with (
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-            warnings.catch_warnings(),
-        ):
-            warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)`", FutureWarning)
-            yield
-    finally:
-        logging.disable(disabled)
 
 
 def _cause(error: BaseException) -> str:

@@ -87,14 +87,10 @@ def test_training_and_evaluation_are_the_original_s() -> None:
             each(images)
     assert torch.equal(module.n.running_mean, net.n.running_mean)
     assert module.n.running_mean.any()
-    torch.manual_seed(0)
-    first, second = module(images)["classes"], module(images)["classes"]
+    assert torch.equal(module.eval()(images)["map"], net.eval()(images)["map"])
+    assert torch.equal(module.n.running_mean, net.n.running_mean)
+    first, second = (module.train()(images)["classes"] for _ in range(2))
     assert not torch.equal(first, second)
-    module.eval()
-    statistics = module.n.running_mean.clone()
-    assert torch.equal(module(images)["classes"], module(images)["classes"])
-    assert torch.equal(module.n.running_mean, statistics)
-    assert torch.equal(module(images)["map"], net.eval()(images)["map"])
 
 
 @pytest.mark.parametrize(
@@ -154,6 +150,17 @@ def test_training_moves_every_parameter() -> None:
     torch.optim.SGD(module.parameters(), lr=0.1).step()
     still = {name for name, parameter in module.named_parameters() if torch.equal(before[name], parameter)}
     assert still <= {"a.bias"}  # the norm takes it away again
+
+
+def test_the_batch_counter_is_copied() -> None:
+    """A trained batch norm has counted its batches, and goes on counting."""
+    net = mixed_net().train()
+    net(*IMAGES)
+    _, module = written(net, IMAGES)
+    assert module.n.num_batches_tracked == 1
+    module.train()(*IMAGES)
+    assert module.n.num_batches_tracked == 2
+    assert net.n.num_batches_tracked == 1
 
 
 def test_gradient_flags_stay() -> None:
