@@ -138,7 +138,8 @@ class Notes:
 class Site:
     """One call of an operator: its arguments by schema name, the sizes of its results, and where it stands.
 
-    `line` is the line of the user's code; `attention`: a dimension that is cut here becomes the heads of an attention.
+    `line` is the line of the user's code; `attention`: the result goes into the products of an attention;
+    `cuts_heads`: a dimension that is cut here becomes its heads.
     """
 
     atoms: Atoms
@@ -147,6 +148,7 @@ class Site:
     layer: str
     line: str
     attention: bool
+    cuts_heads: bool
     arguments: Mapping[str, Any]
     shapes: tuple[tuple[int, ...], ...]
     notes: Notes

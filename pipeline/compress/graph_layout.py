@@ -165,8 +165,10 @@ def _split(site: Site, label: Label, sizes: list[int], open_to: list[bool]) -> l
     grid = site.atoms.roots(label).reshape(inner)
     varying = [axis for axis in range(len(inner)) if (grid != grid.take([0], axis)).any()]
     choice = [axis for axis in varying if open_to[axis]] or varying or list(range(len(inner)))
-    if site.attention and len(choice) > 1:
-        kept = choice[-2] if site.options.heads else choice[-1]
+    if site.cuts_heads and site.options.heads and len(choice) > 1:
+        kept = choice[-2]
+    elif site.attention:
+        kept = choice[-1]
     else:
         kept = max(choice, key=lambda axis: inner[axis])
     for axis in set(varying) - {kept}:

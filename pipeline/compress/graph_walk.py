@@ -89,7 +89,7 @@ class _Walker:
         self._values: dict[Node, Any] = {}
         self._notes: dict[str, Notes] = {}
         self._used: dict[str, None] = {}
-        self._attentions = _attention_views(captured.module.graph.nodes)
+        self._attentions, self._cuts = _attention_calls(captured.module.graph.nodes)
 
     def run(self) -> Walk:
         """Walk, then freeze what the graph does not use."""
@@ -168,6 +168,7 @@ class _Walker:
             layer=layer_path(node),
             line=_line(node),
             attention=node in self._attentions,
+            cuts_heads=node in self._cuts,
             arguments=map_arg(arguments_of(node), lambda given: self._values[given]),
             shapes=shapes,
             notes=Notes(),
@@ -197,23 +198,26 @@ def _line(node: Node) -> str:
     return f"{file.rpartition('/')[2]}:{rest.split('line ')[1].split(',')[0]}"
 
 
-def _attention_views(nodes: Iterable[Node]) -> set[Node]:
-    """Return the calls that cut heads: the last before a product of computed tensors that resize the last dimension."""
-    found: set[Node] = set()
+def _attention_calls(nodes: Iterable[Node]) -> tuple[set[Node], set[Node]]:
+    """Return the calls between a projection and a product of computed tensors, and those of them that cut heads.
+
+    These are the last before the product that resize the last dimension.
+    """
     passed: set[Node] = set()
+    cutting: set[Node] = set()
     for node in nodes:
         if node.op == "call_function" and plain_name(node) in _CONTRACTIONS:
-            open_nodes = list(node.all_input_nodes)
-            while open_nodes:
-                current = open_nodes.pop()
+            waiting = [(source, True) for source in node.all_input_nodes]
+            while waiting:
+                current, uncut = waiting.pop()
                 if current.op != "call_function" or current in passed or plain_name(current) in _PRODUCERS:
                     continue
                 passed.add(current)
-                if plain_name(current) in _CUTS and _last_size(current) != _last_size(current.all_input_nodes[0]):
-                    found.add(current)
-                else:
-                    open_nodes += current.all_input_nodes
-    return found
+                if uncut and plain_name(current) in _CUTS:
+                    uncut = _last_size(current) == _last_size(current.all_input_nodes[0])
+                    cutting |= set() if uncut else {current}
+                waiting += [(source, uncut) for source in current.all_input_nodes]
+    return passed, cutting
 
 
 def _last_size(node: Node) -> object:

@@ -32,6 +32,11 @@ _TRAINING = {
     **dict.fromkeys(["lstm", "gru", "rnn_tanh", "rnn_relu"], "train"),
     "batch_norm": "training",
 }
+#: A view depends on how the operator before lays its result out, which sizes and runtimes change.
+_RESHAPES = {
+    torch.ops.aten.view.default: torch.ops.aten.reshape.default,
+    torch.ops.aten._unsafe_view.default: torch.ops.aten.reshape.default,  # noqa: SLF001 - the operator's name
+}
 
 
 def rewrite(captured: Captured, walk: Walk, plan: PrunePlan) -> fx.GraphModule:
@@ -103,7 +108,7 @@ class _Writer:
             args, kwargs = arguments_with(node, target, changes)
             args, kwargs = fx.node.map_arg((args, kwargs), lambda given: self._made.get(given, given))
             args, kwargs = map_aggregate((args, kwargs), self._placed)
-            made = self._graph.call_function(target, args, kwargs)
+            made = self._graph.call_function(_RESHAPES.get(target, target), args, kwargs)
         made.meta = {key: node.meta[key] for key in ("nn_module_stack", "stack_trace") if key in node.meta}
         return made
 
