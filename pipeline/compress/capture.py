@@ -8,6 +8,7 @@ a kernel is a stored tensor, whose channels can be removed without changing the 
 from __future__ import annotations
 
 import operator
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,8 @@ from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 from torch.fx.experimental.symbolic_shapes import is_concrete_int
-from torch.utils._pytree import tree_unflatten
+from torch.fx.immutable_collections import immutable_dict, immutable_list
+from torch.utils._pytree import tree_leaves
 
 from pipeline.compress.graph_rules import RULES
 from pipeline.compress.inference import first_line, inference, where
@@ -39,6 +41,10 @@ _STATISTICS = frozenset(
         "_weight_norm _weight_norm_interface weight_norm"
     ).split()
 )
+
+#: Containers of outputs that a graph keeps; fx has immutable ones of its own.
+_DICTIONARIES = frozenset({dict, OrderedDict, immutable_dict})
+_SEQUENCES: dict[Any, type] = {tuple: tuple, list: list, immutable_list: list}
 
 
 @dataclass(frozen=True)
@@ -111,7 +117,7 @@ def record(captured: Captured, nodes: Collection[str], inputs: Example) -> dict[
         raise KeyError(f"the graph has no nodes {sorted(missing)}")
     recorder = _Recorder(captured.module, wanted)
     output = recorder.run(*inputs, enable_io_processing=False)
-    first = next(leaf for leaf in torch.utils._pytree.tree_leaves(output) if isinstance(leaf, Tensor))  # noqa: SLF001
+    first = next(leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor))
     return {**recorder.values, "output": first}
 
 
@@ -180,8 +186,8 @@ def _outputs(program: ExportedProgram, made: Mapping[fx.Node, Any]) -> Any:  # n
         if spec.kind is OutputKind.USER_OUTPUT
     ]
     structure = program.call_spec.out_spec
-    if structure is not None and all(kind in {tuple, list, dict, None} for kind in _containers(structure)):
-        return tree_unflatten(results, structure)
+    if structure is not None and all(_builtin(kind) for kind in _containers(structure)):
+        return _nested(structure, iter(results))
     results = [result for result in results if result is not None]
     return results[0] if len(results) == 1 else tuple(results)
 
@@ -190,6 +196,19 @@ def _containers(structure: Any) -> Iterator[Any]:  # noqa: ANN401 - torch.utils.
     yield structure.type
     for child in structure.children():
         yield from _containers(child)
+
+
+def _builtin(kind: Any) -> bool:  # noqa: ANN401 - a class, or None for a leaf
+    return kind is None or kind in _DICTIONARIES or kind in _SEQUENCES
+
+
+def _nested(structure: Any, leaves: Iterator[Any]) -> Any:  # noqa: ANN401 - any structure of nodes
+    if structure.type is None:
+        return next(leaves)
+    children = [_nested(child, leaves) for child in structure.children()]
+    if structure.type in _DICTIONARIES:
+        return dict(zip(structure.context, children, strict=True))
+    return _SEQUENCES[structure.type](children)
 
 
 def plain_name(node: fx.Node) -> str:

@@ -198,7 +198,7 @@ class Site:
 
     def statistic(self, label: Label, why: str) -> None:
         """Let an operator go over the channels that stay, or freeze them, as the options say."""
-        if label is None:
+        if label is None or self.atoms.frozen(label).all():
             return
         if self.options.statistics == "freeze":
             self.freeze(label, why)

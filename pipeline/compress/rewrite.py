@@ -122,5 +122,7 @@ class _Writer:
         if layer is None or self._layers.setdefault(layer.path, layer) != layer:
             return None
         if layer.path not in self._root:
-            self._root[layer.path] = layer.module(self._tensors)
+            module = self._root[layer.path] = layer.module(self._tensors)
+            if isinstance(counter := getattr(module, "num_batches_tracked", None), Tensor):
+                counter.copy_(self._captured.stored.get(f"{layer.path}.num_batches_tracked", counter))
         return self._graph.call_module(layer.path, (self._made[node.args[layer.input]],))  # type: ignore[index]

@@ -154,6 +154,7 @@ def _seeded() -> None:
     torch.manual_seed(0)
 
 
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 @pytest.mark.parametrize("name", PATTERNS)
 def test_sequences(name: str) -> None:
     """Features of tables and units of recurrent layers leave exactly; entries of tables stay."""
