@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import TYPE_CHECKING
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 import pipeline
 from pipeline.report import facts, headline, numbers, plot, rows
+from pipeline.report.template import template
 
 if TYPE_CHECKING:
-    from jinja2 import Template
-
     from pipeline.core.run import RunReport
 
 
 def render(report: RunReport) -> str:
     """Return the page. Everything that comes from the run is escaped."""
-    return _template().render(
+    return template("page.html.j2").render(
         report=report,
         version=pipeline.__version__,
         banner=headline.banner(report),
@@ -50,17 +46,3 @@ def _final(report: RunReport) -> dict[str, object] | None:
         "judgement": headline.judgement(report.final),
         "level": numbers.level(report.final.difference),
     }
-
-
-@cache
-def _template() -> Template:
-    """Load the page's template once."""
-    environment = Environment(
-        loader=PackageLoader("pipeline.report", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    return environment.get_template("page.html.j2")

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import TYPE_CHECKING
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 import pipeline
 from pipeline.core.errors import InputError
 from pipeline.report import inspection_map, numbers
 from pipeline.report import inspection_rows as rows
 from pipeline.report.inspection_rails import rails
+from pipeline.report.template import template
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from jinja2 import Template
     from markupsafe import Markup
 
     from pipeline.core.inspection import Inspection
@@ -26,7 +23,7 @@ if TYPE_CHECKING:
 def render(inspection: Inspection) -> str:
     """Return the page. Everything that comes from the network is escaped."""
     placed = rails(inspection, most=0)
-    return _template().render(
+    return template("inspection.html.j2").render(
         inspection=inspection,
         version=pipeline.__version__,
         figures=rows.figures(inspection),
@@ -53,17 +50,3 @@ def write(inspection: Inspection, file: Path) -> None:
 def _both(draw: Callable[..., Markup], inspection: Inspection) -> list[Markup]:
     """Return a drawing for wide and one for narrow windows; nothing where there is nothing to draw."""
     return [drawn for wide in (True, False) if (drawn := draw(inspection, wide=wide))]
-
-
-@cache
-def _template() -> Template:
-    """Load the page's template once."""
-    environment = Environment(
-        loader=PackageLoader("pipeline.report", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    return environment.get_template("inspection.html.j2")

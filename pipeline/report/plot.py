@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from pipeline.report import numbers, rows
+from pipeline.report import numbers, rows, svg
 from pipeline.report.gains import made, timing
 from pipeline.report.placement import LINE_HEIGHT, Axis, Box, Mark, axis, gathered, place_labels, tick_text
 
@@ -78,7 +78,7 @@ def accuracy_over_latency(report: RunReport, *, wide: bool = True) -> Markup:
         *(_symbol(point) for point in (*found[1:-1], found[0], found[-1])),
         *_labels(found, frame),
     ]
-    return _svg(width, _HEIGHT, title, _description(drawn), parts)
+    return svg.picture((width, _HEIGHT), title, _description(drawn), parts)
 
 
 def sizes(report: RunReport, *, wide: bool = True) -> Markup:
@@ -90,7 +90,7 @@ def sizes(report: RunReport, *, wide: bool = True) -> Markup:
     scale = Axis(0, largest, start, width - 66, ())
     parts = [_size_bars(row, scale, top=8 + _BAR_STEP * line) for line, row in enumerate(made(report))]
     told = "; ".join(f"{row.label}: {numbers.size(row.size_bytes)}" for row in made(report))
-    return _svg(width, 12 + _BAR_STEP * len(made(report)), "Size on disk and with gzip", told, parts)
+    return svg.picture((width, 12 + _BAR_STEP * len(made(report))), "Size on disk and with gzip", told, parts)
 
 
 def _judged(report: RunReport) -> list[Judged]:
@@ -140,42 +140,17 @@ def _description(drawn: Sequence[Judged]) -> str:
     )
 
 
-def _svg(width: int, height: int, title: str, description: str, parts: Sequence[Markup]) -> Markup:
-    """Wrap the parts in one accessible SVG element."""
-    frame = Markup(
-        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {0} {1}" width="{0}" height="{1}" role="img">'
-        "<title>{2}</title><desc>{3}</desc>{4}</svg>"
-    )
-    return frame.format(width, height, _printable(title), _printable(description), Markup("").join(parts))
-
-
-def _printable(text: str) -> str:
-    """Drop control characters, which XML cannot hold."""
-    return "".join(letter for letter in text if letter.isprintable())
-
-
-def _line(kind: str, x1: float, y1: float, x2: float, y2: float) -> Markup:
-    """Draw a straight line."""
-    return Markup('<line class="{}" x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}"/>').format(kind, x1, y1, x2, y2)
-
-
-def _text(kind: str, x: float, y: float, text: str, anchor: str = "start") -> Markup:
-    """Write text with its baseline at y."""
-    frame = Markup('<text class="{}" x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>')
-    return frame.format(kind, x, y, anchor, _printable(text))
-
-
 def _grid(across: Axis, up: Axis, frame: Box) -> Markup:
     """Draw both axes: faint lines at the ticks, and their numbers."""
     parts = []
     for tick in up.ticks:
-        parts.append(_line("grid", frame.left, up(tick), frame.right, up(tick)))
-        parts.append(_text("tick", frame.left - 8, up(tick) + 4, tick_text(tick, up.ticks[1] - up.ticks[0]), "end"))
+        parts.append(svg.line("grid", frame.left, up(tick), frame.right, up(tick)))
+        parts.append(svg.text("tick", frame.left - 8, up(tick) + 4, tick_text(tick, up.ticks[1] - up.ticks[0]), "end"))
     for tick in across.ticks:
-        parts.append(_line("grid", across(tick), frame.top, across(tick), frame.bottom))
+        parts.append(svg.line("grid", across(tick), frame.top, across(tick), frame.bottom))
         text = tick_text(tick, across.ticks[1] - across.ticks[0])
-        parts.append(_text("tick", across(tick), frame.bottom + 18, text, "middle"))
-    parts.append(_line("axis", frame.left, frame.bottom, frame.right, frame.bottom))
+        parts.append(svg.text("tick", across(tick), frame.bottom + 18, text, "middle"))
+    parts.append(svg.line("axis", frame.left, frame.bottom, frame.right, frame.bottom))
     return Markup("").join(parts)
 
 
@@ -184,9 +159,9 @@ def _titles(frame: Box, across: str) -> Markup:
     middle = (frame.left + frame.right) / 2
     return Markup("").join(
         [
-            _text("name", 4, 16, "Validation accuracy, %"),
-            _text("name", middle, frame.bottom + 38, across, "middle"),
-            _text("hint", frame.left + 8, frame.top + 16, "\N{NORTH WEST ARROW} better"),
+            svg.text("name", 4, 16, "Validation accuracy, %"),
+            svg.text("name", middle, frame.bottom + 38, across, "middle"),
+            svg.text("hint", frame.left + 8, frame.top + 16, "\N{NORTH WEST ARROW} better"),
         ]
     )
 
@@ -200,7 +175,7 @@ def _path(points: Sequence[Point]) -> Markup:
 def _whiskers(point: Point) -> Markup:
     """Draw the two intervals of one point."""
     kind = f"whisker {point.role}"
-    return _line(kind, point.x_bounds[0], point.y, point.x_bounds[1], point.y) + _line(
+    return svg.line(kind, point.x_bounds[0], point.y, point.x_bounds[1], point.y) + svg.line(
         kind, point.x, point.y_bounds[0], point.x, point.y_bounds[1]
     )
 
@@ -245,23 +220,23 @@ def _placed_label(mark: Mark, box: Box, strong: set[str]) -> Markup:
     """Write one label, and a line to its point when it stands apart."""
     near_x, near_y = min(max(mark.x, box.left), box.right), min(max(mark.y, box.top), box.bottom)
     apart = max(abs(near_x - mark.x), abs(near_y - mark.y)) > _LEADER
-    parts = [_line("leader", mark.x, mark.y, near_x, near_y)] if apart else []
+    parts = [svg.line("leader", mark.x, mark.y, near_x, near_y)] if apart else []
     anchor, x = ("start", box.left) if box.left >= mark.x else ("end", box.right)
     if box.left < mark.x < box.right:
         anchor, x = "middle", (box.left + box.right) / 2
     for line, text in enumerate(mark.text):
         kind = "label strong" if text in strong else "label"
-        parts.append(_text(kind, x, box.top + LINE_HEIGHT * (line + 1) - 4, text, anchor))
+        parts.append(svg.text(kind, x, box.top + LINE_HEIGHT * (line + 1) - 4, text, anchor))
     return Markup("").join(parts)
 
 
 def _size_bars(row: Row, scale: Axis, top: float) -> Markup:
     """Draw one row's label and its two bars with their numbers."""
-    parts = [_text("label", scale.start - 10, top + 17, _label(row), "end")]
+    parts = [svg.text("label", scale.start - 10, top + 17, _label(row), "end")]
     for kind, number, offset in (("raw", row.size_bytes, 0), ("gzip", row.gzip_bytes, 13)):
         end = scale(number or 0)
         if number is not None:
             frame = Markup('<rect class="bar {}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="11"/>')
             parts.append(frame.format(kind, scale.start, top + offset, max(1.0, end - scale.start)))
-        parts.append(_text("tick", end + 6, top + offset + 10, numbers.size(number)))
+        parts.append(svg.text("tick", end + 6, top + offset + 10, numbers.size(number)))
     return Markup("").join(parts)

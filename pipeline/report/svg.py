@@ -10,7 +10,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
-def picture(size: tuple[float, float], title: str, description: str, parts: Iterable[Markup], *, kind: str) -> Markup:
+def picture(
+    size: tuple[float, float], title: str, description: str, parts: Iterable[Markup], *, kind: str = "picture"
+) -> Markup:
     """Wrap parts in one element that says in words what it shows; `size` is width and height in pixels."""
     frame = Markup(
         '<svg xmlns="http://www.w3.org/2000/svg" class="{5}" viewBox="0 0 {0:.0f} {1:.0f}" width="{0:.0f}" '
