@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from pipeline.compress.capture import capture, layer_path
+from pipeline.compress.capture import capture
 from pipeline.compress.cost import macs_model, parameters_model
 from pipeline.compress.graph import layer_of, trace
+from pipeline.compress.graph_nodes import layer_path
 from pipeline.core.errors import InputError
 from pipeline.core.inspection import ChannelGroup, Inspection, KeptWhole
 from pipeline.inspection_layers import Sides, forward_order, layers_of

@@ -7,7 +7,6 @@ a kernel is a stored tensor, whose channels can be removed without changing the 
 
 from __future__ import annotations
 
-import operator
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,7 @@ from torch.fx.experimental.symbolic_shapes import is_concrete_int
 from torch.fx.immutable_collections import immutable_dict, immutable_list
 from torch.utils._pytree import tree_leaves
 
-from pipeline.compress.graph_rules import RULES
+from pipeline.compress.graph_nodes import changes_something, is_getitem, layer_path, plain_name, rule_for
 from pipeline.compress.inference import first_line, inference, where
 from pipeline.compress.tensors import shared_names, stored_tensors
 from pipeline.core.errors import InputError
@@ -29,7 +28,6 @@ from pipeline.core.quiet import quiet
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
 
-    from pipeline.compress.graph_labels import Rule
 
 #: One tensor for each input of the network, the batch first.
 Example = tuple[Tensor, ...]
@@ -165,7 +163,7 @@ def _graph_module(program: ExportedProgram, tensors: Mapping[str, Tensor], names
         if node.op == "output":
             graph.output(_outputs(program, made))
         elif spec is None or spec.kind is InputKind.USER_INPUT:
-            made[node] = graph.node_copy(node, made.__getitem__)
+            made[node] = _copied(node, graph, made, program.graph_module)
         else:
             name = names.get(spec.target or "", spec.target or node.name)
             root[name] = tensors[name] if name in tensors else program.constants[spec.target or node.name]
@@ -175,6 +173,30 @@ def _graph_module(program: ExportedProgram, tensors: Mapping[str, Tensor], names
     for node in [node for node in graph.nodes if node.op == "get_attr" and node.users]:
         min(node.users, key=order.__getitem__).prepend(node)  # read late, so that an interpreter holds few at a time
     return fx.GraphModule(root, graph)
+
+
+def _copied(node: fx.Node, graph: fx.Graph, made: dict[fx.Node, Any], owner: nn.Module) -> Any:  # noqa: ANN401
+    """Copy a call. A block under a context manager (no gradients, no autocast) is put in its place, node by node."""
+    if node.op == "get_attr":
+        return getattr(owner, str(node.target))
+    if is_getitem(node) and isinstance(results := made[node.all_input_nodes[0]], (tuple, list)):
+        return results[node.args[1]]  # type: ignore[index]
+    given = [made[arg] if isinstance(arg, fx.Node) else arg for arg in node.args]
+    inner = next((arg for arg in given if isinstance(arg, fx.GraphModule)), None)
+    if inner is None:
+        return graph.node_copy(node, made.__getitem__)
+    if plain_name(node) == "wrap_with_autocast" and given[2]:
+        raise InputError("The forward switches autocast on. Expected a network in one precision: remove the block.")
+    inside: dict[fx.Node, Any] = {}
+    arguments = iter(given[given.index(inner) + 1 :])
+    for step in inner.graph.nodes:
+        if step.op == "placeholder":
+            inside[step] = next(arguments)
+        elif step.op == "output":
+            return fx.node.map_arg(step.args[0], inside.__getitem__)
+        else:
+            inside[step] = _copied(step, graph, inside, inner)
+    raise InputError("A block of the exported graph has no result.")
 
 
 def _outputs(program: ExportedProgram, made: Mapping[fx.Node, Any]) -> Any:  # noqa: ANN401 - any structure of nodes
@@ -209,37 +231,6 @@ def _nested(structure: Any, leaves: Iterator[Any]) -> Any:  # noqa: ANN401 - any
     if structure.type in _DICTIONARIES:
         return dict(zip(structure.context, children, strict=True))
     return _SEQUENCES[structure.type](children)
-
-
-def plain_name(node: fx.Node) -> str:
-    """Return an operator's name without namespace, overload and the underscore of in-place ones: 'add'."""
-    if isinstance(node.target, torch._ops.OpOverload):  # noqa: SLF001 - the only class of ATen operators
-        name = node.target._schema.name.rpartition("::")[2]  # noqa: SLF001
-        return name if name.startswith("__") else name.rstrip("_")
-    return getattr(node.target, "__name__", str(node.target))
-
-
-def rule_for(node: fx.Node) -> Rule | None:
-    """Return the rule of an operator, if there is one."""
-    plain = plain_name(node)
-    overload = str(node.target).rpartition(".")[2]
-    return RULES.get(f"{plain}.{overload}") or RULES.get(plain)
-
-
-def layer_path(node: fx.Node) -> str:
-    """Return the qualified name of the innermost module in whose forward a call stands."""
-    modules = [path for path, _ in node.meta.get("nn_module_stack", {}).values() if not path.startswith("_")]
-    return modules[-1] if modules else ""
-
-
-def changes_something(node: fx.Node) -> bool:
-    """Say whether a node matters although nobody reads it."""
-    if node.op in {"placeholder", "output"}:
-        return True
-    return isinstance(node.target, torch._ops.OpOverload) and any(  # noqa: SLF001
-        argument.alias_info is not None and argument.alias_info.is_write
-        for argument in node.target._schema.arguments  # noqa: SLF001
-    )
 
 
 def _bake(module: fx.GraphModule) -> Iterator[str]:
@@ -310,8 +301,3 @@ def _assign(module: nn.Module, name: str, value: nn.Parameter) -> None:
             module.add_module(part, nn.Module())
         module = getattr(module, part)
     module.register_parameter(last, value)
-
-
-def is_getitem(node: fx.Node) -> bool:
-    """Say whether a node picks one of an operator's results."""
-    return node.target is operator.getitem

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, fx
 from torch.nn.functional import cosine_similarity
 
-from pipeline.compress.capture import changes_something, layer_path, plain_name, record
+from pipeline.compress.capture import record
 from pipeline.compress.certificate import Reference, check_values
+from pipeline.compress.graph_nodes import changes_something, layer_path, plain_name
 from pipeline.compress.prune import Pruned
 from pipeline.compress.rewrite import rewrite
 from pipeline.compress.surgery import PrunePlan

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.compress.capture import layer_path, plain_name
 from pipeline.compress.graph_labels import SYMBOLIC, Value
+from pipeline.compress.graph_nodes import layer_path, plain_name
 from pipeline.compress.graph_types import Axis, ChannelGraph, Contraction, FeatureMap, Frozen, Group, Member, layer_of
 
 if TYPE_CHECKING:

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pipeline.compress.capture import plain_name
 from pipeline.compress.graph_labels import SYMBOLIC, Value
+from pipeline.compress.graph_nodes import arguments_of, plain_name
 from pipeline.compress.graph_rules import keeps_groups
-from pipeline.compress.graph_walk import Walk, arguments_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,6 +20,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from torch.fx import Node
+
+    from pipeline.compress.graph_walk import Walk
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from torch._ops import OpOverload
 from torch.fx.node import map_arg
 from torch.utils._pytree import tree_leaves
 
-from pipeline.compress.capture import is_getitem, layer_path, plain_name, rule_for
 from pipeline.compress.graph_labels import SYMBOLIC, Atoms, Label, Labels, Notes, Options, Rule, Site, Value, unknown
+from pipeline.compress.graph_nodes import arguments_of, is_getitem, layer_path, plain_name, rule_for
 from pipeline.compress.graph_rules import LAYOUT
 from pipeline.compress.tensors import overlapping
 
@@ -240,12 +240,3 @@ def _sizes(tensor: Tensor) -> tuple[int, ...]:
         else int(size.node.expr.subs(dict.fromkeys(size.node.expr.free_symbols, SYMBOLIC)))
         for size in tensor.shape
     )
-
-
-def arguments_of(node: Node) -> dict[str, Any]:
-    """Return the arguments by schema name, defaults included."""
-    if not isinstance(node.target, OpOverload):
-        return {"args": node.args, **node.kwargs}
-    schema = node.target._schema.arguments  # noqa: SLF001 - the documented way to an operator's argument names
-    defaults = {argument.name: argument.default_value for argument in schema if argument.has_default_value()}
-    return defaults | {argument.name: given for argument, given in zip(schema, node.args, strict=False)} | node.kwargs

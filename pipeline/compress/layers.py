@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, fx, nn
 
-from pipeline.compress.capture import plain_name
-from pipeline.compress.graph_walk import arguments_of
+from pipeline.compress.graph_nodes import arguments_of, plain_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate, map_arg
 
-from pipeline.compress.capture import layer_path, plain_name
 from pipeline.compress.graph_labels import Value
+from pipeline.compress.graph_nodes import layer_path, plain_name
 from pipeline.compress.graph_sizes import Call, arguments_with, resized
 from pipeline.compress.tensors import masked
 

@@ -6,8 +6,8 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline.compress.capture import layer_path, plain_name
 from pipeline.compress.certificate import Certificate, DifferentError, Reference, check_values
+from pipeline.compress.graph_nodes import layer_path, plain_name
 from pipeline.compress.graph_sizes import Call
 from pipeline.compress.rewrite import rewrite
 from pipeline.compress.surgery import PrunePlan, apply, plan_for

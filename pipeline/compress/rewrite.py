@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate
 
-from pipeline.compress.capture import changes_something, plain_name
+from pipeline.compress.graph_nodes import changes_something, plain_name
 from pipeline.compress.graph_sizes import Call, arguments_with, resized
 from pipeline.compress.layers import Layer, layer_for
 from pipeline.compress.tensors import sliced

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pipeline.compress.capture import plain_name
+from pipeline.compress.graph_nodes import plain_name
 from pipeline.compress.importance.call import argument, stored
 from pipeline.compress.importance.slices import demand
 

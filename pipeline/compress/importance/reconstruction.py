@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from pipeline.compress.capture import plain_name, record
+from pipeline.compress.capture import record
+from pipeline.compress.graph_nodes import plain_name
 from pipeline.compress.importance.call import argument, result, stored
 from pipeline.compress.importance.slices import demand
 

@@ -193,6 +193,17 @@ def test_inputs_of_every_kind(net: nn.Module, inputs: int) -> None:
     assert torch.equal(captured.module(*given), net(*given))
 
 
+@pytest.mark.parametrize("name", ["code", "graph", "meta", "output", "x", "x_1"])
+def test_names_that_graphs_have_themselves(name: str) -> None:
+    """A parameter may be called as an attribute of graphs, or as a node of this one."""
+    net = Net(lambda m, x: m.b(m.a(x) * getattr(m, name)), a=nn.Linear(3, 4), b=nn.Linear(4, 2))
+    setattr(net, name, nn.Parameter(torch.rand(4)))
+    captured = capture(net, (torch.randn(2, 3),))
+    x = torch.randn(4, 3)
+    assert torch.equal(captured.module(x), net(x))
+    assert captured.stored[name] is getattr(net, name)
+
+
 def test_record_returns_values_by_node() -> None:
     """The values are those of the layers, gradients flow, and "output" is the first output."""
     net = Net(lambda m, x: (m.b(m.a(x).relu()), x), a=nn.Linear(3, 4), b=nn.Linear(4, 2))

@@ -86,40 +86,10 @@ def channel_attention(m: Net, x: Tensor) -> Tensor:
     return m.proj(((query.transpose(1, 2) @ key / 8).softmax(-1) @ value.transpose(1, 2)).transpose(1, 2))
 
 
-def with_class_token(m: Net, x: Tensor) -> Tensor:
-    """Put a stored token before the patches, add positions, attend, and classify the token."""
-    tokens = m.patch(x).flatten(2).transpose(1, 2)
-    tokens = torch.cat([m.token.expand(tokens.shape[0], -1, -1), tokens], 1) + m.position
-    hidden = m.norm(tokens)
-    query, key, value = m.qkv(hidden).unflatten(-1, (3, 2, -1)).permute(2, 0, 3, 1, 4)
-    mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
-    tokens = tokens + m.proj(mixed)
-    return m.head((tokens + m.down(F.gelu(m.up(tokens))))[:, 0])
-
-
-def mixer(m: Net, x: Tensor) -> Tensor:
-    """Mix tokens by linear layers over positions, then channels (MLP-Mixer)."""
-    tokens = m.stem(x)
-    tokens = tokens + m.out(m.across(tokens.transpose(1, 2)).relu()).transpose(1, 2)
-    return m.head((tokens + m.down(m.up(tokens).relu())).mean(1))
-
-
-def spatial_gating(m: Net, x: Tensor) -> Tensor:
-    """Gate one half of the channels by the other half mixed over tokens (gMLP)."""
-    first, second = m.up(x).chunk(2, -1)
-    return m.down(first * m.across(second.transpose(1, 2)).transpose(1, 2))
-
-
 def outer_product(m: Net, x: Tensor) -> Tensor:
     """Pool products of two maps over pixels (bilinear CNN)."""
     left, right = m.a(x).flatten(2), m.b(x).flatten(2)
     return m.fc((left @ right.transpose(1, 2)).flatten(1))
-
-
-def module_attention(m: Net, x: Tensor) -> Tensor:
-    """Call nn.MultiheadAttention on the tokens."""
-    tokens = m.stem(x)
-    return m.head(tokens + m.attend(tokens, tokens, tokens, need_weights=False)[0])
 
 
 def projections(**sizes: int) -> dict[str, nn.Module]:
@@ -130,22 +100,6 @@ def projections(**sizes: int) -> dict[str, nn.Module]:
 def triple(function: object, **parameters: nn.Parameter) -> Net:
     """Return queries, keys and values of 3 heads of 4, and a projection to 7."""
     return Net(function, **projections(q=12, k=12, v=12), proj=nn.Linear(12, 7), **parameters)
-
-
-def class_token_net() -> Net:
-    """Return one block of a vision transformer with 2 heads of 4."""
-    return Net(
-        with_class_token,
-        patch=nn.Conv2d(3, 8, 2, 2),
-        token=nn.Parameter(torch.randn(1, 1, 8)),
-        position=nn.Parameter(torch.randn(1, 10, 8)),
-        norm=nn.LayerNorm(8),
-        qkv=nn.Linear(8, 24),
-        proj=nn.Linear(8, 8),
-        up=nn.Linear(8, 16),
-        down=nn.Linear(16, 8),
-        head=nn.Linear(8, 2),
-    )
 
 
 PATTERNS = {
@@ -233,63 +187,6 @@ PATTERNS = {
         ),
         {"q": 8, "v": 6},
         shapes=((2, 5, 12), (2, 4, 12)),
-    ),
-    "vision transformer": Pattern(
-        class_token_net,
-        {"patch": 8, "qkv": 4, "up": 16},
-        statistics=("layer_norm in norm",),
-        rewritten="outputs differ",
-    ),
-    "multi-head attention module": Pattern(
-        lambda: Net(
-            module_attention,
-            stem=nn.Linear(12, 8),
-            attend=nn.MultiheadAttention(8, 2, batch_first=True),
-            head=nn.Linear(8, 3),
-        ),
-        {"stem": 8, "attend": 4},
-        shapes=TOKENS,
-        rewritten="does not run",
-    ),
-    "transformer encoder": Pattern(
-        lambda: Net(
-            lambda m, x: m.head(m.encode(m.stem(x))),
-            stem=nn.Linear(12, 8),
-            encode=nn.TransformerEncoder(
-                nn.TransformerEncoderLayer(8, 2, 16, dropout=0.1, batch_first=True, norm_first=True),
-                2,
-                enable_nested_tensor=False,
-            ),
-            head=nn.Linear(8, 3),
-        ),
-        {
-            "stem": 8,
-            "encode.layers.0.self_attn": 4,
-            "encode.layers.0.linear1": 16,
-            "encode.layers.1.self_attn": 4,
-            "encode.layers.1.linear1": 16,
-        },
-        shapes=TOKENS,
-        statistics=tuple(f"layer_norm in encode.layers.{layer}.norm{norm}" for layer in (0, 1) for norm in (1, 2)),
-        rewritten="does not run",
-    ),
-    "mixer": Pattern(
-        lambda: Net(
-            mixer,
-            stem=nn.Linear(12, 8),
-            across=nn.Linear(5, 10),
-            out=nn.Linear(10, 5),
-            up=nn.Linear(8, 16),
-            down=nn.Linear(16, 8),
-            head=nn.Linear(8, 2),
-        ),
-        {"stem": 8, "across": 10, "up": 16},
-        shapes=TOKENS,
-    ),
-    "spatial gating": Pattern(
-        lambda: Net(spatial_gating, up=nn.Linear(12, 16), across=nn.Linear(5, 5), down=nn.Linear(8, 2)),
-        {"up": 8},
-        shapes=TOKENS,
     ),
     "outer product": Pattern(
         lambda: Net(outer_product, a=conv(3, 8), b=conv(3, 6), fc=nn.Linear(48, 2)),

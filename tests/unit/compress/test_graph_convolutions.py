@@ -47,6 +47,21 @@ def mixture(m: Net, x: Tensor) -> Tensor:
     return m.b(F.conv2d(m.a(x), share * m.first + (1 - share) * m.second))
 
 
+def of_each_image(m: Net, x: Tensor) -> Tensor:
+    """Mix two kernels for each image, all of which one grouped convolution applies."""
+    share = m.gate(x.mean((2, 3))).softmax(-1)
+    kernels = (share @ m.kernels.view(2, -1)).view(-1, 3, 3, 3)
+    mixed = F.conv2d(x.reshape(1, -1, 6, 6), kernels, groups=x.shape[0], padding=1)
+    return m.b(mixed.view(-1, 8, 6, 6))
+
+
+def blurred(m: Net, x: Tensor) -> Tensor:
+    """Halve the image by a stored kernel that all channels share."""
+    hidden = m.a(x)
+    kernel = m.kernel.expand(hidden.shape[1], -1, -1, -1)
+    return m.b(F.conv2d(F.pad(hidden, (1, 1, 1, 1), "reflect"), kernel, stride=2, groups=hidden.shape[1]))
+
+
 PATTERNS = {
     "plain with batch norm": Pattern(
         lambda: Net(lambda m, x: m.b(m.bn(m.a(x)).relu()), a=conv(3, 8), bn=nn.BatchNorm2d(8), b=conv(8, 2)),
@@ -261,6 +276,17 @@ PATTERNS = {
             b=conv(6, 2),
         ),
         {"a": 8, "first": 6},
+    ),
+    "kernel of each image": Pattern(
+        lambda: Net(
+            of_each_image, gate=nn.Linear(3, 2), kernels=nn.Parameter(torch.randn(2, 8, 3, 3, 3)), b=conv(8, 2)
+        ),
+        {},
+        frozen=("aten.conv2d in the network",),
+        counted=False,
+    ),
+    "blur before a stride": Pattern(
+        lambda: Net(blurred, a=conv(3, 8), kernel=nn.Parameter(torch.rand(1, 1, 3, 3)), b=conv(8, 2)), {"a": 8}
     ),
     "convolution by columns": Pattern(
         lambda: Net(unfolded, a=conv(3, 8), matrix=nn.Parameter(torch.randn(2, 72))), {"a": 8}

@@ -77,6 +77,18 @@ def gated_linear(m: Net, x: Tensor) -> Tensor:
     return m.down(m.gate(x) * m.up(x).sigmoid())
 
 
+def conditioned(m: Net, x: Tensor) -> Tensor:
+    """Scale and shift channels by what another layer says, of which half are scales (FiLM)."""
+    style = m.style(x.mean((2, 3))).view(-1, 2, 8, 1, 1)
+    return m.b(m.a(x) * style[:, 0] + style[:, 1])
+
+
+def experts(m: Net, x: Tensor) -> Tensor:
+    """Weigh two layers by a softmax over them."""
+    both = torch.stack([m.first(x), m.second(x)], -1)
+    return m.b((both * m.route(x).softmax(-1).unsqueeze(-2)).sum(-1))
+
+
 PATTERNS = {
     "squeeze-excite": Pattern(
         lambda: Net(squeeze_excite, a=conv(3, 8), down=conv(8, 4, 1), up=conv(4, 8, 1), head=conv(8, 2)),
@@ -142,6 +154,17 @@ PATTERNS = {
         lambda: Net(gated_linear, gate=nn.Linear(5, 12), up=nn.Linear(5, 12), down=nn.Linear(12, 2)),
         {"gate": 12},
         shapes=((2, 5),),
+    ),
+    "scale and shift from another layer": Pattern(
+        lambda: Net(conditioned, style=nn.Linear(3, 16), a=conv(3, 8), b=conv(8, 2)),
+        {"style": 8},
+        rewritten="does not run",
+    ),
+    "mixture of experts": Pattern(
+        lambda: Net(experts, route=nn.Linear(5, 2), first=nn.Linear(5, 8), second=nn.Linear(5, 8), b=nn.Linear(8, 3)),
+        {"first": 8},
+        shapes=((2, 5),),
+        frozen=("aten.mul in the network meets a fixed tensor",),
     ),
     "scale of each channel": Pattern(
         lambda: Net(

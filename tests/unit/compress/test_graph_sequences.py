@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tests.unit.compress.networks import Net, Pattern, check
+from tests.unit.compress.networks import Net, Net2, Pattern, check, conv
 
 TOKENS = ((2, 6),)
 STEPS = ((2, 6, 5),)
@@ -137,6 +137,28 @@ PATTERNS = {
         ),
         {"start": 6},
         shapes=STEPS,
+        counted=False,
+    ),
+    "encoder and decoder": Pattern(
+        lambda: Net2(
+            lambda m, x, y: m.head(m.decode(y, m.encode(x)[1])[0]),
+            encode=nn.GRU(5, 6, batch_first=True),
+            decode=nn.GRU(4, 6, batch_first=True),
+            head=nn.Linear(6, 2),
+        ),
+        {"encode": 6},
+        shapes=((2, 6, 5), (2, 3, 4)),
+        counted=False,
+    ),
+    "recurrent layer on a map": Pattern(
+        lambda: Net(
+            lambda m, x: m.head(m.cell(m.a(x).mean(2).transpose(1, 2))[0][:, -1]),
+            a=conv(3, 8),
+            cell=nn.LSTM(8, 6, batch_first=True),
+            head=nn.Linear(6, 2),
+        ),
+        {"a": 8, "cell": 6},
+        shapes=((2, 3, 6, 6),),
         counted=False,
     ),
     "single cell": Pattern(

@@ -55,6 +55,20 @@ def auxiliary(m: Net, x: Tensor) -> dict[str, object]:
     return {"classes": m.c(m.b(hidden).mean((2, 3))), "maps": (hidden, hidden.mean((2, 3)))}
 
 
+def detections(m: Net, x: Tensor) -> Tensor:
+    """Put the boxes and classes of two maps one after another."""
+    hidden = m.a(x)
+    maps = [m.fine(hidden).flatten(2), m.coarse(F.max_pool2d(hidden, 2)).flatten(2)]
+    boxes, classes = torch.cat(maps, 2).transpose(1, 2).split([4, 3], -1)
+    return torch.cat([boxes.sigmoid(), classes], -1)
+
+
+def unpooled(m: Net, x: Tensor) -> Tensor:
+    """Put maxima back where they were."""
+    hidden, places = F.max_pool2d(m.a(x), 2, return_indices=True)
+    return m.c(F.max_unpool2d(m.b(hidden), places, 2))
+
+
 PATTERNS = {
     "residual": Pattern(
         lambda: Net(
@@ -140,6 +154,24 @@ PATTERNS = {
     ),
     "one head for two maps": Pattern(
         lambda: Net(pyramid, a=conv(3, 8), b=conv(8, 6), side=conv(8, 6, 1), head=conv(6, 2)), {"a": 8, "b": 6}
+    ),
+    "detections of two maps": Pattern(
+        lambda: Net(detections, a=conv(3, 8), fine=conv(8, 7), coarse=conv(8, 7)), {"a": 8}
+    ),
+    "places of maxima": Pattern(
+        lambda: Net(unpooled, a=conv(3, 8), b=conv(8, 8), c=conv(8, 2)),
+        {},
+        frozen=("aten.max_unpool2d in the network has no rule", "aten.conv2d in c meets a fixed tensor"),
+    ),
+    "directions compared": Pattern(
+        lambda: Net(
+            lambda m, x: F.linear(F.normalize(m.a(x)), F.normalize(m.w)),
+            a=nn.Linear(12, 8),
+            w=nn.Parameter(torch.randn(3, 8)),
+        ),
+        {"a": 8},
+        shapes=((2, 12),),
+        rewritten="computes baked_weight itself",
     ),
     "whole network is one layer": Pattern(lambda: Net(lambda m, x: m.a(x), a=conv(3, 8)), {}),
     "sequential": Pattern(
