@@ -124,6 +124,8 @@ def _backbone(entry: Entry) -> nn.Module:
 
 def _timm(entry: Entry) -> nn.Module:
     model: nn.Module = timm.create_model(entry.model, pretrained=False, **entry.arguments)
+    if getattr(model, "num_classes", None) == 0:  # made for features: all channels would be the output
+        model = timm.create_model(entry.model, pretrained=False, num_classes=1000, **entry.arguments)
     return model
 
 

@@ -40,6 +40,8 @@ _STATISTICS = frozenset(
     ).split()
 )
 
+#: Attributes of every graph module.
+_TAKEN = frozenset({"code", "graph", "meta", "training"})
 #: Containers of outputs that a graph keeps; fx has immutable ones of its own.
 _DICTIONARIES = frozenset({dict, OrderedDict, immutable_dict})
 _SEQUENCES: dict[Any, type] = {tuple: tuple, list: list, immutable_list: list}
@@ -87,6 +89,10 @@ def capture(model: nn.Module, example: Example) -> Captured:
         raise InputError(f"The example has a batch of {min(map(len, example))}; expected 2 or more.")
     program = _export(model, example)
     own = stored_tensors(model)
+    if taken := {name.partition(".")[0] for name in own} & _TAKEN:
+        raise InputError(
+            f"The network calls a tensor or layer {', '.join(sorted(taken))}: rename it, graphs use that name."
+        )
     aliases = shared_names(own)
     module = _graph_module(program, own, {name: alias[0] for alias in aliases for name in alias})
     folded = frozenset(_bake(module))

@@ -12,6 +12,7 @@ from math import prod
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -38,8 +39,8 @@ class Cost:
 def count(model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> Cost:
     """Count the multiply-accumulates of one image and the parameters of a network.
 
-    Counted: convolutions, linear layers, matrix products and attention, on the operators that really run; as many as
-    the dense arithmetic has, padding included. Not counted: biases, norms, activations, pooling, recurrent layers.
+    Counted: convolutions, linear layers, matrix products, attention and recurrent layers, on the operators that really
+    run; as many as the dense arithmetic has, padding included. Not counted: biases, norms, activations, pooling.
     A parameter that layers share counts once; buffers do not count.
 
     Args:
@@ -49,7 +50,7 @@ def count(model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> Cost:
     Cost: one forward pass of one image.
     """
     first = tuple(tensor[:1] for tensor in example) if isinstance(example, tuple) else example[:1]
-    counter = FlopCounterMode(display=False)
+    counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.mkldnn_rnn_layer: _recurrent})
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in trained:  # the counter hooks gradients, which views of parameters do not have here
         parameter.requires_grad_(False)  # noqa: FBT003 - torch's own positional argument
@@ -60,6 +61,13 @@ def count(model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> Cost:
         for parameter in trained:
             parameter.requires_grad_()
     return Cost(macs=counter.get_total_flops() // 2, parameters=sum(tensor.numel() for tensor in model.parameters()))
+
+
+def _recurrent(
+    value: Sequence[int], weight_ih: Sequence[int], weight_hh: Sequence[int], *_: object, **__: object
+) -> int:
+    """Return the floating-point operations of one layer and direction of an LSTM from the shapes of its tensors."""
+    return 2 * prod(value[:-1]) * (prod(weight_ih) + prod(weight_hh))
 
 
 class CostModel(Protocol):

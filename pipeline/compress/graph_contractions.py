@@ -11,7 +11,7 @@ from collections import defaultdict
 from math import prod
 from typing import TYPE_CHECKING
 
-from pipeline.compress.graph_labels import Label, Labels, Rule, Site, Value, broadcast, unknown
+from pipeline.compress.graph_labels import SYMBOLIC, Label, Labels, Rule, Site, Value, broadcast, unknown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -23,6 +23,8 @@ _RECURRENT_GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
 def convolution(site: Site) -> list[Labels]:
     """Convolve: the input's channels meet dimension 1 of the weight, dimension 0 becomes the output's channels."""
     value, weight = site.value("input"), site.value("weight")
+    if not isinstance(site.arguments["groups"], int) or weight.shape[0] >= SYMBOLIC:
+        return unknown(site)  # kernels of its own for each image
     channel = len(value.shape) - len(weight.shape) + 1  # the batch may be missing
     inner = value.labels[channel]
     if site.arguments["groups"] == 1:
@@ -205,6 +207,9 @@ def recurrent(site: Site) -> list[Labels]:
             site.contract(hidden, cell[1].labels[1], stored=cell[1].stored)
         given = value.labels[-1] if index < directions else _both(hidden, directions)
         site.contract(given, cell[0].labels[1], stored=cell[0].stored)
+        steps = [(size, None) for size in value.shape[:-1]]
+        for weight in cell[:2]:
+            site.notes.products.append([*steps, *zip(weight.shape, weight.labels, strict=True)])
     states: list[Labels] = [(None,) * (len(shape) - 1) + (hidden,) for shape in site.shapes[1:]]
     return [(*value.labels[:-1], _both(hidden, directions)), *states]
 

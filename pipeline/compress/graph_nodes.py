@@ -5,12 +5,13 @@ from __future__ import annotations
 import operator
 from typing import TYPE_CHECKING, Any
 
-from torch import fx
 from torch._ops import OpOverload
 
 from pipeline.compress.graph_rules import RULES
 
 if TYPE_CHECKING:
+    from torch import fx
+
     from pipeline.compress.graph_labels import Rule
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
@@ -149,4 +150,5 @@ class MaskedRun(DoubleRun):
 
 
 def _differ(left: Tensor, right: Tensor) -> bool:
-    return not torch.allclose(left, right, rtol=1e-12, atol=1e-12 * float(left.abs().max()) if left.numel() else 0)
+    scale = float(left.abs().max()) if left.numel() else 0.0
+    return not torch.allclose(left, right, rtol=1e-12, atol=1e-12 * scale if isfinite(scale) else 0.0, equal_nan=True)
