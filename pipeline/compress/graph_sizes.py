@@ -143,7 +143,7 @@ def _narrow(call: Call) -> Changes:
 
 def _convolution_groups(call: Call) -> Changes:
     groups, value, weight = call.arguments["groups"], call.given("input"), call.given("weight")
-    if groups == 1:
+    if groups == 1 or not isinstance(groups, int):
         return {}
     channels = call.size(value, len(value.shape) - len(weight.shape) + 1)
     transposed = plain_name(call.node).startswith("conv_transpose")

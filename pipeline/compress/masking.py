@@ -118,7 +118,7 @@ class MaskedRun(DoubleRun):
         """Return the positions of a tensor that stay."""
         for dim, stays in self._masks(value):
             repeated = stays.repeat(tensor.shape[dim] // len(stays))  # once for each image, where the batch is merged
-            tensor = tensor.index_select(dim, repeated.nonzero().flatten())
+            tensor = tensor.index_select(dim, repeated.nonzero().flatten().to(tensor.device))
         return tensor
 
     def _spread(self, tensor: Tensor, value: Value) -> Tensor:

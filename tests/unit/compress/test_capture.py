@@ -193,15 +193,28 @@ def test_inputs_of_every_kind(net: nn.Module, inputs: int) -> None:
     assert torch.equal(captured.module(*given), net(*given))
 
 
-@pytest.mark.parametrize("name", ["code", "graph", "meta", "output", "x", "x_1"])
-def test_names_that_graphs_have_themselves(name: str) -> None:
-    """A parameter may be called as an attribute of graphs, or as a node of this one."""
+def with_parameter(name: str) -> Net:
+    """Return two linear layers with a parameter of this name between them."""
     net = Net(lambda m, x: m.b(m.a(x) * getattr(m, name)), a=nn.Linear(3, 4), b=nn.Linear(4, 2))
     setattr(net, name, nn.Parameter(torch.rand(4)))
+    return net
+
+
+@pytest.mark.parametrize("name", ["output", "x", "linear", "weight"])
+def test_names_may_be_those_of_nodes(name: str) -> None:
+    """A parameter may be called as an input, an operator or a keyword of the graph's code."""
+    net = with_parameter(name)
     captured = capture(net, (torch.randn(2, 3),))
     x = torch.randn(4, 3)
     assert torch.equal(captured.module(x), net(x))
     assert captured.stored[name] is getattr(net, name)
+
+
+@pytest.mark.parametrize("name", ["code", "graph", "meta"])
+def test_names_that_graphs_have_themselves_are_refused(name: str) -> None:
+    """The message says which name to change."""
+    with pytest.raises(InputError, match=f"calls a tensor or layer {name}: rename it"):
+        capture(with_parameter(name), (torch.randn(2, 3),))
 
 
 def test_record_returns_values_by_node() -> None:

@@ -281,9 +281,12 @@ PATTERNS = {
         lambda: Net(
             of_each_image, gate=nn.Linear(3, 2), kernels=nn.Parameter(torch.randn(2, 8, 3, 3, 3)), b=conv(8, 2)
         ),
-        {},
-        frozen=("aten.conv2d in the network",),
+        {"gate": 2},
+        statistics=("softmax in the network",),
+        rewritten="does not run",
+        frozen=("aten.conv2d in", "aten.view in the network merges channels with another dimension"),
         counted=False,
+        again={},
     ),
     "blur before a stride": Pattern(
         lambda: Net(blurred, a=conv(3, 8), kernel=nn.Parameter(torch.rand(1, 1, 3, 3)), b=conv(8, 2)), {"a": 8}

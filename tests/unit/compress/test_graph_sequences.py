@@ -86,17 +86,14 @@ PATTERNS = {
         entries=11,
         frozen=("aten.embedding_bag in table has no rule", "aten.linear in fc meets a fixed tensor"),
     ),
-    "LSTM": Pattern(
-        lambda: recurrent(nn.LSTM(8, 6, batch_first=True), 6), {"stem": 8, "cell": 6}, shapes=STEPS, counted=False
-    ),
+    "LSTM": Pattern(lambda: recurrent(nn.LSTM(8, 6, batch_first=True), 6), {"stem": 8, "cell": 6}, shapes=STEPS),
     "LSTM of two layers and directions": Pattern(
         lambda: recurrent(nn.LSTM(8, 6, 2, batch_first=True, bidirectional=True, dropout=0.1), 12),
         {"stem": 8, "cell": 6},
         shapes=STEPS,
-        counted=False,
     ),
     "LSTM without bias, steps first": Pattern(
-        lambda: recurrent(nn.LSTM(8, 6, bias=False), 6), {"stem": 8, "cell": 6}, shapes=STEPS, counted=False
+        lambda: recurrent(nn.LSTM(8, 6, bias=False), 6), {"stem": 8, "cell": 6}, shapes=STEPS
     ),
     "LSTM with a projection": Pattern(
         lambda: recurrent(nn.LSTM(8, 6, proj_size=4, batch_first=True), 4),
@@ -114,19 +111,15 @@ PATTERNS = {
         ),
         {"cell": 6},
         shapes=STEPS,
-        counted=False,
     ),
-    "GRU": Pattern(
-        lambda: recurrent(nn.GRU(8, 6, batch_first=True), 6), {"stem": 8, "cell": 6}, shapes=STEPS, counted=False
-    ),
+    "GRU": Pattern(lambda: recurrent(nn.GRU(8, 6, batch_first=True), 6), {"stem": 8, "cell": 6}, shapes=STEPS),
     "GRU of two directions": Pattern(
         lambda: recurrent(nn.GRU(8, 6, batch_first=True, bidirectional=True), 12),
         {"stem": 8, "cell": 6},
         shapes=STEPS,
-        counted=False,
     ),
     "plain recurrent layers": Pattern(
-        lambda: recurrent(nn.RNN(8, 6, 2, batch_first=True), 6), {"stem": 8, "cell": 6}, shapes=STEPS, counted=False
+        lambda: recurrent(nn.RNN(8, 6, 2, batch_first=True), 6), {"stem": 8, "cell": 6}, shapes=STEPS
     ),
     "recurrent layer with a stored start": Pattern(
         lambda: Net(
@@ -137,7 +130,6 @@ PATTERNS = {
         ),
         {"start": 6},
         shapes=STEPS,
-        counted=False,
     ),
     "encoder and decoder": Pattern(
         lambda: Net2(
@@ -148,7 +140,6 @@ PATTERNS = {
         ),
         {"encode": 6},
         shapes=((2, 6, 5), (2, 3, 4)),
-        counted=False,
     ),
     "recurrent layer on a map": Pattern(
         lambda: Net(
@@ -159,7 +150,6 @@ PATTERNS = {
         ),
         {"a": 8, "cell": 6},
         shapes=((2, 3, 6, 6),),
-        counted=False,
     ),
     "single cell": Pattern(
         lambda: Net(lambda m, x: m.head(m.cell(x)[0]), cell=nn.LSTMCell(5, 6), head=nn.Linear(6, 3)),

@@ -84,6 +84,46 @@ def tokens_of_patches(m: Net, x: Tensor) -> Tensor:
     return m.b(patches.transpose(1, 2).reshape(batch, channels, height, width))
 
 
+def shifted_windows(m: Net, x: Tensor) -> Tensor:
+    """Attend in windows of 3x3 that are shifted by one pixel, with a table of distances and a mask (Swin)."""
+    tokens = m.norm(m.a(x).permute(0, 2, 3, 1))
+    batch, height, width, channels = tokens.shape
+    cut = torch.roll(tokens, (-1, -1), (1, 2)).view(batch, 2, 3, 2, 3, channels).permute(0, 1, 3, 2, 4, 5)
+    query, key, value = m.qkv(cut.reshape(-1, 9, channels)).reshape(-1, 9, 3, 2, 4).permute(2, 0, 3, 1, 4)
+    bias = m.table[m.distances.view(-1)].view(9, 9, -1).permute(2, 0, 1).contiguous()
+    scores = (query * 0.5) @ key.transpose(-2, -1) + bias.unsqueeze(0)
+    scores = scores.view(batch, 4, 2, 9, 9) + m.mask.unsqueeze(1).unsqueeze(0)
+    mixed = scores.view(-1, 2, 9, 9).softmax(-1) @ value
+    joined = m.proj(mixed.transpose(1, 2).reshape(-1, 9, channels)).view(batch, 2, 2, 3, 3, channels)
+    joined = torch.roll(joined.permute(0, 1, 3, 2, 4, 5).reshape(batch, height, width, channels), (1, 1), (1, 2))
+    return m.head((tokens + joined).mean((1, 2)))
+
+
+def shifted_windows_net() -> Net:
+    """Return two heads of four over windows, with indices and mask in buffers."""
+    net = Net(
+        shifted_windows,
+        a=conv(3, 8),
+        norm=nn.LayerNorm(8),
+        qkv=nn.Linear(8, 24),
+        table=nn.Parameter(torch.randn(25, 2)),
+        proj=nn.Linear(8, 8),
+        head=nn.Linear(8, 2),
+    )
+    net.register_buffer("distances", torch.randint(25, (9, 9)))
+    net.register_buffer("mask", torch.where(torch.rand(4, 9, 9) > 0.5, 0.0, -100.0))
+    return net
+
+
+def unequal_heads(m: Net, x: Tensor) -> Tensor:
+    """Give each of two heads 4 dimensions for queries and keys and 8 for values, behind a batch norm (LeViT)."""
+    batch, tokens, _ = x.shape
+    hidden = m.norm(m.qkv(x).flatten(0, 1)).view(batch, tokens, 2, 16)
+    query, key, value = hidden.split([4, 4, 8], 3)
+    scores = (query.permute(0, 2, 1, 3) @ key.permute(0, 2, 3, 1) * 0.5).softmax(-1)
+    return m.proj(F.hardswish((scores @ value.permute(0, 2, 1, 3)).transpose(1, 2).reshape(batch, tokens, 16)))
+
+
 def non_local(m: Net, x: Tensor) -> Tensor:
     """Add to every pixel what all pixels say, weighed by likeness; one size is a literal."""
     hidden = m.a(x)
@@ -181,6 +221,28 @@ PATTERNS = {
         ),
         {"attend": 4, "attend.out_proj": 12},
         shapes=((2, 5, 12), (2, 4, 5)),
+        rewritten="does not run",
+    ),
+    "shifted windows": Pattern(
+        shifted_windows_net,
+        {"a": 8, "qkv": 4},
+        statistics=("layer_norm in norm",),
+        rewritten="does not run",
+        frozen=("aten.add in the network meets a fixed tensor",),
+    ),
+    "shifted windows, heads leave whole": Pattern(
+        shifted_windows_net,
+        {"a": 8, "qkv": 2},
+        statistics=("layer_norm in norm",),
+        rewritten="does not run",
+        frozen=("aten.add in the network meets a fixed tensor",),
+        options={"heads": True},
+        again={"a": 4},
+    ),
+    "heads of unequal parts": Pattern(
+        lambda: Net(unequal_heads, qkv=nn.Linear(12, 32), norm=nn.BatchNorm1d(32), proj=nn.Linear(16, 5)),
+        {"qkv": 4, "qkv:2": 8},
+        shapes=TOKENS,
         rewritten="does not run",
     ),
     "rotary positions": Pattern(rotary_net, {"q": 3, "v": 6}, shapes=TOKENS, rewritten="does not run"),
