@@ -173,7 +173,9 @@ def check(pattern: Pattern) -> tuple[nn.Module, Pruned]:
     check_training(pruned.model, example)
     _, smaller, _ = halved(pruned.model, example, **pattern.options)
     narrower = {name: (width + 1) // 2 for name, width in pattern.groups.items()}
-    assert {group.name: group.width for group in smaller.groups} == (narrower if pattern.again is None else pattern.again)
+    assert {group.name: group.width for group in smaller.groups} == (
+        narrower if pattern.again is None else pattern.again
+    )
     return model, pruned
 
 
