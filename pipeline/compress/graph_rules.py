@@ -218,7 +218,10 @@ _TABLE: tuple[tuple[Rule, str], ...] = (
         elementwise,
         "eq ne lt le gt ge logical_and logical_or logical_not bitwise_and bitwise_or bitwise_not isnan isinf",
     ),
-    (elementwise, "dropout feature_dropout alpha_dropout zeros_like ones_like full_like rand_like randn_like"),
+    (
+        elementwise,
+        "dropout feature_dropout alpha_dropout zeros_like ones_like full_like rand_like randn_like zero fill",
+    ),
     (
         reduction,
         "mean sum prod amax amin max min std var std_mean var_mean norm linalg_vector_norm any all logsumexp",

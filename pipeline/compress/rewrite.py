@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate
 
-from pipeline.compress.graph_nodes import changes_something, plain_name
+from pipeline.compress.graph_nodes import arguments_of, changes_something, plain_name
 from pipeline.compress.graph_sizes import Call, arguments_with, resized
 from pipeline.compress.layers import Layer, layer_for
 from pipeline.compress.tensors import sliced
@@ -32,6 +32,8 @@ _TRAINING = {
     **dict.fromkeys(["lstm", "gru", "rnn_tanh", "rnn_relu"], "train"),
     "batch_norm": "training",
 }
+#: Batch, heads, tokens, dimensions of a head.
+_ATTENTION_DIMENSIONS = 4
 #: A view depends on how the operator before lays its result out, which sizes and runtimes change.
 _RESHAPES = {
     torch.ops.aten.view.default: torch.ops.aten.reshape.default,
@@ -103,7 +105,7 @@ class _Writer:
             target, changes = resized(Call(node, self._walk, self._removed))
         if switch := _TRAINING.get(plain_name(node)):
             changes[switch] = self._training
-        made = self._layer(node)
+        made = self._layer(node) or self._attention(node, changes)
         if made is None:
             args, kwargs = arguments_with(node, target, changes)
             args, kwargs = fx.node.map_arg((args, kwargs), lambda given: self._made.get(given, given))
@@ -126,3 +128,19 @@ class _Writer:
             if isinstance(counter := getattr(module, "num_batches_tracked", None), Tensor):
                 counter.copy_(self._captured.stored.get(f"{layer.path}.num_batches_tracked", counter))
         return self._graph.call_module(layer.path, (self._made[node.args[layer.input]],))  # type: ignore[index]
+
+    def _attention(self, node: fx.Node, changes: dict[str, Any]) -> fx.Node | None:
+        """Spell out an attention without the four dimensions that exporters take; None for any other call."""
+        if plain_name(node) != "scaled_dot_product_attention" or node.meta["val"].dim() == _ATTENTION_DIMENSIONS:
+            return None
+        given = arguments_of(node) | changes
+        mask = given["attn_mask"]
+        if given["is_causal"] or given["enable_gqa"] or (mask is not None and mask.meta["val"].dtype is torch.bool):
+            return None
+        query, key, value = (self._made[given[name]] for name in ("query", "key", "value"))
+        call, aten = self._graph.call_function, torch.ops.aten
+        turned = call(aten.transpose.int, (key, -2, -1))
+        scores = call(aten.mul.Tensor, (call(aten.matmul.default, (query, turned)), given["scale"]))
+        if mask is not None:
+            scores = call(aten.add.Tensor, (scores, self._made[mask]))
+        return call(aten.matmul.default, (call(aten.softmax.int, (scores, -1)), value))

@@ -189,6 +189,30 @@ def test_literals_are_those_of_the_smaller_network() -> None:
     assert calls["aten.scaled_dot_product_attention.default"].kwargs["scale"] == pytest.approx(8**-0.5)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_of_windows_is_spelled_out(masked: bool) -> None:  # noqa: FBT001
+    """Exporters take four dimensions alone: with five, the module has the two products and the softmax instead."""
+    net = Net(
+        lambda m, x: m.proj(
+            F.scaled_dot_product_attention(
+                *m.qkv(x).view(-1, 1, 5, 3, 2, 8).permute(3, 0, 1, 4, 2, 5).unbind(0),
+                attn_mask=m.mask if masked else None,
+            )
+            .transpose(2, 3)
+            .reshape(-1, 5, 16)
+        ),
+        qkv=nn.Linear(12, 48),
+        proj=nn.Linear(16, 7),
+        mask=nn.Parameter(torch.randn(5, 5)),
+    )
+    _, module = written(net, TOKENS)
+    names = [str(node.target) for node in module.graph.nodes if node.op == "call_function"]
+    assert names.count("aten.matmul.default") == 2
+    assert "aten.scaled_dot_product_attention.default" not in names
+    _, whole = written(net, TOKENS, WHOLE)
+    torch.testing.assert_close(whole(*TOKENS), net(*TOKENS))
+
+
 def test_shared_weights_stay_shared() -> None:
     """A table that is also the classifier is one tensor, which training moves once."""
     net = Net(
