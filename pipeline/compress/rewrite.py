@@ -111,6 +111,9 @@ class _Writer:
             args, kwargs = fx.node.map_arg((args, kwargs), lambda given: self._made.get(given, given))
             args, kwargs = map_aggregate((args, kwargs), self._placed)
             made = self._graph.call_function(_RESHAPES.get(target, target), args, kwargs)
+            if plain_name(node) == "scaled_dot_product_attention":  # its layout is the kernel's, which exporters change
+                layout: dict[str, Any] = {"memory_format": torch.contiguous_format}
+                made = self._graph.call_function(torch.ops.aten.clone.default, (made,), layout)
         made.meta = {key: node.meta[key] for key in ("nn_module_stack", "stack_trace") if key in node.meta}
         return made
 
