@@ -4,8 +4,9 @@ Channels that must leave together (residual sums, depthwise convolutions, the in
 on the exported graph; each class of them gets one score, and the lowest leave. What cannot be removed safely is kept
 whole and listed with the reason. The result is certified: it equals the original with the removed channels zeroed.
 
-Source: each criterion and allocation names its own; the default is the group L2 norm of DepGraph (Fang et al. 2023). Of
-fifteen comparisons of criteria in PruningBench (2024) the plain norms did best on average.
+Source: each criterion and allocation names its own; the default is the L2 norm of filters (Li et al. 2017). Of fifteen
+comparisons of criteria in PruningBench (2024) the plain norms did best on average; in benchmarks/criteria.md this one
+did best of all that need no data.
 
 It does not help by itself: accuracy falls at once and comes back only in a `finetune` stage after this one, or in the
 training of `schedule`. It buys little time where latency is bound by memory traffic or by few channels, and none when
@@ -76,7 +77,7 @@ class Prune(Stage):
 
     kind: Literal["prune"]
     criterion: CriterionName = Field(
-        default="group_l2",
+        default="l2",
         description="What a channel's score is. From weights: l1 and l2 of the filters, group_l2 of everything that "
         "leaves with a channel, fpgm (distance to the other filters), bn_scale. From images: hrank (rank of feature "
         "maps), chip, thinet (which also rescales what stays), apoz, mean_activation. From gradients: taylor, "

@@ -58,7 +58,7 @@ def demand(graph: ChannelGraph, scored: Collection[str], criterion: str, needed:
     if missing:
         raise InputError(
             f"{criterion} needs {needed}; found none for {len(missing)} of {len(graph.groups)} groups of channels: "
-            f"{', '.join(missing)}. Name them in `keep`, or choose another criterion."
+            f"{', '.join(missing)}. Name them in `keep`, or choose another criterion; group_l2 applies to every group."
         )
 
 

@@ -171,7 +171,7 @@ def test_the_written_network_is_the_reported_one(tmp_path: Path, criterion: str,
 def test_uniform_is_half_of_everything(tmp_path: Path) -> None:
     """Half of 16 and of 24 channels stay, those with the largest group norm."""
     given = original(tmp_path)
-    run(prune(allocation="uniform"), given, tmp_path / "pruned")
+    run(prune(criterion="group_l2", allocation="uniform"), given, tmp_path / "pruned")
     assert widths(tmp_path / "pruned") == (8, 12)
     network: Any = load_network(given)
     inner, norm, _, outer = network.block
@@ -414,7 +414,7 @@ def test_every_knob_is_described() -> None:
     """The description of a field is its only documentation."""
     fields = {name: field for name, field in Prune.model_fields.items() if name != "kind"}
     assert all(len(str(field.description)) > 20 for field in fields.values())
-    assert (prune().criterion, prune().allocation, prune().normalise) == ("group_l2", "global", None)
+    assert (prune().criterion, prune().allocation, prune().normalise) == ("l2", "global", None)
     assert (prune().consumes, Prune.revision) == ({"torch"}, 2)
 
 
