@@ -204,7 +204,7 @@ def numbers(found: Record) -> list[float]:
 def written(found: Record) -> str:
     """Write what came out of an export."""
     parts = [f"{key.replace('_', ' ')} {value:.0e}" for key, value in found.items() if isinstance(value, float)]
-    return "; ".join([*parts, *([f"{found['step']}: {plain(found['error'])}"] if "error" in found else [])])
+    return "; ".join([*parts, *([f"{found.get('step', 'export')}: {plain(found['error'])}"] if "error" in found else [])])
 
 
 def unknown(records: list[Record]) -> Iterator[str]:
