@@ -27,13 +27,13 @@ def disturbed(name: str, tensor: Tensor) -> Tensor:
     """Return a float64 copy in which no values are equal that would hide a misplaced channel.
 
     Vectors and constant tensors get a value of their own at every position, equal for equal names; what is not negative
-    (variances) stays so. Kernels and matrices of different values, and integers, are as they were.
+    (variances) stays so. Kernels and matrices of different values, integers, and bounds at infinity are as they were.
     """
     if not tensor.is_floating_point():
         return tensor
     wide = tensor.detach().double()
     vector = wide.numel() == max(wide.shape, default=1)
-    if wide.numel() == 0 or (not vector and wide.min() < wide.max()):
+    if wide.numel() == 0 or not wide.isfinite().all() or (not vector and wide.min() < wide.max()):
         return wide
     generator = torch.Generator().manual_seed(crc32(name.encode()))
     size = max(wide.square().mean().sqrt().item(), 1.0 if vector else 0.0) or 1.0
