@@ -177,9 +177,12 @@ def above(records: list[Record]) -> Iterator[str]:
 
 
 def why(record: Record) -> str:
-    """Write the reasons that matter."""
-    found = [f"{reason} ({100 * part:.0f} %)" for reason, part in record["frozen"].items() if part >= 0.005]  # noqa: PLR2004 (rounds to 0 %)
-    return "; ".join(found) or "channels tied to each other, or narrow groups"
+    """Write the reasons that matter; where they explain less than is missing, that channels are tied or few."""
+    frozen = record["frozen"]
+    found = [f"{reason} ({100 * part:.0f} %)" for reason, part in frozen.items() if part >= 0.005]  # noqa: PLR2004 (rounds to 0 %)
+    if sum(frozen.values()) < share(record) - EXPECTED:
+        found.append("channels tied to each other by a shuffle, or narrow groups")
+    return "; ".join(found)
 
 
 def exports(records: list[Record]) -> Iterator[str]:
@@ -204,7 +207,9 @@ def numbers(found: Record) -> list[float]:
 def written(found: Record) -> str:
     """Write what came out of an export."""
     parts = [f"{key.replace('_', ' ')} {value:.0e}" for key, value in found.items() if isinstance(value, float)]
-    return "; ".join([*parts, *([f"{found.get('step', 'export')}: {plain(found['error'])}"] if "error" in found else [])])
+    return "; ".join(
+        [*parts, *([f"{found.get('step', 'export')}: {plain(found['error'])}"] if "error" in found else [])]
+    )
 
 
 def unknown(records: list[Record]) -> Iterator[str]:
