@@ -131,7 +131,7 @@ CRITERIA: Mapping[str, Criterion] = {
         lambda r: Scoring(apoz(r.captured, r.graph, r.stream())), "data", "none", f"{_FORWARD} per batch"
     ),
     "mean_activation": Criterion(
-        lambda r: Scoring(mean_activation(r.captured, r.graph, r.stream())), "data", "l2", f"{_FORWARD} per batch"
+        lambda r: Scoring(mean_activation(r.captured, r.graph, r.stream())), "data", "mean", f"{_FORWARD} per batch"
     ),
     "random": Criterion(lambda r: Scoring(random(r.graph, r.seed)), "random", "none", "none"),
 }

@@ -4,9 +4,9 @@ Within a group no normalisation changes the order. Which one a criterion calls f
 mean, is a column of the table in criteria.py:
 
 - `none` where a score is a change of the loss, a relative error, a share or a norm's scale: already comparable;
-- `mean` for norms and distances of weights and for CHIP, which grow with the size of a filter or a map;
+- `mean` for norms and distances of weights, for CHIP and for mean activations, which grow with a filter, map or layer;
 - `max` for ranks of feature maps, which are bounded by the size of a map;
-- `l2` as Molchanov et al. (ICLR 2017) do for activations, and for any score with a heavy tail;
+- `l2` as Molchanov et al. (ICLR 2017) do for activations; it ranks wide layers lower, by the root of their width;
 - `rank` leaves only the order: every group then loses about the same share.
 """
 
