@@ -18,6 +18,7 @@ from onnx import AttributeProto
 
 from pipeline.core.errors import InputError
 from pipeline.core.quiet import quiet
+from pipeline.export.attention import spelled_out
 from pipeline.export.onnx_file import finish, first_line, onnx_specs, write_onnx
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def _translate(
     sample = torch.zeros(2 if dynamic else shape[0], *shape[1:])
     shapes = ({0: torch.export.Dim("batch")},) if dynamic else None
     try:
-        with quiet(r"`isinstance\(treespec, LeafSpec\)`", FutureWarning):
+        with quiet(r"`isinstance\(treespec, LeafSpec\)`", FutureWarning), spelled_out():
             program = torch.onnx.export(
                 model,
                 (sample,),
