@@ -31,7 +31,7 @@ def spelled_out() -> Iterator[None]:
         yield
 
 
-def attention(  # noqa: PLR0913 - the signature is torch's
+def attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
