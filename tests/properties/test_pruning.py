@@ -118,7 +118,7 @@ def test_removing_nothing_changes_nothing(model: Network) -> None:
     assert graph.walk is not None
     pruned = prune(captured, graph, model, {group.name: range(group.width) for group in graph.groups})
     assert (pruned.plan.keep, pruned.rewritten) == ({}, "")
-    assert pruned.certificate.relative_error < 1e-12
+    assert pruned.certificate.relative_error < 1e-10
     written = rewrite(captured, graph.walk, pruned.plan)
     images = (torch.randn(3, 3, SIZE, SIZE),)
     assert largest(outputs(model, images), outputs(written, images)) < 1e-5

@@ -96,8 +96,8 @@ def test_a_wrong_plan_has_no_certificate(mistake: str, way: str) -> None:
     with pytest.raises(DifferentError, match=message):
         reference.certify(candidate)
     right = Reference(captured, walk, plan)
-    assert right.certify(in_place(net, plan)).relative_error < 1e-12
-    assert right.certify(rewrite(captured, walk, plan)).relative_error < 1e-12
+    assert right.certify(in_place(net, plan)).relative_error < 1e-10
+    assert right.certify(rewrite(captured, walk, plan)).relative_error < 1e-10
     with pytest.raises(DifferentError):
         check_values(captured, candidate, plan)
 
@@ -128,7 +128,7 @@ def test_a_rewritten_module_with_wrong_sizes_has_no_certificate(sizes: list[int]
     captured, walk, plan = traced(split(), {"a": [0, 2, 4], "a:2": [0, 1]})
     module = rewrite(captured, walk, plan)
     reference = Reference(captured, walk, plan)
-    assert reference.certify(module).relative_error < 1e-12
+    assert reference.certify(module).relative_error < 1e-10
     (node,) = (node for node in module.graph.nodes if node.target is torch.ops.aten.split_with_sizes.default)
     assert node.args[1] == [3, 2]
     node.update_arg(1, sizes)
@@ -199,7 +199,7 @@ def test_a_smaller_scale_of_attention_is_found() -> None:
     reference = Reference(captured, walk, plan)
     with pytest.raises(DifferentError, match=DIFFERENT):
         reference.certify(in_place(net, plan))
-    assert reference.certify(rewrite(captured, walk, plan)).relative_error < 1e-12
+    assert reference.certify(rewrite(captured, walk, plan)).relative_error < 1e-10
 
 
 def test_a_tensor_of_the_wrong_size_is_named() -> None:
@@ -228,7 +228,7 @@ def test_certifying_changes_nothing() -> None:
     for candidate in candidates:
         first, second = (Reference(captured, walk, plan).certify(candidate) for _ in range(2))
         assert first == second
-        assert 0 <= first.relative_error < 1e-12
+        assert 0 <= first.relative_error < 1e-10
         assert first.statistics == ()
     for each, state in zip((net, *candidates), states, strict=True):
         assert all(module.training for module in each.modules())
@@ -338,4 +338,4 @@ def test_a_graph_module_is_run_in_double() -> None:
     captured, walk, plan = traced(net, {"a": [1, 3]})
     module = rewrite(captured, walk, plan)
     assert isinstance(module, fx.GraphModule)
-    assert Reference(captured, walk, plan).certify(module).relative_error < 1e-12
+    assert Reference(captured, walk, plan).certify(module).relative_error < 1e-10

@@ -192,7 +192,7 @@ def test_half_precision_networks_stay_so() -> None:
     net = plain().bfloat16().eval()
     _, _, pruned = halved(net, (torch.randn(2, 3, 6, 6, dtype=torch.bfloat16),))
     assert {tensor.dtype for tensor in pruned.model.parameters()} == {torch.bfloat16}
-    assert pruned.certificate.relative_error < 1e-12
+    assert pruned.certificate.relative_error < 1e-10
 
 
 class Counted(nn.Module):
