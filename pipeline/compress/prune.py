@@ -48,7 +48,7 @@ def prune(captured: Captured, graph: ChannelGraph, model: nn.Module, kept: Mappi
         InputError: a group is not known, or nothing of it would stay.
         StageError: neither way gives the original without the removed channels.
 
-    Cost: float64 copies of the tensors for the certificate, and three to four forward passes of two images.
+    Cost: a copy of the network, and three to four forward passes of the example in float64 for the certificate.
     """
     if graph.walk is None:
         raise InputError("The graph has no walk: expected what trace() returned.")
