@@ -4,10 +4,14 @@ SecateurError                 exit 3
 |- InputError                 exit 2   the user's recipe, files, data or arguments are not usable as given
 |  |- RecipeError             exit 2   one or more problems in a recipe, each with file and line
 |- StageError                 exit 3   a stage could not keep its contract (parity, certificate, NaN in training)
+|  |- OutputsError            exit 6   a file computes something else than it should: it is not timed
 |- ResourceError              exit 3   the machine could not do it (disk full, a folder in use, memory)
+|- IncomparableError          exit 4   two files were not to be measured on equal terms; the message names the field
+|- DeviceError                exit 5   a device cannot be reached, or what runs there stopped answering
 
 A message says what was found, what was expected and what to do. Exit codes of `secateur run`:
 0 passed, 1 budget missed, 2 bad input, 3 stage failed, 4 cannot tell (the interval straddles the budget).
+Those of `compare` and `gate` are in `pipeline.core.comparison`.
 """
 
 from __future__ import annotations
@@ -56,3 +60,25 @@ class StageError(SecateurError):
 
 class ResourceError(SecateurError):
     """The machine could not do it: a full disk, a folder in use, too little memory."""
+
+
+class OutputsError(StageError):
+    """A file's outputs are not finite, have other shapes, or are too far from those expected."""
+
+    exit_code = 6
+
+
+class IncomparableError(SecateurError):
+    """Two sides of a comparison differ in what must be equal for a fair one."""
+
+    exit_code = 4
+
+
+class DeviceError(SecateurError):
+    """A device cannot be reached, refuses, lacks something, or its worker stopped answering.
+
+    `partial` holds what was measured before that, where there is anything.
+    """
+
+    exit_code = 5
+    partial: object = None
