@@ -6,6 +6,7 @@ stays as it is and is not looked at.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,11 @@ def bundled_root() -> Path:
     """Return the folder that holds `recipes/` and `models/`: the package when installed, else the checkout."""
     package = Path(__file__).resolve().parents[1]
     return package if (package / "recipes").is_dir() else package.parent
+
+
+def cache_root() -> Path:
+    """Return the folder for what can be made again: $XDG_CACHE_HOME/secateur, or ~/.cache/secateur."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "secateur"
 
 
 def resolved(path: Path, folder: Path) -> Path:

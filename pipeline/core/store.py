@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.core.artifact import Artifact, payload_digest
 from pipeline.core.errors import InputError, ResourceError
+from pipeline.core.paths import cache_root
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,7 +28,7 @@ def default_root() -> Path:
     given = os.environ.get("SECATEUR_STORE")
     if given:
         return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "secateur" / "store"
+    return cache_root() / "store"
 
 
 @contextmanager

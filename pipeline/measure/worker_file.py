@@ -13,6 +13,8 @@ import zipfile
 from functools import lru_cache
 from pathlib import Path
 
+from pipeline.core.paths import cache_root
+
 #: Modules of the worker, relative to the package's folder. None of them imports anything but these, the standard
 #: library, numpy and the runtimes.
 MODULES: tuple[str, ...] = (
@@ -45,11 +47,6 @@ def worker_file() -> Path:
         partial.write_bytes(content)
         partial.replace(path)
     return path
-
-
-def cache_root() -> Path:
-    """Return the folder for what can be made again: $XDG_CACHE_HOME/secateur, or ~/.cache/secateur."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "secateur"
 
 
 def _content() -> bytes:
