@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from pipeline import cli_latency
 from pipeline.core.errors import SecateurError
 
 if TYPE_CHECKING:
@@ -31,10 +32,13 @@ app = typer.Typer(
     "  secateur recipes copy resnet20-fashion-int8 .\n\n"
     "  secateur plan recipes/resnet20-fashion-int8.yaml\n\n"
     "  secateur run recipes/resnet20-fashion-int8.yaml\n\n"
-    "Exit codes: 0 passed, 1 budget missed, 2 bad input, 3 a stage failed, 4 cannot tell.",
+    "Latency of exported files, of this program or any other: bench, compare, gate, doctor, device.\n\n"
+    "Exit codes of run: 0 passed, 1 budget missed, 2 bad input, 3 a stage failed, 4 cannot tell. Those of compare and "
+    "gate: 0 PASS, 1 FAIL, 2 bad input, 3 INCONCLUSIVE, 4 INCOMPARABLE, 5 device unreachable, 6 wrong outputs.",
 )
 recipes_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Recipes that come with the program.")
 app.add_typer(recipes_app, name="recipes")
+cli_latency.register(app)
 
 Recipe = Annotated[Path, typer.Argument(help="Recipe file (YAML).", show_default=False)]
 Set = Annotated[
@@ -151,43 +155,6 @@ def report(
     found, run_folder = read_run(folder)
     write(found, run_folder)
     _show(found, run_folder, as_json=as_json)
-
-
-@app.command()
-def bench(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Exported files (.onnx, .xml).")],
-    runtime: Annotated[Literal["onnxruntime", "openvino"], typer.Option(help="Runtime of all files.")] = "onnxruntime",
-    threads: Annotated[int, typer.Option(min=1, help="Threads of one inference.")] = 1,
-    budget: Annotated[str, typer.Option(help="Longest measuring time, with its unit: 30s, 2min.")] = "30s",
-    seed: Seed = 0,
-    as_json: AsJson = False,
-) -> None:
-    """Measure the latency of exported files on this machine; of two or more, the ratio to the first, interleaved.
-
-    Examples:
-
-      secateur bench model.onnx
-
-      secateur bench original.onnx pruned.onnx int8.onnx --runtime onnxruntime --threads 1
-    """
-    from pipeline.core.units import parse_duration
-    from pipeline.measure.bench import bench as measure_files
-    from pipeline.progress import ConsoleProgress
-
-    try:
-        budget_s = parse_duration(budget)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--budget") from error
-    with ConsoleProgress() as progress:
-        found = measure_files(files, runtime=runtime, threads=threads, budget_s=budget_s, seed=seed, progress=progress)
-    if as_json:
-        typer.echo(found.model_dump_json(indent=1))
-        return
-    from rich.console import Console
-
-    from pipeline.report.bench import bench_table
-
-    Console(highlight=False).print(bench_table(found))
 
 
 @app.command()

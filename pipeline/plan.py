@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.core.artifact import file_digest
 from pipeline.core.cpu import cpu_flags
+from pipeline.core.measurement import machine_digest
 from pipeline.data import digest as data_digest
-from pipeline.measure.machine import digest as machine_digest
 from pipeline.measure.machine import fingerprint
 from pipeline.stages.measure import Measure
 from pipeline.stages.quantize import Quantize

@@ -6,19 +6,25 @@ the plan that stands beside them, so that anyone can compute it again.
 
 from __future__ import annotations
 
-import os
+import hashlib
+import json
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
 from pipeline.core.artifact import Frozen
 from pipeline.core.errors import InputError
+from pipeline.core.paths import write_whole
 from pipeline.core.stage import Runtime
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
-SCHEMA_VERSION: Literal[1] = 1
+SCHEMA_VERSION: Literal[2] = 2
+#: Why sampling ended: every speedup is known closely enough, the verdict stands, the budget or the sessions are used
+#: up, or the device went away in the middle.
+Stop = Literal["precise", "decided", "budget", "sessions", "broken off"]
 
 #: Fields of the fingerprint without which two latencies are not of one machine. Kernel, memory and load may differ.
 MUST_MATCH: tuple[str, ...] = (
@@ -36,17 +42,18 @@ MUST_MATCH: tuple[str, ...] = (
 class SamplingPlan(Frozen):
     """The constants of the sampling protocol and of the statistics over its samples.
 
-    A session is one re-creation of every subject. Its share of the budget is `budget_s / max_sessions`, and it has
-    `min_rounds` to `max_rounds` rounds. From the session `min_sessions` on, each one ends with a look at the
-    intervals: sampling stops when all are narrower than `width`. Since there may be `looks` of them, every interval
+    A session is one re-creation of every subject: it takes about `session_s`, at most half of it for loading and
+    warming up, and has `min_rounds` to `max_rounds` rounds. The samples are looked at after the sessions of
+    `looks_after`; sampling stops there when the question is answered. Since there are `looks` of them, every interval
     is taken at the error rate (1 - level) / looks (Bonferroni), whichever look was the last.
     """
 
     budget_s: float = Field(gt=0)
-    min_sessions: int = Field(default=4, ge=2)
-    max_sessions: int = Field(default=8, ge=2)
+    strict: bool = Field(default=False, description="stop at the budget even with fewer than `min_sessions`")
+    session_s: float = Field(default=0.6, gt=0, description="aim for the length of a session")
+    min_sessions: int = Field(default=4, ge=2, description="sessions without which there is no interval")
     min_rounds: int = Field(default=3, ge=1)
-    max_rounds: int = Field(default=40, ge=1)
+    max_rounds: int = Field(default=60, ge=1)
     block_ns: int = Field(default=10_000_000, description="aim for the length of a block")
     min_block: int = Field(default=3, description="inferences in a block, at least")
     max_block: int = Field(default=16, description="inferences in a block, at most")
@@ -55,25 +62,39 @@ class SamplingPlan(Frozen):
     warmup_cap_ns: int = Field(default=1_000_000_000, description="longest warm-up of one subject in one session")
     level: float = Field(default=0.95, gt=0, lt=1)
     width: float = Field(default=0.04, description="relative width (high - low) / value at which sampling may stop")
-    replicates: int = Field(default=400, description="resamples of the bootstrap")
+    replicates: int = Field(default=100, description="resamples of the bootstrap")
     error_floor: float = Field(default=0.004, description="least standard error of a log-ratio")
     contention: float = Field(default=0.05, description="relative disagreement of wall and CPU speedup on one thread")
+    comparisons: int = Field(default=1, ge=1, description="questions asked together, each at its share of the level")
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
-        if self.min_sessions > self.max_sessions or self.min_rounds > self.max_rounds:
-            raise ValueError("a minimum of sessions or rounds exceeds its maximum")
+        if self.min_rounds > self.max_rounds:
+            raise ValueError("the minimum of rounds exceeds its maximum")
         return self
+
+    @property
+    def max_sessions(self) -> int:
+        """The sessions that the budget has room for."""
+        return max(self.min_sessions, int(self.budget_s / self.session_s))
+
+    @property
+    def looks_after(self) -> tuple[int, ...]:
+        """Return the numbers of sessions after which the samples are looked at: each half as many again, and the end.
+
+        With more looks each would have to be stricter, and a look costs time in which nothing is measured.
+        """
+        found: list[int] = []
+        sessions = self.min_sessions
+        while sessions < self.max_sessions:
+            found.append(sessions)
+            sessions = -(-3 * sessions // 2)
+        return (*found, self.max_sessions)
 
     @property
     def looks(self) -> int:
         """How often sampling may look at its intervals."""
-        return self.max_sessions - self.min_sessions + 1
-
-    @property
-    def session_ns(self) -> float:
-        """The share of the budget of one session."""
-        return self.budget_s * 1e9 / self.max_sessions
+        return len(self.looks_after)
 
     def block_size(self, inference_ns: int) -> int:
         """Return how many inferences a block has when one takes `inference_ns`."""
@@ -83,13 +104,15 @@ class SamplingPlan(Frozen):
 class Block(Frozen):
     """Consecutive inferences of one subject: nanoseconds of each, on the wall clock and of the process's CPU time.
 
-    `order` is the block's place in its round (0 was first), `preemptions` the involuntary context switches during it.
+    `order` is the block's place in its round (0 was first), `preemptions` the involuntary context switches during it,
+    `frequency_mhz` the cores' mean right after it where the kernel tells.
     """
 
     order: int
     wall_ns: tuple[int, ...] = Field(min_length=1)
     cpu_ns: tuple[int, ...]
     preemptions: int
+    frequency_mhz: float | None = None
 
     @model_validator(mode="after")
     def _paired(self) -> Self:
@@ -107,15 +130,37 @@ class SessionSamples(Frozen):
     rounds: tuple[Block, ...]
 
 
+class OutputCheck(Frozen):
+    """How far a subject's outputs are from those of the first subject, on the same inputs.
+
+    `relative` is the largest absolute difference over the largest absolute output of the first.
+    """
+
+    max_abs: float
+    relative: float
+    cosine: float
+
+
 class SubjectSamples(Frozen):
-    """Everything measured of one file in one runtime."""
+    """Everything measured of one file in one runtime, and the terms that it was measured on.
+
+    `peak_rss_bytes` is the peak of a process that loads this file alone and infers twice. `fingerprint` describes the
+    machine, `device` how it was reached.
+    """
 
     label: str
+    path: str = ""
     runtime: Runtime
     runtime_version: str
     options: dict[str, str]
     digest: str
-    input_shape: tuple[int, ...]
+    size_bytes: int | None = None
+    input_shapes: dict[str, tuple[int, ...]]
+    threads: int
+    device: str = "local"
+    fingerprint: dict[str, Any]
+    peak_rss_bytes: int | None = None
+    check: OutputCheck | None = None
     sessions: tuple[SessionSamples, ...]
 
 
@@ -134,16 +179,15 @@ class Measurement(Frozen):
     The first subject in each runtime is the baseline there.
     """
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[2] = SCHEMA_VERSION
     created: str
-    threads: int
     batch: int
+    pause_ns: int = 0
     seed: int
-    fingerprint: dict[str, Any]
     in_force: dict[str, Any]
     plan: SamplingPlan
     seconds: float
-    stopped: Literal["precise", "budget", "sessions"]
+    stopped: Stop
     conditions: tuple[Conditions, ...]
     subjects: tuple[SubjectSamples, ...] = Field(min_length=1)
 
@@ -160,42 +204,35 @@ class Measurement(Frozen):
         return next(i for i, subject in enumerate(self.subjects) if subject.runtime == runtime)
 
 
-def differences(first: Measurement, second: Measurement) -> tuple[str, ...]:
-    """Return what keeps two measurements from being compared, one `field: this, that` each; empty if nothing does."""
-    pairs = {name: (first.fingerprint.get(name), second.fingerprint.get(name)) for name in MUST_MATCH}
-    pairs |= {"threads": (first.threads, second.threads), "batch": (first.batch, second.batch)}
-    here, there = _runtimes(first), _runtimes(second)
-    pairs |= {f"runtime {name}": (here[name], there[name]) for name in sorted(here.keys() & there.keys())}
-    return tuple(f"{name}: {a!r}, {b!r}" for name, (a, b) in pairs.items() if a != b)
+def machine_digest(described: Mapping[str, Any]) -> str:
+    """Return the sha256 over the fields of a fingerprint that must match (`MUST_MATCH`)."""
+    fields = {name: described.get(name) for name in MUST_MATCH}
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
-def _runtimes(measurement: Measurement) -> dict[str, tuple[str, dict[str, str]]]:
-    return {subject.runtime: (subject.runtime_version, subject.options) for subject in measurement.subjects}
+def differences(
+    measurement: Measurement, first: int, second: int, *, between_runtimes: bool = False
+) -> tuple[str, ...]:
+    """Return what keeps two subjects from a fair comparison, one `field: this, that` each; empty if nothing does.
 
-
-def require_comparable(first: Measurement, second: Measurement) -> None:
-    """Refuse two measurements that were not taken under the same terms.
-
-    Raises:
-        InputError: machine, threads, batch, or a runtime's version or options differ; the message lists them.
+    With `between_runtimes` runtime, version and options may differ: the question is which of the two is faster.
     """
-    found = differences(first, second)
-    if found:
-        listed = "\n  ".join(found)
-        raise InputError(
-            f"the two measurements cannot be compared, they differ in\n  {listed}\n"
-            "measure both files together on one machine instead"
-        )
+    a, b = measurement.subjects[first], measurement.subjects[second]
+    pairs: dict[str, tuple[Any, Any]] = {
+        name: (a.fingerprint.get(name), b.fingerprint.get(name)) for name in MUST_MATCH
+    }
+    pairs |= {"threads": (a.threads, b.threads)}
+    pairs |= {"input shapes": (list(a.input_shapes.values()), list(b.input_shapes.values()))}
+    options = {name: (a.options.get(name), b.options.get(name)) for name in sorted({*a.options, *b.options})}
+    if not between_runtimes:
+        pairs |= {"runtime": (a.runtime, b.runtime), "runtime version": (a.runtime_version, b.runtime_version)}
+        pairs |= {f"runtime option {name}": pair for name, pair in options.items()}
+    return tuple(f"{name}: {this!r}, {that!r}" for name, (this, that) in pairs.items() if this != that)
 
 
 def save(measurement: Measurement, path: Path) -> None:
-    """Write the measurement as JSON; `path` holds the old content or the whole new one, never a part."""
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as stream:
-        stream.write(measurement.model_dump_json())
-        stream.flush()
-        os.fsync(stream.fileno())
-    partial.replace(path)
+    """Write the measurement as JSON, whole or not at all."""
+    write_whole(path, measurement.model_dump_json())
 
 
 def load(path: Path) -> Measurement:

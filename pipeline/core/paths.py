@@ -12,6 +12,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, ValidationInfo
 
+from pipeline.core.errors import ResourceError
+
 
 def bundled_root() -> Path:
     """Return the folder that holds `recipes/` and `models/`: the package when installed, else the checkout."""
@@ -22,6 +24,24 @@ def bundled_root() -> Path:
 def cache_root() -> Path:
     """Return the folder for what can be made again: $XDG_CACHE_HOME/secateur, or ~/.cache/secateur."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "secateur"
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that `path` holds the old content or the whole new one, never a part.
+
+    Raises:
+        ResourceError: it cannot be written.
+    """
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        with partial.open("w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise ResourceError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def resolved(path: Path, folder: Path) -> Path:

@@ -22,7 +22,11 @@ Runtime = Literal["onnxruntime", "openvino", "torch"]
 class Target(Frozen):
     """Where the result will run: this decides what is measured."""
 
-    device: Literal["local"] = Field(default="local", description="The machine that measures.")
+    device: str = Field(
+        default="local",
+        min_length=1,
+        description="The machine that measures: local, ssh://user@host:port, adb://serial, or a registered name.",
+    )
     runtime: Runtime = Field(default="onnxruntime", description="What runs the exported file.")
     threads: int = Field(default=1, ge=1, description="Threads of the runtime.")
     batch: int = Field(default=1, ge=1, description="Images in one call.")

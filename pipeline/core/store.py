@@ -75,13 +75,17 @@ class Store:
 
     def read(self, key: str) -> Artifact:
         """Return the artifact of a finished entry; raises ResourceError when its files are not what they were."""
-        folder = self.folder(key)
-        stored = Artifact.model_validate_json((folder / ARTIFACT_FILE).read_text())
-        artifact = stored.model_copy(update={"folder": folder})
-        if payload_digest(artifact.form, folder) != artifact.digest:
-            message = f"the stored stage {folder} is damaged: its digest is not the recorded one. Remove that folder."
-            raise ResourceError(message)
-        return artifact
+        return read_artifact(self.folder(key))
+
+
+def read_artifact(folder: Path) -> Artifact:
+    """Return the artifact in a folder; raises ResourceError when its files are not what they were."""
+    stored = Artifact.model_validate_json((folder / ARTIFACT_FILE).read_text())
+    artifact = stored.model_copy(update={"folder": folder})
+    if payload_digest(artifact.form, folder) != artifact.digest:
+        message = f"the stored stage {folder} is damaged: its digest is not the recorded one. Remove that folder."
+        raise ResourceError(message)
+    return artifact
 
 
 def write_artifact(artifact: Artifact, folder: Path) -> None:

@@ -54,6 +54,7 @@ MAX_POINTS = 100
 MAX_TEXT = 64  # characters; more is no quantity that a person wrote
 
 RATIO_ALLOWED = "a ratio between 0 and 1, such as 0.5 or 50%"
+MARGIN_ALLOWED = "a share such as 3% or 0.03"
 DURATION_ALLOWED = "a positive time with its unit (us, ms, s, min), such as 3ms"
 SIZE_ALLOWED = "a positive whole number of bytes with its unit (B, kB, MB, GB, KiB, MiB, GiB), such as 1.5MB"
 POINTS_ALLOWED = "points of accuracy from 0pt to 100pt, such as 0.5pt"
@@ -133,6 +134,20 @@ def parse_ratio(found: object) -> float:
     if not 0 < value < 1:
         raise _refusal(found, RATIO_ALLOWED)
     return value
+
+
+def parse_margin(found: object) -> float:
+    """Return the share that `3%`, `0.03` (text or number) means: at least 0, and possibly more than 1.
+
+    Raises:
+        ValueError: it is no such share.
+    """
+    if isinstance(found, float | int) and not isinstance(found, bool):
+        found = repr(found)
+    plain = isinstance(found, str) and re.fullmatch(r"[0-9]+(\.[0-9]+)?", found, flags=re.ASCII)
+    return float(
+        _amount(f"{found}x", FACTOR_UNITS, MARGIN_ALLOWED) if plain else _amount(found, PERCENT, MARGIN_ALLOWED)
+    )
 
 
 def parse_duration(found: object) -> float:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING
 
-from pipeline.core.artifact import file_digest
-from pipeline.core.errors import InputError
+from pipeline.core.measurement import SamplingPlan
 from pipeline.measure.harness import Subject, measure
+from pipeline.measure.payload import payload
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,16 +14,21 @@ if TYPE_CHECKING:
 
     from pipeline.core.measurement import Measurement
     from pipeline.core.stage import Progress, Runtime
+    from pipeline.measure.devices import Device
+    from pipeline.measure.harness import Terms
+
+#: Time of a session for each file in it.
+SESSION_S = 0.3
 
 
 def bench(
     files: Sequence[Path],
+    terms: Terms,
     *,
     runtime: Runtime,
-    threads: int,
     budget_s: float,
     seed: int,
-    batch: int = 1,
+    device: Device | None = None,
     progress: Progress | None = None,
 ) -> Measurement:
     """Measure files in one runtime, interleaved; the first is the baseline of the others.
@@ -33,22 +37,14 @@ def bench(
 
     Raises:
         InputError: no file is given, one does not exist, or the runtime cannot read it.
-        StageError: outputs are not finite, or differ in shape between files.
+        OutputsError: outputs are not finite, or differ in shape between files.
+        DeviceError: the device cannot be reached or went away.
     """
-    subjects = [Subject(str(file), runtime, file, source_digest(file)) for file in files]
-    return measure(subjects, threads=threads, batch=batch, budget_s=budget_s, seed=seed, progress=progress)
+    subjects = [Subject(str(file), runtime, file, payload(file, runtime).digest) for file in files]
+    plan = plan_for(len(subjects), budget_s)
+    return measure(subjects, terms, plan, seed=seed, devices=(device,) if device else (), progress=progress)
 
 
-def source_digest(file: Path) -> str:
-    """Return the sha256 of a file; of an OpenVINO model that of its .xml and the .bin beside it.
-
-    Raises:
-        InputError: a file does not exist.
-    """
-    parts = [file, file.with_suffix(".bin")] if file.suffix == ".xml" else [file]
-    for part in parts:
-        if not part.is_file():
-            raise InputError(f"{part} does not exist; expected an exported network")
-    if len(parts) == 1:
-        return file_digest(file)
-    return hashlib.sha256("".join(file_digest(part) for part in parts).encode()).hexdigest()
+def plan_for(subjects: int, budget_s: float) -> SamplingPlan:
+    """Return the plan for so many subjects: sessions long enough for all of them, and at least four in the budget."""
+    return SamplingPlan(budget_s=budget_s, session_s=min(SESSION_S * max(subjects, 2), budget_s / 4))

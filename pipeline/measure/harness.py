@@ -1,244 +1,307 @@
-"""Measures files against each other in this process: checks what they compute, then times them interleaved."""
+"""Measures files against each other: checks what they compute, then times them interleaved in a worker."""
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from pipeline.core.errors import InputError, StageError
+from pipeline.core.errors import DeviceError, InputError
 from pipeline.core.measurement import Conditions, Measurement, SamplingPlan, SubjectSamples
 from pipeline.core.stage import SilentProgress
-from pipeline.measure import clock
-from pipeline.measure.machine import fingerprint
-from pipeline.measure.runtimes import Session, open_session
+from pipeline.measure.clock import Readings
+from pipeline.measure.connection import Connection, connect
+from pipeline.measure.devices.local import LocalDevice
+from pipeline.measure.outputs import compare_outputs, require_sound
+from pipeline.measure.payload import Payload, payload
 from pipeline.measure.sampling import Created, sample
 from pipeline.measure.statistics import is_precise
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
-    from numpy.typing import NDArray
-    from torch import nn
-
-    from pipeline.core.measurement import SessionSamples
+    from pipeline.core.measurement import OutputCheck, SessionSamples, Stop
     from pipeline.core.stage import Progress, Runtime
+    from pipeline.measure.devices import Device
     from pipeline.measure.sampling import Samples
 
-#: Heap blocks up to this size come from the same arena as a runtime's own small ones, and so move them.
-HEAP_OFFSET_BYTES = 65_536
+#: A module that serves as the worker where a torch network is measured: it knows how to load one.
+TORCH_WORKER = "pipeline.torch_worker"
+#: Longest wait for a request that infers: a round of slow networks on a slow board.
+PATIENCE_S = 1800.0
 
 
 @dataclass(frozen=True)
 class Subject:
-    """Something to measure: a file, or for the torch runtime a network with the shape of its input.
+    """Something to measure: a file, or for the torch runtime the folder of a torch artifact.
 
-    `tolerance`, where given, is the largest absolute difference allowed between its outputs and those of the
-    baseline in its runtime. A pruned or quantised network computes something else, so that by default its outputs
-    need only be finite and of the same shape.
+    `tolerance`, where given, is the largest difference allowed between its outputs and those of the first subject,
+    relative to the largest output of the first. A pruned or quantised network computes something else, so that by
+    default its outputs need only be finite and of the same shape. `threads` and `device` (an index into the devices)
+    are its own where they differ from the others'.
     """
 
     label: str
     runtime: Runtime
-    source: Path | nn.Module
+    source: Path
     digest: str
-    input_shape: tuple[int, ...] | None = None
     tolerance: float | None = None
+    threads: int | None = None
+    device: int = 0
+
+
+@dataclass(frozen=True)
+class Terms:
+    """On what terms all subjects are run. `pause_ns` is idle time before each inference (a duty cycle)."""
+
+    threads: int = 1
+    batch: int = 1
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    pause_ns: int = 0
 
 
 @dataclass(frozen=True)
 class _Opened:
-    """What is known of a subject after its check."""
+    """What is known of a subject after its check: how to ask the worker for it, and what it is."""
 
-    version: str
-    options: dict[str, str]
-    input_shape: tuple[int, ...]
-    outputs: list[NDArray[np.float32]]
+    connection: Connection
+    request: dict[str, Any]
+    facts: dict[str, Any]
+    hello: dict[str, Any]
+    size_bytes: int
+    peak_rss_bytes: int | None
+    check: OutputCheck | None
 
 
-class SessionRunner:
-    """Runs blocks of real inferences: the `BlockRunner` of a measurement."""
+class WorkerRunner:
+    """The `BlockRunner` of a measurement: every subject lives in the worker of its device."""
 
-    def __init__(
-        self, subjects: Sequence[Subject], inputs_NCHW: NDArray[np.float32], *, threads: int, seed: int
-    ) -> None:
-        """Keep the subjects and the inputs; nothing is loaded yet."""
-        self._subjects = subjects
-        self._inputs_NCHW = inputs_NCHW
-        self._threads = threads
-        self._rng = np.random.default_rng(seed)
-        self._sessions: dict[int, Session] = {}
-        self._heap: list[bytearray] = []
-        self._ticks = clock.processor_times()
+    def __init__(self, opened: Sequence[_Opened], *, pause_ns: int, seed: int) -> None:
+        """Keep what was opened; nothing is loaded yet."""
+        self._opened = opened
+        self._pause_ns = pause_ns
+        self._seed = seed
+        self._connections = list({id(each.connection): each.connection for each in opened}.values())
 
     def create(self, subject: int) -> Created:
-        """Load a subject behind a heap block of random size, and infer once."""
-        self._heap.append(bytearray(int(self._rng.integers(HEAP_OFFSET_BYTES))))
-        begun_ns = perf_counter_ns()
-        session = _open(self._subjects[subject], self._threads, len(self._inputs_NCHW))
-        loaded_ns = perf_counter_ns()
-        session.run(self._inputs_NCHW)
-        first_ns = perf_counter_ns() - loaded_ns
-        self._sessions[subject] = session
-        return Created(loaded_ns - begun_ns, first_ns)
+        """Load a subject and infer once."""
+        return Created(**self._ask(subject, "create", file=self._opened[subject].request, seed=self._seed))
 
-    def block(self, subject: int, inferences: int) -> clock.Readings:
-        """Infer `inferences` times without a break."""
-        session = self._sessions[subject]
-        return clock.time_block(lambda: session.run(self._inputs_NCHW), inferences)
+    def block(self, subject: int, inferences: int) -> Readings:
+        """Infer `inferences` times."""
+        return Readings(**self._ask(subject, "block", inferences=inferences, pause_ns=self._pause_ns))
+
+    def rounds(self, orders: Sequence[Sequence[int]], sizes: Sequence[int], limit_ns: int) -> list[list[Readings]]:
+        """Time rounds: in one request where all subjects are in one worker, else with the workers taking turns."""
+        if len(self._connections) == 1:
+            found = self._connections[0].request(
+                "rounds",
+                patience_s=PATIENCE_S,
+                orders=orders,
+                sizes=sizes,
+                limit_ns=limit_ns,
+                pause_ns=self._pause_ns,
+            )
+            return [[Readings(**block) for block in blocks] for blocks in found]
+        done: list[list[Readings]] = []
+        end_ns = self.now_ns() + limit_ns
+        for order in orders:
+            done.append([self.block(subject, sizes[subject]) for subject in order])
+            if self.now_ns() >= end_ns:
+                break
+        return done
 
     def release(self) -> None:
-        """Let go of all sessions."""
-        self._sessions.clear()
-        self._heap.clear()
+        """Let go of all sessions; a worker that is gone has let go of its own."""
+        for connection in self._connections:
+            if connection.process.poll() is None:
+                connection.request("release")
 
     def now_ns(self) -> int:
-        """Return the time on the performance counter."""
+        """Return the time on the host's performance counter."""
         return perf_counter_ns()
 
     def conditions(self) -> Conditions:
-        """Read load, frequency and temperature now, and the steal since the last call."""
-        before, self._ticks = self._ticks, clock.processor_times()
-        return Conditions(
-            load=clock.load_average(),
-            steal=clock.steal_share(before, self._ticks),
-            frequency_mhz=clock.frequency_mhz(),
-            temperature_c=clock.temperature_c(),
-        )
+        """Return the state of the first subject's device since the last call."""
+        return Conditions(**self._connections[0].request("conditions"))
+
+    def _ask(self, subject: int, op: str, **arguments: Any) -> Any:  # noqa: ANN401 - JSON
+        connection = self._opened[subject].connection
+        return connection.request(op, patience_s=PATIENCE_S, subject=subject, **arguments)
 
 
 def measure(
     subjects: Sequence[Subject],
+    terms: Terms,
+    plan: SamplingPlan,
     *,
-    threads: int,
-    batch: int,
-    budget_s: float,
     seed: int,
+    devices: Sequence[Device] = (),
+    stop: Callable[[Measurement], Stop | None] | None = None,
+    ready: Callable[[Measurement], None] | None = None,
     progress: Progress | None = None,
 ) -> Measurement:
-    """Check what the subjects compute, then time all of them interleaved for about `budget_s` seconds.
+    """Check what the subjects compute, then time all of them interleaved for about the plan's budget.
 
     The first subject in each runtime is the baseline there. All sessions of one re-creation are in memory at once.
+    `stop` is asked at the plan's looks, with what was measured so far; without it sampling stops when every speedup
+    is known to the plan's width. `ready` is called before timing, with everything but samples: it may refuse.
 
     Raises:
         InputError: there is no subject, a file cannot be read, or the inputs of two subjects differ in shape.
-        StageError: outputs are not finite, differ in shape, or by more than the tolerance.
+        OutputsError: outputs are not finite, differ in shape, or by more than the tolerance.
+        DeviceError: a device cannot be reached, or went away in the middle: then `partial` has what was measured.
     """
-    progress = progress or SilentProgress()
-    plan = SamplingPlan(budget_s=budget_s)
-    opened = _check(subjects, threads=threads, batch=batch, seed=seed)
-    in_force = _in_force()
-    progress.note(f"measuring with {threads} thread(s), batch {batch}, {_text(in_force)}")
-
-    def gather(samples: Samples) -> tuple[SubjectSamples, ...]:
-        return tuple(map(_samples, subjects, opened, samples))
-
-    sampled = sample(
-        SessionRunner(subjects, _inputs(opened[0].input_shape, seed), threads=threads, seed=seed),
-        len(subjects),
-        plan=plan,
-        seed=seed,
-        precise=lambda samples: is_precise(gather(samples), plan=plan, seed=seed),
-        progress=progress,
-    )
-    return Measurement(
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        threads=threads,
-        batch=batch,
-        seed=seed,
-        fingerprint=fingerprint(),
-        in_force=in_force,
-        plan=plan,
-        seconds=sampled.seconds,
-        stopped=sampled.stopped,
-        conditions=sampled.conditions,
-        subjects=gather(sampled.samples),
-    )
-
-
-def _samples(subject: Subject, opened: _Opened, sessions: tuple[SessionSamples, ...]) -> SubjectSamples:
-    return SubjectSamples(
-        label=subject.label,
-        runtime=subject.runtime,
-        runtime_version=opened.version,
-        options=opened.options,
-        digest=subject.digest,
-        input_shape=opened.input_shape,
-        sessions=sessions,
-    )
-
-
-def _open(subject: Subject, threads: int, batch: int) -> Session:
-    if isinstance(subject.source, Path):
-        return open_session(subject.runtime, subject.source, threads=threads, batch=batch)
-    if subject.runtime != "torch" or subject.input_shape is None:
-        raise InputError(
-            f"{subject.label}: a network is measured in torch with its input shape, not in {subject.runtime}"
-        )
-    from pipeline.measure.runtimes.torch import open_module  # noqa: PLC0415 - loads torch
-
-    return open_module(subject.source, subject.input_shape, threads)
-
-
-def _inputs(shape: tuple[int, ...], seed: int) -> NDArray[np.float32]:
-    """Return the inputs of every inference: standard normal, the same for one shape and seed."""
-    return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
-
-
-def _check(subjects: Sequence[Subject], *, threads: int, batch: int, seed: int) -> list[_Opened]:
-    """Run every subject once on the same inputs and compare what comes out."""
     if not subjects:
         raise InputError("there is nothing to measure; expected at least one file")
+    progress = progress or SilentProgress()
+    with ExitStack() as stack:
+        workers = [_worker(stack, device) for device in devices or (_local(subjects),)]
+        opened = _check(subjects, terms, workers, seed=seed, progress=progress)
+        in_force = workers[0][1]["in_force"]
+        progress.note(f"measuring with {terms.threads} thread(s), batch {terms.batch}, {_text(in_force)}")
+
+        def gather(samples: Samples, **found: Any) -> Measurement:  # noqa: ANN401 - fields of Measurement
+            content = {"seconds": 0.0, "stopped": "budget", "conditions": (), **found}
+            return Measurement(
+                created=datetime.now(UTC).isoformat(timespec="seconds"),
+                batch=terms.batch,
+                pause_ns=terms.pause_ns,
+                seed=seed,
+                in_force=in_force,
+                plan=plan,
+                subjects=tuple(map(_samples, subjects, opened, samples)),
+                **content,
+            )
+
+        if ready:
+            ready(gather(((),) * len(subjects)))
+        sampled = sample(
+            WorkerRunner(opened, pause_ns=terms.pause_ns, seed=seed),
+            len(subjects),
+            plan=plan,
+            seed=seed,
+            stop=lambda samples: (stop or _precise)(gather(samples)),
+            progress=progress,
+        )
+    found = gather(sampled.samples, seconds=sampled.seconds, stopped=sampled.stopped, conditions=sampled.conditions)
+    if sampled.error:
+        sampled.error.partial = found
+        raise sampled.error
+    return found
+
+
+def _precise(measurement: Measurement) -> Stop | None:
+    found = is_precise(measurement.subjects, plan=measurement.plan, seed=measurement.seed)
+    return "precise" if found else None
+
+
+def _local(subjects: Sequence[Subject]) -> LocalDevice:
+    """Return this machine, with a worker that loads torch where a subject needs it."""
+    torch = any(subject.runtime == "torch" for subject in subjects)
+    return LocalDevice(module=TORCH_WORKER if torch else None)
+
+
+def _worker(stack: ExitStack, device: Device) -> tuple[Connection, dict[str, Any]]:
+    stack.callback(device.close)
+    connection, hello = connect(device)
+    stack.callback(connection.close)
+    return connection, hello
+
+
+def _check(
+    subjects: Sequence[Subject],
+    terms: Terms,
+    workers: Sequence[tuple[Connection, dict[str, Any]]],
+    *,
+    seed: int,
+    progress: Progress,
+) -> list[_Opened]:
+    """Bring every subject to its device, weigh it, run it once on the same inputs and compare what comes out."""
+    payloads = [payload(subject.source, subject.runtime) for subject in subjects]
+    _require_installed(subjects, workers)
+    requests = [
+        _request(subject, brought, terms, workers[subject.device][0].device)
+        for subject, brought in zip(subjects, payloads, strict=True)
+    ]
+    # Before any runtime is loaded in a worker: each is weighed in a process that has that runtime and file alone.
+    weights: list[int | None] = []
+    for number, (subject, request) in enumerate(zip(subjects, requests, strict=True)):
+        progress.update(number, 2 * len(subjects), "weighing the files")
+        weights.append(workers[subject.device][0].request("weigh", file=request, seed=seed).get("peak_rss_bytes"))
     opened: list[_Opened] = []
-    for subject in subjects:
-        session = _open(subject, threads, batch)
-        outputs = [output.copy() for output in session.run(_inputs(session.input_shape, seed))]
-        opened.append(_Opened(session.version, dict(session.options), session.input_shape, outputs))
-        baseline = next(i for i, other in enumerate(subjects) if other.runtime == subject.runtime)
-        _require_same_shapes(subject, opened[-1], subjects[0], opened[0])
-        _require_sound(subject, outputs, opened[baseline].outputs)
+    for number, (subject, request) in enumerate(zip(subjects, requests, strict=True)):
+        progress.update(len(subjects) + number, 2 * len(subjects), "checking the outputs")
+        connection, hello = workers[subject.device]
+        facts = connection.request("check", patience_s=PATIENCE_S, file=request, seed=seed)
+        require_sound(subject.label, subject.runtime, facts["outputs"])
+        check = None
+        if opened:
+            check = compare_outputs(subjects[0].label, opened[0].facts, subject.label, facts, subject.tolerance)
+        unchecked = {**request, "sha256": {}}
+        opened.append(_Opened(connection, unchecked, facts, hello, payloads[number].size_bytes, weights[number], check))
     return opened
 
 
-def _require_same_shapes(subject: Subject, opened: _Opened, first: Subject, expected: _Opened) -> None:
-    """Refuse a subject with other inputs or outputs than the first."""
-    if opened.input_shape != expected.input_shape:
-        raise InputError(
-            f"{subject.label} takes inputs of shape {opened.input_shape}, {first.label} of {expected.input_shape}; "
-            "only networks for the same inputs can be compared"
-        )
-    shapes, others = ([each.shape for each in side.outputs] for side in (opened, expected))
-    if shapes != others:
-        raise StageError(
-            f"{subject.label} in {subject.runtime} returns shapes {shapes}, {first.label} {others}; not timed"
-        )
+def _require_installed(subjects: Sequence[Subject], workers: Sequence[tuple[Connection, dict[str, Any]]]) -> None:
+    """Refuse a device that lacks a runtime or numpy, with the line that installs it there."""
+    for subject in subjects:
+        connection, hello = workers[subject.device]
+        missing = [name for name in ("numpy", subject.runtime) if hello["packages"].get(name) is None]
+        if missing:
+            raise DeviceError(
+                f"{connection.device.url}: {hello['executable']} (Python {hello['python']}) has no "
+                f"{' and no '.join(missing)}; run there: {hello['executable']} -m pip install {_pins(missing)}"
+            )
 
 
-def _require_sound(
-    subject: Subject, outputs: Sequence[NDArray[np.float32]], expected: Sequence[NDArray[np.float32]]
-) -> None:
-    """Refuse to time outputs that are not finite, or farther from the baseline's than the subject's tolerance."""
-    if not all(np.isfinite(each).all() for each in outputs):
-        raise StageError(f"{subject.label} in {subject.runtime} returns values that are not finite; not timed")
-    if subject.tolerance is None:
-        return
-    largest = max(float(np.abs(a - b).max()) for a, b in zip(outputs, expected, strict=True))
-    if largest > subject.tolerance:
-        raise StageError(
-            f"{subject.label} in {subject.runtime} differs from its baseline by {largest:.3g}, "
-            f"allowed are {subject.tolerance:.3g}; not timed"
-        )
+def _pins(packages: Sequence[str]) -> str:
+    """Name packages in the versions that this program runs with, where it has them."""
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - only for a message
+
+    pinned: list[str] = []
+    for name in packages:
+        try:
+            pinned.append(f"{name}=={version(name).partition('+')[0]}")
+        except PackageNotFoundError:
+            pinned.append(name)
+    return " ".join(pinned)
 
 
-def _in_force() -> dict[str, Any]:
-    """Say under which scheduling this process measures. Nothing is changed."""
-    affinity = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
-    return {"nice": os.nice(0), "affinity": affinity}
+def _request(subject: Subject, brought: Payload, terms: Terms, device: Device) -> dict[str, Any]:
+    """Push a subject's files and describe it to the worker."""
+    places = device.push({f"{brought.digest}/{name}": path for name, path in brought.files.items()})
+    return {
+        "path": places[f"{brought.digest}/{brought.main}"],
+        "sha256": brought.sha256,
+        "runtime": subject.runtime,
+        "threads": subject.threads or terms.threads,
+        "batch": terms.batch,
+        "shapes": {name: list(shape) for name, shape in terms.shapes.items()},
+    }
+
+
+def _samples(subject: Subject, opened: _Opened, sessions: tuple[SessionSamples, ...]) -> SubjectSamples:
+    facts = opened.facts
+    return SubjectSamples(
+        label=subject.label,
+        path=str(subject.source),
+        runtime=subject.runtime,
+        runtime_version=facts["version"],
+        options=facts["options"],
+        digest=subject.digest,
+        size_bytes=opened.size_bytes,
+        input_shapes={port["name"]: tuple(port["shape"]) for port in facts["inputs"]},
+        threads=opened.request["threads"],
+        device=opened.connection.device.url,
+        fingerprint=opened.hello["fingerprint"],
+        peak_rss_bytes=opened.peak_rss_bytes,
+        check=opened.check,
+        sessions=sessions,
+    )
 
 
 def _text(in_force: dict[str, Any]) -> str:

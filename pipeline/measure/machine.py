@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import platform
 from typing import TYPE_CHECKING, Any
 
-from pipeline.core.measurement import MUST_MATCH
 from pipeline.measure.clock import ROOT
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
 #: Instruction sets by which the runtimes choose their kernels, as /proc/cpuinfo names them (x86 flags, ARM features).
@@ -60,12 +56,6 @@ def fingerprint(root: Path = ROOT) -> dict[str, Any]:
         "kernel": platform.release(),
         "governor": _text(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
     }
-
-
-def digest(described: Mapping[str, Any]) -> str:
-    """Return the sha256 over the fields of a fingerprint that must match (`MUST_MATCH`)."""
-    fields = {name: described.get(name) for name in MUST_MATCH}
-    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
 def cgroup_cpus(root: Path = ROOT) -> float | None:

@@ -11,22 +11,24 @@ Reasonable Time" (ISMM 2013) for repetition at every level that has a random eff
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from pipeline.core.errors import DeviceError
 from pipeline.core.measurement import Block, SessionSamples
 from pipeline.core.stage import SilentProgress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from pipeline.core.measurement import Conditions, SamplingPlan
+    from pipeline.core.measurement import Conditions, SamplingPlan, Stop
     from pipeline.core.stage import Progress
     from pipeline.measure.clock import Readings
 
-Stop = Literal["precise", "budget", "sessions"]
+#: Longest time between two reports of progress, unless a single round takes longer.
+PIECE_NS = 1_000_000_000
 #: Sessions of each subject.
 Samples = tuple[tuple[SessionSamples, ...], ...]
 
@@ -48,6 +50,9 @@ class BlockRunner(Protocol):
     def block(self, subject: int, inferences: int) -> Readings:
         """Infer `inferences` times without a break."""
 
+    def rounds(self, orders: Sequence[Sequence[int]], sizes: Sequence[int], limit_ns: int) -> list[list[Readings]]:
+        """Time rounds, each one block of every subject in the given order, until `limit_ns` is over; at least one."""
+
     def release(self) -> None:
         """Let go of everything that was created."""
 
@@ -60,12 +65,16 @@ class BlockRunner(Protocol):
 
 @dataclass(frozen=True)
 class Sampled:
-    """What sampling returns: samples per subject, conditions per session, why it stopped, and how long it took."""
+    """What sampling returns: samples per subject, conditions per session, why it stopped, and how long it took.
+
+    `error` is the device's, when it went away: what was finished before is kept.
+    """
 
     samples: Samples
     conditions: tuple[Conditions, ...]
     stopped: Stop
     seconds: float
+    error: DeviceError | None = None
 
 
 @dataclass(frozen=True)
@@ -86,18 +95,19 @@ class _Sampler:
         return [int(subject) for subject in self.rng.permutation(self.subjects)]
 
     def session(self, number: int) -> tuple[SessionSamples, ...]:
-        """Create all subjects, warm them up and time rounds until the session's share of the budget is spent."""
-        end_ns = self.runner.now_ns() + self.plan.session_ns
+        """Create all subjects, warm them up and time rounds until the session's time is over.
+
+        At least as long as loading and warming up took is spent on rounds, else most of the budget would be lost.
+        """
+        begun_ns = self.runner.now_ns()
         try:
             created = {subject: self.runner.create(subject) for subject in self.order()}
             warmups = {subject: self._warm_up(subject, created[subject].first_ns) for subject in self.order()}
             sizes = [self.plan.block_size(min(warmups[subject][-1].wall_ns)) for subject in range(self.subjects)]
-            rounds: list[dict[int, Block]] = []
-            while len(rounds) < self.plan.min_rounds or (
-                len(rounds) < self.plan.max_rounds and self.runner.now_ns() < end_ns
-            ):
-                rounds.append(self._round(sizes))
-                self._report(number, len(rounds))
+            ready_ns = self.runner.now_ns()
+            rounds = self._rounds(
+                sizes, max(begun_ns + int(self.plan.session_s * 1e9), 2 * ready_ns - begun_ns), number
+            )
         finally:
             self.runner.release()
         return tuple(
@@ -110,9 +120,23 @@ class _Sampler:
             for subject in range(self.subjects)
         )
 
+    def _rounds(self, sizes: Sequence[int], end_ns: int, number: int) -> list[dict[int, Block]]:
+        """Time rounds until `end_ns`, but never fewer or more than the plan's; in pieces short enough to report on."""
+        rounds: list[dict[int, Block]] = []
+        while len(rounds) < self.plan.min_rounds or (
+            len(rounds) < self.plan.max_rounds and self.runner.now_ns() < end_ns
+        ):
+            orders = [self.order() for _ in range(self.plan.max_rounds - len(rounds))]
+            left_ns = max(end_ns - self.runner.now_ns(), 0)
+            for order, blocks in zip(orders, self.runner.rounds(orders, sizes, min(left_ns, PIECE_NS)), strict=False):
+                placed = enumerate(zip(order, blocks, strict=True))
+                rounds.append({subject: _block(readings, place) for place, (subject, readings) in placed})
+            self._report(number, len(rounds))
+        return rounds
+
     def _warm_up(self, subject: int, first_ns: int) -> tuple[Block, ...]:
         """Run blocks until their minima agree, or until the subject's share of half the session is spent."""
-        cap_ns = min(self.plan.warmup_cap_ns, self.plan.session_ns / (2 * self.subjects))
+        cap_ns = min(self.plan.warmup_cap_ns, self.plan.session_s * 1e9 / (2 * self.subjects))
         blocks: list[Block] = []
         spent_ns, inference_ns = 0, first_ns
         while not blocks or (spent_ns < cap_ns and not self._settled(blocks)):
@@ -126,12 +150,6 @@ class _Sampler:
         last = [min(block.wall_ns) for block in blocks[-self.plan.warmup_blocks :]]
         return len(last) == self.plan.warmup_blocks and max(last) <= min(last) * (1 + self.plan.warmup_agreement)
 
-    def _round(self, sizes: Sequence[int]) -> dict[int, Block]:
-        return {
-            subject: _block(self.runner.block(subject, sizes[subject]), place)
-            for place, subject in enumerate(self.order())
-        }
-
     def _report(self, session: int, rounds: int) -> None:
         budget_s = self.plan.budget_s
         done_s = min(self.elapsed_ns() / 1e9, budget_s)
@@ -144,37 +162,48 @@ def sample(
     *,
     plan: SamplingPlan,
     seed: int,
-    precise: Callable[[Samples], bool],
+    stop: Callable[[Samples], Stop | None],
     progress: Progress | None = None,
 ) -> Sampled:
-    """Time `subjects` subjects by the protocol above until `precise` holds or the plan's budget is spent.
+    """Time `subjects` subjects by the protocol above until `stop` gives a reason or the plan's budget is spent.
 
-    A session is not begun when one as long as the longest so far would overrun the budget. Only the first
-    `min_sessions` are taken in any case, with `min_rounds` rounds each: without them there is no interval.
+    `stop` is asked after the sessions of the plan's looks. A session is not begun when one as long as the longest so
+    far would overrun the budget. Only the first `min_sessions` are taken in any case, with `min_rounds` rounds each:
+    without them there is no interval. In a strict plan the budget holds even then.
     """
     rng = np.random.default_rng(seed)
     sampler = _Sampler(runner, subjects, plan, rng, progress or SilentProgress(), runner.now_ns())
     sessions: list[tuple[SessionSamples, ...]] = []
     conditions: list[Conditions] = []
-    longest_ns, stopped = 0, None
+    longest_ns, error = 0, None
+    stopped: Stop | None = None
     while stopped is None:
         begun_ns = runner.now_ns()
-        sessions.append(sampler.session(len(sessions) + 1))
-        conditions.append(runner.conditions())
+        try:
+            sessions.append(sampler.session(len(sessions) + 1))
+            conditions.append(runner.conditions())
+        except DeviceError as gone:
+            del sessions[len(conditions) :]
+            stopped, error = "broken off", gone
+            break
         longest_ns = max(longest_ns, runner.now_ns() - begun_ns)
-        if len(sessions) >= plan.min_sessions:
-            would_end_s = (sampler.elapsed_ns() + longest_ns) / 1e9
-            stopped = _stop(plan, len(sessions), would_end_s, precise=precise(_by_subject(sessions)))
-    return Sampled(_by_subject(sessions), tuple(conditions), stopped, sampler.elapsed_ns() / 1e9)
+        would_end_s = (sampler.elapsed_ns() + longest_ns) / 1e9
+        stopped = _stop(plan, len(sessions), would_end_s, lambda: stop(_by_subject(sessions)))
+    samples = _by_subject(sessions) if sessions else ((),) * subjects
+    return Sampled(samples, tuple(conditions), stopped, sampler.elapsed_ns() / 1e9, error)
 
 
-def _stop(plan: SamplingPlan, sessions: int, would_end_s: float, *, precise: bool) -> Stop | None:
+def _stop(plan: SamplingPlan, sessions: int, would_end_s: float, answered: Callable[[], Stop | None]) -> Stop | None:
     """Return why sampling ends here, or None when another session follows."""
-    if precise:
-        return "precise"
+    over = would_end_s > plan.budget_s
+    if sessions < plan.min_sessions:
+        return "budget" if over and plan.strict else None
+    found = answered() if over or sessions in plan.looks_after else None
+    if found:
+        return found
     if sessions >= plan.max_sessions:
         return "sessions"
-    return "budget" if would_end_s > plan.budget_s else None
+    return "budget" if over else None
 
 
 def _by_subject(sessions: Sequence[tuple[SessionSamples, ...]]) -> Samples:
@@ -182,4 +211,4 @@ def _by_subject(sessions: Sequence[tuple[SessionSamples, ...]]) -> Samples:
 
 
 def _block(readings: Readings, order: int) -> Block:
-    return Block(order=order, wall_ns=readings.wall_ns, cpu_ns=readings.cpu_ns, preemptions=readings.preemptions)
+    return Block(order=order, **asdict(readings))

@@ -37,6 +37,8 @@ Clock = Literal["wall", "cpu"]
 Series = tuple["NDArray[np.float64]", ...]
 
 NANOSECONDS_PER_MILLISECOND = 1e6
+#: Up to this many values all pairs are cheaper than a search.
+FEW = 300
 QUANTILES = {"p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
 
 
@@ -78,9 +80,22 @@ def preempted_share(subject: SubjectSamples) -> float:
 
 
 def hodges_lehmann(values: NDArray[np.float64]) -> float:
-    """Return the median of the means of all pairs of values, each value paired with itself too. O(n^2)."""
-    first, second = _pairs(len(values))
-    return float(np.median(values[first] + values[second]) / 2)
+    """Return the median of the means of all pairs of values, each value paired with itself too.
+
+    O(n^2) for few values; for more by bisection on their order, O(n log n), exact to 1e-9 of their range.
+    """
+    if len(values) <= FEW:
+        first, second = _pairs(len(values))
+        return float(np.median(values[first] + values[second]) / 2)
+    ordered = np.sort(values)
+    low, high = float(ordered[0]), float(ordered[-1])
+    half, places = len(values) * (len(values) + 1) / 4, np.arange(len(values))
+    tolerance = 1e-9 * (high - low)
+    while high - low > tolerance:
+        middle = (low + high) / 2
+        below = np.searchsorted(ordered, 2 * middle - ordered, side="right") - places
+        low, high = (low, middle) if np.maximum(below, 0).sum() >= half else (middle, high)
+    return (low + high) / 2
 
 
 @lru_cache(maxsize=4)
@@ -109,20 +124,44 @@ def bootstrap(
     return results
 
 
-def ratio_interval(baseline: Series, other: Series, *, plan: SamplingPlan, seed: int) -> Interval:
-    """Return how many times as fast `other` is as `baseline` (baseline / other), paired round by round.
+@dataclass(frozen=True)
+class LogRatio:
+    """Estimate of log(baseline / other) over all rounds, with its standard error, floor included."""
 
-    The interval is exp(r +- z max(standard error, `plan.error_floor`)), with z for an error rate of
-    (1 - level) / looks, and is stated at `plan.level`: it holds although sampling stopped when it was narrow enough.
+    centre: float
+    error: float
+
+    def interval(self, plan: SamplingPlan) -> Interval:
+        """Return the ratio with its interval at the plan's level, which holds at every look."""
+        reach = plan_quantile(plan) * self.error
+        low, high = math.exp(self.centre - reach), math.exp(self.centre + reach)
+        return Interval(value=math.exp(self.centre), low=low, high=high, level=plan.level)
+
+
+def plan_quantile(plan: SamplingPlan) -> float:
+    """Return the standard normal's quantile for an error rate of (1 - level) / looks, two-sided."""
+    return NormalDist().inv_cdf(1 - (1 - plan.level) / plan.looks / 2)
+
+
+def log_ratio(baseline: Series, other: Series, *, plan: SamplingPlan, seed: int) -> LogRatio:
+    """Return the log-ratio baseline / other, paired round by round.
+
+    Swapping the two negates it, scaling both by one factor leaves it. The standard error is at least the plan's
+    `error_floor`: a machine is never quieter than its own A/A comparisons.
     """
     logs = tuple(np.log(a) - np.log(b) for a, b in zip(baseline, other, strict=True))
     centre = hodges_lehmann(np.concatenate(logs))
     resampled = bootstrap(logs, hodges_lehmann, replicates=plan.replicates, seed=seed)
-    error = max(float(resampled.std(ddof=1)), plan.error_floor)
-    reach = NormalDist().inv_cdf(1 - (1 - plan.level) / plan.looks / 2) * error
-    return Interval(
-        value=math.exp(centre), low=math.exp(centre - reach), high=math.exp(centre + reach), level=plan.level
-    )
+    return LogRatio(centre, max(float(resampled.std(ddof=1)), plan.error_floor))
+
+
+def ratio_interval(baseline: Series, other: Series, *, plan: SamplingPlan, seed: int) -> Interval:
+    """Return how many times as fast `other` is as `baseline` (baseline / other), paired round by round.
+
+    The interval is exp(r +- z * standard error), with z for an error rate of (1 - level) / looks, and is stated at
+    `plan.level`: it holds although sampling stopped when it was narrow enough.
+    """
+    return log_ratio(baseline, other, plan=plan, seed=seed).interval(plan)
 
 
 def milliseconds(subject: SubjectSamples, clock: Clock, *, plan: SamplingPlan, seed: int) -> Interval:
@@ -165,15 +204,16 @@ def _narrow(interval: Interval, plan: SamplingPlan) -> bool:
     return interval.high - interval.low <= plan.width * interval.value
 
 
-def contended(wall: Interval | None, cpu: Interval | None, *, threads: int, plan: SamplingPlan) -> bool:
-    """Say whether wall and CPU speedup disagree by more than `plan.contention`, with one thread.
+def contended(wall: Interval | None, cpu: Interval | None, *, threads: int, margin: float) -> bool:
+    """Say whether wall and CPU ratio disagree by more than the margin and by more than their noise, with one thread.
 
     With one thread both count the same work, so that a disagreement is other load on the cores. With more, it is
     expected: CPU time adds up over threads.
     """
     if wall is None or cpu is None or threads != 1:
         return False
-    return abs(math.log(wall.value) - math.log(cpu.value)) > math.log1p(plan.contention)
+    apart = max(wall.low, cpu.low) > min(wall.high, cpu.high)
+    return apart and abs(math.log(wall.value) - math.log(cpu.value)) > math.log1p(margin)
 
 
 def timing(measurement: Measurement, index: int) -> Timing:
@@ -182,12 +222,12 @@ def timing(measurement: Measurement, index: int) -> Timing:
     wall, cpu = speedup(measurement, index, "wall"), speedup(measurement, index, "cpu")
     return Timing(
         runtime=subject.runtime,
-        threads=measurement.threads,
+        threads=subject.threads,
         milliseconds=milliseconds(subject, "wall", plan=plan, seed=seed),
         cpu_milliseconds=milliseconds(subject, "cpu", plan=plan, seed=seed),
         speedup=wall,
         cpu_speedup=cpu,
-        contended=contended(wall, cpu, threads=measurement.threads, plan=plan),
+        contended=contended(wall, cpu, threads=subject.threads, margin=plan.contention),
     )
 
 

@@ -23,7 +23,7 @@ NANOSECONDS_PER_MILLISECOND = 1e6
 def bench_table(measurement: Measurement) -> RenderableType:
     """Return milliseconds (typical and tail), the paired speedup over the first file, and the conditions."""
     first = measurement.subjects[0]
-    title = f"{first.runtime} {first.runtime_version}, {numbers.plural(measurement.threads, 'thread')}"
+    title = f"{first.runtime} {first.runtime_version}, {numbers.plural(first.threads, 'thread')}"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     table.add_column("File", overflow="fold")
     for name in ("ms", "p50", "p95", "CPU ms", "Speedup", "Load ms", "First ms"):

@@ -19,8 +19,9 @@ from pipeline.core.errors import InputError
 from pipeline.core.measurement import Measurement, save
 from pipeline.core.stage import Candidate, Context, Outcome, Runtime, Stage
 from pipeline.core.units import Duration
-from pipeline.measure.fresh import measure_afresh
-from pipeline.measure.harness import Subject, measure
+from pipeline.measure.bench import plan_for
+from pipeline.measure.devices import open_device
+from pipeline.measure.harness import Subject, Terms, measure
 from pipeline.measure.runtimes import READS
 from pipeline.measure.statistics import speedup
 
@@ -33,6 +34,7 @@ FILE = "measurement.json"
 class Measure(Stage):
     """Latency of every file so far, paired with the original's."""
 
+    revision: ClassVar[int] = 2
     libraries: ClassVar[tuple[str, ...]] = ("onnxruntime", "openvino", "torch")
 
     kind: Literal["measure"] = "measure"
@@ -65,16 +67,16 @@ class Measure(Stage):
 
         Raises:
             InputError: none of the runtimes reads any of the files.
-            StageError: a file computes values that are not finite, or other shapes than the original.
+            OutputsError: a file computes values that are not finite, or other shapes than the original.
+            DeviceError: the target's device cannot be reached, or went away.
         """
-        # A torch network is of a class that a new process cannot import.
-        take = measure if "torch" in self.runtimes else measure_afresh
-        measurement = take(
-            self._subjects(given, context),
-            threads=self.threads or context.target.threads,
-            batch=context.target.batch,
-            budget_s=self.budget,
+        subjects, target = self._subjects(given, context), context.target
+        measurement = measure(
+            subjects,
+            Terms(threads=self.threads or target.threads, batch=target.batch),
+            plan_for(len(subjects), self.budget),
             seed=context.seed,
+            devices=() if target.device == "local" else (open_device(target.device),),
             progress=context.progress,
         )
         save(measurement, context.folder / FILE)
@@ -100,17 +102,13 @@ class Measure(Stage):
         if missing:
             forms = sorted({candidate.artifact.form for candidate in files})
             raise InputError(f"measure: {', '.join(missing)} reads none of the files so far ({', '.join(forms)})")
-        return [_subject(candidate, runtime, context.target.batch) for candidate, runtime in readable]
+        return [_subject(candidate, runtime) for candidate, runtime in readable]
 
 
-def _subject(candidate: Candidate, runtime: Runtime, batch: int) -> Subject:
+def _subject(candidate: Candidate, runtime: Runtime) -> Subject:
     artifact = candidate.artifact
-    if runtime != "torch":
-        return Subject(candidate.label, runtime, artifact.file, artifact.digest)
-    from pipeline.network import load_network
-
-    shape = (batch, *artifact.inputs[0].shape[1:])
-    return Subject(candidate.label, runtime, load_network(artifact), artifact.digest, shape)
+    source = artifact.folder if runtime == "torch" else artifact.file
+    return Subject(candidate.label, runtime, source, artifact.digest)
 
 
 def _summary(measurement: Measurement) -> dict[str, Any]:

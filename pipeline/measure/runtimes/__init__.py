@@ -1,11 +1,13 @@
 """One file per inference runtime. A runtime turns a file into a `Session` that infers on the CPU.
 
-To add one: its file with `open_session(path, threads, batch) -> Session`, a case in `open_session` below, its row in
+To add one: its file with `open_session(path, settings) -> Session`, a case in `open_session` below, its row in
 `READS`, and its name in `pipeline.core.stage.Runtime`.
 """
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from pipeline.core.errors import InputError
@@ -13,6 +15,7 @@ from pipeline.core.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
+    from typing import Any
 
     import numpy as np
     from numpy.typing import NDArray
@@ -26,6 +29,24 @@ READS: Mapping[Runtime, frozenset[Form]] = {
     "openvino": frozenset({"onnx", "openvino"}),
     "torch": frozenset({"torch"}),
 }
+
+
+@dataclass(frozen=True)
+class Port:
+    """One input of a network: its name, the shape that it is run at, and its numpy dtype."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a file is run. `shapes` gives sizes to inputs by name, where the file leaves more open than the batch."""
+
+    threads: int = 1
+    batch: int = 1
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 class Session(Protocol):
@@ -44,14 +65,16 @@ class Session(Protocol):
         """Every option that was set, and what it was set to."""
 
     @property
-    def input_shape(self) -> tuple[int, ...]:
-        """[N, C, H, W] of the input, the batch filled in."""
+    def inputs(self) -> tuple[Port, ...]:
+        """The inputs, with all sizes filled in."""
 
-    def run(self, inputs_NCHW: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    def run(self, *inputs: NDArray[Any]) -> list[NDArray[np.float32]]:
         """Infer once. The outputs are valid until the next call: copy what is to be kept."""
 
 
-def open_session(runtime: Runtime, path: Path, *, threads: int, batch: int) -> Session:
+def open_session(
+    runtime: Runtime, path: Path, *, threads: int, batch: int, shapes: Mapping[str, tuple[int, ...]] | None = None
+) -> Session:
     """Load a file in the runtime of that name. Only that runtime is imported.
 
     Raises:
@@ -59,42 +82,53 @@ def open_session(runtime: Runtime, path: Path, *, threads: int, batch: int) -> S
     """
     if not path.is_file():
         raise InputError(f"{path} does not exist; expected a file that {runtime} reads")
-    match runtime:
-        case "onnxruntime":
-            from pipeline.measure.runtimes import onnxruntime  # noqa: PLC0415 - loads its library
+    settings = Settings(threads, batch, shapes or {})
+    if runtime == "onnxruntime":
+        from pipeline.measure.runtimes import onnxruntime  # noqa: PLC0415 - loads its library
 
-            return onnxruntime.open_session(path, threads, batch)
-        case "openvino":
-            from pipeline.measure.runtimes import openvino  # noqa: PLC0415 - loads its library
+        return onnxruntime.open_session(path, settings)
+    if runtime == "openvino":
+        from pipeline.measure.runtimes import openvino  # noqa: PLC0415 - loads its library
 
-            return openvino.open_session(path, threads, batch)
-        case _:
-            raise InputError(f"{path}: {runtime} reads no files here; export it, or give the network itself")
+        return openvino.open_session(path, settings)
+    raise InputError(f"{path}: {runtime} reads no files here; export it, or give the network itself")
 
 
-def fixed_shape(path: Path, declared: Sequence[int | str | None], batch: int) -> tuple[int, ...]:
-    """Return the shape to run at: `declared`, with a dynamic first dimension replaced by `batch`.
+def fixed_shape(path: Path, name: str, declared: Sequence[int | str | None], settings: Settings) -> tuple[int, ...]:
+    """Return the shape to run an input at: `declared`, with a dynamic first dimension replaced by the batch.
 
-    A dynamic dimension is a name, None, or negative.
+    A dynamic dimension is a name, None, or negative. A shape in the settings replaces all that is dynamic.
 
     Raises:
-        InputError: the file is fixed to another batch, or another dimension is dynamic.
+        InputError: the file is fixed to another batch or shape, or a dimension is dynamic and was not given.
     """
     sizes = [size if isinstance(size, int) and size >= 0 else None for size in declared]
-    if not sizes or any(size is None for size in sizes[1:]):
+    if name in settings.shapes:
+        given = settings.shapes[name]
+        if len(given) != len(sizes) or any(a not in {None, b} for a, b in zip(sizes, given, strict=False)):
+            raise InputError(f"{path}: input {name} has shape {list(declared)}, asked for {list(given)}")
+        return given
+    if any(size is None for size in sizes[1:]):
         raise InputError(
-            f"{path}: input shape {list(declared)} is dynamic beyond the batch; export it with a fixed size"
+            f"{path}: input {name} of shape {list(declared)} is dynamic beyond the batch; export it with a fixed "
+            f"size, or give one: --shape {name}={','.join(str(size or 1) for size in sizes)}"
         )
-    if sizes[0] not in {None, batch}:
-        raise InputError(f"{path}: is fixed to batch {sizes[0]}, asked for {batch}; export it with that batch")
-    return (batch, *(size for size in sizes[1:] if size is not None))
+    if sizes and sizes[0] not in {None, settings.batch}:
+        raise InputError(f"{path}: is fixed to batch {sizes[0]}, asked for {settings.batch}; export it with that batch")
+    return (settings.batch, *(size for size in sizes[1:] if size is not None)) if sizes else ()
 
 
-def require_image_input(path: Path, types: Sequence[str], float_type: str) -> None:
-    """Refuse a file whose inputs are not exactly one float32 tensor.
+def dtype_of(path: Path, name: str, written: str, known: Mapping[str, str]) -> str:
+    """Return the numpy dtype for a runtime's own name of a type.
 
     Raises:
-        InputError: it has another number of inputs, or another type.
+        InputError: inputs of that type cannot be made here.
     """
-    if list(types) != [float_type]:
-        raise InputError(f"{path}: has inputs of type {list(types)}, expected exactly one of {float_type}")
+    if written not in known:
+        raise InputError(f"{path}: input {name} is of type {written}, allowed: {', '.join(known)}")
+    return known[written]
+
+
+def numbers_in(ports: Sequence[Port]) -> int:
+    """Return how many numbers one inference takes in."""
+    return sum(math.prod(port.shape) for port in ports)

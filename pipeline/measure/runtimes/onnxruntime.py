@@ -7,13 +7,13 @@ would burn the cores that another one is being timed on. A dynamic batch stays d
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 
 from pipeline.core.errors import InputError
-from pipeline.measure.runtimes import fixed_shape, require_image_input
+from pipeline.measure.runtimes import Port, Settings, dtype_of, fixed_shape
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,6 +35,17 @@ LOAD_ERRORS: tuple[type[Exception], ...] = (
     state.RuntimeException,
 )
 ERRORS_ONLY = 3
+#: numpy's names of ONNX Runtime's types.
+DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(double)": "float64",
+    "tensor(int8)": "int8",
+    "tensor(uint8)": "uint8",
+    "tensor(int32)": "int32",
+    "tensor(int64)": "int64",
+    "tensor(bool)": "bool",
+}
 
 
 @dataclass(frozen=True)
@@ -42,31 +53,38 @@ class OnnxRuntimeSession:
     """A loaded ONNX file."""
 
     session: onnxruntime.InferenceSession
-    input_name: str
-    input_shape: tuple[int, ...]
+    inputs: tuple[Port, ...]
     options: dict[str, str]
     version: str = onnxruntime.__version__
     name: ClassVar[Runtime] = "onnxruntime"
 
-    def run(self, inputs_NCHW: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    def run(self, *inputs: NDArray[Any]) -> list[NDArray[np.float32]]:
         """Infer once and return all outputs."""
-        outputs: list[NDArray[np.float32]] = self.session.run(None, {self.input_name: inputs_NCHW})
+        feeds = {port.name: values for port, values in zip(self.inputs, inputs, strict=True)}
+        outputs: list[NDArray[np.float32]] = self.session.run(None, feeds)
         return outputs
 
 
-def open_session(path: Path, threads: int, batch: int) -> OnnxRuntimeSession:
-    """Load an ONNX file with `threads` threads inside an operator.
+def open_session(path: Path, settings: Settings) -> OnnxRuntimeSession:
+    """Load an ONNX file with the settings' threads inside an operator.
 
     Raises:
-        InputError: ONNX Runtime cannot read the file, or its input is not one float32 tensor of a fixed size.
+        InputError: ONNX Runtime cannot read the file, or an input has no fixed size or a type that is not known here.
     """
+    threads = settings.threads
     try:
         session = onnxruntime.InferenceSession(path, _session_options(threads), providers=["CPUExecutionProvider"])
     except LOAD_ERRORS as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"{path}: onnxruntime {onnxruntime.__version__} cannot read it: {reason}") from error
-    inputs = session.get_inputs()
-    require_image_input(path, [each.type for each in inputs], "tensor(float)")
+    inputs = tuple(
+        Port(
+            each.name,
+            fixed_shape(path, each.name, each.shape, settings),
+            dtype_of(path, each.name, each.type, DTYPES),
+        )
+        for each in session.get_inputs()
+    )
     options = {
         "provider": "CPUExecutionProvider",
         "execution_mode": "sequential",
@@ -75,7 +93,7 @@ def open_session(path: Path, threads: int, batch: int) -> OnnxRuntimeSession:
         "allow_spinning": "0",
         "graph_optimization_level": "all",
     }
-    return OnnxRuntimeSession(session, inputs[0].name, fixed_shape(path, inputs[0].shape, batch), options)
+    return OnnxRuntimeSession(session, inputs, options)
 
 
 def _session_options(threads: int) -> onnxruntime.SessionOptions:

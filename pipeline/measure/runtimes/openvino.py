@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import openvino
 
 from pipeline.core.errors import InputError
-from pipeline.measure.runtimes import fixed_shape, require_image_input
+from pipeline.measure.runtimes import Port, Settings, dtype_of, fixed_shape
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,6 +25,17 @@ if TYPE_CHECKING:
 
     from pipeline.core.stage import Runtime
 
+#: numpy's names of OpenVINO's types.
+DTYPES = {
+    "f32": "float32",
+    "f16": "float16",
+    "f64": "float64",
+    "i8": "int8",
+    "u8": "uint8",
+    "i32": "int32",
+    "i64": "int64",
+    "boolean": "bool",
+}
 #: Lines of an error that tell where in OpenVINO's own source it arose, and not why.
 SOURCE_LINES = ("Exception from ", "Check '", "FrontEnd API failed")
 
@@ -34,47 +45,51 @@ class OpenVinoSession:
     """A model compiled for the CPU, with its one inference request."""
 
     request: openvino.InferRequest
-    input_shape: tuple[int, ...]
+    inputs: tuple[Port, ...]
     options: dict[str, str]
     version: str = openvino.__version__
     name: ClassVar[Runtime] = "openvino"
 
-    def run(self, inputs_NCHW: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    def run(self, *inputs: NDArray[Any]) -> list[NDArray[np.float32]]:
         """Infer once, without copying in or out, and return all outputs."""
-        results = self.request.infer([inputs_NCHW], share_inputs=True, share_outputs=True)
+        results = self.request.infer(list(inputs), share_inputs=True, share_outputs=True)
         return list(results.values())
 
 
-def open_session(path: Path, threads: int, batch: int) -> OpenVinoSession:
-    """Load an ONNX file or an IR file (.xml beside .bin) with `threads` threads, reshaped to the batch.
+def open_session(path: Path, settings: Settings) -> OpenVinoSession:
+    """Load an ONNX file or an IR file (.xml beside .bin) with the settings' threads, reshaped to the batch.
 
     Raises:
-        InputError: OpenVINO cannot read the file, or its input is not one float32 tensor of a fixed size.
+        InputError: OpenVINO cannot read the file, or an input has no fixed size or a type that is not known here.
     """
     options = {
         "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_NUM_THREADS": str(threads),
+        "INFERENCE_NUM_THREADS": str(settings.threads),
         "INFERENCE_PRECISION_HINT": "f32",
         "ENABLE_CPU_PINNING": "NO",
     }
     core = openvino.Core()
     with _reading(path):
         model = core.read_model(path)
-    shape = _fix_batch(path, model, batch)
+    inputs = _fix_shapes(path, model, settings)
     with _reading(path):
         compiled = core.compile_model(model, "CPU", options)
-    return OpenVinoSession(compiled.create_infer_request(), shape, {"device": "CPU", **options})
+    return OpenVinoSession(compiled.create_infer_request(), inputs, {"device": "CPU", **options})
 
 
-def _fix_batch(path: Path, model: openvino.Model, batch: int) -> tuple[int, ...]:
-    """Return the input's shape at `batch`; a dynamic batch is replaced by it in the model."""
-    require_image_input(path, [each.get_element_type().get_type_name() for each in model.inputs], "f32")
-    partial = model.inputs[0].get_partial_shape()
-    shape = fixed_shape(path, [each.get_length() if each.is_static else None for each in partial], batch)
-    if partial.is_dynamic:
+def _fix_shapes(path: Path, model: openvino.Model, settings: Settings) -> tuple[Port, ...]:
+    """Return the inputs with their shapes; what is dynamic is fixed in the model as well."""
+    ports: list[Port] = []
+    for each in model.inputs:
+        partial = each.get_partial_shape()
+        declared = [size.get_length() if size.is_static else None for size in partial]
+        name = each.get_any_name()
+        dtype = dtype_of(path, name, each.get_element_type().get_type_name(), DTYPES)
+        ports.append(Port(name, fixed_shape(path, name, declared, settings), dtype))
+    if model.is_dynamic():
         with _reading(path):
-            model.reshape(list(shape))
-    return shape
+            model.reshape({port.name: list(port.shape) for port in ports})
+    return tuple(ports)
 
 
 @contextmanager

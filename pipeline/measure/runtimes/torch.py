@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.core.stage import Runtime
+    from pipeline.measure.runtimes import Port
 
 
 @dataclass(frozen=True)
@@ -23,23 +24,23 @@ class TorchSession:
     """A copy of a network in eval mode."""
 
     module: torch.nn.Module
-    input_shape: tuple[int, ...]
+    inputs: tuple[Port, ...]
     threads: int
     options: dict[str, str]
     version: str = str(torch.__version__)
     name: ClassVar[Runtime] = "torch"
 
-    def run(self, inputs_NCHW: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    def run(self, *inputs: NDArray[Any]) -> list[NDArray[np.float32]]:
         """Infer once and return all outputs."""
         with _threads(self.threads), torch.inference_mode():
-            outputs = self.module(torch.from_numpy(inputs_NCHW))
+            outputs = self.module(*(torch.from_numpy(each) for each in inputs))
         return [each.numpy() for each in (outputs if isinstance(outputs, tuple | list) else [outputs])]
 
 
-def open_module(model: torch.nn.Module, input_shape: tuple[int, ...], threads: int) -> TorchSession:
+def open_module(model: torch.nn.Module, inputs: tuple[Port, ...], threads: int) -> TorchSession:
     """Copy a network, so that each session has memory of its own, and set it to eval mode."""
     options = {"mode": "eager", "num_threads": str(threads), "memory_format": "contiguous"}
-    return TorchSession(copy.deepcopy(model).eval(), input_shape, threads, options)
+    return TorchSession(copy.deepcopy(model).eval(), inputs, threads, options)
 
 
 @contextmanager

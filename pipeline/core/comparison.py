@@ -1,0 +1,195 @@
+"""The result of comparing two files: verdict, reasons, estimate and everything that it rests on.
+
+| verdict      | exit | what is proven, at the stated level                                                    |
+|--------------|------|----------------------------------------------------------------------------------------|
+| PASS         | 0    | the candidate is not slower than the baseline by more than the margin                  |
+| FAIL         | 1    | it is slower by more than the margin                                                   |
+| INCONCLUSIVE | 3    | neither: too little time, or too much other load; the reasons say which                |
+| INCOMPARABLE | 4    | the two were not to be measured on equal terms; the reasons name the fields            |
+
+Bad input ends with 2, a device that cannot be reached with 5, wrong outputs with 6: there is no result then.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, ValidationError
+
+from pipeline.core.artifact import Frozen
+from pipeline.core.errors import InputError
+from pipeline.core.measurement import Conditions, OutputCheck, Stop
+from pipeline.core.run import Interval
+from pipeline.core.stage import Runtime
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SCHEMA_VERSION: Literal[1] = 1
+RESULT_FILE = "comparison.json"
+ROUNDS_FILE = "rounds.json"
+
+Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE", "INCOMPARABLE"]
+Metric = Literal["wall", "cpu", "instructions"]
+EXIT_CODES: dict[Verdict, int] = {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 3, "INCOMPARABLE": 4}
+#: Why a verdict is what it is. `slower`, `not slower`: the interval lies beyond, or below, the margin. `budget`: it
+#: straddles the margin, or there were too few sessions. `contended`: wall and CPU time disagree. `waiting`: they do,
+#: and nothing else was running: the candidate waits. `throttled`: frequency or temperature moved. `preempted`: most
+#: blocks were interrupted. `holm`: not beyond doubt among so many models. `above roofline`: faster than the machine.
+ReasonCode = Literal[
+    "slower",
+    "not slower",
+    "budget",
+    "contended",
+    "waiting",
+    "throttled",
+    "preempted",
+    "holm",
+    "above roofline",
+    "differs",
+    "unfair",
+]
+
+
+class Reason(Frozen):
+    """Why, as a word for machines and a sentence for people."""
+
+    code: ReasonCode
+    text: str
+
+
+class Spread(Frozen):
+    """Nanoseconds of single inferences; a quantile with less than one sample beyond it is absent."""
+
+    inferences: int
+    min: float
+    mean: float
+    p50: float | None = None
+    p90: float | None = None
+    p95: float | None = None
+    p99: float | None = None
+
+
+class Bound(Frozen):
+    """What limits a file on this device: the least time that its operations and bytes need, and the share reached.
+
+    `efficiency` is t_min / t. `bound` says which of the two needs longer, or `overhead` when the time is mostly that of
+    calling operators.
+    """
+
+    bound: Literal["compute", "bandwidth", "overhead"]
+    least_ms: float
+    efficiency: float
+    macs: int
+    bytes: int
+
+
+class Side(Frozen):
+    """One of the two files: what it is, on what terms it ran, and what was found."""
+
+    label: str
+    path: str
+    digest: str
+    size_bytes: int | None = None
+    runtime: Runtime
+    runtime_version: str
+    options: dict[str, str]
+    input_shapes: dict[str, tuple[int, ...]]
+    threads: int
+    device: str
+    fingerprint: dict[str, Any]
+    wall_ns: Spread | None = None
+    cpu_ns: Spread | None = None
+    load_ms: float | None = None
+    first_ms: float | None = None
+    peak_rss_bytes: int | None = None
+    instructions_per_inference: int | None = None
+    roofline: Bound | None = None
+
+
+class Protocol(Frozen):
+    """How it was measured."""
+
+    seed: int
+    budget_s: float
+    seconds: float
+    stopped: Stop
+    sessions: int
+    rounds: int
+    looks: int
+    pause_ms: float = 0.0
+    batch: int = 1
+    in_force: dict[str, Any] = Field(default={})
+
+
+class Noise(Frozen):
+    """How quiet the device was: shares from 0 to 1; what could not be read is absent.
+
+    `aa_q95` is the 95th percentile of |ratio - 1| that `secateur doctor` found on this device.
+    """
+
+    preempted_share: float | None = None
+    standard_error: float | None = None
+    aa_q95: float | None = None
+    conditions: tuple[Conditions, ...] = ()
+
+
+class RawRounds(Frozen):
+    """Where the rounds are kept from which all of this can be computed again."""
+
+    path: str
+    sha256: str
+
+
+class Comparison(Frozen):
+    """Everything about one comparison.
+
+    Ratios are candidate over baseline (1.05: five percent slower). `ratio` is that of the metric which decided, absent
+    when there is none.
+
+    `p_value` is that of "the candidate is slower by the margin at most", looks included. `detectable` is the smallest
+    slowdown that would have been found, as FAIL, in 80 % of such measurements.
+    """
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    tool_version: str
+    created: str
+    name: str
+    verdict: Verdict
+    reasons: tuple[Reason, ...]
+    margin: float
+    metric: Metric
+    ratio: Interval | None = None
+    wall: Interval | None = None
+    cpu: Interval | None = None
+    p_value: float | None = None
+    detectable: float | None = None
+    unfair: bool = False
+    baseline: Side
+    candidate: Side
+    output_check: OutputCheck | None = None
+    protocol: Protocol
+    noise: Noise
+    raw: RawRounds | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code that stands for the verdict."""
+        return EXIT_CODES[self.verdict]
+
+
+def load_comparison(path: Path) -> Comparison:
+    """Read a comparison.
+
+    Raises:
+        InputError: the file is missing, is no comparison, or has another schema version.
+    """
+    try:
+        return Comparison.model_validate_json(path.read_bytes())
+    except FileNotFoundError as error:
+        raise InputError(f"{path} does not exist; expected a {RESULT_FILE} of `secateur compare`") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        message = f"{path} is no comparison of schema version {SCHEMA_VERSION}: {where} {first['msg']}; compare again"
+        raise InputError(message) from error

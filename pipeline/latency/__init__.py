@@ -1,0 +1,1 @@
+"""What the commands compare, gate and doctor do: questions about latency, answered by `pipeline.measure`."""

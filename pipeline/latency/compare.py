@@ -1,0 +1,242 @@
+"""Is the candidate slower than the baseline? Two files, measured side by side, and one verdict."""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from pipeline import __version__
+from pipeline.core.comparison import (
+    RESULT_FILE,
+    ROUNDS_FILE,
+    Comparison,
+    Noise,
+    Protocol,
+    RawRounds,
+    Reason,
+    Side,
+    Spread,
+)
+from pipeline.core.errors import DeviceError, IncomparableError, InputError
+from pipeline.core.measurement import Measurement, SamplingPlan, differences, save
+from pipeline.core.paths import write_whole
+from pipeline.measure.harness import Subject, Terms, measure
+from pipeline.measure.payload import payload
+from pipeline.measure.regression import Decision, decide
+from pipeline.measure.statistics import distribution, preempted_share
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from pipeline.core.comparison import Metric
+    from pipeline.core.measurement import Stop, SubjectSamples
+    from pipeline.core.stage import Progress, Runtime
+    from pipeline.measure.devices import Device
+    from pipeline.measure.statistics import Clock
+
+PARTIAL_FILE = "partial.json"
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked, and on what terms.
+
+    `runtime_b`, `threads_b` and the second device are the candidate's where they differ from the baseline's; unless it
+    is a question about two runtimes, differences make the two incomparable. `tolerance` is relative to the baseline's
+    largest output; None allows any finite outputs of the same shape. `comparisons` are asked together with this one.
+    """
+
+    margin: float = 0.03
+    budget_s: float = 30.0
+    metric: Metric | None = None
+    tolerance: float | None = 0.1
+    runtime: Runtime = "onnxruntime"
+    runtime_b: Runtime | None = None
+    threads_b: int | None = None
+    terms: Terms = field(default_factory=Terms)
+    comparisons: int = 1
+    force: bool = False
+    seed: int = 0
+
+
+def compare(
+    baseline: Path,
+    candidate: Path,
+    question: Question,
+    *,
+    name: str = "",
+    devices: Sequence[Device] = (),
+    progress: Progress | None = None,
+) -> tuple[Comparison, Measurement]:
+    """Measure two files side by side and say PASS, FAIL or INCONCLUSIVE, with the rounds that it rests on.
+
+    Raises:
+        InputError: a file cannot be used, or an emulator is asked for time.
+        IncomparableError: the two are not on equal terms; the message names the fields.
+        OutputsError: their outputs differ by more than the tolerance.
+        DeviceError: a device cannot be reached, or went away in the middle: then `partial` has what was measured.
+    """
+    if any(device.emulated for device in devices):
+        raise InputError(
+            f"{devices[0].url} is emulated: its time says nothing about a real processor; use --metric instructions"
+        )
+    plan = SamplingPlan(budget_s=question.budget_s, strict=True, comparisons=question.comparisons)
+    subjects = _subjects(baseline, candidate, question, len(devices))
+    unfair: list[str] = []
+
+    def stop(measurement: Measurement) -> Stop | None:
+        found = decide(measurement, margin=question.margin, metric=question.metric)
+        return "decided" if found.verdict in {"PASS", "FAIL"} else None
+
+    def allow(measurement: Measurement) -> None:
+        unfair.extend(_require_equal_terms(measurement, question))
+
+    measurement = measure(
+        subjects,
+        question.terms,
+        plan,
+        seed=question.seed,
+        devices=devices,
+        stop=stop,
+        ready=allow,
+        progress=progress,
+    )
+    decision = decide(measurement, margin=question.margin, metric=question.metric)
+    reasons = decision.reasons
+    if unfair:
+        reasons = (*reasons, Reason(code="unfair", text="forced although they differ in " + "; ".join(unfair)))
+    found = _comparison(measurement, decision, question, name or candidate.stem)
+    return found.model_copy(update={"reasons": reasons, "unfair": bool(unfair)}), measurement
+
+
+def write(comparison: Comparison, measurement: Measurement, folder: Path) -> Comparison:
+    """Write comparison.json and the rounds beside it; return the comparison with the rounds' hash.
+
+    Raises:
+        ResourceError: the disk is full or the folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    rounds = folder / ROUNDS_FILE
+    save(measurement, rounds)
+    with suppress(FileNotFoundError):
+        (folder / PARTIAL_FILE).unlink()
+    raw = RawRounds(path=ROUNDS_FILE, sha256=hashlib.sha256(rounds.read_bytes()).hexdigest())
+    kept = comparison.model_copy(update={"raw": raw})
+    write_whole(folder / RESULT_FILE, kept.model_dump_json(indent=1) + "\n")
+    return kept
+
+
+def keep_partial(error: DeviceError, folder: Path) -> Path | None:
+    """Write what was measured before a device went away; return its file, or None when there was nothing."""
+    if not isinstance(error.partial, Measurement):
+        return None
+    folder.mkdir(parents=True, exist_ok=True)
+    save(error.partial, folder / PARTIAL_FILE)
+    return folder / PARTIAL_FILE
+
+
+def _subjects(baseline: Path, candidate: Path, question: Question, devices: int) -> list[Subject]:
+    runtime_b = question.runtime_b or question.runtime
+    return [
+        Subject(str(baseline), question.runtime, baseline, payload(baseline, question.runtime).digest),
+        Subject(
+            str(candidate),
+            runtime_b,
+            candidate,
+            payload(candidate, runtime_b).digest,
+            tolerance=question.tolerance,
+            threads=question.threads_b,
+            device=1 if devices > 1 else 0,
+        ),
+    ]
+
+
+def _require_equal_terms(measurement: Measurement, question: Question) -> tuple[str, ...]:
+    """Return the fields that differ where that was forced.
+
+    Raises:
+        IncomparableError: fields differ and nobody forced it.
+    """
+    found = differences(measurement, 0, 1, between_runtimes=question.runtime_b is not None)
+    if found and not question.force:
+        listed = "\n  ".join(found)
+        raise IncomparableError(
+            f"INCOMPARABLE: the two sides differ in\n  {listed}\n"
+            "measure both on equal terms; --force compares them all the same and marks the result as unfair"
+        )
+    return found
+
+
+def _comparison(measurement: Measurement, decision: Decision, question: Question, name: str) -> Comparison:
+    a, b = measurement.subjects[:2]
+    return Comparison(
+        tool_version=__version__,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        name=name,
+        verdict=decision.verdict,
+        reasons=decision.reasons,
+        margin=question.margin,
+        metric=decision.clock,
+        ratio=decision.ratio,
+        wall=decision.wall,
+        cpu=decision.cpu,
+        p_value=decision.p_value,
+        detectable=decision.detectable,
+        baseline=side(measurement, 0),
+        candidate=side(measurement, 1),
+        output_check=b.check,
+        protocol=protocol(measurement),
+        noise=Noise(
+            preempted_share=max(preempted_share(a), preempted_share(b)) if a.sessions else None,
+            standard_error=decision.error,
+            conditions=measurement.conditions,
+        ),
+    )
+
+
+def side(measurement: Measurement, index: int) -> Side:
+    """Return what a result says of one subject."""
+    subject = measurement.subjects[index]
+    return Side(
+        label=subject.label,
+        path=subject.path,
+        digest=subject.digest,
+        size_bytes=subject.size_bytes,
+        runtime=subject.runtime,
+        runtime_version=subject.runtime_version,
+        options=subject.options,
+        input_shapes=subject.input_shapes,
+        threads=subject.threads,
+        device=subject.device,
+        fingerprint=subject.fingerprint,
+        load_ms=min((each.load_ns / 1e6 for each in subject.sessions), default=None),
+        first_ms=min((each.first_ns / 1e6 for each in subject.sessions), default=None),
+        peak_rss_bytes=subject.peak_rss_bytes,
+        wall_ns=_spread(subject, "wall"),
+        cpu_ns=_spread(subject, "cpu"),
+    )
+
+
+def _spread(subject: SubjectSamples, clock: Clock) -> Spread | None:
+    return Spread.model_validate(asdict(distribution(subject, clock))) if subject.sessions else None
+
+
+def protocol(measurement: Measurement) -> Protocol:
+    """Return how a measurement was made."""
+    sessions = measurement.subjects[0].sessions
+    return Protocol(
+        seed=measurement.seed,
+        budget_s=measurement.plan.budget_s,
+        seconds=measurement.seconds,
+        stopped=measurement.stopped,
+        sessions=len(sessions),
+        rounds=sum(len(each.rounds) for each in sessions),
+        looks=measurement.plan.looks,
+        pause_ms=measurement.pause_ns / 1e6,
+        batch=measurement.batch,
+        in_force=measurement.in_force,
+    )

@@ -1,0 +1,125 @@
+"""Devices by name: a JSON file of the user's, at $SECATEUR_DEVICES or in the folder for settings."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from pipeline.core.errors import InputError
+from pipeline.measure.devices.record import NAME, DeviceRecord
+
+FORMAT = 1
+
+
+def registry_file() -> Path:
+    """Return where the file is: $SECATEUR_DEVICES, or secateur/devices.json in $XDG_CONFIG_HOME or ~/.config."""
+    if named := os.environ.get("SECATEUR_DEVICES"):
+        return Path(named)
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "secateur" / "devices.json"
+
+
+def list_devices() -> dict[str, DeviceRecord]:
+    """Return all registered devices by name, in order of their names; none when there is no file yet.
+
+    Raises:
+        InputError: the file cannot be read, is damaged (with the line), or holds a device that is not usable.
+    """
+    file = registry_file()
+    try:
+        content = json.loads(file.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error.strerror}; set SECATEUR_DEVICES to another file") from error
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{file}:{error.lineno}: no JSON: {error.msg}; mend that line or move the file away"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file}: no text; move the file away and register its devices again") from error
+    if not (isinstance(content, dict) and content.get("format") == FORMAT and isinstance(content.get("devices"), dict)):
+        raise InputError(f'{file}: expected an object with "format": {FORMAT} and "devices"; mend it or move it away')
+    return {name: _record(file, name, given) for name, given in sorted(content["devices"].items())}
+
+
+def find_device(name: str) -> DeviceRecord:
+    """Return the device of that name.
+
+    Raises:
+        InputError: there is none; the message lists those that there are.
+    """
+    known = list_devices()
+    if name not in known:
+        raise _unknown(name, known)
+    return known[name]
+
+
+def add_device(name: str, record: DeviceRecord) -> Path:
+    """Register a device and return the file that now holds it.
+
+    Raises:
+        InputError: the name is taken or unfit, or the file cannot be read or written.
+    """
+    if not NAME.fullmatch(name) or name == "local":
+        raise InputError(
+            f'found the name "{name}", allowed: up to 64 letters, digits, dots, hyphens and underscores, not "local"'
+        )
+    known = list_devices()
+    if name in known:
+        raise InputError(f'the name "{name}" is taken by {known[name].url}; remove that first, or choose another name')
+    return _write({**known, name: record})
+
+
+def remove_device(name: str) -> DeviceRecord:
+    """Forget a device and return what it was; files on the device stay.
+
+    Raises:
+        InputError: there is no such name, or the file cannot be read or written.
+    """
+    known = list_devices()
+    if name not in known:
+        raise _unknown(name, known)
+    _write({other: record for other, record in known.items() if other != name})
+    return known[name]
+
+
+def _unknown(name: str, known: dict[str, DeviceRecord]) -> InputError:
+    names = ", ".join(known) or "none yet"
+    return InputError(f'no device is registered as "{name}"; registered: {names} (secateur device add)')
+
+
+def _record(file: Path, name: str, given: Any) -> DeviceRecord:  # noqa: ANN401 - whatever the JSON holds
+    """Check one device of the file; raises InputError with the key and the line on which its name stands."""
+    if not NAME.fullmatch(name):
+        raise InputError(f"{file}: {name!r} is no name of a device; rename it there")
+    try:
+        return DeviceRecord.model_validate(given)
+    except ValidationError as error:
+        lines = file.read_text(encoding="utf-8").splitlines()
+        line = next((number for number, text in enumerate(lines, 1) if json.dumps(name) + ":" in text), 1)
+        told = "; ".join(f"{'.'.join(map(str, p['loc'])) or 'device'}: {p['msg']}" for p in error.errors())
+        raise InputError(f"{file}:{line} {name}: {told}; mend it, or remove it and add it again") from error
+
+
+def _write(devices: dict[str, DeviceRecord]) -> Path:
+    """Write the file beside its place and move it there: a reader finds the old one or the new one, never half of one."""
+    file = registry_file().resolve()
+    content = {
+        "format": FORMAT,
+        "devices": {name: devices[name].model_dump(mode="json", exclude_none=True) for name in sorted(devices)},
+    }
+    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        partial.replace(file)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise InputError(f"{file} cannot be written: {error.strerror}; set SECATEUR_DEVICES to another file") from error
+    return file

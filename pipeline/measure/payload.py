@@ -1,0 +1,96 @@
+"""The files that an exported network consists of, and their content as hashes."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.core.artifact import PAYLOAD, file_digest
+from pipeline.core.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pipeline.core.stage import Runtime
+
+
+@dataclass(frozen=True)
+class Payload:
+    """Files by name, the first of them the one that a runtime is given; all lie in one folder."""
+
+    files: Mapping[str, Path]
+
+    @property
+    def main(self) -> str:
+        """The name of the file that a runtime is given."""
+        return next(iter(self.files))
+
+    @cached_property
+    def sha256(self) -> dict[str, str]:
+        """The sha256 of each file by its name."""
+        return {name: file_digest(path) for name, path in self.files.items()}
+
+    @property
+    def digest(self) -> str:
+        """The sha256 of a single file; of several that over their hashes, in order."""
+        found = list(self.sha256.values())
+        return found[0] if len(found) == 1 else hashlib.sha256("".join(found).encode()).hexdigest()
+
+    @property
+    def size_bytes(self) -> int:
+        """The bytes of all files together."""
+        return sum(path.stat().st_size for path in self.files.values())
+
+
+def payload(source: Path, runtime: Runtime) -> Payload:
+    """Return the files of a network: an .xml with its .bin, an .onnx with its external data, a torch artifact's.
+
+    Raises:
+        InputError: a file does not exist, is no file that the runtime reads, or its external data lie elsewhere.
+    """
+    if runtime == "torch":
+        names, folder = PAYLOAD["torch"], source
+    else:
+        folder = source.parent
+        names = (source.name, *_companions(source))
+    files = {name: folder / name for name in names}
+    for path in files.values():
+        if not path.is_file():
+            raise InputError(f"{path} does not exist; expected {_expected(runtime)}")
+    return Payload(files)
+
+
+def _expected(runtime: Runtime) -> str:
+    return {
+        "torch": "the folder of a torch network, such as runs/demo/stages/01-prune",
+        "onnxruntime": "an exported network (.onnx)",
+        "openvino": "an exported network (.onnx, or .xml beside its .bin)",
+    }[runtime]
+
+
+def _companions(source: Path) -> tuple[str, ...]:
+    """Return the names of the files that belong to the one that is given."""
+    if source.suffix == ".xml":
+        return (source.with_suffix(".bin").name,)
+    return _external_data(source) if source.suffix == ".onnx" and source.is_file() else ()
+
+
+def _external_data(source: Path) -> tuple[str, ...]:
+    """Return the files that an ONNX file keeps weights in; none where it cannot be read: the runtime says why."""
+    import onnx  # noqa: PLC0415 - only a file that is measured is looked into
+    from google.protobuf.message import DecodeError  # noqa: PLC0415 - comes with onnx
+
+    try:
+        model = onnx.load(source, load_external_data=False)
+    except DecodeError:
+        return ()
+    found: dict[str, None] = {}
+    for tensor in model.graph.initializer:
+        found |= {entry.value: None for entry in tensor.external_data if entry.key == "location"}
+    for name in found:
+        if Path(name).name != name:
+            raise InputError(f"{source}: its weights lie in {name}; expected them in a file beside it")
+    return tuple(found)

@@ -1,0 +1,225 @@
+"""What the worker can do: describe the device, open files, time blocks of inferences, count instructions."""
+
+from __future__ import annotations
+
+import base64
+import ctypes
+import hashlib
+import json
+import os
+import platform
+import random
+import resource
+import sys
+import time
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from time import perf_counter_ns
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pipeline.core.errors import DeviceError, InputError
+from pipeline.measure import clock
+from pipeline.measure.machine import fingerprint
+from pipeline.measure.runtimes import open_session
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from pipeline.measure.runtimes import Port, Session
+
+PROTOCOL = 1
+#: Packages whose versions the host wants to know.
+PACKAGES = ("numpy", "onnxruntime", "openvino", "torch")
+#: Heap blocks up to this size come from the same arena as a runtime's own small ones, and so move them.
+HEAP_OFFSET_BYTES = 65_536
+#: Of larger outputs, this many numbers are told: enough to see that two networks differ.
+TOLD = 65_536
+#: Calls of prctl with this option mark the instruction counter's place; the kernel refuses it and does nothing.
+MARK = 0x0C0FFEE5
+KILOBYTE = 1024
+
+
+def open_file(file: Mapping[str, Any]) -> Session:
+    """Load a file as a request describes it: path, runtime, threads, batch, shapes, and the sha256 that it must have.
+
+    Raises:
+        InputError: the runtime cannot load it.
+        DeviceError: its content is not what the host sent.
+    """
+    path = Path(file["path"])
+    for name, digest in file["sha256"].items():
+        if hashlib.sha256((path.parent / name).read_bytes()).hexdigest() != digest:
+            raise DeviceError(f"{path.parent / name} is not the file that was sent: remove it there and try again")
+    shapes = {name: tuple(shape) for name, shape in file["shapes"].items()}
+    return open_session(file["runtime"], path, threads=file["threads"], batch=file["batch"], shapes=shapes)
+
+
+def make_inputs(ports: Sequence[Port], seed: int) -> list[Any]:
+    """Return inputs for one inference: standard normal numbers, or zeros and ones where a type is whole.
+
+    They depend on shapes and seed alone, so that two networks of the same inputs see the same numbers.
+    """
+    import numpy as np  # noqa: PLC0415 - a device without numpy can still say hello
+
+    rng = np.random.default_rng(seed)
+    return [
+        rng.standard_normal(port.shape, dtype=np.float32).astype(port.dtype)
+        if port.dtype.startswith("float")
+        else rng.integers(0, 2, port.shape).astype(port.dtype)
+        for port in ports
+    ]
+
+
+class Bench:
+    """The worker's state: the sessions of the current re-creation, and their inputs."""
+
+    def __init__(self, opener: Callable[[Mapping[str, Any]], Session]) -> None:
+        """Start with nothing loaded."""
+        self._open = opener
+        self._sessions: dict[int, tuple[Session, list[Any]]] = {}
+        self._heap: list[bytearray] = []
+        self._random = random.Random(0)  # noqa: S311 - sizes of heap blocks, no secret
+        self._ticks = clock.processor_times()
+
+    def hello(self) -> dict[str, Any]:
+        """Describe the device. Nothing is loaded for it."""
+        affinity = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+        return {
+            "protocol": PROTOCOL,
+            "python": platform.python_version(),
+            "executable": sys.executable,
+            "packages": {name: _installed(name) for name in PACKAGES},
+            "fingerprint": fingerprint(),
+            "in_force": {"nice": os.nice(0), "affinity": affinity},
+        }
+
+    def check(self, file: Mapping[str, Any], seed: int) -> dict[str, Any]:
+        """Infer once and tell what came out: shape, whether it is finite, its range, and numbers to compare."""
+        session = self._open(file)
+        outputs = session.run(*make_inputs(session.inputs, seed))
+        return {
+            "version": session.version,
+            "options": dict(session.options),
+            "inputs": [asdict(port) for port in session.inputs],
+            "outputs": [_told(each) for each in outputs],
+        }
+
+    def weigh(self, file: Mapping[str, Any], seed: int) -> dict[str, int]:
+        """Return the peak resident bytes of a process that loads this file alone and infers twice.
+
+        The process is a fork of this one, made before any runtime is loaded here, and so has only its own.
+        """
+        reader, writer = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.close(reader)
+            _weigh_and_exit(lambda: self._open(file), seed, writer)
+        os.close(writer)
+        with os.fdopen(reader, "rb") as stream:
+            content = stream.read()
+        _, status = os.waitpid(child, 0)
+        if not content:
+            code = os.waitstatus_to_exitcode(status)
+            raise DeviceError(f"{file['path']}: loading it ended the process (code {code}): too little memory?")
+        told: dict[str, int] = json.loads(content)
+        return told
+
+    def create(self, subject: int, file: Mapping[str, Any], seed: int) -> dict[str, int]:
+        """Load a subject behind a heap block of random size, and infer once."""
+        self._heap.append(bytearray(self._random.randrange(HEAP_OFFSET_BYTES)))
+        begun_ns = perf_counter_ns()
+        session = self._open(file)
+        loaded_ns = perf_counter_ns()
+        inputs = make_inputs(session.inputs, seed)
+        ready_ns = perf_counter_ns()
+        session.run(*inputs)
+        self._sessions[subject] = (session, inputs)
+        return {"load_ns": loaded_ns - begun_ns, "first_ns": perf_counter_ns() - ready_ns}
+
+    def block(self, subject: int, inferences: int, pause_ns: int = 0) -> dict[str, Any]:
+        """Infer `inferences` times, with a pause of `pause_ns` before each."""
+        session, inputs = self._sessions[subject]
+        return asdict(clock.time_block(lambda: session.run(*inputs), inferences, pause_ns))
+
+    def rounds(
+        self, orders: Sequence[Sequence[int]], sizes: Sequence[int], limit_ns: int, pause_ns: int = 0
+    ) -> list[list[dict[str, Any]]]:
+        """Time rounds in the given orders until there are no more or `limit_ns` is over; blocks in these orders."""
+        done: list[list[dict[str, Any]]] = []
+        end_ns = perf_counter_ns() + limit_ns
+        for order in orders:
+            done.append([self.block(subject, sizes[subject], pause_ns) for subject in order])
+            if perf_counter_ns() >= end_ns:
+                break
+        return done
+
+    def count(self, subject: int, repeats: int) -> dict[str, int]:
+        """Infer `repeats` times with a mark before and after each, for an instruction counter around this process."""
+        session, inputs = self._sessions[subject]
+        prctl = ctypes.CDLL(None).prctl
+        for number in range(repeats):
+            prctl(MARK, 2 * number)
+            session.run(*inputs)
+            prctl(MARK, 2 * number + 1)
+        return {"repeats": repeats}
+
+    def release(self) -> None:
+        """Let go of all sessions."""
+        self._sessions.clear()
+        self._heap.clear()
+
+    def conditions(self) -> dict[str, float | None]:
+        """Return load, frequency and temperature now, and the steal since the last call."""
+        before, self._ticks = self._ticks, clock.processor_times()
+        return {
+            "load": clock.load_average(),
+            "steal": clock.steal_share(before, self._ticks),
+            "frequency_mhz": clock.frequency_mhz(),
+            "temperature_c": clock.temperature_c(),
+        }
+
+    def sleep(self, seconds: float) -> None:
+        """Do nothing, so that a board can cool down."""
+        time.sleep(seconds)
+
+    #: What a request may ask for.
+    OPERATIONS: ClassVar[Mapping[str, Callable[..., Any]]] = {
+        each.__name__: each for each in (hello, check, weigh, create, block, rounds, count, release, conditions, sleep)
+    }
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _told(output: Any) -> dict[str, Any]:  # noqa: ANN401 - an array; numpy is not imported here
+    """Describe one output; of a large one every n-th number is told, the same n for the same size."""
+    import numpy as np  # noqa: PLC0415 - a device without numpy can still say hello
+
+    values = np.asarray(output, dtype=np.float32).ravel()
+    step = -(-values.size // TOLD) or 1
+    return {
+        "shape": list(np.shape(output)),
+        "finite": bool(np.isfinite(values).all()),
+        "largest": float(np.abs(values).max(initial=0)),
+        "values": base64.b64encode(np.ascontiguousarray(values[::step]).astype("<f4").tobytes()).decode(),
+    }
+
+
+def _weigh_and_exit(load: Callable[[], Session], seed: int, writer: int) -> None:
+    """Load, infer twice, write the peak memory to a pipe and end this forked process at once."""
+    try:
+        session = load()
+        inputs = make_inputs(session.inputs, seed)
+        session.run(*inputs)
+        session.run(*inputs)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KILOBYTE
+        os.write(writer, json.dumps({"peak_rss_bytes": peak}).encode())
+    except InputError:
+        os.write(writer, b"{}")  # `check` says why
+    finally:
+        os._exit(0)
