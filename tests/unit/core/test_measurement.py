@@ -1,4 +1,4 @@
-"""The raw samples of a measurement: kept, read back, and never compared across machines."""
+"""The raw samples of a measurement: kept, read back, and never compared on unequal terms."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pipeline.core.measurement import (
     SubjectSamples,
     differences,
     load,
-    require_comparable,
+    machine_digest,
     save,
 )
 
@@ -38,7 +38,9 @@ def subject(label: str, rounds: int = 2, **fields: Any) -> SubjectSamples:  # no
         "runtime_version": "1.0",
         "options": {"threads": "1"},
         "digest": label,
-        "input_shape": (1, 3, 8, 8),
+        "input_shapes": {"image": (1, 3, 8, 8)},
+        "threads": 1,
+        "fingerprint": FINGERPRINT,
         "sessions": (session,),
     }
     return SubjectSamples.model_validate({**content, **fields})
@@ -48,10 +50,8 @@ def measurement(**fields: Any) -> Measurement:  # noqa: ANN401
     """Return a measurement of two subjects."""
     content = {
         "created": "2026-01-01T00:00:00+00:00",
-        "threads": 1,
         "batch": 1,
         "seed": 0,
-        "fingerprint": FINGERPRINT,
         "in_force": {"nice": 0},
         "plan": SamplingPlan(budget_s=1),
         "seconds": 1.0,
@@ -77,9 +77,9 @@ def test_missing_measurement_is_an_input_error(tmp_path: Path) -> None:
 
 
 def test_other_schema_version_is_an_input_error(tmp_path: Path) -> None:
-    """A file of another schema version is refused with the field that is wrong."""
+    """A file of an older schema version is refused with the field that is wrong."""
     path = tmp_path / "measurement.json"
-    path.write_text(measurement().model_dump_json().replace('"schema_version":1', '"schema_version":99'))
+    path.write_text(measurement().model_dump_json().replace('"schema_version":2', '"schema_version":1'))
     with pytest.raises(InputError, match="schema_version"):
         load(path)
 
@@ -88,7 +88,7 @@ def test_truncated_file_is_an_input_error(tmp_path: Path) -> None:
     """A file that ends too early is refused."""
     path = tmp_path / "measurement.json"
     path.write_text(measurement().model_dump_json()[:100])
-    with pytest.raises(InputError, match="no measurement of schema version 1"):
+    with pytest.raises(InputError, match="no measurement of schema version 2"):
         load(path)
 
 
@@ -110,32 +110,57 @@ def test_baseline_is_the_first_subject_of_the_runtime() -> None:
     assert [measurement(subjects=subjects).baseline(index) for index in range(4)] == [0, 1, 1, 0]
 
 
+def two(**fields: Any) -> Measurement:  # noqa: ANN401
+    """Return a measurement whose second subject has these fields instead of the first's."""
+    return measurement(subjects=(subject("a"), subject("b", **fields)))
+
+
 def test_same_machine_is_comparable_whatever_its_kernel() -> None:
     """A field that need not match keeps nobody from comparing."""
-    other = measurement(fingerprint={**FINGERPRINT, "kernel": "6.2"})
-    assert differences(measurement(), other) == ()
-    require_comparable(measurement(), other)
+    assert differences(two(fingerprint={**FINGERPRINT, "kernel": "6.2"}), 0, 1) == ()
 
 
 @pytest.mark.parametrize("name", MUST_MATCH)
-def test_other_machine_is_refused(name: str) -> None:
+def test_other_machine_is_told(name: str) -> None:
     """Each field that must match is named with both values when it does not."""
-    other = measurement(fingerprint={**FINGERPRINT, name: "that"})
-    with pytest.raises(InputError, match=f"{name}: 'this {name}', 'that'"):
-        require_comparable(measurement(), other)
+    found = differences(two(fingerprint={**FINGERPRINT, name: "that"}), 0, 1)
+    assert found == (f"{name}: 'this {name}', 'that'",)
 
 
 def test_all_differences_are_listed() -> None:
-    """Threads, batch and a runtime's version count as well, and all are told at once."""
-    other = measurement(threads=2, batch=4, subjects=(subject("a", runtime_version="2.0"),))
-    found = differences(measurement(), other)
-    assert [line.split(":")[0] for line in found] == ["threads", "batch", "runtime onnxruntime"]
+    """Threads, shapes, runtime, version and options count as well, and all are told at once."""
+    other = two(
+        threads=2,
+        input_shapes={"image": (4, 3, 8, 8)},
+        runtime="openvino",
+        runtime_version="2.0",
+        options={"threads": "2", "hint": "LATENCY"},
+    )
+    assert [line.split(":")[0] for line in differences(other, 0, 1)] == [
+        "threads",
+        "input shapes",
+        "runtime",
+        "runtime version",
+        "runtime option hint",
+        "runtime option threads",
+    ]
 
 
-def test_runtimes_that_only_one_has_do_not_count() -> None:
-    """A measurement in one runtime can be compared with one in two."""
-    other = measurement(subjects=(subject("a"), subject("a", runtime="openvino", runtime_version="9")))
-    assert differences(measurement(), other) == ()
+def test_names_of_inputs_do_not_count() -> None:
+    """The same sizes under another name are the same work."""
+    assert differences(two(input_shapes={"pixels": (1, 3, 8, 8)}), 0, 1) == ()
+
+
+def test_between_runtimes_runtime_and_options_may_differ() -> None:
+    """A comparison of two runtimes still needs one machine and equal threads."""
+    other = two(runtime="openvino", runtime_version="9", options={"hint": "LATENCY"}, threads=2)
+    assert differences(other, 0, 1, between_runtimes=True) == ("threads: 1, 2",)
+
+
+def test_digest_of_a_machine_depends_on_what_must_match_and_on_nothing_else() -> None:
+    """Another kernel is the same machine; another instruction set is not."""
+    assert machine_digest({**FINGERPRINT, "kernel": "another"}) == machine_digest(FINGERPRINT)
+    assert machine_digest({**FINGERPRINT, "isa": ["something"]}) != machine_digest(FINGERPRINT)
 
 
 @pytest.mark.parametrize(("inference_ns", "size"), [(0, 16), (100, 16), (1_000_000, 10), (4_000_000, 3), (10**9, 3)])
@@ -145,6 +170,24 @@ def test_block_size_is_ten_milliseconds_within_limits(inference_ns: int, size: i
 
 
 def test_plan_with_minimum_above_maximum_is_refused() -> None:
-    """Sessions cannot be at least nine and at most eight."""
+    """There cannot be at least nine rounds and at most eight."""
     with pytest.raises(ValidationError, match="exceeds its maximum"):
-        SamplingPlan(budget_s=1, min_sessions=9)
+        SamplingPlan(budget_s=1, min_rounds=9, max_rounds=8)
+
+
+@pytest.mark.parametrize(
+    ("budget_s", "looks"),
+    [
+        (0.1, (4,)),
+        (2.4, (4,)),
+        (3.0, (4, 5)),
+        (6.0, (4, 6, 9, 10)),
+        (30.0, (4, 6, 9, 14, 21, 32, 48, 50)),
+    ],
+)
+def test_samples_are_looked_at_after_half_as_many_sessions_again(budget_s: float, looks: tuple[int, ...]) -> None:
+    """Looks grow with what was measured, the last session always has one, and `looks` counts them."""
+    plan = SamplingPlan(budget_s=budget_s)
+    assert plan.looks_after == looks
+    assert plan.looks == len(looks)
+    assert plan.max_sessions == looks[-1]
