@@ -46,16 +46,16 @@ def measured(milliseconds: dict[str, float]) -> Measurement:
                 runtime_version="1",
                 options={},
                 digest=digest,
-                input_shape=(1, 1, 2, 2),
+                input_shapes={"image": (1, 1, 2, 2)},
+                threads=1,
+                fingerprint={},
                 sessions=(session,) * 4,
             )
         )
     return Measurement(
         created="",
-        threads=1,
         batch=1,
         seed=0,
-        fingerprint={},
         in_force={},
         plan=SamplingPlan(budget_s=1),
         seconds=1,

@@ -42,17 +42,17 @@ def simulate(wall_ms: dict[str, float], cpu_ms: dict[str, float] | None = None, 
             runtime_version="1",
             options={},
             digest=label,
-            input_shape=(1, 3, 8, 8),
+            input_shapes={"image": (1, 3, 8, 8)},
+            threads=1,
+            fingerprint={},
             sessions=tuple(taken),
         )
         for label, taken in sessions.items()
     )
     content = {
         "created": "2026-01-01T00:00:00+00:00",
-        "threads": 1,
         "batch": 1,
         "seed": 0,
-        "fingerprint": {},
         "in_force": {},
         "plan": SamplingPlan(budget_s=1),
         "seconds": 1.0,

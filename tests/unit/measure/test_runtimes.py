@@ -13,7 +13,7 @@ import torch
 from onnx import TensorProto, helper
 
 from pipeline.core.errors import InputError
-from pipeline.measure.runtimes import READS, fixed_shape, open_session
+from pipeline.measure.runtimes import READS, Port, Settings, fixed_shape, numbers_in, open_session
 from pipeline.measure.runtimes.torch import open_module
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def test_onnx_file_opens_at_the_asked_batch(runtime: Any, write_onnx: Callable[.
     session = open_session(runtime, write_onnx("net.onnx"), threads=1, batch=2)
     (scores,) = session.run(np.ones((2, 3, 8, 8), np.float32))
     assert session.name == runtime
-    assert session.input_shape == (2, 3, 8, 8)
+    assert session.inputs == (Port("image", (2, 3, 8, 8), "float32"),)
     assert session.version
     assert "1" in session.options.values()
     assert scores == pytest.approx([2.7, 2.7])
@@ -89,37 +89,81 @@ def test_fixed_batch_is_not_changed(runtime: Any, write_onnx: Callable[..., Path
         open_session(runtime, write_onnx("net.onnx", batch=1), threads=1, batch=2)
 
 
+def write_pair(path: Path, kind: int = TensorProto.INT64) -> Path:
+    """Write a network that adds whole numbers to an image, both of open sizes."""
+    inputs = [
+        helper.make_tensor_value_info("a", TensorProto.FLOAT, ["batch", "length"]),
+        helper.make_tensor_value_info("ids", kind, ["batch", "length"]),
+    ]
+    outputs = [helper.make_tensor_value_info("c", TensorProto.FLOAT, ["batch", "length"])]
+    nodes = [
+        helper.make_node("Cast", ["ids"], ["cast"], to=TensorProto.FLOAT),
+        helper.make_node("Add", ["a", "cast"], ["c"]),
+    ]
+    graph = helper.make_graph(nodes, "two", inputs, outputs)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
 @pytest.mark.parametrize("runtime", FILE_RUNTIMES)
-def test_two_inputs_are_refused(runtime: Any, tmp_path: Path) -> None:  # noqa: ANN401
-    """A network of images has one input."""
-    inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3, 8, 8]) for name in "ab"]
-    outputs = [helper.make_tensor_value_info("c", TensorProto.FLOAT, [1, 3, 8, 8])]
-    graph = helper.make_graph([helper.make_node("Add", ["a", "b"], ["c"])], "two", inputs, outputs)
-    onnx.save(
-        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "two.onnx"
-    )
-    with pytest.raises(InputError, match="expected exactly one"):
-        open_session(runtime, tmp_path / "two.onnx", threads=1, batch=1)
+def test_two_inputs_of_two_types_run_at_the_given_shapes(runtime: Any, tmp_path: Path) -> None:  # noqa: ANN401
+    """A network may have several inputs, whole numbers among them, and open sizes that are given by name."""
+    shapes = {"a": (2, 3), "ids": (2, 3)}
+    session = open_session(runtime, write_pair(tmp_path / "two.onnx"), threads=1, batch=1, shapes=shapes)
+    assert session.inputs == (Port("a", (2, 3), "float32"), Port("ids", (2, 3), "int64"))
+    (sums,) = session.run(np.full((2, 3), 0.5, np.float32), np.full((2, 3), 2, np.int64))
+    assert np.asarray(sums) == pytest.approx(np.full((2, 3), 2.5))
+    assert numbers_in(session.inputs) == 12
+
+
+@pytest.mark.parametrize("runtime", FILE_RUNTIMES)
+def test_open_size_without_a_shape_is_refused_with_the_option_that_gives_it(
+    runtime: Any,  # noqa: ANN401
+    tmp_path: Path,
+) -> None:
+    """The message says which input is open and what to write."""
+    with pytest.raises(InputError, match=r"input a of shape .* give one: --shape a=1,1"):
+        open_session(runtime, write_pair(tmp_path / "two.onnx"), threads=1, batch=1)
+
+
+@pytest.mark.parametrize(("runtime", "name"), [("onnxruntime", r"tensor\(uint16\)"), ("openvino", "u16")])
+def test_input_of_another_type_is_refused(runtime: Any, name: str, tmp_path: Path) -> None:  # noqa: ANN401
+    """A type of which no inputs can be made is named, with those that are allowed."""
+    path = write_pair(tmp_path / "two.onnx", TensorProto.UINT16)
+    with pytest.raises(InputError, match=f"input ids is of type {name}, allowed: .*64"):
+        open_session(runtime, path, threads=1, batch=1, shapes={"a": (1, 3), "ids": (1, 3)})
 
 
 @pytest.mark.parametrize("declared", [["batch", 3, 8, 8], [None, 3, 8, 8], [-1, 3, 8, 8], [4, 3, 8, 8]])
 def test_batch_is_filled_in(declared: list[int | str | None]) -> None:
     """A named, absent or negative batch becomes the asked one; an equal one stays."""
-    assert fixed_shape(Path("net.onnx"), declared, 4) == (4, 3, 8, 8)
+    assert fixed_shape(Path("net.onnx"), "image", declared, Settings(batch=4)) == (4, 3, 8, 8)
 
 
-@pytest.mark.parametrize("declared", [["batch", 3, "height", 8], [1, 3, None, 8], []])
+def test_single_number_has_no_batch() -> None:
+    """An input without dimensions stays as it is."""
+    assert fixed_shape(Path("net.onnx"), "scale", [], Settings(batch=4)) == ()
+
+
+@pytest.mark.parametrize("declared", [["batch", 3, "height", 8], [1, 3, None, 8]])
 def test_dynamic_size_is_refused(declared: list[int | str | None]) -> None:
     """Without a fixed size there is no latency to speak of."""
     with pytest.raises(InputError, match="dynamic beyond the batch"):
-        fixed_shape(Path("net.onnx"), declared, 1)
+        fixed_shape(Path("net.onnx"), "image", declared, Settings())
+
+
+@pytest.mark.parametrize("given", [(1, 3, 9, 8), (1, 3, 8), (2, 3, 8, 8, 1)])
+def test_given_shape_must_agree_with_what_is_fixed(given: tuple[int, ...]) -> None:
+    """A fixed size cannot be overridden, nor the number of dimensions."""
+    with pytest.raises(InputError, match="input image has shape"):
+        fixed_shape(Path("net.onnx"), "image", ["batch", 3, 8, None], Settings(shapes={"image": given}))
 
 
 def test_torch_session_copies_the_network_and_keeps_its_mode() -> None:
     """The given network stays in training mode, and later changes to it are not measured."""
     convolution = torch.nn.Conv2d(3, 2, 3)
     model = torch.nn.Sequential(convolution, torch.nn.Dropout(0.5)).train()
-    session = open_module(model, (1, 3, 8, 8), threads=1)
+    session = open_module(model, (Port("image", (1, 3, 8, 8), "float32"),), threads=1)
     inputs = np.ones((1, 3, 8, 8), np.float32)
     before = session.run(inputs)[0].copy()
     torch.nn.init.zeros_(convolution.weight)
@@ -137,7 +181,8 @@ def test_torch_session_restores_the_number_of_threads() -> None:
             seen.append(torch.get_num_threads())
             return image_NCHW, image_NCHW
 
-    outputs = open_module(Spy(), (1, 1, 1, 1), threads=before + 1).run(np.ones((1, 1, 1, 1), np.float32))
+    ports = (Port("image", (1, 1, 1, 1), "float32"),)
+    outputs = open_module(Spy(), ports, threads=before + 1).run(np.ones((1, 1, 1, 1), np.float32))
     assert len(outputs) == 2
     assert seen == [before + 1]
     assert torch.get_num_threads() == before

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pipeline.core.measurement import Measurement, SamplingPlan
 from pipeline.core.run import Interval
 from pipeline.measure.statistics import (
+    FEW,
     Clock,
     Series,
     bootstrap,
@@ -20,6 +21,7 @@ from pipeline.measure.statistics import (
     hodges_lehmann,
     is_precise,
     milliseconds,
+    plan_quantile,
     preempted_share,
     ratio_interval,
     round_statistics,
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 PLAN = SamplingPlan(budget_s=1, replicates=60)
+#: The standard normal's two-sided quantile at 5 %.
+Z95 = 1.959964
 
 nanoseconds = st.floats(min_value=1e3, max_value=1e9)
 pairs_of_series = st.lists(
@@ -44,9 +48,9 @@ def sides(pairs: tuple[tuple[np.ndarray, np.ndarray], ...]) -> tuple[Series, Ser
     return tuple(first for first, _ in pairs), tuple(second for _, second in pairs)
 
 
-def interval(value: float) -> Interval:
-    """Return an interval around `value`; only the value counts here."""
-    return Interval(value=value, low=value, high=value)
+def interval(value: float, reach: float = 0.0) -> Interval:
+    """Return an interval that reaches so far around `value`."""
+    return Interval(value=value, low=value - reach, high=value + reach)
 
 
 def test_hodges_lehmann_is_the_median_of_pairwise_means() -> None:
@@ -88,7 +92,7 @@ def test_equal_sides_have_the_floor_as_their_error() -> None:
     series = tuple(np.full(5, 1e6) for _ in range(4))
     found = ratio_interval(series, series, plan=PLAN, seed=0)
     assert found.value == 1
-    assert found.high == pytest.approx(np.exp(2.5758 * 0.004), rel=1e-5)
+    assert found.high == pytest.approx(np.exp(Z95 * 0.004), rel=1e-5)
     assert found.level == 0.95
 
 
@@ -128,9 +132,11 @@ def test_session_effects_widen_the_interval() -> None:
 def test_more_looks_widen_the_interval() -> None:
     """The error rate is split over the looks that sampling may take."""
     series = tuple(np.full(5, 1e6) for _ in range(4))
-    one_look = ratio_interval(series, series, plan=SamplingPlan(budget_s=1, max_sessions=4), seed=0)
-    five_looks = ratio_interval(series, series, plan=SamplingPlan(budget_s=1, max_sessions=8), seed=0)
-    assert one_look.high < five_looks.high
+    one_look = ratio_interval(series, series, plan=SamplingPlan(budget_s=1), seed=0)
+    four_looks = ratio_interval(series, series, plan=SamplingPlan(budget_s=6), seed=0)
+    assert one_look.high == pytest.approx(np.exp(Z95 * 0.004), rel=1e-5)
+    assert four_looks.high == pytest.approx(np.exp(2.497705 * 0.004), rel=1e-5)
+    assert plan_quantile(SamplingPlan(budget_s=6)) == pytest.approx(2.497705)
 
 
 def test_bootstrap_draws_only_from_the_rounds_of_chosen_sessions() -> None:
@@ -196,7 +202,24 @@ def test_contention_is_a_relative_margin_on_one_thread(
     wall: float, cpu: float, threads: int, *, expected: bool
 ) -> None:
     """5 % apart in either direction counts, but not with more threads, whose CPU time adds up."""
-    assert contended(interval(wall), interval(cpu), threads=threads, plan=PLAN) is expected
+    assert contended(interval(wall), interval(cpu), threads=threads, margin=0.05) is expected
+
+
+def test_clocks_disagree_only_beyond_their_own_noise() -> None:
+    """Intervals that overlap are no disagreement, however far apart their centres are."""
+    assert contended(interval(1.0, 0.02), interval(1.1, 0.02), threads=1, margin=0.05)
+    assert not contended(interval(1.0, 0.06), interval(1.1, 0.06), threads=1, margin=0.05)
+    assert not contended(None, interval(1.1), threads=1, margin=0.05)
+
+
+@settings(max_examples=40, deadline=None)
+@given(values=st.lists(st.floats(-1, 1), min_size=FEW + 1, max_size=FEW + 60))
+def test_both_ways_to_the_hodges_lehmann_estimate_agree(values: list[float]) -> None:
+    """The search on many values finds what all their pairs give."""
+    array = np.array(values)
+    first, second = np.triu_indices(len(array))
+    by_pairs = np.median((array[first] + array[second]) / 2)
+    assert hodges_lehmann(array) == pytest.approx(by_pairs, abs=1e-3 * np.ptp(array) + 1e-12)
 
 
 def test_baseline_has_times_and_no_speedup(simulate: Callable[..., Measurement]) -> None:
