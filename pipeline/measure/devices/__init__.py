@@ -15,10 +15,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from pipeline.core.errors import InputError
+
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
+
+    from pipeline.measure.devices.record import DeviceRecord
 
 
 class Device(Protocol):
@@ -52,3 +56,46 @@ class Device(Protocol):
 
     def close(self) -> None:
         """Let go of everything on this side; files on the device stay for the next time."""
+
+
+def open_device(
+    device: str | DeviceRecord, *, counts: Path | None = None, note: Callable[[str], None] | None = None
+) -> Device:
+    """Return the device that a text, a registered name or a record stands for. Nothing is connected or built yet.
+
+    `counts` is the file for instruction counts of an emulated device; `note` is told what it builds.
+
+    Raises:
+        InputError: the text is no device and no registered name, or counts are asked of a device that has none.
+    """
+    from pipeline.measure.devices import record, registry  # noqa: PLC0415 - only what is asked for is loaded
+
+    if isinstance(device, str):
+        named = record.NAME.fullmatch(device) and device != "local"
+        device = registry.find_device(device) if named else record.DeviceRecord(url=record.checked(device))
+    address = device.address
+    if counts and address.kind != "qemu":
+        raise InputError(
+            f"found {device.url}, which does not count instructions; allowed: an emulated one such as {record.EMULATED}"
+        )
+    if address.kind == "qemu":
+        return _emulated(device, counts, note)
+    if address.kind == "ssh":
+        from pipeline.measure.devices.ssh import SshDevice  # noqa: PLC0415
+
+        return SshDevice(device)
+    if address.kind == "adb":
+        from pipeline.measure.devices.adb import AdbDevice  # noqa: PLC0415
+
+        return AdbDevice(device)
+    from pipeline.measure.devices.local import LocalDevice  # noqa: PLC0415
+
+    return LocalDevice(device.python) if device.python else LocalDevice()
+
+
+def _emulated(device: DeviceRecord, counts: Path | None, note: Callable[[str], None] | None) -> Device:
+    from pipeline.measure.devices.arm64_root import LIBRARIES, silent  # noqa: PLC0415
+    from pipeline.measure.devices.qemu import QemuDevice  # noqa: PLC0415
+
+    libraries = device.libraries or LIBRARIES
+    return QemuDevice(device.address.what, device.root, libraries, counts, note or silent)

@@ -17,7 +17,8 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from pipeline.core.artifact import Frozen
 from pipeline.core.errors import InputError
 
-WRITTEN = "local, ssh://[user@]host[:port], adb://serial, qemu://cpu such as qemu://cortex-a72"
+EMULATED = "qemu://cortex-a72"
+WRITTEN = f"local, ssh://[user@]host[:port], adb://serial, qemu://cpu such as {EMULATED}"
 WORD = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
 SSH = re.compile(
     rf"(?:(?P<user>{WORD})@)?"
@@ -62,6 +63,12 @@ def parse(text: str) -> Address:
     raise InputError(f'found the device "{text}", allowed: {WRITTEN}, or a name that was registered')
 
 
+def checked(text: str) -> str:
+    """Return a device's text; raises InputError as `parse` does."""
+    parse(text)
+    return text
+
+
 def _fit(text: str) -> str:
     """Return a path or a program as written; raises ValueError where it could be taken for something else."""
     if not text or text.startswith("-") or UNFIT.search(text):
@@ -82,14 +89,14 @@ class DeviceRecord(Frozen):
     """A device with its options, as the registry keeps it. An option that its kind does not take is an error."""
 
     url: str = Field(description=WRITTEN)
-    python: Text | None = Field(None, description="interpreter on the device; python3 unless given")
-    folder: Text | None = Field(None, description="where files go on the device; a folder of its own unless given")
-    identity: File | None = Field(None, description="ssh: the private key; unless given, those that ssh tries")
-    known_hosts: File | None = Field(None, description="ssh: the file of known host keys; ssh's own unless given")
-    config: File | None = Field(None, description="ssh: the configuration file; the user's own unless given")
-    server_port: int | None = Field(None, ge=1, le=PORTS[-1], description="adb: port of the adb server; 5037")
-    root: File | None = Field(None, description="qemu: a folder with the files of an arm64 system; built unless given")
-    libraries: tuple[str, ...] | None = Field(None, description="qemu: runtimes in the root that is built")
+    python: Text | None = Field(default=None, description="interpreter on the device; python3 unless given")
+    folder: Text | None = Field(default=None, description="where files go on the device; one of its own unless given")
+    identity: File | None = Field(default=None, description="ssh: the private key; unless given, those that ssh tries")
+    known_hosts: File | None = Field(default=None, description="ssh: file of known host keys; ssh's own unless given")
+    config: File | None = Field(default=None, description="ssh: the configuration file; the user's own unless given")
+    server_port: int | None = Field(default=None, ge=1, le=PORTS[-1], description="adb: port of the adb server; 5037")
+    root: File | None = Field(default=None, description="qemu: folder with an arm64 system's files; built unless given")
+    libraries: tuple[str, ...] | None = Field(default=None, description="qemu: runtimes in the root that is built")
 
     OPTIONS: ClassVar[dict[str, frozenset[str]]] = {
         "local": frozenset({"python"}),

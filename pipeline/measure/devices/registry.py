@@ -107,7 +107,7 @@ def _record(file: Path, name: str, given: Any) -> DeviceRecord:  # noqa: ANN401 
 
 
 def _write(devices: dict[str, DeviceRecord]) -> Path:
-    """Write the file beside its place and move it there: a reader finds the old one or the new one, never half of one."""
+    """Write the file beside its place and move it there: a reader finds the old one or the new one, never a part."""
     file = registry_file().resolve()
     content = {
         "format": FORMAT,
