@@ -68,7 +68,12 @@ class Connection:
             self._write(json.dumps({"op": op, **arguments}).encode() + b"\n")
         except (BrokenPipeError, ValueError) as error:
             raise self._ended(op) from error
-        return self._understood(op, self._line(op, patience_s))
+        try:
+            line = self._line(op, patience_s)
+        except BaseException:  # a late answer would be taken for the next one's
+            self._kill()
+            raise
+        return self._understood(op, line)
 
     def close(self) -> None:
         """End the worker: its stdin is closed, and it is killed if it does not follow at once."""
@@ -77,13 +82,16 @@ class Connection:
                 self.process.stdin.close()
         with contextlib.suppress(Exception):
             self.process.wait(0.5)
-        self.process.kill()
-        self.process.wait()
+        self._kill()
         for reader in self._readers:
             reader.join(ENDING_S)
         for stream in (self.process.stdout, self.process.stderr):
             if stream:
                 stream.close()
+
+    def _kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
 
     def _write(self, line: bytes) -> None:
         if self.process.stdin is None:

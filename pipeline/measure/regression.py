@@ -156,7 +156,8 @@ def _disturbed(measurement: Measurement, a: SubjectSamples, b: SubjectSamples, *
     if temperatures and max(temperatures) - temperatures[0] > TEMPERATURE_RISE_C:
         doubt("throttled", f"the device warmed up by {max(temperatures) - temperatures[0]:.0f} C; let it cool down")
     moved = _frequency_moved(a, b)
-    if moved > FREQUENCY_MOVED and a.fingerprint.get("governor") not in FIXED_GOVERNORS:
+    fixed = all(side.fingerprint.get("governor") in FIXED_GOVERNORS for side in (a, b))
+    if moved > FREQUENCY_MOVED and not fixed:
         doubt("throttled", f"the frequency differed by {moved:.0%} between the sides; fix the governor")
     share = max(preempted_share(a), preempted_share(b))
     if wall_only and share > MOST_PREEMPTED:

@@ -11,7 +11,7 @@ Reasonable Time" (ISMM 2013) for repetition at every level that has a random eff
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -211,4 +211,4 @@ def _by_subject(sessions: Sequence[tuple[SessionSamples, ...]]) -> Samples:
 
 
 def _block(readings: Readings, order: int) -> Block:
-    return Block(order=order, **asdict(readings))
+    return Block(order=order, **vars(readings))

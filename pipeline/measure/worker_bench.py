@@ -18,7 +18,7 @@ from pathlib import Path
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pipeline.core.errors import DeviceError, InputError
+from pipeline.core.errors import DeviceError
 from pipeline.measure import clock
 from pipeline.measure.machine import fingerprint
 from pipeline.measure.runtimes import open_session
@@ -140,7 +140,7 @@ class Bench:
     def block(self, subject: int, inferences: int, pause_ns: int = 0) -> dict[str, Any]:
         """Infer `inferences` times, with a pause of `pause_ns` before each."""
         session, inputs = self._sessions[subject]
-        return asdict(clock.time_block(lambda: session.run(*inputs), inferences, pause_ns))
+        return vars(clock.time_block(lambda: session.run(*inputs), inferences, pause_ns))
 
     def rounds(
         self, orders: Sequence[Sequence[int]], sizes: Sequence[int], limit_ns: int, pause_ns: int = 0
@@ -219,7 +219,9 @@ def _weigh_and_exit(load: Callable[[], Session], seed: int, writer: int) -> None
         session.run(*inputs)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KILOBYTE
         os.write(writer, json.dumps({"peak_rss_bytes": peak}).encode())
-    except InputError:
-        os.write(writer, b"{}")  # `check` says why
+    except MemoryError:
+        pass  # told by the end of the process
+    except Exception:  # noqa: BLE001 - whatever it is, `check` says why
+        os.write(writer, b"{}")
     finally:
         os._exit(0)
