@@ -17,14 +17,14 @@ _ESCAPED = str.maketrans({letter: f"\\{letter}" for letter in "\\`*[]|"} | {"<":
 def render(report: RunReport) -> str:
     """Return the whole report; text from the run is escaped."""
     parts = [
-        f"# {_escape(report.name)}",
-        _escape(" \N{MIDDLE DOT} ".join(facts.about(report))),
+        f"# {escape(report.name)}",
+        escape(" \N{MIDDLE DOT} ".join(facts.about(report))),
         _banner(report),
         _answers(report),
         _stages(report),
         _final(report),
         _runtimes(report),
-        _facts("How it was measured", facts.header(report)),
+        facts_list("How it was measured", facts.header(report)),
         _budget(report),
         *(_changed(report)),
         "## Recipe\n\n```json\n" + facts.recipe_text(report) + "\n```",
@@ -32,12 +32,12 @@ def render(report: RunReport) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _escape(text: str) -> str:
+def escape(text: str) -> str:
     """Make text safe inside a paragraph or a table cell."""
     return text.translate(_ESCAPED)
 
 
-def _table(names: Sequence[str], aligned: str, cells: Sequence[Sequence[str]]) -> str:
+def table(names: Sequence[str], aligned: str, cells: Sequence[Sequence[str]]) -> str:
     """Write a table; `aligned` has one letter for each column: l or r."""
     rule = ["---:" if side == "r" else "---" for side in aligned]
     return "\n".join("| " + " | ".join(line) + " |" for line in (names, rule, *cells))
@@ -51,13 +51,13 @@ def _joined(text: str, note: str) -> str:
 def _banner(report: RunReport) -> str:
     """Write what kept the run from finishing."""
     found = headline.banner(report)
-    return f"> **{_escape(found)}**" if found else ""
+    return f"> **{escape(found)}**" if found else ""
 
 
 def _answers(report: RunReport) -> str:
     """Write the three questions with their answers as a list."""
     return "\n".join(
-        f"- {answer.question} **{answer.number}**. {_escape(answer.sentence)}" for answer in headline.answers(report)
+        f"- {answer.question} **{answer.number}**. {escape(answer.sentence)}" for answer in headline.answers(report)
     )
 
 
@@ -66,10 +66,10 @@ def _budget(report: RunReport) -> str:
     if not report.budget:
         return ""
     cells = [
-        (line.name.replace("_", " "), _escape(line.asked), _escape(line.found), f"**{line.verdict}**")
+        (line.name.replace("_", " "), escape(line.asked), escape(line.found), f"**{line.verdict}**")
         for line in report.budget
     ]
-    return "## Budget\n\n" + _table(("Budget", "Asked", "Found", "Verdict"), "llll", cells)
+    return "## Budget\n\n" + table(("Budget", "Asked", "Found", "Verdict"), "llll", cells)
 
 
 def _stages(report: RunReport) -> str:
@@ -87,19 +87,17 @@ def _stages(report: RunReport) -> str:
         "Speedup",
     ]
     names += ["MACs", "Parameters", "Size", "gzip", "Took"]
-    return "## Which stage bought what\n\n" + _table(
-        names, "rllrrrrrrrrr", [_line(line) for line in rows.lines(report)]
-    )
+    return "## Which stage bought what\n\n" + table(names, "rllrrrrrrrrr", [_line(line) for line in rows.lines(report)])
 
 
 def _line(line: rows.Line) -> tuple[str, ...]:
     """Write one row of the stage table."""
-    bought = ", ".join(f"**{chip.text}**" if chip.tone == "nothing" else _escape(chip.text) for chip in line.chips)
-    label = f"**{_escape(line.label)}**" + (f" ({_escape(line.settings)})" if line.settings else "")
+    bought = ", ".join(f"**{chip.text}**" if chip.tone == "nothing" else escape(chip.text) for chip in line.chips)
+    label = f"**{escape(line.label)}**" + (f" ({escape(line.settings)})" if line.settings else "")
     return (
         str(line.index),
         label + (" **result**" if line.role == "result" else ""),
-        "<br>".join(part for part in (bought, _escape(line.verdict)) if part),
+        "<br>".join(part for part in (bought, escape(line.verdict)) if part),
         line.accuracy.text,
         line.accuracy.note or numbers.DASH,
         _joined(line.latency.text, line.latency.note) + (" contended" if line.contended else ""),
@@ -121,7 +119,7 @@ def _final(report: RunReport) -> str:
         f"{headline.judgement(report.final)}: **{found}** ({numbers.level(report.final.difference)} paired interval)."
     )
     names = ("Metric", "Original", "Result", "Change, points")
-    return f"## Final test\n\n{told}\n\n" + _table(names, "lrrr", headline.metrics(report.final))
+    return f"## Final test\n\n{told}\n\n" + table(names, "lrrr", headline.metrics(report.final))
 
 
 def _runtimes(report: RunReport) -> str:
@@ -131,11 +129,11 @@ def _runtimes(report: RunReport) -> str:
         return ""
     names = ["File", *(f"{name}: {what}" for name in found.runtimes for what in ("latency", "speedup"))]
     cells = [
-        [f"{index} {_escape(label)}", *(text for cell in taken for text in _runtime_cells(cell))]
+        [f"{index} {escape(label)}", *(text for cell in taken for text in _runtime_cells(cell))]
         for index, label, taken in found.files
     ]
-    table = _table(names, "l" + "r" * (len(names) - 1), cells)
-    return f"## Every file in every runtime\n\n{table}\n\n{rows.PAIRED}"
+    listed = table(names, "l" + "r" * (len(names) - 1), cells)
+    return f"## Every file in every runtime\n\n{listed}\n\n{rows.PAIRED}"
 
 
 def _runtime_cells(cell: rows.RuntimeCell) -> tuple[str, str]:
@@ -150,9 +148,9 @@ def _runtime_cells(cell: rows.RuntimeCell) -> tuple[str, str]:
     )
 
 
-def _facts(title: str, pairs: facts.Facts, mark: str = "##") -> str:
+def facts_list(title: str, pairs: facts.Facts, mark: str = "##") -> str:
     """Write keys and values as a list."""
-    return f"{mark} {_escape(title)}\n\n" + "\n".join(f"- {_escape(name)}: {_escape(text)}" for name, text in pairs)
+    return f"{mark} {escape(title)}\n\n" + "\n".join(f"- {escape(name)}: {escape(text)}" for name, text in pairs)
 
 
 def _changed(report: RunReport) -> list[str]:
@@ -162,5 +160,5 @@ def _changed(report: RunReport) -> list[str]:
     found = ["## What each stage changed"]
     for row in report.rows:
         about = (*facts.flat(row.changed), ("file", f"{row.folder}, {row.form}, sha256 {row.digest}"))
-        found.append(_facts(f"{row.index} {row.label}", about, "###"))
+        found.append(facts_list(f"{row.index} {row.label}", about, "###"))
     return found
