@@ -23,7 +23,8 @@ PART = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}"
 FILE_NAME = re.compile(f"{PART}/{PART}")
 #: Exit codes of the scripts below, where they can say more than that they failed.
 INCOMPLETE, NO_FOLDER = 90, 91
-FULL = re.compile("No space left on device|Disk quota exceeded")
+#: What programs say on a full disk; GNU tar tells no more than that a piece was not written whole.
+FULL = re.compile("No space left on device|Disk quota exceeded|Wrote only [0-9]+ of")
 #: Header of a listing: the folder, Python's path and tar's, one line each.
 HEADER = 3
 
@@ -134,8 +135,9 @@ def run_command(python: str, worker: str) -> str:
 
 def refusal(url: str, folder: str, code: int, words: str) -> DeviceError:
     """Say why the device's shell failed, as far as its exit code and its words tell."""
-    last = words.strip().splitlines()[-1] if words.strip() else f"exit code {code}"
-    if FULL.search(words):
+    lines = words.strip().splitlines() or [f"exit code {code}"]
+    last = next((line for line in lines if FULL.search(line)), lines[-1])
+    if FULL.search(last):
         return DeviceError(f"{url}: the disk is full there: make room for {folder}, or give another folder\n  {last}")
     if code == NO_FOLDER:
         return DeviceError(f"{url}: the folder {folder} cannot be made or entered there: give another one\n  {last}")
