@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pipeline.core.errors import InputError
-from pipeline.measure.bench import bench, source_digest
+from pipeline.measure.bench import bench, plan_for
+from pipeline.measure.harness import Terms
 from pipeline.measure.statistics import speedup
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 def test_one_file_is_measured_alone(write_onnx: Callable[..., Path]) -> None:
     """Without a second file there is no speedup."""
     path = write_onnx("net.onnx")
-    measurement = bench([path], runtime="onnxruntime", threads=1, budget_s=0.1, seed=0)
+    measurement = bench([path], Terms(), runtime="onnxruntime", budget_s=0.1, seed=0)
     assert [subject.label for subject in measurement.subjects] == [str(path)]
     assert speedup(measurement, 0, "wall") is None
 
@@ -26,19 +27,10 @@ def test_one_file_is_measured_alone(write_onnx: Callable[..., Path]) -> None:
 def test_same_file_twice_is_a_pair(write_onnx: Callable[..., Path]) -> None:
     """A file compared with itself shows the machine's noise."""
     path = write_onnx("net.onnx")
-    measurement = bench([path, path], runtime="onnxruntime", threads=1, budget_s=0.1, seed=0, batch=2)
+    measurement = bench([path, path], Terms(batch=2), runtime="onnxruntime", budget_s=0.1, seed=0)
     assert speedup(measurement, 1, "wall") is not None
     assert measurement.subjects[0].digest == measurement.subjects[1].digest
     assert measurement.batch == 2
-
-
-def test_digest_of_an_openvino_model_covers_its_weights(tmp_path: Path) -> None:
-    """Other weights in the .bin are another model."""
-    (tmp_path / "model.xml").write_text("graph")
-    (tmp_path / "model.bin").write_text("weights")
-    before = source_digest(tmp_path / "model.xml")
-    (tmp_path / "model.bin").write_text("others")
-    assert source_digest(tmp_path / "model.xml") != before
 
 
 @pytest.mark.parametrize("name", ["none.onnx", "model.xml"])
@@ -46,10 +38,24 @@ def test_missing_part_is_an_input_error(tmp_path: Path, name: str) -> None:
     """A file that does not exist, or an .xml without its .bin, is named."""
     (tmp_path / "model.xml").write_text("graph")
     with pytest.raises(InputError, match="does not exist; expected an exported network"):
-        bench([tmp_path / name], runtime="openvino", threads=1, budget_s=0.1, seed=0)
+        bench([tmp_path / name], Terms(), runtime="openvino", budget_s=0.1, seed=0)
 
 
 def test_no_file_is_an_input_error() -> None:
     """There must be something to measure."""
     with pytest.raises(InputError, match="nothing to measure"):
-        bench([], runtime="onnxruntime", threads=1, budget_s=0.1, seed=0)
+        bench([], Terms(), runtime="onnxruntime", budget_s=0.1, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("subjects", "budget_s", "session_s"), [(1, 30, 0.6), (2, 30, 0.6), (10, 60, 3.0), (10, 4, 1.0), (1, 0.1, 0.025)]
+)
+def test_sessions_are_long_enough_for_all_files_and_at_least_four(
+    subjects: int, budget_s: float, session_s: float
+) -> None:
+    """A session has 0.3 s for each file, unless four such sessions do not fit into the budget."""
+    plan = plan_for(subjects, budget_s)
+    assert plan.session_s == pytest.approx(session_s)
+    assert plan.max_sessions >= 4
+    assert plan.budget_s == budget_s
+    assert not plan.strict
