@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 #: Input channels, output channels, stride of each convolution; the input is [1, 3, 48, 48].
 LAYERS = ((3, 16, 1), (16, 32, 2), (32, 32, 1), (32, 64, 2), (64, 64, 1), (64, 128, 2), (128, 128, 1), (128, 128, 1))
-SIZE, CLASSES, BRANCH_AT = 48, 10, 3
+SIZE, CLASSES, BRANCH_AT = 48, 10, 5
 
 
 def write_network(path: Path, extra: int = 0) -> Path:

@@ -40,6 +40,9 @@ Duty = Annotated[
     str | None,
     typer.Option(metavar="TIME", help="Idle time before each inference (30ms), as in an application; none by default."),
 ]
+Priority = Annotated[
+    bool, typer.Option("--priority/--no-priority", help="Let the worker go before other programs where allowed.")
+]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of orders and inputs.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of text.")]
 Budget = Annotated[str, typer.Option(metavar="TIME", help="Longest measuring time, with its unit: 30s, 2min.")]
@@ -59,6 +62,7 @@ def bench(
     shape: Shapes = None,
     device: DeviceName = "local",
     duty: Duty = None,
+    priority: Priority = True,
     budget: Budget = "30s",
     seed: Seed = 0,
     as_json: AsJson = False,
@@ -76,7 +80,7 @@ def bench(
     from pipeline.measure.bench import bench as measure_files
     from pipeline.progress import ConsoleProgress
 
-    terms = _terms(threads, batch, shape, duty)
+    terms = _terms(threads, batch, shape, duty, priority=priority)
     budget_s = _seconds(budget, "--budget")
     with ConsoleProgress() as progress:
         found = measure_files(
@@ -120,6 +124,7 @@ def compare(
         str | None, typer.Option("--device-b", metavar="DEVICE", help="The candidate's device.")
     ] = None,
     duty: Duty = None,
+    priority: Priority = True,
     tolerance: Annotated[
         str,
         typer.Option(
@@ -157,7 +162,7 @@ def compare(
         runtime=runtime,
         runtime_b=runtime_b,
         threads_b=threads_b,
-        terms=_terms(threads, batch, shape, duty),
+        terms=_terms(threads, batch, shape, duty, priority=priority),
         force=force,
         seed=seed,
     )
@@ -219,11 +224,11 @@ def _timed_device(name: str, note: Callable[[str], None]) -> Device | None:
     return found
 
 
-def _terms(threads: int, batch: int, shapes: list[str] | None, duty: str | None) -> Terms:
+def _terms(threads: int, batch: int, shapes: list[str] | None, duty: str | None, *, priority: bool) -> Terms:
     from pipeline.measure.harness import Terms
 
     pause_ns = round(_seconds(duty, "--duty") * 1e9) if duty else 0
-    return Terms(threads, batch, dict(_shape(each) for each in shapes or ()), pause_ns)
+    return Terms(threads, batch, dict(_shape(each) for each in shapes or ()), pause_ns, priority)
 
 
 def _shape(text: str) -> tuple[str, tuple[int, ...]]:

@@ -102,7 +102,7 @@ class SamplingPlan(Frozen):
 
 
 class Block(Frozen):
-    """Consecutive inferences of one subject: nanoseconds of each, on the wall clock and of the process's CPU time.
+    """The inferences of one subject in one round: nanoseconds of each, on the wall clock and in the process's CPU time.
 
     `order` is the block's place in its round (0 was first), `preemptions` the involuntary context switches during it,
     `frequency_mhz` the cores' mean right after it where the kernel tells.

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 ROOT = Path("/")
 STEAL_FIELD = 7  # user nice system idle iowait irq softirq steal guest guest_nice
@@ -65,6 +65,16 @@ def time_block(run: Callable[[], object], inferences: int, pause_ns: int = 0) ->
             wall_ns.append(time.perf_counter_ns() - wall)
             cpu_ns.append(time.process_time_ns() - cpu)
         return Readings(tuple(wall_ns), tuple(cpu_ns), preemptions() - before, frequency_mhz())
+
+
+def joined(parts: Sequence[Readings]) -> Readings:
+    """Return the readings of several turns as one block."""
+    return Readings(
+        tuple(each for part in parts for each in part.wall_ns),
+        tuple(each for part in parts for each in part.cpu_ns),
+        sum(part.preemptions for part in parts),
+        parts[-1].frequency_mhz,
+    )
 
 
 def preemptions() -> int:

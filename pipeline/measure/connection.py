@@ -152,15 +152,15 @@ def _reader(stream: Any, keep: Callable[[bytes], object], at_end: Callable[[], N
     return thread
 
 
-def connect(device: Device) -> tuple[Connection, dict[str, Any]]:
-    """Start a worker on a device and return it with what it says of itself.
+def connect(device: Device, *, priority: bool = False) -> tuple[Connection, dict[str, Any]]:
+    """Start a worker on a device and return it with what it says of itself; `priority` as in the worker's `hello`.
 
     Raises:
         DeviceError: it cannot be started or is of another version.
     """
     connection = Connection(device)
     try:
-        told: dict[str, Any] = connection.request("hello")
+        told: dict[str, Any] = connection.request("hello", priority=priority)
     except BaseException:
         connection.close()
         raise

@@ -14,6 +14,7 @@ from pipeline.core.stage import SilentProgress
 from pipeline.measure.clock import Readings
 from pipeline.measure.connection import Connection, connect
 from pipeline.measure.devices.local import LocalDevice
+from pipeline.measure.installed import missing_packages, missing_text
 from pipeline.measure.outputs import compare_outputs, require_sound
 from pipeline.measure.payload import Payload, payload
 from pipeline.measure.sampling import Created, sample
@@ -55,12 +56,17 @@ class Subject:
 
 @dataclass(frozen=True)
 class Terms:
-    """On what terms all subjects are run. `pause_ns` is idle time before each inference (a duty cycle)."""
+    """On what terms all subjects are run. `pause_ns` is idle time before each inference (a duty cycle).
+
+    With `weigh` each file is also loaded in a process of its own, for its peak memory.
+    """
 
     threads: int = 1
     batch: int = 1
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     pause_ns: int = 0
+    priority: bool = True
+    weigh: bool = True
 
 
 @dataclass(frozen=True)
@@ -159,7 +165,7 @@ def measure(
         raise InputError("there is nothing to measure; expected at least one file")
     progress = progress or SilentProgress()
     with ExitStack() as stack:
-        workers = [_worker(stack, device) for device in devices or (_local(subjects),)]
+        workers = [_worker(stack, device, terms) for device in devices or (_local(subjects),)]
         opened = _check(subjects, terms, workers, seed=seed, progress=progress)
         in_force = workers[0][1]["in_force"]
         progress.note(f"measuring with {terms.threads} thread(s), batch {terms.batch}, {_text(in_force)}")
@@ -205,9 +211,9 @@ def _local(subjects: Sequence[Subject]) -> LocalDevice:
     return LocalDevice(module=TORCH_WORKER if torch else None)
 
 
-def _worker(stack: ExitStack, device: Device) -> tuple[Connection, dict[str, Any]]:
+def _worker(stack: ExitStack, device: Device, terms: Terms) -> tuple[Connection, dict[str, Any]]:
     stack.callback(device.close)
-    connection, hello = connect(device)
+    connection, hello = connect(device, priority=terms.priority)
     stack.callback(connection.close)
     return connection, hello
 
@@ -231,7 +237,8 @@ def _check(
     weights: list[int | None] = []
     for number, (subject, request) in enumerate(zip(subjects, requests, strict=True)):
         progress.update(number, 2 * len(subjects), "weighing the files")
-        weights.append(workers[subject.device][0].request("weigh", file=request, seed=seed).get("peak_rss_bytes"))
+        worker = workers[subject.device][0]
+        weights.append(_peak_memory(worker, request, seed) if terms.weigh else None)
     opened: list[_Opened] = []
     for number, (subject, request) in enumerate(zip(subjects, requests, strict=True)):
         progress.update(len(subjects) + number, 2 * len(subjects), "checking the outputs")
@@ -246,29 +253,18 @@ def _check(
     return opened
 
 
+def _peak_memory(worker: Connection, request: dict[str, Any], seed: int) -> int | None:
+    weight: int | None = worker.request("weigh", file=request, seed=seed).get("peak_rss_bytes")
+    return weight
+
+
 def _require_installed(subjects: Sequence[Subject], workers: Sequence[tuple[Connection, dict[str, Any]]]) -> None:
     """Refuse a device that lacks a runtime or numpy, with the line that installs it there."""
     for subject in subjects:
         connection, hello = workers[subject.device]
-        missing = [name for name in ("numpy", subject.runtime) if hello["packages"].get(name) is None]
+        missing = missing_packages(hello, ("numpy", subject.runtime))
         if missing:
-            raise DeviceError(
-                f"{connection.device.url}: {hello['executable']} (Python {hello['python']}) has no "
-                f"{' and no '.join(missing)}; run there: {hello['executable']} -m pip install {_pins(missing)}"
-            )
-
-
-def _pins(packages: Sequence[str]) -> str:
-    """Name packages in the versions that this program runs with, where it has them."""
-    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - only for a message
-
-    pinned: list[str] = []
-    for name in packages:
-        try:
-            pinned.append(f"{name}=={version(name).partition('+')[0]}")
-        except PackageNotFoundError:
-            pinned.append(name)
-    return " ".join(pinned)
+            raise DeviceError(missing_text(connection.device.url, hello, missing))
 
 
 def _request(subject: Subject, brought: Payload, terms: Terms, device: Device) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """From raw samples to milliseconds and speedups with intervals.
 
 Per round, r = log(statistic of the baseline's block) - log(statistic of the subject's block), where the statistic is
-the block's minimum on the wall clock and its median in CPU time: both ignore a preempted inference. The speedup is
+the block's minimum, on the wall clock as in CPU time: other load only ever adds, to CPU time too (caches, a core shared
+with a neighbour), and the standard error of the minimum was about two thirds of the median's. The speedup is
 exp of the Hodges-Lehmann estimate of r over all rounds. Rounds of one session are not independent, so the standard
 error comes from a bootstrap in two levels: sessions, and rounds within each.
 
@@ -56,10 +57,11 @@ class Distribution:
 
 
 def round_statistics(subject: SubjectSamples, clock: Clock) -> Series:
-    """Return one value in ns per round: the block's minimum on the wall clock, or its median in CPU time."""
-    if clock == "wall":
-        return tuple(np.array([min(b.wall_ns) for b in session.rounds], float) for session in subject.sessions)
-    return tuple(np.array([np.median(b.cpu_ns) for b in session.rounds], float) for session in subject.sessions)
+    """Return one value in ns per round: the block's minimum on the wall clock or in CPU time."""
+    return tuple(
+        np.array([min(block.wall_ns if clock == "wall" else block.cpu_ns) for block in session.rounds], float)
+        for session in subject.sessions
+    )
 
 
 def distribution(subject: SubjectSamples, clock: Clock) -> Distribution:
