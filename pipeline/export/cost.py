@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gzip
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -52,10 +52,16 @@ OPENVINO_CARRIERS = ("Convert", "Subtract", "Multiply", "Reshape", "Transpose", 
 
 @dataclass(frozen=True)
 class Cost:
-    """Multiply-accumulates for one image, and numbers in weights and biases of the layers that multiply."""
+    """Multiply-accumulates for one image, and numbers in weights and biases of the layers that multiply.
+
+    `int8_macs` are those of layers with 8-bit weights. `weight_bytes` are the weights as they are stored, each tensor
+    once and without biases: one byte for a number that is quantized. Both are left out when costs are compared.
+    """
 
     macs: int
     parameters: int
+    int8_macs: int = field(default=0, compare=False)
+    weight_bytes: int = field(default=0, compare=False)
 
 
 def onnx_cost(file: Path) -> Cost:
@@ -68,15 +74,22 @@ def onnx_cost(file: Path) -> Cost:
     layers = [node for node in model.graph.node if node.op_type in ONNX_WEIGHTED]
     made_by = {value: node for node in model.graph.node for value in node.output}
     constants = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    widths = {tensor.name: _onnx_width(tensor.data_type) for tensor in model.graph.initializer}
     shapes = _shapes(model, layers, str(file))
     images = shapes[onnx_specs(model)[0][0].name][0]
-    macs = parameters = 0
+    macs = parameters = int8_macs = 0
+    stored: dict[str, int] = {}
     for node in layers:
         weight, bias = (_source(node, index, made_by) for index in ONNX_WEIGHTED[node.op_type])
-        macs += _onnx_macs(node, shapes, constants.get(weight)) // images
+        here = _onnx_macs(node, shapes, constants.get(weight)) // images
+        macs += here
         parameters += sum(math.prod(constants[name]) for name in (weight, bias) if name in constants)
         parameters += _added_bias(node, model, made_by, constants)
-    return Cost(macs, parameters)
+        if weight in constants:
+            width = 1 if _quantized_on_the_way(node, made_by) else widths[weight]
+            stored[weight] = math.prod(constants[weight]) * width
+            int8_macs += here if width == 1 else 0
+    return Cost(macs, parameters, int8_macs, sum(stored.values()))
 
 
 def openvino_cost(file: Path) -> Cost:
@@ -85,15 +98,21 @@ def openvino_cost(file: Path) -> Cost:
     if model.input(0).partial_shape[0].is_dynamic:
         model.reshape({port: [1, *list(port.partial_shape)[1:]] for port in model.inputs})
     images = model.input(0).shape[0]
-    macs = parameters = 0
+    macs = parameters = int8_macs = 0
+    stored: dict[str, int] = {}
     for layer in model.get_ordered_ops():
         if layer.get_type_name() not in OPENVINO_WEIGHTED:
             continue
         weight = _constant_behind(layer.input_value(1))
-        macs += _openvino_macs(layer) // images
+        here = _openvino_macs(layer) // images
+        macs += here
         parameters += 0 if weight is None else math.prod(weight.shape)
         parameters += sum(_bias_size(target.get_node(), layer) for target in layer.output(0).get_target_inputs())
-    return Cost(macs, parameters)
+        if weight is not None:
+            width = 1 if _faked(layer.input_value(1)) else weight.get_element_type().size
+            stored[weight.get_name()] = math.prod(weight.shape) * width
+            int8_macs += here if width == 1 else 0
+    return Cost(macs, parameters, int8_macs, sum(stored.values()))
 
 
 def gzip_size_bytes(files: Iterable[Path]) -> int:
@@ -128,6 +147,21 @@ def _source(node: NodeProto, index: int, made_by: Mapping[str, NodeProto]) -> st
     while name in made_by and made_by[name].op_type in ONNX_CARRIERS:
         name = made_by[name].input[0]
     return name
+
+
+def _onnx_width(data_type: int) -> int:
+    """Return the bytes of one number of an ONNX type."""
+    return int(onnx.helper.tensor_dtype_to_np_dtype(data_type).itemsize)
+
+
+def _quantized_on_the_way(node: NodeProto, made_by: Mapping[str, NodeProto]) -> bool:
+    """Say whether a float weight passes a quantizer before the layer reads it: runtimes keep it in 8 bits then."""
+    name = node.input[ONNX_WEIGHTED[node.op_type][0]]
+    while name in made_by and made_by[name].op_type in ONNX_CARRIERS:
+        if made_by[name].op_type == "QuantizeLinear":
+            return True
+        name = made_by[name].input[0]
+    return False
 
 
 def _onnx_macs(node: NodeProto, shapes: Mapping[str, tuple[int, ...]], weight: tuple[int, ...] | None) -> int:
@@ -180,6 +214,15 @@ def _constant_behind(port: openvino.Output) -> openvino.Node | None:
     found = [_constant_behind(source) for source in node.input_values()]
     constants = [one for one in found if one is not None]
     return max(constants, key=lambda one: math.prod(one.shape)) if len(constants) == len(found) else None
+
+
+def _faked(port: openvino.Output) -> bool:
+    """Say whether a float weight passes a FakeQuantize: OpenVINO keeps it in 8 bits then."""
+    node = port.get_node()
+    kind = node.get_type_name()
+    if kind not in OPENVINO_CARRIERS:
+        return False
+    return kind == "FakeQuantize" or any(_faked(source) for source in node.input_values())
 
 
 def _bias_size(reader: openvino.Node, layer: openvino.Node) -> int:

@@ -12,7 +12,6 @@ import numpy as np
 import onnx
 import onnxruntime
 import openvino
-import torch
 
 from pipeline.core.errors import InputError
 from pipeline.export.onnx_file import first_line, onnx_specs, read_onnx
@@ -32,6 +31,8 @@ OPENVINO_SETTINGS = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS":
 
 def torch_outputs(model: nn.Module, samples_NCHW: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
     """Return the outputs of a torch network, each [N, ...]."""
+    import torch  # noqa: PLC0415 - whoever runs only files does not load it
+
     with torch.no_grad():
         outputs = model(torch.from_numpy(samples_NCHW))
     return tuple(tensor.numpy() for tensor in (outputs if isinstance(outputs, (tuple, list)) else (outputs,)))

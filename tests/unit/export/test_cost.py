@@ -26,6 +26,7 @@ TINY = Cost(
     macs=64 * 8 * 27 + 64 * 8 * 9 + 8 * 4,
     parameters=(8 * 27 + 8) + (8 * 9 + 8) + (8 * 4 + 4),
 )
+WEIGHTS = 8 * 27 + 8 * 9 + 8 * 4
 
 
 class Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
@@ -82,6 +83,17 @@ def test_quantized_files_count_as_the_float_file(exported: Path, tmp_path: Path,
     write_onnx(finish(quantized.model), tmp_path / "model.onnx")
     export_openvino(tmp_path / "model.onnx", tmp_path)
     assert onnx_cost(tmp_path / "model.onnx") == openvino_cost(tmp_path / "model.xml") == TINY
+    for cost in (onnx_cost(tmp_path / "model.onnx"), openvino_cost(tmp_path / "model.xml")):
+        assert (cost.int8_macs, cost.weight_bytes) == (TINY.macs, WEIGHTS)
+
+
+def test_weights_are_counted_as_they_are_stored(exported: Path, tmp_path: Path) -> None:
+    """Four bytes for a float, two for a half; none of them is multiplied in 8 bits."""
+    for half, width in ((False, 4), (True, 2)):
+        export_openvino(exported, tmp_path, half=half)
+        cost = openvino_cost(tmp_path / "model.xml")
+        assert (cost.int8_macs, cost.weight_bytes) == (0, width * WEIGHTS)
+    assert onnx_cost(exported).weight_bytes == 4 * WEIGHTS
 
 
 def test_quantized_operators_count_as_the_float_file(
