@@ -55,7 +55,29 @@ def fingerprint(root: Path = ROOT) -> dict[str, Any]:
         "system": platform.system(),
         "kernel": platform.release(),
         "governor": _text(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        "max_frequency_mhz": _max_frequency_mhz(root),
+        "threads_per_core": _threads_per_core(root),
+        "on_battery": on_battery(root),
     }
+
+
+def on_battery(root: Path = ROOT) -> bool | None:
+    """Say whether a battery is being discharged; None where the kernel lists no supply of power."""
+    supplies = sorted(root.glob("sys/class/power_supply/*/type"))
+    batteries = [file.parent for file in supplies if _text(file) == "Battery"]
+    return any(_text(each / "status") == "Discharging" for each in batteries) if supplies else None
+
+
+def _max_frequency_mhz(root: Path) -> float | None:
+    kilohertz = _text(root / "sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq")
+    return int(kilohertz) / 1000 if kilohertz else None
+
+
+def _threads_per_core(root: Path) -> int | None:
+    """Return how many logical cores share the first physical one (a list such as `0,4` or `0-1`)."""
+    listed = _text(root / "sys/devices/system/cpu/cpu0/topology/thread_siblings_list")
+    spans = [[int(end) for end in part.split("-")] for part in listed.split(",")] if listed else []
+    return sum(span[-1] - span[0] + 1 for span in spans) or None
 
 
 def cgroup_cpus(root: Path = ROOT) -> float | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pipeline.core.measurement import MUST_MATCH
-from pipeline.measure.machine import cgroup_cpus, fingerprint
+from pipeline.measure.machine import cgroup_cpus, fingerprint, on_battery
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -87,3 +87,23 @@ def test_quota_of_version_one(tmp_path: Path, quota: str, cpus: float | None) ->
     write(tmp_path, "sys/fs/cgroup/cpu/cpu.cfs_quota_us", f"{quota}\n")
     write(tmp_path, "sys/fs/cgroup/cpu/cpu.cfs_period_us", "100000\n")
     assert cgroup_cpus(tmp_path) == cpus
+
+
+@pytest.mark.parametrize(("listed", "threads"), [("0\n", 1), ("0,4\n", 2), ("0-1\n", 2), ("0-1,8-9\n", 4)])
+def test_siblings_of_a_core_are_counted(tmp_path: Path, listed: str, threads: int) -> None:
+    """The kernel lists logical cores, or spans of them."""
+    write(tmp_path, "sys/devices/system/cpu/cpu0/topology/thread_siblings_list", listed)
+    write(tmp_path, "sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq", "3600000\n")
+    found = fingerprint(tmp_path)
+    assert (found["threads_per_core"], found["max_frequency_mhz"]) == (threads, 3600)
+
+
+@pytest.mark.parametrize(("status", "drained"), [("Discharging", True), ("Charging", False), ("Full", False)])
+def test_a_battery_that_is_discharged_is_told(tmp_path: Path, status: str, *, drained: bool) -> None:
+    """Without any supply listed nothing is known."""
+    assert on_battery(tmp_path) is None
+    write(tmp_path, "sys/class/power_supply/AC/type", "Mains\n")
+    assert on_battery(tmp_path) is False
+    write(tmp_path, "sys/class/power_supply/BAT0/type", "Battery\n")
+    write(tmp_path, "sys/class/power_supply/BAT0/status", f"{status}\n")
+    assert on_battery(tmp_path) is drained
