@@ -10,12 +10,15 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
 from pipeline.core.artifact import Frozen
 from pipeline.core.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 EMULATED = "qemu://cortex-a72"
 WRITTEN = f"local, ssh://[user@]host[:port], adb://serial, qemu://cpu such as {EMULATED}"
@@ -136,3 +139,16 @@ class DeviceRecord(Frozen):
             allowed = ", ".join(sorted(self.OPTIONS[kind]))
             raise ValueError(f"found {', '.join(strange)} for a device of kind {kind}, allowed there: {allowed}")
         return self
+
+
+def make_record(content: Mapping[str, Any]) -> DeviceRecord:
+    """Check a device's text (`url`) and its options.
+
+    Raises:
+        InputError: the text or an option is not usable, or is none of this kind; each with what is allowed.
+    """
+    try:
+        return DeviceRecord.model_validate(content)
+    except ValidationError as error:
+        told = "; ".join(f"{'.'.join(map(str, p['loc'])) or 'device'}: {p['msg']}" for p in error.errors())
+        raise InputError(told.replace("Value error, ", "")) from error

@@ -6,12 +6,13 @@ import contextlib
 import json
 import os
 from pathlib import Path
-from typing import Any
-
-from pydantic import ValidationError
+from typing import TYPE_CHECKING, Any
 
 from pipeline.core.errors import InputError
-from pipeline.measure.devices.record import NAME, DeviceRecord
+from pipeline.measure.devices.record import NAME, WRITTEN, make_record
+
+if TYPE_CHECKING:
+    from pipeline.measure.devices.record import DeviceRecord
 
 FORMAT = 1
 
@@ -90,7 +91,10 @@ def remove_device(name: str) -> DeviceRecord:
 
 def _unknown(name: str, known: dict[str, DeviceRecord]) -> InputError:
     names = ", ".join(known) or "none yet"
-    return InputError(f'no device is registered as "{name}"; registered: {names} (secateur device add)')
+    return InputError(
+        f'no device is registered as "{name}"; registered: {names}; add it (secateur device add), or write the device '
+        f"itself: {WRITTEN}"
+    )
 
 
 def _record(file: Path, name: str, given: Any) -> DeviceRecord:  # noqa: ANN401 - whatever the JSON holds
@@ -98,12 +102,11 @@ def _record(file: Path, name: str, given: Any) -> DeviceRecord:  # noqa: ANN401 
     if not NAME.fullmatch(name):
         raise InputError(f"{file}: {name!r} is no name of a device; rename it there")
     try:
-        return DeviceRecord.model_validate(given)
-    except ValidationError as error:
+        return make_record(given)
+    except InputError as error:
         lines = file.read_text(encoding="utf-8").splitlines()
         line = next((number for number, text in enumerate(lines, 1) if json.dumps(name) + ":" in text), 1)
-        told = "; ".join(f"{'.'.join(map(str, p['loc'])) or 'device'}: {p['msg']}" for p in error.errors())
-        raise InputError(f"{file}:{line} {name}: {told}; mend it, or remove it and add it again") from error
+        raise InputError(f"{file}:{line} {name}: {error}; mend it, or remove it and add it again") from error
 
 
 def _write(devices: dict[str, DeviceRecord]) -> Path:

@@ -93,6 +93,8 @@ def test_a_folder_at_home(sshd: Sshd, tmp_path: Path) -> None:
         there = SshDevice(sshd.record(python=PYTHON, folder=folder)).push({name: file})
         assert there[name] == f"{home}/{expected}/{name}"
         assert Path(there[name]).is_file()
+    (home / "python").symlink_to(PYTHON)
+    assert SshDevice(sshd.record(python="~/python"))._push({}).python == f"{home}/python"
 
 
 def test_an_unknown_host_key_is_refused(sshd: Sshd, tmp_path: Path) -> None:
