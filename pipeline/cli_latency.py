@@ -16,10 +16,11 @@ if TYPE_CHECKING:
     from pipeline.core.measurement import Measurement
     from pipeline.latency.compare import Question
     from pipeline.measure.devices import Device
-    from pipeline.measure.harness import Terms
+    from pipeline.measure.subjects import Terms
     from pipeline.progress import ConsoleProgress
 
 RuntimeName = Literal["onnxruntime", "openvino", "torch"]
+DEFAULT_MARGINS = {"instructions": "1%"}
 BAD_INPUT = 2
 STAGE_FAILED = 3
 
@@ -105,7 +106,9 @@ def bench(
 def compare(
     baseline: Annotated[Path, typer.Argument(metavar="BASE", help="What was: an exported file.", show_default=False)],
     candidate: Annotated[Path, typer.Argument(metavar="CANDIDATE", help="What is new.", show_default=False)],
-    margin: Annotated[str, typer.Option(metavar="SHARE", help="Slowdown that is still accepted: 3%.")] = "3%",
+    margin: Annotated[
+        str | None, typer.Option(metavar="SHARE", help="Slowdown still accepted. Left out: 3%, of instructions 1%.")
+    ] = None,
     budget: Budget = "30s",
     metric: Annotated[
         Literal["wall", "cpu", "instructions"] | None,
@@ -155,7 +158,7 @@ def compare(
     from pipeline.progress import ConsoleProgress
 
     question = Question(
-        margin=_share(margin, "--margin"),
+        margin=_share(margin or DEFAULT_MARGINS.get(metric or "", "3%"), "--margin"),
         budget_s=_seconds(budget, "--budget"),
         metric=metric,
         tolerance=None if tolerance == "any" else _share(tolerance, "--tolerance"),
@@ -225,7 +228,7 @@ def _timed_device(name: str, note: Callable[[str], None]) -> Device | None:
 
 
 def _terms(threads: int, batch: int, shapes: list[str] | None, duty: str | None, *, priority: bool) -> Terms:
-    from pipeline.measure.harness import Terms
+    from pipeline.measure.subjects import Terms
 
     pause_ns = round(_seconds(duty, "--duty") * 1e9) if duty else 0
     return Terms(threads, batch, dict(_shape(each) for each in shapes or ()), pause_ns, priority)

@@ -145,7 +145,8 @@ class SubjectSamples(Frozen):
     """Everything measured of one file in one runtime, and the terms that it was measured on.
 
     `peak_rss_bytes` is the peak of a process that loads this file alone and infers twice. `fingerprint` describes the
-    machine, `device` how it was reached.
+    machine, `device` how it was reached. `instructions` are those of single inferences, by process, where they were
+    counted instead of timed.
     """
 
     label: str
@@ -162,6 +163,7 @@ class SubjectSamples(Frozen):
     peak_rss_bytes: int | None = None
     check: OutputCheck | None = None
     sessions: tuple[SessionSamples, ...]
+    instructions: tuple[tuple[int, ...], ...] = ()
 
 
 class Conditions(Frozen):

@@ -23,10 +23,11 @@ from pipeline.core.comparison import (
 from pipeline.core.errors import DeviceError, IncomparableError, InputError
 from pipeline.core.measurement import Measurement, SamplingPlan, differences, save
 from pipeline.core.paths import write_whole
-from pipeline.measure.harness import Subject, Terms, measure
+from pipeline.measure.harness import measure
 from pipeline.measure.payload import payload
 from pipeline.measure.regression import Decision, decide
 from pipeline.measure.statistics import distribution, preempted_share
+from pipeline.measure.subjects import Subject, Terms
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -85,7 +86,7 @@ def compare(
             f"{devices[0].url} is emulated: its time says nothing about a real processor; use --metric instructions"
         )
     plan = SamplingPlan(budget_s=question.budget_s, strict=True, comparisons=question.comparisons)
-    subjects = _subjects(baseline, candidate, question, len(devices))
+    subjects = two_subjects(baseline, candidate, question, devices=len(devices))
     unfair: list[str] = []
 
     def stop(measurement: Measurement) -> Stop | None:
@@ -93,7 +94,7 @@ def compare(
         return "decided" if found.verdict in {"PASS", "FAIL"} else None
 
     def allow(measurement: Measurement) -> None:
-        unfair.extend(_require_equal_terms(measurement, question))
+        unfair.extend(allowed_differences(measurement, question))
 
     measurement = measure(
         subjects,
@@ -106,11 +107,7 @@ def compare(
         progress=progress,
     )
     decision = decide(measurement, margin=question.margin, metric=question.metric)
-    reasons = decision.reasons
-    if unfair:
-        reasons = (*reasons, Reason(code="unfair", text="forced although they differ in " + "; ".join(unfair)))
-    found = _comparison(measurement, decision, question, name or candidate.stem)
-    return found.model_copy(update={"reasons": reasons, "unfair": bool(unfair)}), measurement
+    return comparison_of(measurement, decision, question, name or candidate.stem, unfair), measurement
 
 
 def write(comparison: Comparison, measurement: Measurement, folder: Path) -> Comparison:
@@ -139,7 +136,8 @@ def keep_partial(error: DeviceError, folder: Path) -> Path | None:
     return folder / PARTIAL_FILE
 
 
-def _subjects(baseline: Path, candidate: Path, question: Question, devices: int) -> list[Subject]:
+def two_subjects(baseline: Path, candidate: Path, question: Question, *, devices: int) -> list[Subject]:
+    """Return the two sides; the candidate is on the second device where there is one."""
     runtime_b = question.runtime_b or question.runtime
     return [
         Subject(str(baseline), question.runtime, baseline, payload(baseline, question.runtime).digest),
@@ -155,7 +153,7 @@ def _subjects(baseline: Path, candidate: Path, question: Question, devices: int)
     ]
 
 
-def _require_equal_terms(measurement: Measurement, question: Question) -> tuple[str, ...]:
+def allowed_differences(measurement: Measurement, question: Question) -> tuple[str, ...]:
     """Return the fields that differ where that was forced.
 
     Raises:
@@ -171,14 +169,21 @@ def _require_equal_terms(measurement: Measurement, question: Question) -> tuple[
     return found
 
 
-def _comparison(measurement: Measurement, decision: Decision, question: Question, name: str) -> Comparison:
+def comparison_of(
+    measurement: Measurement, decision: Decision, question: Question, name: str, unfair: Sequence[str] = ()
+) -> Comparison:
+    """Return the result for a decision over the first two subjects; `unfair` are the differences that were forced."""
     a, b = measurement.subjects[:2]
+    reasons = decision.reasons
+    if unfair:
+        reasons = (*reasons, Reason(code="unfair", text="forced although they differ in " + "; ".join(unfair)))
     return Comparison(
         tool_version=__version__,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         name=name,
         verdict=decision.verdict,
-        reasons=decision.reasons,
+        reasons=reasons,
+        unfair=bool(unfair),
         margin=question.margin,
         metric=decision.clock,
         ratio=decision.ratio,
@@ -216,6 +221,7 @@ def side(measurement: Measurement, index: int) -> Side:
         load_ms=min((each.load_ns / 1e6 for each in subject.sessions), default=None),
         first_ms=min((each.first_ns / 1e6 for each in subject.sessions), default=None),
         peak_rss_bytes=subject.peak_rss_bytes,
+        instructions_per_inference=min(map(min, subject.instructions), default=None),
         wall_ns=_spread(subject, "wall"),
         cpu_ns=_spread(subject, "cpu"),
     )

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pipeline.core.measurement import SamplingPlan
-from pipeline.measure.harness import Subject, measure
+from pipeline.measure.harness import measure
 from pipeline.measure.payload import payload
+from pipeline.measure.subjects import Subject
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from pipeline.core.measurement import Measurement
     from pipeline.core.stage import Progress, Runtime
     from pipeline.measure.devices import Device
-    from pipeline.measure.harness import Terms
+    from pipeline.measure.subjects import Terms
 
 #: Time of a session for each file in it.
 SESSION_S = 0.3

@@ -51,7 +51,7 @@ class Decision:
 
     verdict: Verdict
     reasons: tuple[Reason, ...]
-    clock: Clock
+    clock: Metric
     ratio: Interval | None = None
     wall: Interval | None = None
     cpu: Interval | None = None

@@ -21,7 +21,8 @@ from pipeline.core.stage import Candidate, Context, Outcome, Runtime, Stage
 from pipeline.core.units import Duration
 from pipeline.measure.bench import plan_for
 from pipeline.measure.devices import open_device
-from pipeline.measure.harness import Subject, Terms, measure
+from pipeline.measure.harness import measure
+from pipeline.measure.subjects import Subject, Terms
 from pipeline.measure.runtimes import READS
 from pipeline.measure.statistics import speedup
 

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.core.errors import InputError
 from pipeline.measure.bench import bench, plan_for
-from pipeline.measure.harness import Terms
+from pipeline.measure.subjects import Terms
 from pipeline.measure.statistics import speedup
 
 if TYPE_CHECKING:

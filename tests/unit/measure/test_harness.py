@@ -11,7 +11,8 @@ from pipeline.core.errors import DeviceError, InputError, OutputsError
 from pipeline.core.measurement import Measurement, SamplingPlan, load, save
 from pipeline.core.stage import Runtime, SilentProgress
 from pipeline.measure.devices.local import LocalDevice
-from pipeline.measure.harness import Subject, Terms, measure
+from pipeline.measure.harness import measure
+from pipeline.measure.subjects import Subject, Terms
 from pipeline.measure.statistics import timings
 
 if TYPE_CHECKING:

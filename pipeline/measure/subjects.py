@@ -1,0 +1,186 @@
+"""Subjects on their way into the workers: brought there, weighed, run once, and compared with the first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pipeline.core.errors import DeviceError, InputError
+from pipeline.core.measurement import SubjectSamples
+from pipeline.measure.connection import Connection, connect
+from pipeline.measure.devices.local import LocalDevice
+from pipeline.measure.installed import missing_packages, missing_text
+from pipeline.measure.outputs import compare_outputs, require_sound
+from pipeline.measure.payload import Payload, payload
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from contextlib import ExitStack
+    from pathlib import Path
+
+    from pipeline.core.measurement import OutputCheck, SessionSamples
+    from pipeline.core.stage import Progress, Runtime
+    from pipeline.measure.devices import Device
+
+#: A module that serves as the worker where a torch network is measured: it knows how to load one.
+TORCH_WORKER = "pipeline.torch_worker"
+#: Longest wait for a request that infers: a round of slow networks on a slow board.
+PATIENCE_S = 1800.0
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Something to measure: a file, or for the torch runtime the folder of a torch artifact.
+
+    `tolerance`, where given, is the largest difference allowed between its outputs and those of the first subject,
+    relative to the largest output of the first. A pruned or quantised network computes something else, so that by
+    default its outputs need only be finite and of the same shape. `threads` and `device` (an index into the devices)
+    are its own where they differ from the others'.
+    """
+
+    label: str
+    runtime: Runtime
+    source: Path
+    digest: str
+    tolerance: float | None = None
+    threads: int | None = None
+    device: int = 0
+
+
+@dataclass(frozen=True)
+class Terms:
+    """On what terms all subjects are run. `pause_ns` is idle time before each inference (a duty cycle).
+
+    With `weigh` each file is also loaded in a process of its own, for its peak memory.
+    """
+
+    threads: int = 1
+    batch: int = 1
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    pause_ns: int = 0
+    priority: bool = True
+    weigh: bool = True
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What is known of a subject after its check: how to ask the worker for it, and what it is."""
+
+    connection: Connection
+    request: dict[str, Any]
+    facts: dict[str, Any]
+    hello: dict[str, Any]
+    size_bytes: int
+    peak_rss_bytes: int | None
+    check: OutputCheck | None
+
+
+def local_device(subjects: Sequence[Subject]) -> LocalDevice:
+    """Return this machine, with a worker that loads torch where a subject needs it."""
+    torch = any(subject.runtime == "torch" for subject in subjects)
+    return LocalDevice(module=TORCH_WORKER if torch else None)
+
+
+def start_worker(stack: ExitStack, device: Device, terms: Terms) -> tuple[Connection, dict[str, Any]]:
+    """Start the worker of a device until the stack closes; return it with what it says of itself."""
+    stack.callback(device.close)
+    connection, hello = connect(device, priority=terms.priority)
+    stack.callback(connection.close)
+    return connection, hello
+
+
+def open_subjects(
+    subjects: Sequence[Subject],
+    terms: Terms,
+    workers: Sequence[tuple[Connection, dict[str, Any]]],
+    *,
+    seed: int,
+    progress: Progress,
+) -> list[Opened]:
+    """Bring every subject to its device, weigh it, run it once on the same inputs and compare what comes out.
+
+    Raises:
+        InputError: there is no subject, a file cannot be read, or the inputs of two subjects differ in shape.
+        OutputsError: outputs are not finite, differ in shape, or by more than the tolerance.
+        DeviceError: a device lacks a runtime, or does not answer.
+    """
+    if not subjects:
+        raise InputError("there is nothing to measure; expected at least one file")
+    payloads = [payload(subject.source, subject.runtime) for subject in subjects]
+    _require_installed(subjects, workers)
+    requests = [
+        _request(subject, brought, terms, workers[subject.device][0].device)
+        for subject, brought in zip(subjects, payloads, strict=True)
+    ]
+    # Before any runtime is loaded in a worker: each is weighed in a process that has that runtime and file alone.
+    weights: list[int | None] = []
+    for number, (subject, request) in enumerate(zip(subjects, requests, strict=True)):
+        progress.update(number, 2 * len(subjects), "weighing the files")
+        worker = workers[subject.device][0]
+        weights.append(_peak_memory(worker, request, seed) if terms.weigh else None)
+    opened: list[Opened] = []
+    for number, (subject, request) in enumerate(zip(subjects, requests, strict=True)):
+        progress.update(len(subjects) + number, 2 * len(subjects), "checking the outputs")
+        connection, hello = workers[subject.device]
+        facts = connection.request("check", patience_s=PATIENCE_S, file=request, seed=seed)
+        require_sound(subject.label, subject.runtime, facts["outputs"])
+        check = None
+        if opened:
+            check = compare_outputs(subjects[0].label, opened[0].facts, subject.label, facts, subject.tolerance)
+        unchecked = {**request, "sha256": {}}
+        opened.append(Opened(connection, unchecked, facts, hello, payloads[number].size_bytes, weights[number], check))
+    return opened
+
+
+def _peak_memory(worker: Connection, request: dict[str, Any], seed: int) -> int | None:
+    weight: int | None = worker.request("weigh", file=request, seed=seed).get("peak_rss_bytes")
+    return weight
+
+
+def _require_installed(subjects: Sequence[Subject], workers: Sequence[tuple[Connection, dict[str, Any]]]) -> None:
+    """Refuse a device that lacks a runtime or numpy, with the line that installs it there."""
+    for subject in subjects:
+        connection, hello = workers[subject.device]
+        missing = missing_packages(hello, ("numpy", subject.runtime))
+        if missing:
+            raise DeviceError(missing_text(connection.device.url, hello, missing))
+
+
+def _request(subject: Subject, brought: Payload, terms: Terms, device: Device) -> dict[str, Any]:
+    """Push a subject's files and describe it to the worker."""
+    places = device.push({f"{brought.digest}/{name}": path for name, path in brought.files.items()})
+    return {
+        "path": places[f"{brought.digest}/{brought.main}"],
+        "sha256": brought.sha256,
+        "runtime": subject.runtime,
+        "threads": subject.threads or terms.threads,
+        "batch": terms.batch,
+        "shapes": {name: list(shape) for name, shape in terms.shapes.items()},
+    }
+
+
+def subject_samples(
+    subject: Subject,
+    opened: Opened,
+    sessions: tuple[SessionSamples, ...],
+    instructions: tuple[tuple[int, ...], ...] = (),
+) -> SubjectSamples:
+    """Return what is kept of a subject: what it is, on what terms it ran, and its samples."""
+    facts = opened.facts
+    return SubjectSamples(
+        label=subject.label,
+        path=str(subject.source),
+        runtime=subject.runtime,
+        runtime_version=facts["version"],
+        options=facts["options"],
+        digest=subject.digest,
+        size_bytes=opened.size_bytes,
+        input_shapes={port["name"]: tuple(port["shape"]) for port in facts["inputs"]},
+        threads=opened.request["threads"],
+        device=opened.connection.device.url,
+        fingerprint=opened.hello["fingerprint"],
+        peak_rss_bytes=opened.peak_rss_bytes,
+        check=opened.check,
+        sessions=sessions,
+        instructions=instructions,
+    )
