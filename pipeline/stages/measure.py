@@ -22,9 +22,9 @@ from pipeline.core.units import Duration
 from pipeline.measure.bench import plan_for
 from pipeline.measure.devices import open_device
 from pipeline.measure.harness import measure
-from pipeline.measure.subjects import Subject, Terms
 from pipeline.measure.runtimes import READS
 from pipeline.measure.statistics import speedup
+from pipeline.measure.subjects import Subject, Terms
 
 if TYPE_CHECKING:
     from pipeline.core.artifact import Artifact, Form

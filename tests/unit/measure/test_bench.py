@@ -8,8 +8,8 @@ import pytest
 
 from pipeline.core.errors import InputError
 from pipeline.measure.bench import bench, plan_for
-from pipeline.measure.subjects import Terms
 from pipeline.measure.statistics import speedup
+from pipeline.measure.subjects import Terms
 
 if TYPE_CHECKING:
     from collections.abc import Callable

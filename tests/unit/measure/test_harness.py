@@ -12,8 +12,8 @@ from pipeline.core.measurement import Measurement, SamplingPlan, load, save
 from pipeline.core.stage import Runtime, SilentProgress
 from pipeline.measure.devices.local import LocalDevice
 from pipeline.measure.harness import measure
-from pipeline.measure.subjects import Subject, Terms
 from pipeline.measure.statistics import timings
+from pipeline.measure.subjects import Subject, Terms
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -1,0 +1,124 @@
+"""benchmarks/harness.md from the records of harness.py: how often each way of comparing is right."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+KINDS = ("A/A", "+5 %", "+10 %")
+Z95 = 1.959963984540054
+
+
+def write_table(results: Path, page: Path, settings: Mapping[str, Any]) -> None:
+    """Write the page."""
+    calibration, paired, plain, sequential = (
+        _records(results / name)
+        for name in ("calibration.jsonl", "paired.jsonl", "paired-no-priority.jsonl", "sequential.jsonl")
+    )
+    parts = [
+        "# How often the verdict is right",
+        "",
+        "Written by `harness.py table` from `results/harness/`; the protocol stands in [README.md](README.md).",
+        "",
+        _machine(paired),
+        "",
+        "## The pairs",
+        "",
+        *_calibration(calibration),
+    ]
+    for runtime in dict.fromkeys(each["runtime"] for each in paired):
+        margin = settings["margins"][runtime]
+        parts += ["", f"## {runtime}, margin {margin:.0%}, a hog on every core", ""]
+        mine = [each for each in paired if each["runtime"] == runtime]
+        parts += _verdicts(mine)
+        parts += _without_priority([each for each in plain if each["runtime"] == runtime])
+        parts += ["", "One after the other in the same wall time, and the estimate of the paired comparison:", ""]
+        parts += _designs(mine, [each for each in sequential if each["runtime"] == runtime], margin)
+    page.write_text("\n".join(parts) + "\n")
+
+
+def _records(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def _machine(paired: Sequence[Mapping[str, Any]]) -> str:
+    first = paired[0]
+    return (
+        f"{first['cpu_model']} ({', '.join(first['isa'])}), two cores, virtual; one thread, batch 1. "
+        f"Other programs ran beside the hogs: load average {min(e['load'] for e in paired):.1f} to "
+        f"{max(e['load'] for e in paired):.1f}. In force: {first['in_force']}."
+    )
+
+
+def _calibration(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    rows = ["| runtime | pair | true slowdown, CPU | wall |", "|---|---|---|---|"]
+    for each in records:
+        cells = [
+            f"{math.exp(each[clock]['log_ratio']) - 1:+.2%} +- {each[clock]['error']:.2%}" for clock in ("cpu", "wall")
+        ]
+        rows.append(f"| {each['runtime']} | {each['kind']} | {cells[0]} | {cells[1]} |")
+    return rows
+
+
+def _verdicts(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    rows = [
+        "| pair | comparisons | FAIL | PASS | INCONCLUSIVE | seconds, mean / 95 % | standard error, median |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for kind in KINDS:
+        mine = [each for each in records if each["kind"] == kind]
+        if not mine:
+            continue
+        counts = [sum(each["verdict"] == verdict for each in mine) for verdict in ("FAIL", "PASS", "INCONCLUSIVE")]
+        seconds = sorted(each["seconds"] for each in mine)
+        errors = sorted(each["error"] for each in mine if each["error"])
+        shares = " | ".join(_share(count, len(mine)) for count in counts)
+        rows.append(
+            f"| {kind} | {len(mine)} | {shares} | {sum(seconds) / len(seconds):.1f} / {_quantile(seconds, 0.95):.1f} | "
+            f"{_quantile(errors, 0.5):.2%} |"
+        )
+    return rows
+
+
+def _without_priority(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    if not records:
+        return []
+    return ["", "The same for a user who may not raise priorities:", "", *_verdicts(records)]
+
+
+def _designs(paired: Sequence[Mapping[str, Any]], sequential: Sequence[Mapping[str, Any]], margin: float) -> list[str]:
+    """Say how often the point estimate alone lies beyond the margin, and how far it is off in A/A."""
+    ways: dict[str, tuple[Sequence[Mapping[str, Any]], Callable[[Mapping[str, Any]], float]]] = {
+        "paired estimate": (paired, lambda each: each["ratio"]["value"]),
+        "sequential, median (benchmark_app)": (sequential, lambda each: each["b"]["median"] / each["a"]["median"]),
+        "sequential, mean (hyperfine)": (sequential, lambda each: each["b"]["mean"] / each["a"]["mean"]),
+    }
+    rows = [
+        f"| estimate says slower by more than {margin:.0%} | A/A | +5 % | +10 % | 95 % of the A/A errors below |",
+        "|---|---|---|---|---|",
+    ]
+    for name, (records, ratio) in ways.items():
+        found = {kind: [ratio(each) for each in records if each["kind"] == kind] for kind in KINDS}
+        cells = [_share(sum(each > 1 + margin for each in found[kind]), len(found[kind])) for kind in KINDS]
+        errors = sorted(abs(each - 1) for each in found["A/A"])
+        rows.append(f"| {name} | {' | '.join(cells)} | {_quantile(errors, 0.95):.1%} |")
+    return rows
+
+
+def _share(count: int, total: int) -> str:
+    """Return a count with its share and the Wilson interval at 95 %."""
+    if not total:
+        return "-"
+    share = count / total
+    middle = (share + Z95**2 / (2 * total)) / (1 + Z95**2 / total)
+    reach = Z95 * math.sqrt(share * (1 - share) / total + Z95**2 / (4 * total**2)) / (1 + Z95**2 / total)
+    return f"{count} ({share:.0%}; {max(middle - reach, 0):.0%} to {min(middle + reach, 1):.0%})"
+
+
+def _quantile(ordered: Sequence[float], share: float) -> float:
+    return ordered[min(int(share * len(ordered)), len(ordered) - 1)] if ordered else math.nan
