@@ -130,7 +130,7 @@ def measure(
             len(subjects),
             plan=plan,
             seed=seed,
-            stop=lambda samples: (stop or _precise)(gather(samples)),
+            stop=lambda samples, conditions: (stop or _precise)(gather(samples, conditions=conditions)),
             progress=progress,
         )
     found = gather(sampled.samples, seconds=sampled.seconds, stopped=sampled.stopped, conditions=sampled.conditions)

@@ -162,14 +162,14 @@ def sample(
     *,
     plan: SamplingPlan,
     seed: int,
-    stop: Callable[[Samples], Stop | None],
+    stop: Callable[[Samples, tuple[Conditions, ...]], Stop | None],
     progress: Progress | None = None,
 ) -> Sampled:
     """Time `subjects` subjects by the protocol above until `stop` gives a reason or the plan's budget is spent.
 
-    `stop` is asked after the sessions of the plan's looks. A session is not begun when one as long as the longest so
-    far would overrun the budget. Only the first `min_sessions` are taken in any case, with `min_rounds` rounds each:
-    without them there is no interval. In a strict plan the budget holds even then.
+    `stop` is asked after the sessions of the plan's looks, with what was found so far. A session is not begun when one
+    as long as the longest so far would overrun the budget. Only the first `min_sessions` are taken in any case, with
+    `min_rounds` rounds each: without them there is no interval. In a strict plan the budget holds even then.
     """
     rng = np.random.default_rng(seed)
     sampler = _Sampler(runner, subjects, plan, rng, progress or SilentProgress(), runner.now_ns())
@@ -188,7 +188,7 @@ def sample(
             break
         longest_ns = max(longest_ns, runner.now_ns() - begun_ns)
         would_end_s = (sampler.elapsed_ns() + longest_ns) / 1e9
-        stopped = _stop(plan, len(sessions), would_end_s, lambda: stop(_by_subject(sessions)))
+        stopped = _stop(plan, len(sessions), would_end_s, lambda: stop(_by_subject(sessions), tuple(conditions)))
     samples = _by_subject(sessions) if sessions else ((),) * subjects
     return Sampled(samples, tuple(conditions), stopped, sampler.elapsed_ns() / 1e9, error)
 

@@ -167,8 +167,8 @@ def measured(
     """Sample a scene and stop at the first look at which there is a verdict, as a comparison does."""
     plan = plan or plan_of()
 
-    def stop(samples: Samples) -> Stop | None:
-        found = decide(gather(scene, plan, samples), margin=margin, metric=metric)
+    def stop(samples: Samples, conditions: tuple[Conditions, ...]) -> Stop | None:
+        found = decide(gather(scene, plan, samples, conditions=conditions), margin=margin, metric=metric)
         return "decided" if found.verdict in {"PASS", "FAIL"} else None
 
     sampled: Sampled = sample(

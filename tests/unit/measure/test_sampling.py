@@ -74,7 +74,7 @@ class Replay:
         return Conditions()
 
 
-def never(_: Samples) -> Stop | None:
+def never(_: Samples, __: tuple[Conditions, ...]) -> Stop | None:
     """Have no answer."""
     return None
 
@@ -83,7 +83,7 @@ def run(
     replay: Replay,
     *,
     seed: int = 0,
-    stop: Callable[[Samples], Stop | None] = never,
+    stop: Callable[[Samples, tuple[Conditions, ...]], Stop | None] = never,
     **plan: float,
 ) -> Sampled:
     """Sample all subjects of `replay` in sessions of a second, at most 8 unless the plan says otherwise."""
@@ -154,7 +154,7 @@ def test_warm_up_is_capped() -> None:
 
 def test_answer_ends_it_at_the_first_look() -> None:
     """The first look is after the fourth session, and its reason is kept."""
-    sampled = run(Replay([MILLISECOND, MILLISECOND]), stop=lambda _: "decided")
+    sampled = run(Replay([MILLISECOND, MILLISECOND]), stop=lambda *_: "decided")
     assert sampled.stopped == "decided"
     assert len(sampled.samples[0]) == 4
 
@@ -163,7 +163,8 @@ def test_samples_are_looked_at_only_where_the_plan_says() -> None:
     """Every look costs some certainty, so that there are none beyond those that the intervals allow for."""
     looked: list[int] = []
 
-    def look(samples: Samples) -> Stop | None:
+    def look(samples: Samples, conditions: tuple[Conditions, ...]) -> Stop | None:
+        assert len(conditions) == len(samples[0])
         looked.append(len(samples[0]))
         return None
 
@@ -177,7 +178,8 @@ def test_budget_that_ends_early_has_its_look_at_the_end() -> None:
     """What was measured is looked at once more when no session follows, and never more often than planned."""
     looked: list[int] = []
 
-    def look(samples: Samples) -> Stop | None:
+    def look(samples: Samples, conditions: tuple[Conditions, ...]) -> Stop | None:
+        assert len(conditions) == len(samples[0])
         looked.append(len(samples[0]))
         return None
 
@@ -220,8 +222,8 @@ def test_minimum_is_taken_even_when_the_budget_is_too_small() -> None:
 def test_strict_budget_holds_before_the_minimum_too() -> None:
     """No second session is begun when it would overrun the budget, and nobody is asked for an answer."""
 
-    def unasked(samples: Samples) -> Stop | None:
-        raise AssertionError(samples)
+    def unasked(samples: Samples, conditions: tuple[Conditions, ...]) -> Stop | None:
+        raise AssertionError(samples, conditions)
 
     replay = Replay([40 * MILLISECOND, 40 * MILLISECOND])
     sampled = run(replay, budget_s=0.01, session_s=0.01, strict=True, stop=unasked)
