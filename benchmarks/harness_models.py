@@ -20,9 +20,9 @@ LAYERS = ((3, 16, 1), (16, 32, 2), (32, 32, 1), (32, 64, 2), (64, 64, 1), (64, 1
 SIZE, CLASSES, BRANCH_AT = 48, 10, 5
 
 
-def write_network(path: Path, extra: int = 0) -> Path:
+def write_network(path: Path, extra: int = 0, seed: int = 0) -> Path:
     """Write the CNN as ONNX with fixed random weights, with a side branch of `extra` channels."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     nodes, weights = [], []
 
     def constant(name: str, *shape: int) -> str:
@@ -59,5 +59,24 @@ def write_network(path: Path, extra: int = 0) -> Path:
     inputs_ = [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, SIZE, SIZE])]
     outputs_ = [helper.make_tensor_value_info(result, TensorProto.FLOAT, [1, CLASSES])]
     graph = helper.make_graph(nodes, "cnn", inputs_, outputs_, weights)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+def write_tiny(path: Path, layers: int = 12) -> Path:
+    """Write a network of many convolutions of 4 channels on 8 x 8: what it needs is the calling of operators."""
+    rng = np.random.default_rng(0)
+    nodes, weights, value = [], [], "image"
+    for index in range(layers):
+        weights.append(numpy_helper.from_array(rng.standard_normal((4, 4, 3, 3)).astype(np.float32) / 6, f"w{index}"))
+        nodes += [
+            helper.make_node("Conv", [value, f"w{index}"], [f"c{index}"], pads=[1, 1, 1, 1]),
+            helper.make_node("Sigmoid", [f"c{index}"], [f"s{index}"]),
+            helper.make_node("Mul", [f"c{index}", f"s{index}"], [f"m{index}"]),
+        ]
+        value = f"m{index}"
+    inputs = [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 4, 8, 8])]
+    outputs = [helper.make_tensor_value_info(value, TensorProto.FLOAT, [1, 4, 8, 8])]
+    graph = helper.make_graph(nodes, "tiny", inputs, outputs, weights)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
     return path
