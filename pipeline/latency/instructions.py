@@ -13,12 +13,14 @@ from pipeline.core.run import Interval
 from pipeline.latency.compare import allowed_differences, comparison_of, two_subjects
 from pipeline.measure.counting import count_instructions
 from pipeline.measure.devices import open_device
+from pipeline.measure.devices.record import DeviceRecord, make_record
+from pipeline.measure.devices.registry import find_device
 from pipeline.measure.regression import Decision
 
 if TYPE_CHECKING:
     from pipeline.core.comparison import ReasonCode, Verdict
     from pipeline.core.measurement import Measurement
-    from pipeline.core.stage import Progress
+    from pipeline.core.stage import Progress, Runtime
     from pipeline.latency.compare import Question
 
 #: The least of several counts repeats to within this share, from process to process.
@@ -36,15 +38,14 @@ def compare_instructions(
         OutputsError: their outputs differ by more than the tolerance.
         DeviceError: the emulator or what it needs is missing, or it ended.
     """
-    if not device.startswith("qemu:") and not open_device(device).emulated:
-        raise InputError(f"{device} does not count instructions; use an emulated device: --device qemu://cortex-a72")
+    emulated = _emulated(device, {question.runtime, question.runtime_b or question.runtime})
     unfair: list[str] = []
     with tempfile.TemporaryDirectory(prefix="secateur-") as folder:
         counts = Path(folder) / "counts.txt"
         measurement = count_instructions(
             two_subjects(baseline, candidate, question, devices=1),
             replace(question.terms, weigh=False, priority=False),
-            device=open_device(device, counts=counts, note=progress.note),
+            device=open_device(emulated, counts=counts, note=progress.note),
             counts=counts,
             seed=question.seed,
             ready=lambda found: unfair.extend(allowed_differences(found, question)),
@@ -52,6 +53,16 @@ def compare_instructions(
         )
     decision = decide_by_instructions(measurement, question.margin)
     return comparison_of(measurement, decision, question, name or candidate.stem, unfair), measurement
+
+
+def _emulated(device: str, runtimes: set[Runtime]) -> DeviceRecord:
+    """Return the device with a root that has the runtimes; raises InputError where it is not emulated."""
+    record = find_device(device) if "://" not in device and device != "local" else make_record({"url": device})
+    if record.address.kind != "qemu":
+        raise InputError(f"{device} does not count instructions; use an emulated device: --device qemu://cortex-a72")
+    if record.root or record.libraries:
+        return record
+    return record.model_copy(update={"libraries": ("numpy", *sorted({"onnxruntime", *runtimes}))})
 
 
 def decide_by_instructions(measurement: Measurement, margin: float) -> Decision:
