@@ -23,6 +23,8 @@ from pipeline.core.comparison import (
 from pipeline.core.errors import DeviceError, IncomparableError, InputError
 from pipeline.core.measurement import Measurement, SamplingPlan, differences, save
 from pipeline.core.paths import write_whole
+from pipeline.latency.noise import invisible_margin, known_noise, with_floor
+from pipeline.latency.rooflines import with_rooflines
 from pipeline.measure.harness import measure
 from pipeline.measure.payload import payload
 from pipeline.measure.regression import Decision, decide
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from pipeline.core.comparison import Metric
     from pipeline.core.measurement import Stop, SubjectSamples
     from pipeline.core.stage import Progress, Runtime
+    from pipeline.latency.noise import KnownNoise
     from pipeline.measure.devices import Device
     from pipeline.measure.statistics import Clock
 
@@ -49,6 +52,7 @@ class Question:
     `runtime_b`, `threads_b` and the second device are the candidate's where they differ from the baseline's; unless it
     is a question about two runtimes, differences make the two incomparable. `tolerance` is relative to the baseline's
     largest output; None allows any finite outputs of the same shape. `comparisons` are asked together with this one.
+    `roofline` says what limits each side; a device is probed for that once.
     """
 
     margin: float = 0.03
@@ -62,6 +66,7 @@ class Question:
     comparisons: int = 1
     force: bool = False
     seed: int = 0
+    roofline: bool = True
 
 
 def compare(
@@ -75,9 +80,12 @@ def compare(
 ) -> tuple[Comparison, Measurement]:
     """Measure two files side by side and say PASS, FAIL or INCONCLUSIVE, with the rounds that it rests on.
 
+    Where doctor has examined the device, no error is taken to be less than its copies showed after as long a time.
+
     Raises:
         InputError: a file cannot be used, or an emulator is asked for time.
-        IncomparableError: the two are not on equal terms; the message names the fields.
+        IncomparableError: the two are not on equal terms; the message names the fields. Or the device cannot see the
+            margin, as doctor found.
         OutputsError: their outputs differ by more than the tolerance.
         DeviceError: a device cannot be reached, or went away in the middle: then `partial` has what was measured.
     """
@@ -87,14 +95,11 @@ def compare(
         )
     plan = SamplingPlan(budget_s=question.budget_s, strict=True, comparisons=question.comparisons)
     subjects = two_subjects(baseline, candidate, question, devices=len(devices))
-    unfair: list[str] = []
+    terms = _Terms(question)
 
     def stop(measurement: Measurement) -> Stop | None:
-        found = decide(measurement, margin=question.margin, metric=question.metric)
+        found = decide(with_floor(measurement, terms.noise), margin=question.margin, metric=question.metric)
         return "decided" if found.verdict in {"PASS", "FAIL"} else None
-
-    def allow(measurement: Measurement) -> None:
-        unfair.extend(allowed_differences(measurement, question))
 
     measurement = measure(
         subjects,
@@ -103,11 +108,42 @@ def compare(
         seed=question.seed,
         devices=devices,
         stop=stop,
-        ready=allow,
+        ready=terms.allow,
         progress=progress,
     )
+    measurement = with_floor(measurement, terms.noise)
     decision = decide(measurement, margin=question.margin, metric=question.metric)
-    return comparison_of(measurement, decision, question, name or candidate.stem, unfair), measurement
+    found = terms.noted(comparison_of(measurement, decision, question, name or candidate.stem, terms.unfair))
+    if question.roofline:
+        found = with_rooflines(found, measurement, (baseline, candidate), devices=devices, progress=progress)
+    return found, measurement
+
+
+class _Terms:
+    """On what terms two sides are compared, known when their devices have answered: what is unfair, and the noise."""
+
+    def __init__(self, question: Question) -> None:
+        self.question = question
+        self.noise: KnownNoise | None = None
+        self.unfair: tuple[str, ...] = ()
+        self.invisible: str | None = None
+
+    def allow(self, measurement: Measurement) -> None:
+        """Take note of both; raises IncomparableError for what nobody forced."""
+        question = self.question
+        self.unfair = allowed_differences(measurement, question)
+        self.noise = known_noise(measurement, question.metric)
+        self.invisible = invisible_margin(self.noise, question.margin, question.budget_s, force=question.force)
+
+    def noted(self, found: Comparison) -> Comparison:
+        """Return the comparison with the device's noise, and marked as unfair where it cannot see the margin."""
+        if self.noise:
+            noise = found.noise.model_copy(update={"aa_q95": self.noise.q95})
+            found = found.model_copy(update={"noise": noise})
+        if self.invisible:
+            reason = Reason(code="unfair", text=f"forced, although {self.invisible}")
+            found = found.model_copy(update={"unfair": True, "reasons": (*found.reasons, reason)})
+        return found
 
 
 def write(comparison: Comparison, measurement: Measurement, folder: Path) -> Comparison:

@@ -57,20 +57,18 @@ def peaks_of(subject: SubjectSamples, device: Device, *, progress: Progress, aga
     if known and not again:
         return known
     progress.note(f"probing what {subject.device} reaches at best in {subject.runtime}, some seconds, once")
-    found = _probe(subject, device, progress)
+    found = _probe(subject, device)
     found = known.raised(found) if known else found
     keep(file, found)
     return found
 
 
-def _probe(subject: SubjectSamples, device: Device, progress: Progress) -> Peaks:
+def _probe(subject: SubjectSamples, device: Device) -> Peaks:
     with tempfile.TemporaryDirectory(prefix="secateur-") as folder:
         files = write_probes(Path(folder), subject.fingerprint.get("memory_bytes"))
         subjects = [Subject(name, subject.runtime, file, file_digest(file)) for name, file in files.items()]
         terms = Terms(threads=subject.threads, weigh=False)
-        measured = measure(
-            subjects, terms, PLAN, seed=0, devices=(device,), stop=lambda _measurement: None, progress=progress
-        )
+        measured = measure(subjects, terms, PLAN, seed=0, devices=(device,), stop=lambda _measurement: None)
     return peaks_from(measured)
 
 

@@ -51,7 +51,7 @@ def with_rooflines(
     return _judged(found, limits)
 
 
-def _limit(  # noqa: PLR0917 - one call
+def _limit(
     side: Side, subject: SubjectSamples, source: Path, batch: int, device: Device, progress: Progress
 ) -> Bound | None:
     work = work_of(source, batch) if side.wall_ns and side.runtime != "torch" and not device.emulated else None

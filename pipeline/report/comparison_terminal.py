@@ -9,6 +9,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.measure.roofline import lever
 from pipeline.report import numbers
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ def summary(found: Comparison) -> RenderableType:
     """Return verdict, reasons, both clocks, and what each file needs."""
     head = Text.assemble((found.verdict, STYLES[found.verdict]), f"  {found.name}, {speed(found)}")
     lines = [head, *(Text(f"  {each.code}: {each.text}") for each in found.reasons)]
+    if found.candidate.roofline and found.verdict in {"PASS", "FAIL"}:
+        lines.append(Text(f"  what is left: {lever(found.candidate.roofline)}"))
     return Group(*lines, Text(), _table(found), Text(_footer(found)))
 
 
