@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline import cli_latency
+from pipeline import cli_device, cli_latency
 from pipeline.core.errors import SecateurError
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ app = typer.Typer(
 recipes_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Recipes that come with the program.")
 app.add_typer(recipes_app, name="recipes")
 cli_latency.register(app)
+cli_device.register(app)
 
 Recipe = Annotated[Path, typer.Argument(help="Recipe file (YAML).", show_default=False)]
 Set = Annotated[

@@ -135,6 +135,9 @@ def compare(
         ),
     ] = "10%",
     force: Annotated[bool, typer.Option(help="Compare on unequal terms all the same, marked as unfair.")] = False,
+    roofline: Annotated[
+        bool, typer.Option("--roofline/--no-roofline", help="Say what limits each side; probes a device once for that.")
+    ] = True,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Result folder; runs/compare/BASE--CANDIDATE when left out.")
     ] = None,
@@ -168,6 +171,7 @@ def compare(
         terms=_terms(threads, batch, shape, duty, priority=priority),
         force=force,
         seed=seed,
+        roofline=roofline,
     )
     folder = out or Path("runs") / "compare" / f"{baseline.stem}--{candidate.stem}"
     try:

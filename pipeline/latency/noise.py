@@ -17,6 +17,7 @@ from pipeline.latency.kept import kept_file, read_kept
 
 if TYPE_CHECKING:
     from pipeline.core.comparison import Metric
+    from pipeline.core.doctor import Clock
     from pipeline.core.measurement import Measurement, SamplingPlan
 
 #: The share of the noise that is left however long one measures.
@@ -45,6 +46,12 @@ class KnownNoise:
         return max(math.sqrt(self.seconds / seconds), REMAINS)
 
 
+def noise_in(report: DoctorReport, clock: Clock) -> KnownNoise:
+    """Return the noise of one clock in a report of doctor."""
+    noise = report.wall if clock == "wall" else report.cpu
+    return KnownNoise(noise.q95, noise.deviation, report.seconds)
+
+
 def known_noise(measurement: Measurement, metric: Metric | None) -> KnownNoise | None:
     """Return what doctor found for the two sides of a comparison, the noisier of both; None where it never ran.
 
@@ -56,8 +63,7 @@ def known_noise(measurement: Measurement, metric: Metric | None) -> KnownNoise |
     for subject in measurement.subjects:
         file = kept_file("doctor", subject.fingerprint, subject.runtime, subject.runtime_version, subject.threads)
         if report := read_kept(file, DoctorReport):
-            noise = report.wall if clock == "wall" else report.cpu
-            found.append(KnownNoise(noise.q95, noise.deviation, report.seconds))
+            found.append(noise_in(report, "wall" if clock == "wall" else "cpu"))
     return max(found, key=lambda each: each.q95 * math.sqrt(each.seconds), default=None)
 
 
