@@ -35,7 +35,7 @@ CONTRACTS = {
     "export again": Contract({"kind": "export", "to": "openvino"}, {"onnx"}, "openvino", 1),
     "simplify": Contract({}, {"onnx"}, "onnx", 1),
     "quantize": Contract({}, {"onnx"}, "onnx", 1),
-    "measure": Contract({}, {"torch", "onnx", "openvino"}, "torch", 1),
+    "measure": Contract({}, {"torch", "onnx", "openvino"}, "torch", 2),
 }
 
 

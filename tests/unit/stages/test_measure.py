@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from types import ModuleType
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,11 +12,14 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from pydantic import ValidationError
 
-from pipeline.core.artifact import Artifact, Form, TensorSpec
-from pipeline.core.errors import InputError
+from pipeline.core.artifact import Artifact, Form, TensorSpec, payload_digest
+from pipeline.core.errors import InputError, SecateurError
 from pipeline.core.measurement import load
 from pipeline.core.stage import Candidate, Context, Target
+from pipeline.core.store import write_artifact
+from pipeline.network import write_original
 from pipeline.stages.measure import FILE, Measure
+from pipeline.zoo import build
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -79,18 +81,45 @@ def test_every_distinct_file_is_measured_in_every_runtime(tmp_path: Path) -> Non
     assert outcome.changed["speedups"]["onnxruntime"].keys() == {"second"}
 
 
-def test_networks_before_export_are_measured_in_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The torch runtime compares the given network with the original one, at the target's batch."""
-    network = ModuleType("pipeline.network")
-    network.load_network = lambda _: torch.nn.Conv2d(3, 4, 3)  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "pipeline.network", network)
+def stored_network(folder: Path, width: int) -> Artifact:
+    """Return a torch artifact in a store's form."""
+    folder.mkdir()
+    (folder.parent / "model.py").write_text(
+        "from torch import nn\n\n\ndef build(width):\n    return nn.Conv2d(3, width, 3)\n"
+    )
+    model = build(folder.parent / "model.py", {"width": width})
+    with torch.no_grad():
+        model.get_parameter("weight").fill_(0.1)
+    write_original(folder, model, folder.parent / "model.py", {"width": width})
+    digest = payload_digest("torch", folder)
+    found = Artifact(form="torch", folder=folder, digest=digest, inputs=SPEC, outputs=SPEC)
+    write_artifact(found, folder)
+    return found
+
+
+def test_networks_before_export_are_measured_in_torch(tmp_path: Path) -> None:
+    """The torch runtime compares the given network with the original one, with the stage's threads."""
     given = context(tmp_path, artifact(tmp_path / "export"), threads=2)
+    original = stored_network(tmp_path / "wide", width=4)
+    network = stored_network(tmp_path / "pruned", width=4)
+    network = network.model_copy(update={"digest": "pruned"})
     stage = Measure.model_validate({"budget": "100ms", "runtimes": ("torch",), "threads": 1})
-    stage.run(artifact(tmp_path / "pruned", "torch"), given)
+    stage.run(network, replace(given, original=original))
     found = load(given.folder / FILE)
     assert [subject.label for subject in found.subjects] == ["original", "given"]
-    assert found.subjects[0].input_shape == (1, 3, 8, 8)
-    assert found.threads == 1
+    assert found.subjects[0].input_shapes == {"image": (1, 3, 8, 8)}
+    assert [subject.threads for subject in found.subjects] == [1, 1]
+    assert [subject.runtime_version for subject in found.subjects] == [str(torch.__version__)] * 2
+
+
+def test_damaged_network_is_not_measured(tmp_path: Path) -> None:
+    """Weights that are not those of the artifact are refused by the worker that loads them."""
+    network = stored_network(tmp_path / "network", width=4)
+    (network.folder / "definition.py").write_text("def build(): ...\n")
+    given = context(tmp_path, artifact(tmp_path / "export"))
+    stage = Measure.model_validate({"budget": "100ms", "runtimes": ("torch",)})
+    with pytest.raises(SecateurError, match="is damaged: its digest is not the recorded one"):
+        stage.run(network, replace(given, original=network))
 
 
 def test_runtime_without_a_file_is_an_input_error(tmp_path: Path) -> None:
