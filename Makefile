@@ -65,8 +65,9 @@ bench: setup ## run the int8 recipes, write what they bring, and time the comman
 report: setup ## show the report of the demo again
 	$(BIN)/secateur report runs/demo
 
-schema: setup ## write recipes/schema.json anew
+schema: setup ## write the JSON Schemas anew: recipes, and results of compare
 	$(BIN)/secateur schema > recipes/schema.json
+	$(BIN)/secateur schema latency > pipeline/latency/comparison.schema.json
 
 clean: ## remove what was built or cached; runs/ and .venv/ stay
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 CANNOT_TELL = 4
 MISSED = 1
+#: Names of `secateur schema` and the modules that have the function `schema`.
+SCHEMAS = {
+    "recipe": "pipeline.recipe",
+    "latency": "pipeline.core.comparison",
+}
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -131,14 +136,27 @@ def validate(recipe: Recipe, overrides: Set = None, as_json: AsJson = False) -> 
 
 
 @app.command()
-def schema() -> None:
-    """Print the JSON Schema of a recipe, for completion in editors.
+def schema(
+    of: Annotated[
+        str,
+        typer.Argument(
+            metavar="|".join(SCHEMAS), help="latency: of comparison.json, the result of `secateur compare`."
+        ),
+    ] = "recipe",
+) -> None:
+    """Print a JSON Schema: of a recipe, for completion in editors, or of a result, for programs that read it.
 
-    Example: secateur schema > schema.json, and as a recipe's first line: # yaml-language-server: $schema=schema.json
+    Examples:
+
+      secateur schema > schema.json, and as a recipe's first line: # yaml-language-server: $schema=schema.json
+
+      secateur schema latency
     """
-    from pipeline.recipe import schema as recipe_schema
+    from importlib import import_module
 
-    typer.echo(json.dumps(recipe_schema(), indent=2))
+    if of not in SCHEMAS:
+        raise typer.BadParameter(f"found {of!r}, allowed: {', '.join(SCHEMAS)}")
+    typer.echo(json.dumps(import_module(SCHEMAS[of]).schema(), indent=2))
 
 
 @app.command()

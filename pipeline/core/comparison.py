@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, ValidationError
+from pydantic.json_schema import GenerateJsonSchema
 
 from pipeline.core.artifact import Frozen
 from pipeline.core.errors import InputError
@@ -176,6 +177,22 @@ class Comparison(Frozen):
     def exit_code(self) -> int:
         """The exit code that stands for the verdict."""
         return EXIT_CODES[self.verdict]
+
+
+class _ResultSchema(GenerateJsonSchema):
+    """A file that is written has every key, null where there is nothing; titles that repeat the key are left out."""
+
+    def field_title_should_be_set(self, schema: object) -> bool:  # noqa: ARG002
+        return False
+
+    def field_is_required(self, field: object, total: bool) -> bool:  # noqa: ARG002, FBT001
+        return True
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON Schema (2020-12) of comparison.json, which `secateur schema latency` prints."""
+    described = Comparison.model_json_schema(mode="serialization", schema_generator=_ResultSchema)
+    return {"$schema": GenerateJsonSchema.schema_dialect, **described}
 
 
 def load_comparison(path: Path) -> Comparison:
