@@ -17,6 +17,7 @@ from pipeline.core.artifact import file_digest
 from pipeline.core.cpu import cpu_flags
 from pipeline.core.measurement import machine_digest
 from pipeline.data import digest as data_digest
+from pipeline.measure.devices.registry import device_record
 from pipeline.measure.machine import fingerprint
 from pipeline.stages.measure import Measure
 from pipeline.stages.quantize import Quantize
@@ -95,6 +96,7 @@ def make_plan(loaded: LoadedRecipe, store: Store, seed: int, previous: Sequence[
         if isinstance(stage, Measure):
             ingredients[-1]["target"] = loaded.recipe.target.model_dump(mode="json")
             ingredients[-1]["machine"] = machine_digest(machine)
+            ingredients[-1]["device"] = device_record(loaded.recipe.target.device).model_dump(mode="json")
     names = ["original", *labels(stages)]
     steps: list[Step] = []
     for index, (name, given) in enumerate(zip(names, ingredients, strict=True)):

@@ -16,12 +16,13 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from pipeline import __version__
 from pipeline.core.artifact import Frozen
-from pipeline.core.errors import Problem, RecipeError
+from pipeline.core.errors import InputError, Problem, RecipeError
 from pipeline.core.library import DefinitionFile, libraries_of, with_name
 from pipeline.core.paths import ExistingFile
 from pipeline.core.stage import Target
 from pipeline.core.units import FactorOrDuration, FactorOrSize, Points
 from pipeline.data.config import Argument, DataConfig
+from pipeline.measure.devices.registry import device_record
 from pipeline.recipe_overrides import apply
 from pipeline.recipe_problems import messages, shown
 from pipeline.recipe_yaml import Document, dotted, read_file
@@ -158,7 +159,18 @@ def _validate(data: dict[str, Any], folder: Path, described: dict[str, Any]) -> 
         adapter: TypeAdapter[tuple[Stage, ...]] = TypeAdapter(tuple[AnyStage, ...])
         stages = adapter.validate_json(json.dumps(data["stages"]), strict=True, context=context)
         return None, found | _chain_messages(stages)
-    return recipe, _chain_messages(recipe.stages)
+    return recipe, _chain_messages(recipe.stages) | _device_messages(recipe.target.device)
+
+
+def _device_messages(device: str) -> dict[Place, str]:
+    """Return what is wrong with the target's device: it is none, unknown, or has no time of its own."""
+    place = ("target", "device")
+    try:
+        kind = device_record(device).address.kind
+    except InputError as error:
+        return {place: str(error)}
+    emulated = f'found "{device}", which is emulated and has no time of its own, allowed: local, ssh://, adb://, a name'
+    return {place: emulated} if kind == "qemu" else {}
 
 
 def _chain_messages(stages: Sequence[Stage]) -> dict[Place, str]:

@@ -71,8 +71,7 @@ def open_device(
     from pipeline.measure.devices import record, registry  # noqa: PLC0415 - only what is asked for is loaded
 
     if isinstance(device, str):
-        named = record.NAME.fullmatch(device) and device != "local"
-        device = registry.find_device(device) if named else record.DeviceRecord(url=record.checked(device))
+        device = registry.device_record(device)
     address = device.address
     if counts and address.kind != "qemu":
         raise InputError(

@@ -48,6 +48,15 @@ def list_devices() -> dict[str, DeviceRecord]:
     return {name: _record(file, name, given) for name, given in sorted(content["devices"].items())}
 
 
+def device_record(text: str) -> DeviceRecord:
+    """Return the device that a text such as `ssh://pi@board` or a registered name stands for.
+
+    Raises:
+        InputError: it is no device and no registered name.
+    """
+    return find_device(text) if NAME.fullmatch(text) and text != "local" else make_record({"url": text})
+
+
 def find_device(name: str) -> DeviceRecord:
     """Return the device of that name.
 
