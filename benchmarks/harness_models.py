@@ -20,8 +20,8 @@ LAYERS = ((3, 16, 1), (16, 32, 2), (32, 32, 1), (32, 64, 2), (64, 64, 1), (64, 1
 SIZE, CLASSES, BRANCH_AT = 48, 10, 5
 
 
-def write_network(path: Path, extra: int = 0, seed: int = 0) -> Path:
-    """Write the CNN as ONNX with fixed random weights, with a side branch of `extra` channels."""
+def write_network(path: Path, extra: int = 0, steps: int = 0, seed: int = 0) -> Path:
+    """Write the CNN as ONNX with fixed random weights, and a side branch of `extra` channels and `steps` small operators."""
     rng = np.random.default_rng(seed)
     nodes, weights = [], []
 
@@ -46,7 +46,8 @@ def write_network(path: Path, extra: int = 0, seed: int = 0) -> Path:
         nodes += [
             helper.make_node("Conv", [f"r{BRANCH_AT}", constant("wb", extra, inputs, 3, 3)], ["cb"], pads=[1, 1, 1, 1]),
             helper.make_node("Relu", ["cb"], ["rb"]),
-            helper.make_node("ReduceMean", ["rb"], ["mb"], axes=[1, 2, 3], keepdims=1),
+            *(helper.make_node("Abs", ["rb" if each == 0 else f"a{each - 1}"], [f"a{each}"]) for each in range(steps)),
+            helper.make_node("ReduceMean", [f"a{steps - 1}" if steps else "rb"], ["mb"], axes=[1, 2, 3], keepdims=1),
             helper.make_node("Reshape", ["mb", "flat"], ["fb"]),
             helper.make_node("Mul", ["fb", "little"], ["lb"]),
             helper.make_node("Add", ["main", "lb"], ["sum"]),
