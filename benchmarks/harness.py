@@ -44,7 +44,7 @@ ROOT = Path(__file__).parent
 RESULTS = ROOT / "results" / "harness"
 #: Channels and further operators of the side branch that make the network slower by about 5 % and 10 %, by runtime.
 SLOWER: dict[Runtime, dict[str, tuple[int, int]]] = {
-    "onnxruntime": {"A/A": (0, 0), "+5 %": (24, 2), "+10 %": (56, 0)},
+    "onnxruntime": {"A/A": (0, 0), "+5 %": (24, 4), "+10 %": (56, 0)},
     "openvino": {"A/A": (0, 0), "+5 %": (32, 0), "+10 %": (80, 0)},
 }
 MARGINS: dict[Runtime, float] = {"onnxruntime": 0.03, "openvino": 0.05}
