@@ -36,7 +36,8 @@ EXIT_CODES: dict[Verdict, int] = {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 3, "INCO
 #: Why a verdict is what it is. `slower`, `not slower`: the interval lies beyond, or below, the margin. `budget`: it
 #: straddles the margin, or there were too few sessions. `contended`: wall and CPU time disagree. `waiting`: they do,
 #: and nothing else was running: the candidate waits. `throttled`: frequency or temperature moved. `preempted`: most
-#: blocks were interrupted. `holm`: not beyond doubt among so many models. `above roofline`: faster than the machine.
+#: blocks were interrupted. `holm`: slower, as Holm's procedure finds over all models of a gate. `above roofline`: faster
+#: than the machine. `differs`: not on equal terms; `unfair`: compared all the same. `drift`: slower than long ago.
 ReasonCode = Literal[
     "slower",
     "not slower",
@@ -49,6 +50,7 @@ ReasonCode = Literal[
     "above roofline",
     "differs",
     "unfair",
+    "drift",
 ]
 
 

@@ -32,7 +32,7 @@ from pipeline.measure.statistics import distribution, preempted_share
 from pipeline.measure.subjects import Subject, Terms
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from pipeline.core.comparison import Metric
@@ -52,7 +52,8 @@ class Question:
     `runtime_b`, `threads_b` and the second device are the candidate's where they differ from the baseline's; unless it
     is a question about two runtimes, differences make the two incomparable. `tolerance` is relative to the baseline's
     largest output; None allows any finite outputs of the same shape. `comparisons` are asked together with this one.
-    `roofline` says what limits each side; a device is probed for that once.
+    `roofline` says what limits each side; a device is probed for that once. `differs` may name further fields in which
+    a measurement is not on the terms that it should be.
     """
 
     margin: float = 0.03
@@ -67,6 +68,7 @@ class Question:
     force: bool = False
     seed: int = 0
     roofline: bool = True
+    differs: Callable[[Measurement], tuple[str, ...]] | None = None
 
 
 def compare(
@@ -196,6 +198,7 @@ def allowed_differences(measurement: Measurement, question: Question) -> tuple[s
         IncomparableError: fields differ and nobody forced it.
     """
     found = differences(measurement, 0, 1, between_runtimes=question.runtime_b is not None)
+    found += question.differs(measurement) if question.differs else ()
     if found and not question.force:
         listed = "\n  ".join(found)
         raise IncomparableError(

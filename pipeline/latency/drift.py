@@ -20,6 +20,7 @@ most 2 in 100 have a slowdown where a point's standard deviation is 0.5 %, and m
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -165,10 +166,7 @@ def _splits(values: Values) -> list[int]:
 def _tested(values: Values, splits: Sequence[int]) -> list[tuple[float, float]]:
     """Return step and p-value of each split, between the parts beside it."""
     parts = np.split(values, list(splits))
-    return [
-        (float(after.mean() - before.mean()), t_test(before, after))
-        for before, after in zip(parts, parts[1:], strict=False)
-    ]
+    return [(float(after.mean() - before.mean()), t_test(before, after)) for before, after in pairwise(parts)]
 
 
 def _pruned(values: Values, splits: list[int]) -> list[int]:

@@ -17,11 +17,11 @@ from pipeline.measure.devices.registry import device_record
 from pipeline.measure.regression import Decision
 
 if TYPE_CHECKING:
-    from pipeline.measure.devices.record import DeviceRecord
     from pipeline.core.comparison import ReasonCode, Verdict
     from pipeline.core.measurement import Measurement
     from pipeline.core.stage import Progress, Runtime
     from pipeline.latency.compare import Question
+    from pipeline.measure.devices.record import DeviceRecord
 
 #: The least of several counts repeats to within this share, from process to process. OpenVINO's threads wait in loops.
 REPEATABILITY = {"onnxruntime": 0.0005, "openvino": 0.002}
