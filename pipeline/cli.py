@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline import cli_device, cli_latency
+from pipeline import cli_device, cli_gate, cli_latency
 from pipeline.core.errors import SecateurError
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ MISSED = 1
 SCHEMAS = {
     "recipe": "pipeline.recipe",
     "latency": "pipeline.core.comparison",
+    "gate": "pipeline.core.gate",
 }
 
 app = typer.Typer(
@@ -44,6 +45,7 @@ app = typer.Typer(
 recipes_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Recipes that come with the program.")
 app.add_typer(recipes_app, name="recipes")
 cli_latency.register(app)
+cli_gate.register(app)
 cli_device.register(app)
 
 Recipe = Annotated[Path, typer.Argument(help="Recipe file (YAML).", show_default=False)]
@@ -140,7 +142,7 @@ def schema(
     of: Annotated[
         str,
         typer.Argument(
-            metavar="|".join(SCHEMAS), help="latency: of comparison.json, the result of `secateur compare`."
+            metavar="|".join(SCHEMAS), help="latency: of comparison.json, the result of compare; gate: of gate.json."
         ),
     ] = "recipe",
 ) -> None:

@@ -36,8 +36,8 @@ EXIT_CODES: dict[Verdict, int] = {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 3, "INCO
 #: Why a verdict is what it is. `slower`, `not slower`: the interval lies beyond, or below, the margin. `budget`: it
 #: straddles the margin, or there were too few sessions. `contended`: wall and CPU time disagree. `waiting`: they do,
 #: and nothing else was running: the candidate waits. `throttled`: frequency or temperature moved. `preempted`: most
-#: blocks were interrupted. `holm`: slower, as Holm's procedure finds over all models of a gate. `above roofline`: faster
-#: than the machine. `differs`: not on equal terms; `unfair`: compared all the same. `drift`: slower than long ago.
+#: blocks were interrupted. `holm`: slower, as Holm's procedure over all models finds. `above roofline`: faster than the
+#: machine. `differs`: not on equal terms; `unfair`: compared all the same. `drift`: slower than long ago.
 ReasonCode = Literal[
     "slower",
     "not slower",
@@ -181,19 +181,21 @@ class Comparison(Frozen):
         return EXIT_CODES[self.verdict]
 
 
-class _ResultSchema(GenerateJsonSchema):
+class ResultSchema(GenerateJsonSchema):
     """A file that is written has every key, null where there is nothing; titles that repeat the key are left out."""
 
     def field_title_should_be_set(self, schema: object) -> bool:  # noqa: ARG002
+        """Say no."""
         return False
 
     def field_is_required(self, field: object, total: bool) -> bool:  # noqa: ARG002, FBT001
+        """Say yes."""
         return True
 
 
 def schema() -> dict[str, Any]:
     """Return the JSON Schema (2020-12) of comparison.json, which `secateur schema latency` prints."""
-    described = Comparison.model_json_schema(mode="serialization", schema_generator=_ResultSchema)
+    described = Comparison.model_json_schema(mode="serialization", schema_generator=ResultSchema)
     return {"$schema": GenerateJsonSchema.schema_dialect, **described}
 
 

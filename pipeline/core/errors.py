@@ -69,9 +69,10 @@ class OutputsError(StageError):
 
 
 class IncomparableError(SecateurError):
-    """Two sides of a comparison differ in what must be equal for a fair one."""
+    """Two sides of a comparison differ in what must be equal for a fair one; `fields` says in what, one text each."""
 
     exit_code = 4
+    fields: tuple[str, ...] = ()
 
 
 class DeviceError(SecateurError):

@@ -18,10 +18,12 @@ does not thereby overlook a slowdown of another model.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
+
+from pydantic.json_schema import GenerateJsonSchema
 
 from pipeline.core.artifact import Frozen
-from pipeline.core.comparison import EXIT_CODES, Comparison, Reason, Verdict
+from pipeline.core.comparison import EXIT_CODES, Comparison, Reason, ResultSchema, Verdict
 
 SCHEMA_VERSION: Literal[1] = 1
 RESULT_FILE = "gate.json"
@@ -116,3 +118,9 @@ def overall_code(models: tuple[ModelResult, ...]) -> int:
     """Return the exit code of several models, in the order of the table above."""
     codes = {each.exit_code for each in models}
     return next((code for code in PRECEDENCE if code in codes), 0)
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON Schema (2020-12) of gate.json, which `secateur schema gate` prints."""
+    described = GateResult.model_json_schema(mode="serialization", schema_generator=ResultSchema)
+    return {"$schema": GenerateJsonSchema.schema_dialect, **described}

@@ -201,10 +201,12 @@ def allowed_differences(measurement: Measurement, question: Question) -> tuple[s
     found += question.differs(measurement) if question.differs else ()
     if found and not question.force:
         listed = "\n  ".join(found)
-        raise IncomparableError(
+        error = IncomparableError(
             f"INCOMPARABLE: the two sides differ in\n  {listed}\n"
             "measure both on equal terms; --force compares them all the same and marks the result as unfair"
         )
+        error.fields = found
+        raise error
     return found
 
 

@@ -1,7 +1,7 @@
 """Many models against their baselines: measured one after the other, judged together.
 
-A FAIL takes a test at (1 - level) / 2 for all models together. While one is measured it stops early only for a result that
-stands among all of them (Bonferroni); at the end Holm's procedure over all p-values may find more of them slower.
+A FAIL takes a test at (1 - level) / 2 for all models together. While one is measured it stops early only for a result
+that stands among all of them (Bonferroni); at the end Holm's procedure over all p-values may find more of them slower.
 Measuring again after INCONCLUSIVE is one more chance to be wrong: the rate is divided by the tries that are allowed.
 """
 
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 TRIES = 3
 BAD_INPUT = 2
 LEVEL = 0.95
+ADVICE = 'accept a new baseline on these terms (--accept), or say machine = "any" where processors change'
 
 
 class Comparing(Protocol):
@@ -108,7 +109,7 @@ class Gate:
                     break
             comparison = write(comparison, measurement, self.results / model.name)
         except IncomparableError as error:
-            reason = Reason(code="differs", text=str(error))
+            reason = Reason(code="differs", text=f"{', '.join(error.fields) or error}; {ADVICE}")
             return found.model_copy(update={"verdict": "INCOMPARABLE", "reasons": (reason,)}), None
         except SecateurError as error:
             if isinstance(error, DeviceError):
@@ -152,12 +153,10 @@ class Gate:
 
     def _finished(self, model: Gated, found: ModelResult, measurement: Measurement | None) -> ModelResult:
         """Add a model to the history, look for drift, and accept it where that was asked for."""
-        if found.comparison and measurement:
-            if found.comparison.ratio:
-                found = self._recorded(found)
-            if self.accept and found.verdict != "INCOMPARABLE":
-                self._store(model, measurement)
-                found = found.model_copy(update={"accepted": found.comparison.candidate.digest})
+        if measurement:
+            found = self._recorded(found)
+            if self.accept:
+                found = found.model_copy(update={"accepted": self._stored(model, measurement)})
         return found.model_copy(update={"exit_code": model_code(found, self.policy)})
 
     def _recorded(self, found: ModelResult) -> ModelResult:
@@ -195,7 +194,8 @@ class Gate:
         reason = Reason(code="drift", text=f"no lasting step in {len(series)} measurements beside the reference")
         return found.model_copy(update={"drift": drift, "verdict": "PASS", "reasons": (reason,)})
 
-    def _store(self, model: Gated, measurement: Measurement) -> None:
+    def _stored(self, model: Gated, measurement: Measurement) -> str:
+        """Make a model's file its baseline; return its digest."""
         source = payload(model.file, model.question.runtime)
         baseline = Baseline(
             model=model.name,
@@ -207,6 +207,7 @@ class Gate:
             terms=terms_of(measurement, model.question.metric),
         )
         self.store.accept(baseline, source)
+        return source.digest
 
 
 def compare_on(
