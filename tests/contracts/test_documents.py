@@ -58,7 +58,7 @@ def test_commands_of_the_readme_exist() -> None:
     assert len(lines) >= 6
     for line in lines:
         words = line.split()
-        command = words[:2] if words[0] == "recipes" else words[:1]
+        command = words[:2] if words[0] in {"recipes", "device"} else words[:1]
         shown = CliRunner().invoke(app, [*command, "--help"])
         assert shown.exit_code == 0, line
         assert all(word in shown.output for word in words if word.startswith("--")), line
