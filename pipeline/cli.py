@@ -163,13 +163,24 @@ def schema(
 
 @app.command()
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, or its run.json.", show_default=False)],
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Folder of a run or of a comparison.", show_default=False)
+    ],
     as_json: AsJson = False,
 ) -> None:
-    """Show the report of a run again, and write its Markdown, JSON and HTML anew.
+    """Show the report of a run or of a comparison again, and write its Markdown and HTML anew.
 
-    Example: secateur report runs/demo
+    Examples:
+
+      secateur report runs/demo
+
+      secateur report runs/compare/main--branch
     """
+    from pipeline.core.comparison import RESULT_FILE
+
+    if folder.name == RESULT_FILE or (folder / RESULT_FILE).is_file():
+        cli_latency.show_again(folder.parent if folder.name == RESULT_FILE else folder, as_json=as_json)
+        return
     from pipeline.records import read_run
     from pipeline.report import write
 

@@ -178,6 +178,7 @@ def compare(
         with ConsoleProgress() as progress:
             found, measurement = _compared(baseline, candidate, question, (device, device_b), progress)
         found = write(found, measurement, folder)
+        _draw(found, measurement, folder)
     except DeviceError as error:
         kept = keep_partial(error, folder)
         if kept:
@@ -263,6 +264,21 @@ def _share(text: str, option: str) -> float:
         raise typer.BadParameter(str(error), param_hint=option) from error
 
 
+def show_again(folder: Path, *, as_json: bool) -> None:
+    """Print a stored comparison and draw it; raises InputError where its rounds are not those that it was made of."""
+    from pipeline.latency.compare import read
+
+    found, measurement = read(folder)
+    _draw(found, measurement, folder)
+    _show(found, folder, as_json=as_json)
+
+
+def _draw(found: Comparison, measurement: Measurement, folder: Path) -> None:
+    from pipeline.report.comparison_html import write
+
+    write(found, measurement, folder)
+
+
 def _show(found: Comparison, folder: Path, *, as_json: bool) -> None:
     if as_json:
         typer.echo(found.model_dump_json(indent=1))
@@ -273,4 +289,4 @@ def _show(found: Comparison, folder: Path, *, as_json: bool) -> None:
 
     console = Console(highlight=False)
     console.print(summary(found))
-    console.print(f"Result and rounds: {folder} (draw them: secateur report {folder})", soft_wrap=True, markup=False)
+    console.print(f"Drawings: {folder / 'comparison.html'}", soft_wrap=True, markup=False)

@@ -19,9 +19,10 @@ from pipeline.core.comparison import (
     Reason,
     Side,
     Spread,
+    load_comparison,
 )
 from pipeline.core.errors import DeviceError, IncomparableError, InputError
-from pipeline.core.measurement import Measurement, SamplingPlan, differences, save
+from pipeline.core.measurement import Measurement, SamplingPlan, differences, load, save
 from pipeline.core.paths import write_whole
 from pipeline.latency.noise import invisible_margin, known_noise, with_floor
 from pipeline.latency.rooflines import with_rooflines
@@ -163,6 +164,20 @@ def write(comparison: Comparison, measurement: Measurement, folder: Path) -> Com
     kept = comparison.model_copy(update={"raw": raw})
     write_whole(folder / RESULT_FILE, kept.model_dump_json(indent=1) + "\n")
     return kept
+
+
+def read(folder: Path) -> tuple[Comparison, Measurement]:
+    """Return a stored comparison with its rounds.
+
+    Raises:
+        InputError: one of the files is missing or damaged, or the rounds are not those that it was made of.
+    """
+    found = load_comparison(folder / RESULT_FILE)
+    rounds = folder / ROUNDS_FILE
+    measurement = load(rounds)
+    if found.raw is None or hashlib.sha256(rounds.read_bytes()).hexdigest() != found.raw.sha256:
+        raise InputError(f"{rounds} was changed since {folder / RESULT_FILE} was written (sha256); compare again")
+    return found, measurement
 
 
 def keep_partial(error: DeviceError, folder: Path) -> Path | None:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from pipeline.core.comparison import Comparison, Side, Spread, Verdict
+    from pipeline.core.comparison import Comparison, Metric, Side, Spread, Verdict
+    from pipeline.core.run import Interval
 
 STYLES: dict[Verdict, str] = {
     "PASS": "bold green",
@@ -25,6 +26,7 @@ STYLES: dict[Verdict, str] = {
     "INCONCLUSIVE": "bold yellow",
     "INCOMPARABLE": "bold magenta",
 }
+WHAT: dict[Metric, str] = {"cpu": "CPU time", "wall": "wall time", "instructions": "instructions"}
 MEBIBYTE = 1024**2
 NANOSECONDS_PER_MILLISECOND = 1e6
 
@@ -40,44 +42,57 @@ def summary(found: Comparison) -> RenderableType:
 
 def speed(found: Comparison) -> str:
     """Return in words how the candidate's speed compares with the baseline's."""
-    ratio, what = found.ratio, {"cpu": "CPU time", "wall": "wall time", "instructions": "instructions"}[found.metric]
+    ratio, what = found.ratio, WHAT[found.metric]
     if ratio is None:
         return f"no ratio of {what}"
-    if ratio.high < 1:
+    if ratio.high < 1 and found.metric != "instructions":
         return f"{numbers.ratio(1 / ratio.value)} as fast [{1 / ratio.high:.3f}, {1 / ratio.low:.3f}] by {what}"
     return f"{ratio.value - 1:+.2%} [{ratio.low - 1:+.2%}, {ratio.high - 1:+.2%}] in {what}"
 
 
-def _table(found: Comparison) -> Table:
-    table = Table(box=None, pad_edge=False)
-    table.add_column("")
-    for side in (found.baseline, found.candidate):
-        table.add_column(Path(side.path).name, justify="right", overflow="fold")
-    table.add_column("ratio", justify="right")
-    rows = [
-        ("wall ms, min / p50", _pair("wall_ns", "min", "p50"), found.wall),
-        ("wall ms, p90 / p95 / p99", _pair("wall_ns", "p90", "p95", "p99"), None),
-        ("CPU ms, min / p50", _pair("cpu_ns", "min", "p50"), found.cpu),
-        ("load ms / first inference ms", lambda side: _joined(side.load_ms, side.first_ms), None),
-        ("peak memory MiB", lambda side: _joined(side.peak_rss_bytes and side.peak_rss_bytes / MEBIBYTE), None),
-        ("instructions, million", lambda side: _joined((side.instructions_per_inference or 0) / 1e6 or None), None),
-        ("file MiB", lambda side: _joined(side.size_bytes and side.size_bytes / MEBIBYTE), None),
+def side_rows(found: Comparison) -> list[tuple[str, str, str, str]]:
+    """Return name, baseline, candidate and ratio of everything that was found of at least one file."""
+    rows: list[tuple[str, Callable[[Side], str], Interval | None]] = [
+        ("wall ms, min", _spread("wall_ns", "min"), found.wall),
+        ("wall ms, p50 / p90", _spread("wall_ns", "p50", "p90"), None),
+        ("wall ms, p95 / p99", _spread("wall_ns", "p95", "p99"), None),
+        ("CPU ms, min", _spread("cpu_ns", "min"), found.cpu),
+        ("CPU ms, p50 / p90", _spread("cpu_ns", "p50", "p90"), None),
+        ("load / first inference, ms", lambda side: _joined(side.load_ms, side.first_ms), None),
+        ("peak memory, MiB", lambda side: _joined(_scaled(side.peak_rss_bytes, MEBIBYTE)), None),
+        ("instructions, million", lambda side: _joined(_scaled(side.instructions_per_inference, 1e6)), None),
+        ("file, MiB", lambda side: _joined(_scaled(side.size_bytes, MEBIBYTE)), None),
         ("limited by", _limit, None),
     ]
-    for name, cell, ratio in rows:
-        cells = [cell(side) for side in (found.baseline, found.candidate)]
-        if any(each != numbers.DASH for each in cells):
-            table.add_row(name, *cells, f"{ratio.value:.3f} {numbers.bounds(ratio)}" if ratio else "")
+    cells = [(name, cell(found.baseline), cell(found.candidate), ratio) for name, cell, ratio in rows]
+    return [
+        (name, base, candidate, f"{ratio.value:.3f} {numbers.bounds(ratio)}" if ratio else "")
+        for name, base, candidate, ratio in cells
+        if (base, candidate) != (numbers.DASH, numbers.DASH)
+    ]
+
+
+def _table(found: Comparison) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("", no_wrap=True)
+    for side in (found.baseline, found.candidate):
+        table.add_column(Path(side.path).name, justify="right", overflow="fold")
+    table.add_column("ratio", justify="right", no_wrap=True)
+    for row in side_rows(found):
+        table.add_row(*row)
     return table
 
 
-def _pair(spread: str, *names: str) -> Callable[[Side], str]:
+def _spread(spread: str, *names: str) -> Callable[[Side], str]:
     def cell(side: Side) -> str:
         found: Spread | None = getattr(side, spread)
-        values = [getattr(found, name) for name in names] if found else []
-        return _joined(*(value and value / NANOSECONDS_PER_MILLISECOND for value in values))
+        return _joined(*(_scaled(getattr(found, name), NANOSECONDS_PER_MILLISECOND) for name in names if found))
 
     return cell
+
+
+def _scaled(value: float | None, unit: float) -> float | None:
+    return None if value is None else value / unit
 
 
 def _joined(*values: float | None) -> str:
@@ -93,10 +108,9 @@ def _limit(side: Side) -> str:
 
 def _footer(found: Comparison) -> str:
     took, side = found.protocol, found.baseline
-    parts = [
-        f"{side.runtime} {side.runtime_version}, {numbers.plural(side.threads, 'thread')}, {side.device}",
-        f"{numbers.plural(took.sessions, 'session')}, {numbers.plural(took.rounds, 'round')}, {took.seconds:.1f} s",
-    ]
+    parts = [f"{side.runtime} {side.runtime_version}, {numbers.plural(side.threads, 'thread')}, {side.device}"]
+    counted = f"{numbers.plural(took.sessions, 'session')}, {numbers.plural(took.rounds, 'round')}, "
+    parts.append(f"{counted if took.sessions else ''}{took.seconds:.1f} s")
     if found.noise.preempted_share is not None:
         parts.append(f"{found.noise.preempted_share:.0%} of the blocks interrupted")
     if found.detectable is not None:
