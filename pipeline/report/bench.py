@@ -15,18 +15,21 @@ from pipeline.report import numbers
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from pipeline.core.measurement import Measurement
+    from pipeline.core.measurement import Measurement, SubjectSamples
 
 NANOSECONDS_PER_MILLISECOND = 1e6
+MEBIBYTE = 1024**2
 
 
 def bench_table(measurement: Measurement) -> RenderableType:
     """Return milliseconds (typical and tail), the paired speedup over the first file, and the conditions."""
     first = measurement.subjects[0]
     title = f"{first.runtime} {first.runtime_version}, {numbers.plural(first.threads, 'thread')}"
+    title += f", {first.device}" if first.device != "local" else ""
+    title += f", after {measurement.pause_ns / 1e6:g} ms of idling" if measurement.pause_ns else ""
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     table.add_column("File", overflow="fold")
-    for name in ("ms", "p50", "p95", "CPU ms", "Speedup", "Load ms", "First ms"):
+    for name in ("ms", "p50", "p90", "p95", "p99", "CPU ms", "Speedup", "Load / first ms", "Peak MiB"):
         table.add_column(name, justify="right")
     noisy = False
     for index, subject in enumerate(measurement.subjects):
@@ -36,12 +39,11 @@ def bench_table(measurement: Measurement) -> RenderableType:
         table.add_row(
             Path(subject.label).name,
             f"{numbers.significant(wall.value)} {numbers.bounds(wall)}",
-            _scaled(spread.p50),
-            _scaled(spread.p95),
+            *map(_scaled, (spread.p50, spread.p90, spread.p95, spread.p99)),
             numbers.significant(cpu.value) if cpu else numbers.DASH,
             f"{numbers.ratio(found.speedup.value)} {numbers.bounds(found.speedup)}" if found.speedup else "1 (first)",
-            _scaled(min(session.load_ns for session in subject.sessions)),
-            _scaled(min(session.first_ns for session in subject.sessions)),
+            " / ".join(_scaled(min(times)) for times in _starts(subject)),
+            numbers.significant(subject.peak_rss_bytes / MEBIBYTE) if subject.peak_rss_bytes else numbers.DASH,
         )
     share = max(preempted_share(subject) for subject in measurement.subjects)
     rounds = sum(len(session.rounds) for session in first.sessions)
@@ -53,6 +55,11 @@ def bench_table(measurement: Measurement) -> RenderableType:
     if noisy:
         lines.append("Wall and CPU time disagree: other work ran on the cores. Measure again on a quiet machine.")
     return Group(table, *(Text(line) for line in lines))
+
+
+def _starts(subject: SubjectSamples) -> tuple[list[int], list[int]]:
+    """Return the times of loading and of first inferences in ns, one for each session."""
+    return [each.load_ns for each in subject.sessions], [each.first_ns for each in subject.sessions]
 
 
 def _scaled(nanoseconds: float | None) -> str:

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from pipeline.core.measurement import Measurement, SubjectSamples
     from pipeline.measure.statistics import Clock
 
-WIDE, NARROW = 660, 360
+#: The first drawing is as wide as the page, the others half of it.
+ACROSS, WIDE, NARROW = 1180, 580, 360
 HEIGHT = 300
 #: Of the rounds, these shares at either end may lie outside the drawing; of the inferences, those beyond the last.
 ROUNDS_SHOWN = (0.01, 0.99)
@@ -42,7 +43,7 @@ def ratios(found: Comparison, measurement: Measurement, *, wide: bool = True) ->
     if not series or found.ratio is None:
         return Markup()
     shown, beside = np.concatenate(series), np.concatenate(_percent(measurement, other))
-    width = WIDE if wide else NARROW
+    width = ACROSS if wide else NARROW
     frame = Box(52, 34, width - 14, HEIGHT - 46)
     low, high = (float(each) for each in np.quantile(shown, ROUNDS_SHOWN))
     spread = [100 * (value - 1) for value in (found.ratio.low, found.ratio.high)]
@@ -85,7 +86,7 @@ def distributions(measurement: Measurement, clock: Clock, *, wide: bool = True) 
         _grid(up, frame, "%"),
         *(_curve(f"curve {kind}", side, across, up) for kind, side in zip(("base", "candidate"), sides, strict=True)),
         *_across(across, frame, "Milliseconds of one inference"),
-        svg.text("strong", frame.left, 20, f"Share of inferences that took at most so long, {CLOCKS[clock]}"),
+        svg.text("strong", frame.left, 20, f"Share of inferences within a time, {CLOCKS[clock]}"),
         svg.text("tick", frame.right - 4, frame.bottom - 8, f"beyond: {beyond[0]} and {beyond[1]}", "end"),
     ]
     words = (
