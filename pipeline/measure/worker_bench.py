@@ -41,6 +41,8 @@ MARK = 0x0C0FFEE5
 KILOBYTE = 1024
 #: Inferences of one subject before it is another's turn, within a round.
 TURN = 4
+#: Inferences before counting: Python rewrites its own code while it runs for the first times.
+WARM_UP = 8
 MOST_URGENT = -20
 #: Linux shares time between sessions first, and only then between their processes.
 AUTOGROUP = Path("/proc/self/autogroup")
@@ -183,10 +185,10 @@ class Bench:
         """Infer `repeats` times with a mark before and after each, for an instruction counter around this process."""
         session, inputs = self._sessions[subject]
         prctl = ctypes.CDLL(None).prctl
-        for number in range(repeats):
-            prctl(MARK, 2 * number)
+        for number in range(-WARM_UP, repeats):
+            prctl(MARK if number >= 0 else 0, 2 * number)
             session.run(*inputs)
-            prctl(MARK, 2 * number + 1)
+            prctl(MARK if number >= 0 else 0, 2 * number + 1)
         return {"repeats": repeats}
 
     def release(self) -> None:
