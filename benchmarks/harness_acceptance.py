@@ -169,6 +169,7 @@ def main() -> int:
                 state = "holds" if holds else "FAILED"
             except (RuntimeError, subprocess.CalledProcessError, OSError) as error:
                 state, text = "not run", str(error).strip().splitlines()[-1]
+        text = text.replace(folder, ".")
         found.append({"case": case.__name__, "what": (case.__doc__ or "").strip(), "state": state, "found": text})
         print(f"{state:8} {case.__name__}: {text}", flush=True)
     RESULT.parent.mkdir(parents=True, exist_ok=True)

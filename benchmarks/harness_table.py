@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -39,7 +40,21 @@ def write_table(results: Path, page: Path, settings: Mapping[str, Any]) -> None:
         parts += _without_priority([each for each in plain if each["runtime"] == runtime])
         parts += ["", "One after the other in the same wall time, and the estimate of the paired comparison:", ""]
         parts += _designs(mine, [each for each in sequential if each["runtime"] == runtime], margin)
+    parts += _acceptance(results / "acceptance.json")
     page.write_text("\n".join(parts) + "\n")
+
+
+def _acceptance(path: Path) -> list[str]:
+    """Return the single cases, each with its state and what was found."""
+    if not path.is_file():
+        return []
+    rows = [f"| {e['what']} | {e['state']} | {_cell(e['found'])} |" for e in json.loads(path.read_text())]
+    return ["", "## Single cases (`harness_acceptance.py`)", "", "| what | state | found |", "|---|---|---|", *rows]
+
+
+def _cell(text: str) -> str:
+    """Return a text for a table, with the folders of the run left out."""
+    return re.sub(r"/\S*/", "", text).replace("|", "\\|")
 
 
 def _records(path: Path) -> list[dict[str, Any]]:
