@@ -10,6 +10,7 @@ from pipeline.core.paths import write_whole
 from pipeline.report import comparison_plot as plot
 from pipeline.report import facts
 from pipeline.report.comparison_terminal import WHAT, side_rows, speed
+from pipeline.report.gate import escaped
 from pipeline.report.template import template
 
 if TYPE_CHECKING:
@@ -59,9 +60,9 @@ def render(found: Comparison, measurement: Measurement) -> str:
 
 def markdown(found: Comparison) -> str:
     """Return the verdict, the reasons and the two files side by side."""
-    lines = [f"### {found.verdict}: {_cell(found.name)}, {_cell(speed(found))}", ""]
-    lines += [f"- {each.code}: {_cell(each.text)}" for each in found.reasons]
-    names = [_cell(Path(side.path).name) for side in (found.baseline, found.candidate)]
+    lines = [f"### {found.verdict}: {escaped(found.name)}, {escaped(speed(found))}", ""]
+    lines += [f"- {each.code}: {escaped(each.text)}" for each in found.reasons]
+    names = [escaped(Path(side.path).name) for side in (found.baseline, found.candidate)]
     lines += ["", f"| | {names[0]} | {names[1]} | ratio |", "|---|---|---|---|"]
     lines += [f"| {' | '.join(row)} |" for row in side_rows(found)]
     return "\n".join(lines) + "\n"
@@ -80,9 +81,3 @@ def _pictures(found: Comparison, measurement: Measurement) -> list[tuple[Markup,
 def _facts(side: Side) -> tuple[tuple[str, str], ...]:
     names = {"path", "digest", "runtime", "runtime_version", "threads", "device", "input_shapes", "options"}
     return facts.flat(side.model_dump(include=names))
-
-
-def _cell(text: str) -> str:
-    for sign in "\\`*_[]<>|":
-        text = text.replace(sign, f"\\{sign}")
-    return " ".join(text.split())

@@ -55,12 +55,12 @@ def markdown(found: GateResult) -> str:
         "",
         f"| {' | '.join(HEADINGS)} |",
         f"|{'---|' * len(HEADINGS)}",
-        *(f"| {' | '.join(map(_escaped, cells(each)))} |" for each in found.models),
+        *(f"| {' | '.join(map(escaped, cells(each)))} |" for each in found.models),
         "",
         EXPLAINED,
     ]
     if found.reason:
-        lines += ["", f"Accepted as the new baseline: {_escaped(found.reason)}"]
+        lines += ["", f"Accepted as the new baseline: {escaped(found.reason)}"]
     return "\n".join(lines) + "\n"
 
 
@@ -92,7 +92,7 @@ def cells(found: ModelResult) -> tuple[str, ...]:
     return found.model, verdict, span, f"{found.margin:.1%}", limit, why
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     """Return text for a cell of a Markdown table: no markup, no line breaks, no columns of its own."""
     for sign in "\\`*_[]<>|":
         text = text.replace(sign, f"\\{sign}")
