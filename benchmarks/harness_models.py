@@ -21,7 +21,7 @@ SIZE, CLASSES, BRANCH_AT = 48, 10, 5
 
 
 def write_network(path: Path, extra: int = 0, steps: int = 0, seed: int = 0) -> Path:
-    """Write the CNN as ONNX with fixed random weights, with a side branch of `extra` channels and `steps` operators more."""
+    """Write the CNN as ONNX with fixed weights, with a side branch of `extra` channels and `steps` operators more."""
     rng = np.random.default_rng(seed)
     nodes, weights = [], []
 

@@ -236,7 +236,8 @@ def _terms(threads: int, batch: int, shapes: list[str] | None, duty: str | None,
     from pipeline.measure.subjects import Terms
 
     pause_ns = round(_seconds(duty, "--duty") * 1e9) if duty else 0
-    return Terms(threads, batch, dict(_shape(each) for each in shapes or ()), pause_ns, priority)
+    given = dict(_shape(each) for each in shapes or ())
+    return Terms(threads=threads, batch=batch, shapes=given, pause_ns=pause_ns, priority=priority)
 
 
 def _shape(text: str) -> tuple[str, tuple[int, ...]]:
