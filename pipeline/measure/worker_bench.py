@@ -226,8 +226,9 @@ def _go_first() -> None:
 
 def _session_nice() -> int | None:
     """Return the priority of this process's session where the scheduler groups by session, else None."""
-    with suppress(OSError, ValueError):
-        return int(AUTOGROUP.read_text().split()[-1])
+    with suppress(OSError):
+        words = AUTOGROUP.read_text().split()  # none where a control group takes the place of the session
+        return int(words[-1]) if words else None
     return None
 
 

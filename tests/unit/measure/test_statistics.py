@@ -161,6 +161,21 @@ def test_round_statistic_is_the_minimum_on_both_clocks(simulate: Callable[..., M
     assert round_statistics(subject, "cpu")[1][2] == min(block.cpu_ns)
 
 
+@pytest.mark.parametrize(
+    ("cpu_ns", "expected"), [((0, 700, 650, 800), 650), ((0, 0, 0, 10_000_000), 900), ((0, 0, 0, 0), 900)]
+)
+def test_cpu_clock_that_stood_still_says_nothing(
+    simulate: Callable[..., Measurement], cpu_ns: tuple[int, ...], expected: int
+) -> None:
+    """An inference of no CPU time is left out, and wall time stands for a block that has mostly such."""
+    subject = simulate({"a": 1.0}).subjects[0]
+    times = {"wall_ns": (1000, 900, 1100, 950), "cpu_ns": cpu_ns}
+    session = subject.sessions[0]
+    session = session.model_copy(update={"rounds": (session.rounds[0].model_copy(update=times),)})
+    subject = subject.model_copy(update={"sessions": (session,)})
+    assert round_statistics(subject, "cpu")[0].tolist() == [expected]
+
+
 def test_milliseconds_lie_within_their_interval(simulate: Callable[..., Measurement]) -> None:
     """The absolute time is a median with bounds on both sides."""
     found = milliseconds(simulate({"a": 2.0}).subjects[0], "wall", plan=PLAN, seed=0)

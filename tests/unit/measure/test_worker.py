@@ -76,6 +76,13 @@ def test_hello_describes_the_device_and_opens_nothing() -> None:
     assert told["in_force"].keys() >= {"nice", "affinity"}
 
 
+def test_a_session_without_a_group_of_its_own_is_told_as_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a control group schedules the process, the kernel's file of the session is empty."""
+    (tmp_path / "autogroup").write_text("")
+    monkeypatch.setattr("pipeline.measure.worker_bench.AUTOGROUP", tmp_path / "autogroup")
+    assert ok(bench_of(), "hello")["in_force"]["session nice"] is None
+
+
 def test_check_tells_what_came_out() -> None:
     """Shape, finiteness, range and the numbers themselves are told of every output."""
     first, second = np.array([[1.0, -3.0]], np.float32), np.array([np.inf], np.float32)
