@@ -84,6 +84,7 @@ def calibrate(folder: Path, runtimes: list[Runtime]) -> None:
             subjects = [Subject(path.name, runtime, path, path.name) for path in (base, candidate)]
             found = measure(subjects, Terms(), SamplingPlan(budget_s=CALIBRATION_S), seed=0, stop=lambda _: None)
             record: dict[str, Any] = {"runtime": runtime, "kind": kind, "load": os.getloadavg()[0]}
+            record["isa"] = found.subjects[0].fingerprint["isa"]
             for clock in ("wall", "cpu"):
                 pair = (round_statistics(found.subjects[each], clock) for each in (1, 0))
                 ratio = log_ratio(*pair, plan=found.plan, seed=0)

@@ -26,7 +26,7 @@ def write_table(results: Path, page: Path, settings: Mapping[str, Any]) -> None:
         "",
         "Written by `harness.py table` from `results/harness/`; the protocol stands in [README.md](README.md).",
         "",
-        _machine(paired),
+        *_machines(paired),
         "",
         "## The pairs",
         "",
@@ -61,22 +61,30 @@ def _records(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
-def _machine(paired: Sequence[Mapping[str, Any]]) -> str:
-    first = paired[0]
-    return (
-        f"{first['cpu_model']} ({', '.join(first['isa'])}), two cores, virtual; one thread, batch 1. "
-        f"Other programs ran beside the hogs: load average {min(e['load'] for e in paired):.1f} to "
-        f"{max(e['load'] for e in paired):.1f}. In force: {first['in_force']}."
-    )
+def _machines(paired: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Say where the comparisons ran; they were begun on one machine and ended on another."""
+    by_isa: dict[str, list[Mapping[str, Any]]] = {}
+    for each in paired:
+        by_isa.setdefault(_isa(each), []).append(each)
+    return [
+        f"- {len(mine)} comparisons: {mine[0]['cpu_model']} ({isa}), two cores, virtual; one thread, batch 1; load "
+        f"average {min(e['load'] for e in mine):.1f} to {max(e['load'] for e in mine):.1f}, since other programs ran "
+        f"beside the hogs; in force: {mine[0]['in_force']}."
+        for isa, mine in by_isa.items()
+    ]
+
+
+def _isa(record: Mapping[str, Any]) -> str:
+    return ", ".join(record["isa"])
 
 
 def _calibration(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    rows = ["| runtime | pair | true slowdown, CPU | wall |", "|---|---|---|---|"]
+    rows = ["| CPU | runtime | pair | true slowdown, CPU | wall |", "|---|---|---|---|---|"]
     for each in records:
         cells = [
             f"{math.exp(each[clock]['log_ratio']) - 1:+.2%} +- {each[clock]['error']:.2%}" for clock in ("cpu", "wall")
         ]
-        rows.append(f"| {each['runtime']} | {each['kind']} | {cells[0]} | {cells[1]} |")
+        rows.append(f"| {_isa(each)} | {each['runtime']} | {each['kind']} | {cells[0]} | {cells[1]} |")
     return rows
 
 

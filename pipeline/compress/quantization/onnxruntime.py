@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -20,6 +20,7 @@ from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType,
 from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
 from pipeline.compress.calibration import Histograms, Limits
+from pipeline.compress.quantization.engine import Quantized
 from pipeline.core.errors import InputError, StageError
 
 if TYPE_CHECKING:
@@ -29,9 +30,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
     from pipeline.compress.calibration import Range
-
-Scheme = Literal["u8s8", "u8s8-reduced", "s8s8", "u8u8"]
-Calibration = Literal["min-max", "percentile", "entropy"]
+    from pipeline.compress.quantization.engine import Calibration, EngineName, Request, Scheme
 
 
 @dataclass(frozen=True)
@@ -52,13 +51,16 @@ TYPES: dict[Scheme, Types] = {
 QUANTIZABLE = frozenset(QDQRegistry) | frozenset(QLinearOpsRegistry)
 
 
-@dataclass(frozen=True)
-class Quantized:
-    """The quantized graph, how many nodes of each operator work on integers, and the names of those that do not."""
+class OnnxRuntime:
+    """onnxruntime's placement with the ranges of `pipeline.compress.calibration`."""
 
-    model: ModelProto
-    nodes: dict[str, int]
-    float_nodes: tuple[str, ...]
+    name: EngineName = "onnxruntime"
+    package = "onnxruntime"
+    module = "onnxruntime"
+
+    def quantize(self, model: ModelProto, samples_NCHW: NDArray[np.float32], request: Request) -> Quantized:
+        """See `Engine`."""
+        return quantize_static(model, samples_NCHW, **vars(request))
 
 
 def quantize_static(

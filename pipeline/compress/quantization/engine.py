@@ -1,0 +1,66 @@
+"""What every quantization engine takes and gives: an FP32 ONNX graph with images in, the graph in QDQ form out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from onnx import ModelProto
+
+Scheme = Literal["u8s8", "u8s8-reduced", "s8s8", "u8u8"]
+Calibration = Literal["min-max", "percentile", "entropy", "mse"]
+EngineName = Literal["onnxruntime", "neural-compressor", "nncf"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """How a graph is to be quantized.
+
+    `scheme` names the types of activations and weights (u unsigned, s signed; `reduced`: weights in 7 bits). With
+    `symmetric` the ranges of activations are centred on zero. Nodes whose name matches a pattern of `keep` stay in
+    float. An engine that lacks one of these raises InputError rather than doing something else.
+    """
+
+    scheme: Scheme
+    per_channel: bool = True
+    symmetric: bool = False
+    calibration: Calibration = "percentile"
+    percentile: float = 99.99
+    keep: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """The quantized graph, how many nodes of each operator work on integers, and the names of those that do not."""
+
+    model: ModelProto
+    nodes: dict[str, int]
+    float_nodes: tuple[str, ...]
+
+
+class Engine(Protocol):
+    """A way to place QuantizeLinear / DequantizeLinear pairs and to find their scales.
+
+    `package` is the distribution that does it and `module` what it is imported as.
+    """
+
+    name: EngineName
+    package: str
+    module: str
+
+    def quantize(self, model: ModelProto, samples_NCHW: NDArray[np.float32], request: Request) -> Quantized:
+        """Return the graph in QDQ form; the given one stays as it is. `samples_NCHW` are calibration images.
+
+        Raises:
+            InputError: the request asks for what the engine cannot do, or the graph is quantized already.
+            StageError: the engine fails on this graph.
+        """
+
+
+def missing(engine: Engine) -> str | None:
+    """Return the command that installs what an engine needs; None when it is there."""
+    return None if find_spec(engine.module) else f"pip install 'secateur[{engine.name}]'"
