@@ -48,18 +48,20 @@ class InvertedResidual(nn.Module):
 class MobileNetV2(nn.Module):
     """A stem, seventeen inverted residuals, a 1x1 convolution, global average pooling and a linear classifier."""
 
-    def __init__(self, classes: int, channels: int, dropout: float, *, small_images: bool) -> None:
-        """Take the number of classes and of image channels, the dropout rate, and which strides: see `build`."""
+    def __init__(self, classes: int, channels: int, dropout: float, *, multiplier: float, small_images: bool) -> None:
+        """Take the number of classes and of image channels, the dropout rate, and widths and strides: see `build`."""
         super().__init__()
-        layers: list[nn.Module] = [convolution(channels, STEM, 3, 1 if small_images else 2)]
-        width_in = STEM
-        for stage, (expansion, width, blocks, stage_stride) in enumerate(STAGES):
+        width_in = scaled(STEM, multiplier)
+        layers: list[nn.Module] = [convolution(channels, width_in, 3, 1 if small_images else 2)]
+        for stage, (expansion, full_width, blocks, stage_stride) in enumerate(STAGES):
+            width = scaled(full_width, multiplier)
             stride = 1 if small_images and stage == SECOND else stage_stride
             for block in range(blocks):
                 layers.append(InvertedResidual(width_in, width, 1 if block else stride, expansion))
                 width_in = width
-        self.features = nn.Sequential(*layers, convolution(width_in, HEAD, 1))
-        self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(HEAD, classes))
+        head = scaled(HEAD, max(multiplier, 1.0))
+        self.features = nn.Sequential(*layers, convolution(width_in, head, 1))
+        self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(head, classes))
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out")
@@ -69,10 +71,21 @@ class MobileNetV2(nn.Module):
         return self.classifier(self.features(images).mean((2, 3)))
 
 
-def build(classes: int = 1000, channels: int = 3, *, dropout: float = 0.2, small_images: bool = False) -> nn.Module:
+def scaled(width: int, multiplier: float) -> int:
+    """Return a width times the multiplier as a multiple of 8, at least 8 and no more than a tenth too narrow."""
+    wanted = width * multiplier
+    rounded = max(8, int(wanted + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * wanted else rounded
+
+
+def build(
+    classes: int = 1000, channels: int = 3, *, width: float = 1.0, dropout: float = 0.2, small_images: bool = False
+) -> nn.Module:
     """Return the network with random weights.
+
+    `width` multiplies the channels of every layer; the last convolution never has fewer than in the plain network.
 
     With `small_images` the stem and the second stage have stride 1, for images of about 32 px; no tensor changes its
     shape.
     """
-    return MobileNetV2(classes, channels, dropout, small_images=small_images)
+    return MobileNetV2(classes, channels, dropout, multiplier=width, small_images=small_images)

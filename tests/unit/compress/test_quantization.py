@@ -14,13 +14,8 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from pipeline.compress.quantization.onnxruntime import (
-    Calibration,
-    Scheme,
-    activation_ranges,
-    matching_nodes,
-    quantize_static,
-)
+from pipeline.compress.quantization.engine import Calibration, Scheme
+from pipeline.compress.quantization.onnxruntime import activation_ranges, matching_nodes, quantize_static
 from pipeline.core.errors import InputError, StageError
 
 if TYPE_CHECKING:
