@@ -14,13 +14,14 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from pipeline.compress.quantization.engine import Calibration, Scheme
 from pipeline.compress.quantization.onnxruntime import activation_ranges, matching_nodes, quantize_static
 from pipeline.core.errors import InputError, StageError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto, NodeProto
+
+    from pipeline.compress.quantization.engine import Calibration, Scheme
 
 SAMPLES = np.random.default_rng(0).standard_normal((6, 3, 8, 8), dtype=np.float32)
 
