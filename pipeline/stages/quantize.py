@@ -19,6 +19,7 @@ from pydantic import Field
 from pipeline.core.cpu import cpu_flags
 from pipeline.core.errors import InputError
 from pipeline.core.stage import Context, Outcome, Stage
+from pipeline.precision.targets import target_facts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,17 +27,6 @@ if TYPE_CHECKING:
     from pipeline.core.artifact import Artifact, Form
 
 Scheme = Literal["u8s8", "u8s8-reduced", "s8s8", "u8u8"]
-
-
-#: Scheme for CPUs that have one of the flags; the first row that holds is taken.
-SCHEMES: tuple[tuple[frozenset[str], Scheme], ...] = (
-    # VNNI multiplies u8 by s8 and sums in 32 bits: full range, and the only fast pair of types.
-    (frozenset({"avx512_vnni", "avx_vnni"}), "u8s8"),
-    # ARM kernels sum in 32 bits; onnxruntime advises s8 for both.
-    (frozenset({"asimd", "neon"}), "s8s8"),
-    # Before VNNI two products of u8 by s8 are summed in 16 bits, which saturate unless weights have 7 bits.
-    (frozenset(), "u8s8-reduced"),
-)
 
 
 class Quantize(Stage):
@@ -123,7 +113,7 @@ class Quantize(Stage):
     def _scheme_on(self, flags: frozenset[str]) -> Scheme:
         if self.scheme != "auto":
             return self.scheme
-        return next(scheme for needed, scheme in SCHEMES if not needed or needed & flags)
+        return target_facts({"isa": flags}, "onnxruntime").schemes[0]
 
     def _samples(self, context: Context) -> NDArray[np.float32]:
         """Return normalised training images; validation and test images are never looked at."""
