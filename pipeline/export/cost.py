@@ -76,20 +76,34 @@ def onnx_cost(file: Path) -> Cost:
     constants = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     widths = {tensor.name: _onnx_width(tensor.data_type) for tensor in model.graph.initializer}
     shapes = _shapes(model, layers, str(file))
-    images = shapes[onnx_specs(model)[0][0].name][0]
-    macs = parameters = int8_macs = 0
+    counted = onnx_macs(model, shapes)
+    parameters = int8_macs = 0
     stored: dict[str, int] = {}
     for node in layers:
         weight, bias = (_source(node, index, made_by) for index in ONNX_WEIGHTED[node.op_type])
-        here = _onnx_macs(node, shapes, constants.get(weight)) // images
-        macs += here
         parameters += sum(math.prod(constants[name]) for name in (weight, bias) if name in constants)
         parameters += _added_bias(node, model, made_by, constants)
         if weight in constants:
             width = 1 if _quantized_on_the_way(node, made_by) else widths[weight]
             stored[weight] = math.prod(constants[weight]) * width
-            int8_macs += here if width == 1 else 0
-    return Cost(macs, parameters, int8_macs, sum(stored.values()))
+            int8_macs += counted[node.output[0]] if width == 1 else 0
+    return Cost(sum(counted.values()), parameters, int8_macs, sum(stored.values()))
+
+
+def onnx_macs(model: ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    """Return the multiplications of each layer that multiplies by weights, for one image, by its first output.
+
+    `shapes` are those of the input and of what these layers read and write, in one call.
+    """
+    made_by = {value: node for node in model.graph.node for value in node.output}
+    constants = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    images = shapes[onnx_specs(model)[0][0].name][0]
+    return {
+        node.output[0]: _onnx_macs(node, shapes, constants.get(_source(node, weight, made_by))) // images
+        for node in model.graph.node
+        if node.op_type in ONNX_WEIGHTED
+        for weight in ONNX_WEIGHTED[node.op_type][:1]
+    }
 
 
 def openvino_cost(file: Path) -> Cost:
@@ -97,22 +111,27 @@ def openvino_cost(file: Path) -> Cost:
     model = read_openvino(file)
     if model.input(0).partial_shape[0].is_dynamic:
         model.reshape({port: [1, *list(port.partial_shape)[1:]] for port in model.inputs})
-    images = model.input(0).shape[0]
-    macs = parameters = int8_macs = 0
+    counted = openvino_macs(model)
+    parameters = int8_macs = 0
     stored: dict[str, int] = {}
     for layer in model.get_ordered_ops():
         if layer.get_type_name() not in OPENVINO_WEIGHTED:
             continue
-        weight = _constant_behind(layer.input_value(1))
-        here = _openvino_macs(layer) // images
-        macs += here
+        weight = constant_behind(layer.input_value(1))
         parameters += 0 if weight is None else math.prod(weight.shape)
         parameters += sum(_bias_size(target.get_node(), layer) for target in layer.output(0).get_target_inputs())
         if weight is not None:
             width = 1 if _faked(layer.input_value(1)) else weight.get_element_type().size
             stored[weight.get_name()] = math.prod(weight.shape) * width
-            int8_macs += here if width == 1 else 0
-    return Cost(macs, parameters, int8_macs, sum(stored.values()))
+            int8_macs += counted[layer.get_friendly_name()] if width == 1 else 0
+    return Cost(sum(counted.values()), parameters, int8_macs, sum(stored.values()))
+
+
+def openvino_macs(model: openvino.Model) -> dict[str, int]:
+    """Return the multiplications of each layer that multiplies by weights, for one image, by name; shapes are fixed."""
+    images = model.input(0).shape[0]
+    layers = (layer for layer in model.get_ordered_ops() if layer.get_type_name() in OPENVINO_WEIGHTED)
+    return {layer.get_friendly_name(): _openvino_macs(layer) // images for layer in layers}
 
 
 def gzip_size_bytes(files: Iterable[Path]) -> int:
@@ -201,7 +220,7 @@ def _openvino_macs(layer: openvino.Node) -> int:
     return math.prod(given if "Backprop" in kind else made) * each
 
 
-def _constant_behind(port: openvino.Output) -> openvino.Node | None:
+def constant_behind(port: openvino.Output) -> openvino.Node | None:
     """Return the constant that a weight is made of, the largest where its scale and zero point are others.
 
     None when the weight is computed from the network's input.
@@ -211,7 +230,7 @@ def _constant_behind(port: openvino.Output) -> openvino.Node | None:
         return node
     if node.get_type_name() not in OPENVINO_CARRIERS:
         return None
-    found = [_constant_behind(source) for source in node.input_values()]
+    found = [constant_behind(source) for source in node.input_values()]
     constants = [one for one in found if one is not None]
     return max(constants, key=lambda one: math.prod(one.shape)) if len(constants) == len(found) else None
 
@@ -230,7 +249,7 @@ def _bias_size(reader: openvino.Node, layer: openvino.Node) -> int:
     if reader.get_type_name() != "Add":
         return 0
     other = next(value for value in reader.input_values() if value.get_node() != layer)
-    constant = _constant_behind(other)
+    constant = constant_behind(other)
     channels = _shape(layer.output(0))[-1 if layer.get_type_name() == "MatMul" else 1]
     return channels if constant is not None and math.prod(constant.shape) == channels else 0
 

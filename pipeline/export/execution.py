@@ -6,7 +6,7 @@ exactly what it says.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -18,7 +18,7 @@ from pipeline.export.onnx_file import first_line, onnx_specs, read_onnx
 from pipeline.export.openvino import openvino_specs, read_openvino
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -54,13 +54,26 @@ def onnx_outputs(
 def onnx_tensors(file: Path, batch_NCHW: NDArray[np.float32], names: Iterable[str]) -> Values:
     """Return the float tensors with these names, in the order of the file, from one unoptimised call."""
     model = read_onnx(file)
+    feeds = [{onnx_specs(model)[0][0].name: batch_NCHW}]
+    (found,) = onnx_traces(model, feeds, names, label=str(file))
+    return {name: value for name, value in found.items() if value.dtype == np.float32}
+
+
+def onnx_traces(
+    model: onnx.ModelProto, feeds: Iterable[Mapping[str, NDArray[Any]]], names: Iterable[str], *, label: str
+) -> Iterator[dict[str, NDArray[Any]]]:
+    """Yield the tensors with these names that nodes make, in the order of the file, unoptimised, for each call.
+
+    Each of `feeds` has the inputs of one call by name. The model gains outputs. Raises InputError, naming `label`, when
+    onnxruntime refuses the model.
+    """
     wanted = frozenset(names)
     declared = {value.name for value in model.graph.output}
     made = [value for node in model.graph.node for value in node.output if value in wanted]
     model.graph.output.extend(onnx.ValueInfoProto(name=value) for value in made if value not in declared)
-    session = onnx_session(model, str(file))
-    values = session.run(made, {session.get_inputs()[0].name: batch_NCHW})
-    return {name: value for name, value in zip(made, values, strict=True) if value.dtype == np.float32}
+    session = onnx_session(model, label)
+    for inputs in feeds:
+        yield dict(zip(made, session.run(made, dict(inputs)), strict=True)) if made else {}
 
 
 def openvino_outputs(file: Path, samples_NCHW: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
@@ -74,6 +87,17 @@ def openvino_outputs(file: Path, samples_NCHW: NDArray[np.float32]) -> tuple[NDA
 def openvino_tensors(file: Path, batch_NCHW: NDArray[np.float32], names: Iterable[str]) -> Values:
     """Return the float tensors with these ONNX names that the IR still has, from one call."""
     model = read_openvino(file)
+    (found,) = openvino_traces(model, [{model.inputs[0].any_name: batch_NCHW}], names)
+    return found
+
+
+def openvino_traces(
+    model: openvino.Model, feeds: Iterable[Mapping[str, NDArray[Any]]], names: Iterable[str]
+) -> Iterator[Values]:
+    """Yield the float tensors with these ONNX names that the IR still has, for each call.
+
+    Each of `feeds` has the inputs of one call by name. The model gains outputs. What is quantized runs on integers.
+    """
     wanted = frozenset(names)
     ports = {
         name: port
@@ -85,8 +109,9 @@ def openvino_tensors(file: Path, batch_NCHW: NDArray[np.float32], names: Iterabl
     declared = {name for port in model.outputs for name in port.names}
     model.add_outputs([port for name, port in ports.items() if name not in declared])
     compiled = openvino.Core().compile_model(model, "CPU", OPENVINO_SETTINGS)
-    result = compiled(batch_NCHW)
-    return {name: result[name].copy() for name in ports}
+    for inputs in feeds:
+        result = compiled(dict(inputs))
+        yield {name: result[name].copy() for name in ports}
 
 
 def onnx_session(model: onnx.ModelProto, label: str, *, optimised: bool = False) -> onnxruntime.InferenceSession:
