@@ -10,24 +10,23 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 import onnxruntime
 from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType, TensorsData
-from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
 from pipeline.compress.calibration import Histograms, Limits
 from pipeline.compress.quantization.engine import Quantized
-from pipeline.core.errors import InputError, StageError
+from pipeline.compress.quantization.placement import QUANTIZABLE, count, matching_nodes, require_float_and_folded
+from pipeline.core.errors import StageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
-    from onnx import ModelProto, NodeProto
+    from onnx import ModelProto
 
     from pipeline.compress.calibration import Range
     from pipeline.compress.quantization.engine import Calibration, EngineName, Request, Scheme
@@ -48,7 +47,6 @@ TYPES: dict[Scheme, Types] = {
     "s8s8": Types(QuantType.QInt8, QuantType.QInt8),
     "u8u8": Types(QuantType.QUInt8, QuantType.QUInt8),
 }
-QUANTIZABLE = frozenset(QDQRegistry) | frozenset(QLinearOpsRegistry)
 
 
 class OnnxRuntime:
@@ -85,7 +83,7 @@ def quantize_static(
         StageError: a batch norm stands behind a convolution (fold it first: it would be computed in float), or an
             activation is not finite on the samples.
     """
-    _require_float_and_folded(model)
+    require_float_and_folded(model)
     kept = matching_nodes(model, keep)
     ranges = activation_ranges(model, samples_NCHW, calibration=calibration, percentile=percentile)
     types = TYPES[scheme]
@@ -107,18 +105,7 @@ def quantize_static(
     quantizer.model.topological_sort()
     result: ModelProto = quantizer.model.model
     _leave_outputs_in_float(result)
-    return Quantized(result, *_count(result, kept))
-
-
-def matching_nodes(model: ModelProto, patterns: Sequence[str]) -> frozenset[str]:
-    """Return the names of nodes that match any shell-style pattern. Raises InputError for a pattern without a match."""
-    names = [node.name for node in model.graph.node]
-    for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in names):
-            quantizable = ", ".join(node.name for node in model.graph.node if node.op_type in QUANTIZABLE)
-            message = f'keep: "{pattern}" matches no node; the nodes that can be quantized are {quantizable}'
-            raise InputError(message)
-    return frozenset(name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns))
+    return Quantized(result, *count(result, kept))
 
 
 def activation_ranges(
@@ -172,21 +159,6 @@ def _tensors_data(ranges: Mapping[str, Range]) -> TensorsData:
     return TensorsData(CalibrationMethod.MinMax, data)
 
 
-def _require_float_and_folded(model: ModelProto) -> None:
-    made_by = {value: node for node in model.graph.node for value in node.output}
-    for node in model.graph.node:
-        if "Quantize" in node.op_type or node.op_type.startswith("QLinear"):
-            message = f"the file is quantized already ({node.op_type} {node.name}); quantize the float file"
-            raise InputError(message)
-        behind = made_by.get(node.input[0]) if node.op_type == "BatchNormalization" else None
-        if behind is not None and behind.op_type == "Conv":
-            message = (
-                f"batch norm {node.name} stands behind convolution {behind.name} and would be computed in float: "
-                "put a simplify stage before quantize, which folds it"
-            )
-            raise StageError(message)
-
-
 def _leave_outputs_in_float(model: ModelProto) -> None:
     """Take out the QuantizeLinear / DequantizeLinear pair between a matrix product and an output of the network.
 
@@ -206,15 +178,3 @@ def _leave_outputs_in_float(model: ModelProto) -> None:
     read = {value for node in graph.node for value in node.input}
     for tensor in [tensor for tensor in graph.initializer if tensor.name not in read]:
         graph.initializer.remove(tensor)
-
-
-def _count(model: ModelProto, kept: frozenset[str]) -> tuple[dict[str, int], tuple[str, ...]]:
-    made_by = {value: node.op_type for node in model.graph.node for value in node.output}
-
-    def on_integers(node: NodeProto) -> bool:
-        given = made_by.get(node.input[0]) if node.input else None
-        return node.op_type in QUANTIZABLE and given == "DequantizeLinear" and node.name not in kept
-
-    nodes = [node for node in model.graph.node if node.op_type not in ("QuantizeLinear", "DequantizeLinear")]
-    counts = Counter(node.op_type for node in nodes if on_integers(node))
-    return dict(sorted(counts.items())), tuple(node.name for node in nodes if not on_integers(node))

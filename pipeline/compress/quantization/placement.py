@@ -1,0 +1,84 @@
+"""Which nodes of a graph are quantized: what can be, what a person keeps in float, and what came of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
+
+from pipeline.core.errors import InputError, StageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from onnx import ModelProto, NodeProto
+
+#: Operators that onnxruntime has integer kernels for.
+QUANTIZABLE = frozenset(QDQRegistry) | frozenset(QLinearOpsRegistry)
+#: Both inputs must be quantized; the others are quantized when their data is.
+PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+PAIR = frozenset({"QuantizeLinear", "DequantizeLinear"})
+
+
+def require_float_and_folded(model: ModelProto) -> None:
+    """Check that a graph can be quantized.
+
+    Raises:
+        InputError: it is quantized already.
+        StageError: a batch norm stands behind a convolution: it would be computed in float.
+    """
+    made_by = {value: node for node in model.graph.node for value in node.output}
+    for node in model.graph.node:
+        if "Quantize" in node.op_type or node.op_type.startswith("QLinear"):
+            message = f"the file is quantized already ({node.op_type} {node.name}); quantize the float file"
+            raise InputError(message)
+        behind = made_by.get(node.input[0]) if node.op_type == "BatchNormalization" else None
+        if behind is not None and behind.op_type == "Conv":
+            message = (
+                f"batch norm {node.name} stands behind convolution {behind.name} and would be computed in float: "
+                "put a simplify stage before quantize, which folds it"
+            )
+            raise StageError(message)
+
+
+def matching_nodes(model: ModelProto, patterns: Sequence[str]) -> frozenset[str]:
+    """Return the names of nodes that match any shell-style pattern. Raises InputError for a pattern without a match."""
+    names = [node.name for node in model.graph.node]
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            quantizable = ", ".join(node.name for node in model.graph.node if node.op_type in QUANTIZABLE)
+            message = f'keep: "{pattern}" matches no node; the nodes that can be quantized are {quantizable}'
+            raise InputError(message)
+    return frozenset(name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns))
+
+
+def count(model: ModelProto, kept: frozenset[str]) -> tuple[dict[str, int], tuple[str, ...]]:
+    """Return how many nodes of each operator work on integers in a QDQ graph, and the names of the others.
+
+    A node does when its data comes out of DequantizeLinear; a product of two tensors when both do; a convolution when
+    it is quantized behind as well, since no runtime has an integer convolution that returns floats.
+    """
+    made_by = {value: node.op_type for node in model.graph.node for value in node.output}
+    read_by: dict[str, list[NodeProto]] = {}
+    for node in model.graph.node:
+        for value in node.input:
+            read_by.setdefault(value, []).append(node)
+
+    def quantized_behind(node: NodeProto) -> bool:
+        readers = read_by.get(node.output[0], [])
+        if len(readers) == 1 and readers[0].op_type in {"Relu", "Clip"}:
+            readers = read_by.get(readers[0].output[0], [])
+        return bool(readers) and all(reader.op_type == "QuantizeLinear" for reader in readers)
+
+    def on_integers(node: NodeProto) -> bool:
+        if node.op_type not in QUANTIZABLE or node.name in kept:
+            return False
+        given = node.input[: 2 if node.op_type in PRODUCTS else 1]
+        known = bool(given) and all(made_by.get(value) == "DequantizeLinear" for value in given)
+        return known and (node.op_type not in {"Conv", "ConvTranspose"} or quantized_behind(node))
+
+    nodes = [node for node in model.graph.node if node.op_type not in PAIR]
+    counts = Counter(node.op_type for node in nodes if on_integers(node))
+    return dict(sorted(counts.items())), tuple(node.name for node in nodes if not on_integers(node))
