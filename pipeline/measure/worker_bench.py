@@ -19,7 +19,7 @@ from pathlib import Path
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pipeline.core.errors import DeviceError
+from pipeline.core.errors import DeviceError, InputError
 from pipeline.measure import clock
 from pipeline.measure.machine import fingerprint
 from pipeline.measure.runtimes import open_session
@@ -150,6 +150,27 @@ class Bench:
         self._sessions[subject] = (session, inputs)
         return {"load_ns": loaded_ns - begun_ns, "first_ns": perf_counter_ns() - ready_ns}
 
+    def infer(self, subject: int, images: str, start: int) -> list[list[dict[str, Any]]]:
+        """Infer once on stored images, a .npy file [N, ...], from `start` on; tell the outputs of each of the batch.
+
+        The batch is filled up from the first image on. `sha256` is that of an output's bytes in its own type.
+
+        Raises:
+            InputError: the network takes more than images.
+        """
+        import numpy as np  # noqa: PLC0415 - a device without numpy can still say hello
+
+        session, _ = self._sessions[subject]
+        if len(session.inputs) != 1:
+            raise InputError(f"found a network with {len(session.inputs)} inputs; images can be given to one")
+        port, batch = session.inputs[0], session.inputs[0].shape[0]
+        given = np.take(np.load(images, mmap_mode="r"), range(start, start + batch), axis=0, mode="wrap")
+        outputs = [np.asarray(each) for each in session.run(given.astype(port.dtype))]
+        parts = [[each[i] if each.shape[:1] == (batch,) else each for each in outputs] for i in range(batch)]
+        return [
+            [{**_told(each), "sha256": hashlib.sha256(each.tobytes()).hexdigest()} for each in image] for image in parts
+        ]
+
     def block(self, subject: int, inferences: int, pause_ns: int = 0) -> dict[str, Any]:
         """Infer `inferences` times, with a pause of `pause_ns` before each."""
         return asdict(self._time(subject, inferences, pause_ns))
@@ -212,7 +233,8 @@ class Bench:
 
     #: What a request may ask for.
     OPERATIONS: ClassVar[Mapping[str, Callable[..., Any]]] = {
-        each.__name__: each for each in (hello, check, weigh, create, block, rounds, count, release, conditions, sleep)
+        each.__name__: each
+        for each in (hello, check, weigh, create, infer, block, rounds, count, release, conditions, sleep)
     }
 
 

@@ -106,6 +106,29 @@ def test_of_large_outputs_a_part_is_told(size: int) -> None:
     assert told["shape"] == [size]
 
 
+def test_infer_runs_on_stored_images(tmp_path: Path) -> None:
+    """Batch by batch, filled up from the first one; each image's outputs with their digest."""
+    images = np.arange(6, dtype=np.float32).reshape(3, 2)
+    np.save(tmp_path / "images.npy", images)
+    logits, scalar = np.array([[1, 2], [3, 4]], np.float16), np.float32(7)
+    session = Fake([logits, scalar], inputs=(Port("image", (2, 2), "float32"),))
+    bench = bench_of(session)
+    ok(bench, "create", subject=0, file={"number": 0}, seed=0)
+    told = ok(bench, "infer", subject=0, images=str(tmp_path / "images.npy"), start=2)
+    np.testing.assert_array_equal(session.runs[-1][0], images[[2, 0]])
+    assert [[output["shape"] for output in image] for image in told] == [[[2], []], [[2], []]]
+    assert told[1][0]["sha256"] == hashlib.sha256(logits[1].tobytes()).hexdigest()
+    assert np.frombuffer(base64.b64decode(told[1][0]["values"]), "<f4").tolist() == [3, 4]
+
+
+def test_images_are_for_networks_of_one_input(tmp_path: Path) -> None:
+    """Others are refused."""
+    bench = bench_of(Fake(inputs=(Port("a", (1,), "float32"), Port("b", (1,), "float32"))))
+    ok(bench, "create", subject=0, file={"number": 0}, seed=0)
+    error = answer(bench, {"op": "infer", "subject": 0, "images": str(tmp_path / "images.npy"), "start": 0})["error"]
+    assert error == {"kind": "InputError", "message": "found a network with 2 inputs; images can be given to one"}
+
+
 def test_block_has_as_many_inferences_as_asked() -> None:
     """Every inference has both clocks, on the inputs that the seed gives."""
     session = Fake()
