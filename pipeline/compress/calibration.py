@@ -1,13 +1,13 @@
-"""Ranges of activations for quantization: min-max, percentile and entropy, from images seen one after the other.
+"""Ranges of activations for quantization: min-max, percentile, entropy and MSE, from images seen one after the other.
 
 Memory does not grow with the number of images: a first pass over them finds the limits of each tensor, a second one
-(percentile and entropy) counts values in histograms between these limits. The result does not depend on the order of
+(all but min-max) counts values in histograms between these limits. The result does not depend on the order of
 the images.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -19,10 +19,15 @@ if TYPE_CHECKING:
     Range = tuple[float, float]
     Tensors = Mapping[str, NDArray[np.float32]]
 
+Method = Literal["percentile", "entropy", "mse"]
+
 #: Bins of a histogram over [-m, m], m the largest absolute value: 2048 on each side of zero, as in Migacz 2017.
 BINS = 4096
 #: Candidate thresholds of the entropy method are this many bins apart.
 STRIDE = 8
+#: Ranges that the MSE method tries: the limits times these factors.
+FACTORS = np.linspace(0.02, 1.0, 99)
+LEVELS = 256
 SMOOTHING = 1e-4
 
 
@@ -56,13 +61,35 @@ class Histograms:
                 bins = ((values.ravel() / bound + 1) * (BINS / 2)).astype(np.int64)
                 self.counts[name] += np.bincount(np.clip(bins, 0, BINS - 1), minlength=BINS)
 
-    def percentile_ranges(self, percentile: float) -> dict[str, Range]:
-        """Return the range that holds `percentile` per cent of the values, as many left out below as above."""
-        return {name: percentile_range(counts, self.limits[name], percentile) for name, counts in self.counts.items()}
+    def find(self, method: Method, percentile: float = 99.99) -> dict[str, Range]:
+        """Return the range of each tensor by the method; `percentile` is for that one."""
+        if method == "percentile":
+            return {name: percentile_range(bins, self.limits[name], percentile) for name, bins in self.counts.items()}
+        function = entropy_range if method == "entropy" else mse_range
+        return {name: function(bins, self.limits[name]) for name, bins in self.counts.items()}
 
-    def entropy_ranges(self) -> dict[str, Range]:
-        """Return the range with the smallest loss of information for each tensor."""
-        return {name: entropy_range(counts, self.limits[name]) for name, counts in self.counts.items()}
+
+def mse_range(counts: NDArray[np.int64], limits: Range) -> Range:
+    """Return the range, the limits shrunk by one factor, in which 256 levels have the smallest mean squared error.
+
+    What lies inside errs by rounding, evenly within a level: the square of its width over 12. What lies outside errs by
+    its distance to the end. `counts` [4096] is a histogram between minus and plus the larger magnitude of `limits`.
+    Source: the idea of Banner et al. 2019 (ACIQ) on the values themselves instead of a distribution fitted to them.
+    """
+    bound = _bound(limits)
+    if counts.sum() == 0 or bound == 0:
+        return limits
+    values = ((np.arange(BINS) + 0.5) / BINS * 2 - 1) * bound
+    low, high = min(limits[0], 0.0), max(limits[1], 0.0)
+
+    def error(factor: float) -> float:
+        clipped = np.clip(values, low * factor, high * factor)
+        outside = (values - clipped) ** 2
+        level = (high - low) * factor / (LEVELS - 1)
+        return float((counts * np.where(outside > 0, outside, level**2 / 12)).sum())
+
+    best = min(FACTORS[::-1], key=error)
+    return max(limits[0], low * best), min(limits[1], high * best)
 
 
 def percentile_range(counts: NDArray[np.int64], limits: Range, percentile: float) -> Range:

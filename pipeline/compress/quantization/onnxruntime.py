@@ -18,9 +18,9 @@ import onnxruntime
 from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType, TensorsData
 
 from pipeline.compress.calibration import Histograms, Limits
-from pipeline.compress.quantization.engine import Quantized
+from pipeline.compress.quantization.engine import Quantized, Request
 from pipeline.compress.quantization.placement import QUANTIZABLE, count, matching_nodes, require_float_and_folded
-from pipeline.core.errors import StageError
+from pipeline.core.errors import InputError, StageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
     from pipeline.compress.calibration import Range
-    from pipeline.compress.quantization.engine import Calibration, EngineName, Request, Scheme
+    from pipeline.compress.quantization.engine import Calibration, EngineName, Scheme
 
 
 @dataclass(frozen=True)
@@ -83,15 +83,27 @@ def quantize_static(
         StageError: a batch norm stands behind a convolution (fold it first: it would be computed in float), or an
             activation is not finite on the samples.
     """
+    request = Request(scheme, per_channel, symmetric, calibration, percentile, tuple(keep))
     require_float_and_folded(model)
-    kept = matching_nodes(model, keep)
+    matching_nodes(model, keep)
     ranges = activation_ranges(model, samples_NCHW, calibration=calibration, percentile=percentile)
-    types = TYPES[scheme]
+    return quantize_with_ranges(model, ranges, request)
+
+
+def quantize_with_ranges(model: ModelProto, ranges: Mapping[str, Range], request: Request) -> Quantized:
+    """Return the graph in QDQ int8 with these ranges of its float tensors; the request's calibration is not used.
+
+    Raises:
+        InputError, StageError: see `quantize_static`.
+    """
+    require_float_and_folded(model)
+    kept = matching_nodes(model, request.keep)
+    types = TYPES[request.scheme]
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     quantizer = QDQQuantizer(
         copy,
-        per_channel,
+        request.per_channel,
         types.reduced,
         types.weights,
         types.activations,
@@ -99,7 +111,7 @@ def quantize_static(
         [],
         sorted(kept),
         sorted(QUANTIZABLE),
-        {"ActivationSymmetric": symmetric},
+        {"ActivationSymmetric": request.symmetric},
     )
     quantizer.quantize_model()
     quantizer.model.topological_sort()
@@ -118,8 +130,10 @@ def activation_ranges(
     """Return the range of every float activation of the graph, input and outputs included.
 
     Raises:
+        InputError: there are no samples, or they do not have the shape that the graph takes.
         StageError: an activation is not finite.
     """
+    _require_fitting(model, samples_NCHW)
     limits = Limits()
     for tensors in _activations(model, samples_NCHW):
         limits.add(tensors)
@@ -132,7 +146,23 @@ def activation_ranges(
     histograms = Histograms(limits.ranges)
     for tensors in _activations(model, samples_NCHW):
         histograms.add(tensors)
-    return histograms.percentile_ranges(percentile) if calibration == "percentile" else histograms.entropy_ranges()
+    return histograms.find(calibration, percentile)
+
+
+def _require_fitting(model: ModelProto, samples_NCHW: NDArray[np.float32]) -> None:
+    """Raise InputError when there is nothing to calibrate on, or when it does not fit the graph's input."""
+    if not len(samples_NCHW):
+        message = "there are no calibration images"
+        raise InputError(message)
+    if not np.isfinite(samples_NCHW).all():
+        message = "the calibration images hold values that are not finite"
+        raise InputError(message)
+    dims = model.graph.input[0].type.tensor_type.shape.dim
+    wanted = [dim.dim_value or None for dim in dims][1:]
+    given = samples_NCHW.shape[1:]
+    if len(wanted) != len(given) or any(size not in {None, own} for size, own in zip(wanted, given, strict=True)):
+        message = f"the file takes images of shape {wanted}, the calibration images have {list(given)}"
+        raise InputError(message)
 
 
 def _activations(model: ModelProto, samples_NCHW: NDArray[np.float32]) -> Iterator[dict[str, NDArray[np.float32]]]:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 QUANTIZABLE = frozenset(QDQRegistry) | frozenset(QLinearOpsRegistry)
 #: Both inputs must be quantized; the others are quantized when their data is.
 PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+#: QuantizeLinear has a scale for each channel since then.
+OLDEST_OPSET = 13
 PAIR = frozenset({"QuantizeLinear", "DequantizeLinear"})
 
 
@@ -26,9 +28,13 @@ def require_float_and_folded(model: ModelProto) -> None:
     """Check that a graph can be quantized.
 
     Raises:
-        InputError: it is quantized already.
+        InputError: it is quantized already, or its operators are too old.
         StageError: a batch norm stands behind a convolution: it would be computed in float.
     """
+    opset = next((each.version for each in model.opset_import if each.domain in {"", "ai.onnx"}), 0)
+    if opset < OLDEST_OPSET:
+        message = f"the file has opset {opset}, quantization needs {OLDEST_OPSET} (one scale for each channel); export it anew"
+        raise InputError(message)
     made_by = {value: node for node in model.graph.node for value in node.output}
     for node in model.graph.node:
         if "Quantize" in node.op_type or node.op_type.startswith("QLinear"):
