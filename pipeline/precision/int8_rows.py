@@ -63,7 +63,8 @@ INT8_ROWS: tuple[Int8Row, ...] = (
         schemes=("s8s8", "u8s8", "u8s8-reduced", "u8u8"),
         saturates=False,
         gain="large",
-        reason="sdot, udot and the i8mm instructions sum four products in 32 bits: every scheme is exact and fast.",
+        reason="sdot, udot and the i8mm instructions sum four products in 32 bits: every scheme is fast, and exact "
+        "unless a weight of a depthwise convolution is -128.",
         source=ORT_GUIDE,
     ),
     Int8Row(

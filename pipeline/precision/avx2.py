@@ -1,0 +1,64 @@
+"""An emulated x86-64 processor with AVX2 and without VNNI, on which 8-bit sums saturate as they do on real ones.
+
+Most machines that quantize have VNNI and never show what a file does on the many processors before it. QEMU's user
+emulation runs this program's own Python and runtimes as a Haswell: outputs are those of such a processor, time means
+nothing. It needs an x86-64 Linux with qemu-user 7.2 or newer (older ones emulate no AVX2); AVX-512 is not emulated.
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from pipeline.core.errors import DeviceError
+from pipeline.measure.devices.arm64_cpu import guest_environment
+from pipeline.measure.worker_file import worker_file
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+PROGRAM = "qemu-x86_64"
+
+
+@dataclass(frozen=True)
+class Avx2Device:
+    """This machine as a processor without VNNI. What the worker tells of its flags is the host's, and wrong."""
+
+    cpu: str = "Haswell"
+    emulated: ClassVar[bool] = True
+
+    @property
+    def url(self) -> str:
+        """What messages call it."""
+        return f"x86-64 emulated as {self.cpu}"
+
+    def push(self, files: Mapping[str, Path]) -> dict[str, str]:
+        """Return the files where they are."""
+        return {name: str(path.resolve()) for name, path in files.items()}
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """Start the worker in the emulator.
+
+        Raises:
+            DeviceError: this is no x86-64 machine, or qemu-x86_64 is not installed.
+        """
+        if platform.machine() != "x86_64":
+            raise DeviceError(f"found {platform.machine()}; {self.url} needs an x86-64 machine: its Python is run")
+        if shutil.which(PROGRAM) is None:
+            raise DeviceError(f"{PROGRAM} was not found: install qemu-user (Debian, Ubuntu), version 7.2 or newer")
+        return subprocess.Popen(  # noqa: S603 (a list of arguments, of this program's own)
+            [PROGRAM, "-cpu", self.cpu, sys.executable, str(worker_file())],
+            env=guest_environment(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+
+    def close(self) -> None:
+        """Hold nothing."""

@@ -1,0 +1,38 @@
+"""Emulated processors, and small quantized files."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pipeline.core.errors import DeviceError
+from pipeline.measure.devices.arm64_root import build_root
+from pipeline.measure.devices.qemu import QemuDevice
+from pipeline.precision.avx2 import PROGRAM, Avx2Device
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@pytest.fixture(scope="session")
+def arm64() -> Callable[[str], QemuDevice]:
+    """Return a function to emulated ARM processors; the first build of their root takes half a minute."""
+    for program in ("qemu-aarch64", "apt-get", "dpkg-deb"):
+        if not shutil.which(program):
+            pytest.skip(f"not installed: {program}")
+    try:
+        root = build_root()
+    except DeviceError as error:
+        pytest.skip(f"no arm64 root can be built here: {error}")
+    return lambda cpu: QemuDevice(cpu, root)
+
+
+@pytest.fixture(scope="session")
+def avx2() -> Avx2Device:
+    """Return an emulated processor without VNNI."""
+    if platform.machine() != "x86_64" or not shutil.which(PROGRAM):
+        pytest.skip(f"not installed: {PROGRAM}, or no x86-64 machine")
+    return Avx2Device()
