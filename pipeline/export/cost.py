@@ -93,7 +93,7 @@ def onnx_cost(file: Path) -> Cost:
 def onnx_macs(model: ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
     """Return the multiplications of each layer that multiplies by weights, for one image, by its first output.
 
-    `shapes` are those of the input and of what these layers read and write, in one call.
+    `shapes` are those of the input and of what these layers read and write, in one call; others are left out.
     """
     made_by = {value: node for node in model.graph.node for value in node.output}
     constants = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
@@ -101,7 +101,7 @@ def onnx_macs(model: ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> dict[
     return {
         node.output[0]: _onnx_macs(node, shapes, constants.get(_source(node, weight, made_by))) // images
         for node in model.graph.node
-        if node.op_type in ONNX_WEIGHTED
+        if node.op_type in ONNX_WEIGHTED and node.output[0] in shapes
         for weight in ONNX_WEIGHTED[node.op_type][:1]
     }
 

@@ -1,0 +1,211 @@
+"""Who makes and who reads each tensor of an ONNX graph, which nodes are layers, and how tensors are quantized.
+
+Only the main graph is read; bodies of If and Loop are not.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from pipeline.core.file_inspection import Quantizer
+from pipeline.export.onnx_file import read_onnx
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from onnx import ModelProto, NodeProto, TensorProto
+
+QUANTIZE, DEQUANTIZE, DYNAMIC = "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"
+CONVERTERS = frozenset({QUANTIZE, DEQUANTIZE, DYNAMIC})
+_WHOLE = re.compile(r"(?P<unsigned>u?)int(?P<bits>\d+)")
+_BITS = re.compile(r"\d+")
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """A graph by its tensors.
+
+    `fixed` are tensors that do not depend on the network's input: constants, and what is computed of constants alone.
+    """
+
+    model: ModelProto
+    made_by: Mapping[str, NodeProto]
+    readers: Mapping[str, tuple[NodeProto, ...]]
+    constants: Mapping[str, TensorProto]
+    fixed: frozenset[str]
+
+    @property
+    def layers(self) -> tuple[NodeProto, ...]:
+        """The nodes that depend on the input and are no converters, in the order of computation."""
+        nodes = self.model.graph.node
+        return tuple(node for node in nodes if node.op_type not in CONVERTERS and node.output[0] not in self.fixed)
+
+    def quantizer(self, name: str) -> NodeProto | None:
+        """Return the DequantizeLinear that makes a tensor, if one does."""
+        node = self.made_by.get(name)
+        return node if node is not None and node.op_type == DEQUANTIZE else None
+
+    def before(self, name: str) -> str:
+        """Return the tensor that stands before a pair of QuantizeLinear and DequantizeLinear; itself without a pair."""
+        widened = self.quantizer(name)
+        if widened is None:
+            return name
+        narrowed = self.made_by.get(widened.input[0])
+        pair = narrowed is not None and narrowed.op_type == QUANTIZE
+        return str(narrowed.input[0]) if pair and narrowed is not None else str(widened.input[0])
+
+    def after(self, name: str) -> str:
+        """Return the tensor that stands behind the first pair that reads a tensor; itself where none does."""
+        for narrowed in self.readers.get(name, ()):
+            if narrowed.op_type == QUANTIZE:
+                for widened in self.readers.get(narrowed.output[0], ()):
+                    if widened.op_type == DEQUANTIZE:
+                        return str(widened.output[0])
+        return name
+
+    def narrowed(self, name: str) -> NodeProto | None:
+        """Return the first QuantizeLinear that reads a tensor, if one does."""
+        return next((node for node in self.readers.get(name, ()) if node.op_type == QUANTIZE), None)
+
+    def array(self, name: str) -> NDArray[Any] | None:
+        """Return a stored tensor, None where it is computed."""
+        return numpy_helper.to_array(self.constants[name]) if name in self.constants else None
+
+    def sources(self, name: str) -> tuple[str, ...]:
+        """Return the stored tensors that a fixed tensor is computed of, each once."""
+        found, waiting = dict[str, None](), [name]
+        while waiting:
+            here = waiting.pop()
+            if here in self.constants:
+                found[here] = None
+            elif here in self.made_by:
+                waiting.extend(reversed([each for each in self.made_by[here].input if each]))
+        return tuple(found)
+
+
+def read_wiring(file: Path) -> Wiring:
+    """Read a file; every node has a name of its own afterwards (that of its first output where it had none).
+
+    Raises:
+        InputError: the file is missing or is no ONNX model.
+    """
+    return wiring_of(read_onnx(file))
+
+
+def wiring_of(model: ModelProto) -> Wiring:
+    """Follow the tensors of a graph, and name its nodes in place."""
+    graph = model.graph
+    known = Counter(node.name for node in graph.node)
+    made_by, readers = dict[str, Any](), defaultdict[str, list[Any]](list)
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    given = {value.name for value in graph.input} - set(constants)
+    moving = set(given)
+    for node in graph.node:
+        if not node.name or known[node.name] > 1:
+            node.name = node.output[0]
+        if node.op_type == "Constant":
+            constants.update((node.output[0], each.t) for each in node.attribute if each.name == "value")
+        for name in node.input:
+            readers[name].append(node)
+        made_by.update(dict.fromkeys(node.output, node))
+        if any(name in moving for name in node.input):
+            moving.update(node.output)
+    fixed = (set(made_by) | set(constants)) - moving
+    return Wiring(model, made_by, {name: tuple(nodes) for name, nodes in readers.items()}, constants, frozenset(fixed))
+
+
+def described(node: NodeProto, wiring: Wiring, tensor: str) -> Quantizer:
+    """Tell how a QuantizeLinear or DequantizeLinear quantizes; `tensor` is the name that it stands for."""
+    scale = wiring.array(node.input[1]) if len(node.input) > 1 else None
+    points = node.input[2] if len(node.input) > 2 else ""  # noqa: PLR2004 - tensor, scale, zero point
+    attributes = {each.name: each.i for each in node.attribute if each.name in {"axis", "block_size", "output_dtype"}}
+    return quantizer_of(
+        tensor,
+        _type_name(node, wiring, points, attributes.get("output_dtype", 0)),
+        scale,
+        wiring.array(points),
+        axis=attributes.get("axis", 1),
+        block=attributes.get("block_size") or None,
+    )
+
+
+def quantizer_of(
+    tensor: str,
+    dtype: str,
+    scale: NDArray[Any] | None,
+    zero_point: NDArray[Any] | None,
+    *,
+    axis: int = 1,
+    block: int | None = None,
+) -> Quantizer:
+    """Tell how a tensor is quantized by these scales and zero points; no scale: found anew for each input."""
+    common: dict[str, Any] = {"tensor": tensor, "dtype": dtype, "bits": bits_of(dtype)}
+    if scale is None:
+        return Quantizer(**common, scales=1)
+    step = scale.astype(np.float64)
+    zero = np.zeros_like(step) if zero_point is None else zero_point.astype(np.float64)
+    several = step.size > 1
+    bounds = _bounds(dtype)
+    return Quantizer(
+        **common,
+        scales=step.size,
+        axis=axis if several else None,
+        block=block if several else None,
+        scale_min=float(step.min()),
+        scale_max=float(step.max()),
+        zero_point_min=int(zero.min()),
+        zero_point_max=int(zero.max()),
+        low=None if bounds is None else float(((bounds[0] - zero) * step).min()),
+        high=None if bounds is None else float(((bounds[1] - zero) * step).max()),
+    )
+
+
+def bits_of(dtype: str) -> int:
+    """Return the bits of one number of a type, by its name: 4 for int4, 8 for float8e4m3fn."""
+    found = _BITS.search(dtype)
+    return int(found[0]) if found else 8
+
+
+def type_name(data_type: int) -> str:
+    """Return numpy's name of an ONNX type."""
+    return str(onnx.helper.tensor_dtype_to_np_dtype(data_type).name)
+
+
+def element_types(model: ModelProto) -> dict[str, str]:
+    """Return the types of tensors that the file states or that onnx can infer, by name."""
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    values = (*inferred.value_info, *inferred.input, *inferred.output)
+    known = {value.name: value.type.tensor_type.elem_type for value in values}
+    return {name: type_name(kind) for name, kind in known.items() if kind}
+
+
+def stored_bytes(tensor: TensorProto) -> int:
+    """Return the bytes of a stored tensor; numbers of four bits lie two in a byte."""
+    numbers = int(np.prod(tensor.dims, dtype=np.int64))
+    return (numbers * bits_of(type_name(tensor.data_type)) + 7) // 8
+
+
+def _type_name(node: NodeProto, wiring: Wiring, points: str, output_type: int) -> str:
+    """Return the type of the whole numbers: that of the zero point, of what is read, or of what is asked for."""
+    told = [points, *([node.input[0]] if node.op_type == DEQUANTIZE else [])]
+    for name in told:
+        if name in wiring.constants:
+            return type_name(wiring.constants[name].data_type)
+    return type_name(output_type) if output_type else "uint8"
+
+
+def _bounds(dtype: str) -> tuple[int, int] | None:
+    found = _WHOLE.fullmatch(dtype)
+    if found is None:
+        return None
+    size = 2 ** int(found["bits"])
+    return (0, size - 1) if found["unsigned"] else (-size // 2, size // 2 - 1)
