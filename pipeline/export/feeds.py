@@ -1,0 +1,75 @@
+"""What a file is run on while it is looked at: given images, or random numbers where there are none."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline.core.errors import InputError
+from pipeline.export.execution import slices
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from pipeline.core.artifact import TensorSpec
+
+    Feed = dict[str, NDArray[Any]]
+
+
+def image_feeds(inputs: Sequence[TensorSpec], samples_NCHW: NDArray[np.float32], label: str) -> list[Feed]:
+    """Return one call after the other that shows the samples to a file, at its own batch; a dynamic batch is one.
+
+    Raises:
+        InputError: the file does not take one input of the samples' shape.
+    """
+    shape = samples_NCHW.shape[1:]
+    if len(inputs) != 1 or not _fits(inputs[0].shape[1:], shape):
+        found = ", ".join(f"{spec.name} {list(spec.shape)}" for spec in inputs)
+        raise InputError(f"{label} takes {found}; images of shape {list(shape)} do not fit. Name the recipe it is of")
+    batch = max(inputs[0].shape[0], 1)
+    return [{inputs[0].name: images} for images in slices(samples_NCHW.astype(inputs[0].dtype, copy=False), batch)]
+
+
+def random_feeds(inputs: Sequence[TensorSpec], count: int, seed: int) -> list[Feed]:
+    """Return calls with random inputs: numbers of a normal distribution; whole numbers and truth values are zero.
+
+    Shapes must be fixed except for the batch. `count` is rounded up to a multiple of the file's batch.
+    """
+    generator = np.random.default_rng(seed)
+    batch = max(inputs[0].shape[0], 1)
+    return [{spec.name: _random(spec, batch, generator) for spec in inputs} for _ in range(0, count, batch)]
+
+
+def fixed_inputs(inputs: Sequence[TensorSpec], shapes: Sequence[tuple[int, ...]], label: str) -> tuple[TensorSpec, ...]:
+    """Return the inputs with every size that the file leaves open, the batch aside, taken from `shapes` [batch, ...].
+
+    Raises:
+        InputError: a size is open and not given, or what is given does not fit.
+    """
+    if shapes and len(shapes) != len(inputs):
+        raise InputError(f"{label} has {len(inputs)} inputs, found {len(shapes)} --input: give one for each, or none")
+    found = []
+    for index, spec in enumerate(inputs):
+        given = shapes[index][1:] if shapes else spec.shape[1:]
+        if any(size < 0 for size in given) or not _fits(spec.shape[1:], given):
+            asked = f", given is {list(given)}" if shapes else ""
+            raise InputError(
+                f"{label}: input {spec.name} has shape {list(spec.shape)}{asked}. Give the sizes that it leaves open, "
+                f"without the batch: --input 3,224,224"
+            )
+        found.append(spec.model_copy(update={"shape": (spec.shape[0] if spec.shape else 1, *given)}))
+    return tuple(found)
+
+
+def _fits(declared: Sequence[int], given: Sequence[int]) -> bool:
+    return len(declared) == len(given) and all(a in {-1, b} for a, b in zip(declared, given, strict=True))
+
+
+def _random(spec: TensorSpec, batch: int, generator: np.random.Generator) -> NDArray[Any]:
+    shape = (batch if spec.shape[:1] == (-1,) else spec.shape[0], *spec.shape[1:]) if spec.shape else ()
+    if np.issubdtype(np.dtype(spec.dtype), np.floating):
+        return generator.standard_normal(shape).astype(spec.dtype)
+    return np.zeros(shape, spec.dtype)

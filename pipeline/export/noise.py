@@ -1,0 +1,221 @@
+"""Noise that quantization brings into each layer of a file, against the float file that it was made of.
+
+Tensors are found by name: quantizers keep the names of the tensors that they quantize. A layer whose tensor has another
+name in the float file, or none, is left out. Both files run with nothing optimised (an IR on OpenVINO's integer
+kernels, which cannot be told to emulate), in calls of the quantized file's batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import onnx
+
+from pipeline.core.errors import InputError
+from pipeline.export.execution import onnx_traces
+from pipeline.export.feeds import image_feeds
+from pipeline.export.observe import Probe, watch
+from pipeline.export.onnx_file import onnx_specs, read_onnx
+from pipeline.export.onnx_wiring import DEQUANTIZE, QUANTIZE, described, element_types, read_wiring
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+    from onnx import ModelProto, NodeProto
+
+    from pipeline.export.feeds import Feed
+    from pipeline.export.observe import Tensors, Watched
+    from pipeline.export.onnx_wiring import Wiring
+
+#: Ends the names of what a layer makes when it is computed alone.
+ALONE = "/alone"
+#: Operators whose channels stand last: [N, C] or [N, tokens, C]; those of convolutions stand second.
+LAST = frozenset({"MatMul", "Gemm", "MatMulNBits", "MatMulInteger", "QLinearMatMul", "QGemm"})
+
+
+def layer_sqnr(float_model: Path, quantized: Path, samples_NCHW: NDArray[np.float32]) -> dict[str, float]:
+    """Return the ratio of signal to quantization noise in dB at each layer's output, by the name of the node.
+
+    All layers before it are quantized as well. At most 150, which stands for equality; a layer whose output is zero on
+    all samples is left out.
+
+    Args:
+        float_model: an ONNX file.
+        quantized: an ONNX file or an IR (.xml) made of it.
+        samples_NCHW: inputs as the network takes them; the last call is filled up from the start.
+
+    Raises:
+        InputError: a file cannot be read, the samples do not fit, or no tensor has the same name in both.
+    """
+    seen = compared(float_model, quantized, samples_NCHW)
+    return {name: ratio for name, each in seen.items() if (ratio := each.sqnr_db) is not None}
+
+
+def own_layer_sqnr(float_model: Path, quantized: Path, samples_NCHW: NDArray[np.float32]) -> dict[str, float]:
+    """Return the same for each layer alone: its inputs come from the float file. Of ONNX files in QDQ format only.
+
+    Arguments and errors are those of `layer_sqnr`.
+    """
+    seen = compared(float_model, quantized, samples_NCHW)
+    return {name: ratio for name, each in seen.items() if (ratio := each.own_sqnr_db) is not None}
+
+
+def compared(float_model: Path, quantized: Path, samples_NCHW: NDArray[np.float32]) -> dict[str, Watched]:
+    """Run both files on images and return what was seen of each layer. Errors are those of `layer_sqnr`."""
+    if quantized.suffix == ".xml":
+        from pipeline.export import noise_openvino  # noqa: PLC0415 - who compares ONNX files does not need it
+
+        return noise_openvino.compared(float_model, quantized, samples_NCHW)
+    wiring = read_wiring(quantized)
+    feeds = image_feeds(onnx_specs(wiring.model)[0], samples_NCHW, str(quantized))
+    return watch_onnx(wiring, feeds, float_model, label=str(quantized))
+
+
+def watch_onnx(wiring: Wiring, feeds: Sequence[Feed], float_model: Path | None, *, label: str) -> dict[str, Watched]:
+    """Run an ONNX graph on calls and return what was seen of each layer, without noise where there is no float file."""
+    probes = onnx_probes(wiring)
+    wanted = {name for probe in probes for name in (probe.raw, probe.after)}
+    found = onnx_traces(_copy(wiring.model), feeds, wanted, label=label)
+    if float_model is None:
+        return watch(probes, found)
+    cut = Reference(float_model, wiring, probes, label)
+    return watch(probes, found, cut.traces(feeds), cut.alone(feeds))
+
+
+def onnx_probes(wiring: Wiring) -> tuple[Probe, ...]:
+    """Return where each layer of an ONNX graph is watched."""
+    return tuple(_probe(node, wiring) for node in wiring.layers)
+
+
+def _probe(node: NodeProto, wiring: Wiring) -> Probe:
+    raw = node.output[0]
+    narrowed = wiring.narrowed(raw)
+    weighted = any(name in wiring.fixed for name in node.input[1:2])
+    kind = node.op_type
+    axis = -1 if kind in LAST and weighted else 1 if "Conv" in kind else None
+    return Probe(
+        layer=node.name,
+        raw=raw,
+        after=wiring.after(raw),
+        reference=raw,
+        quantizer=None if narrowed is None else described(narrowed, wiring, raw),
+        axis=axis,
+    )
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The float file of a quantized graph, and that graph cut at every tensor that the float file has as well.
+
+    Raises:
+        InputError: it cannot be read, takes other inputs, or has no tensor of the graph's.
+    """
+
+    file: Path
+    wiring: Wiring
+    probes: tuple[Probe, ...]
+    label: str
+
+    def traces(self, feeds: Sequence[Feed]) -> Iterator[dict[str, NDArray[Any]]]:
+        """Return the float file's tensors that probes ask for, for each call."""
+        model = self._model()
+        wanted = {probe.reference for probe in self.probes}
+        made = {name for node in model.graph.node for name in node.output}
+        if not wanted & made:
+            raise InputError(
+                f"{self.file} and {self.label} have no tensor of the same name: compare with the float file that it "
+                f"was made of"
+            )
+        return onnx_traces(model, feeds, wanted, label=str(self.file))
+
+    def alone(self, feeds: Sequence[Feed]) -> Iterator[Tensors]:
+        """Yield what each layer makes of the float file's tensors, by layer, for each call."""
+        known = {name for name, kind in element_types(self._model()).items() if kind == "float32"}
+        apart = _apart(self.wiring, known)
+        inputs = {value.name for value in apart.model.graph.input}
+        original = {spec.name for spec in onnx_specs(self.wiring.model)[0]}
+        exact = onnx_traces(self._model(), feeds, inputs, label=str(self.file))
+        calls = (
+            {name: value for name, value in {**feed, **tensors}.items() if name in inputs | original}
+            for feed, tensors in zip(feeds, exact, strict=True)
+        )
+        for tensors in onnx_traces(apart.model, calls, apart.made, label=f"{self.label}, layer by layer"):
+            yield {layer: tensors[name] for name, layer in apart.made.items() if name in tensors}
+
+    def _model(self) -> ModelProto:
+        model = read_onnx(self.file)
+        found, expected = ({spec.name for spec in onnx_specs(each)[0]} for each in (model, self.wiring.model))
+        if found != expected:
+            raise InputError(f"{self.file} takes {sorted(found)}, {self.label} takes {sorted(expected)}: not the same")
+        return model
+
+
+@dataclass(frozen=True)
+class Apart:
+    """A graph whose layers do not read each other; `made` has the layer of each tensor to look at."""
+
+    model: ModelProto
+    made: Mapping[str, str]
+
+
+def _apart(wiring: Wiring, known: set[str]) -> Apart:
+    """Cut a graph at every float tensor that is in `known`: layers read it as an input, and make it under another name.
+
+    A pair of QuantizeLinear and DequantizeLinear behind such a tensor stays for those who read it, and is copied for
+    who makes it.
+    """
+    model = _copy(wiring.model)
+    graph = model.graph
+    declared = {value.name for value in (*graph.input, *graph.initializer)}
+    layers = {node.name for node in wiring.layers}
+    made: dict[str, str] = {}
+    for node in list(graph.node):
+        if node.name not in layers or node.output[0] not in known:
+            continue
+        tensor = node.output[0]
+        alone = tensor + ALONE
+        node.output[0] = alone
+        end = _copied_pair(wiring, graph, tensor, alone)
+        if _reads_known(node, wiring, known, declared):
+            made[end] = node.name
+        if tensor in wiring.readers and tensor not in declared:
+            graph.input.append(_float_input(tensor))
+    del graph.output[:]
+    return Apart(model, made)
+
+
+def _copied_pair(wiring: Wiring, graph: Any, tensor: str, alone: str) -> str:  # noqa: ANN401 - protobuf has no types
+    """Copy the pair behind a tensor for its other name; return the name of what comes out, or of what goes in."""
+    after = wiring.after(tensor)
+    if after == tensor:
+        return alone
+    widened = wiring.made_by[after]
+    narrowed = wiring.made_by[widened.input[0]]
+    for node, given, result in (
+        (narrowed, alone, f"{alone}/{QUANTIZE}"),
+        (widened, f"{alone}/{QUANTIZE}", f"{alone}/{DEQUANTIZE}"),
+    ):
+        copy = graph.node.add()
+        copy.CopyFrom(node)
+        copy.name, copy.input[0], copy.output[0] = result, given, result
+    return f"{alone}/{DEQUANTIZE}"
+
+
+def _reads_known(node: NodeProto, wiring: Wiring, known: set[str], declared: set[str]) -> bool:
+    """Say whether all that a layer reads comes from the float file, through its own quantizers at most."""
+    moving = [wiring.before(name) for name in node.input if name and name not in wiring.fixed]
+    return all(name in known or name in declared for name in moving)
+
+
+def _float_input(name: str) -> onnx.ValueInfoProto:
+    return onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
+
+
+def _copy(model: ModelProto) -> ModelProto:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    return copy
