@@ -1,0 +1,111 @@
+"""Where a file's time goes, node by node, by the runtime's own profiler.
+
+Profiling costs time itself, small nodes most, and the nodes' times do not add up to a latency: what can be told are
+shares. A runtime runs other nodes than the file has; a kernel that computes several of them counts for the one that
+multiplies, else for the first. What the runtime added (conversions of layout, of type) keeps the runtime's name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pipeline.core.errors import InputError
+from pipeline.export.feeds import image_feeds
+from pipeline.export.onnx_file import onnx_specs, read_onnx
+from pipeline.export.openvino import openvino_specs, read_openvino
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from pipeline.core.file_inspection import Precision
+    from pipeline.core.stage import Runtime
+    from pipeline.export.feeds import Feed
+
+#: Inferences before times are kept: the first ones allocate memory and choose kernels.
+WARM_UP = 5
+
+
+@dataclass(frozen=True)
+class NodeTime:
+    """One kernel of the runtime.
+
+    `name` is the node of the file that it counts for, or the runtime's own name with `own` False. `nodes` are all nodes
+    of the file that it computes. `operator` and `precision` are what the runtime calls it and computes in.
+    """
+
+    name: str
+    operator: str
+    nanoseconds: float
+    nodes: tuple[str, ...]
+    precision: Precision | None
+    own: bool
+
+
+@dataclass(frozen=True)
+class NodeTimes:
+    """All kernels of one inference, in the order of computation."""
+
+    runtime: Runtime
+    version: str
+    threads: int
+    runs: int
+    kernels: tuple[NodeTime, ...]
+
+    @property
+    def nanoseconds(self) -> float:
+        """The sum over all kernels."""
+        return sum(kernel.nanoseconds for kernel in self.kernels)
+
+
+def node_time_shares(file: Path, runtime: Runtime, *, samples: NDArray[np.float32], runs: int = 50) -> dict[str, float]:
+    """Return the profiled nanoseconds of one inference on one thread, by node of the file; shares are what counts.
+
+    A node that is computed within another, or in less time than the profiler can tell, is left out. What belongs to no
+    node has the runtime's own name.
+
+    Args:
+        file: an ONNX file, or an IR (.xml) for openvino. ONNX nodes without a name have that of their first output.
+        runtime: onnxruntime or openvino.
+        samples: inputs [N, ...] as the network takes them; the first of the file's batch is used.
+        runs: profiled inferences. onnxruntime's times are the means of the middle half of them, OpenVINO's of all.
+
+    Raises:
+        InputError: the file cannot be read, the samples do not fit, or the runtime does not read such files.
+    """
+    specs = openvino_specs(read_openvino(file))[0] if file.suffix == ".xml" else onnx_specs(read_onnx(file))[0]
+    found = node_times(file, runtime, image_feeds(specs, samples, str(file))[0], runs=runs)
+    shares: dict[str, float] = {}
+    for kernel in found.kernels:
+        if kernel.nanoseconds > 0:
+            shares[kernel.name] = shares.get(kernel.name, 0.0) + kernel.nanoseconds
+    return shares
+
+
+def node_times(file: Path, runtime: Runtime, feed: Feed, *, runs: int = 50, threads: int = 1) -> NodeTimes:
+    """Profile `runs` inferences of a file on the same inputs, all optimisations on.
+
+    Raises:
+        InputError: the runtime cannot read the file, or has no profiler here.
+    """
+    if runtime == "onnxruntime" and file.suffix != ".xml":
+        from pipeline.export import node_times_onnxruntime  # noqa: PLC0415 - one of two runtimes
+
+        return node_times_onnxruntime.profile(file, feed, runs=runs, threads=threads)
+    if runtime == "openvino":
+        from pipeline.export import node_times_openvino  # noqa: PLC0415 - one of two runtimes
+
+        return node_times_openvino.profile(file, feed, runs=runs, threads=threads)
+    raise InputError(f"{file}: {runtime} cannot profile it; allowed are onnxruntime for .onnx, openvino for both")
+
+
+def middle_mean(times: Sequence[float]) -> float:
+    """Return the mean of the middle half of some times: interruptions fall out, and whole microseconds average out."""
+    ordered = sorted(times)
+    cut = len(ordered) // 4
+    middle = ordered[cut : len(ordered) - cut]
+    return sum(middle) / len(middle)
