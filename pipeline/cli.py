@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline import cli_device, cli_gate, cli_latency
+from pipeline import cli_device, cli_gate, cli_inspect, cli_latency
 from pipeline.core.errors import SecateurError
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ SCHEMAS = {
     "recipe": "pipeline.recipe",
     "latency": "pipeline.core.comparison",
     "gate": "pipeline.core.gate",
+    "inspection": "pipeline.core.file_inspection",
 }
 
 app = typer.Typer(
@@ -47,6 +48,7 @@ app.add_typer(recipes_app, name="recipes")
 cli_latency.register(app)
 cli_gate.register(app)
 cli_device.register(app)
+cli_inspect.register(app)
 
 Recipe = Annotated[Path, typer.Argument(help="Recipe file (YAML).", show_default=False)]
 Set = Annotated[
@@ -142,7 +144,9 @@ def schema(
     of: Annotated[
         str,
         typer.Argument(
-            metavar="|".join(SCHEMAS), help="latency: of comparison.json, the result of compare; gate: of gate.json."
+            metavar="|".join(SCHEMAS),
+            help="latency: of comparison.json, the result of compare; gate: of gate.json; inspection: of what inspect "
+            "FILE --json prints.",
         ),
     ] = "recipe",
 ) -> None:
@@ -187,70 +191,6 @@ def report(
     found, run_folder = read_run(folder)
     write(found, run_folder)
     _show(found, run_folder, as_json=as_json)
-
-
-@app.command()
-def inspect(
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL",
-            help="A recipe (.yaml), a model definition (.py), a package's network (timm:resnet50), or the folder of a "
-            "stored torch network (runs/demo/stages/00-original).",
-            show_default=False,
-        ),
-    ],
-    arguments: Annotated[
-        list[str] | None,
-        typer.Option("--arguments", metavar="KEY=VALUE", help="An argument of the definition's build. Repeatable."),
-    ] = None,
-    inputs: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--input",
-            metavar="SHAPE",
-            help="Sizes of an input without the batch, and its type where that is not float32: 3,224,224 or 128:int64. "
-            "Repeatable, once for each input; a recipe and a stored network know theirs.",
-        ),
-    ] = None,
-    overrides: Set = None,
-    page: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Draw it: write one HTML page.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Show what can be pruned: groups of coupled channels, what each costs, and what is kept whole and why.
-
-    Prunes nothing and needs no trained weights.
-
-    Examples:
-
-      secateur inspect recipes/resnet20-fashion-int8.yaml --html inspection.html
-
-      secateur inspect models/resnet_cifar/model.py --arguments depth=56 --arguments classes=100 --input 3,32,32
-
-      secateur inspect timm:resnet50 --input 3,224,224
-
-      secateur inspect runs/demo/stages/01-prune --json
-    """
-    from pipeline.inspection import inspect as inspect_network
-    from pipeline.model_argument import load_model
-
-    found = load_model(model, arguments=arguments or (), inputs=inputs or (), overrides=overrides or ())
-    inspection = inspect_network(found.network, found.inputs, found.name)
-    if page is not None:
-        from pipeline.report import inspection_html
-
-        inspection_html.write(inspection, page)
-    if as_json:
-        typer.echo(inspection.model_dump_json(indent=1))
-        return
-    from rich.console import Console
-
-    from pipeline.report.inspection_terminal import table
-
-    console = Console(highlight=False)
-    console.print(table(inspection, console.width))
-    if page is not None:
-        console.print(f"Drawing: {page}", soft_wrap=True, markup=False)
 
 
 @recipes_app.command("list")

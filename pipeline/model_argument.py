@@ -19,6 +19,7 @@ from pipeline.core.library import ALLOWED, ARGUMENT, definition_of, split
 from pipeline.core.store import ARTIFACT_FILE
 from pipeline.data import load as load_data
 from pipeline.data.config import Cifar, DataFile, Elpv, FashionMnist, ImageFolder
+from pipeline.exported_argument import FILES
 from pipeline.network import load_network
 from pipeline.recipe import load_recipe
 from pipeline.recipe_problems import shown
@@ -60,7 +61,7 @@ def load_model(
     Raises:
         InputError: nothing of the kind is there, an option does not fit it, or no shape is known.
     """
-    specs = tuple(_spec(text, index) for index, text in enumerate(inputs))
+    specs = tuple(input_spec(text, index) for index, text in enumerate(inputs))
     path = Path(given)
     if path.suffix in _RECIPE_SUFFIXES:
         _refuse("--arguments", arguments, "a recipe", "--set model.arguments.KEY=VALUE")
@@ -86,15 +87,22 @@ def _of_recipe(path: Path, overrides: Sequence[str], specs: tuple[TensorSpec, ..
 def _of_folder(folder: Path, specs: tuple[TensorSpec, ...]) -> Model:
     """Load a torch artifact; of a run folder, say which of its stages are one."""
     if not (folder / NETWORK_FILE).exists() or not (folder / ARTIFACT_FILE).exists():
-        stages = sorted(str(file.parent) for file in folder.glob(f"stages/*/{NETWORK_FILE}"))
-        found = f"a run; its networks in torch are {', '.join(stages)}" if stages else f"no {NETWORK_FILE} in it"
-        raise InputError(f"{folder}: found {found}. Expected the folder of one stored torch network.")
+        stages, files = _of_run(folder, (NETWORK_FILE,)), _of_run(folder, FILES)
+        of_files = f", its exported files are in {', '.join(files)}" if files else ""
+        run = f"a run; its networks in torch are {', '.join(stages)}{of_files}"
+        found = run if stages else f"no {NETWORK_FILE}, {' or '.join(FILES)} in it"
+        raise InputError(f"{folder}: found {found}. Expected the folder of one stored network or exported file.")
     try:
         artifact = Artifact.model_validate_json((folder / ARTIFACT_FILE).read_text())
     except ValueError as error:
         raise InputError(f"{folder / ARTIFACT_FILE} is damaged or of another version. Run the recipe again.") from error
     artifact = artifact.model_copy(update={"folder": folder})
     return Model(str(folder), load_network(artifact), specs or artifact.inputs)
+
+
+def _of_run(folder: Path, names: Sequence[str]) -> list[str]:
+    """Return the folders of a run's stages that have one of these files."""
+    return sorted(str(file.parent) for name in names for file in folder.glob(f"stages/*/{name}"))
 
 
 def _of_definition(given: str, arguments: Sequence[str], specs: tuple[TensorSpec, ...]) -> Model:
@@ -117,12 +125,12 @@ def _python_file(given: str) -> Path:
     if not path.exists():
         found = f"found no file or folder {given}"
     elif path.suffix != ".py":
-        found = f"found {given}, which is none of the four kinds of model"
+        found = f"found {given}, which is none of the kinds of model"
     else:
         return path
     raise InputError(
-        f"{found}. Expected a recipe (.yaml), a model definition (.py), {ALLOWED}, or the folder of a stored torch "
-        f"network, such as runs/demo/stages/00-original."
+        f"{found}. Expected a recipe (.yaml), a model definition (.py), {ALLOWED}, the folder of a stored torch "
+        f"network, such as runs/demo/stages/00-original, or an exported file (.onnx, model.xml)."
     )
 
 
@@ -149,7 +157,7 @@ def _argument(text: str) -> tuple[str, Any]:
     return key.strip(), document.data
 
 
-def _spec(text: str, index: int) -> TensorSpec:
+def input_spec(text: str, index: int) -> TensorSpec:
     """Return the input that '3,224,224' or '128:int64' describes."""
     sizes, _, dtype = text.partition(":")
     digits = [size.strip() for size in sizes.split(",")]

@@ -40,9 +40,14 @@ def render(inspection: Inspection) -> str:
 
 def write(inspection: Inspection, file: Path) -> None:
     """Write the page. Raises InputError when the file cannot be written."""
+    save(render(inspection), file)
+
+
+def save(page: str, file: Path) -> None:
+    """Write a page into new folders where needed. Raises InputError when the file cannot be written."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(render(inspection), encoding="utf-8")
+        file.write_text(page, encoding="utf-8")
     except OSError as error:
         raise InputError(f"{file} cannot be written: {error.strerror or error}. Name another file.") from error
 

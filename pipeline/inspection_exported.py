@@ -1,0 +1,229 @@
+"""Inspects an exported file: what it asks for, what the runtime makes of it, and what quantization costs each layer."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline.core.errors import InputError
+from pipeline.core.file_inspection import INTEGERS, FileInspection, OperatorTime, RuntimeProfile
+from pipeline.data import load
+from pipeline.export.cost import onnx_macs
+from pipeline.export.feeds import fixed_inputs, image_feeds, random_feeds
+from pipeline.export.node_times import node_times
+from pipeline.export.noise import watch_onnx
+from pipeline.export.onnx_file import onnx_specs
+from pipeline.export.onnx_wiring import CONVERTERS, read_wiring
+from pipeline.export.precision_findings import findings, islands
+from pipeline.export.precision_map import onnx_precision_map
+from pipeline.recipe import load_recipe
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from pipeline.core.artifact import TensorSpec
+    from pipeline.core.file_inspection import FileLayer
+    from pipeline.core.stage import Runtime
+    from pipeline.export.feeds import Feed
+    from pipeline.export.node_times import NodeTimes
+    from pipeline.export.observe import Watched
+    from pipeline.export.onnx_wiring import Wiring
+    from pipeline.export.precision_map import PrecisionMap
+
+
+@dataclass(frozen=True)
+class Images:
+    """Inputs of a network [N, C, H, W] as it takes them, and what they are in words."""
+
+    samples_NCHW: NDArray[np.float32]
+    words: str
+
+
+@dataclass(frozen=True)
+class Ways:
+    """How a file is looked at.
+
+    Attributes:
+        against: the float ONNX file that it was made of; without it no noise is told.
+        images: what it is run on; without them `count` random inputs are drawn with `seed`.
+        shapes: [batch, ...] of each input, where the file leaves sizes open.
+        runtime: which runtime profiles it; None: onnxruntime for ONNX files, openvino for an IR.
+        runs: profiled inferences; none for 0.
+        threads: threads of the profiled inferences.
+    """
+
+    against: Path | None = None
+    images: Images | None = None
+    shapes: tuple[tuple[int, ...], ...] = ()
+    count: int = 32
+    seed: int = 0
+    runtime: Runtime | None = None
+    runs: int = 50
+    threads: int = 1
+
+
+def training_images(recipe: Path, overrides: Sequence[str], count: int, seed: int) -> Images:
+    """Return images of the training split of a recipe's data, normalised as its network takes them.
+
+    The same seed draws the same images. Validation and test images are never looked at.
+
+    Raises:
+        InputError: the recipe has problems, its data is missing, or the split has fewer images.
+    """
+    dataset = load(load_recipe(recipe, overrides).recipe.data)
+    available = len(dataset.train)
+    if count > available:
+        raise InputError(f"--images is {count}, the training split of {dataset.name} has {available}: ask for fewer")
+    chosen = np.sort(np.random.default_rng(seed).choice(available, count, replace=False))
+    samples = dataset.normalisation(dataset.train.images[chosen])
+    return Images(samples, f"{count} training images of {dataset.name}")
+
+
+def inspect_file(file: Path, ways: Ways) -> FileInspection:
+    """Describe a file's layers, run it unoptimised to see them, and profile it.
+
+    Args:
+        file: an ONNX file, float or quantized, or an OpenVINO IR (.xml beside .bin).
+        ways: how it is looked at.
+
+    Raises:
+        InputError: a file cannot be read, inputs do not fit it, or the runtime does not read it.
+
+    Cost: an unoptimised inference for each call of `images`, of the float file as well where there is one, then `runs`
+    inferences.
+    """
+    label = str(file)
+    read = _read_ir if file.suffix == ".xml" else _read_onnx
+    inputs, feeds, mapped, seen = read(file, ways, label)
+    runtime = ways.runtime or ("openvino" if file.suffix == ".xml" else "onnxruntime")
+    times = node_times(file, runtime, feeds[0], runs=ways.runs, threads=ways.threads) if ways.runs else None
+    layers = tuple(_timed(_seen(layer, seen.get(layer.name)), times) for layer in mapped.layers)
+    found_islands = islands(layers, mapped.links)
+    counted = [layer for layer in layers if layer.macs]
+    return FileInspection(
+        form="openvino" if file.suffix == ".xml" else "onnx",
+        file=label,
+        size_bytes=sum(each.stat().st_size for each in (file, file.with_suffix(".bin")) if each.is_file()),
+        inputs=inputs,
+        samples=ways.images.words if ways.images else _random_words(feeds, ways.seed),
+        against=None if ways.against is None else str(ways.against),
+        parameters=sum(layer.parameters for layer in layers),
+        macs=sum(layer.macs or 0 for layer in counted),
+        integer_macs=sum(layer.macs or 0 for layer in counted if layer.computed_in in INTEGERS),
+        layers=layers,
+        profile=None if times is None else _profile(times, layers),
+        islands=found_islands,
+        findings=findings(layers, found_islands),
+    )
+
+
+def _random_words(feeds: Sequence[Feed], seed: int) -> str:
+    count = sum(len(next(iter(feed.values()))) for feed in feeds)
+    return f"{count} random inputs (normal, seed {seed}), no images: noise and dead channels mean little"
+
+
+def _read_onnx(
+    file: Path, ways: Ways, label: str
+) -> tuple[tuple[TensorSpec, ...], Sequence[Feed], PrecisionMap, Mapping[str, Watched]]:
+    wiring = read_wiring(file)
+    inputs = fixed_inputs(onnx_specs(wiring.model)[0], ways.shapes, label)
+    feeds = _feeds(inputs, ways, label)
+    mapped = onnx_precision_map(wiring)
+    seen = watch_onnx(wiring, feeds, ways.against, label=label)
+    return inputs, feeds, _with_macs(mapped, wiring, feeds[0], seen), seen
+
+
+def _read_ir(
+    file: Path, ways: Ways, label: str
+) -> tuple[tuple[TensorSpec, ...], Sequence[Feed], PrecisionMap, Mapping[str, Watched]]:
+    from pipeline.export.noise_openvino import watch_ir  # noqa: PLC0415 - ONNX files do without
+    from pipeline.export.openvino import openvino_specs, read_openvino  # noqa: PLC0415
+    from pipeline.export.openvino_layers import read_layers  # noqa: PLC0415
+    from pipeline.export.precision_openvino import openvino_precision_map  # noqa: PLC0415
+
+    inputs = fixed_inputs(openvino_specs(read_openvino(file))[0], ways.shapes, label)
+    ir = read_layers(file, inputs)
+    feeds = _feeds(inputs, ways, label)
+    return inputs, feeds, openvino_precision_map(ir), watch_ir(ir, feeds, ways.against, label=label)
+
+
+def _feeds(inputs: Sequence[TensorSpec], ways: Ways, label: str) -> list[Feed]:
+    if ways.images is None:
+        return random_feeds(inputs, ways.count, ways.seed)
+    return image_feeds(inputs, ways.images.samples_NCHW, label)
+
+
+def _with_macs(mapped: PrecisionMap, wiring: Wiring, feed: Feed, seen: Mapping[str, Watched]) -> PrecisionMap:
+    """Add multiply-accumulates and sizes of outputs, which follow from the shapes that were seen."""
+    shapes = {name: tuple(tensor.dims) for name, tensor in wiring.constants.items()}
+    shapes |= {name: value.shape for name, value in feed.items()}
+    shapes |= {node.output[0]: seen[node.name].shape for node in wiring.layers if seen[node.name].shape}
+    for node in wiring.model.graph.node:
+        if node.op_type in CONVERTERS and node.input[0] in shapes:
+            shapes[node.output[0]] = shapes[node.input[0]]
+    macs = onnx_macs(wiring.model, shapes)
+    batch = max(len(next(iter(feed.values()))), 1)
+    sized = []
+    for layer, node in zip(mapped.layers, wiring.layers, strict=True):
+        made = node.output[0]
+        outputs = prod(shapes[made]) // batch if made in shapes else None
+        sized.append(layer.model_copy(update={"macs": macs.get(made), "outputs": outputs}))
+    return replace(mapped, layers=tuple(sized))
+
+
+def _seen(layer: FileLayer, seen: Watched | None) -> FileLayer:
+    """Add what was seen of a layer while it ran."""
+    if seen is None:
+        return layer
+    dead, reference = seen.dead("found"), seen.dead("reference")
+    update: dict[str, Any] = {
+        "sqnr_db": seen.sqnr_db,
+        "own_sqnr_db": seen.own_sqnr_db,
+        "clipped": seen.clipped,
+    }
+    if dead is not None:
+        update |= {"channels": dead.size, "dead_channels": int(dead.sum())}
+        if reference is not None and reference.shape == dead.shape:
+            update["lost_channels"] = int((dead & ~reference).sum())
+    return layer.model_copy(update=update)
+
+
+def _timed(layer: FileLayer, times: NodeTimes | None) -> FileLayer:
+    """Add what the runtime's profile says of a layer."""
+    if times is None:
+        return layer
+    own = [kernel for kernel in times.kernels if kernel.name == layer.name]
+    if own:
+        longest = max(own, key=lambda kernel: kernel.nanoseconds)
+        # Less than the profiler can tell is not zero.
+        update = {"time_ns": sum(each.nanoseconds for each in own) or None, "ran_as": longest.operator}
+        return layer.model_copy(update={**update, "ran_in": longest.precision})
+    within = next((kernel.name for kernel in times.kernels if layer.name in kernel.nodes), None)
+    return layer.model_copy(update={"fused_into": within})
+
+
+def _profile(times: NodeTimes, layers: Sequence[FileLayer]) -> RuntimeProfile:
+    total = times.nanoseconds
+    summed: dict[str, list[float]] = defaultdict(list)
+    for kernel in times.kernels:
+        summed[kernel.operator].append(kernel.nanoseconds)
+    names = {layer.name for layer in layers}
+    return RuntimeProfile(
+        runtime=times.runtime,
+        version=times.version,
+        threads=times.threads,
+        runs=times.runs,
+        time_ns=total,
+        elsewhere_ns=sum(kernel.nanoseconds for kernel in times.kernels if kernel.name not in names),
+        operators=tuple(
+            OperatorTime(operator=name, nodes=len(each), time_ns=sum(each), share=sum(each) / total if total else 0.0)
+            for name, each in sorted(summed.items(), key=lambda item: -sum(item[1]))
+        ),
+    )
