@@ -15,6 +15,7 @@ from pipeline.measure.connection import Connection, connect
 from pipeline.precision.exactness import expected
 from pipeline.precision.same_bits import on_device
 from pipeline.precision.targets import target_facts
+from tests.unit.compress.quantization import test_other_precisions as others
 from tests.unit.compress.quantization.products import (
     CASES,
     W_SCALE,
@@ -116,3 +117,16 @@ def test_a_network_without_vnni_and_on_arm(
     here = target_facts({"architecture": "x86_64", "isa": ["avx", "avx2", "avx512_vnni"]}, "onnxruntime")
     arm = target_facts({"architecture": "aarch64", "isa": ["asimd"]}, "onnxruntime")
     assert expected(file, here, arm).expectation == "rounding"
+
+
+@pytest.mark.parametrize("name", ["dynamic", "4 bits", "8 bits", "half weights", "half graph"])
+def test_other_precisions_run_on_arm(arm64: Callable[[str], QemuDevice], tmp_path: Path, name: str) -> None:
+    """With the same classes and nearly the same numbers; a graph in float16 is computed in it there."""
+    change, _, _ = others.WAYS[name]
+    path = tmp_path / "model.onnx"
+    path.write_bytes(change(others.network()).SerializeToString())
+    found = on_device(path, others.SAMPLES, arm64("cortex-a76"))
+    assert found.same_argmax == found.images == len(others.SAMPLES)
+    assert found.largest < 1e-2
+    # Here it is cast to float32 or rounded at other places, there each operator rounds to 11 bits.
+    assert (found.largest > 1e-4) == (name == "half graph")

@@ -1,0 +1,55 @@
+"""Dynamic int8: matrix products quantize their input as they run, so that no calibration images are needed.
+
+Weights are stored in 8 bits with a scale for each column; the range of the input is taken from the input itself, at
+each call. It helps networks whose time is in matrix products (transformers, large classifiers). Convolutions stay in
+float: onnxruntime's dynamic one (ConvInteger) takes no s8 weights. The placement is that of onnxruntime's quantizer.
+OpenVINO reads the result and computes it in float32.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import onnx
+from onnxruntime.quantization import QuantType
+from onnxruntime.quantization.onnx_quantizer import ONNXQuantizer
+from onnxruntime.quantization.quant_utils import QuantizationMode
+
+from pipeline.core.errors import InputError
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+
+def dynamic_int8(model: ModelProto, *, reduced: bool = False, per_channel: bool = True) -> ModelProto:
+    """Return the graph with its matrix products by constants in dynamic int8; the given one stays as it is.
+
+    Activations are u8, weights s8; `reduced` keeps weights in 7 bits, for x86-64 without VNNI. Gemm becomes MatMul and
+    Add where it neither scales nor transposes its data. The same graph gives the same bytes.
+
+    Raises:
+        InputError: the graph is quantized already, or holds no matrix product by constant weights.
+    """
+    if any("Quantize" in node.op_type or node.op_type.startswith("QLinear") for node in model.graph.node):
+        raise InputError("the file is quantized already; quantize the float file")
+    quantizer = ONNXQuantizer(
+        onnx.shape_inference.infer_shapes(model),
+        per_channel,
+        reduced,
+        QuantizationMode.IntegerOps,
+        False,  # noqa: FBT003 - positional in that class: ranges are not known beforehand
+        QuantType.QInt8,
+        QuantType.QUInt8,
+        None,
+        [],
+        [],
+        ["MatMul"],
+        {"MatMulConstBOnly": True},
+    )
+    quantizer.quantize_model()
+    result: ModelProto = quantizer.model.model
+    if not any(node.op_type == "MatMulInteger" for node in result.graph.node):
+        raise InputError(
+            "found no matrix product (MatMul, Gemm) by constant weights, which is what dynamic int8 is for"
+        )
+    return result

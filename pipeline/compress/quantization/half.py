@@ -1,0 +1,147 @@
+"""Half precision: weights stored in float16 for size, or a whole graph computed in it where the runtime can.
+
+float16 has 11 bits of mantissa, an error of 5e-4 in each weight, and ends at 65504. Stored weights are cast to float32
+when the file is loaded, so that half the bytes give the speed of float32 anywhere. A graph in float16 pays where the
+processor and the runtime compute in it (`pipeline.precision.targets` says where); elsewhere it is cast back, node by
+node.
+
+OpenVINO needs no file for either precision of 16 bits: it computes a float file in bf16 or f16 when it is asked to.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from pipeline.core.errors import InputError
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto
+
+#: Operators whose constant operands of two dimensions or more are weights.
+WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gather", "Gemm", "MatMul"})
+LARGEST = float(np.finfo(np.float16).max)
+#: Inputs that stay in float32 by the definition of their operator: sizes, not data.
+FLOAT32_INPUTS: dict[str, tuple[int, ...]] = {"Resize": (1, 2), "Upsample": (1,)}
+FLOAT32, FLOAT16 = TensorProto.FLOAT, TensorProto.FLOAT16
+MATRIX = 2
+
+
+def half_weights(model: ModelProto) -> ModelProto:
+    """Return the graph with its weights stored in float16 and cast to float32; the given one stays as it is.
+
+    Biases and norms, which are small and sensitive, stay in float32, and so does a weight beyond the range of float16.
+
+    Raises:
+        InputError: no weight qualifies.
+    """
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    graph = result.graph
+    read = {value for node in graph.node if node.op_type in WEIGHTED for value in node.input}
+    given = {value.name for value in graph.input}
+    casts: list[NodeProto] = []
+    for tensor in graph.initializer:
+        weight = numpy_helper.to_array(tensor) if tensor.name in read - given and tensor.data_type == FLOAT32 else None
+        if weight is None or weight.ndim < MATRIX or not np.abs(weight).max(initial=0) <= LARGEST:
+            continue
+        casts.append(
+            helper.make_node("Cast", [f"{tensor.name}.half"], [tensor.name], f"{tensor.name}.cast", to=FLOAT32)
+        )
+        tensor.CopyFrom(numpy_helper.from_array(weight.astype(np.float16), f"{tensor.name}.half"))
+    if not casts:
+        raise InputError("found no float32 weights within the range of float16, which is what would be halved")
+    nodes = list(graph.node)
+    del graph.node[:]
+    graph.node.extend([*casts, *nodes])
+    return result
+
+
+def half_graph(model: ModelProto) -> ModelProto:
+    """Return the graph computed in float16 between inputs and outputs in float32; the given one stays as it is.
+
+    Raises:
+        InputError: the graph is quantized or has nested graphs, holds no float32 tensor, or one beyond the range of
+            float16, or an operator that is not defined for it.
+    """
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    graph = result.graph
+    _require_plain(graph)
+    sizes = {node.input[i] for node in graph.node for i in FLOAT32_INPUTS.get(node.op_type, ()) if i < len(node.input)}
+    halved = [_halve(tensor) for tensor in graph.initializer if tensor.name not in sizes]
+    constants = [_halve_attributes(node) for node in graph.node if not sizes & set(node.output)]
+    if not any(halved) and not any(constants):
+        raise InputError("found no float32 tensor in the graph, which is what would be halved")
+    _cast_ends(graph)
+    del graph.value_info[:]
+    try:
+        inferred = onnx.shape_inference.infer_shapes(result, check_type=True, strict_mode=True)
+    except onnx.shape_inference.InferenceError as error:
+        raise InputError(f"an operator is not defined for float16: {str(error).splitlines()[0]}") from error
+    return inferred
+
+
+def _require_plain(graph: onnx.GraphProto) -> None:
+    for node in graph.node:
+        if "Quantize" in node.op_type or "Integer" in node.op_type or node.op_type.startswith("QLinear"):
+            raise InputError(
+                f"found {node.op_type} {node.name}; expected a float graph: quantized ones stay in float32"
+            )
+        if any(each.HasField("g") or each.graphs for each in node.attribute):
+            raise InputError(
+                f"found {node.op_type} {node.name}, which holds a graph of its own; expected a plain graph"
+            )
+
+
+def _halve(tensor: TensorProto) -> bool:
+    """Turn a float32 tensor into a float16 one in place; say whether it was one."""
+    if tensor.data_type != FLOAT32:
+        return False
+    values = numpy_helper.to_array(tensor)
+    if values.size and not np.abs(values).max() <= LARGEST:
+        raise InputError(
+            f"{tensor.name or 'a constant'} holds {np.abs(values).max():.3g}; float16 ends at {LARGEST:.0f}"
+        )
+    tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float16), tensor.name))
+    return True
+
+
+def _halve_attributes(node: NodeProto) -> bool:
+    """Turn constants and casts of a node into float16 in place; say whether there was one."""
+    found = False
+    for each in node.attribute:
+        if each.HasField("t"):
+            found |= _halve(each.t)
+        elif node.op_type == "Cast" and each.name == "to" and each.i == FLOAT32:
+            each.i = FLOAT16
+        elif node.op_type == "Constant" and each.name in {"value_float", "value_floats"}:
+            values = np.float32(each.f) if each.name == "value_float" else np.array(each.floats, np.float32)
+            tensor = numpy_helper.from_array(np.asarray(values))
+            found |= _halve(tensor)
+            each.CopyFrom(helper.make_attribute("value", tensor))
+    return found
+
+
+def _cast_ends(graph: onnx.GraphProto) -> None:
+    """Put casts behind the float32 inputs and in front of the float32 outputs; their names stay."""
+    stored = {tensor.name for tensor in graph.initializer}
+    starts = [each.name for each in graph.input if _is_float(each) and each.name not in stored]
+    ends = [each.name for each in graph.output if _is_float(each)]
+    renamed = {name: f"{name}.half" for name in (*starts, *ends)}
+    for node in graph.node:
+        kept = FLOAT32_INPUTS.get(node.op_type, ())
+        node.input[:] = [value if i in kept else renamed.get(value, value) for i, value in enumerate(node.input)]
+        node.output[:] = [renamed.get(value, value) for value in node.output]
+    before = [helper.make_node("Cast", [name], [renamed[name]], f"{name}.to_half", to=FLOAT16) for name in starts]
+    after = [helper.make_node("Cast", [renamed[name]], [name], f"{name}.to_float", to=FLOAT32) for name in ends]
+    nodes = list(graph.node)
+    del graph.node[:]
+    graph.node.extend([*before, *nodes, *after])
+
+
+def _is_float(value: onnx.ValueInfoProto) -> bool:
+    return bool(value.type.tensor_type.elem_type == FLOAT32)
