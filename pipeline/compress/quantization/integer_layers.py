@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from onnx import helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -119,6 +120,7 @@ class _Graph:
     def __init__(self, model: ModelProto) -> None:
         self.made_by = {value: node for node in model.graph.node for value in node.output}
         self.constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+        self.opsets = {each.domain: each.version for each in model.opset_import}
         self.readers: dict[str, list[NodeProto]] = {}
         for node in model.graph.node:
             if node.op_type == "Constant":
@@ -180,26 +182,22 @@ class _Graph:
         )
 
     def _integers(self, name: str) -> NDArray[Any] | None:
-        """Return constant weights of 8 bits: stored so, or quantized by a node that the runtime folds."""
-        stored = self.constants.get(name)
-        maker = self.made_by.get(name)
-        if stored is None and maker is not None and maker.op_type == "QuantizeLinear":
-            stored = self._folded(maker)
-        wanted = stored is not None and stored.dtype in {np.dtype("u1"), np.dtype("i1")} and stored.ndim > 1
-        return stored if wanted else None
+        """Return constant weights of 8 bits: stored so, or made of constants by nodes that the runtime folds."""
+        found = self._constant(name)
+        wanted = found is not None and found.dtype in {np.dtype("u1"), np.dtype("i1")} and found.ndim > 1
+        return found if wanted else None
 
-    def _folded(self, node: NodeProto) -> NDArray[Any] | None:
-        """Return what a QuantizeLinear makes of constants; None when an input is none, or the type not of 8 bits."""
-        values = [self.constants[name] for name in node.input if name in self.constants]
-        if len(values) < len(node.input):
+    def _constant(self, name: str) -> NDArray[Any] | None:
+        """Return a tensor that depends on no input of the network; None where it does."""
+        maker = self.made_by.get(name)
+        if name in self.constants or maker is None:
+            return self.constants.get(name)
+        given = {value: self._constant(value) for value in maker.input if value}
+        if not given or any(value is None for value in given.values()):
             return None
-        weight, scale, zero = [*values, np.zeros((), np.uint8)][:3]
-        axis = _attributes(node).get("axis", 1) % weight.ndim
-        shape = [-1 if place == axis else 1 for place in range(weight.ndim)]
-        scale, zero = (each.reshape(shape if each.size > 1 else ()) for each in (scale, zero))
-        limits = np.iinfo(zero.dtype)
-        whole: NDArray[Any] = np.clip(np.rint(weight / scale) + zero, limits.min, limits.max)
-        return whole.astype(zero.dtype)
+        evaluator = ReferenceEvaluator(maker, opsets=self.opsets)
+        self.constants |= dict(zip(maker.output, evaluator.run(None, given), strict=False))
+        return self.constants[name]
 
 
 def _attributes(node: NodeProto) -> dict[str, Any]:

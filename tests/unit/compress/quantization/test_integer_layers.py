@@ -53,6 +53,20 @@ def test_weights_that_the_runtime_folds() -> None:
     assert folded.weight.dtype == np.int8
 
 
+def test_weights_that_are_clipped_behind_their_quantization() -> None:
+    """So torch's own quantizers leave them."""
+    model = model_of(CASES["im2col"], folded=False)
+    nodes = list(model.graph.node)
+    place = next(i for i, node in enumerate(nodes) if node.output[0] == "w")
+    nodes[place].output[0] = "unclipped"
+    nodes.insert(place + 1, helper.make_node("Clip", ["unclipped", "lowest"], ["w"]))
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    model.graph.initializer.append(numpy_helper.from_array(np.int8(-100), "lowest"))
+    (layer,) = integer_layers(model)
+    np.testing.assert_array_equal(layer.weight, np.maximum(weights(CASES["im2col"]), -100))
+
+
 @pytest.mark.parametrize(("mode", "begin"), [("SAME_UPPER", 0), ("SAME_LOWER", 1), ("VALID", None)])
 def test_padding_by_name(mode: str, begin: int | None) -> None:
     """An odd pixel goes behind, or in front."""
