@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 
 #: Operators that onnxruntime has integer kernels for.
 QUANTIZABLE = frozenset(QDQRegistry) | frozenset(QLinearOpsRegistry)
-#: Both inputs must be quantized; the others are quantized when their data is.
+#: Both inputs must be quantized; of other operators the first.
 PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+#: Have integer kernels that return floats; others must be quantized behind.
+RETURN_FLOATS = frozenset({"Gemm", "MatMul"})
 #: QuantizeLinear has a scale for each channel since then.
 OLDEST_OPSET = 13
 PAIR = frozenset({"QuantizeLinear", "DequantizeLinear"})
@@ -33,7 +35,8 @@ def require_float_and_folded(model: ModelProto) -> None:
     """
     opset = next((each.version for each in model.opset_import if each.domain in {"", "ai.onnx"}), 0)
     if opset < OLDEST_OPSET:
-        message = f"the file has opset {opset}, quantization needs {OLDEST_OPSET} (one scale for each channel); export it anew"
+        needed = f"{OLDEST_OPSET} (one scale for each channel)"
+        message = f"the file has opset {opset}, quantization needs {needed}; export it anew"
         raise InputError(message)
     made_by = {value: node for node in model.graph.node for value in node.output}
     for node in model.graph.node:
@@ -63,8 +66,9 @@ def matching_nodes(model: ModelProto, patterns: Sequence[str]) -> frozenset[str]
 def count(model: ModelProto, kept: frozenset[str]) -> tuple[dict[str, int], tuple[str, ...]]:
     """Return how many nodes of each operator work on integers in a QDQ graph, and the names of the others.
 
-    A node does when its data comes out of DequantizeLinear; a product of two tensors when both do; a convolution when
-    it is quantized behind as well, since no runtime has an integer convolution that returns floats.
+    A node does when its data comes out of DequantizeLinear (of a product both factors) and goes into QuantizeLinear;
+    only matrix products have integer kernels that return floats. A Relu or Clip between counts as float: engines leave
+    out those that the QuantizeLinear makes needless.
     """
     made_by = {value: node.op_type for node in model.graph.node for value in node.output}
     read_by: dict[str, list[NodeProto]] = {}
@@ -74,8 +78,6 @@ def count(model: ModelProto, kept: frozenset[str]) -> tuple[dict[str, int], tupl
 
     def quantized_behind(node: NodeProto) -> bool:
         readers = read_by.get(node.output[0], [])
-        if len(readers) == 1 and readers[0].op_type in {"Relu", "Clip"}:
-            readers = read_by.get(readers[0].output[0], [])
         return bool(readers) and all(reader.op_type == "QuantizeLinear" for reader in readers)
 
     def on_integers(node: NodeProto) -> bool:
@@ -83,7 +85,7 @@ def count(model: ModelProto, kept: frozenset[str]) -> tuple[dict[str, int], tupl
             return False
         given = node.input[: 2 if node.op_type in PRODUCTS else 1]
         known = bool(given) and all(made_by.get(value) == "DequantizeLinear" for value in given)
-        return known and (node.op_type not in {"Conv", "ConvTranspose"} or quantized_behind(node))
+        return known and (node.op_type in RETURN_FLOATS or quantized_behind(node))
 
     nodes = [node for node in model.graph.node if node.op_type not in PAIR]
     counts = Counter(node.op_type for node in nodes if on_integers(node))

@@ -1,0 +1,49 @@
+"""What the adapters of other engines share: feeding the images, and completing their graphs for onnxruntime."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.compress.quantization import pairs, qdq
+from pipeline.compress.quantization.onnxruntime import activation_ranges
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+    from onnx import GraphProto, ModelProto
+
+    from pipeline.compress.quantization.engine import Request, Scheme
+
+#: Type of activations in the schemes whose weights are s8.
+ACTIVATIONS: dict[Scheme, type[np.uint8 | np.int8]] = {"u8s8": np.uint8, "u8s8-reduced": np.uint8, "s8s8": np.int8}
+
+
+def complete(graph: GraphProto, given: ModelProto, samples_NCHW: NDArray[np.float32], request: Request) -> None:
+    """Change a QDQ graph in place so that onnxruntime finds integer kernels for all that the engine quantized.
+
+    Activations get the type of the scheme, zero points in the middle if ranges are to be symmetric, and convolutions a
+    pair behind them, with a range of `given`, the float graph, by the request's calibration. See `pairs.py`.
+    """
+    kind = ACTIVATIONS[request.scheme]
+    pairs.retype(graph, kind)
+    if request.symmetric:
+        pairs.centre(graph)
+    pairs.drop_clipped_twice(graph)
+    if lacking := pairs.finish_convolutions(graph, symmetric=request.symmetric):
+        ranges = activation_ranges(given, samples_NCHW, calibration=request.calibration, percentile=request.percentile)
+        grids = {value: qdq.grid(ranges[value], kind, symmetric=request.symmetric) for value in lacking}
+        qdq.insert_pairs(graph, grids)
+    pairs.drop_clipped_twice(graph)
+    pairs.follow_movers(graph)
+    pairs.store_biases(graph)
+    qdq.remove_unread(graph)
+
+
+def batches(model: ModelProto, samples_NCHW: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+    """Yield the images in calls of the batch size that the graph has; the last one is filled up from the start."""
+    batch = max(model.graph.input[0].type.tensor_type.shape.dim[0].dim_value, 1)
+    for start in range(0, len(samples_NCHW), batch):
+        yield np.take(samples_NCHW, range(start, start + batch), axis=0, mode="wrap")

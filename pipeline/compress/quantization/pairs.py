@@ -1,0 +1,209 @@
+"""Edits of a QDQ graph that make it alike for all engines, so that runtimes find their integer kernels.
+
+Engines place QuantizeLinear / DequantizeLinear pairs for the runtime that they were made for. What onnxruntime needs
+beyond that is added here: one type for all activations, no activation function in front of a QuantizeLinear that clips
+anyway, pairs behind operators that only move values, biases in 32 bits, and a pair behind each convolution. Only the
+last two change numbers: biases are rounded, and outputs of convolutions are. All functions work in place.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from onnx import helper, numpy_helper
+
+from pipeline.compress.quantization.placement import PRODUCTS, QUANTIZABLE
+from pipeline.compress.quantization.qdq import SCALE, SIGN, ZERO_POINT, Wiring, insert_pairs, replace_nodes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from numpy.typing import NDArray
+    from onnx import GraphProto, NodeProto
+
+    from pipeline.compress.quantization.qdq import Grid
+
+#: Operators whose outputs are values of their inputs, elsewhere. Concat has several inputs of data, the others one.
+MOVERS = frozenset({"Concat", "Flatten", "MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
+CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
+ACTIVATIONS = frozenset({"Clip", "Relu"})
+#: Place of the bias among the inputs of a product, and of an Add behind a MatMul, which runtimes fuse with it.
+BIAS = {"Conv": 2, "Gemm": 2, "Add": 1}
+LARGEST_BIAS = 2**31 - 1
+
+
+def retype(graph: GraphProto, kind: type[np.uint8 | np.int8]) -> None:
+    """Give all activations this type: moving numbers and zero point by 128 stands for the same values."""
+    wiring = Wiring(graph)
+    for name in {node.input[ZERO_POINT] for node in graph.node if node.op_type == "QuantizeLinear"}:
+        numbers = wiring.numbers(name)
+        if numbers.dtype != kind:
+            shift = SIGN if kind is np.uint8 else -SIGN
+            moved = (numbers.astype(np.int16) + shift).astype(kind)
+            wiring.stored[name].CopyFrom(numpy_helper.from_array(moved, name))
+
+
+def centre(graph: GraphProto) -> None:
+    """Widen the ranges of activations so that their zero points lie in the middle; scales grow accordingly."""
+    wiring = Wiring(graph)
+    grids = {node.input[ZERO_POINT]: node.input[SCALE] for node in graph.node if node.op_type == "QuantizeLinear"}
+    for zero_point_name, scale_name in grids.items():
+        zero_point = wiring.numbers(zero_point_name)
+        lowest, middle = int(np.iinfo(zero_point.dtype).min), int(np.iinfo(zero_point.dtype).min) + SIGN
+        reach = max(int(zero_point) - lowest, lowest + 2 * SIGN - 1 - int(zero_point))
+        if int(zero_point) != middle:
+            scale = np.asarray(wiring.numbers(scale_name) * np.float32(reach / (SIGN - 1)), np.float32)
+            wiring.stored[scale_name].CopyFrom(numpy_helper.from_array(scale, scale_name))
+            moved = np.array(middle, zero_point.dtype)
+            wiring.stored[zero_point_name].CopyFrom(numpy_helper.from_array(moved, zero_point_name))
+
+
+def drop_clipped_twice(graph: GraphProto) -> None:
+    """Take out each Relu or Clip that stands before QuantizeLinear alone and clips no further than that does."""
+    wiring = Wiring(graph)
+    dropped = [node for node in graph.node if node.op_type in ACTIVATIONS and _is_clipped_again(node, wiring)]
+    gone = {node.output[0]: node.input[0] for node in dropped}
+    for node in graph.node:
+        node.input[:] = [gone.get(value, value) for value in node.input]
+    replace_nodes(graph, [node for node in graph.node if node.output[0] not in gone])
+
+
+def follow_movers(graph: GraphProto) -> None:
+    """Put a pair behind operators that only move quantized values, so that what reads them finds integers."""
+    wiring = Wiring(graph)
+    found: dict[str, Grid] = {}
+    for node in graph.node:
+        readers = {reader.op_type for reader in wiring.read_by.get(node.output[0], [])}
+        if node.op_type in MOVERS and "QuantizeLinear" not in readers and readers & QUANTIZABLE:
+            data = node.input if node.op_type == "Concat" else node.input[:1]
+            same = _common(found.get(value) or wiring.activation_grid(value) for value in data)
+            if same is not None:
+                found[node.output[0]] = same
+    insert_pairs(graph, found)
+
+
+def store_biases(graph: GraphProto) -> None:
+    """Store the float bias of each integer product in 32 bits, on the scale of the product's sums.
+
+    A bias that does not fit, because the scales are tiny, stays in float.
+    """
+    wiring = Wiring(graph)
+    ordered: list[NodeProto] = []
+    for node in graph.node:
+        scale = _scale_of_sums(node, wiring)
+        if scale is not None:
+            place = BIAS[node.op_type]
+            numbers = np.rint(wiring.numbers(node.input[place]) / scale)
+            if np.abs(numbers).max() <= LARGEST_BIAS:
+                name = f"{node.output[0]}_bias"
+                graph.initializer.append(numpy_helper.from_array(numbers.astype(np.int32), f"{name}_quantized"))
+                graph.initializer.append(numpy_helper.from_array(scale.astype(np.float32), f"{name}_scale"))
+                given, made = [f"{name}_quantized", f"{name}_scale"], f"{name}_DequantizeLinear_Output"
+                ordered.append(helper.make_node("DequantizeLinear", given, [made], f"{name}_DequantizeLinear", axis=0))
+                node.input[place] = made
+        ordered.append(node)
+    replace_nodes(graph, ordered)
+
+
+def finish_convolutions(graph: GraphProto, *, symmetric: bool) -> tuple[str, ...]:
+    """Return the values behind integer convolutions that still need a pair, for want of a scale.
+
+    A Relu or Clip that alone reads a convolution belongs to it if a pair behind it clips in its stead; symmetric ranges
+    cannot, and need a pair behind their additions too. Where some readers of such a value have it quantized, the others
+    get it so here, but for products: those stay in float, and runtimes would quantize the weights of one that reads it.
+    """
+    wiring = Wiring(graph)
+    operators = CONVOLUTIONS | {"Add"} if symmetric else CONVOLUTIONS
+    integer = [node for node in graph.node if node.op_type in operators and _is_integer(node, wiring)]
+    values = [node.output[0] if symmetric else _end(node, wiring) for node in integer]
+    unfinished = [value for value in values if value not in wiring.outputs and not wiring.is_quantized_behind(value)]
+    lacking = tuple(value for value in unfinished if not _share(value, wiring))
+    replace_nodes(graph, list(graph.node))
+    return lacking
+
+
+def _is_clipped_again(node: NodeProto, wiring: Wiring) -> bool:
+    """Return whether rounding to the grid behind a node gives the same numbers without it."""
+    bounds = _bounds(node, wiring)
+    if bounds is None or not wiring.is_quantized_behind(node.output[0]):
+        return False
+    for reader in wiring.read_by[node.output[0]]:
+        scale, zero_point = wiring.numbers(reader.input[SCALE]), wiring.numbers(reader.input[ZERO_POINT])
+        if scale.size > 1:
+            return False
+        limits, half = np.iinfo(zero_point.dtype), float(scale) / 2
+        lowest, highest = ((limit - int(zero_point)) * float(scale) for limit in (limits.min, limits.max))
+        if bounds[0] >= lowest + half or bounds[1] <= highest - half:
+            return False
+    return True
+
+
+def _bounds(node: NodeProto, wiring: Wiring) -> tuple[float, float] | None:
+    """Return between which values a Relu or Clip lets through, None if that is not stored."""
+    if node.op_type == "Relu":
+        return 0.0, np.inf
+    given = [*node.input[1:], "", ""][:2]
+    if any(name and name not in wiring.stored for name in given):
+        return None
+    low, high = (
+        float(wiring.numbers(name)) if name else default for name, default in zip(given, (-np.inf, np.inf), strict=True)
+    )
+    return low, high
+
+
+def _common(grids: Iterable[Grid | None]) -> Grid | None:
+    """Return the grid that all have, per tensor and of one type; None where one has another, or none."""
+    first, *others = grids
+    if first is None or first[0].size > 1:
+        return None
+    scale, zero_point = first
+    for other in others:
+        if other is None or other[0] != scale or other[1] != zero_point or other[1].dtype != zero_point.dtype:
+            return None
+    return first
+
+
+def _scale_of_sums(node: NodeProto, wiring: Wiring) -> NDArray[np.float64] | None:
+    """Return scale of data times scales of weights, if both are quantized and each channel has a float bias."""
+    place = BIAS.get(node.op_type, len(node.input))
+    if place >= len(node.input) or node.input[place] not in wiring.stored:
+        return None
+    product = wiring.made_by.get(node.input[0]) if node.op_type == "Add" else node
+    if product is None or (node.op_type == "Add" and product.op_type != "MatMul"):
+        return None
+    x, weight = (wiring.grid(value) for value in product.input[:2])
+    factors = {each.f for each in node.attribute if each.name in {"alpha", "beta"}}
+    if x is None or weight is None or x[0].size > 1 or wiring.numbers(node.input[place]).ndim != 1 or factors - {1.0}:
+        return None
+    return x[0].astype(np.float64) * weight[0].astype(np.float64)
+
+
+def _is_integer(node: NodeProto, wiring: Wiring) -> bool:
+    return all(wiring.grid(value) is not None for value in node.input[:2])
+
+
+def _end(node: NodeProto, wiring: Wiring) -> str:
+    """Return the output of a convolution, or that of the activation function that alone reads it and belongs to it."""
+    readers = wiring.read_by.get(node.output[0], [])
+    if len(readers) == 1 and readers[0].op_type in ACTIVATIONS and node.output[0] not in wiring.outputs:
+        behind = str(readers[0].output[0])
+        operators = {reader.op_type for reader in wiring.read_by.get(behind, [])}
+        if "QuantizeLinear" not in operators or (len(operators) > 1 and not operators & PRODUCTS):
+            return behind
+    return str(node.output[0])
+
+
+def _share(value: str, wiring: Wiring) -> bool:
+    """Let all readers of a value read what some read: what comes out of its pair. Return False if it has none."""
+    others = [node for node in wiring.read_by.get(value, []) if node.op_type != "QuantizeLinear"]
+    pairs = [
+        dequantize
+        for quantize in wiring.readers(value, "QuantizeLinear")
+        for dequantize in wiring.readers(quantize.output[0], "DequantizeLinear")
+    ]
+    if not pairs or any(node.op_type in PRODUCTS for node in others):
+        return False
+    for node in others:
+        node.input[:] = [pairs[0].output[0] if each == value else each for each in node.input]
+    return True

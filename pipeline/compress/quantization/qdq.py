@@ -1,0 +1,137 @@
+"""QDQ graphs: who makes and reads each value, on which scale it is, and pairs put behind values."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from onnx import TensorProto, helper, numpy_helper
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Any
+
+    from numpy.typing import NDArray
+    from onnx import GraphProto, NodeProto
+
+    from pipeline.compress.calibration import Range
+
+    #: A scale and a zero point, whose type is that of the numbers.
+    Grid = tuple[NDArray[np.float32], NDArray[Any]]
+
+#: Places of a pair's inputs.
+SCALE, ZERO_POINT = 1, 2
+#: Distance between the zero points of signed and unsigned numbers.
+SIGN = 128
+
+
+class Wiring:
+    """Who makes and who reads each value of a graph, and the numbers that are stored in it, at one moment."""
+
+    def __init__(self, graph: GraphProto) -> None:
+        """Look at the graph as it is now."""
+        self.stored = {tensor.name: tensor for tensor in graph.initializer}
+        self.made_by = {value: node for node in graph.node for value in node.output}
+        self.outputs = {value.name for value in graph.output}
+        self.read_by: dict[str, list[NodeProto]] = {}
+        for node in graph.node:
+            for value in node.input:
+                self.read_by.setdefault(value, []).append(node)
+
+    def numbers(self, name: str) -> NDArray[Any]:
+        """Return a stored tensor."""
+        array: NDArray[Any] = numpy_helper.to_array(self.stored[name])
+        return array
+
+    def readers(self, value: str, operator: str) -> list[NodeProto]:
+        """Return the nodes of one operator that read a value."""
+        return [node for node in self.read_by.get(value, []) if node.op_type == operator]
+
+    def is_quantized_behind(self, value: str) -> bool:
+        """Return whether a value is read, and by QuantizeLinear alone."""
+        readers = self.read_by.get(value, [])
+        return value not in self.outputs and bool(readers) and all(each.op_type == "QuantizeLinear" for each in readers)
+
+    def grid(self, value: str) -> Grid | None:
+        """Return the scale and zero point of a value that comes out of DequantizeLinear, activation or weight."""
+        maker = self.made_by.get(value)
+        if maker is None or maker.op_type != "DequantizeLinear":
+            return None
+        return self.numbers(maker.input[SCALE]), self.numbers(maker.input[ZERO_POINT])
+
+    def activation_grid(self, value: str) -> Grid | None:
+        """Return the same, but None for a weight: what is dequantized must be made in the graph."""
+        maker = self.made_by.get(value)
+        return self.grid(value) if maker is not None and maker.input[:1] and maker.input[0] in self.made_by else None
+
+
+def grid(bounds: Range, kind: type[np.uint8 | np.int8], *, symmetric: bool) -> Grid:
+    """Return the scale and zero point that represent a range, widened to hold zero, in 8 bits of this type."""
+    low, high = min(bounds[0], 0.0), max(bounds[1], 0.0)
+    lowest = int(np.iinfo(kind).min)
+    if symmetric:
+        return np.array(max(-low, high) / (SIGN - 1) or 1.0, np.float32), np.array(lowest + SIGN, kind)
+    scale = np.array((high - low) / (2 * SIGN - 1) or 1.0, np.float32)
+    return scale, np.array(lowest + round(-low / float(scale)), kind)
+
+
+def insert_pairs(
+    graph: GraphProto, grids: Mapping[str, Grid], reads: Callable[[NodeProto, str], bool] | None = None
+) -> None:
+    """Put a pair behind each of these values, for all nodes that read it, or those of which `reads` says so.
+
+    Outputs of the graph stay as they are.
+    """
+    inputs = {value.name for value in graph.input}
+    ordered = [new for value in grids if value in inputs for new in _pair(value)]
+    for node in graph.node:
+        ordered.append(node)
+        wanted = [value in grids and (reads is None or reads(node, value)) for value in node.input]
+        node.input[:] = [_dequantized(value) if on else value for value, on in zip(node.input, wanted, strict=True)]
+        ordered.extend(new for value in node.output if value in grids for new in _pair(value))
+    replace_nodes(graph, ordered)
+    for value, (scale, zero_point) in grids.items():
+        graph.initializer.append(numpy_helper.from_array(scale, f"{value}_scale"))
+        graph.initializer.append(numpy_helper.from_array(zero_point, f"{value}_zero_point"))
+
+
+def replace_nodes(graph: GraphProto, nodes: Sequence[NodeProto]) -> None:
+    """Make these the nodes of a graph; each comes behind those that make what it reads."""
+    made_by = {value: index for index, node in enumerate(nodes) for value in node.output}
+    done: set[int] = set()
+    copies: list[NodeProto] = []
+    for start in range(len(nodes)):
+        waiting = [start]
+        while waiting:
+            index = waiting[-1]
+            before = [made_by[value] for value in nodes[index].input if made_by.get(value, index) not in done | {index}]
+            waiting.extend(before)
+            if not before:
+                waiting.pop()
+                if index not in done:
+                    done.add(index)
+                    copies.append(type(nodes[index]).FromString(nodes[index].SerializeToString()))
+    del graph.node[:]
+    graph.node.extend(copies)
+
+
+def remove_unread(graph: GraphProto) -> None:
+    """Take out stored tensors that nothing reads, and the types of values, which may have changed."""
+    read = {value for node in graph.node for value in node.input} | {value.name for value in graph.output}
+    kept = [tensor for tensor in graph.initializer if tensor.name in read]
+    if len(kept) < len(graph.initializer):
+        copies = [TensorProto.FromString(tensor.SerializeToString()) for tensor in kept]
+        del graph.initializer[:]
+        graph.initializer.extend(copies)
+    del graph.value_info[:]
+
+
+def _dequantized(value: str) -> str:
+    return f"{value}_DequantizeLinear_Output"
+
+
+def _pair(value: str) -> tuple[NodeProto, NodeProto]:
+    given, numbers = [f"{value}_scale", f"{value}_zero_point"], f"{value}_QuantizeLinear_Output"
+    quantize = helper.make_node("QuantizeLinear", [value, *given], [numbers], f"{value}_QuantizeLinear")
+    name = f"{value}_DequantizeLinear"
+    return quantize, helper.make_node("DequantizeLinear", [numbers, *given], [_dequantized(value)], name)
