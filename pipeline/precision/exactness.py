@@ -67,8 +67,9 @@ def _saturates(layer: IntegerLayer) -> bool:
     return signed and bool(can_saturate(layer.kernel_weights()).size)
 
 
-def _has_smallest(layer: IntegerLayer) -> bool:
-    return layer.weight.dtype == np.int8 and bool((layer.weight == SMALLEST).any())
+def _wraps(layer: IntegerLayer) -> bool:
+    """Say whether an output sums two weights of -128, which 16 bits do not hold where both activations are -128."""
+    return layer.weight.dtype == np.int8 and bool(((layer.kernel_weights() == SMALLEST).sum(axis=1) > 1).any())
 
 
 KERNELS: tuple[Kernel, ...] = (
@@ -85,17 +86,17 @@ KERNELS: tuple[Kernel, ...] = (
         name="arm64 without dot products",
         architecture="arm64",
         lacks=DOT_PRODUCT,
-        fails=_has_smallest,
-        reason="two products of -128 by -128 wrap around in 16 bits, and this layer has weights of -128 (onnxruntime "
-        "1.31.1, emulated Cortex-A72).",
+        fails=_wraps,
+        reason="two products of -128 by -128 wrap around in 16 bits, and an output of this layer has several such "
+        "weights (onnxruntime 1.31.1, emulated Cortex-A72).",
         source=ORT_KERNELS,
     ),
     Kernel(
         name="arm64, depthwise",
         architecture="arm64",
-        fails=lambda layer: layer.is_depthwise and _has_smallest(layer),
-        reason="the depthwise kernel wraps around on weights of -128, with dot products too (onnxruntime 1.31.1, "
-        "emulated Cortex-A76).",
+        fails=lambda layer: layer.is_depthwise and _wraps(layer),
+        reason="the depthwise kernel wraps around on several weights of -128, with dot products too (onnxruntime "
+        "1.31.1, emulated Cortex-A76).",
         source=ORT_KERNELS,
     ),
 )

@@ -64,7 +64,7 @@ INT8_ROWS: tuple[Int8Row, ...] = (
         saturates=False,
         gain="large",
         reason="sdot, udot and the i8mm instructions sum four products in 32 bits: every scheme is fast, and exact "
-        "unless a weight of a depthwise convolution is -128.",
+        "unless a channel of a depthwise convolution has two weights of -128.",
         source=ORT_GUIDE,
     ),
     Int8Row(
@@ -76,8 +76,8 @@ INT8_ROWS: tuple[Int8Row, ...] = (
         schemes=("s8s8", "u8s8", "u8s8-reduced", "u8u8"),
         saturates=False,
         gain="small",
-        reason="Two signed products are summed in 16 bits, which holds unless a weight is -128 (weights of -127 to 127 "
-        "are exact), and each instruction does half the work of a dot product.",
+        reason="Two signed products are summed in 16 bits, which holds unless an output has two weights of -128 (those "
+        "of -127 to 127 are exact), and each instruction does half the work of a dot product.",
         source=ORT_KERNELS,
     ),
     Int8Row(
