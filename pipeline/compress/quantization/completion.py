@@ -1,10 +1,11 @@
-"""What the adapters of other engines share: feeding the images, and completing their graphs for onnxruntime."""
+"""What the adapters of other engines share: what they are given, the images, and completing what they return."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import numpy as np
+import onnx
 
 from pipeline.compress.quantization import pairs, qdq
 from pipeline.compress.quantization.onnxruntime import activation_ranges
@@ -21,6 +22,25 @@ if TYPE_CHECKING:
 ACTIVATIONS: dict[Scheme, type[np.uint8 | np.int8]] = {"u8s8": np.uint8, "u8s8-reduced": np.uint8, "s8s8": np.int8}
 
 
+def plain(model: ModelProto) -> ModelProto:
+    """Return a copy in which every node has a name, constants are stored tensors and no Identity stands in between."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    outputs = {value.name for value in copy.graph.output}
+    handed_on: dict[str, str] = {}
+    for node in list(copy.graph.node):
+        node.name = node.name or node.output[0]
+        node.input[:] = [handed_on.get(value, value) for value in node.input]
+        if node.op_type == "Identity" and node.output[0] not in outputs:
+            handed_on[node.output[0]] = node.input[0]
+            copy.graph.node.remove(node)
+        elif node.op_type == "Constant" and node.attribute[0].name == "value":
+            copy.graph.initializer.add().CopyFrom(node.attribute[0].t)
+            copy.graph.initializer[-1].name = node.output[0]
+            copy.graph.node.remove(node)
+    return copy
+
+
 def complete(graph: GraphProto, given: ModelProto, samples_NCHW: NDArray[np.float32], request: Request) -> None:
     """Change a QDQ graph in place so that onnxruntime finds integer kernels for all that the engine quantized.
 
@@ -32,10 +52,11 @@ def complete(graph: GraphProto, given: ModelProto, samples_NCHW: NDArray[np.floa
     if request.symmetric:
         pairs.centre(graph)
     pairs.drop_clipped_twice(graph)
-    if lacking := pairs.finish_convolutions(graph, symmetric=request.symmetric):
+    while lacking := pairs.finish_convolutions(graph, symmetric=request.symmetric):
         ranges = activation_ranges(given, samples_NCHW, calibration=request.calibration, percentile=request.percentile)
         grids = {value: qdq.grid(ranges[value], kind, symmetric=request.symmetric) for value in lacking}
         qdq.insert_pairs(graph, grids)
+        pairs.drop_clipped_twice(graph)
     pairs.drop_clipped_twice(graph)
     pairs.follow_movers(graph)
     pairs.store_biases(graph)

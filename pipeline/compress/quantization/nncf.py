@@ -24,7 +24,7 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from pipeline.compress.quantization.completion import ACTIVATIONS, batches, complete
+from pipeline.compress.quantization.completion import ACTIVATIONS, batches, complete, plain
 from pipeline.compress.quantization.engine import Quantized
 from pipeline.compress.quantization.placement import count, matching_nodes, require_float_and_folded
 from pipeline.core.errors import InputError, StageError
@@ -55,12 +55,12 @@ class Nncf:
         _require_possible(request)
         require_float_and_folded(model)
         kept = matching_nodes(model, request.keep)
-        given = _named(model)
+        given = plain(model)
         corrected = _quantized(given, samples_NCHW, request, kept)
-        plain = _with_weights_of(corrected, given)
+        uncorrected = _with_weights_of(corrected, given)
         targets = _outputs(given, samples_NCHW)
-        errors = [float(np.square(_outputs(each, samples_NCHW) - targets).mean()) for each in (corrected, plain)]
-        result = corrected if errors[0] < errors[1] else plain
+        errors = [float(np.square(_outputs(each, samples_NCHW) - targets).mean()) for each in (corrected, uncorrected)]
+        result = corrected if errors[0] < errors[1] else uncorrected
         complete(result.graph, given, samples_NCHW, request)
         return Quantized(result, *count(result, kept))
 
@@ -78,7 +78,7 @@ def _require_possible(request: Request) -> None:
 def _quantized(
     model: ModelProto, samples_NCHW: NDArray[np.float32], request: Request, kept: frozenset[str]
 ) -> ModelProto:
-    with quiet("", Warning):
+    with quiet("(?!)", Warning):
         nncf = _nncf()
         fed = list(batches(model, samples_NCHW))
         port = model.graph.input[0].name
@@ -145,15 +145,6 @@ def _estimator(request: Request) -> Any:  # noqa: ANN401 - nncf has no types
         for widest in (estimator.AggregatorType.MIN, estimator.AggregatorType.MAX)
     )
     return estimator.RangeEstimatorParameters(low, high)
-
-
-def _named(model: ModelProto) -> ModelProto:
-    """Return a copy in which every node has a name."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    for node in copy.graph.node:
-        node.name = node.name or node.output[0]
-    return copy
 
 
 def _with_weights_of(quantized: ModelProto, given: ModelProto) -> ModelProto:

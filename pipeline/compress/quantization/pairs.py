@@ -107,15 +107,14 @@ def store_biases(graph: GraphProto) -> None:
 
 
 def finish_convolutions(graph: GraphProto, *, symmetric: bool) -> tuple[str, ...]:
-    """Return the values behind integer convolutions that still need a pair, for want of a scale.
+    """Return the values behind integer convolutions, and additions to them, that lack a pair for want of a scale.
 
-    A Relu or Clip that alone reads a convolution belongs to it if a pair behind it clips in its stead; symmetric ranges
-    cannot, and need a pair behind their additions too. Where some readers of such a value have it quantized, the others
-    get it so here, but for products: those stay in float, and runtimes would quantize the weights of one that reads it.
+    A Relu or Clip that alone reads a convolution belongs to it if a pair behind it clips in its stead, which symmetric
+    ranges cannot. Where some readers of such a value have it quantized, the others get it so here, but for products:
+    those stay in float, and runtimes would quantize the weights of one that reads it.
     """
     wiring = Wiring(graph)
-    operators = CONVOLUTIONS | {"Add"} if symmetric else CONVOLUTIONS
-    integer = [node for node in graph.node if node.op_type in operators and _is_integer(node, wiring)]
+    integer = [node for node in graph.node if _is_convolution(node, wiring) or _adds_to_convolution(node, wiring)]
     values = [node.output[0] if symmetric else _end(node, wiring) for node in integer]
     unfinished = [value for value in values if value not in wiring.outputs and not wiring.is_quantized_behind(value)]
     lacking = tuple(value for value in unfinished if not _share(value, wiring))
@@ -179,8 +178,18 @@ def _scale_of_sums(node: NodeProto, wiring: Wiring) -> NDArray[np.float64] | Non
     return x[0].astype(np.float64) * weight[0].astype(np.float64)
 
 
-def _is_integer(node: NodeProto, wiring: Wiring) -> bool:
-    return all(wiring.grid(value) is not None for value in node.input[:2])
+def _is_convolution(node: NodeProto, wiring: Wiring) -> bool:
+    """Return whether a node is a convolution that reads integers."""
+    return node.op_type in CONVOLUTIONS and all(wiring.grid(value) is not None for value in node.input[:2])
+
+
+def _adds_to_convolution(node: NodeProto, wiring: Wiring) -> bool:
+    """Return whether a node adds integers of which some are the output of a convolution."""
+    if node.op_type != "Add" or any(wiring.activation_grid(value) is None for value in node.input):
+        return False
+    quantizers = [wiring.made_by[wiring.made_by[value].input[0]] for value in node.input]
+    makers = [wiring.made_by.get(quantize.input[0]) for quantize in quantizers]
+    return any(maker is not None and maker.op_type in CONVOLUTIONS for maker in makers)
 
 
 def _end(node: NodeProto, wiring: Wiring) -> str:
