@@ -205,8 +205,10 @@ def _timed(layer: FileLayer, times: NodeTimes | None) -> FileLayer:
         # Less than the profiler can tell is not zero.
         update = {"time_ns": sum(each.nanoseconds for each in own) or None, "ran_as": longest.operator}
         return layer.model_copy(update={**update, "ran_in": longest.precision})
-    within = next((kernel.name for kernel in times.kernels if layer.name in kernel.nodes), None)
-    return layer.model_copy(update={"fused_into": within})
+    for kernel in times.kernels:
+        if layer.name in kernel.nodes:
+            return layer.model_copy(update={"fused_into": kernel.name, "ran_in": kernel.precision})
+    return layer
 
 
 def _profile(times: NodeTimes, layers: Sequence[FileLayer]) -> RuntimeProfile:

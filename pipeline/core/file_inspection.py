@@ -39,7 +39,9 @@ class Quantizer(Frozen):
     scales: int = Field(description="1: one for the tensor. More: one for each channel or block.")
     axis: int | None = Field(default=None, description="The dimension that has a scale for each position or block.")
     block: int | None = Field(default=None, description="Numbers along the axis that share a scale, where they do.")
-    scale_min: float | None = Field(default=None, description="Absent: the scale is found anew for each input.")
+    scale_min: float | None = Field(
+        default=None, description="Without sign. Absent: the scale is found anew for each input."
+    )
     scale_max: float | None = None
     zero_point_min: int | None = None
     zero_point_max: int | None = None

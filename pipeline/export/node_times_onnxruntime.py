@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 KERNEL = "_kernel_time"
 _LAYOUT = re.compile(r"(?P<tensor>.+)_nchwc(_token_\d+)?|(?P<node>.+?)(_nhwc)?(_token_\d+)?")
+_ON_INTEGERS = re.compile("^Q|Integer|Quantize")
 _PRECISIONS: dict[str, Precision] = {
     "uint8": "int8",
     "int8": "int8",
@@ -102,7 +103,7 @@ def _kernels(model: ModelProto, feed: Feed, folder: Path, *, runs: int, threads:
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith(KERNEL):
             name = event["name"].removesuffix(KERNEL)
-            kernel = found.setdefault(name, _Kernel(event["args"]["op_name"], _first_type(event)))
+            kernel = found.setdefault(name, _Kernel(event["args"]["op_name"], _read_type(event)))
             kernel.microseconds.append(float(event["dur"]))
     for kernel in found.values():
         per_run = len(kernel.microseconds) // (WARM_UP + runs)
@@ -110,10 +111,16 @@ def _kernels(model: ModelProto, feed: Feed, folder: Path, *, runs: int, threads:
     return found
 
 
-def _first_type(event: Mapping[str, Any]) -> str:
-    """Return onnxruntime's name of the type of the first input: 'uint8', 'float'."""
-    inputs = event["args"].get("input_type_shape") or [{}]
-    return next(iter(inputs[0]), "")
+def _read_type(event: Mapping[str, Any]) -> str:
+    """Return onnxruntime's name of the type that a kernel computes in: that of its first input, 'uint8' or 'float'.
+
+    Integer kernels may read a scale first, or floats that they quantize themselves: theirs is that of whole numbers.
+    """
+    types = [name for each in event["args"].get("input_type_shape") or () for name in each]
+    operator = event["args"]["op_name"]
+    if operator not in CONVERTERS and _ON_INTEGERS.search(operator):
+        types = [name for name in types if "int" in name]
+    return types[0] if types else ""
 
 
 def _options(threads: int) -> onnxruntime.SessionOptions:
@@ -130,41 +137,55 @@ class _Meaning:
         """Take the file's graph, the fused one, and the names of all kernels."""
         self.wiring = wiring
         self.kernels = kernels
-        self.place = {node.name: index for index, node in enumerate(wiring.model.graph.node)}
-        self.fused: dict[str, NodeProto] = {node.name: node for node in fused.graph.node}
+        self.made: dict[str, NodeProto] = {node.name: node for node in wiring.model.graph.node}
         self.makers: dict[str, NodeProto] = {name: node for node in fused.graph.node for name in node.output}
+        self.members = self._members(fused)
 
     def nodes(self, kernel: str) -> tuple[str, ...]:
         """Return the names of the file's nodes in the order of computation; none for what the runtime added."""
-        node = self._fused_node(kernel)
-        return () if node is None else tuple(sorted(self._between(node), key=self.place.__getitem__))
+        if kernel in self.members:
+            return self.members[kernel]
+        ending = _LAYOUT.fullmatch(kernel)
+        if ending is None:
+            return ()
+        if ending["tensor"]:
+            maker = self.makers.get(ending["tensor"])
+            return self.members[maker.name] if maker is not None else ()
+        # A name that is a kernel's own belongs to that one, whatever else begins like it.
+        return () if ending["node"] in self.kernels else self.members.get(ending["node"], ())
 
     def chief(self, nodes: tuple[str, ...]) -> str | None:
         """Return the node that a kernel counts for: one that multiplies by weights, else the first that computes."""
-        made = {node.name: node for node in self.wiring.model.graph.node if node.name in nodes}
-        computing = [name for name in nodes if made[name].op_type not in CONVERTERS] or list(nodes)
-        return next((name for name in computing if made[name].op_type in ONNX_WEIGHTED), next(iter(computing), None))
+        computing = [name for name in nodes if self.made[name].op_type not in CONVERTERS] or list(nodes)
+        return next(
+            (name for name in computing if self.made[name].op_type in ONNX_WEIGHTED), next(iter(computing), None)
+        )
 
-    def _fused_node(self, kernel: str) -> NodeProto | None:
-        if kernel in self.fused:
-            return self.fused[kernel]
-        ending = _LAYOUT.fullmatch(kernel)
-        if ending is None:
-            return None
-        if ending["tensor"]:
-            return self.makers.get(ending["tensor"])
-        node: str = ending["node"]
-        # A name that is a kernel's own belongs to that one, whatever else begins like it.
-        return None if node in self.kernels else self.fused.get(node)
+    def _members(self, fused: ModelProto) -> dict[str, tuple[str, ...]]:
+        """Return the file's nodes in each fused node: that of its name, and all between what it makes and reads."""
+        owner = {node.name: node.name for node in fused.graph.node if node.name in self.made}
+        place = {name: index for index, name in enumerate(self.made)}
+        found: dict[str, tuple[str, ...]] = {}
+        for node in fused.graph.node:
+            between = self._between(node, owner)
+            owner |= dict.fromkeys(between, node.name)
+            own = between | ({node.name} & set(self.made))
+            found[node.name] = tuple(sorted(own, key=place.__getitem__))
+        return found
 
-    def _between(self, node: NodeProto) -> set[str]:
-        """Return the file's nodes from what a fused node makes back to what it reads."""
+    def _between(self, node: NodeProto, owner: Mapping[str, str]) -> set[str]:
+        """Return the file's nodes from what a fused node makes back to what it reads, or to those of another.
+
+        The runtime may have moved a converter, so that what is read has a name that the file does not know.
+        """
         ends = set(node.input)
         found, waiting = set[str](), [name for name in node.output if name]
         while waiting:
             name = waiting.pop()
             maker = self.wiring.made_by.get(name)
             if maker is None or name in self.wiring.fixed or maker.name in found:
+                continue
+            if owner.get(maker.name, node.name) != node.name:
                 continue
             found.add(maker.name)
             waiting.extend(each for each in maker.input if each and each not in ends)

@@ -7,6 +7,7 @@ are taken off again, and the result is right to about a microsecond.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import openvino
@@ -41,8 +42,12 @@ _PRECISIONS: dict[str, Precision] = {
 }
 #: What cutting a mean to whole microseconds takes off it, on average.
 HALF = 0.5
-#: Kernels whose name tells that they compute on integers, although they hand floats on.
-_WHOLE = ("_I8", "_i8", "_u8")
+#: The kind of kernels that OpenVINO generates of several operations.
+GENERATED = "Subgraph"
+#: How the names of kernels end: in the type that they compute in, whatever they read and hand on.
+_ENDING = re.compile(r"_(?P<type>[a-zA-Z]+\d+)\)$")
+#: Lines of an error that tell where in OpenVINO's own source it arose, and not why.
+_WHERE = ("Exception from ", "Check '", "FrontEnd API failed")
 
 
 def profile(file: Path, feed: Feed, *, runs: int, threads: int) -> NodeTimes:
@@ -66,7 +71,7 @@ def profile(file: Path, feed: Feed, *, runs: int, threads: int) -> NodeTimes:
                 operator=kind,
                 nanoseconds=max(0.0, 1000 * summed / runs),
                 nodes=tuple(nodes),
-                precision=_precision(kind, _text(told.get(name, {}), "runtimePrecision")),
+                precision=_precision(kind, _text(told.get(name, {}), "runtimePrecision"), len(nodes)),
                 own=bool(nodes),
             )
         )
@@ -99,7 +104,9 @@ def _read(file: Path) -> tuple[openvino.Model, dict[str, Owner]]:
     try:
         model = openvino.Core().read_model(wiring.model.SerializeToString())
     except RuntimeError as error:
-        raise InputError(f"{file} is not a readable model for OpenVINO: {first_line(error)}") from error
+        why = [line for line in str(error).splitlines() if line.strip() and not line.startswith(_WHERE)]
+        reason = why[0] if why else first_line(error)
+        raise InputError(f"{file} is not a readable model for OpenVINO: {reason}") from error
     nodes = wiring.model.graph.node
     # OpenVINO calls what makes an output of the network by the name of that output.
     named = {name: (node.name, node.op_type in ONNX_WEIGHTED) for node in nodes for name in node.output}
@@ -127,5 +134,9 @@ def _text(info: Mapping[str, object], key: str) -> str:
     return str(getattr(found, "value", found))
 
 
-def _precision(kind: str, told: str) -> Precision | None:
-    return "int8" if any(ending in kind for ending in _WHOLE) else _PRECISIONS.get(told)
+def _precision(kind: str, told: str, nodes: int) -> Precision | None:
+    """Return what a kernel computes in; None for a kernel generated of several operations, which may differ in it."""
+    if kind.startswith(GENERATED) and nodes > 1:
+        return None
+    ending = _ENDING.search(kind)
+    return _PRECISIONS.get(ending["type"].lower() if ending else told)

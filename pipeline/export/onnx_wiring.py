@@ -55,13 +55,13 @@ class Wiring:
         return node if node is not None and node.op_type == DEQUANTIZE else None
 
     def before(self, name: str) -> str:
-        """Return the tensor that stands before a pair of QuantizeLinear and DequantizeLinear; itself without a pair."""
-        widened = self.quantizer(name)
-        if widened is None:
-            return name
-        narrowed = self.made_by.get(widened.input[0])
-        pair = narrowed is not None and narrowed.op_type == QUANTIZE
-        return str(narrowed.input[0]) if pair and narrowed is not None else str(widened.input[0])
+        """Return the tensor that stands before the converters that make a tensor; itself where none does."""
+        maker = self.made_by.get(name)
+        for kind in (DEQUANTIZE, QUANTIZE):
+            if maker is not None and maker.op_type == kind:
+                name = maker.input[0]
+                maker = self.made_by.get(name)
+        return name
 
     def after(self, name: str) -> str:
         """Return the tensor that stands behind the first pair that reads a tensor; itself where none does."""
@@ -160,12 +160,12 @@ def quantizer_of(
         scales=step.size,
         axis=axis if several else None,
         block=block if several else None,
-        scale_min=float(step.min()),
-        scale_max=float(step.max()),
+        scale_min=float(np.abs(step).min()),
+        scale_max=float(np.abs(step).max()),
         zero_point_min=int(zero.min()),
         zero_point_max=int(zero.max()),
-        low=None if bounds is None else float(((bounds[0] - zero) * step).min()),
-        high=None if bounds is None else float(((bounds[1] - zero) * step).max()),
+        low=None if bounds is None else min(float(((bound - zero) * step).min()) for bound in bounds),
+        high=None if bounds is None else max(float(((bound - zero) * step).max()) for bound in bounds),
     )
 
 

@@ -33,24 +33,24 @@ def islands(layers: Sequence[FileLayer], links: Sequence[Link]) -> tuple[FloatIs
     """Return the layers that compute in float between integer ones, those that touch each other together.
 
     A tensor counts where it is widened for such a layer or narrowed behind it: read in one type and written in the
-    other, once for each tensor and direction.
+    other, once for each tensor and direction. Runtimes narrow it earlier than the file says where only a Reshape or its
+    like stands between.
     """
-    inside = {layer.name for layer in layers if _in_float(layer)}
     whole = {layer.name for layer in layers if layer.computed_in in INTEGERS}
     numbers = {layer.name: layer.outputs for layer in layers}
     found = []
-    for names in _touching(inside, links):
+    for together in _touching([layer for layer in layers if _in_float(layer)], links):
+        names = {layer.name for layer in together}
         widened = [link for link in links if link.reader in names and link.quantizer and link.maker]
-        narrowed = [link for link in links if link.maker in names and link.quantizer]
+        narrowed = [link for link in links if link.maker in names and (link.quantizer or link.reader in whole)]
         between = any(link.maker in whole for link in widened) and any(link.reader in whole for link in narrowed)
         if between:
             ways = {("widened", link.tensor): link for link in widened}
             ways |= {("narrowed", link.tensor): link for link in narrowed}
-            order = [layer for layer in layers if layer.name in names]
             found.append(
                 FloatIsland(
-                    layers=tuple(layer.name for layer in order),
-                    operators=tuple(layer.operator for layer in order),
+                    layers=tuple(layer.name for layer in together),
+                    operators=tuple(layer.operator for layer in together),
                     tensors=tuple(dict.fromkeys(link.tensor for link in ways.values())),
                     converted_bytes=_bytes(list(ways.values()), numbers),
                 )
@@ -60,7 +60,7 @@ def islands(layers: Sequence[FileLayer], links: Sequence[Link]) -> tuple[FloatIs
 
 def findings(layers: Sequence[FileLayer], found_islands: Sequence[FloatIsland]) -> tuple[Finding, ...]:
     """Return everything to look at, what costs most first. A file without integers has nothing left in float."""
-    quantized = any(layer.computed_in in INTEGERS for layer in layers)
+    quantized = any({layer.precision, layer.computed_in} & INTEGERS for layer in layers)
     told = [*_zero_scales(layers), *_saturated(layers)]
     if quantized:
         inside = {name for island in found_islands for name in island.layers}
@@ -73,22 +73,25 @@ def _in_float(layer: FileLayer) -> bool:
     return layer.computed_in in FLOATS and layer.fused_into is None
 
 
-def _touching(names: set[str], links: Sequence[Link]) -> Iterator[set[str]]:
-    """Yield sets of layers that hand tensors to each other."""
+def _touching(layers: Sequence[FileLayer], links: Sequence[Link]) -> Iterator[list[FileLayer]]:
+    """Yield layers that hand tensors to each other, all in the order of computation."""
+    names = {layer.name for layer in layers}
     beside: dict[str, set[str]] = defaultdict(set)
     for link in links:
         if link.maker in names and link.reader in names:
             beside[link.maker].add(link.reader)
             beside[link.reader].add(link.maker)
-    left = set(names)
-    while left:
-        group, waiting = set[str](), [left.pop()]
+    done: set[str] = set()
+    for layer in layers:
+        if layer.name in done:
+            continue
+        group, waiting = set[str](), [layer.name]
         while waiting:
             here = waiting.pop()
             group.add(here)
             waiting.extend(beside[here] - group)
-        left -= group
-        yield group
+        done |= group
+        yield [each for each in layers if each.name in group]
 
 
 def _bytes(ways: Sequence[Link], numbers: Mapping[str, int | None]) -> int | None:
@@ -96,9 +99,9 @@ def _bytes(ways: Sequence[Link], numbers: Mapping[str, int | None]) -> int | Non
     total = 0
     for link in ways:
         size = numbers.get(link.maker or "")
-        if size is None or link.quantizer is None:
+        if size is None:
             return None
-        total += size * 4 + size * link.quantizer.bits // 8
+        total += size * 4 + size * (link.quantizer.bits if link.quantizer else 8) // 8
     return total
 
 
@@ -148,14 +151,23 @@ def _runs_in_float(layers: Sequence[FileLayer]) -> Iterator[Finding]:
 
 
 def _islands(found: Sequence[FloatIsland]) -> Iterator[Finding]:
+    """Yield the islands, those of the same operators together."""
+    alike: dict[str, list[FloatIsland]] = defaultdict(list)
     for island in found:
-        size = "" if island.converted_bytes is None else f": {island.converted_bytes:,} bytes read and written"
+        alike[", ".join(dict.fromkeys(island.operators))].append(island)
+    for operators, same in sorted(alike.items(), key=lambda each: -_total(each[1])):
+        size = f": {_total(same):,} bytes read and written in each inference" if _total(same) else ""
+        places = f" in {len(same)} places" if len(same) > 1 else ""
         yield Finding(
             kind="float island",
-            message=f"{', '.join(dict.fromkeys(island.operators))} in float between integer layers, widened and "
-            f"narrowed again{size} in each inference",
-            layers=island.layers,
+            message=f"{operators} in float between integer layers{places}, widened and narrowed again{size}",
+            layers=tuple(name for island in same for name in island.layers),
         )
+
+
+def _total(found: Sequence[FloatIsland]) -> int:
+    """Return the bytes that are converted; 0 where they are not known."""
+    return sum(island.converted_bytes or 0 for island in found)
 
 
 def _left_in_float(layers: Sequence[FileLayer]) -> Iterator[Finding]:

@@ -17,6 +17,7 @@ import numpy as np
 from pipeline.core.file_inspection import INTEGERS, FileLayer, Quantizer, Weights
 from pipeline.export.cost import ONNX_WEIGHTED
 from pipeline.export.onnx_wiring import (
+    DEQUANTIZE,
     DYNAMIC,
     QUANTIZE,
     bits_of,
@@ -161,7 +162,7 @@ def _described_inputs(node: NodeProto, wiring: Wiring) -> Iterator[Quantizer]:
         maker = wiring.made_by.get(name)
         if widened is not None:
             yield described(widened, wiring, wiring.before(name))
-        elif maker is not None and maker.op_type == DYNAMIC:
+        elif maker is not None and maker.op_type == DYNAMIC and maker.output[0] == name:
             yield quantizer_of(maker.input[0], "uint8", None, None)
     if node.op_type.startswith("Q"):
         scale, point = wiring.array(node.input[1]), wiring.array(node.input[2])
@@ -214,7 +215,9 @@ def _weight_quantizer(node: NodeProto, name: str, wiring: Wiring) -> Quantizer |
         bits = next((each.i for each in node.attribute if each.name == "bits"), 4)
         block = next((each.i for each in node.attribute if each.name == "block_size"), None)
         scale = wiring.array(node.input[WIDENING[node.op_type][0]])
-        return quantizer_of(name, f"uint{bits}", scale, None, axis=1, block=block)
+        middle = np.array(2 ** (bits - 1))  # what is stored is shifted by half where no zero points are
+        stored = len(node.input) > WIDENING[node.op_type][1] and node.input[WIDENING[node.op_type][1]]
+        return quantizer_of(name, f"uint{bits}", scale, None if stored else middle, axis=1, block=block)
     if node.op_type in WHOLE:
         place = WHOLE[node.op_type][0]
         point = node.input[place + 1] if place > 0 else ""
@@ -222,7 +225,7 @@ def _weight_quantizer(node: NodeProto, name: str, wiring: Wiring) -> Quantizer |
         scale = wiring.array(node.input[place]) if place > 0 else None
         return quantizer_of(name, dtype, scale, wiring.array(point), axis=0)
     while (maker := wiring.made_by.get(name)) is not None and name not in wiring.constants:
-        if maker.op_type == "DequantizeLinear":
+        if maker.op_type == DEQUANTIZE:
             return described(maker, wiring, wiring.before(name))
         name = maker.input[0]
     return None
@@ -255,10 +258,16 @@ def _links(wiring: Wiring, layers: dict[str, FileLayer]) -> Iterator[Link]:
                 continue
             tensor = wiring.before(name)
             maker = wiring.made_by.get(tensor)
-            widened = wiring.quantizer(name)
+            converter = _converter(name, wiring)
             yield Link(
                 tensor=tensor,
                 maker=maker.name if maker is not None and maker.name in layers else None,
                 reader=node.name,
-                quantizer=None if widened is None else described(widened, wiring, tensor),
+                quantizer=None if converter is None else described(converter, wiring, tensor),
             )
+
+
+def _converter(name: str, wiring: Wiring) -> NodeProto | None:
+    """Return the converter that makes a tensor, if one does: in front of integer layers a QuantizeLinear alone."""
+    maker: NodeProto | None = wiring.made_by.get(name)
+    return maker if maker is not None and maker.op_type in {DEQUANTIZE, QUANTIZE} else None

@@ -9,6 +9,7 @@ import pipeline
 from pipeline.report import file_inspection_map as drawing
 from pipeline.report import file_inspection_rows as rows
 from pipeline.report.inspection_html import save
+from pipeline.report.inspection_rows import condensed
 from pipeline.report.template import template
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ def render(inspection: FileInspection) -> str:
         maps=maps,
         precisions=[(each, drawing.precision_class(each)) for each in _precisions(inspection)],
         most=rows.loses_most(inspection),
+        findings=[(each.message, condensed(each.layers)) for each in inspection.findings],
         operators=[(each, rows.percent(each.share)) for each in inspection.profile.operators]
         if inspection.profile
         else [],

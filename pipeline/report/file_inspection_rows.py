@@ -125,7 +125,7 @@ def weights(found: Weights | None) -> str:
     quantizer = found.quantizer
     if quantizer is None:
         return found.dtype
-    kind = quantizer.dtype if quantizer.dtype != found.dtype and found.bits < 32 else found.dtype  # noqa: PLR2004
+    kind = found.dtype if found.dtype.endswith(f"int{quantizer.bits}") else quantizer.dtype
     if quantizer.scale_min is None:
         return kind
     points = (quantizer.zero_point_min, quantizer.zero_point_max)

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from pipeline.report import file_inspection_rows as rows
 from pipeline.report import numbers
+from pipeline.report.inspection_rows import condensed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 _BAR_WIDTH = 10
 #: Characters below which the layer table has fewer columns.
 WIDE = 130
-#: Layers named with one finding; the JSON names all.
+#: Names told with one finding, those that differ in their numbers as one; the JSON has all.
 NAMED = 6
 _STYLES = {"int8": "green", "int4": "green", "int16": "green", "weight-only": "magenta"}
 
@@ -81,9 +82,10 @@ def _findings(inspection: FileInspection) -> list[RenderableType]:
     listed.add_column(ratio=3, overflow="fold")
     listed.add_column(ratio=2, overflow="fold")
     for finding in inspection.findings:
-        more = len(finding.layers) - NAMED
-        names = ", ".join(finding.layers[:NAMED]) + (f" and {more} more" if more > 0 else "")
-        listed.add_row(Text(finding.message), Text(names, style="dim"))
+        names = condensed(finding.layers)
+        more = len(names) - NAMED
+        told = ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")
+        listed.add_row(Text(finding.message), Text(told, style="dim"))
     return [Text("To look at", style="bold yellow"), listed, Text()]
 
 
