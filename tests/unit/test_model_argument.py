@@ -81,8 +81,8 @@ def test_damaged_artifact_is_named(project: Project, tmp_path: Path) -> None:
     ("given", "options", "message"),
     [
         ("nowhere.py", {}, "found no file or folder nowhere.py"),
-        ("data.txt", {}, "none of the four kinds"),
-        (".", {}, "found no network.json in it"),
+        ("data.txt", {}, "none of the kinds of model.*or an exported file"),
+        (".", {}, "found no network.json, model.onnx or model.xml in it"),
         ("model.py", {}, "model.py does not say what it takes"),
         ("toy.yaml", {"arguments": ["width=4"]}, "with a recipe, allowed there: --set model.arguments"),
         ("model.py", {"overrides": ["a=1"]}, "found --set a=1 with anything but a recipe"),

@@ -9,7 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pipeline.compress.quantization.onnxruntime import quantize_static
 from pipeline.export.onnx import export_onnx
+from pipeline.export.onnx_file import finish, read_onnx, write_onnx
+from pipeline.export.openvino import export_openvino
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,3 +69,19 @@ def exported_dynamic(tiny: nn.Module, tmp_path_factory: pytest.TempPathFactory) 
     folder = tmp_path_factory.mktemp("exported-dynamic")
     export_onnx(tiny, folder, input_shape=(1, 3, 8, 8), dynamic_batch=True)
     return folder / "model.onnx"
+
+
+@pytest.fixture(scope="session")
+def quantized(exported: Path, samples: NDArray[np.float32], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the network's ONNX file in int8, QDQ format."""
+    file = tmp_path_factory.mktemp("quantized") / "model.onnx"
+    write_onnx(finish(quantize_static(read_onnx(exported), samples, scheme="u8s8").model), file)
+    return file
+
+
+@pytest.fixture(scope="session")
+def quantized_ir(quantized: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the OpenVINO IR of the int8 file."""
+    folder = tmp_path_factory.mktemp("quantized-ir")
+    export_openvino(quantized, folder)
+    return folder / "model.xml"
