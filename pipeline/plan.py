@@ -21,6 +21,7 @@ from pipeline.measure.devices.registry import device_record
 from pipeline.measure.machine import fingerprint
 from pipeline.stages.measure import Measure
 from pipeline.stages.quantize import Quantize
+from pipeline.stages.quantize_aware import QuantizeAwareFinetune
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -64,8 +65,8 @@ def digest_of(ingredients: Mapping[str, Any]) -> str:
 
 
 def resolve(stage: Stage) -> Stage:
-    """Return the stage with every choice made that depends on this machine (the scheme of `quantize`)."""
-    return stage.resolved(cpu_flags()) if isinstance(stage, Quantize) else stage
+    """Return the stage with every choice made that depends on this machine (the scheme of quantization)."""
+    return stage.resolved(cpu_flags()) if isinstance(stage, (Quantize, QuantizeAwareFinetune)) else stage
 
 
 def labels(stages: Sequence[Stage]) -> list[str]:

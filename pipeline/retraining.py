@@ -68,6 +68,19 @@ def train_artifact(
     Goes on from where an earlier, killed run in the same folder got to. `label` stands before the epoch in the
     progress; `half` as in `write_network`. Raises StageError when training diverges.
     """
+    trained = run_to_end(training, folder, progress, label=label)
+    network = load_network(given)
+    network.load_state_dict(trained.state_dict())
+    write_network(folder, network, parent=given, half=half)
+    (folder / STATE_FILE).unlink(missing_ok=True)
+    return network
+
+
+def run_to_end(training: Training, folder: Path, progress: Progress, *, label: str = "") -> nn.Module:
+    """Train to the end, from where an earlier, killed run in the same folder got to; return the network.
+
+    The state stays in `folder` until the caller has written what it needs. Raises StageError when training diverges.
+    """
     file = folder / STATE_FILE
     if file.exists():
         training.restore(torch.load(file, map_location=training.device, weights_only=True))
@@ -75,11 +88,7 @@ def train_artifact(
     while not training.done:
         training.run_epoch(_reporter(training, progress, label))
         _save(training.state(), file)
-    network = load_network(given)
-    network.load_state_dict(training.finish().state_dict())
-    write_network(folder, network, parent=given, half=half)
-    file.unlink(missing_ok=True)
-    return network
+    return training.finish()
 
 
 def _save(state: dict[str, Any], file: Path) -> None:

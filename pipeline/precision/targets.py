@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.precision.int8_rows import INT8_ROWS
 from pipeline.precision.precision_rows import PRECISION_ROWS
@@ -74,6 +74,13 @@ def target_facts(fingerprint: Mapping[str, Any], runtime: str, version: str | No
             precisions.setdefault(row.precision, row)
     int8 = next(row for row in INT8_ROWS if row.holds(*target))
     return TargetFacts(runtime, version, architecture, flags, int8, precisions)
+
+
+def resolved_scheme(scheme: Scheme | Literal["auto"], flags: frozenset[str], runtime: str = "onnxruntime") -> Scheme:
+    """Return the scheme itself, or for `auto` the best one on a CPU with these flags; u8s8 where int8 has no kernels."""
+    if scheme != "auto":
+        return scheme
+    return next(iter(target_facts({"isa": flags}, runtime).schemes), "u8s8")
 
 
 def _architecture(machine: str | None, flags: frozenset[str]) -> Architecture | None:

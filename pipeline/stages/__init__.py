@@ -11,6 +11,9 @@ from pipeline.stages.finetune import Finetune
 from pipeline.stages.measure import Measure
 from pipeline.stages.prune import Prune
 from pipeline.stages.quantize import Quantize
+from pipeline.stages.quantize_aware import QuantizeAwareFinetune
 from pipeline.stages.simplify import Simplify
 
-AnyStage = Annotated[Prune | Finetune | Export | Simplify | Quantize | Measure, Field(discriminator="kind")]
+AnyStage = Annotated[
+    Prune | Finetune | Export | Simplify | Quantize | QuantizeAwareFinetune | Measure, Field(discriminator="kind")
+]

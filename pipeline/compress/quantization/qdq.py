@@ -105,7 +105,7 @@ def replace_nodes(graph: GraphProto, nodes: Sequence[NodeProto]) -> None:
         while waiting:
             index = waiting[-1]
             before = [made_by[value] for value in nodes[index].input if made_by.get(value, index) not in done | {index}]
-            waiting.extend(before)
+            waiting.extend(reversed(before))
             if not before:
                 waiting.pop()
                 if index not in done:

@@ -1,0 +1,41 @@
+"""How a recipe says that a network is quantized: shared by every stage that ends with an int8 file."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from pipeline.core.artifact import Frozen
+
+Scheme = Literal["u8s8", "u8s8-reduced", "s8s8", "u8u8"]
+Method = Literal["min-max", "percentile", "entropy", "mse"]
+
+
+class QuantizationConfig(Frozen):
+    """Types, scales, and the images that the ranges of activations come from."""
+
+    scheme: Literal["auto"] | Scheme = Field(
+        default="auto",
+        description="Types of activations and weights (u unsigned, s signed; `reduced`: weights in 7 bits). `auto` "
+        "takes the one that suits the CPU: u8s8 with VNNI, s8s8 on ARM, u8s8-reduced on any other.",
+    )
+    per_channel: bool = Field(default=True, description="A scale for each output channel instead of each weight.")
+    symmetric: bool = Field(
+        default=False,
+        description="Centre the ranges of activations on zero: slower, since ReLU can no longer be fused.",
+    )
+    calibration: Method = Field(
+        default="percentile", description="How the ranges of activations follow from what the images bring forth."
+    )
+    percentile: Annotated[float, Field(gt=50, le=100)] = Field(
+        default=99.99, description="Share of the values, in per cent, inside the range; for `calibration: percentile`."
+    )
+    images: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        default=128,
+        description="Training images for calibration, drawn with the run's seed. `auto` doubles their number from 32 "
+        "on until the ranges move by less than 2 %, at most 1024.",
+    )
+    keep: tuple[str, ...] = Field(
+        default=(), description="Patterns of node names (`stem`, `stage1.*`) that stay in float."
+    )

@@ -1,0 +1,168 @@
+"""Training of an artifact's network with quantization simulated, to an int8 file; resumable between epochs."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pipeline.compress.quantization.aware import QuantizationAware
+from pipeline.compress.quantization.onnxruntime import activation_ranges
+from pipeline.compress.training import Regulariser
+from pipeline.core.errors import StageError
+from pipeline.export.execution import onnx_outputs
+from pipeline.export.onnx import FILE_NAME, export_onnx
+from pipeline.export.onnx_file import finish, onnx_specs, read_onnx, write_onnx
+from pipeline.export.parity import NORMS, compare
+from pipeline.network import load_network
+from pipeline.quantizing import calibration_images, request_of
+from pipeline.retraining import history, make_training, run_to_end
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from numpy.typing import NDArray
+
+    from pipeline.compress.quantization.engine import Scheme
+    from pipeline.core.artifact import Artifact, TensorSpec
+    from pipeline.core.stage import Context
+    from pipeline.quantization_config import QuantizationConfig
+    from pipeline.training_config import TrainingConfig
+
+FLOAT_FOLDER = "float"
+#: The file may differ from what was trained by rounding at the edge between two integers, which is this much at most.
+LEAST_DECIBELS = 20.0
+PARITY_IMAGES = 32
+
+
+class FreezeLate(Regulariser):
+    """Lets ranges and batch statistics move during the first epochs only."""
+
+    def __init__(self, observers: int, norms: int) -> None:
+        """Take after how many epochs each stays as it is."""
+        self.observers, self.norms, self.epoch = observers, norms, 0
+
+    def begin_epoch(self, model: nn.Module) -> None:
+        """Set what may move in this epoch."""
+        assert isinstance(model, QuantizationAware)  # noqa: S101 - for the type checker
+        model.observing, model.normalising = self.epoch < self.observers, self.epoch < self.norms
+        self.epoch += 1
+
+    def state(self) -> dict[str, Any]:
+        """Return the number of epochs begun."""
+        return {"epoch": self.epoch}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` returned."""
+        self.epoch = state["epoch"]
+
+
+def train_quantized(
+    config: TrainingConfig,
+    quantization: QuantizationConfig,
+    given: Artifact,
+    context: Context,
+    *,
+    scheme: Scheme,
+    freeze: tuple[float, float],
+    keep_zeros: bool,
+) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...], dict[str, Any]]:
+    """Train, write `model.onnx` into the context's folder, and return its inputs, outputs and what was done.
+
+    `freeze` are the shares of the epochs after which ranges of activations and batch statistics stay as they are.
+
+    Raises:
+        InputError: the network cannot be exported, or has an operator that is not known here.
+        StageError: training diverges, or the file differs from what was trained.
+    """
+    network = load_network(given)
+    shape = (context.target.batch, *given.inputs[0].shape[1:])
+    work = context.folder / FLOAT_FOLDER
+    names = {"input_name": given.inputs[0].name, "output_names": tuple(output.name for output in given.outputs)}
+    export_onnx(network, work, input_shape=shape, **names)  # type: ignore[arg-type]
+    model = read_onnx(work / FILE_NAME)
+    calibrated = calibration_images(quantization, context, model)
+    request = request_of(quantization, scheme)
+    ranges = activation_ranges(
+        model, calibrated.samples_NCHW, calibration=quantization.calibration, percentile=quantization.percentile
+    )
+    norms = folded_norms(network, calibrated.samples_NCHW[:2])
+    aware = QuantizationAware(model, ranges, request, norms, keep_zeros=keep_zeros)
+    late = FreezeLate(*(math.ceil(share * config.epochs) for share in freeze))
+    training = make_training(config, aware, context, seed=context.seed, regulariser=late)
+    trained = run_to_end(training, context.folder, context.progress)
+    assert isinstance(trained, QuantizationAware)  # noqa: S101 - for the type checker
+    quantized = trained.shipped()
+    file = context.folder / FILE_NAME
+    finished = finish(quantized.model)
+    write_onnx(finished, file)
+    for leftover in (work / FILE_NAME, work):
+        leftover.unlink() if leftover.is_file() else leftover.rmdir()
+    parity = _require_parity(trained, file, calibrated.samples_NCHW[:PARITY_IMAGES])
+    changed = {
+        "scheme": scheme,
+        "device": training.device.type,
+        "best_epoch": training.best_epoch,
+        "history": history(training),
+        "quantized_nodes": quantized.nodes,
+        "float_nodes": list(quantized.float_nodes),
+        "calibration_images": len(calibrated.samples_NCHW),
+        "simulation": parity,
+    }
+    return *onnx_specs(finished), changed
+
+
+def folded_norms(network: nn.Module, batch_NCHW: NDArray[np.float32]) -> dict[str, tuple[nn.Module, nn.Module]]:
+    """Return the convolution and the batch norm behind it, by the name of the convolution, from one pass.
+
+    A convolution that is called twice, or whose output something else reads as well, is left out: it is not folded.
+    """
+    made: dict[int, tuple[str, nn.Module, Tensor]] = {}
+    calls: dict[str, int] = {}
+    pairs: dict[str, tuple[nn.Module, nn.Module]] = {}
+
+    def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            if isinstance(module, NORMS):
+                maker = made.get(id(inputs[0]))
+                if maker is not None and module.track_running_stats and module.affine:
+                    pairs[maker[0]] = maker[1], module
+            else:
+                calls[name] = calls.get(name, 0) + 1
+                made[id(output)] = name, module, output
+
+        return keep
+
+    handles = [
+        module.register_forward_hook(hook(name))
+        for name, module in network.named_modules()
+        if isinstance(module, (nn.Conv1d, nn.Conv2d, *NORMS))
+    ]
+    try:
+        with torch.no_grad():
+            network.eval()(torch.from_numpy(batch_NCHW))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: pair for name, pair in pairs.items() if calls[name] == 1}
+
+
+def _require_parity(trained: QuantizationAware, file: Any, samples: NDArray[np.float32]) -> Mapping[str, Any]:  # noqa: ANN401
+    """Return how near the file is to what was trained. Raises StageError when it is something else."""
+    with torch.no_grad():
+        simulated = trained(torch.from_numpy(samples))
+    reference = tuple(each.numpy() for each in (simulated if isinstance(simulated, tuple) else (simulated,)))
+    found = onnx_outputs(file, samples)
+    parity = compare(reference, found)
+    noise = float(np.square(reference[0] - found[0]).sum())
+    decibels = 10 * math.log10(float(np.square(reference[0]).sum()) / noise) if noise > 0 else math.inf
+    if decibels < LEAST_DECIBELS:
+        message = (
+            f"the file's outputs are {decibels:.0f} dB from those of the trained simulation, at least "
+            f"{LEAST_DECIBELS:.0f} are expected: they are not the same network"
+        )
+        raise StageError(message)
+    return {**parity.to_json(), "decibels": decibels if math.isfinite(decibels) else None}
