@@ -41,6 +41,11 @@ def plain(model: ModelProto) -> ModelProto:
     return copy
 
 
+def require_usable(model: ModelProto, samples_NCHW: NDArray[np.float32]) -> None:
+    """Check the images, on which engines rely. Raises InputError or StageError as `activation_ranges` does."""
+    activation_ranges(model, samples_NCHW, calibration="min-max")
+
+
 def complete(graph: GraphProto, given: ModelProto, samples_NCHW: NDArray[np.float32], request: Request) -> None:
     """Change a QDQ graph in place so that onnxruntime finds integer kernels for all that the engine quantized.
 
@@ -51,16 +56,20 @@ def complete(graph: GraphProto, given: ModelProto, samples_NCHW: NDArray[np.floa
     pairs.retype(graph, kind)
     if request.symmetric:
         pairs.centre(graph)
-    pairs.drop_clipped_twice(graph)
+    _simplify(graph)
     while lacking := pairs.finish_convolutions(graph, symmetric=request.symmetric):
         ranges = activation_ranges(given, samples_NCHW, calibration=request.calibration, percentile=request.percentile)
         grids = {value: qdq.grid(ranges[value], kind, symmetric=request.symmetric) for value in lacking}
         qdq.insert_pairs(graph, grids)
-        pairs.drop_clipped_twice(graph)
-    pairs.drop_clipped_twice(graph)
-    pairs.follow_movers(graph)
+        _simplify(graph)
+    _simplify(graph)
     pairs.store_biases(graph)
     qdq.remove_unread(graph)
+
+
+def _simplify(graph: GraphProto) -> None:
+    pairs.drop_clipped_twice(graph)
+    pairs.follow_movers(graph)
 
 
 def batches(model: ModelProto, samples_NCHW: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:

@@ -22,7 +22,7 @@ import onnx
 import torch
 
 from pipeline.compress.quantization import pt2e
-from pipeline.compress.quantization.completion import ACTIVATIONS, batches, complete, plain
+from pipeline.compress.quantization.completion import ACTIVATIONS, batches, complete, plain, require_usable
 from pipeline.compress.quantization.engine import Quantized
 from pipeline.compress.quantization.placement import count, matching_nodes, require_float_and_folded
 from pipeline.core.errors import InputError, StageError
@@ -57,6 +57,7 @@ class NeuralCompressor:
         require_float_and_folded(model)
         kept = matching_nodes(model, request.keep)
         given = plain(model)
+        require_usable(given, samples_NCHW)
         _, found = simulate(given, samples_NCHW, request)
         result = onnx.ModelProto()
         result.CopyFrom(given)
@@ -72,7 +73,7 @@ def simulate(
 
     Raises:
         InputError: an operator has no counterpart in torch.
-        StageError: Neural Compressor fails on this graph, or an activation is not finite.
+        StageError: Neural Compressor fails on this graph.
     """
     fed = [torch.from_numpy(batch) for batch in batches(model, samples_NCHW)]
     network = pt2e.PlacedGraph(model).eval()

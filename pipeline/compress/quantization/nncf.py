@@ -24,7 +24,7 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from pipeline.compress.quantization.completion import ACTIVATIONS, batches, complete, plain
+from pipeline.compress.quantization.completion import ACTIVATIONS, batches, complete, plain, require_usable
 from pipeline.compress.quantization.engine import Quantized
 from pipeline.compress.quantization.placement import count, matching_nodes, require_float_and_folded
 from pipeline.core.errors import InputError, StageError
@@ -56,6 +56,7 @@ class Nncf:
         require_float_and_folded(model)
         kept = matching_nodes(model, request.keep)
         given = plain(model)
+        require_usable(given, samples_NCHW)
         corrected = _quantized(given, samples_NCHW, request, kept)
         uncorrected = _with_weights_of(corrected, given)
         targets = _outputs(given, samples_NCHW)
@@ -98,7 +99,6 @@ def _quantized(
         except Exception as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise StageError(f"nncf cannot quantize this graph: {reason}. Another engine may") from error
-    _require_finite(result)
     return result
 
 
@@ -183,9 +183,3 @@ def _outputs(model: ModelProto, samples_NCHW: NDArray[np.float32]) -> NDArray[np
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     name = model.graph.input[0].name
     return np.concatenate([session.run(None, {name: batch})[0] for batch in batches(model, samples_NCHW)])
-
-
-def _require_finite(model: ModelProto) -> None:
-    for tensor in model.graph.initializer:
-        if tensor.data_type == onnx.TensorProto.FLOAT and not np.isfinite(onnx.numpy_helper.to_array(tensor)).all():
-            raise StageError(f"calibration found values that are not finite: {tensor.name} is not")

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pipeline.compress.quantization.qdq import Grid
 
 #: Operators whose outputs are values of their inputs, elsewhere. Concat has several inputs of data, the others one.
-MOVERS = frozenset({"Concat", "Flatten", "MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
+MOVERS = frozenset({"Concat", "Flatten", "MaxPool", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"})
 CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
 ACTIVATIONS = frozenset({"Clip", "Relu"})
 #: Place of the bias among the inputs of a product, and of an Add behind a MatMul, which runtimes fuse with it.
@@ -74,12 +74,10 @@ def follow_movers(graph: GraphProto) -> None:
     wiring = Wiring(graph)
     found: dict[str, Grid] = {}
     for node in graph.node:
-        readers = {reader.op_type for reader in wiring.read_by.get(node.output[0], [])}
-        if node.op_type in MOVERS and "QuantizeLinear" not in readers and readers & QUANTIZABLE:
-            data = node.input if node.op_type == "Concat" else node.input[:1]
-            same = _common(found.get(value) or wiring.activation_grid(value) for value in data)
-            if same is not None:
-                found[node.output[0]] = same
+        data = node.input if node.op_type == "Concat" else node.input[:1]
+        same = _common(found.get(value) or wiring.activation_grid(value) for value in data) if data else None
+        if same is not None and node.op_type in MOVERS:
+            found |= {value: same for value in node.output if _wants_integers(value, wiring)}
     insert_pairs(graph, found)
 
 
@@ -120,6 +118,12 @@ def finish_convolutions(graph: GraphProto, *, symmetric: bool) -> tuple[str, ...
     lacking = tuple(value for value in unfinished if not _share(value, wiring))
     replace_nodes(graph, list(graph.node))
     return lacking
+
+
+def _wants_integers(value: str, wiring: Wiring) -> bool:
+    """Return whether a value is not quantized yet and some reader could use it."""
+    readers = {reader.op_type for reader in wiring.read_by.get(value, [])}
+    return "QuantizeLinear" not in readers and bool(readers & QUANTIZABLE)
 
 
 def _is_clipped_again(node: NodeProto, wiring: Wiring) -> bool:

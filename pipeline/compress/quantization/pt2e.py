@@ -182,9 +182,7 @@ def _place(node: fx.Node) -> int | None:
 
 def _is_stored(source: fx.Node) -> bool:
     """Return whether what is quantized is a weight, perhaps transposed."""
-    while (
-        source.op == "call_function" and str(source.target).split(".")[-2] in VIEWS and len(source.all_input_nodes) == 1
-    ):
+    while str(source.target).removeprefix("aten.").partition(".")[0] in VIEWS and len(source.all_input_nodes) == 1:
         source = source.all_input_nodes[0]
     return bool(source.op == "get_attr")
 

@@ -82,17 +82,22 @@ def insert_pairs(
 
     Outputs of the graph stay as they are.
     """
+    taken = {tensor.name for tensor in graph.initializer}
+    names = {value: _free(value, taken) for value in grids}
     inputs = {value.name for value in graph.input}
-    ordered = [new for value in grids if value in inputs for new in _pair(value)]
+    ordered = [new for value in grids if value in inputs for new in _pair(value, names[value])]
     for node in graph.node:
         ordered.append(node)
         wanted = [value in grids and (reads is None or reads(node, value)) for value in node.input]
-        node.input[:] = [_dequantized(value) if on else value for value, on in zip(node.input, wanted, strict=True)]
-        ordered.extend(new for value in node.output if value in grids for new in _pair(value))
+        node.input[:] = [
+            f"{names[value]}_DequantizeLinear_Output" if on else value
+            for value, on in zip(node.input, wanted, strict=True)
+        ]
+        ordered.extend(new for value in node.output if value in grids for new in _pair(value, names[value]))
     replace_nodes(graph, ordered)
     for value, (scale, zero_point) in grids.items():
-        graph.initializer.append(numpy_helper.from_array(scale, f"{value}_scale"))
-        graph.initializer.append(numpy_helper.from_array(zero_point, f"{value}_zero_point"))
+        graph.initializer.append(numpy_helper.from_array(scale, f"{names[value]}_scale"))
+        graph.initializer.append(numpy_helper.from_array(zero_point, f"{names[value]}_zero_point"))
 
 
 def replace_nodes(graph: GraphProto, nodes: Sequence[NodeProto]) -> None:
@@ -126,12 +131,15 @@ def remove_unread(graph: GraphProto) -> None:
     del graph.value_info[:]
 
 
-def _dequantized(value: str) -> str:
-    return f"{value}_DequantizeLinear_Output"
+def _free(value: str, taken: set[str]) -> str:
+    """Return a name for what belongs to a pair: the value's, with something behind it if that has a pair already."""
+    while f"{value}_scale" in taken:
+        value += "_again"
+    return value
 
 
-def _pair(value: str) -> tuple[NodeProto, NodeProto]:
-    given, numbers = [f"{value}_scale", f"{value}_zero_point"], f"{value}_QuantizeLinear_Output"
-    quantize = helper.make_node("QuantizeLinear", [value, *given], [numbers], f"{value}_QuantizeLinear")
-    name = f"{value}_DequantizeLinear"
-    return quantize, helper.make_node("DequantizeLinear", [numbers, *given], [_dequantized(value)], name)
+def _pair(value: str, name: str) -> tuple[NodeProto, NodeProto]:
+    given, numbers = [f"{name}_scale", f"{name}_zero_point"], f"{name}_QuantizeLinear_Output"
+    quantize = helper.make_node("QuantizeLinear", [value, *given], [numbers], f"{name}_QuantizeLinear")
+    made = f"{name}_DequantizeLinear_Output"
+    return quantize, helper.make_node("DequantizeLinear", [numbers, *given], [made], f"{name}_DequantizeLinear")
