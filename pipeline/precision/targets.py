@@ -77,7 +77,7 @@ def target_facts(fingerprint: Mapping[str, Any], runtime: str, version: str | No
 
 
 def resolved_scheme(scheme: Scheme | Literal["auto"], flags: frozenset[str], runtime: str = "onnxruntime") -> Scheme:
-    """Return the scheme itself, or for `auto` the best one on a CPU with these flags; u8s8 where int8 has no kernels."""
+    """Return the scheme itself, or for `auto` the best one with these flags; u8s8 where int8 has no kernels."""
     if scheme != "auto":
         return scheme
     return next(iter(target_facts({"isa": flags}, runtime).schemes), "u8s8")

@@ -1,63 +1,66 @@
-"""Quantize to int8 after training, with ranges from training images.
+"""Quantize after training, to int8 or another precision, with ranges from training images.
 
 Weights get 8 bits with a scale for each output channel, activations 8 bits with a scale for each tensor, in the QDQ
-format that both runtimes turn into integer kernels. Source: Jacob et al. 2018; entropy calibration by Migacz 2017.
+format that both runtimes turn into integer kernels. Source: Jacob et al. 2018; entropy calibration by Migacz 2017;
+bias correction and equalization by Nagel et al. 2019, adaptive rounding by Nagel et al. 2020.
 
 On a CPU with dot-product instructions for 8 bits this is the step that brings most of the speed. It does not help where
 a layer is bound by overhead rather than arithmetic (narrow or depthwise layers gain least), nor on CPUs without such
-instructions, and networks with a wide spread of weights or activations lose accuracy: keep their first or last layers
-in float, or calibrate by percentile.
+instructions, and networks with a wide spread of weights or activations lose accuracy. `engine: auto` measures all that
+on the recipe's target and takes the fastest file within `accuracy_drop`, which may be the float one.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+import shutil
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.core.cpu import cpu_flags
-from pipeline.core.errors import InputError
 from pipeline.core.stage import Context, Outcome, Stage
-from pipeline.precision.targets import target_facts
+from pipeline.core.units import Duration, Points
+from pipeline.precision.targets import resolved_scheme
+from pipeline.quantization_config import QuantizationConfig
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from pathlib import Path
 
     from pipeline.core.artifact import Artifact, Form
 
-Scheme = Literal["u8s8", "u8s8-reduced", "s8s8", "u8u8"]
+#: Images on which the file is compared with the float one.
+PARITY_IMAGES = 128
 
 
-class Quantize(Stage):
-    """ONNX FP32 to ONNX int8 (QDQ)."""
+class Quantize(QuantizationConfig, Stage):
+    """ONNX FP32 to ONNX int8 (QDQ), or to another precision."""
 
-    revision: ClassVar[int] = 1
+    revision: ClassVar[int] = 2
     libraries: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnxruntime")
 
     kind: Literal["quantize"]
-    engine: Literal["onnxruntime"] = Field(default="onnxruntime", description="What places the QDQ pairs.")
-    scheme: Literal["auto"] | Scheme = Field(
-        default="auto",
-        description="Types of activations and weights (u unsigned, s signed; `reduced`: weights in 7 bits). `auto` "
-        "takes the one that suits the CPU: u8s8 with VNNI, s8s8 on ARM, u8s8-reduced on any other.",
+    engine: Literal["auto", "onnxruntime", "neural-compressor", "nncf"] = Field(
+        default="onnxruntime",
+        description="What places the QDQ pairs and finds scales. `auto` tries all that are installed with every scheme "
+        "that suits the target, times them there, and takes the fastest file that is right.",
     )
-    per_channel: bool = Field(default=True, description="A scale for each output channel instead of each weight.")
-    symmetric: bool = Field(
+    precision: Literal["int8", "int8-dynamic", "int8-weights", "int4-weights", "fp16-weights", "fp16"] = Field(
+        default="int8",
+        description="int8: weights and activations. int8-dynamic: matrix products, with ranges found at run time. "
+        "int8-weights, int4-weights, fp16-weights: smaller files, computed in float. fp16: all of it.",
+    )
+    recover: tuple[Literal["equalize", "bias", "adaround"], ...] = Field(
+        default=(),
+        description="What brings accuracy back, without a change of time: cross-layer equalization, bias correction, "
+        "adaptive rounding. With `engine: auto` they are tried when accuracy is short.",
+    )
+    accuracy_drop: Points = Field(
+        default=0.5, description="With `engine: auto`: points of accuracy that may be lost on the validation split."
+    )
+    budget: Duration = Field(default=60.0, description="With `engine: auto`: time for all measurements.")
+    arm_exact: bool = Field(
         default=False,
-        description="Centre the ranges of activations on zero: slower, since ReLU can no longer be fused.",
-    )
-    calibration: Literal["min-max", "percentile", "entropy"] = Field(
-        default="percentile", description="How the ranges of activations follow from what the images bring forth."
-    )
-    percentile: Annotated[float, Field(gt=50, le=100)] = Field(
-        default=99.99, description="Share of the values, in per cent, inside the range; for `calibration: percentile`."
-    )
-    images: Annotated[int, Field(ge=1)] = Field(
-        default=128, description="Training images for calibration, drawn with the run's seed."
-    )
-    keep: tuple[str, ...] = Field(
-        default=(), description="Patterns of node names (`stem`, `stage1.*`) that stay in float."
+        description="The file must compute the same sums on ARM as here: weights that any kernel clips are refused.",
     )
 
     @property
@@ -70,59 +73,88 @@ class Quantize(Stage):
         return given
 
     def resolved(self, flags: frozenset[str]) -> Quantize:
-        """Return the configuration with `auto` replaced by the scheme for a CPU with these flags."""
+        """Return the configuration with `auto` replaced by the scheme for a CPU with these flags.
+
+        With `engine: auto` the scheme is one of the choices, and stays.
+        """
+        if self.engine == "auto":
+            return self
         return self.model_copy(update={"scheme": self._scheme_on(flags)})
 
+    @model_validator(mode="after")
+    def _auto_searches(self) -> Self:
+        if self.engine == "auto" and (self.precision != "int8" or self.recover):
+            key = "recover" if self.recover else "precision"
+            message = f"{key} is what engine auto finds out, allowed with it: nothing; leave it out, or name an engine"
+            raise ValueError(message)
+        return self
+
     def run(self, given: Artifact, context: Context) -> Outcome:
-        """Calibrate, quantize, and say how far the outputs moved on the calibration images.
+        """Quantize, and say how far the outputs moved on training images.
 
         Raises:
-            InputError: fewer training images than asked for, a pattern in `keep` without a match, or a quantized file.
-            StageError: batch norm is not folded, or the quantized file's outputs are not finite or all the same.
+            InputError: fewer training images than asked for, a pattern in `keep` without a match, a quantized file, an
+                engine that is not installed or cannot do what is asked.
+            StageError: batch norm is not folded, the file is not exact where it must be, or the quantized file's
+                outputs are not finite or all the same.
+            DeviceError: with `engine: auto`, the target's device cannot be reached.
         """
-        from pipeline.compress.quantization.onnxruntime import quantize_static
         from pipeline.export.execution import onnx_outputs
-        from pipeline.export.onnx_file import finish, read_onnx, write_onnx
         from pipeline.export.parity import compare
+        from pipeline.quantizing import training_images
 
-        samples = self._samples(context)
-        context.progress.update(0, 2, f"calibrating on {self.images} images")
-        scheme = self._scheme_on(cpu_flags())
-        quantized = quantize_static(
-            read_onnx(given.file),
-            samples,
-            scheme=scheme,
-            per_channel=self.per_channel,
-            symmetric=self.symmetric,
-            calibration=self.calibration,
-            percentile=self.percentile,
-            keep=self.keep,
-        )
         file = context.folder / given.file.name
-        write_onnx(finish(quantized.model), file)
+        changed = self._search(given, context, file) if self.engine == "auto" else self._make(given, context, file)
         context.progress.update(1, 2, "comparing with the float file")
+        samples = training_images(context, min(PARITY_IMAGES, len(context.dataset().train)))
         parity = compare(*(onnx_outputs(path, samples, optimised=True) for path in (given.file, file)))
-        changed = {
+        return Outcome("onnx", given.inputs, given.outputs, changed={**changed, "parity": parity.to_json()})
+
+    def _search(self, given: Artifact, context: Context, file: Path) -> dict[str, Any]:
+        """Write the fastest file that is right, and return everything that was tried."""
+        from pipeline.precision.planner import CANDIDATES, find_precision
+
+        chosen, plan = find_precision(
+            self,
+            given,
+            context,
+            accuracy_drop=self.accuracy_drop,
+            budget_s=self.budget,
+            arm_exact=self.arm_exact,
+        )
+        shutil.copyfile(chosen, file)
+        shutil.rmtree(context.folder / CANDIDATES)
+        return {"plan": plan.model_dump(mode="json")}
+
+    def _make(self, given: Artifact, context: Context, file: Path) -> dict[str, Any]:
+        """Write the file that was asked for, and return what was done."""
+        from pipeline.export.onnx_file import finish, read_onnx, write_onnx
+        from pipeline.precision.planner import require_exact_on_arm
+        from pipeline.precision.variant import Variant, build, other_precision
+        from pipeline.quantizing import calibration_images, request_of
+
+        model = read_onnx(given.file)
+        if self.precision != "int8":
+            write_onnx(finish(other_precision(model, self.precision)), file)
+            return {"precision": self.precision}
+        calibrated = calibration_images(self, context, model)
+        context.progress.update(0, 2, f"calibrating on {len(calibrated.samples_NCHW)} images")
+        scheme = self._scheme_on(cpu_flags())
+        variant = Variant(self.engine, request_of(self, scheme), self.recover)  # type: ignore[arg-type]
+        quantized = build(model, calibrated.samples_NCHW, variant, context.progress)
+        if self.arm_exact:
+            require_exact_on_arm(quantized.model)
+        write_onnx(finish(quantized.model), file)
+        return {
             "scheme": scheme,
+            "calibration_images": len(calibrated.samples_NCHW),
+            "ranges_moved": dict(calibrated.moved),
             "quantized_nodes": quantized.nodes,
             "float_nodes": list(quantized.float_nodes),
-            "parity": parity.to_json(),
         }
-        return Outcome("onnx", given.inputs, given.outputs, changed=changed)
 
-    def _scheme_on(self, flags: frozenset[str]) -> Scheme:
-        if self.scheme != "auto":
-            return self.scheme
-        return target_facts({"isa": flags}, "onnxruntime").schemes[0]
-
-    def _samples(self, context: Context) -> NDArray[np.float32]:
-        """Return normalised training images; validation and test images are never looked at."""
-        dataset = context.dataset()
-        available = len(dataset.train)
-        if self.images > available:
-            message = (
-                f"quantize: images is {self.images}, the training split has {available}: ask for at most that many"
-            )
-            raise InputError(message)
-        chosen = np.random.default_rng(context.seed).choice(available, self.images, replace=False)
-        return dataset.normalisation(dataset.train.images[np.sort(chosen)])
+    def _scheme_on(self, flags: frozenset[str]) -> Literal["u8s8", "u8s8-reduced", "s8s8", "u8u8"]:
+        """Return the scheme, for `auto` the best one; where the sums must be the same on ARM, the best exact one."""
+        if self.scheme == "auto" and self.arm_exact:
+            return "u8s8-reduced"
+        return resolved_scheme(self.scheme, flags)

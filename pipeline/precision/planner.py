@@ -1,0 +1,128 @@
+"""`engine: auto` of a recipe: what is known of the target, the data, and the search over both."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from contextlib import ExitStack
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from pipeline.core.errors import InputError, StageError
+from pipeline.export.onnx_file import read_onnx
+from pipeline.measure.devices import open_device
+from pipeline.measure.machine import fingerprint
+from pipeline.measure.subjects import Terms, start_worker
+from pipeline.precision.evaluation import Evaluation
+from pipeline.precision.exactness import expected
+from pipeline.precision.search import Search
+from pipeline.precision.targets import target_facts
+from pipeline.precision.tried import Question, plan_of
+from pipeline.quantizing import calibration_images, request_of, training_images
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from onnx import ModelProto
+
+    from pipeline.core.artifact import Artifact
+    from pipeline.core.precision import PrecisionPlan
+    from pipeline.core.stage import Context
+    from pipeline.precision.targets import TargetFacts
+    from pipeline.quantization_config import QuantizationConfig
+
+#: Training images on which noise is compared; nothing is calibrated on them.
+HELD_OUT = 128
+CANDIDATES = "candidates"
+#: The processors that must agree when the sums must be the same on ARM: an x86 one with the kernels that clip.
+AVX2 = {"architecture": "x86_64", "isa": ["avx", "avx2"]}
+ARM = {"architecture": "aarch64", "isa": ["asimd"]}
+
+
+def find_precision(
+    config: QuantizationConfig,
+    given: Artifact,
+    context: Context,
+    *,
+    accuracy_drop: float,
+    budget_s: float,
+    arm_exact: bool,
+) -> tuple[Path, PrecisionPlan]:
+    """Search, and return the chosen file (the given one when nothing is better) with everything that was tried.
+
+    Raises:
+        InputError: the target's runtime reads no ONNX file, or the data has too few training images.
+        DeviceError: the target's device cannot be reached, or went away.
+    """
+    began = time.monotonic()
+    target = context.target
+    if target.runtime == "torch":
+        raise InputError(
+            "quantize: engine auto times files, found target.runtime torch, allowed: onnxruntime, openvino"
+        )
+    device = None if target.device == "local" else open_device(target.device)
+    facts = facts_of(target.device, target.runtime)
+    model = read_onnx(given.file)
+    calibrated = calibration_images(config, context, model)
+    used = len(calibrated.samples_NCHW)
+    available = len(context.dataset().train) - used
+    held_out = training_images(context, min(HELD_OUT, available), after=used) if available else calibrated.samples_NCHW
+    dataset = context.dataset()
+    evaluation = Evaluation(
+        runtime=target.runtime,
+        target=target,
+        held_out_NCHW=held_out,
+        validation_NCHW=dataset.normalisation(dataset.validation.images),
+        labels=dataset.validation.labels,
+        seed=context.seed,
+        progress=context.progress,
+        device=device,
+    )
+    folder = context.folder / CANDIDATES
+    shutil.rmtree(folder, ignore_errors=True)
+    schemes = facts.schemes if config.scheme == "auto" else (config.scheme,)
+    question = Question(
+        given=given.file,
+        folder=folder,
+        samples_NCHW=calibrated.samples_NCHW,
+        facts=facts,
+        accuracy_drop=accuracy_drop,
+        budget_s=budget_s,
+        request=request_of(config, schemes[0] if schemes else "u8s8"),
+        schemes=schemes,
+        is_exact_on_arm=inexact_on_arm if arm_exact else None,
+    )
+    search = Search(question, evaluation, context.progress)
+    chosen = search.run()
+    plan = plan_of(
+        question, evaluation, search.tried, search.layers, chosen=chosen, moved=calibrated.moved, began=began
+    )
+    return chosen.file or given.file, plan
+
+
+def facts_of(device: str, runtime: str) -> TargetFacts:
+    """Return what is known of the target's processor with a runtime; another device than this one is asked for it."""
+    if device == "local":
+        return target_facts(fingerprint(), runtime, version(runtime))
+    with ExitStack() as stack:
+        _, hello = start_worker(stack, open_device(device), Terms())
+    return target_facts(hello["fingerprint"], runtime, hello["packages"].get(runtime))
+
+
+def require_exact_on_arm(model: ModelProto) -> None:
+    """Raise StageError when a graph's sums on an x86 or ARM processor are not those of the other."""
+    reason = inexact_on_arm(model)
+    if reason:
+        raise StageError(f"arm_exact: the file {reason}. Take scheme u8s8-reduced or u8u8, or another engine")
+
+
+def inexact_on_arm(model: ModelProto) -> str:
+    """Say why a graph's sums differ between x86 processors, with or without VNNI, and ARM; empty when they do not.
+
+    The kernels are those of onnxruntime.
+    """
+    found = expected(model, *(target_facts(each, "onnxruntime") for each in (AVX2, ARM)))
+    if found.expectation != "differs":
+        return ""
+    first = found.inexact[0]
+    return f"does not compute the same on ARM: {first.layer}: {first.reason} ({len(found.inexact)} layers)"

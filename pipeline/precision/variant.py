@@ -1,0 +1,85 @@
+"""An int8 graph from an engine, a request, and the steps that bring accuracy back: one way for every candidate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from pipeline.compress.quantization.bias_correction import correct_biases
+from pipeline.compress.quantization.block_weights import block_weights
+from pipeline.compress.quantization.dynamic import dynamic_int8
+from pipeline.compress.quantization.engines import open_engine
+from pipeline.compress.quantization.equalization import equalize
+from pipeline.compress.quantization.half import half_graph, half_weights
+from pipeline.compress.quantization.rounding import round_adaptively
+from pipeline.core.stage import SilentProgress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+    from numpy.typing import NDArray
+    from onnx import ModelProto
+
+    from pipeline.compress.quantization.engine import EngineName, Quantized, Request
+    from pipeline.core.stage import Progress
+    from pipeline.precision.rows import Precision
+
+#: From cheap to dear. `equalize` changes the float graph before it is quantized, the others the int8 weights after.
+Recovery = Literal["equalize", "bias", "adaround"]
+#: What is tried in turn until the accuracy is there.
+LADDER: tuple[tuple[Recovery, ...], ...] = (("bias",), ("equalize", "bias"), ("adaround", "bias"))
+#: Images that activations are compared on: those of all layers are held at once.
+IMAGES = 64
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Engine, request and recovery: what makes one int8 file."""
+
+    engine: EngineName
+    request: Request
+    recovery: tuple[Recovery, ...] = ()
+
+    def keeping(self, nodes: tuple[str, ...]) -> Variant:
+        """Return the same with more nodes left in float."""
+        return replace(self, request=replace(self.request, keep=(*self.request.keep, *nodes)))
+
+    def recovered(self, recovery: tuple[Recovery, ...]) -> Variant:
+        """Return the same with other recovery."""
+        return replace(self, recovery=recovery)
+
+
+def build(
+    model: ModelProto, samples_NCHW: NDArray[np.float32], variant: Variant, progress: Progress | None = None
+) -> Quantized:
+    """Return the quantized graph of a float one.
+
+    Raises:
+        InputError: the engine is not installed or cannot do what is asked, or there is nothing to equalize.
+        StageError: the engine fails on this graph.
+    """
+    shown = progress or SilentProgress()
+    source = equalize(model)[0] if "equalize" in variant.recovery else model
+    quantized = open_engine(variant.engine).quantize(source, samples_NCHW, variant.request)
+    result = quantized.model
+    few = samples_NCHW[:IMAGES]
+    if "adaround" in variant.recovery:
+        result, _ = round_adaptively(
+            source, result, few, on_layer=lambda done, of, name: shown.update(done, of, f"rounding {name}")
+        )
+    if "bias" in variant.recovery:
+        result, _ = correct_biases(source, result, few)
+    return replace(quantized, model=result)
+
+
+def other_precision(model: ModelProto, precision: Precision) -> ModelProto:
+    """Return a float graph in another precision than static int8. Raises InputError when nothing in it qualifies."""
+    makers: dict[Precision, Callable[[ModelProto], ModelProto]] = {
+        "fp16": half_graph,
+        "fp16-weights": half_weights,
+        "int8-dynamic": dynamic_int8,
+        "int8-weights": lambda graph: block_weights(graph, bits=8),
+        "int4-weights": lambda graph: block_weights(graph, bits=4),
+    }
+    return makers[precision](model)
