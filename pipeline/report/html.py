@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pipeline
-from pipeline.report import facts, headline, numbers, plot, rows
+from pipeline.report import facts, headline, numbers, plot, precision_html, precision_rows, rows
 from pipeline.report.template import template
 
 if TYPE_CHECKING:
-    from pipeline.core.run import RunReport
+    from pipeline.core.run import Row, RunReport
 
 
 def render(report: RunReport) -> str:
@@ -29,11 +29,20 @@ def render(report: RunReport) -> str:
         plots=[drawn for wide in (True, False) if (drawn := plot.accuracy_over_latency(report, wide=wide))],
         sizes=[drawn for wide in (True, False) if (drawn := plot.sizes(report, wide=wide))],
         final=_final(report),
-        stages=[(row, facts.stage(row), facts.flat(row.config), facts.flat(row.changed)) for row in report.rows],
+        searches=precision_html.searches(report),
+        dash=numbers.DASH,
+        read=precision_rows.READ,
+        read_layers=precision_rows.READ_LAYERS,
+        stages=[_stage(row) for row in report.rows],
         machine=facts.flat(report.machine),
         data=facts.flat(report.data),
         recipe=facts.recipe_text(report),
     )
+
+
+def _stage(row: Row) -> tuple[Row, facts.Facts, facts.Facts, facts.Facts]:
+    """Return a row with what can be unfolded: the file, its settings, what changed."""
+    return row, facts.stage(row), facts.flat(row.config), facts.flat(precision_rows.beside_plan(row))
 
 
 def _final(report: RunReport) -> dict[str, object] | None:

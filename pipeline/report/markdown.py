@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline.report import facts, headline, numbers, rows
+from pipeline.report import facts, headline, numbers, precision_rows, rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -12,6 +12,11 @@ if TYPE_CHECKING:
     from pipeline.core.run import RunReport
 
 _ESCAPED = str.maketrans({letter: f"\\{letter}" for letter in "\\`*[]|"} | {"<": "&lt;", ">": "&gt;", "\n": " "})
+
+_CANDIDATE = (
+    *("#", "Candidate", "Verdict", "Engine", "Precision", "Calibration", "Recovery", "Left in float", "SQNR"),
+    *("Accuracy, change in points", "Latency", "Speedup", "Saturated sums", "Size"),
+)
 
 
 def render(report: RunReport) -> str:
@@ -22,6 +27,7 @@ def render(report: RunReport) -> str:
         _banner(report),
         _answers(report),
         _stages(report),
+        *_searches(report),
         _final(report),
         _runtimes(report),
         facts_list("How it was measured", facts.header(report)),
@@ -110,6 +116,54 @@ def _line(line: rows.Line) -> tuple[str, ...]:
     )
 
 
+def _searches(report: RunReport) -> list[str]:
+    """Write each search for a precision: its terms, every candidate, and the layers that were tried in float."""
+    found = []
+    for row, plan in precision_rows.searches(report):
+        label, sentence = precision_rows.conclusion(plan)
+        found.append(facts_list(precision_rows.title(row), precision_rows.about(plan)))
+        found.append(f"Chosen: **{escape(label)}**. {escape(sentence)}")
+        found.append(table(_CANDIDATE, "rlllllllrrrrrr", [_candidate(each) for each in precision_rows.lines(plan)]))
+        found.append(precision_rows.READ)
+        if layers := [_layer(each) for each in precision_rows.layer_lines(plan)]:
+            found += [table(("Layer", "Nodes", "Gained", "Speedup over int8", "Verdict"), "llrrl", layers)]
+            found += [precision_rows.READ_LAYERS]
+    return found
+
+
+def _candidate(line: precision_rows.Line) -> tuple[str, ...]:
+    """Write one file that was tried."""
+    nodes = f" ({', '.join(line.nodes)})" if line.nodes else ""
+    return (
+        str(line.number),
+        f"**{escape(line.label)}**",
+        _verdict(line.verdict, line.reason),
+        escape(line.engine),
+        escape(_joined(line.precision.text, line.precision.note)),
+        escape(line.calibration),
+        escape(line.recovery),
+        escape(line.in_float + nodes),
+        line.decibels,
+        _joined(line.accuracy.text, line.accuracy.note),
+        _joined(line.latency.text, line.latency.note),
+        _joined(line.speedup.text, line.speedup.note),
+        line.saturated,
+        line.size,
+    )
+
+
+def _layer(line: precision_rows.LayerLine) -> tuple[str, ...]:
+    """Write one layer that was tried in float."""
+    nodes = ", ".join(map(escape, line.nodes)) or numbers.DASH
+    factor = _joined(line.speedup.text, line.speedup.note)
+    return f"**{escape(line.name)}**", nodes, line.decibels, factor, _verdict(line.verdict, line.reason)
+
+
+def _verdict(word: str, reason: str) -> str:
+    """Write a verdict and why."""
+    return f"**{word}**: {escape(reason)}" if reason else f"**{word}**"
+
+
 def _final(report: RunReport) -> str:
     """Write the final test."""
     if report.final is None:
@@ -159,6 +213,9 @@ def _changed(report: RunReport) -> list[str]:
         return []
     found = ["## What each stage changed"]
     for row in report.rows:
-        about = (*facts.flat(row.changed), ("file", f"{row.folder}, {row.form}, sha256 {row.digest}"))
+        about = (
+            *facts.flat(precision_rows.beside_plan(row)),
+            ("file", f"{row.folder}, {row.form}, sha256 {row.digest}"),
+        )
         found.append(facts_list(f"{row.index} {row.label}", about, "###"))
     return found

@@ -7,14 +7,14 @@ original is a hollow square, the result a filled diamond.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import combinations
 from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from pipeline.report import numbers, rows, svg
+from pipeline.report import chart, numbers, rows, svg
+from pipeline.report.chart import Named
 from pipeline.report.gains import made, timing
-from pipeline.report.placement import LINE_HEIGHT, Axis, Box, Mark, axis, gathered, place_labels, tick_text
+from pipeline.report.placement import Axis, Box, axis
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,9 +25,6 @@ _WIDE = 660
 _WIDE_SIZES = 500
 _NARROW = 360
 _HEIGHT = 400
-_GATHER = 8.0  # px: points closer than this share one label
-_LABEL_LENGTH = 22
-_LEADER = 16.0  # px between a point and its label from which on a line joins them
 _BAR_STEP = 34
 
 
@@ -71,7 +68,7 @@ def accuracy_over_latency(report: RunReport, *, wide: bool = True) -> Markup:
     title = "Validation accuracy over latency"
     where = f"{rows.place(report.target.runtime, report.target.threads)}, batch {report.target.batch}"
     parts = [
-        _grid(across, up, frame),
+        chart.grid(across, up, frame),
         _titles(frame, f"Milliseconds, {where}"),
         _path(found),
         *(_whiskers(point) for point in found),
@@ -128,8 +125,7 @@ def _point(judged: Judged, across: Axis, up: Axis, role: rows.Role) -> Point:
 
 def _label(row: Row) -> str:
     """Write a row's number and label, cut where they would need too much room."""
-    text = f"{row.index} {row.label}"
-    return text if len(text) <= _LABEL_LENGTH else text[: _LABEL_LENGTH - 1].rstrip() + "\N{HORIZONTAL ELLIPSIS}"
+    return chart.shortened(f"{row.index} {row.label}")
 
 
 def _description(drawn: Sequence[Judged]) -> str:
@@ -138,20 +134,6 @@ def _description(drawn: Sequence[Judged]) -> str:
         f"{each.row.label}: {numbers.milliseconds(each.milliseconds.value)}, {numbers.percent(each.accuracy.accuracy)}"
         for each in drawn
     )
-
-
-def _grid(across: Axis, up: Axis, frame: Box) -> Markup:
-    """Draw both axes: faint lines at the ticks, and their numbers."""
-    parts = []
-    for tick in up.ticks:
-        parts.append(svg.line("grid", frame.left, up(tick), frame.right, up(tick)))
-        parts.append(svg.text("tick", frame.left - 8, up(tick) + 4, tick_text(tick, up.ticks[1] - up.ticks[0]), "end"))
-    for tick in across.ticks:
-        parts.append(svg.line("grid", across(tick), frame.top, across(tick), frame.bottom))
-        text = tick_text(tick, across.ticks[1] - across.ticks[0])
-        parts.append(svg.text("tick", across(tick), frame.bottom + 18, text, "middle"))
-    parts.append(svg.line("axis", frame.left, frame.bottom, frame.right, frame.bottom))
-    return Markup("").join(parts)
 
 
 def _titles(frame: Box, across: str) -> Markup:
@@ -193,41 +175,19 @@ def _symbol(point: Point) -> Markup:
 
 
 def _labels(points: Sequence[Point], frame: Box) -> list[Markup]:
-    """Write each point's label where it covers nothing; points in one place share a label.
-
-    Where the names do not fit beside each other, the stages are labelled with their numbers alone.
-    """
-    ordered = (points[-1], points[0], *points[1:-1])
-    strong = {point.name for point in ordered[:2]}
-    bars = [Box(point.x - 2, point.y_bounds[1], point.x + 2, point.y_bounds[0]) for point in points]
-    named = gathered((Mark(point.x, point.y, (point.name,)) for point in ordered), _GATHER)
-    boxes = place_labels(named, frame, bars)
-    if any(one.overlap(other) for one, other in combinations(boxes, 2)):
-        short = (point.name if point.name in strong else point.number for point in ordered)
-        named = gathered((Mark(p.x, p.y, (text,)) for p, text in zip(ordered, short, strict=True)), _GATHER)
-        named = [Mark(mark.x, mark.y, _one_line(mark.text, strong)) for mark in named]
-        boxes = place_labels(named, frame, bars)
-    return [_placed_label(mark, box, strong) for mark, box in zip(named, boxes, strict=True)]
-
-
-def _one_line(texts: tuple[str, ...], strong: set[str]) -> tuple[str, ...]:
-    """Join the numbers of a shared label; names keep a line of their own."""
-    figures = ", ".join(text for text in texts if text not in strong)
-    return (*(text for text in texts if text in strong), *((figures,) if figures else ()))
-
-
-def _placed_label(mark: Mark, box: Box, strong: set[str]) -> Markup:
-    """Write one label, and a line to its point when it stands apart."""
-    near_x, near_y = min(max(mark.x, box.left), box.right), min(max(mark.y, box.top), box.bottom)
-    apart = max(abs(near_x - mark.x), abs(near_y - mark.y)) > _LEADER
-    parts = [svg.line("leader", mark.x, mark.y, near_x, near_y)] if apart else []
-    anchor, x = ("start", box.left) if box.left >= mark.x else ("end", box.right)
-    if box.left < mark.x < box.right:
-        anchor, x = "middle", (box.left + box.right) / 2
-    for line, text in enumerate(mark.text):
-        kind = "label strong" if text in strong else "label"
-        parts.append(svg.text(kind, x, box.top + LINE_HEIGHT * (line + 1) - 4, text, anchor))
-    return Markup("").join(parts)
+    """Write each point's label; the result and the original keep their names."""
+    named = [
+        Named(
+            point.x,
+            point.y,
+            point.name,
+            point.number,
+            Box(point.x - 2, point.y_bounds[1], point.x + 2, point.y_bounds[0]),
+            strong=point.role != "stage",
+        )
+        for point in (points[-1], points[0], *points[1:-1])
+    ]
+    return chart.labels(named, frame)
 
 
 def _size_bars(row: Row, scale: Axis, top: float) -> Markup:

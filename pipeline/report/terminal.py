@@ -1,4 +1,4 @@
-"""The report in the terminal: the stage table, then the final test and the budget in a line each."""
+"""The report in the terminal: the stage table, searches for a precision, final test and budget in a line each."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.report import headline, rows
+from pipeline.report import headline, precision_terminal, rows
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -29,7 +29,7 @@ _VERDICT_STYLES = {"met": "green", "missed": "bold red", "cannot tell": "yellow"
 
 def table(report: RunReport) -> RenderableType:
     """Return what to print after a run. Text from the run is never read as rich's markup."""
-    parts: list[RenderableType] = [_stages(report), _bought(report), Text()]
+    parts: list[RenderableType] = [_stages(report), _bought(report), Text(), *precision_terminal.tables(report)]
     if report.final is not None:
         found = headline.difference(report.final.difference, report.final.result.images)
         parts.append(Text.assemble(("Final test: ", "bold"), f"{headline.judgement(report.final)}: {found}"))
