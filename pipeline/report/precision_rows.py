@@ -95,7 +95,7 @@ def about(plan: PrecisionPlan) -> Facts:
     source = f" (source: {plan.facts_source})" if plan.facts_source else ""
     return (
         ("Target", f"{place(plan.runtime, plan.threads)}, on {plan.device}"),
-        ("Known of it", f"{plan.facts}{source}"),
+        ("Known of it", f"{plan.facts.rstrip('.')}{source}"),
         ("CPU flags", " ".join(plan.flags) or numbers.DASH),
         ("May be lost", f"{plan.accuracy_drop:g} {'point' if plan.accuracy_drop == 1 else 'points'} of accuracy"),
         ("Calibration", _calibration(plan)),
