@@ -8,6 +8,7 @@ straight-through estimator of Bengio et al. 2013).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,17 +28,16 @@ if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
 #: Inputs that are statistics or scales, not weights to be trained, by operator.
-NOT_WEIGHTS = {
-    "BatchNormalization": (3, 4),
-    "QuantizeLinear": (1, 2),
-    "DequantizeLinear": (1, 2),
-    "Clip": (1, 2),
-    "Pad": (2,),
+NOT_WEIGHTS = {"BatchNormalization": (3, 4), "QuantizeLinear": (1, 2), "DequantizeLinear": (1, 2)}
+PAIR = frozenset({"QuantizeLinear", "DequantizeLinear"})
+#: Types that a pair may have, and the smallest and largest number of each.
+LIMITS = {
+    np.dtype(kind): (int(np.iinfo(kind).min), int(np.iinfo(kind).max))
+    for kind in (np.uint8, np.int8, np.uint16, np.int16, np.int32)
 }
+ZERO_POINT = 2
 #: Operators whose literal shape may begin with the batch.
-BATCHED = ("Reshape", "Expand")
-#: Smallest and largest number of the quantized types.
-LIMITS = {np.dtype(np.uint8): (0, 255), np.dtype(np.int8): (-128, 127), np.dtype(np.int32): (-(2**31), 2**31 - 1)}
+BATCHED = frozenset({"Expand", "Reshape"})
 
 
 class _Round(torch.autograd.Function):
@@ -78,7 +78,7 @@ class Step:
 
 
 class GraphModule(nn.Module):
-    """Runs an ONNX graph; its float weights are parameters, named as in the file.
+    """Runs an ONNX graph; its float weights are parameters.
 
     The forward pass takes the graph's inputs and returns its output, or a tuple of several. Values are let go when the
     last node that reads them has run. A graph that is fixed to one batch size takes any other too where its literal
@@ -89,18 +89,19 @@ class GraphModule(nn.Module):
         """Read the graph. Raises InputError for an operator that is not in `OPERATORS`."""
         super().__init__()
         graph = model.graph
+        self.tensors = nn.Module()
         self.stored: dict[str, str] = {}
         self.numbers: dict[str, NDArray[Any]] = {}
         self.steps = [_step(node) for node in graph.node if node.op_type != "Constant"]
-        constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-        constants |= {node.output[0]: _constant(node) for node in graph.node if node.op_type == "Constant"}
-        self.inputs = [value.name for value in graph.input if value.name not in constants]
+        weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+        constants = {node.output[0]: _constant(node) for node in graph.node if node.op_type == "Constant"}
+        self.inputs = [value.name for value in graph.input if value.name not in weights]
         self.outputs = [value.name for value in graph.output]
-        self.batch = _batch(model)
-        self.fed = self.batch
+        self.batch = _batch(model, self.inputs[0])
+        self.fed = self.batch or 1
         self._require_known()
-        trained = self._trained(constants)
-        for name, array in constants.items():
+        trained = self._trained(weights)
+        for name, array in (weights | constants).items():
             self.numbers[name] = array
             self._store(name, array, weight=name in trained)
         last = {value: index for index, step in enumerate(self.steps) for value in step.inputs}
@@ -128,21 +129,20 @@ class GraphModule(nn.Module):
             return self._quantize(step, *given)
         if step.operator == "DequantizeLinear":
             return self._dequantize(step, *given)
-        if step.operator == "Concat" and self.fed != self.batch:  # a class token, say, that was folded for one batch
-            given = [x.expand(self.fed, *x.shape[1:]) if x.shape[0] == self.batch else x for x in given]
+        if step.operator == "Concat" and self.fed != self.batch and step.attributes["axis"] % given[0].dim():
+            given = self._of_one_batch(given)
         return OPERATORS[step.operator](step.attributes, *given)
 
     def constant(self, name: str) -> Tensor:
         """Return a stored tensor by its ONNX name."""
-        path, _, last = self.stored[name].rpartition(".")
-        tensor: Tensor = getattr(self.get_submodule(path), last)
+        tensor: Tensor = getattr(self.tensors, self.stored[name])
         return tensor
 
     def weights(self) -> dict[str, NDArray[np.float32]]:
         """Return the float weights by their ONNX names, as they are now."""
-        parameters = dict(self.named_parameters())
+        tensors = {name: self.constant(name) for name in self.stored}
         return {
-            name: parameters[path].detach().cpu().numpy() for name, path in self.stored.items() if path in parameters
+            name: tensor.detach().cpu().numpy() for name, tensor in tensors.items() if isinstance(tensor, nn.Parameter)
         }
 
     def _read(self, step: Step, place: int, values: dict[str, Any]) -> Any:  # noqa: ANN401 - a tensor, numbers or None
@@ -151,25 +151,51 @@ class GraphModule(nn.Module):
             return None
         if place in NUMBERS.get(step.operator, ()):
             if name in values:
-                return tuple(values[name].tolist())
+                return tuple(values[name].reshape(-1).tolist())
             numbers = tuple(self.numbers[name].reshape(-1).tolist())
-            if step.operator in BATCHED and numbers[:1] == (self.batch,):
-                return self.fed, *numbers[1:]
-            return numbers or None
+            return self._for_fed(step, values.get(step.inputs[0]), numbers) or None
         return values[name] if name in values else self.constant(name)
 
+    def _for_fed(self, step: Step, x: Tensor | None, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return a literal shape with the batch that was fed in place of the file's, if it begins with that."""
+        changed = (self.fed, *shape[1:]) if shape[:1] == (self.batch,) else shape
+        if self.batch in {None, self.fed} or step.operator not in BATCHED:
+            return shape
+        if step.operator == "Expand":
+            return changed
+        if x is None or math.prod(shape) == x.numel():
+            return shape
+        if min(changed) > 0 and math.prod(changed) != x.numel():
+            message = (
+                f"{step.name} reshapes to {list(shape)}, which holds for batches of {self.batch} alone, {self.fed} "
+                "images were given; export with a dynamic batch"
+            )
+            raise InputError(message)
+        return changed
+
+    def _of_one_batch(self, parts: Sequence[Tensor]) -> list[Tensor]:
+        """Repeat what was stored for the file's batch (a class token, say) for each image beside the others."""
+        batched = any(part.shape[0] == self.fed for part in parts)
+        return [
+            part[:1].expand(self.fed, *part.shape[1:]) if batched and part.shape[0] == self.batch else part
+            for part in parts
+        ]
+
     def _quantize(self, step: Step, x: Tensor, scale: Tensor, zero_point: Tensor | None = None) -> Tensor:
-        zero = self.numbers[step.inputs[2]] if zero_point is not None else np.zeros((), np.uint8)
+        zero = np.zeros((), np.uint8) if zero_point is None else self.numbers[step.inputs[ZERO_POINT]]
         along = _along(step, x, scale)
         shift = torch.as_tensor(zero.astype(np.float32), device=x.device).reshape(along)
         return torch.clamp(straight_through_round(x / scale.reshape(along)) + shift, *LIMITS[zero.dtype])
 
     def _dequantize(self, step: Step, x: Tensor, scale: Tensor, zero_point: Tensor | None = None) -> Tensor:
         along = _along(step, x, scale)
-        shift = 0.0 if zero_point is None else zero_point.float().reshape(along)
-        return (x.float() - shift) * scale.reshape(along)
+        if zero_point is None:
+            return x.float() * scale.reshape(along)
+        wide = x if x.is_floating_point() else x.long()  # 32 bits less a zero point have no room in a float
+        return (wide - zero_point.to(wide.dtype).reshape(along)).float() * scale.reshape(along)
 
-    def _trained(self, constants: dict[str, NDArray[Any]]) -> frozenset[str]:
+    def _trained(self, weights: dict[str, NDArray[Any]]) -> frozenset[str]:
+        """Return the names of stored floats with at least one dimension that take part in a sum or product."""
         read = {
             name
             for step in self.steps
@@ -177,38 +203,30 @@ class GraphModule(nn.Module):
             if place not in (*NUMBERS.get(step.operator, ()), *NOT_WEIGHTS.get(step.operator, ()))
         }
         return frozenset(
-            name
-            for name in read
-            if name in constants and constants[name].dtype == np.float32 and constants[name].size > 1
+            name for name in read if name in weights and weights[name].dtype == np.float32 and weights[name].ndim
         )
 
     def _store(self, name: str, array: NDArray[Any], *, weight: bool) -> None:
-        """Keep a tensor in nested modules named after the parts of its name, as the exported network had them."""
-        tensor = torch.from_numpy(np.array(array))
-        *path, last = name.split(".")
-        holder: nn.Module = self
-        for part in path:
-            if not isinstance(getattr(holder, part, None), nn.Module):
-                if hasattr(holder, part):
-                    path, last, holder = [], name.replace(".", "_"), self
-                    break
-                holder.add_module(part, nn.Module())
-            holder = holder.get_submodule(part)
-        while hasattr(holder, last):
-            last += "_"
+        """Keep a tensor under a number, for its own name may hold anything."""
+        tensor, key = torch.from_numpy(np.array(array)), f"t{len(self.stored)}"
         if weight:
-            holder.register_parameter(last, nn.Parameter(tensor))
+            self.tensors.register_parameter(key, nn.Parameter(tensor))
         else:
-            holder.register_buffer(last, tensor)
-        self.stored[name] = ".".join((*path, last))
+            self.tensors.register_buffer(key, tensor)
+        self.stored[name] = key
 
     def _require_known(self) -> None:
-        known = OPERATORS.keys() | {"QuantizeLinear", "DequantizeLinear"}
+        known = OPERATORS.keys() | PAIR
         for step in self.steps:
             if step.operator not in known:
                 message = (
                     f"operator {step.operator} of {step.name} has no counterpart in torch here; known are "
                     f"{', '.join(sorted(known))}. Put a simplify stage before, which folds what is constant."
+                )
+                raise InputError(message)
+            if step.operator in PAIR and step.attributes.get("block_size"):
+                message = (
+                    f"{step.operator} {step.name} has scales for blocks; known are scales for tensors and channels"
                 )
                 raise InputError(message)
 
@@ -221,17 +239,23 @@ def _along(step: Step, x: Tensor, scale: Tensor) -> tuple[int, ...]:
     return tuple(-1 if dim == axis else 1 for dim in range(x.dim()))
 
 
-def _batch(model: ModelProto) -> int | None:
-    """Return the batch size that the first input is fixed to."""
-    dims = model.graph.input[0].type.tensor_type.shape.dim
+def _batch(model: ModelProto, name: str) -> int | None:
+    """Return the batch size that an input is fixed to."""
+    port = next(value for value in model.graph.input if value.name == name)
+    dims = port.type.tensor_type.shape.dim
     return dims[0].dim_value or None if dims else None
 
 
 def _step(node: NodeProto) -> Step:
     attributes = {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}
+    if node.op_type == "Split" and not node.input[1:]:
+        attributes.setdefault("num_outputs", len(node.output))  # before opset 18 their number was enough
     return Step(node.name, node.op_type, attributes, tuple(node.input), tuple(node.output))
 
 
 def _constant(node: NodeProto) -> NDArray[Any]:
+    """Return what a Constant node holds: a tensor, or numbers, which are of 32 bits where they have a point."""
     value = onnx.helper.get_attribute_value(node.attribute[0])
-    return numpy_helper.to_array(value) if isinstance(value, onnx.TensorProto) else np.array(value)
+    if isinstance(value, onnx.TensorProto):
+        return numpy_helper.to_array(value)
+    return np.array(value, np.float32 if node.attribute[0].name in {"value_float", "value_floats"} else None)
