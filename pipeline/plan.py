@@ -3,6 +3,8 @@
 The key of a step is the sha256 of its ingredients: stage kind, revision, full configuration with defaults, the key of
 the step before, the digest of the data, the versions of the libraries that the stage names, the seed, the batch, and
 for a stage that measures the whole target and the digest of the machine. Files count by content, not by path.
+
+What a stage makes does not depend on `on_no_gain`: it has a key of its own, which is the step's where nothing is timed.
 """
 
 from __future__ import annotations
@@ -19,7 +21,6 @@ from pipeline.core.measurement import machine_digest
 from pipeline.data import digest as data_digest
 from pipeline.measure.devices.registry import device_record
 from pipeline.measure.machine import fingerprint
-from pipeline.stages.measure import Measure
 from pipeline.stages.quantize import Quantize
 from pipeline.stages.quantize_aware import QuantizeAwareFinetune
 
@@ -33,19 +34,27 @@ if TYPE_CHECKING:
 
 #: Raised when the original's artifact would be written differently.
 ORIGINAL_REVISION = 1
+#: Raised when a stage's gain would be decided differently.
+GAIN_REVISION = 1
+#: What may time the files of a stage that has to bring a gain.
+RUNTIMES = ("onnxruntime", "openvino")
 
 Ingredients = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step: the original (index 0, no stage) or a stage. `reason` says why it is cached or not."""
+    """One step: the original (index 0, no stage) or a stage. `reason` says why it is cached or not.
+
+    `made` is the key of what the stage makes: that of the step, unless the step also asks whether it brings a gain.
+    """
 
     index: int
     label: str
     stage: Stage | None
     ingredients: Ingredients
     key: str
+    made: str
     cached: bool
     reason: str
 
@@ -90,14 +99,16 @@ def make_plan(loaded: LoadedRecipe, store: Store, seed: int, previous: Sequence[
         "split": _by_content(loaded.recipe.data.model_dump(mode="json"), ()),
     }
     machine = fingerprint()
+    where = _where(loaded, machine)
     stages = [resolve(stage) for stage in loaded.recipe.stages]
     ingredients = [_original(loaded, seed)]
+    made = [digest_of(ingredients[0])]
     for stage in stages:
-        ingredients.append(_stage(loaded, stage, digest_of(ingredients[-1]), data, seed))
-        if isinstance(stage, Measure):
-            ingredients[-1]["target"] = loaded.recipe.target.model_dump(mode="json")
-            ingredients[-1]["machine"] = machine_digest(machine)
-            ingredients[-1]["device"] = device_record(loaded.recipe.target.device).model_dump(mode="json")
+        own = _stage(loaded, stage, digest_of(ingredients[-1]), data, seed)
+        if stage.model_copy(update={"on_no_gain": "keep"}).measures:
+            own |= where
+        made.append(digest_of(own))
+        ingredients.append(own if stage.on_no_gain == "keep" else {**own, **where, **_gain(stage, own)})
     names = ["original", *labels(stages)]
     steps: list[Step] = []
     for index, (name, given) in enumerate(zip(names, ingredients, strict=True)):
@@ -105,7 +116,9 @@ def make_plan(loaded: LoadedRecipe, store: Store, seed: int, previous: Sequence[
         cached = store.has(key)
         before = previous[index] if index < len(previous) else None
         reason = "in the store" if cached else _difference(before, given)
-        steps.append(Step(index, name, stages[index - 1] if index else None, given, key, cached, reason))
+        if not cached and store.has(made[index]):
+            reason = "made before, its gain is still to be timed"
+        steps.append(Step(index, name, stages[index - 1] if index else None, given, key, made[index], cached, reason))
     return Plan(tuple(steps), data, machine)
 
 
@@ -128,12 +141,30 @@ def _stage(loaded: LoadedRecipe, stage: Stage, parent: str, data: Ingredients, s
     return {
         "kind": stage.kind,
         "revision": stage.revision,
-        "config": _by_content(stage.model_dump(mode="json", by_alias=True), stage.files()),
+        "config": _by_content(stage.model_dump(mode="json", by_alias=True, exclude={"on_no_gain"}), stage.files()),
         "parent": parent,
         "data": data,
         "batch": loaded.recipe.target.batch,
         "versions": {name: version(name) for name in stage.libraries},
         "seed": seed,
+    }
+
+
+def _where(loaded: LoadedRecipe, machine: Mapping[str, Any]) -> Ingredients:
+    """Return what a latency depends on."""
+    return {
+        "target": loaded.recipe.target.model_dump(mode="json"),
+        "machine": machine_digest(machine),
+        "device": device_record(loaded.recipe.target.device).model_dump(mode="json"),
+    }
+
+
+def _gain(stage: Stage, own: Ingredients) -> Ingredients:
+    """Return what a step that asks for a gain depends on beside what its stage does and where it is timed."""
+    return {
+        "config": {**own["config"], "on_no_gain": stage.on_no_gain},
+        "versions": {**own["versions"], **{name: version(name) for name in RUNTIMES}},
+        "gain": GAIN_REVISION,
     }
 
 

@@ -174,11 +174,11 @@ def _device_messages(device: str) -> dict[Place, str]:
 
 
 def _chain_messages(stages: Sequence[Stage]) -> dict[Place, str]:
-    return {("stages", index, "kind"): message for index, message in chain_problems(stages)}
+    return {("stages", index, key): message for index, key, message in chain_problems(stages)}
 
 
-def chain_problems(stages: Sequence[Stage]) -> Iterator[tuple[int, str]]:
-    """Yield position and message for each stage that cannot start from what the stage before it gives.
+def chain_problems(stages: Sequence[Stage]) -> Iterator[tuple[int, str, str]]:
+    """Yield position, key and message for each stage that cannot start from what it is given, or cannot be skipped.
 
     The chain starts from the recipe's model, which is torch. After a problem the check goes on as if the stage had
     been given what it needs.
@@ -189,9 +189,13 @@ def chain_problems(stages: Sequence[Stage]) -> Iterator[tuple[int, str]]:
         if form not in stage.consumes:
             needs = " or ".join(sorted(stage.consumes))
             found = f"{stage.kind} needs {needs}, but {before} gives {form}"
-            yield index, f"{found}: {_remedy(form, stage.consumes)}"
+            yield index, "kind", f"{found}: {_remedy(form, stage.consumes)}"
             form = min(stage.consumes)
-        form = stage.produces(form)
+        made = stage.produces(form)
+        if stage.on_no_gain == "skip" and made != form:
+            why = f"{stage.kind} makes {made} of {form}, so that what follows cannot start from what was there before"
+            yield index, "on_no_gain", f'found "skip", allowed: keep, fail: {why}'
+        form = made
         before = f"the stage before it ({stage.kind})"
 
 

@@ -26,10 +26,11 @@ from pipeline.core.errors import InputError, ResourceError, SecateurError
 from pipeline.core.measurement import load as load_measurement
 from pipeline.core.run import Row, RunReport
 from pipeline.core.stage import Candidate, Context, SilentProgress
-from pipeline.core.store import Store, locked, write_artifact
+from pipeline.core.store import Store, link_entry, locked, read_record, write_artifact, write_record
 from pipeline.data import load as load_data
 from pipeline.data import summary
 from pipeline.judge import Judge, input_specs
+from pipeline.no_gain import gain, settle
 from pipeline.plan import Plan, Step, make_plan
 from pipeline.records import PLAN_FILE, RUN_FILE, previous_ingredients
 from pipeline.verdicts import budget_lines, with_timings, with_verdicts
@@ -42,10 +43,9 @@ if TYPE_CHECKING:
 
     from pipeline.core.dataset import Dataset
     from pipeline.core.measurement import Measurement
-    from pipeline.core.stage import Progress
+    from pipeline.core.stage import Progress, Stage
     from pipeline.recipe import LoadedRecipe
 
-RECORD_FILE = "record.json"
 MEASUREMENT_FILE = "measurement.json"
 #: A disk with less than this is full.
 NO_SPACE_BYTES = 64 * 1024
@@ -131,7 +131,7 @@ class Run:
             self._write(self._report("running", 0.0))
 
     def _result(self, step: Step) -> Artifact:
-        """Return the artifact after a step; a stage that only looked leaves the one before."""
+        """Return the artifact after a step; a stage that only looked or was skipped leaves the one before."""
         if (self.store.folder(step.key) / "artifact.json").exists():
             return self.store.read(step.key)
         return self.artifacts[-1]
@@ -141,37 +141,54 @@ class Run:
         with self.store.making(step.key) as folder:
             if step.stage is None:
                 write_artifact(self._original(folder), folder)
-                return
-            given = self.artifacts[-1]
-            context = Context(
+            elif step.made == step.key:
+                self._stage(step, step.stage, folder, began)
+            else:
+                self._stage_for_gain(step, step.stage, folder)
+
+    def _stage(self, step: Step, stage: Stage, folder: Path, began: float) -> None:
+        """Let a stage work in `folder` and write down what it did and made, whatever becomes of it then."""
+        given = self.artifacts[-1]
+        context = Context(
+            folder=folder,
+            seed=self.seed,
+            target=self.loaded.recipe.target,
+            original=self.artifacts[0],
+            dataset=lambda: self.dataset,
+            candidates=tuple(self.candidates),
+            progress=self.progress,
+        )
+        outcome = stage.run(given, context)
+        record = StageRecord(
+            kind=stage.kind,
+            revision=stage.revision,
+            config={name: value for name, value in step.ingredients["config"].items() if name != "on_no_gain"},
+            parent_digest=given.digest,
+            seconds=time.monotonic() - began,
+            changed=dict(outcome.changed),
+        )
+        write_record(record, folder)
+        if outcome.form is not None:
+            artifact = Artifact(
+                form=outcome.form,
                 folder=folder,
-                seed=self.seed,
-                target=self.loaded.recipe.target,
-                original=self.artifacts[0],
-                dataset=lambda: self.dataset,
-                candidates=tuple(self.candidates),
-                progress=self.progress,
+                digest=payload_digest(outcome.form, folder),
+                inputs=outcome.inputs,
+                outputs=outcome.outputs,
+                lineage=(*given.lineage, record),
             )
-            outcome = step.stage.run(given, context)
-            record = StageRecord(
-                kind=step.stage.kind,
-                revision=step.stage.revision,
-                config=step.ingredients["config"],
-                parent_digest=given.digest,
-                seconds=time.monotonic() - began,
-                changed=dict(outcome.changed),
-            )
-            (folder / RECORD_FILE).write_text(record.model_dump_json(indent=1) + "\n")
-            if outcome.form is not None:
-                artifact = Artifact(
-                    form=outcome.form,
-                    folder=folder,
-                    digest=payload_digest(outcome.form, folder),
-                    inputs=outcome.inputs,
-                    outputs=outcome.outputs,
-                    lineage=(*given.lineage, record),
-                )
-                write_artifact(artifact, folder)
+            write_artifact(artifact, folder)
+
+    def _stage_for_gain(self, step: Step, stage: Stage, folder: Path) -> None:
+        """Store what the stage makes as if nothing were asked of it, then decide whether it stays in the chain."""
+        if not self.store.has(step.made):
+            with self.store.making(step.made) as own:
+                self._stage(step, stage, own, time.monotonic())
+        began = time.monotonic()
+        made = self.store.read(step.made)
+        files = self.judge.shipped(self.artifacts[-1]), self.judge.shipped(made)
+        found = gain(*files, stage, self.loaded.recipe.target, seed=self.seed, progress=self.progress)
+        settle(made, found, folder, config=step.ingredients["config"], seconds=time.monotonic() - began)
 
     def _original(self, folder: Path) -> Artifact:
         import torch
@@ -196,8 +213,8 @@ class Run:
         found = self.judge.judge(artifact)
         entry = self.store.folder(step.key)
         name = f"{step.index:02d}-{step.label.replace(' ', '-').replace('#', '')}"
-        _link(entry, self.folder / "stages" / name)
-        record = _read_record(entry)
+        link_entry(entry, self.folder / "stages" / name)
+        record = read_record(entry)
         self.artifacts.append(artifact)
         self.candidates.append(Candidate(label=step.label, artifact=self.judge.shipped(artifact)))
         if artifact.form == "torch":
@@ -241,7 +258,7 @@ class Run:
         rows = tuple(self.rows)
         if self.measurement:
             rows = with_timings(rows, self.measurement)
-            rows = with_verdicts(rows, self.measurement, self.loaded.recipe.target)
+        rows = with_verdicts(rows, self.measurement, self.loaded.recipe.target)
         return RunReport.model_validate(
             {
                 "name": self.loaded.recipe.name,
@@ -325,22 +342,3 @@ def _check_classes(model: nn.Module, shape: tuple[int, ...], classes: tuple[str,
             f"Give the number of classes in model.arguments."
         )
         raise InputError(message)
-
-
-def _link(entry: Path, destination: Path) -> None:
-    """Show a stored entry in the run folder: hard links where the file system has them, else copies."""
-    shutil.rmtree(destination, ignore_errors=True)
-    destination.mkdir(parents=True)
-    for path in sorted(entry.iterdir()):
-        if path.is_file():
-            try:
-                os.link(path, destination / path.name)
-            except OSError as error:
-                if error.errno not in {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP}:
-                    raise
-                shutil.copyfile(path, destination / path.name)
-
-
-def _read_record(entry: Path) -> StageRecord | None:
-    file = entry / RECORD_FILE
-    return StageRecord.model_validate_json(file.read_text()) if file.exists() else None

@@ -38,21 +38,32 @@ def with_timings(rows: Sequence[Row], measurement: Measurement) -> tuple[Row, ..
     )
 
 
-def with_verdicts(rows: Sequence[Row], measurement: Measurement, target: Target) -> tuple[Row, ...]:
-    """Return the rows with a sentence each that says what the stage bought against the row before it."""
-    judged = [rows[0]]
+def with_verdicts(rows: Sequence[Row], measurement: Measurement | None, target: Target) -> tuple[Row, ...]:
+    """Return the rows with a sentence each that says what the stage bought against the row before it.
+
+    Without a measurement only those rows have one that were timed for their own sake (`on_no_gain`).
+    """
+    judged = list(rows[:1])
     for before, row in pairwise(rows):
         judged.append(row.model_copy(update={"verdict": _verdict(before, row, measurement, target)}))
     return tuple(judged)
 
 
-def _verdict(before: Row, row: Row, measurement: Measurement, target: Target) -> str:
+def _verdict(before: Row, row: Row, measurement: Measurement | None, target: Target) -> str:
+    if row.gain and row.gain.decision == "skipped":
+        return f"skipped: no gain ({row.gain.text})"
+    if measurement is None:
+        return _bought(before, row, _gained(row)) if row.gain else ""
     if row.kind == "measure":
         files = len({subject.digest for subject in measurement.subjects})
         return f"measured {files} files in {measurement.seconds:.0f} s"
     if before.digest == row.digest:
         return "the same file"
-    speedup = _paired(before, row, measurement, target.runtime)
+    return _bought(before, row, _gained(row) or _paired(before, row, measurement, target.runtime))
+
+
+def _bought(before: Row, row: Row, speedup: Interval | None) -> str:
+    """Say what a stage bought and what it paid for it."""
     bought: list[str] = []
     paid: list[str] = []
     if speedup and speedup.low > 1:
@@ -71,6 +82,14 @@ def _verdict(before: Row, row: Row, measurement: Measurement, target: Target) ->
         return ", ".join(bought) + (f", for {', '.join(paid)}" if paid else "")
     unmeasured = "" if speedup else " (not timed against the stage before)"
     return "bought nothing" + unmeasured + (f", cost {', '.join(paid)}" if paid else "")
+
+
+def _gained(row: Row) -> Interval | None:
+    """Return the speedup for which a stage was kept: it was taken of this pair of files alone."""
+    gain = row.gain
+    if gain is None or gain.speedup is None or gain.low is None or gain.high is None:
+        return None
+    return Interval(value=gain.speedup, low=gain.low, high=gain.high)
 
 
 def _paired(before: Row, row: Row, measurement: Measurement, preferred: Runtime) -> Interval | None:

@@ -10,6 +10,8 @@ from pipeline.core.artifact import Form, Frozen
 from pipeline.core.stage import Runtime, Target
 
 SCHEMA_VERSION = 1
+#: The key of a row's `changed` under which a `Gain` stands.
+GAIN = "gain"
 
 
 class Interval(Frozen):
@@ -46,12 +48,27 @@ class Timing(Frozen):
     contended: bool = False
 
 
+class Gain(Frozen):
+    """Whether what a stage made is faster than what it was given, where the recipe asks (`on_no_gain`).
+
+    `speedup` is the paired ratio of the two exported files in `runtime`, from `low` to `high` at 95 %; all three are
+    absent where both are one file. `text` says so in words, with what casts doubt on it.
+    """
+
+    decision: Literal["kept", "skipped"]
+    runtime: Runtime
+    speedup: float | None = None
+    low: float | None = None
+    high: float | None = None
+    text: str
+
+
 class Row(Frozen):
     """One line of the report: the original (index 0) or what one stage shipped.
 
     `digest` is the exported file's, `artifact` the stage's own: they differ for a torch network, which is judged on its
     ONNX export. `folder` is relative to the run folder. `verdict` says in words what the stage bought, or that it
-    bought nothing.
+    bought nothing. The file of a stage that was skipped is that of the row before.
     """
 
     index: int
@@ -72,6 +89,16 @@ class Row(Frozen):
     timings: tuple[Timing, ...] = ()
     changed: dict[str, Any] = Field(default={})
     verdict: str = ""
+
+    @property
+    def gain(self) -> Gain | None:
+        """What was found where the recipe asks for a gain in time."""
+        return Gain.model_validate(self.changed[GAIN]) if GAIN in self.changed else None
+
+    @property
+    def skipped(self) -> bool:
+        """Whether the stage was left out of the chain, since it brought no gain."""
+        return self.gain is not None and self.gain.decision == "skipped"
 
 
 class FinalTest(Frozen):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pipeline.core.dataset import Dataset
 
 Runtime = Literal["onnxruntime", "openvino", "torch"]
+OnNoGain = Literal["keep", "skip", "fail"]
 
 
 class Target(Frozen):
@@ -103,6 +104,19 @@ class Stage(BaseModel, ABC):
     libraries: ClassVar[tuple[str, ...]] = ()
 
     kind: str
+    on_no_gain: OnNoGain = Field(
+        default="keep",
+        description="What becomes of the stage when its exported file is not shown to be faster than the one before: "
+        "`keep` it without timing it, `skip` it, so that the next stage starts from what was there before, or `fail`.",
+    )
+
+    @property
+    def measures(self) -> bool:
+        """Whether the result depends on a latency, so that it holds for one target on one machine.
+
+        A stage that measures for its own sake says so whatever `on_no_gain` is.
+        """
+        return self.on_no_gain != "keep"
 
     @property
     @abstractmethod

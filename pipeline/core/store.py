@@ -6,6 +6,7 @@ writes into its working folder, which is renamed once it is complete; a killed s
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -13,14 +14,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.core.artifact import Artifact, payload_digest
+from pipeline.core.artifact import Artifact, StageRecord, payload_digest
 from pipeline.core.errors import InputError, ResourceError
 from pipeline.core.paths import cache_root
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
 ARTIFACT_FILE = "artifact.json"
+RECORD_FILE = "record.json"
 
 
 def default_root() -> Path:
@@ -92,3 +94,28 @@ def write_artifact(artifact: Artifact, folder: Path) -> None:
     """Write artifact.json into `folder`; the path in it is a placeholder, since the entry is about to be renamed."""
     text = artifact.model_copy(update={"folder": Path()}).model_dump_json(indent=1)
     (folder / ARTIFACT_FILE).write_text(text + "\n")
+
+
+def read_record(folder: Path) -> StageRecord | None:
+    """Return what the stage that made an entry did; None for the original, which no stage made."""
+    file = folder / RECORD_FILE
+    return StageRecord.model_validate_json(file.read_text()) if file.exists() else None
+
+
+def write_record(record: StageRecord, folder: Path) -> None:
+    """Write record.json into `folder`."""
+    (folder / RECORD_FILE).write_text(record.model_dump_json(indent=1) + "\n")
+
+
+def link_entry(entry: Path, destination: Path, *, without: Collection[str] = ()) -> None:
+    """Show the files of a stored entry in a new folder: hard links where the file system has them, else copies."""
+    shutil.rmtree(destination, ignore_errors=True)
+    destination.mkdir(parents=True)
+    for path in sorted(entry.iterdir()):
+        if path.is_file() and path.name not in without:
+            try:
+                os.link(path, destination / path.name)
+            except OSError as error:
+                if error.errno not in {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP}:
+                    raise
+                shutil.copyfile(path, destination / path.name)

@@ -14,13 +14,14 @@ if TYPE_CHECKING:
 Tone = Literal["better", "worse", "unsure", "nothing", "plain"]
 
 _NOTHING = "bought nothing"
+_SKIPPED = "skipped: no gain"
 _BETTER = (" faster", " smaller")
 _WORSE = (" slower", " larger")
 
 
 @dataclass(frozen=True)
 class Chip:
-    """One thing that a stage bought or cost, in two or three words, or that it bought nothing."""
+    """One thing that a stage bought or cost, in two or three words, or that it bought nothing or was skipped."""
 
     text: str
     tone: Tone
@@ -29,8 +30,11 @@ class Chip:
 def told(verdict: str) -> tuple[tuple[Chip, ...], str]:
     """Split a verdict such as "1.90x faster, 71% smaller, for -0.31 points" into its gains and costs, and the rest.
 
-    What is neither a gain nor a cost nor "bought nothing" stays text, as it is written.
+    What is neither a gain nor a cost nor "bought nothing" stays text, as it is written. Of a stage that was skipped the
+    reason is the rest.
     """
+    if verdict.startswith(_SKIPPED):
+        return (Chip(_SKIPPED, "nothing"),), verdict.removeprefix(f"{_SKIPPED} (").removesuffix(")")
     chips: list[Chip] = []
     rest: list[str] = []
     for part in filter(None, verdict.split(", ")):
@@ -52,8 +56,8 @@ def timing(row: Row, target: Target) -> Timing | None:
 
 
 def made(report: RunReport) -> tuple[Row, ...]:
-    """Return the rows that have a file of their own: all but those of stages that only look."""
-    return tuple(row for row in report.rows if row.kind != "measure")
+    """Return the rows that have a file of their own: all but those of stages that only look or were skipped."""
+    return tuple(row for row in report.rows if row.kind != "measure" and not row.skipped)
 
 
 def result(report: RunReport) -> Row:

@@ -4,20 +4,30 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pipeline import plan
 from pipeline.core.store import Store
 from pipeline.plan import labels, make_plan
 from pipeline.recipe import load_recipe
+from pipeline.stages.prune import Prune
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import pytest
     from conftest import Project
+
+    from pipeline.plan import Step
+
+
+def steps(project: Project, *overrides: str, seed: int = 0, recipe: Path | None = None) -> tuple[Step, ...]:
+    """Return every step."""
+    loaded = load_recipe(recipe or project.recipe, overrides)
+    return make_plan(loaded, Store(project.folder / "store"), seed).steps
 
 
 def keys(project: Project, *overrides: str, seed: int = 0, recipe: Path | None = None) -> list[str]:
     """Return the key of every step."""
-    loaded = load_recipe(recipe or project.recipe, overrides)
-    return [step.key for step in make_plan(loaded, Store(project.folder / "store"), seed).steps]
+    return [step.key for step in steps(project, *overrides, seed=seed, recipe=recipe)]
 
 
 def changed(first: list[str], second: list[str]) -> int:
@@ -57,3 +67,46 @@ def test_labels_tell_repeated_stages_apart(project: Project) -> None:
     """Two stages of one kind are numbered, exports carry their form."""
     stages = load_recipe(project.recipe).recipe.stages
     assert labels([stages[0], stages[1], stages[0], stages[2]]) == ["prune", "finetune", "prune #2", "export onnx"]
+
+
+def test_keep_is_no_part_of_a_key(project: Project) -> None:
+    """A stage that is kept whatever it brings has the key that it always had, and makes what its step is."""
+    plain = steps(project)
+    assert [step.made for step in plain] == [step.key for step in plain]
+    assert "on_no_gain" not in plain[1].ingredients["config"]
+    assert keys(project, "stages.prune.on_no_gain=keep") == [step.key for step in plain]
+
+
+def test_a_gain_holds_for_one_target_on_one_machine(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The step depends on the target, its device and the machine, as `measure` does; what it makes does not."""
+    asked = "stages.finetune.on_no_gain=skip"
+    before = steps(project, asked)
+    more = before[2].ingredients.keys() - steps(project)[2].ingredients.keys()
+    assert more == {"target", "device", "machine", "gain"}
+    assert {"onnxruntime", "openvino"} <= before[2].ingredients["versions"].keys()
+    assert before[2].ingredients["machine"] == before[7].ingredients["machine"]
+    others = [steps(project, asked, change) for change in ("target.threads=2", "target.device=ssh://board")]
+    monkeypatch.setattr(plan, "fingerprint", lambda: {"cpu_model": "another"})
+    others.append(steps(project, asked))
+    for other in others:
+        assert changed([step.key for step in before], [step.key for step in other]) == 2
+        assert before[2].made == other[2].made == steps(project)[2].made
+
+
+def test_what_is_asked_of_a_gain_counts(project: Project) -> None:
+    """`skip` and `fail` are two steps that make one thing, and both differ from `keep`."""
+    found = [steps(project, f"stages.finetune.on_no_gain={asked}") for asked in ("keep", "skip", "fail")]
+    assert len({each[2].key for each in found}) == 3
+    assert len({each[2].made for each in found}) == 1
+    assert len({each[3].made for each in found}) == 3
+
+
+def test_a_stage_that_measures_for_itself_does_so_wherever_its_gain_is_asked(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What such a stage makes depends on the machine as well."""
+    monkeypatch.setattr(Prune, "measures", property(lambda _: True))
+    first = steps(project, "stages.prune.on_no_gain=skip")[1]
+    assert first.made == steps(project)[1].key != first.key
+    monkeypatch.setattr(plan, "fingerprint", lambda: {"cpu_model": "another"})
+    assert steps(project, "stages.prune.on_no_gain=skip")[1].made != first.made

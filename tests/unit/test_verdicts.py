@@ -81,6 +81,35 @@ def test_rows_say_what_was_bought_and_what_it_cost() -> None:
     assert judged[3].verdict == "the same file"
 
 
+SKIPPED = {"decision": "skipped", "runtime": "onnxruntime", "speedup": 0.98, "low": 0.96, "high": 1.01}
+KEPT = {"decision": "kept", "runtime": "onnxruntime", "speedup": 1.5, "low": 1.4, "high": 1.6, "text": ""}
+
+
+@pytest.mark.parametrize("timed", [True, False], ids=["measured", "not measured"])
+def test_a_skipped_stage_says_why(*, timed: bool) -> None:
+    """The figures that it was skipped for are its verdict, with a measurement as without."""
+    skipped = row("a").model_copy(update={"changed": {"gain": {**SKIPPED, "text": "0.98x [0.96, 1.01]"}}})
+    found = with_verdicts([row("a"), skipped], measured({"a": 2.0}) if timed else None, TARGET)
+    assert skipped.skipped
+    assert found[1].verdict == "skipped: no gain (0.98x [0.96, 1.01])"
+
+
+@pytest.mark.parametrize("timed", [True, False], ids=["measured", "not measured"])
+def test_a_stage_that_was_kept_for_its_gain_shows_that(*, timed: bool) -> None:
+    """The speedup that decided is told, not one of a later measurement; other rows need one."""
+    kept = row("b", size=500).model_copy(update={"changed": {"gain": KEPT}})
+    rows = [row("a"), kept, row("c")]
+    found = measured({"a": 2.0, "b": 1.0, "c": 1.0}) if timed else None
+    judged = with_verdicts(with_timings(rows, found) if found else rows, found, TARGET)
+    assert judged[1].verdict == "1.50x faster, 50% smaller"
+    assert judged[2].verdict == ("bought nothing, cost 100% larger" if timed else "")
+
+
+def test_no_rows_have_no_verdicts() -> None:
+    """A run that failed before its first row has nothing to say."""
+    assert with_verdicts([], None, TARGET) == ()
+
+
 def test_a_slower_file_is_said_to_be_slower() -> None:
     """int8 that is slower than what it was made of has bought its size only."""
     found = measured({"a": 1.0, "b": 1.5})

@@ -112,6 +112,15 @@ def test_stage_that_bought_nothing_is_seen(report: RunReport) -> None:
     assert html.render(report).count('class="stage idle"') == 2
 
 
+def test_skipped_stage_is_seen_with_its_figures(report: RunReport) -> None:
+    """Every form says that it was skipped and with which interval."""
+    skipped = report.rows[4].model_copy(update={"verdict": "skipped: no gain (0.98x [0.96, 1.01])"})
+    changed = report.model_copy(update={"rows": (*report.rows[:4], skipped, *report.rows[5:])})
+    for text in (_printed(changed), markdown.render(changed).replace("\\", ""), html.render(changed)):
+        assert "skipped: no gain" in text
+        assert "0.98x [0.96, 1.01]" in text
+
+
 def test_unfinished_run_says_so_and_keeps_its_rows(report: RunReport) -> None:
     """A failed run shows its error and the rows that it has."""
     changes = {"status": "failed", "error": "parity 0.31 is above 0.05", "rows": report.rows[:6], "final": None}

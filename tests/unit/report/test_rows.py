@@ -34,6 +34,13 @@ def test_stage_that_bought_nothing_is_marked() -> None:
     assert rest == "not timed against the stage before"
 
 
+def test_skipped_stage_is_marked_with_its_figures() -> None:
+    """Why a stage was skipped stays in one piece, commas included."""
+    chips, rest = told("skipped: no gain (0.98x [0.96, 1.01]; the device warmed up by 12 C; let it cool down)")
+    assert [(chip.text, chip.tone) for chip in chips] == [("skipped: no gain", "nothing")]
+    assert rest == "0.98x [0.96, 1.01]; the device warmed up by 12 C; let it cool down"
+
+
 @pytest.mark.parametrize("verdict", ["the same file", "measured 6 files in 311 s", "fast, for small images", ""])
 def test_other_words_stay_as_they_are(verdict: str) -> None:
     """A verdict that names no gain and no cost is text."""
@@ -86,6 +93,15 @@ def test_result_is_what_the_target_runtime_reads(report: RunReport) -> None:
     """ONNX Runtime ships the last ONNX file, OpenVINO the last file; a stage that only looks ships nothing."""
     assert result(report).label == "quantize"
     assert result(report.model_copy(update={"target": Target(runtime="openvino")})).label == "export openvino"
+
+
+def test_a_skipped_stage_is_not_the_result(report: RunReport) -> None:
+    """The file that the run is about is that of the last stage that stayed."""
+    gain = {"decision": "skipped", "runtime": "onnxruntime", "text": "the same file"}
+    last = report.rows[5].model_copy(update={"changed": {"gain": gain}})
+    changed = report.model_copy(update={"rows": (*report.rows[:5], last, *report.rows[6:])})
+    assert result(changed) is report.rows[4]
+    assert [index for index, _, _ in rows.runtime_table(changed).files] == [0, 1, 2, 3, 4, 6]
 
 
 def test_latency_of_other_thread_counts_is_not_the_targets(report: RunReport) -> None:
