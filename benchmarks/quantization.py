@@ -61,7 +61,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
 }
 RUNTIMES = ("onnxruntime", "openvino")
 SEEDS = (0, 1, 2)
-SEARCH_S, LAST_S = 40, 15
+SEARCH_S, LAST_S = 24, 8
 CALIBRATION = 128
 ARM_IMAGES = 200
 ARM_NETWORKS = ("resnet20-fashion", "mobilenet-v2-fashion")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path  # noqa: TC003 - typer reads the types of options
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -75,6 +76,14 @@ def inspect(
     runs: Annotated[int, typer.Option(min=0, help="Of a file: profiled inferences; 0 for no times.")] = 50,
     threads: Annotated[int, typer.Option(min=1, help="Of a file: threads of the profiled inferences.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Of a file: seed of the inputs drawn.")] = 0,
+    bit_exact_arm: Annotated[
+        bool,
+        typer.Option(
+            "--bit-exact-arm",
+            help="Of an ONNX file, in place of all else: does it compute the same on ARM? Compares outputs with and "
+            "without the x86 kernels that clip sums, and with an emulated Cortex-A72 and A76.",
+        ),
+    ] = False,
     page: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Draw it: write one HTML page.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of text.")] = False,
 ) -> None:
@@ -97,10 +106,13 @@ def inspect(
       secateur inspect int8.onnx --against float.onnx --recipe recipes/resnet20-fashion-int8.yaml --html int8.html
 
       secateur inspect runs/demo/stages/06-export-openvino --runs 200
+
+      secateur inspect int8.onnx --recipe recipes/resnet20-fashion-int8.yaml --images 200 --bit-exact-arm
     """
     file = exported_file(model)
     if file is None:
-        for option, value in (("--against", against), ("--recipe", recipe), ("--runtime", runtime)):
+        options = {"--against": against, "--recipe": recipe, "--runtime": runtime, "--bit-exact-arm": bit_exact_arm}
+        for option, value in options.items():
             _refuse(option, value, f"{model}, which is no exported file", ".onnx, model.xml, or a folder with one")
         _show_network(model, arguments or (), inputs or (), overrides or (), page, as_json=as_json)
         return
@@ -121,6 +133,12 @@ def inspect(
         runs=runs,
         threads=threads,
     )
+    if bit_exact_arm:
+        from pipeline.inspection_bits import bits, text_of, worst
+
+        agreements = bits(file, ways)
+        typer.echo(json.dumps([each.to_json() for each in agreements], indent=1) if as_json else text_of(agreements))
+        raise typer.Exit(worst(agreements))
     found = inspect_file(file, ways)
     if page is not None:
         file_inspection_html.write(found, page)

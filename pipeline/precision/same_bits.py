@@ -11,7 +11,7 @@ import base64
 import hashlib
 import tempfile
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,6 +75,10 @@ class Agreement:
     first: Difference | None
     conclusive: bool = True
     note: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields by name."""
+        return asdict(self)
 
 
 def exact_sums(file: Path, samples_NCHW: NDArray[np.float32]) -> Agreement:
