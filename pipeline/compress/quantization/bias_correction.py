@@ -36,11 +36,16 @@ def correct_biases(
     """Return a copy of `quantized` with corrected biases, and the largest shift of each layer relative to its output.
 
     `model` is the float graph that it was made of, with the same node names. All samples are held at once: memory is
-    that of the largest activations of one pass. Layers without a bias, or that the float graph lacks, stay.
+    that of the largest activations of one pass. Layers without a bias (a MatMul with an Add behind it has none), with
+    one that another layer has too, or that the float graph lacks, stay.
     """
     result = onnx.ModelProto()
     result.CopyFrom(quantized)
-    layers = {name: layer for name, layer in weighted_layers(result).items() if layer.bias is not None}
+    layers = {
+        name: layer
+        for name, layer in weighted_layers(result).items()
+        if layer.bias is not None and not layer.bias_shared
+    }
     images = torch.from_numpy(samples_NCHW)
     with torch.no_grad():
         reference = _Means(model, layers)

@@ -1,13 +1,14 @@
 """Adaptive rounding: round each weight up or down so that the layer's output changes least, not the weight itself.
 
-With rounding up or down relaxed to numbers between 0 and 1, gradient descent minimises the squared error of the layer's
-output, while a penalty drives the numbers to 0 or 1.
+Layer by layer, in the order of computation: the Gram matrix of a layer's inputs in the quantized graph, all positions
+of all images, tells what a change of its weights does to its outputs (`rounding_decisions`). No weight moves by more
+than one step from where plain rounding puts it, and zeros stay zero.
 
 Source: Nagel et al., "Up or Down? Adaptive Rounding for Post-Training Quantization" (ICML 2020). Differs: the error is
-taken through the Gram matrix of the layer's inputs, which holds all positions of all images, so a step costs no pass
-over images; the inputs are those of the quantized graph for the float and the rounded weights alike.
-It changes no time. Cost: a step is one product of the weights with a K x K matrix, K the weights of one channel; layers
-with K above `LARGEST` stay as they are. It does not help with min-max weights of 8 bits that lose nothing already.
+taken through the Gram matrix, so a step costs no pass over images; the inputs are those of the quantized graph for the
+float and the rounded weights alike. It changes no time. Layers with more than `LARGEST` weights in a channel, with
+weights that another node reads too, and transposed convolutions stay as they are. It does not help with weights of
+8 bits and a scale for each channel that lose nothing already.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from onnx import numpy_helper
 from torch.nn import functional
 
 from pipeline.compress.quantization.graph_module import GraphModule
+from pipeline.compress.quantization.operators_windows import window
+from pipeline.compress.quantization.rounding_decisions import Choices, decide
 from pipeline.compress.quantization.weighted import weighted_layers
 
 if TYPE_CHECKING:
@@ -31,18 +34,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pipeline.compress.quantization.graph_module import Step
-    from pipeline.compress.quantization.weighted import WeightedLayer
+    from pipeline.compress.quantization.weighted import Stored, WeightedLayer
 
 LARGEST = 4608
 STEPS = 300
-LEARNING_RATE = 0.05
-#: Stretch of the sigmoid beyond 0 and 1, as in the paper (zeta, gamma).
-STRETCH, SHIFT = 1.2, -0.1
-PENALTY = 1.0
-#: The penalty's exponent falls from the first to the second number after a tenth of the steps.
-EXPONENTS = (20.0, 2.0)
-FREE_SHARE = 0.1
 CHUNK = 16
+#: Largest magnitude of weights in 7 and in 8 bits: 7 bits stay 7 bits.
+REDUCED, FULL = 64, 127
 
 
 def round_adaptively(
@@ -83,8 +81,8 @@ class _Rounding(GraphModule):
         on_layer: Callable[[int, int, str], None],
     ) -> None:
         super().__init__(model)
-        self._layers = {name: layer for name, layer in layers.items() if name in weights}
-        self._weights, self._steps, self._on_layer = weights, steps, on_layer
+        self._layers = {name: layer for name, layer in layers.items() if name in weights and not layer.weight.shared}
+        self._weights, self._steps, self._on_layer, self._done = weights, steps, on_layer, 0
         self.integers: dict[str, NDArray[Any]] = {}
         self.gains: dict[str, float] = {}
 
@@ -95,57 +93,41 @@ class _Rounding(GraphModule):
         matrices = _matrices(step, given[0], given[1])
         if matrices is not None:
             given = [given[0], self._rounded(step, layer, *matrices), *given[2:]]
-        self._on_layer(len(self.integers), len(self._layers), step.name)
+        self._done += 1
+        self._on_layer(self._done, len(self._layers), step.name)
         return super().run_step(step, given)
 
     def _rounded(self, step: Step, layer: WeightedLayer, gram_GKK: Tensor, order: Callable[[Tensor], Tensor]) -> Tensor:
         """Return the dequantized weights after rounding anew."""
         stored = layer.weight
         scale, zero = (stored.broadcast(each).astype(np.float32) for each in (stored.scale, stored.zero_point))
-        low, high = _range_of(stored.integers, stored.zero_point)
         exact = torch.from_numpy(self._weights[step.name] / scale + zero)
-        floor = torch.floor(exact + 1e-4)
-        size = torch.from_numpy(np.broadcast_to(scale, exact.shape).copy())
-        up = _decide(order(exact - floor), order(size), gram_GKK, self._steps)
         plain = torch.from_numpy(stored.integers.astype(np.float32))
-        chosen = torch.clamp(floor + _back(up, exact, order), low, high)
-        errors = [float(_error(order((each - exact) * size), gram_GKK)) for each in (chosen, plain)]
-        better = errors[0] < errors[1]
-        integers = chosen if better else plain
+        lower, room = _choices(exact, plain, torch.from_numpy(np.asarray(zero)), _range_of(stored))
+        size = torch.from_numpy(np.broadcast_to(scale, exact.shape).copy())
+        choices = Choices(order(lower), order(room), order(exact), order(size), gram_GKK)
+        chosen = decide(choices, self._steps)
+        before, after = choices.error(order(plain)), choices.error(chosen)
+        integers = _back(chosen, exact, order) if after < before else plain
         self.integers[step.name] = integers.numpy()
-        self.gains[step.name] = min(errors[0] / errors[1], 1.0) if errors[1] > 0 else 1.0
-        return (integers - torch.from_numpy(zero)) * torch.from_numpy(scale)
+        self.gains[step.name] = min(after / before, 1.0) if before > 0 else 1.0
+        return (integers - torch.from_numpy(np.asarray(zero))) * torch.from_numpy(np.asarray(scale))
 
 
-def _decide(rest_GOK: Tensor, scale_GOK: Tensor, gram_GKK: Tensor, steps: int) -> Tensor:
-    """Return 1 where a weight is to be rounded up and 0 where down; `rest_GOK` is its fraction, in steps of `scale`."""
-    share = torch.clamp((rest_GOK - SHIFT) / STRETCH, 1e-3, 1 - 1e-3)
-    # The error is taken relative to that of plain rounding, so that the penalty weighs the same in every layer.
-    plain = _error((torch.round(rest_GOK) - rest_GOK) * scale_GOK, gram_GKK) + 1e-20
-    with torch.enable_grad():
-        free = torch.log(share / (1 - share)).requires_grad_()
-        optimiser = torch.optim.Adam([free], lr=LEARNING_RATE)
-        for step in range(steps):
-            up = torch.clamp(torch.sigmoid(free) * STRETCH + SHIFT, 0, 1)
-            loss = _error((up - rest_GOK) * scale_GOK, gram_GKK) / plain
-            done = (step / steps - FREE_SHARE) / (1 - FREE_SHARE)
-            if done > 0:
-                exponent = EXPONENTS[1] + (EXPONENTS[0] - EXPONENTS[1]) * (1 - done)
-                loss = loss + PENALTY * (1 - (2 * up - 1).abs().pow(exponent)).mean()
-            optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
-    return (torch.sigmoid(free) > 0.5).float().detach()  # noqa: PLR2004 - nearer to up
+def _choices(exact: Tensor, plain: Tensor, zero: Tensor, limits: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Return the lower of the two integers that each weight may become, and how far the other one is above: 1 or 0.
 
-
-def _error(change_GOK: Tensor, gram_GKK: Tensor) -> Tensor:
-    """Return the squared error of the outputs that a change of the weights makes, summed over everything."""
-    return ((change_GOK @ gram_GKK) * change_GOK).sum()
+    Zeros have no choice, nor do weights outside the range or that were not just rounded: they stay what they are.
+    """
+    floor = torch.floor(exact)
+    inside = (floor >= limits[0]) & (floor + 1 <= limits[1])
+    free = inside & (exact != zero) & ((plain - exact).abs() < 1)
+    return torch.where(free, floor, plain), free.float()
 
 
 def _matrices(step: Step, x: Tensor, weight: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]] | None:
     """Return the Gram matrix [G, K, K] of a layer's inputs, and what orders its weights as [G, O, K]."""
-    if step.operator == "Conv" and weight.dim() in {3, 4}:
+    if step.operator == "Conv" and weight.dim() in {3, 4}:  # a sequence or an image
         groups = step.attributes.get("group", 1)
         width = weight[0].numel()
         if width > LARGEST:
@@ -162,18 +144,16 @@ def _matrices(step: Step, x: Tensor, weight: Tensor) -> tuple[Tensor, Callable[[
 
 def _convolution_gram(step: Step, x: Tensor, weight: Tensor, groups: int) -> Tensor:
     spatial = weight.dim() - 2
-    pads = step.attributes.get("pads", [0] * 2 * spatial)
+    strides, dilations, pads = window(step.attributes, x.shape[2:], weight.shape[2:])
     pairs = [pads[axis + spatial * end] for axis in reversed(range(spatial)) for end in (0, 1)]
     ones = [1] * (2 - spatial)  # a sequence is an image of height 1
     kernel = (*ones, *weight.shape[2:])
-    strides = (*ones, *step.attributes.get("strides", [1] * spatial))
-    dilations = (*ones, *step.attributes.get("dilations", [1] * spatial))
     width = weight[0].numel()
     gram = torch.zeros(groups, width, width)
     for part in torch.split_with_sizes(x, _chunks(len(x))):
         padded = functional.pad(part, pairs)
         image = padded[:, :, None] if spatial == 1 else padded
-        columns = functional.unfold(image, kernel, dilation=dilations, stride=strides)
+        columns = functional.unfold(image, kernel, dilation=(*ones, *dilations), stride=(*ones, *strides))
         grouped = columns.reshape(len(part), groups, width, -1).permute(1, 2, 0, 3).reshape(groups, width, -1)
         gram += grouped @ grouped.transpose(1, 2)
     return gram
@@ -191,12 +171,13 @@ def _back(up_GOK: Tensor, like: Tensor, order: Callable[[Tensor], Tensor]) -> Te
     return flat.reshape(like.shape)
 
 
-def _range_of(integers: NDArray[Any], zero_point: NDArray[Any]) -> tuple[int, int]:
-    """Return the smallest and largest integer that the weights may take: symmetric about the zero point if signed."""
+def _range_of(stored: Stored) -> tuple[int, int]:
+    """Return the smallest and largest integer that weights may become: symmetric about zero if signed."""
+    integers = stored.integers
     if integers.dtype == np.uint8:
         return 0, 255
-    reach = max(int(np.abs(integers.astype(np.int32) - int(zero_point.reshape(-1)[0])).max()), 1)
-    return (-reach, reach) if reach <= 64 else (-127, 127)  # noqa: PLR2004 - 7 bits stay 7 bits
+    reach = max(int(np.abs(integers.astype(np.int32)).max()), 1)
+    return (-reach, reach) if reach <= REDUCED else (-FULL, FULL)
 
 
 def _float_weights(model: ModelProto) -> dict[str, NDArray[np.float32]]:

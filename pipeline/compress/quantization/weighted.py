@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,18 +17,23 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto, NodeProto, TensorProto
 
-WEIGHT, BIAS = 1, 2
+#: Places of the inputs of a layer, and of DequantizeLinear.
+WEIGHT, BIAS, ZERO_POINT = 1, 2, 2
 OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 @dataclass(frozen=True)
 class Stored:
-    """Integers with their scale and zero point, which broadcast along `axis`; axis None: one scale for all."""
+    """Integers with their scale and zero point, which broadcast along `axis`; axis None: one scale for all.
+
+    `shared` says that another node reads them too.
+    """
 
     tensor: TensorProto
     scale: NDArray[np.float32]
     zero_point: NDArray[Any]
     axis: int | None
+    shared: bool = False
 
     @property
     def integers(self) -> NDArray[Any]:
@@ -49,11 +55,15 @@ class Stored:
 
 @dataclass(frozen=True)
 class WeightedLayer:
-    """A node with quantized weights; `bias` is None where it has none, a float tensor where it is not quantized."""
+    """A node with quantized weights; `bias` is None where it has none, a float tensor where it is not quantized.
+
+    `bias_shared` says that another node reads the bias too.
+    """
 
     node: NodeProto
     weight: Stored
     bias: Stored | TensorProto | None
+    bias_shared: bool = False
 
     def shift_bias(self, shift: NDArray[np.float32]) -> None:
         """Add to the bias, one number for each output channel. Raises InputError when the layer has none."""
@@ -77,6 +87,7 @@ def weighted_layers(model: ModelProto) -> dict[str, WeightedLayer]:
 def _layers(model: ModelProto) -> Iterator[WeightedLayer]:
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     made_by = {value: node for node in model.graph.node for value in node.output}
+    readers = Counter(value for node in model.graph.node for value in node.input)
 
     def stored(name: str) -> Stored | None:
         node = made_by.get(name)
@@ -84,15 +95,15 @@ def _layers(model: ModelProto) -> Iterator[WeightedLayer]:
             return None
         integers = tensors[node.input[0]]
         scale = numpy_helper.to_array(tensors[node.input[1]])
-        zero = (
-            numpy_helper.to_array(tensors[node.input[2]]) if len(node.input) > BIAS else np.zeros_like(scale, np.int8)
-        )
+        given = node.input[ZERO_POINT] if len(node.input) > ZERO_POINT else ""
+        zero = numpy_helper.to_array(tensors[given]) if given else np.zeros_like(scale, np.int8)
         axis = next((each.i for each in node.attribute if each.name == "axis"), 1) if scale.size > 1 else None
-        return Stored(integers, scale, zero, axis)
+        return Stored(integers, scale, zero, axis, shared=max(readers[name], readers[node.input[0]]) > 1)
 
     for node in model.graph.node:
         weight = stored(node.input[WEIGHT]) if node.op_type in OPERATORS else None
         if weight is None:
             continue
         name = node.input[BIAS] if len(node.input) > BIAS else ""
-        yield WeightedLayer(node, weight, (stored(name) or tensors.get(name)) if name else None)
+        bias = (stored(name) or tensors.get(name)) if name else None
+        yield WeightedLayer(node, weight, bias, bias.shared if isinstance(bias, Stored) else readers[name] > 1)
