@@ -7,7 +7,8 @@ s = sqrt(range of the first layer's channel / range of the second's), both have 
 Source: Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction" (ICCV 2019), section 4.1.
 It helps depthwise networks with weights of one scale, and activations whose channels differ much. It cannot pass a
 bounded activation (ReLU6, hard-swish), an addition, or a tensor that two nodes read: such pairs stay, and a network of
-nothing else raises InputError.
+nothing else raises InputError. Differs: channels that are next to nothing in either layer stay, for dividing by their
+range would blow up the bias and with it the range of the whole activation.
 """
 
 from __future__ import annotations
@@ -24,12 +25,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto, NodeProto
 
-#: Functions with f(s x) = s f(x) for s > 0, channel by channel.
+#: Functions with f(s x) = s f(x) for s > 0, channel by channel, of their first input.
 HOMOGENEOUS = frozenset(
-    {"Relu", "LeakyRelu", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Identity"}
+    {"Relu", "LeakyRelu", "PRelu", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Identity"}
 )
 ROUNDS = 20
 CONVERGED = 1e-3
+#: Channels below this share of their layer's range are next to nothing.
+FAINT = 1e-4
 
 
 def equalize(model: ModelProto) -> tuple[ModelProto, tuple[tuple[str, str], ...]]:
@@ -62,12 +65,12 @@ def _pairs(model: ModelProto) -> list[tuple[NodeProto, NodeProto]]:
     shared = {name for name in constants if len(readers.get(name, [])) > 1}
     pairs: list[tuple[NodeProto, NodeProto]] = []
     for node in graph.node:
-        if node.op_type != "Conv" or not {*node.input[1:]} <= constants - shared:
+        if node.op_type != "Conv" or not {*filter(None, node.input[1:])} <= constants - shared:
             continue
         value = node.output[0]
         while value not in outputs and len(readers.get(value, [])) == 1:
             reader = readers[value][0]
-            if reader.op_type not in HOMOGENEOUS:
+            if reader.op_type not in HOMOGENEOUS or not {*reader.input[1:]} <= constants:
                 weight_is_own = len(reader.input) > 1 and reader.input[1] in constants - shared
                 if reader.op_type == "Conv" and reader.input[0] == value and weight_is_own:
                     pairs.append((node, reader))
@@ -83,11 +86,11 @@ def _equalize_pair(first: NodeProto, second: NodeProto, tensors: dict[str, onnx.
     groups = next((each.i for each in second.attribute if each.name == "group"), 1)
     by_input = _by_input_channel(following, groups)
     ranges = np.abs(weight).reshape(len(weight), -1).max(1), np.abs(by_input).reshape(len(weight), -1).max(1)
-    usable = (ranges[0] > 0) & (ranges[1] > 0)
+    usable = (ranges[0] > FAINT * ranges[0].max()) & (ranges[1] > FAINT * ranges[1].max())
     scale = np.ones(len(weight), np.float32)
     scale[usable] = np.sqrt(ranges[0][usable] / ranges[1][usable])
     _write(tensors, first.input[1], weight / scale.reshape(-1, *[1] * (weight.ndim - 1)))
-    if len(first.input) > 2:  # noqa: PLR2004 - the third input is the bias
+    if any(first.input[2:]):  # the bias
         _write(tensors, first.input[2], numpy_helper.to_array(tensors[first.input[2]]) / scale)
     scaled = by_input * scale.reshape(-1, *[1] * (by_input.ndim - 1))
     _write(tensors, second.input[1], _by_output_channel(scaled, following.shape, groups))
