@@ -39,10 +39,10 @@ class Limits:
         self.ranges: dict[str, Range] = {}
 
     def add(self, tensors: Tensors) -> None:
-        """Widen the ranges to hold `tensors`."""
+        """Widen the ranges to hold `tensors`; a value that is not a number makes both ends that."""
         for name, values in tensors.items():
             low, high = self.ranges.get(name, (np.inf, -np.inf))
-            self.ranges[name] = min(low, float(values.min())), max(high, float(values.max()))
+            self.ranges[name] = float(np.minimum(low, values.min())), float(np.maximum(high, values.max()))
 
 
 class Histograms:
@@ -72,7 +72,8 @@ class Histograms:
 def mse_range(counts: NDArray[np.int64], limits: Range) -> Range:
     """Return the range, the limits shrunk by one factor, in which 256 levels have the smallest mean squared error.
 
-    What lies inside errs by rounding, evenly within a level: the square of its width over 12. What lies outside errs by
+    What lies inside errs by rounding, evenly within a level: the square of its width over 12; but within half a level
+    of zero, which is exact, by its own size: half of what a ReLU makes does not err at all. What lies outside errs by
     its distance to the end. `counts` [4096] is a histogram between minus and plus the larger magnitude of `limits`.
     Source: the idea of Banner et al. 2019 (ACIQ) on the values themselves instead of a distribution fitted to them.
     """
@@ -86,9 +87,10 @@ def mse_range(counts: NDArray[np.int64], limits: Range) -> Range:
         clipped = np.clip(values, low * factor, high * factor)
         outside = (values - clipped) ** 2
         level = (high - low) * factor / (LEVELS - 1)
-        return float((counts * np.where(outside > 0, outside, level**2 / 12)).sum())
+        inside = np.where(np.abs(values) < level / 2, values**2, level**2 / 12)
+        return float((counts * np.where(outside > 0, outside, inside)).sum())
 
-    best = min(FACTORS[::-1], key=error)
+    best = float(min(FACTORS[::-1], key=error))
     return max(limits[0], low * best), min(limits[1], high * best)
 
 
