@@ -178,8 +178,10 @@ def test_a_quantized_graph_is_refused() -> None:
 
 
 def test_activations_that_are_not_finite_fail() -> None:
-    """A range of infinity would quantize everything to zero."""
-    with pytest.raises(StageError, match="not finite, first in image"):
+    """A range of infinity would quantize everything to zero; images themselves are the caller's to correct."""
+    with pytest.raises(StageError, match="not finite, first in first"):
+        activation_ranges(network(), np.full_like(SAMPLES, 3e38), calibration="min-max")
+    with pytest.raises(InputError, match="images hold values that are not finite"):
         activation_ranges(network(), SAMPLES * np.float32("inf"), calibration="min-max")
 
 
