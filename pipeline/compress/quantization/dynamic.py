@@ -15,23 +15,34 @@ from onnxruntime.quantization import QuantType
 from onnxruntime.quantization.onnx_quantizer import ONNXQuantizer
 from onnxruntime.quantization.quant_utils import QuantizationMode
 
+from pipeline.compress.quantization.placement import matching_nodes
 from pipeline.core.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from onnx import ModelProto
 
+#: What the quantizer adds to the name of a Gemm when it becomes a MatMul.
+AS_PRODUCT = "_MatMul"
 
-def dynamic_int8(model: ModelProto, *, reduced: bool = False, per_channel: bool = True) -> ModelProto:
+
+def dynamic_int8(
+    model: ModelProto, *, reduced: bool = False, per_channel: bool = True, keep: Sequence[str] = ()
+) -> ModelProto:
     """Return the graph with its matrix products by constants in dynamic int8; the given one stays as it is.
 
-    Activations are u8, weights s8; `reduced` keeps weights in 7 bits, for x86-64 without VNNI. Gemm becomes MatMul and
-    Add where it neither scales nor transposes its data. The same graph gives the same bytes.
+    Activations are u8, weights s8; `reduced` keeps weights in 7 bits, for x86-64 without VNNI. Nodes whose name matches
+    a pattern of `keep` stay in float. Gemm becomes MatMul and Add where it neither scales nor transposes its data. The
+    same graph gives the same bytes.
 
     Raises:
-        InputError: the graph is quantized already, or holds no matrix product by constant weights.
+        InputError: the graph is quantized already, holds no matrix product by constant weights, or a pattern of `keep`
+            matches no node.
     """
     if any("Quantize" in node.op_type or node.op_type.startswith("QLinear") for node in model.graph.node):
         raise InputError("the file is quantized already; quantize the float file")
+    kept = matching_nodes(model, keep)
     quantizer = ONNXQuantizer(
         onnx.shape_inference.infer_shapes(model),
         per_channel,
@@ -42,7 +53,7 @@ def dynamic_int8(model: ModelProto, *, reduced: bool = False, per_channel: bool 
         QuantType.QUInt8,
         None,
         [],
-        [],
+        sorted({*kept, *(f"{name}{AS_PRODUCT}" for name in kept)}),
         ["MatMul"],
         {"MatMulConstBOnly": True},
     )

@@ -158,6 +158,22 @@ def test_dynamic_products_run_on_integers() -> None:
     assert found.count("Conv") == 2
 
 
+@pytest.mark.parametrize(("keep", "left"), [(["hidden"], "last"), (["last"], "hidden"), (["h*"], "last")])
+def test_products_that_are_kept_are_no_dynamic_ones(keep: list[str], left: str) -> None:
+    """A Gemm too, which becomes a MatMul of another name."""
+    model = dynamic_int8(network(), keep=keep)
+    names = [node.name for node in model.graph.node if node.op_type == "MatMulInteger"]
+    assert len(names) == 1
+    assert left in names[0]
+    assert apart(model, in_onnxruntime) < 0.03
+
+
+def test_a_pattern_without_a_match_is_refused() -> None:
+    """As for static int8."""
+    with pytest.raises(InputError, match='"hiden" matches no node'):
+        dynamic_int8(network(), keep=["hiden"])
+
+
 def test_reduced_weights_have_seven_bits() -> None:
     """They never saturate in pairs."""
     for reduced, bound in ((True, 64), (False, 127)):
