@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pipeline.core.accuracy import paired_difference
+from pipeline.core.errors import InputError, StageError
 from pipeline.measure.bench import plan_for
+from pipeline.measure.devices.local import LocalDevice
 from pipeline.measure.harness import measure
 from pipeline.measure.payload import payload
 from pipeline.measure.runtimes import open_session
 from pipeline.measure.statistics import milliseconds, speedup
-from pipeline.measure.subjects import Subject, Terms
+from pipeline.measure.subjects import Subject, Terms, open_subjects, start_worker
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
+    from pipeline.core.dataset import Normalisation, Split
     from pipeline.core.run import Interval
     from pipeline.core.stage import Progress, Runtime, Target
     from pipeline.measure.devices import Device
@@ -29,6 +33,8 @@ if TYPE_CHECKING:
 
 #: Signal without noise: equal outputs.
 MOST_DECIBELS = 150.0
+#: What is predicted for an image whose logits are not finite: no class, so it is wrong.
+NO_CLASS = -1
 
 
 @dataclass(frozen=True)
@@ -41,16 +47,17 @@ class Timed:
 
 @dataclass
 class Evaluation:
-    """Judges files on the same images and the same device; logits are kept by file.
+    """Judges files on the same images and the same device; logits are kept by file, images are normalised in batches.
 
-    `held_out_NCHW` are training images that nothing was calibrated on. `device` is None for this machine.
+    `held_out_NCHW` are training images that nothing was calibrated on. `device` is None for this machine. Accuracy is
+    taken on this machine, latency on the device.
     """
 
     runtime: Runtime
     target: Target
     held_out_NCHW: NDArray[np.float32]
-    validation_NCHW: NDArray[np.float32]
-    labels: NDArray[np.int64]
+    validation: Split
+    normalisation: Normalisation
     seed: int
     progress: Progress
     device: Device | None = None
@@ -58,57 +65,120 @@ class Evaluation:
     _held_out: dict[Path, NDArray[np.float32]] = field(default_factory=dict)
 
     def decibels(self, float_file: Path, file: Path) -> float:
-        """Return the signal-to-quantization-noise ratio of the logits on the held-out images, at most 150 dB."""
+        """Return the signal-to-quantization-noise ratio of the logits on the held-out images, at most 150 dB.
+
+        Raises:
+            InputError: the runtime cannot read or run a file.
+            StageError: a file's logits are not finite.
+        """
         signal, other = (self._logits_held_out(each) for each in (float_file, file))
         noise = float(np.square(signal - other).sum())
         power = float(np.square(signal).sum())
         if noise <= power * 10 ** (-MOST_DECIBELS / 10):
             return MOST_DECIBELS
-        return 10 * float(np.log10(power / noise)) if power > 0 and np.isfinite(noise) else -MOST_DECIBELS
+        return 10 * float(np.log10(power / noise)) if power > 0 else -MOST_DECIBELS
 
     def accuracy(self, file: Path) -> float:
-        """Return the accuracy on the validation split."""
-        return float((self._predicted(file) == self.labels).mean())
+        """Return the accuracy on the validation split. Raises InputError when the runtime cannot run the file."""
+        return float((self._predicted(file) == self.validation.labels).mean())
 
     def difference(self, before: Path, after: Path) -> Interval:
         """Return accuracy(after) - accuracy(before) on the validation split with a 95 % interval."""
-        return paired_difference(self._predicted(before), self._predicted(after), self.labels)
+        return paired_difference(self._predicted(before), self._predicted(after), self.validation.labels)
 
     def timed(self, files: Sequence[Path], budget_s: float) -> list[Timed]:
-        """Measure files together, interleaved, against the first."""
-        subjects = [
-            Subject(f"{index} {file.name}", self.runtime, file, payload(file, self.runtime).digest)
-            for index, file in enumerate(files)
-        ]
-        terms = Terms(threads=self.target.threads, batch=self.target.batch, weigh=False)
-        plan = plan_for(len(subjects), budget_s)
+        """Measure files together, interleaved, against the first.
+
+        Raises:
+            InputError, StageError: the device's runtime refuses a file, or its outputs are not sound; see `refusals`.
+            DeviceError: the device cannot be reached, or went away.
+        """
+        plan = plan_for(len(files), budget_s)
         devices = (self.device,) if self.device else ()
-        found = measure(subjects, terms, plan, seed=self.seed, devices=devices, progress=self.progress)
+        found = measure(
+            self._subjects(files), self._terms, plan, seed=self.seed, devices=devices, progress=self.progress
+        )
         clock: Clock = "cpu" if self.target.threads == 1 else "wall"
         return [
             Timed(
                 speedup(found, index, clock),
                 milliseconds(found.subjects[index], "wall", plan=found.plan, seed=found.seed),
             )
-            for index in range(len(subjects))
+            for index in range(len(files))
+        ]
+
+    def refusals(self, files: Sequence[Path]) -> list[str]:
+        """Say of each file why the device's runtime refuses it beside the first; empty where it does not.
+
+        Raises:
+            InputError, StageError: the first file itself is refused.
+            DeviceError: the device cannot be reached, or went away.
+        """
+        base, *others = self._subjects(files)
+        reasons = [""]
+        with ExitStack() as stack:
+            worker = start_worker(stack, self.device or LocalDevice(), self._terms)
+
+            def opened(*subjects: Subject) -> None:
+                open_subjects(subjects, self._terms, [worker], seed=self.seed, progress=self.progress)
+
+            opened(base)
+            for each in others:
+                try:
+                    opened(base, each)
+                except (InputError, StageError) as error:
+                    reasons.append(str(error))
+                else:
+                    reasons.append("")
+        return reasons
+
+    @property
+    def _terms(self) -> Terms:
+        return Terms(threads=self.target.threads, batch=self.target.batch, weigh=False)
+
+    def _subjects(self, files: Sequence[Path]) -> list[Subject]:
+        return [
+            Subject(f"{index} {file.name}", self.runtime, file, payload(file, self.runtime).digest)
+            for index, file in enumerate(files)
         ]
 
     def _predicted(self, file: Path) -> NDArray[np.int64]:
         if file not in self._predictions:
-            self._predictions[file] = np.asarray(self._logits(file, self.validation_NCHW).argmax(axis=1), np.int64)
+            found = [_classes(logits) for logits in self._logits(file, self._validation_batches())]
+            self._predictions[file] = np.concatenate(found)[: len(self.validation)]
         return self._predictions[file]
+
+    def _validation_batches(self) -> Iterator[NDArray[np.float32]]:
+        for start in range(0, len(self.validation), self.target.batch):
+            images = self.validation.images
+            yield self.normalisation(np.take(images, range(start, start + self.target.batch), axis=0, mode="wrap"))
 
     def _logits_held_out(self, file: Path) -> NDArray[np.float32]:
         if file not in self._held_out:
-            self._held_out[file] = self._logits(file, self.held_out_NCHW)
+            given, batch = self.held_out_NCHW, self.target.batch
+            batches = (
+                np.take(given, range(start, start + batch), axis=0, mode="wrap")
+                for start in range(0, len(given), batch)
+            )
+            found = np.concatenate(list(self._logits(file, batches)))[: len(given)]
+            if not np.isfinite(found).all():
+                raise StageError(f"{file.name}: its outputs on training images are not finite in {self.runtime}")
+            self._held_out[file] = found
         return self._held_out[file]
 
-    def _logits(self, file: Path, images_NCHW: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the first output for each image [N, ...]."""
-        batch = self.target.batch
-        session = open_session(self.runtime, file, threads=len(os.sched_getaffinity(0)), batch=batch)
-        parts = [
-            np.asarray(session.run(np.take(images_NCHW, range(start, start + batch), axis=0, mode="wrap"))[0])
-            for start in range(0, len(images_NCHW), batch)
-        ]
-        return np.concatenate(parts)[: len(images_NCHW)]
+    def _logits(self, file: Path, batches_NCHW: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
+        """Yield the first output for each batch, on all cores of this machine."""
+        threads = len(os.sched_getaffinity(0))
+        session = open_session(self.runtime, file, threads=threads, batch=self.target.batch)
+        for images_NCHW in batches_NCHW:
+            try:
+                (logits, *_) = session.run(images_NCHW)
+            except Exception as error:  # the runtimes' exception classes are private
+                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                raise InputError(f"{file.name}: {self.runtime} cannot run it: {reason}") from error
+            yield np.array(logits, np.float32)  # a copy: a runtime may write the next outputs into the same memory
+
+
+def _classes(logits: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Return the class of each image [N, classes]; none where a logit is not finite."""
+    return np.where(np.isfinite(logits).all(axis=1), logits.argmax(axis=1), NO_CLASS).astype(np.int64)

@@ -19,7 +19,8 @@ def families(model: ModelProto, on_integers: Iterable[str]) -> dict[str, tuple[s
     """Return nodes that work on integers by family, in the order of the graph; a node can be in several.
 
     `model` is the float graph. Families: depthwise, grouped, small and first convolutions, each other operator, and
-    all that are no products.
+    all that are no products. Of families with the same nodes the first is returned, and none that leaves no node on
+    integers.
     """
     names = frozenset(on_integers)
     shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
@@ -30,7 +31,11 @@ def families(model: ModelProto, on_integers: Iterable[str]) -> dict[str, tuple[s
         first = first and node.op_type not in PRODUCTS
         for kind in kinds if node.name in names else ():
             found.setdefault(kind, []).append(node.name)
-    return {kind: tuple(nodes) for kind, nodes in found.items()}
+    distinct: dict[tuple[str, ...], str] = {}
+    for kind, nodes in found.items():
+        if len(nodes) < len(names):
+            distinct.setdefault(tuple(nodes), kind)
+    return {kind: nodes for nodes, kind in distinct.items()}
 
 
 def _kinds(node: NodeProto, shapes: dict[str, tuple[int, ...]], *, first: bool) -> list[str]:

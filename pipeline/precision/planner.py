@@ -8,6 +8,10 @@ from contextlib import ExitStack
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from pipeline.compress.quantization.completion import require_usable
+from pipeline.compress.quantization.placement import matching_nodes, require_float_and_folded
 from pipeline.core.errors import InputError, StageError
 from pipeline.export.onnx_file import read_onnx
 from pipeline.measure.devices import open_device
@@ -15,19 +19,21 @@ from pipeline.measure.machine import fingerprint
 from pipeline.measure.subjects import Terms, start_worker
 from pipeline.precision.evaluation import Evaluation
 from pipeline.precision.exactness import expected
-from pipeline.precision.search import Search
+from pipeline.precision.search import search
 from pipeline.precision.targets import target_facts
-from pipeline.precision.tried import Question, plan_of
+from pipeline.precision.tried import Question, file_of, plan_of
 from pipeline.quantizing import calibration_images, request_of, training_images
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from numpy.typing import NDArray
     from onnx import ModelProto
 
     from pipeline.core.artifact import Artifact
     from pipeline.core.precision import PrecisionPlan
-    from pipeline.core.stage import Context
+    from pipeline.core.stage import Context, Runtime
+    from pipeline.measure.devices import Device
     from pipeline.precision.targets import TargetFacts
     from pipeline.quantization_config import QuantizationConfig
 
@@ -50,8 +56,12 @@ def find_precision(
 ) -> tuple[Path, PrecisionPlan]:
     """Search, and return the chosen file (the given one when nothing is better) with everything that was tried.
 
+    Candidates lie in a folder of the context's until the caller removes it; what a killed run left there is removed.
+
     Raises:
-        InputError: the target's runtime reads no ONNX file, or the data has too few training images.
+        InputError: the target's runtime reads no ONNX file, the file is quantized already, the data has too few
+            training images, none to validate on, or some that are not finite, or a pattern of `keep` matches no node.
+        StageError: batch norm is not folded, or the float network's values are not finite.
         DeviceError: the target's device cannot be reached, or went away.
     """
     began = time.monotonic()
@@ -60,27 +70,31 @@ def find_precision(
         raise InputError(
             "quantize: engine auto times files, found target.runtime torch, allowed: onnxruntime, openvino"
         )
-    device = None if target.device == "local" else open_device(target.device)
-    facts = facts_of(target.device, target.runtime)
-    model = read_onnx(given.file)
-    calibrated = calibration_images(config, context, model)
-    used = len(calibrated.samples_NCHW)
-    available = len(context.dataset().train) - used
-    held_out = training_images(context, min(HELD_OUT, available), after=used) if available else calibrated.samples_NCHW
     dataset = context.dataset()
+    if not len(dataset.validation):
+        raise InputError("quantize: engine auto judges accuracy on the validation split, which is empty")
+    model = read_onnx(given.file)
+    require_float_and_folded(model)
+    matching_nodes(model, config.keep)
+    calibrated = calibration_images(config, context, model)
+    held_out = _held_out(context, calibrated.samples_NCHW)
+    require_usable(model, np.concatenate([calibrated.samples_NCHW, held_out]))
+    device = None if target.device == "local" else open_device(target.device)
+    facts = facts_of(device, target.runtime)
+    schemes = facts.schemes if config.scheme == "auto" else (config.scheme,)
     evaluation = Evaluation(
         runtime=target.runtime,
         target=target,
         held_out_NCHW=held_out,
-        validation_NCHW=dataset.normalisation(dataset.validation.images),
-        labels=dataset.validation.labels,
+        validation=dataset.validation,
+        normalisation=dataset.normalisation,
         seed=context.seed,
         progress=context.progress,
         device=device,
     )
     folder = context.folder / CANDIDATES
-    shutil.rmtree(folder, ignore_errors=True)
-    schemes = facts.schemes if config.scheme == "auto" else (config.scheme,)
+    if folder.exists():  # of a run that was killed
+        shutil.rmtree(folder)
     question = Question(
         given=given.file,
         folder=folder,
@@ -90,22 +104,26 @@ def find_precision(
         budget_s=budget_s,
         request=request_of(config, schemes[0] if schemes else "u8s8"),
         schemes=schemes,
-        is_exact_on_arm=inexact_on_arm if arm_exact else None,
+        inexact_on_arm=inexact_on_arm if arm_exact else None,
     )
-    search = Search(question, evaluation, context.progress)
-    chosen = search.run()
-    plan = plan_of(
-        question, evaluation, search.tried, search.layers, chosen=chosen, moved=calibrated.moved, began=began
-    )
-    return chosen.file or given.file, plan
+    found = search(question, evaluation, context.progress)
+    plan = plan_of(question, evaluation, found, moved=calibrated.moved, began=began)
+    return file_of(found.chosen), plan
 
 
-def facts_of(device: str, runtime: str) -> TargetFacts:
+def _held_out(context: Context, calibrated_NCHW: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return training images that are not calibrated on; where there are no others, those that are."""
+    used = len(calibrated_NCHW)
+    others = min(HELD_OUT, len(context.dataset().train) - used)
+    return training_images(context, others, after=used) if others > 0 else calibrated_NCHW[:HELD_OUT]
+
+
+def facts_of(device: Device | None, runtime: Runtime) -> TargetFacts:
     """Return what is known of the target's processor with a runtime; another device than this one is asked for it."""
-    if device == "local":
+    if device is None:
         return target_facts(fingerprint(), runtime, version(runtime))
     with ExitStack() as stack:
-        _, hello = start_worker(stack, open_device(device), Terms())
+        _, hello = start_worker(stack, device, Terms())
     return target_facts(hello["fingerprint"], runtime, hello["packages"].get(runtime))
 
 

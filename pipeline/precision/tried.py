@@ -24,22 +24,28 @@ if TYPE_CHECKING:
     from pipeline.precision.variant import Variant
 
 FLOAT = "fp32"
+#: Accuracies are quotients of whole numbers: a drop of exactly what is allowed must not fail by rounding.
+ROUNDING = 1e-9
 
 
 @dataclass
 class Tried:
-    """A candidate while it is being judged; `file` is None when it could not be made."""
+    """A candidate while it is being judged; `file` is None when it could not be made.
+
+    `on_integers` are the nodes that could be left in float. `dropped` says why it cannot be chosen, `remark` why it was
+    not although it could be.
+    """
 
     label: str
     precision: str
     variant: Variant | None = None
     file: Path | None = None
-    float_nodes: tuple[str, ...] = ()
     on_integers: tuple[str, ...] = ()
     decibels: float | None = None
     saturated: float | None = None
     timed: Timed | None = None
     dropped: str = ""
+    remark: str = ""
     missing: bool = False
 
     @property
@@ -47,12 +53,18 @@ class Tried:
         """Whether it can still be chosen."""
         return self.file is not None and not self.dropped
 
+    @property
+    def in_float(self) -> tuple[str, ...]:
+        """The nodes that were left in float on purpose, beside those that the recipe keeps."""
+        return self.variant.in_float if self.variant else ()
+
 
 @dataclass(frozen=True)
 class Question:
     """What is searched: the float file, where candidates go, calibration images, and what is allowed.
 
-    `schemes` and `keep` bind static int8; `exact_on_arm` allows only files that compute the same sums on ARM.
+    `schemes`, those to try first first, bind static int8, and `request.keep` every candidate. With `inexact_on_arm`
+    only files are allowed of which it says nothing: it says why sums differ on ARM.
     """
 
     given: Path
@@ -63,7 +75,16 @@ class Question:
     budget_s: float
     request: Request
     schemes: tuple[Scheme, ...]
-    is_exact_on_arm: Callable[[ModelProto], str] | None = None
+    inexact_on_arm: Callable[[ModelProto], str] | None = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search found. The first candidate is the float file; one of them is chosen."""
+
+    chosen: Tried
+    candidates: tuple[Tried, ...]
+    layers: tuple[LayerChoice, ...]
 
 
 def file_of(tried: Tried) -> Path:
@@ -78,36 +99,35 @@ def speed_of(tried: Tried) -> float:
     return tried.timed.speedup.value if tried.timed and tried.timed.speedup else 0.0
 
 
+def is_slower(tried: Tried) -> bool:
+    """Say whether a candidate is slower than the float file for certain."""
+    return bool(tried.timed and tried.timed.speedup and tried.timed.speedup.high < 1)
+
+
+def lost_points(file: Path, question: Question, evaluation: Evaluation) -> float:
+    """Return by how many points a file's accuracy on the validation split is below that of the float file."""
+    return 100 * (evaluation.accuracy(question.given) - evaluation.accuracy(file))
+
+
 def is_right(tried: Tried, question: Question, evaluation: Evaluation) -> bool:
     """Say whether a file loses no more accuracy on the validation split than is allowed."""
-    lost = evaluation.accuracy(question.given) - evaluation.accuracy(file_of(tried))
-    return 100 * lost <= question.accuracy_drop + 1e-9
+    return lost_points(file_of(tried), question, evaluation) <= question.accuracy_drop + ROUNDING
 
 
 def row_of(each: Tried, chosen: Tried, question: Question, evaluation: Evaluation) -> CandidateFile:
     """Return a candidate as the report shows it."""
-    right = each.file is not None and is_right(each, question, evaluation)
-    is_float = each.precision == FLOAT
-    state: State = "chosen" if each is chosen else "missing" if each.missing else "dropped"
-    reason = each.dropped
-    if each is chosen:
-        reason = "nothing else is accurate enough and faster for certain" if is_float else "the fastest that is right"
-    elif not reason and not right:
-        reason = f"loses more than {question.accuracy_drop:g} points of accuracy"
-    elif not reason:
-        state, reason = "kept", "the file that was given" if is_float else "slower than the chosen one"
+    state, reason = _verdict(each, chosen, question, evaluation)
     variant, file = each.variant, each.file
     return CandidateFile(
         label=each.label,
         state=state,
-        reason=reason
-        or ("slower than the chosen one" if each.variant or each.precision != FLOAT else "the file that was given"),
+        reason=reason,
         engine=variant.engine if variant else None,
         precision=each.precision,
         scheme=variant.request.scheme if variant else None,
         calibration=variant.request.calibration if variant else None,
         recovery=variant.recovery if variant else (),
-        float_nodes=each.float_nodes,
+        float_nodes=each.in_float,
         size_bytes=file.stat().st_size if file else None,
         decibels=each.decibels,
         accuracy=evaluation.accuracy(file) if file else None,
@@ -118,18 +138,34 @@ def row_of(each: Tried, chosen: Tried, question: Question, evaluation: Evaluatio
     )
 
 
+def _verdict(each: Tried, chosen: Tried, question: Question, evaluation: Evaluation) -> tuple[State, str]:
+    """Return what became of a candidate, and why in words."""
+    is_float = each.precision == FLOAT
+    if each is chosen:
+        reason = "nothing else is accurate enough and faster for certain" if is_float else "the fastest that is right"
+        return "chosen", reason
+    if is_float:
+        return "kept", "the file that was given"
+    if not each.alive:
+        return "missing" if each.missing else "dropped", each.dropped
+    lost = lost_points(file_of(each), question, evaluation)
+    if lost > question.accuracy_drop + ROUNDING:
+        return "dropped", f"loses {lost:.3g} points of accuracy, allowed are {question.accuracy_drop:g}"
+    if is_slower(each):
+        return "dropped", "slower than the float file"
+    return "kept", each.remark or "not timed"
+
+
 def plan_of(
     question: Question,
     evaluation: Evaluation,
-    tried: Sequence[Tried],
-    layers: Sequence[LayerChoice],
+    found: Found,
     *,
-    chosen: Tried,
     moved: Mapping[int, float],
     began: float,
 ) -> PrecisionPlan:
-    """Return everything that a search found, for the report."""
-    facts = question.facts
+    """Return everything that a search found, for the report; `began` is when on the monotonic clock."""
+    facts, tried = question.facts, found.candidates
     values: dict[str, Any] = {
         "runtime": evaluation.runtime,
         "device": evaluation.target.device,
@@ -140,10 +176,15 @@ def plan_of(
         "accuracy_drop": question.accuracy_drop,
         "calibration_images": len(question.samples_NCHW),
         "calibration_moved": dict(moved),
-        "validation_images": len(evaluation.labels),
-        "candidates": tuple(row_of(each, chosen, question, evaluation) for each in tried),
-        "layers": tuple(layers),
-        "chosen": list(map(id, tried)).index(id(chosen)),
+        "validation_images": len(evaluation.validation),
+        "candidates": tuple(row_of(each, found.chosen, question, evaluation) for each in tried),
+        "layers": found.layers,
+        "chosen": _place(found.chosen, tried),
         "seconds": time.monotonic() - began,
     }
     return PrecisionPlan(**values)
+
+
+def _place(chosen: Tried, tried: Sequence[Tried]) -> int:
+    """Return the index of the very same candidate: two may be equal."""
+    return next(index for index, each in enumerate(tried) if each is chosen)

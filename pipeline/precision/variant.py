@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -12,10 +13,11 @@ from pipeline.compress.quantization.engines import open_engine
 from pipeline.compress.quantization.equalization import equalize
 from pipeline.compress.quantization.half import half_graph, half_weights
 from pipeline.compress.quantization.rounding import round_adaptively
+from pipeline.core.errors import InputError
 from pipeline.core.stage import SilentProgress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -35,15 +37,24 @@ IMAGES = 64
 
 @dataclass(frozen=True)
 class Variant:
-    """Engine, request and recovery: what makes one int8 file."""
+    """Engine, request and recovery: what makes one int8 file.
+
+    `in_float` are names of nodes that are left in float beside those that the request keeps by pattern.
+    """
 
     engine: EngineName
     request: Request
     recovery: tuple[Recovery, ...] = ()
+    in_float: tuple[str, ...] = ()
 
-    def keeping(self, nodes: tuple[str, ...]) -> Variant:
+    @property
+    def asked(self) -> Request:
+        """The request with all that stays in float; a name is a pattern that matches nothing else."""
+        return replace(self.request, keep=(*self.request.keep, *map(glob.escape, self.in_float)))
+
+    def keeping(self, nodes: Sequence[str]) -> Variant:
         """Return the same with more nodes left in float."""
-        return replace(self, request=replace(self.request, keep=(*self.request.keep, *nodes)))
+        return replace(self, in_float=tuple(dict.fromkeys((*self.in_float, *nodes))))
 
     def recovered(self, recovery: tuple[Recovery, ...]) -> Variant:
         """Return the same with other recovery."""
@@ -61,7 +72,7 @@ def build(
     """
     shown = progress or SilentProgress()
     source = equalize(model)[0] if "equalize" in variant.recovery else model
-    quantized = open_engine(variant.engine).quantize(source, samples_NCHW, variant.request)
+    quantized = open_engine(variant.engine).quantize(source, samples_NCHW, variant.asked)
     result = quantized.model
     few = samples_NCHW[:IMAGES]
     if "adaround" in variant.recovery:
@@ -73,12 +84,23 @@ def build(
     return replace(quantized, model=result)
 
 
-def other_precision(model: ModelProto, precision: Precision) -> ModelProto:
-    """Return a float graph in another precision than static int8. Raises InputError when nothing in it qualifies."""
+def other_precision(
+    model: ModelProto, precision: Precision, *, reduced: bool = False, keep: Sequence[str] = ()
+) -> ModelProto:
+    """Return a float graph in another precision than static int8.
+
+    `reduced` keeps int8 weights of products that quantize as they run in 7 bits; nodes that match a pattern of `keep`
+    stay in float32.
+
+    Raises:
+        InputError: nothing in it qualifies, or nodes are to be kept and the precision cannot leave any out.
+    """
+    if keep and precision != "int8-dynamic":
+        raise InputError(f"keep leaves nodes in float32, which {precision} cannot; allowed with it: int8, int8-dynamic")
     makers: dict[Precision, Callable[[ModelProto], ModelProto]] = {
         "fp16": half_graph,
         "fp16-weights": half_weights,
-        "int8-dynamic": dynamic_int8,
+        "int8-dynamic": lambda graph: dynamic_int8(graph, reduced=reduced, keep=keep),
         "int8-weights": lambda graph: block_weights(graph, bits=8),
         "int4-weights": lambda graph: block_weights(graph, bits=4),
     }

@@ -1,4 +1,4 @@
-"""Emulated processors, and small quantized files."""
+"""Emulated processors, and searches without a clock."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from pipeline.core.errors import DeviceError
 from pipeline.measure.devices.arm64_root import build_root
 from pipeline.measure.devices.qemu import QemuDevice
 from pipeline.precision.avx2 import PROGRAM, Avx2Device
+from tests.unit.precision.search_fixtures import World
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 
 @pytest.fixture(scope="session")
@@ -36,3 +38,9 @@ def avx2() -> Avx2Device:
     if platform.machine() != "x86_64" or not shutil.which(PROGRAM):
         pytest.skip(f"not installed: {PROGRAM}, or no x86-64 machine")
     return Avx2Device()
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    """Return a world whose searches make files as it says."""
+    return World(tmp_path).install(monkeypatch)
