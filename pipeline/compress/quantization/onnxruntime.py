@@ -8,9 +8,10 @@ and its entropy method has one candidate, so ranges come from `pipeline.compress
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -47,6 +48,11 @@ TYPES: dict[Scheme, Types] = {
     "s8s8": Types(QuantType.QInt8, QuantType.QInt8),
     "u8u8": Types(QuantType.QUInt8, QuantType.QUInt8),
 }
+
+
+#: Ranges by the content of the graph and the images, and how they were found.
+_REMEMBERED: dict[tuple[Any, ...], dict[str, Range]] = {}
+MOST_REMEMBERED = 8
 
 
 class OnnxRuntime:
@@ -86,7 +92,7 @@ def quantize_static(
     request = Request(scheme, per_channel, symmetric, calibration, percentile, tuple(keep))
     require_float_and_folded(model)
     matching_nodes(model, keep)
-    ranges = activation_ranges(model, samples_NCHW, calibration=calibration, percentile=percentile)
+    ranges = _remembered_ranges(model, samples_NCHW, calibration, percentile)
     return quantize_with_ranges(model, ranges, request)
 
 
@@ -118,6 +124,19 @@ def quantize_with_ranges(model: ModelProto, ranges: Mapping[str, Range], request
     result: ModelProto = quantizer.model.model
     _leave_outputs_in_float(result)
     return Quantized(result, *count(result, kept))
+
+
+def _remembered_ranges(
+    model: ModelProto, samples_NCHW: NDArray[np.float32], calibration: Calibration, percentile: float
+) -> dict[str, Range]:
+    """Return the ranges; the last few are remembered, since a search quantizes one graph again and again."""
+    contents = (model.SerializeToString(deterministic=True), np.ascontiguousarray(samples_NCHW).tobytes())
+    key = (*(hashlib.sha256(each).hexdigest() for each in contents), samples_NCHW.shape, calibration, percentile)
+    if key not in _REMEMBERED:
+        while len(_REMEMBERED) >= MOST_REMEMBERED:
+            del _REMEMBERED[next(iter(_REMEMBERED))]
+        _REMEMBERED[key] = activation_ranges(model, samples_NCHW, calibration=calibration, percentile=percentile)
+    return _REMEMBERED[key]
 
 
 def activation_ranges(
