@@ -77,8 +77,8 @@ def training_images(context: Context, count: int | None, *, after: int = 0) -> N
     dataset = context.dataset()
     available = len(dataset.train)
     if after + (count or 1) > available:
-        message = f"images is {after + (count or 1)}, the training split has {available}: ask for at most that many"
-        raise InputError(message)
+        wanted = "auto" if count is None else after + count
+        raise InputError(f"images is {wanted}, the training split has {available}: ask for at most that many")
     order = np.random.default_rng(context.seed).permutation(available)
     chosen = order[after : after + (MOST if count is None else count)]
     return dataset.normalisation(dataset.train.images[chosen])
