@@ -109,8 +109,8 @@ def auto(network: str, runtime: str, seed: int) -> dict[str, Any]:
         runtime=runtime,  # type: ignore[arg-type]
         target=Target(runtime=runtime),  # type: ignore[arg-type]
         held_out_NCHW=samples,
-        validation_NCHW=data.normalisation(data.validation.images),
-        labels=data.validation.labels,
+        validation=data.validation,
+        normalisation=data.normalisation,
         seed=seed,
         progress=SilentProgress(),
     )
