@@ -145,7 +145,7 @@ def _stage(loaded: LoadedRecipe, stage: Stage, parent: str, data: Ingredients, s
         "parent": parent,
         "data": data,
         "batch": loaded.recipe.target.batch,
-        "versions": {name: version(name) for name in stage.libraries},
+        "versions": {name: version(name) for name in stage.depends_on()},
         "seed": seed,
     }
 

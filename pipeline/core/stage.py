@@ -100,7 +100,7 @@ class Stage(BaseModel, ABC):
 
     #: Raised when the same configuration would now give another result; part of the cache key.
     revision: ClassVar[int] = 1
-    #: Distributions whose versions are part of the cache key.
+    #: Distributions whose versions are part of the cache key with any configuration.
     libraries: ClassVar[tuple[str, ...]] = ()
 
     kind: str
@@ -126,6 +126,10 @@ class Stage(BaseModel, ABC):
     @abstractmethod
     def produces(self, given: Form) -> Form:
         """The form that this stage ends with when it starts from `given`."""
+
+    def depends_on(self) -> tuple[str, ...]:
+        """Return the distributions whose versions are part of the cache key with this configuration."""
+        return self.libraries
 
     def files(self) -> tuple[Path, ...]:
         """Return the files that the configuration names: their content, not their path, is part of the cache key."""

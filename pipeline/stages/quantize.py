@@ -13,6 +13,7 @@ on the recipe's target and takes the fastest file within `accuracy_drop`, which 
 from __future__ import annotations
 
 import shutil
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -24,12 +25,28 @@ from pipeline.precision.targets import resolved_scheme
 from pipeline.quantization_config import QuantizationConfig
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from pipeline.core.artifact import Artifact, Form
 
 #: Images on which the file is compared with the float one.
 PARITY_IMAGES = 128
+#: Calibrations of the engines that do not have all, the one first that stands for the default where that is none.
+CALIBRATIONS: dict[str, tuple[str, ...]] = {
+    "neural-compressor": ("min-max", "mse"),
+    "nncf": ("min-max", "percentile", "mse"),
+}
+#: Schemes of the engines beside onnxruntime's.
+SIGNED_WEIGHTS = ("u8s8", "u8s8-reduced", "s8s8")
+TORCH = ("torch",)
+#: What an engine needs beside the stage's own libraries; with `auto` every engine, recovery, and what times the files.
+DEPENDS_ON: dict[str, tuple[str, ...]] = {
+    "onnxruntime": (),
+    "neural-compressor": (*TORCH, "neural-compressor", "torchao"),
+    "nncf": ("nncf",),
+    "auto": (*TORCH, "openvino", "neural-compressor", "torchao", "nncf"),
+}
 
 
 class Quantize(QuantizationConfig, Stage):
@@ -41,8 +58,10 @@ class Quantize(QuantizationConfig, Stage):
     kind: Literal["quantize"]
     engine: Literal["auto", "onnxruntime", "neural-compressor", "nncf"] = Field(
         default="onnxruntime",
-        description="What places the QDQ pairs and finds scales. `auto` tries all that are installed with every scheme "
-        "that suits the target, times them there, and takes the fastest file that is right.",
+        description="What places the QDQ pairs and finds scales. `auto` tries all that are installed with schemes that "
+        "suit the target and every calibration, times them there, and takes the fastest file that is right. "
+        "`neural-compressor` calibrates by min-max (its default here) or mse, `nncf` not by entropy; both store "
+        "weights as s8.",
     )
     precision: Literal["int8", "int8-dynamic", "int8-weights", "int4-weights", "fp16-weights", "fp16"] = Field(
         default="int8",
@@ -72,6 +91,17 @@ class Quantize(QuantizationConfig, Stage):
         """Return the same form."""
         return given
 
+    @property
+    def measures(self) -> bool:
+        """Whether the file depends on a latency: with `engine: auto`, or because a gain is asked for."""
+        return self.engine == "auto" or super().measures
+
+    def depends_on(self) -> tuple[str, ...]:
+        """Return also what engines and recovery are made of, and with `engine: auto` what times files, as installed."""
+        more = DEPENDS_ON[self.engine] + (TORCH if self.recover else ())
+        there = (name for name in dict.fromkeys(more) if _is_installed(name))
+        return (*self.libraries, *there)
+
     def resolved(self, flags: frozenset[str]) -> Quantize:
         """Return the configuration with `auto` replaced by the scheme for a CPU with these flags.
 
@@ -82,12 +112,39 @@ class Quantize(QuantizationConfig, Stage):
         return self.model_copy(update={"scheme": self._scheme_on(flags)})
 
     @model_validator(mode="after")
-    def _auto_searches(self) -> Self:
-        if self.engine == "auto" and (self.precision != "int8" or self.recover):
-            key = "recover" if self.recover else "precision"
-            message = f"{key} is what engine auto finds out, allowed with it: nothing; leave it out, or name an engine"
-            raise ValueError(message)
+    def _goes_together(self) -> Self:
+        if self.calibration not in self._calibrations and "calibration" not in self.model_fields_set:
+            # A default that depends on the engine. A validator before would lose that lists of a recipe become tuples.
+            object.__setattr__(self, "calibration", self._calibrations[0])
+        for key, allowed, reason in self._restrictions():
+            value = getattr(self, key)
+            if value not in allowed:
+                found = ", ".join(value) if isinstance(value, tuple) else str(value).lower()
+                message = f'{key} is "{found}", {reason}'
+                raise ValueError(message)
         return self
+
+    @property
+    def _calibrations(self) -> tuple[str, ...]:
+        return CALIBRATIONS.get(self.engine, (self.calibration,))
+
+    def _restrictions(self) -> Iterator[tuple[str, tuple[Any, ...], str]]:
+        """Yield a key, the values that it may have, and what is said of another one."""
+        if self.engine == "auto":
+            for key, usual in (("precision", "int8"), ("recover", ())):
+                yield key, (usual,), f"which engine auto finds out: leave {key} out, or name an engine"
+        elif self.engine != "onnxruntime":
+            for key, allowed in (("calibration", self._calibrations), ("scheme", ("auto", *SIGNED_WEIGHTS))):
+                yield key, allowed, f"allowed with engine {self.engine}: {', '.join(allowed)}"
+        if self.precision != "int8":
+            yield "engine", ("onnxruntime",), "which makes int8: leave engine out, or take precision int8"
+            unused: dict[str, Any] = {
+                "recover": (),
+                "arm_exact": False,
+                **({} if self.precision == "int8-dynamic" else {"keep": ()}),
+            }
+            for key, value in unused.items():
+                yield key, (value,), f"which precision {self.precision} does not have: leave {key} out"
 
     def run(self, given: Artifact, context: Context) -> Outcome:
         """Quantize, and say how far the outputs moved on training images.
@@ -135,7 +192,8 @@ class Quantize(QuantizationConfig, Stage):
 
         model = read_onnx(given.file)
         if self.precision != "int8":
-            write_onnx(finish(other_precision(model, self.precision)), file)
+            reduced = self._scheme_on(cpu_flags()) == "u8s8-reduced"
+            write_onnx(finish(other_precision(model, self.precision, reduced=reduced, keep=self.keep)), file)
             return {"precision": self.precision}
         calibrated = calibration_images(self, context, model)
         context.progress.update(0, 2, f"calibrating on {len(calibrated.samples_NCHW)} images")
@@ -158,3 +216,11 @@ class Quantize(QuantizationConfig, Stage):
         if self.scheme == "auto" and self.arm_exact:
             return "u8s8-reduced"
         return resolved_scheme(self.scheme, flags)
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        version(name)
+    except PackageNotFoundError:
+        return False
+    return True

@@ -34,7 +34,7 @@ CONTRACTS = {
     "export": Contract({"to": "onnx"}, {"torch"}, "onnx", 1),
     "export again": Contract({"kind": "export", "to": "openvino"}, {"onnx"}, "openvino", 1),
     "simplify": Contract({}, {"onnx"}, "onnx", 1),
-    "quantize": Contract({}, {"onnx"}, "onnx", 1),
+    "quantize": Contract({}, {"onnx"}, "onnx", 2),
     "measure": Contract({}, {"torch", "onnx", "openvino"}, "torch", 2),
 }
 

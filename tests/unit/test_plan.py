@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from pipeline import plan
 from pipeline.core.store import Store
 from pipeline.plan import labels, make_plan
 from pipeline.recipe import load_recipe
+from pipeline.stages import quantize
 from pipeline.stages.prune import Prune
 
 if TYPE_CHECKING:
@@ -110,3 +112,38 @@ def test_a_stage_that_measures_for_itself_does_so_wherever_its_gain_is_asked(
     assert first.made == steps(project)[1].key != first.key
     monkeypatch.setattr(plan, "fingerprint", lambda: {"cpu_model": "another"})
     assert steps(project, "stages.prune.on_no_gain=skip")[1].made != first.made
+
+
+def test_a_precision_is_searched_for_one_target_on_one_machine(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fastest file is another one elsewhere; a scheme that is stated is not."""
+    asked = "stages.quantize.engine=auto"
+    before = keys(project, asked)
+    assert steps(project, asked)[5].ingredients["config"]["scheme"] == "auto"
+    for change in ("target.runtime=openvino", "target.threads=2", "target.device=ssh://board"):
+        assert changed(before, keys(project, asked, change)) == 5
+        assert keys(project, change)[5] == keys(project)[5]
+    gains = [steps(project, asked, "stages.quantize.on_no_gain=skip", *more)[5] for more in ((), ("target.threads=2",))]
+    assert gains[0].made == before[5] != gains[0].key
+    assert gains[0].made != gains[1].made
+    monkeypatch.setattr(plan, "fingerprint", lambda: {"cpu_model": "another"})
+    assert changed(before, keys(project, asked)) == 5
+
+
+def test_versions_of_engines_count_where_they_are_used(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of those that are installed; the plan works without them."""
+    before = {engine: keys(project, f"stages.quantize.engine={engine}") for engine in ("auto", "nncf", "onnxruntime")}
+
+    def newer(name: str) -> str:
+        if name == "neural-compressor":
+            raise PackageNotFoundError(name)
+        return "99" if name == "nncf" else version(name)
+
+    for module in (plan, quantize):
+        monkeypatch.setattr(module, "version", newer)
+    for engine, first in before.items():
+        after = keys(project, f"stages.quantize.engine={engine}")
+        assert after == first if engine == "onnxruntime" else changed(first, after) == 5
+    versions = steps(project, "stages.quantize.engine=auto")[5].ingredients["versions"]
+    assert (versions["nncf"], "neural-compressor" in versions) == ("99", False)
