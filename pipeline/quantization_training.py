@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import shutil
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,15 +13,16 @@ from torch import Tensor, nn
 
 from pipeline.compress.quantization.aware import QuantizationAware
 from pipeline.compress.quantization.onnxruntime import activation_ranges
+from pipeline.compress.quantization.separation import separated
 from pipeline.compress.training import Regulariser
-from pipeline.core.errors import StageError
+from pipeline.core.errors import InputError, StageError
 from pipeline.export.execution import onnx_outputs
 from pipeline.export.onnx import FILE_NAME, export_onnx
 from pipeline.export.onnx_file import finish, onnx_specs, read_onnx, write_onnx
 from pipeline.export.parity import NORMS, compare
 from pipeline.network import load_network
 from pipeline.quantizing import calibration_images, request_of
-from pipeline.retraining import history, make_training, run_to_end
+from pipeline.retraining import STATE_FILE, history, make_training, run_to_end
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -78,6 +81,9 @@ def train_quantized(
         InputError: the network cannot be exported, or has an operator that is not known here.
         StageError: training diverges, or the file differs from what was trained.
     """
+    if len(given.inputs) != 1:
+        message = f"the network has {len(given.inputs)} inputs, quantization takes networks with one"
+        raise InputError(message)
     network = load_network(given)
     shape = (context.target.batch, *given.inputs[0].shape[1:])
     work = context.folder / FLOAT_FOLDER
@@ -89,8 +95,10 @@ def train_quantized(
     ranges = activation_ranges(
         model, calibrated.samples_NCHW, calibration=quantization.calibration, percentile=quantization.percentile
     )
-    norms = folded_norms(network, calibrated.samples_NCHW[:2])
-    aware = QuantizationAware(model, ranges, request, norms, keep_zeros=keep_zeros)
+    few = calibrated.samples_NCHW[:2]
+    own = separated(model, tied_parameters(network, few))
+    aware = QuantizationAware(own, ranges, request, folded_norms(network, few), keep_zeros=keep_zeros)
+    freeze_constants(aware, network)
     late = FreezeLate(*(math.ceil(share * config.epochs) for share in freeze))
     training = make_training(config, aware, context, seed=context.seed, regulariser=late)
     trained = run_to_end(training, context.folder, context.progress)
@@ -99,9 +107,9 @@ def train_quantized(
     file = context.folder / FILE_NAME
     finished = finish(quantized.model)
     write_onnx(finished, file)
-    for leftover in (work / FILE_NAME, work):
-        leftover.unlink() if leftover.is_file() else leftover.rmdir()
     parity = _require_parity(trained, file, calibrated.samples_NCHW[:PARITY_IMAGES])
+    shutil.rmtree(work)
+    (context.folder / STATE_FILE).unlink(missing_ok=True)
     changed = {
         "scheme": scheme,
         "device": training.device.type,
@@ -113,6 +121,36 @@ def train_quantized(
         "simulation": parity,
     }
     return *onnx_specs(finished), changed
+
+
+def freeze_constants(aware: QuantizationAware, network: nn.Module) -> None:
+    """Leave untrained what the network does not train either: buffers, and numbers that stand in its code."""
+    learned = {name for name, _ in network.named_parameters(remove_duplicate=False)}
+    learned |= {f"{name.removesuffix('.weight')}.bias" for name in learned}  # a norm that is folded makes one
+    for name in aware.weights():
+        aware.constant(name).requires_grad_(name in learned)
+
+
+def tied_parameters(network: nn.Module, batch_NCHW: NDArray[np.float32]) -> frozenset[str]:
+    """Return the names of parameters that several layers share, or one that is called twice, from one pass."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in network.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    calls: Counter[str] = Counter()
+    handles = [
+        module.register_forward_hook(lambda *_, name=name: calls.update([name]))
+        for name, module in network.named_modules()
+        if any(True for _ in module.parameters(recurse=False))
+    ]
+    try:
+        with torch.no_grad():
+            network.eval()(torch.from_numpy(batch_NCHW))
+    finally:
+        for handle in handles:
+            handle.remove()
+    several = {name for shared in names.values() if len(shared) > 1 for name in shared}
+    again = {name for name, _ in network.named_parameters() if calls[name.rpartition(".")[0]] > 1}
+    return frozenset(several | again)
 
 
 def folded_norms(network: nn.Module, batch_NCHW: NDArray[np.float32]) -> dict[str, tuple[nn.Module, nn.Module]]:

@@ -1,12 +1,15 @@
 """Training with quantization in the loop: the QDQ graph that ships, run with float weights that are being trained.
 
-Every activation passes the quantization of its QuantizeLinear node, every weight that of its channel; rounding has a
-gradient of one. Batch norm is folded: the scaled weights are quantized as they ship, and the scaling is taken back
-before batch statistics normalise, until these are frozen. From then on the forward pass is that of the shipped file.
+Every activation passes the quantization of its QuantizeLinear node, every weight that of its channel, every bias that
+of the sums; rounding has a gradient of one. Batch norm is folded: the scaled weights are quantized as they ship, and
+the scaling is taken back before batch statistics normalise, until these are frozen. From then on the forward pass is
+that of the shipped file.
 
 Source: Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference"
 (CVPR 2018); Krishnamoorthi, "Quantizing deep convolutional networks" (2018) for taking the scaling back.
 Limits: one range for each activation; ranges follow the batches' by a moving average and are not trained themselves.
+What is trained are weights and biases of convolutions and matrix products, and tensors that stay in float; constants
+that an addition or a layer norm reads quantized are not.
 """
 
 from __future__ import annotations
@@ -20,15 +23,27 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from pipeline.compress.quantization.graph_module import GraphModule, fake_quantize
+from pipeline.compress.quantization.aware_grids import (
+    Grid,
+    activation_grid,
+    bias_grid,
+    fixed_ranges,
+    shared_ranges,
+    weight_grid,
+    with_room_for,
+)
+from pipeline.compress.quantization.aware_weights import Weights
+from pipeline.compress.quantization.graph_module import GraphModule
 from pipeline.compress.quantization.onnxruntime import quantize_with_ranges
 from pipeline.compress.quantization.operators import OPERATORS
-from pipeline.compress.quantization.weighted import weighted_layers
+from pipeline.compress.quantization.placement import matching_nodes
+from pipeline.compress.quantization.qdq import SCALE, ZERO_POINT
+from pipeline.compress.quantization.weighted import BIAS, WEIGHT, Stored, weighted_layers
+from pipeline.core.errors import StageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from numpy.typing import NDArray
     from onnx import ModelProto
 
     from pipeline.compress.calibration import Range
@@ -40,17 +55,21 @@ MOMENTUM = 0.01
 SCALE_SUFFIX = "_scale"
 #: Largest magnitude of a weight in 8 bits, and in the 7 of a reduced range.
 FULL, REDUCED = 127, 64
-TINY = 1e-12
 UNBOUNDED = (float("-inf"), float("inf"))
+#: Scales of weights with a folded batch norm may differ by this share, for the file's were rounded on the way.
+SAME = 1e-3
 
 
 @dataclass(frozen=True)
 class Layer:
-    """How a layer's weights are quantized: along which axis, unsigned or up to which magnitude, with which names."""
+    """A layer whose weights are quantized: names of weight, bias ("" for none) and input range, and the grid's kind.
 
-    name: str
+    `source` is None where the input is not quantized; then the bias is not either.
+    """
+
     weight: str
     bias: str
+    source: str | None
     axis: int | None
     unsigned: bool
     largest: int
@@ -61,7 +80,7 @@ class QuantizationAware(GraphModule):
 
     While `observing`, ranges of activations follow the batches; while `normalising`, batch norm uses the statistics of
     the batch. Both in training mode only. Weights that are zero at the start stay zero (`keep_zeros`), so that a
-    pruning mask survives.
+    pruning mask survives. Layers that read the same weights train them together.
     """
 
     def __init__(
@@ -76,49 +95,61 @@ class QuantizationAware(GraphModule):
         """Take the float graph with batch norm folded, the ranges of its tensors, and how to quantize it.
 
         `norms` gives, by the name of a convolution's node, the convolution and the batch norm that were folded into it.
+
+        Raises:
+            InputError: an operator has no counterpart in torch.
+            StageError: scales of the file are not those that are simulated here.
         """
         quantized = quantize_with_ranges(model, ranges, request).model
         super().__init__(quantized)
         self.observing = self.normalising = True
-        self._float, self._request, self._calibrated = model, request, dict(ranges)
-        self._largest = REDUCED if request.scheme.endswith("reduced") else FULL
-        constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-        self._layers = self._find_layers(quantized)
-        self._made = {value: step for step in self.steps for value in step.outputs}
-        self._weight_of = {step.inputs[1]: step.name for step in self.steps if step.name in self._layers}
-        self._bias_of = {
-            step.inputs[2]: step.name
-            for step in self.steps
-            if step.name in self._layers and len(step.inputs) > 2  # noqa: PLR2004
-        }
-        self.trained = nn.ModuleDict()
-        for name, layer in self._layers.items():
-            own = _Weights(constants[layer.weight], constants.get(layer.bias), norms.get(name), keep_zeros=keep_zeros)
-            self.trained[_key(name)] = own
+        self._float, self._request = model, request
+        kept = matching_nodes(model, request.keep)
+        fixed = fixed_ranges(model, kept)
+        self._calibrated: dict[str, Range] = {**ranges, **fixed}
         self._clipped = _clipped(model)
-        self.ranges = nn.Module()
-        for step in self.steps:
-            if step.operator == "QuantizeLinear" and step.inputs[1].endswith(SCALE_SUFFIX):
-                tensor = step.inputs[1].removesuffix(SCALE_SUFFIX)
-                if not hasattr(self.ranges, _key(tensor)):
-                    self.ranges.register_buffer(_key(tensor), torch.tensor(ranges[tensor], dtype=torch.float32))
+        self._watch(shared_ranges(model, kept), fixed)
+        self._layers = self._find_layers(quantized)
+        self._skipped = self._find_skipped()
+        self._place_of: dict[str, str] = {}
+        self.trained = nn.ModuleDict()
+        constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+        for name, layer in self._layers.items():
+            if layer.weight not in self._place_of:
+                self._place_of[layer.weight] = f"w{len(self._place_of)}"
+                own = Weights(
+                    constants[layer.weight], constants.get(layer.bias), norms.get(name), keep_zeros=keep_zeros
+                )
+                self.trained[self._place_of[layer.weight]] = own
+        self._require_same_grids(quantized)
+
+    def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Run the graph, in 32 bits: the 8 of half precision's mantissa are too few to round to 8 bits."""
+        with torch.autocast(inputs[0].device.type, enabled=False):
+            return super().forward(*inputs)
 
     def run_step(self, step: Step, given: Sequence[Any]) -> Any:  # noqa: ANN401 - a tensor or several
         """Compute one node with quantization simulated."""
         if step.operator == "QuantizeLinear":
             return self._activation(step, given[0])
-        if step.operator == "DequantizeLinear":
-            maker = self._made.get(step.inputs[0])
-            if maker is not None and maker.operator == "QuantizeLinear":
-                return given[0]
+        if step.outputs[0] in self._skipped:
+            return given[0]
+        if step.name not in self._layers:
             return super().run_step(step, given)
-        own = self._own(step.name)
-        if own is None:
-            return super().run_step(step, given)
-        layer = self._layers[step.name]
+        own = self.weights_of(step.name)
+        weight, bias = own.weight(), own.bias()
+        grid, bias_steps = self._grids(step.name, weight, bias)
         if own.norm is not None and self.training and self.normalising:
-            return own.normalised(lambda weight: self._call(step, given[0], weight, None), layer)
-        return self._call(step, given[0], own.quantized(layer), own.bias())
+            return own.normalised(lambda rounded: _call(step, given[0], rounded, None), grid.round(weight))
+        if bias is not None and bias_steps is not None:
+            bias = bias_steps.round(bias)
+        return _call(step, given[0], grid.round(weight), bias)
+
+    def weights_of(self, name: str) -> Weights:
+        """Return the trained weights of a layer by the name of its node."""
+        own = self.trained[self._place_of[self._layers[name].weight]]
+        assert isinstance(own, Weights)  # noqa: S101 - for the type checker
+        return own
 
     def shipped(self) -> Quantized:
         """Return the QDQ graph of the weights and ranges as they are now."""
@@ -127,10 +158,9 @@ class QuantizationAware(GraphModule):
         tensors = {tensor.name: tensor for tensor in model.graph.initializer}
         current = {name: values for name, values in self.weights().items() if name in tensors}
         for name, layer in self._layers.items():
-            own = self.trained[_key(name)]
-            assert isinstance(own, _Weights)  # noqa: S101 - for the type checker
-            current[layer.weight] = own.weight().detach().cpu().numpy()
+            own = self.weights_of(name)
             bias = own.bias()
+            current[layer.weight] = own.weight().detach().cpu().numpy()
             if layer.bias and bias is not None:
                 current[layer.bias] = bias.detach().cpu().numpy()
         for name, values in current.items():
@@ -138,116 +168,121 @@ class QuantizationAware(GraphModule):
         return quantize_with_ranges(model, {**self._calibrated, **self.current_ranges()}, self._request)
 
     def current_ranges(self) -> dict[str, Range]:
-        """Return the range of each observed activation."""
-        found: dict[str, Range] = {}
-        for name in self._calibrated:
-            bounds = getattr(self.ranges, _key(name), None)
-            if bounds is not None:
-                found[name] = float(bounds[0]), float(bounds[1])
+        """Return the range of each quantized activation."""
+        return {name: (float(low), float(high)) for name in self._bounds for low, high in [self.bounds(name)]}
+
+    def bounds(self, name: str) -> Tensor:
+        """Return the smallest and largest value [2] of a quantized activation by its name in the float graph."""
+        found: Tensor = getattr(self.ranges, self._bounds[name])
         return found
 
-    def _call(self, step: Step, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        made: Tensor = OPERATORS[step.operator](step.attributes, x, weight, *(() if bias is None else (bias,)))
-        return made
-
-    def _own(self, name: str) -> _Weights | None:
-        own = self.trained[_key(name)] if name in self._layers else None
-        return own if isinstance(own, _Weights) else None
+    def _watch(self, shared: Mapping[str, str], fixed: Mapping[str, Range]) -> None:
+        """Register the ranges of quantized activations, and which nodes see their values first."""
+        first: dict[str, Step] = {}
+        for step in self.steps:
+            if step.operator == "QuantizeLinear":
+                first.setdefault(_tensor(step), step)
+        self._kinds = {name: self.numbers[step.inputs[ZERO_POINT]].dtype for name, step in first.items()}
+        self._range_of = {name: shared.get(name, name) for name in first}
+        self._observers: dict[str, str] = {}
+        for name, source in self._range_of.items():
+            if source not in fixed and (source == name or source not in first):
+                self._observers[first[name].name] = source
+        self.ranges = nn.Module()
+        self._bounds: dict[str, str] = {}
+        for name in dict.fromkeys(self._range_of.values()):
+            self._bounds[name] = f"r{len(self._bounds)}"
+            self.ranges.register_buffer(self._bounds[name], torch.tensor(self._calibrated[name], dtype=torch.float32))
 
     def _activation(self, step: Step, x: Tensor) -> Tensor:
-        tensor = step.inputs[1].removesuffix(SCALE_SUFFIX)
-        bounds: Tensor = getattr(self.ranges, _key(tensor))
-        if self.training and self.observing:
+        seen_as = self._observers.get(step.name)
+        if self.training and self.observing and seen_as is not None:
             with torch.no_grad():
-                seen = torch.stack([x.min(), x.max()]).float()
-                bounds.lerp_(torch.clamp(seen, *self._clipped.get(tensor, UNBOUNDED)), MOMENTUM)
-        low, high = bounds[0].clamp(max=0), bounds[1].clamp(min=0)
-        if self._request.symmetric:
-            high = torch.maximum(-low, high)
-            low = -high
-        kind = self.numbers[step.inputs[2]].dtype
-        smallest, largest = (0, 255) if kind == np.uint8 else (-128, 127)
-        if self._request.symmetric and kind != np.uint8:
-            smallest = -127
-        scale = ((high - low) / (largest - smallest)).clamp(min=TINY)
-        return fake_quantize(x, scale, torch.round(smallest - low / scale), (smallest, largest))
+                seen = torch.clamp(torch.stack([x.min(), x.max()]).float(), *self._clipped.get(seen_as, UNBOUNDED))
+                self.bounds(seen_as).lerp_(seen, MOMENTUM)
+        return self._grid(_tensor(step)).round(x)
+
+    def _grid(self, name: str) -> Grid:
+        """Return the grid of a quantized activation."""
+        bounds = self.bounds(self._range_of[name])
+        return activation_grid(bounds, self._kinds[name], symmetric=self._request.symmetric)
+
+    def _grids(self, name: str, weight: Tensor, bias: Tensor | None) -> tuple[Grid, Grid | None]:
+        """Return the grids of a layer's weights and of its bias, None where that is not quantized."""
+        layer, centred = self._layers[name], self._request.per_channel
+        grid = weight_grid(weight, layer.axis, unsigned=layer.unsigned, centred=centred, largest=layer.largest)
+        if bias is None or layer.source is None:
+            return grid, None
+        if not layer.unsigned:
+            alike = [each.source for each in self._layers.values() if each.weight == layer.weight and each.source]
+            grid = with_room_for(grid, bias, torch.stack([self._grid(each).scale for each in alike]).min())
+        return grid, bias_grid(grid, self._grid(layer.source).scale)
 
     def _find_layers(self, quantized: ModelProto) -> dict[str, Layer]:
+        """Return the layers whose weights nothing but layers reads, by the names of their nodes."""
         nodes = {node.name: node for node in self._float.graph.node}
-        found: dict[str, Layer] = {}
-        for name, layer in weighted_layers(quantized).items():
-            inputs = nodes[name].input
-            unsigned = layer.weight.integers.dtype == np.uint8
-            bias = inputs[2] if len(inputs) > 2 else ""  # noqa: PLR2004 - the third input is the bias
-            found[name] = Layer(name, inputs[1], bias, layer.weight.axis, unsigned, self._largest)
-        return found
+        steps = {step.name: step for step in self.steps}
+        found = weighted_layers(quantized)
+        others = {
+            value
+            for step in self.steps
+            for place, value in enumerate(step.inputs)
+            if step.name not in found or place not in {WEIGHT, BIAS}
+        }
+        largest = REDUCED if self._request.scheme.endswith("reduced") else FULL
+        layers: dict[str, Layer] = {}
+        for name, layer in found.items():
+            if steps[name].inputs[WEIGHT] not in others:
+                weight, *bias = nodes[name].input[WEIGHT:]
+                source = self._source(steps[name].inputs[0]) if isinstance(layer.bias, Stored) else None
+                unsigned = layer.weight.integers.dtype == np.uint8
+                layers[name] = Layer(weight, next(iter(bias), ""), source, layer.weight.axis, unsigned, largest)
+        return layers
+
+    def _source(self, value: str) -> str | None:
+        """Return the name of the quantized activation that comes out of DequantizeLinear as `value`."""
+        made_by = {made: step for step in self.steps for made in step.outputs}
+        step = made_by.get(value)
+        before = made_by.get(step.inputs[0]) if step is not None and step.operator == "DequantizeLinear" else None
+        return _tensor(before) if before is not None and before.operator == "QuantizeLinear" else None
+
+    def _find_skipped(self) -> frozenset[str]:
+        """Return what comes out of DequantizeLinear and is known already, or not needed: activations, and weights."""
+        quantized = {step.outputs[0] for step in self.steps if step.operator == "QuantizeLinear"}
+        read = {value for step in self.steps if step.name in self._layers for value in step.inputs[WEIGHT:]}
+        return frozenset(
+            step.outputs[0]
+            for step in self.steps
+            if step.operator == "DequantizeLinear" and (step.inputs[0] in quantized or step.outputs[0] in read)
+        )
+
+    def _require_same_grids(self, quantized: ModelProto) -> None:
+        """Compare the scales that are simulated with those of the file. Raises StageError where they differ."""
+        pairs = {
+            _tensor(step): (self._grid(_tensor(step)), self.numbers[step.inputs[SCALE]])
+            for step in self.steps
+            if step.operator == "QuantizeLinear"
+        }
+        layers = weighted_layers(quantized)
+        for name in self._layers:
+            own = self.weights_of(name)
+            pairs[name] = self._grids(name, own.weight(), own.bias())[0], layers[name].weight.scale
+        for name, (grid, scale) in pairs.items():
+            found, expected = grid.scale.detach().reshape(-1).numpy(), scale.reshape(-1)
+            apart = np.abs(found - expected) > SAME * expected
+            if apart.any():
+                message = f"{name} has the scale {expected[apart][0]} in the file and {found[apart][0]} in training"
+                raise StageError(message)
 
 
-class _Weights(nn.Module):
-    """The trained weights of one layer, with the batch norm that is folded into them."""
+def _call(step: Step, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    made: Tensor = OPERATORS[step.operator](step.attributes, x, weight, *(() if bias is None else (bias,)))
+    return made
 
-    def __init__(
-        self,
-        weight: NDArray[np.float32],
-        bias: NDArray[np.float32] | None,
-        norm: tuple[nn.Module, nn.Module] | None,
-        *,
-        keep_zeros: bool,
-    ) -> None:
-        super().__init__()
-        self.norm: nn.Module | None = None
-        self.original: nn.Parameter | None = None
-        if norm is not None:
-            convolution, self.norm = norm
-            start = convolution.weight.detach().clone()  # type: ignore[operator]
-            own = convolution.bias
-            self.offset = nn.Parameter(own.detach().clone()) if isinstance(own, Tensor) else None
-        else:
-            start = torch.from_numpy(weight.copy())
-            self.offset = nn.Parameter(torch.from_numpy(bias.copy())) if bias is not None else None
-        self.core = nn.Parameter(start)
-        zeros = start == 0
-        self.register_buffer("mask", (~zeros).float() if keep_zeros and bool(zeros.any()) else None)
 
-    def weight(self) -> Tensor:
-        """Return the weights as they ship, before rounding."""
-        core = self._masked()
-        return core if self.norm is None else core * self._factor().reshape(-1, *[1] * (core.dim() - 1))
-
-    def bias(self) -> Tensor | None:
-        """Return the bias as it ships."""
-        if self.norm is None:
-            return self.offset
-        mean, shift = self.norm.running_mean, self.norm.bias
-        offset = -mean if self.offset is None else self.offset - mean  # type: ignore[operator]
-        return offset * self._factor() + shift  # type: ignore[operator]
-
-    def quantized(self, layer: Layer) -> Tensor:
-        """Return the weights after quantizing and dequantizing."""
-        return _quantized(self.weight(), layer)
-
-    def normalised(self, call: Any, layer: Layer) -> Tensor:  # noqa: ANN401 - weights to output
-        """Return the layer's output normalised by the statistics of its batch, which renew the running ones."""
-        assert self.norm is not None  # noqa: S101 - for the type checker
-        factor = self._factor()
-        safe = torch.where(factor.abs() < TINY, torch.full_like(factor, TINY), factor)
-        made = call(self.quantized(layer))
-        plain = made / safe.reshape(1, -1, *[1] * (made.dim() - 2))
-        if self.offset is not None:
-            plain = plain + self.offset.reshape(1, -1, *[1] * (made.dim() - 2))
-        output: Tensor = self.norm(plain)
-        return output
-
-    def _masked(self) -> Tensor:
-        mask = self.mask
-        return self.core * mask if isinstance(mask, Tensor) else self.core
-
-    def _factor(self) -> Tensor:
-        """Return what the running statistics and the norm's weight make of each channel."""
-        assert self.norm is not None  # noqa: S101 - for the type checker
-        variance: Tensor = self.norm.running_var  # type: ignore[assignment]
-        epsilon: float = self.norm.eps  # type: ignore[assignment]
-        return self.norm.weight / torch.sqrt(variance + epsilon)  # type: ignore[operator, arg-type]
+def _tensor(step: Step) -> str:
+    """Return the name of the tensor that a QuantizeLinear takes its scale from."""
+    return step.inputs[SCALE].removesuffix(SCALE_SUFFIX)
 
 
 def _clipped(model: ModelProto) -> dict[str, tuple[float, float]]:
@@ -264,20 +299,3 @@ def _clipped(model: ModelProto) -> dict[str, tuple[float, float]]:
                 float(constants[high]) if high else float("inf"),
             )
     return found
-
-
-def _quantized(weight: Tensor, layer: Layer) -> Tensor:
-    """Simulate the quantization of weights, with the scale that follows from them now."""
-    axis = layer.axis
-    dims = [dim for dim in range(weight.dim()) if axis is None or dim != axis % weight.dim()]
-    if layer.unsigned:
-        low, high = weight.amin(dims, keepdim=True).clamp(max=0), weight.amax(dims, keepdim=True).clamp(min=0)
-        scale = ((high - low) / 255).clamp(min=TINY)
-        return fake_quantize(weight, scale.detach(), torch.round(-low / scale).detach(), (0, 255))
-    scale = (weight.abs().amax(dims, keepdim=True) / layer.largest).clamp(min=TINY)
-    return fake_quantize(weight, scale.detach(), torch.zeros_like(scale), (-layer.largest, layer.largest))
-
-
-def _key(name: str) -> str:
-    """Return a name as a key of a module: without dots."""
-    return name.replace(".", "/")
