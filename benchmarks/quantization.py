@@ -104,7 +104,9 @@ def auto(network: str, runtime: str, seed: int) -> dict[str, Any]:
     samples = data.normalisation(data.train.images[order[:CALIBRATION]])
     entry = json.loads((folder / "stages" / "00-original" / "artifact.json").read_text())
     artifact = Artifact.model_validate({**entry, "folder": folder / "stages" / "00-original"})
-    peers = make_peers(original, samples, load_network(artifact), folder)
+    made = RUNS / "peers" / f"{network}-{seed}"
+    made.mkdir(parents=True, exist_ok=True)
+    peers = make_peers(original, samples, load_network(artifact), made)
     evaluation = Evaluation(
         runtime=runtime,  # type: ignore[arg-type]
         target=Target(runtime=runtime),  # type: ignore[arg-type]

@@ -83,6 +83,9 @@ def make_peers(file: Path, samples: Samples, network: torch.nn.Module, folder: P
     found: dict[str, Path | str] = {}
     for name, make in PEERS.items():
         out = folder / f"{name.replace(' ', '-')}.onnx"
+        if out.is_file():  # made for the other runtime
+            found[name] = out
+            continue
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
