@@ -35,6 +35,7 @@ CONTRACTS = {
     "export again": Contract({"kind": "export", "to": "openvino"}, {"onnx"}, "openvino", 1),
     "simplify": Contract({}, {"onnx"}, "onnx", 1),
     "quantize": Contract({}, {"onnx"}, "onnx", 2),
+    "quantize-aware-finetune": Contract({"epochs": 1}, {"torch"}, "onnx", 1),
     "measure": Contract({}, {"torch", "onnx", "openvino"}, "torch", 2),
 }
 
