@@ -122,7 +122,11 @@ class _Graph:
         self.constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
         self.opsets = {each.domain: each.version for each in model.opset_import}
         self.readers: dict[str, list[NodeProto]] = {}
+        #: Tensors that depend on an input of the network: walking back to it takes paths without number.
+        self.varying = {value.name for value in model.graph.input} - self.constants.keys()
         for node in model.graph.node:
+            if not self.varying.isdisjoint(node.input):
+                self.varying.update(node.output)
             if node.op_type == "Constant":
                 self.constants[node.output[0]] = np.asarray(_attributes(node)["value"])
             for value in node.input:
@@ -190,7 +194,7 @@ class _Graph:
     def _constant(self, name: str) -> NDArray[Any] | None:
         """Return a tensor that depends on no input of the network; None where it does."""
         maker = self.made_by.get(name)
-        if name in self.constants or maker is None:
+        if name in self.constants or name in self.varying or maker is None:
             return self.constants.get(name)
         given = {value: self._constant(value) for value in maker.input if value}
         if not given or any(value is None for value in given.values()):

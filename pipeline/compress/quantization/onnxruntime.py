@@ -22,6 +22,7 @@ from pipeline.compress.calibration import Histograms, Limits
 from pipeline.compress.quantization.engine import Quantized, Request
 from pipeline.compress.quantization.placement import QUANTIZABLE, count, matching_nodes, require_float_and_folded
 from pipeline.core.errors import InputError, StageError
+from pipeline.core.quiet import quiet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -119,7 +120,8 @@ def quantize_with_ranges(model: ModelProto, ranges: Mapping[str, Range], request
         sorted(QUANTIZABLE),
         {"ActivationSymmetric": request.symmetric},
     )
-    quantizer.quantize_model()
+    with quiet("(?!)", Warning):  # it logs a line for each norm whose weights have no axis of channels
+        quantizer.quantize_model()
     quantizer.model.topological_sort()
     result: ModelProto = quantizer.model.model
     _leave_outputs_in_float(result)

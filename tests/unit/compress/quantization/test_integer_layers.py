@@ -140,3 +140,24 @@ def test_a_relu_may_stand_between() -> None:
     onnx.checker.check_model(model)
     assert len(integer_layers(model)) == 1
     assert float_products(model) == ()
+
+
+def test_a_product_of_activations_far_behind_the_input() -> None:
+    """Each addition doubles the paths back to the input: attention in a deep network has more than can be walked."""
+    nodes = [helper.make_node("QuantizeLinear", ["x", "scale"], ["q0"])]
+    for place in range(600):
+        nodes.append(helper.make_node("DequantizeLinear", [f"q{place}", "scale"], [f"d{place}"]))
+        nodes.append(helper.make_node("Add", [f"d{place}", f"d{place}"], [f"a{place}"]))
+        nodes.append(helper.make_node("QuantizeLinear", [f"a{place}", "scale"], [f"q{place + 1}"]))
+    nodes.append(helper.make_node("DequantizeLinear", ["q600", "scale"], ["last"]))
+    nodes.append(helper.make_node("MatMul", ["last", "last"], ["y"], "attention"))
+    graph = helper.make_graph(
+        nodes,
+        "deep",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [4, 4])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [4, 4])],
+        [numpy_helper.from_array(np.float32(0.1), "scale")],
+    )
+    model = helper.make_model(graph)
+    assert integer_layers(model) == ()
+    assert float_products(model) == ("attention",)
