@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pipeline.compress.quantization.aware import QuantizationAware
 from pipeline.compress.quantization.onnxruntime import activation_ranges
-from pipeline.compress.quantization.separation import separated
+from pipeline.compress.quantization.separation import separated, with_biases
 from pipeline.compress.training import Regulariser
 from pipeline.core.errors import InputError, StageError
 from pipeline.export.execution import onnx_outputs
@@ -96,8 +96,9 @@ def train_quantized(
         model, calibrated.samples_NCHW, calibration=quantization.calibration, percentile=quantization.percentile
     )
     few = calibrated.samples_NCHW[:2]
-    own = separated(model, tied_parameters(network, few))
-    aware = QuantizationAware(own, ranges, request, folded_norms(network, few), keep_zeros=keep_zeros)
+    norms = folded_norms(network, few)
+    own = with_biases(separated(model, tied_parameters(network, few)), norms)
+    aware = QuantizationAware(own, ranges, request, norms, keep_zeros=keep_zeros)
     freeze_constants(aware, network)
     late = FreezeLate(*(math.ceil(share * config.epochs) for share in freeze))
     training = make_training(config, aware, context, seed=context.seed, regulariser=late)

@@ -60,10 +60,27 @@ def straight_through_round(x: Tensor) -> Tensor:
     return rounded
 
 
+class _FakeQuantize(torch.autograd.Function):
+    """Quantizes and dequantizes; the gradient passes where nothing is clipped. Keeps no more than that for it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor, limits: tuple[int, int]) -> Tensor:  # noqa: ANN401
+        numbers = (x / scale).round_().add_(zero_point)
+        ctx.save_for_backward((numbers >= limits[0]) & (numbers <= limits[1]))
+        return numbers.clamp_(*limits).sub_(zero_point).mul_(scale)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:  # noqa: ANN401 - as torch declares it
+        return gradients[0] * ctx.saved_tensors[0], None, None, None
+
+
 def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, limits: tuple[int, int]) -> Tensor:
-    """Return what is left of `x` after quantizing and dequantizing; scale and zero point broadcast against it."""
-    numbers = torch.clamp(straight_through_round(x / scale) + zero_point, *limits)
-    return (numbers - zero_point) * scale
+    """Return what is left of `x` after quantizing and dequantizing; scale and zero point broadcast against it.
+
+    Only `x` gets a gradient.
+    """
+    rounded: Tensor = _FakeQuantize.apply(x, scale, zero_point, limits)  # type: ignore[no-untyped-call]
+    return rounded
 
 
 @dataclass(frozen=True)

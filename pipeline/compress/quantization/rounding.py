@@ -13,6 +13,7 @@ weights that another node reads too, and transposed convolutions stay as they ar
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,7 +39,8 @@ if TYPE_CHECKING:
 
 LARGEST = 4608
 STEPS = 300
-CHUNK = 16
+#: Numbers that the inputs of one step of a Gram matrix hold at most, where that is more than one image.
+CHUNK = 2**25
 #: Largest magnitude of weights in 7 and in 8 bits: 7 bits stay 7 bits.
 REDUCED, FULL = 64, 127
 
@@ -150,17 +152,14 @@ def _convolution_gram(step: Step, x: Tensor, weight: Tensor, groups: int) -> Ten
     kernel = (*ones, *weight.shape[2:])
     width = weight[0].numel()
     gram = torch.zeros(groups, width, width)
-    for part in torch.split_with_sizes(x, _chunks(len(x))):
+    each = x[0].numel() * math.prod(kernel) // math.prod(strides)
+    for part in torch.split(x, max(CHUNK // each, 1)):
         padded = functional.pad(part, pairs)
         image = padded[:, :, None] if spatial == 1 else padded
         columns = functional.unfold(image, kernel, dilation=(*ones, *dilations), stride=(*ones, *strides))
         grouped = columns.reshape(len(part), groups, width, -1).permute(1, 2, 0, 3).reshape(groups, width, -1)
         gram += grouped @ grouped.transpose(1, 2)
     return gram
-
-
-def _chunks(length: int) -> list[int]:
-    return [min(CHUNK, length - start) for start in range(0, length, CHUNK)]
 
 
 def _back(up_GOK: Tensor, like: Tensor, order: Callable[[Tensor], Tensor]) -> Tensor:

@@ -1,15 +1,17 @@
 """Give each node weights of its own where an exporter stored equal ones once.
 
-Two layers whose biases are all zero read one tensor in an exported file. That is no harm until they are trained: then
-each needs its own. Weights that a network really shares, of a layer that is called twice, stay one tensor.
+Two layers whose biases are equal read one tensor in an exported file, and one whose bias is all zeros reads none. That
+is no harm until they are trained: then each needs its own. Weights that a network really shares, of a layer that is
+called twice, stay one tensor.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import onnx
-from onnx import TensorProto
+from onnx import TensorProto, numpy_helper
 
 from pipeline.compress.quantization.weighted import BIAS, OPERATORS, WEIGHT
 
@@ -46,6 +48,19 @@ def separated(model: ModelProto, tied: Collection[str]) -> ModelProto:
             if (name, reader) not in copies:
                 copies[name, reader] = _copy(result, stored[name], f"{node.name}.{ROLES.get(place, 'constant')}", taken)
             node.input[place] = copies[name, reader]
+    return result
+
+
+def with_biases(model: ModelProto, names: Collection[str]) -> ModelProto:
+    """Return a copy in which these nodes have a bias: one of zeros where exporters left that out."""
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    widths = {tensor.name: tensor.dims[0] for tensor in result.graph.initializer if tensor.dims}
+    taken = {tensor.name for tensor in result.graph.initializer}
+    for node in result.graph.node:
+        if node.name in names and node.op_type == "Conv" and not any(node.input[BIAS:]):
+            zeros = numpy_helper.from_array(np.zeros(widths[node.input[WEIGHT]], np.float32))
+            node.input[BIAS:] = [_copy(result, zeros, f"{node.name}.{ROLES[BIAS]}", taken)]
     return result
 
 

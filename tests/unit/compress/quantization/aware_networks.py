@@ -16,7 +16,7 @@ from torch.nn import functional
 from pipeline.compress.quantization.aware import QuantizationAware
 from pipeline.compress.quantization.engine import Request
 from pipeline.compress.quantization.onnxruntime import activation_ranges
-from pipeline.compress.quantization.separation import separated
+from pipeline.compress.quantization.separation import separated, with_biases
 from pipeline.export.onnx import export_onnx
 from pipeline.quantization_training import folded_norms, freeze_constants, tied_parameters
 from tests.unit.compress.networks import Net, conv
@@ -215,8 +215,9 @@ def simulated(
     asked = request or Request("u8s8", calibration="min-max")
     made, model = made or network(name), model or exported(name)
     ranges = activation_ranges(model, IMAGES, calibration=asked.calibration)
-    own = separated(model, tied_parameters(made, IMAGES[:2]))
-    aware = QuantizationAware(own, ranges, asked, folded_norms(made, IMAGES[:2]), keep_zeros=keep_zeros)
+    norms = folded_norms(made, IMAGES[:2])
+    own = with_biases(separated(model, tied_parameters(made, IMAGES[:2])), norms)
+    aware = QuantizationAware(own, ranges, asked, norms, keep_zeros=keep_zeros)
     freeze_constants(aware, made)
     aware.eval()
     return aware

@@ -130,6 +130,17 @@ def test_norms_are_found_where_they_are_folded() -> None:
     }
 
 
+def test_a_fresh_network_is_trained_with_its_norms() -> None:
+    """Their folded biases are all zeros, which the exporter leaves out."""
+    torch.manual_seed(3)
+    made = NETWORKS["residual"]().eval()
+    aware = simulated("residual", made=made, model=exported_of(made))
+    assert all(aware.weights_of(name).norm is not None for name in ("c1", "c2", "c3"))
+    check_file(aware)
+    train(aware)
+    check_file(aware)
+
+
 def test_equal_tensors_of_two_layers_are_trained_apart() -> None:
     """Biases that were all zero, which the exporter stores once."""
     made = network("wide")

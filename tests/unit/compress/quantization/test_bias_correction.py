@@ -10,6 +10,8 @@ import pytest
 from onnx import helper, numpy_helper
 
 from pipeline.compress.quantization.bias_correction import correct_biases
+from pipeline.compress.quantization.engine import Request
+from pipeline.compress.quantization.engines import available, open_engine
 from pipeline.compress.quantization.onnxruntime import quantize_static
 from pipeline.compress.quantization.weighted import Stored, weighted_layers
 from pipeline.core.errors import InputError
@@ -19,6 +21,8 @@ from tests.unit.compress.quantization.layer_graphs import LAYERS, SAMPLES, convo
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto
+
+    from pipeline.compress.quantization.engine import EngineName
 
 BIASED = [name for name in LAYERS if name not in {"no bias", "tokens"}]
 
@@ -129,6 +133,20 @@ def test_a_bias_stays_within_32_bits() -> None:
     assert isinstance(layer.bias, Stored)
     assert (layer.bias.integers == 2**31 - 1).all()
     assert layer.bias.integers.dtype == np.int32
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "neural-compressor", "nncf"])
+def test_graphs_of_every_engine(name: EngineName) -> None:
+    """Wherever the engine has put its pairs, and however it stores biases."""
+    if name not in available():
+        pytest.skip(f"{name} is not installed")
+    model = onnx.shape_inference.infer_shapes(LAYERS["plain"]())
+    request = Request("u8s8-reduced", per_channel=False, calibration="min-max")
+    quantized = open_engine(name).quantize(model, SAMPLES, request).model
+    corrected, shifts = correct_biases(model, quantized, SAMPLES)
+    assert set(shifts) == {"conv", "fc"}
+    errors = [np.abs(means(each, "conv") - means(model, "conv")).max() for each in (quantized, corrected)]
+    assert errors[1] < 0.1 * errors[0]
 
 
 def test_the_same_again_gives_the_same_bytes() -> None:

@@ -122,6 +122,16 @@ def test_the_same_again_gives_the_same_bytes() -> None:
     assert files[0] == files[1]
 
 
+def test_parts_of_the_images_give_the_same_sums(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory is bounded by taking few of them at a time."""
+    model = LAYERS["grouped"]()
+    plain = quantize_static(model, SAMPLES, scheme="u8s8").model
+    whole = round_adaptively(model, plain, SAMPLES, steps=STEPS)[1]
+    for numbers in (1, 5000):
+        monkeypatch.setattr(rounding, "CHUNK", numbers)
+        assert round_adaptively(model, plain, SAMPLES, steps=STEPS)[1] == pytest.approx(whole, rel=0.05)
+
+
 def test_layers_are_told_one_by_one() -> None:
     """With their number."""
     model = LAYERS["plain"]()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from onnx import helper, numpy_helper
 
-from pipeline.compress.quantization.separation import separated
+from pipeline.compress.quantization.separation import separated, with_biases
 from tests.unit.compress.quantization.graphs import floats, model_of, run
 
 if TYPE_CHECKING:
@@ -80,3 +80,17 @@ def test_names_that_are_taken_get_a_number() -> None:
     model = network()
     model.graph.initializer.append(numpy_helper.from_array(floats(4), "b.bias"))
     assert inputs(separated(model, {"a.weight", "a.bias"}))["b"] == ["b.weight", "b.bias_2"]
+
+
+def test_layers_get_a_bias_of_zeros() -> None:
+    """Those that are named and have none; the network stays the same."""
+    nodes = [
+        helper.make_node("Conv", ["image", "a.weight"], ["a"], "a"),
+        helper.make_node("Conv", ["a", "b.weight"], ["b"], "b"),
+        conv("c", "b", "c.weight", "c.bias"),
+    ]
+    weights = {f"{name}.weight": floats(4, 4, 3, 3) for name in "abc"}
+    model = model_of(nodes, {"image": (1, 4, 9, 9)}, ["c"], {**weights, "c.bias": floats(4)})
+    found = with_biases(model, {"a", "c", "other"})
+    assert inputs(found) == {"a": ["a.weight", "a.bias"], "b": ["b.weight"], "c": ["c.weight", "c.bias"]}
+    np.testing.assert_array_equal(run(found, floats(1, 4, 9, 9))[0], run(model, floats(1, 4, 9, 9))[0])
