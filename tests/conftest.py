@@ -12,6 +12,9 @@ import pytest
 if TYPE_CHECKING:
     from pathlib import Path
 
+# Assertions in modules that tests share say what they compared, as those in tests do.
+pytest.register_assert_rewrite("tests.unit.compress.networks", "tests.unit.compress.quantization")
+
 DEFINITION = """
 from torch import nn
 

@@ -1,7 +1,0 @@
-"""Assertions in the tables' shared module say what they compared, as those in tests do."""
-
-from __future__ import annotations
-
-import pytest
-
-pytest.register_assert_rewrite("tests.unit.compress.networks")
