@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pipeline.core.errors import InputError, StageError
+from pipeline.export.noise import own_layer_sqnr
+from pipeline.precision import in_float as module
 from pipeline.precision.in_float import MOST_LAYERS, TRIAL_IMAGES
 from pipeline.precision.search import FAMILIES, LAYERS
 from pipeline.precision.variant import LADDER, Variant
@@ -14,6 +16,10 @@ from tests.unit.precision.search_fixtures import BUDGET_S, SAMPLES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from pipeline.core.precision import LayerChoice
     from pipeline.precision.tried import Found
@@ -207,10 +213,21 @@ def test_single_layers_go_back_by_what_they_gain_for_a_millisecond(world: World)
     assert len(tried) <= MOST_LAYERS
 
 
-def test_layers_are_compared_with_a_file_that_was_calibrated_alike(world: World) -> None:
-    """On few images, and without the steps that take long."""
+def test_layers_are_compared_with_a_file_that_was_calibrated_alike(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On few images, without the steps that take long; and ordered by their noise in a file without them."""
+    seen: list[What] = []
+
+    def noise(float_file: Path, file: Path, samples: NDArray[np.float32]) -> dict[str, float]:
+        seen.append(world.is_what(file))
+        return own_layer_sqnr(float_file, file, samples)
+
+    monkeypatch.setattr(module, "own_layer_sqnr", noise)
+    world.decibels = lambda what: 30.0 + len(recovery(what))
     world.accuracy = lambda what: 0.9 if what == "float" else 0.8
     world.find()
+    assert [recovery(what) for what in seen] == [()]
     alone = [(variant, images) for variant, images in world.made if images == TRIAL_IMAGES]
     assert (Variant("onnxruntime", alone[0][0].request), TRIAL_IMAGES) in alone
     assert not any(variant.recovery for variant, _ in alone)
