@@ -11,8 +11,9 @@ from onnx import numpy_helper
 from pipeline.compress.quantization.engine import Request
 from pipeline.core.errors import InputError
 from pipeline.export.onnx_file import is_quantized
+from pipeline.precision import variant as variant_module
 from pipeline.precision.rows import Precision
-from pipeline.precision.variant import Recovery, Variant, build, other_precision
+from pipeline.precision.variant import IMAGES, Recovery, Variant, build, other_precision
 from tests.unit.precision.search_fixtures import SAMPLES, network
 
 if TYPE_CHECKING:
@@ -70,6 +71,25 @@ def test_each_step_changes_what_it_is_for(recovery: tuple[Recovery, ...], change
     differs = {name for name, values in tensors[0].items() if not np.array_equal(values, tensors[1][name])}
     assert differs >= changed
     assert differs or not recovery
+
+
+@pytest.mark.parametrize(("recovery", "method"), [("bias", "correct_biases"), ("adaround", "round_adaptively")])
+def test_recovery_holds_a_bounded_number_of_images(
+    recovery: Recovery, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The activations of all layers on them are in memory at once."""
+    seen: list[int] = []
+
+    def spy(
+        _: ModelProto, quantized: ModelProto, samples: NDArray[np.float32], **__: object
+    ) -> tuple[ModelProto, object]:
+        seen.append(len(samples))
+        return quantized, None
+
+    monkeypatch.setattr(variant_module, method, spy)
+    for images in (12, IMAGES + 20):
+        build(network(), np.resize(SAMPLES, (images, 3, 8, 8)), PLAIN.recovered((recovery,)))
+    assert seen == [12, IMAGES]
 
 
 def test_rounding_tells_how_far_it_is() -> None:
