@@ -12,6 +12,8 @@ from pipeline.compress.quantization.dynamic import dynamic_int8
 from pipeline.compress.quantization.engines import open_engine
 from pipeline.compress.quantization.equalization import equalize
 from pipeline.compress.quantization.half import half_graph, half_weights
+from pipeline.compress.quantization.holding import hold_in_float
+from pipeline.compress.quantization.placement import matching_nodes
 from pipeline.compress.quantization.rounding import round_adaptively
 from pipeline.core.errors import InputError
 from pipeline.core.stage import SilentProgress
@@ -81,7 +83,8 @@ def build(
         )
     if "bias" in variant.recovery:
         result, _ = correct_biases(source, result, few)
-    return replace(quantized, model=result)
+    kept = matching_nodes(model, variant.asked.keep)
+    return replace(quantized, model=hold_in_float(result, kept) if kept else result)
 
 
 def other_precision(
