@@ -19,7 +19,7 @@ def write_table(results: Path, page: Path) -> None:
     parts = [
         "# Quantization on real data",
         "",
-        "Written by `quantization.py table` from `results/quantization/`; the protocol is in [README.md](README.md).",
+        "Written by `quantization.py table` from `results/quantization/`; protocol and limits: [README.md](README.md).",
         "",
     ]
     if auto:

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.compress.quantization.aware import QuantizationAware
+from pipeline.compress.quantization.holding import hold_in_float
 from pipeline.compress.quantization.onnxruntime import activation_ranges
+from pipeline.compress.quantization.placement import matching_nodes
 from pipeline.compress.quantization.separation import separated, with_biases
 from pipeline.compress.training import Regulariser
 from pipeline.core.errors import InputError, StageError
@@ -106,7 +108,7 @@ def train_quantized(
     assert isinstance(trained, QuantizationAware)  # noqa: S101 - for the type checker
     quantized = trained.shipped()
     file = context.folder / FILE_NAME
-    finished = finish(quantized.model)
+    finished = finish(hold_in_float(quantized.model, matching_nodes(model, quantization.keep)))
     write_onnx(finished, file)
     parity = _require_parity(trained, file, calibrated.samples_NCHW[:PARITY_IMAGES])
     shutil.rmtree(work)

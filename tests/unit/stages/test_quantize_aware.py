@@ -121,6 +121,15 @@ def test_settings_of_both_kinds_work_together(run_stage: Run, network: Artifact,
     assert files(artifact.folder) == PAYLOAD
 
 
+def test_kept_nodes_are_held_in_float(run_stage: Run, network: Artifact) -> None:
+    """A convolution between quantized neighbours would be quantized by onnxruntime if nothing stood in front of it."""
+    artifact, outcome = run_stage(stage(epochs=0, keep=["conv"]), network, "kept")
+    held = [node for node in read_onnx(artifact.file).graph.node if node.op_type == "LeakyRelu"]
+    assert outcome.changed["quantized_nodes"]["Conv"] == 1
+    assert [node.name for node in held] == ["conv.float"]
+    assert all(attribute.f == 1 for node in held for attribute in node.attribute)
+
+
 def test_a_batch_of_the_target_and_openvino(run_stage: Run, network: Artifact) -> None:
     """The file has the target's batch, whatever the training's is, and both runtimes agree on it."""
     int8, _ = run_stage(stage(), network, "int8", batch=3)
