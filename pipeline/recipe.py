@@ -158,8 +158,10 @@ def _validate(data: dict[str, Any], folder: Path, described: dict[str, Any]) -> 
             return None, found
         adapter: TypeAdapter[tuple[Stage, ...]] = TypeAdapter(tuple[AnyStage, ...])
         stages = adapter.validate_json(json.dumps(data["stages"]), strict=True, context=context)
-        return None, found | _chain_messages(stages)
-    return recipe, _chain_messages(recipe.stages) | _device_messages(recipe.target.device)
+        wrong = any(place[:1] == ("target",) for place in found)
+        target = Target() if wrong else Target.model_validate(data.get("target", {}))
+        return None, found | _stage_messages(stages, target)
+    return recipe, _stage_messages(recipe.stages, recipe.target) | _device_messages(recipe.target.device)
 
 
 def _device_messages(device: str) -> dict[Place, str]:
@@ -173,8 +175,12 @@ def _device_messages(device: str) -> dict[Place, str]:
     return {place: emulated} if kind == "qemu" else {}
 
 
-def _chain_messages(stages: Sequence[Stage]) -> dict[Place, str]:
-    return {("stages", index, key): message for index, key, message in chain_problems(stages)}
+def _stage_messages(stages: Sequence[Stage], target: Target) -> dict[Place, str]:
+    """Return what is wrong with stages that are valid by themselves: in this chain, and here for this target."""
+    chain = {("stages", index, key): message for index, key, message in chain_problems(stages)}
+    return chain | {
+        ("stages", index, key): message for index, stage in enumerate(stages) for key, message in stage.unmet(target)
+    }
 
 
 def chain_problems(stages: Sequence[Stage]) -> Iterator[tuple[int, str, str]]:

@@ -131,6 +131,13 @@ class Stage(BaseModel, ABC):
         """Return the distributions whose versions are part of the cache key with this configuration."""
         return self.libraries
 
+    def unmet(self, target: Target) -> tuple[tuple[str, str], ...]:  # noqa: ARG002 - not every stage looks at it
+        """Return a key and what is wrong with its value here: a package is missing, or the target cannot do it.
+
+        Asked before anything runs, so nothing heavy is imported for the answer.
+        """
+        return ()
+
     def files(self) -> tuple[Path, ...]:
         """Return the files that the configuration names: their content, not their path, is part of the cache key."""
         return ()

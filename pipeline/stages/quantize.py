@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import shutil
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.core.artifact import Artifact, Form
+    from pipeline.core.stage import Target
 
 #: Images on which the file is compared with the float one.
 PARITY_IMAGES = 128
@@ -101,6 +103,17 @@ class Quantize(QuantizationConfig, Stage):
         more = DEPENDS_ON[self.engine] + (TORCH if self.recover else ())
         there = (name for name in dict.fromkeys(more) if _is_installed(name))
         return (*self.libraries, *there)
+
+    def unmet(self, target: Target) -> tuple[tuple[str, str], ...]:
+        """Return that the engine's package is missing, or that `auto` cannot time files in the target's runtime."""
+        if self.engine == "auto":
+            found = 'found "auto", which times files, and target.runtime torch, which reads none'
+            allowed = "target.runtime onnxruntime or openvino, or an engine by name"
+            return (("engine", f"{found}, allowed: {allowed}"),) if target.runtime == "torch" else ()
+        if find_spec(self.engine.replace("-", "_")):
+            return ()
+        install = f"pip install 'secateur[{self.engine}]'"
+        return (("engine", f'found "{self.engine}", but its package is not installed: {install}'),)
 
     def resolved(self, flags: frozenset[str]) -> Quantize:
         """Return the configuration with `auto` replaced by the scheme for a CPU with these flags.
