@@ -1,0 +1,32 @@
+"""What a bundle is made from: a finished run, the files of it that ship, its data, and what was chosen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from pipeline.core.bundle import BundleOptions
+    from pipeline.core.dataset import Dataset
+    from pipeline.core.run import RunReport
+    from pipeline.core.stage import Progress, Runtime
+
+
+@dataclass(frozen=True)
+class Content:
+    """Everything that the producers of a bundle's files may use. Each writes below a given folder and nowhere else.
+
+    `files` are the exported files that ship, by the runtime that reads them; beside each lies its artifact.json
+    (`pipeline.core.store.read_artifact`). `runtime` is the one that infer.py and verify.py use by default.
+    """
+
+    report: RunReport
+    run_folder: Path
+    files: Mapping[Runtime, Path]
+    runtime: Runtime
+    dataset: Dataset
+    options: BundleOptions
+    progress: Progress

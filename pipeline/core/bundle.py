@@ -1,0 +1,116 @@
+"""What is said of an edge bundle: the options of making one, and its manifest.json.
+
+A bundle is a folder that runs without this program: model files, code for inference and verification, samples with
+expected outputs, and where all of it came from. manifest.json names every file beside itself, SHA256SUMS and the
+signature; SHA256SUMS covers manifest.json and everything that it names.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StringConstraints
+from pydantic.json_schema import GenerateJsonSchema
+
+from pipeline.core.artifact import Frozen, StageRecord
+from pipeline.core.comparison import ResultSchema
+from pipeline.core.run import Accuracy, BudgetLine, FinalTest, Timing
+from pipeline.core.stage import Target
+
+SCHEMA_VERSION: Literal[1] = 1
+MANIFEST_FILE = "manifest.json"
+SUMS_FILE = "SHA256SUMS"
+SIGNATURE_FILE = "SHA256SUMS.minisig"
+#: What a licence is called where nobody said one.
+NOT_STATED = "not stated"
+
+#: Runtimes that a bundle's own code can use.
+DeviceRuntime = Literal["onnxruntime", "openvino"]
+SampleSource = Literal["auto", "validation", "synthetic"]
+#: Names in a bundle are plain ASCII with `/` between folders, so that they mean the same on every system.
+NAME = r"^[A-Za-z0-9_-]([A-Za-z0-9._-]*[A-Za-z0-9_-])?(/[A-Za-z0-9_-]([A-Za-z0-9._-]*[A-Za-z0-9_-])?)*$"
+Name = Annotated[str, StringConstraints(pattern=NAME)]
+
+
+class BundleOptions(Frozen):
+    """What a person may choose about a bundle; the fields of the stage `bundle` are the same."""
+
+    samples: int = Field(default=4, ge=1, le=64, description="Images with expected outputs, for the self-test.")
+    sample_source: SampleSource = Field(
+        default="auto",
+        description="`validation`: images of the validation split; `synthetic`: made ones; `auto`: those of the "
+        "validation split where the data's licence lets anyone pass them on, else synthetic.",
+    )
+    data_licence: str | None = Field(
+        default=None, min_length=1, description="Licence of the data (SPDX id or text); absent: what is known of it."
+    )
+    weights_licence: str | None = Field(
+        default=None, min_length=1, description="Licence of the weights; absent: what the model's card.md says of it."
+    )
+    runtimes: tuple[DeviceRuntime, ...] | None = Field(
+        default=None, min_length=1, description="Runtimes to ship files for; absent: every exported form of the run."
+    )
+
+
+class BundledFile(Frozen):
+    """One file of a bundle."""
+
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    bytes: int = Field(ge=0)
+
+
+class Licences(Frozen):
+    """Under which terms the parts of a bundle may be passed on; `not stated` where nobody said."""
+
+    weights: str
+    data: str
+    samples: str
+
+
+class BundledAccuracy(Frozen):
+    """Accuracy of the original's and the result's exported files: on validation images, and of the final test."""
+
+    validation_original: Accuracy | None = None
+    validation_result: Accuracy | None = None
+    test: FinalTest | None = None
+
+
+class BundledLatency(Frozen):
+    """Latency of a shipped file, or of the original's FP32 export, where `file` is absent."""
+
+    label: str
+    file: Name | None = None
+    timing: Timing
+
+
+class Manifest(Frozen):
+    """manifest.json: every file with its digest, and everything that is known about how they came to be.
+
+    `main` is the model file of each runtime, `runtime` the one that the bundle's code uses by default. `lineage` has
+    one record per stage, oldest first. `machine` is the fingerprint of the machine that measured.
+    """
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    secateur: str
+    name: str
+    files: dict[Name, BundledFile]
+    main: dict[DeviceRuntime, Name] = Field(min_length=1)
+    runtime: DeviceRuntime
+    lineage: tuple[StageRecord, ...]
+    recipe: dict[str, Any]
+    recipe_digest: str
+    data: dict[str, Any]
+    seed: int
+    versions: dict[str, str]
+    target: Target
+    machine: dict[str, Any]
+    accuracy: BundledAccuracy
+    latency: tuple[BundledLatency, ...] = ()
+    budget: tuple[BudgetLine, ...] = ()
+    licences: Licences
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON Schema (2020-12) of manifest.json, which `secateur schema bundle` prints."""
+    described = Manifest.model_json_schema(mode="serialization", schema_generator=ResultSchema)
+    return {"$schema": GenerateJsonSchema.schema_dialect, **described}
