@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
+
+#: `none`: files have the size already. `stretch`: both sides, whatever their ratio.
+#: `shorter-side-then-centre-crop`: the image covers the size, and what is over at the longer side is cut off.
+ResizeRule = Literal["none", "stretch", "shorter-side-then-centre-crop"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,17 @@ class Normalisation:
 
 
 @dataclass(frozen=True)
+class Preprocessing:
+    """How an image file became pixels of a data set: converted to `colour`, then resized by Pillow's bilinear filter.
+
+    Both are Pillow's own operations (`convert("L")` or `convert("RGB")`, `resize`), on 8 bits.
+    """
+
+    colour: Literal["grey", "rgb"]
+    resize: ResizeRule
+
+
+@dataclass(frozen=True)
 class Split:
     """Images uint8 [N, C, H, W] and labels int64 [N]."""
 
@@ -45,7 +60,11 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Three disjoint splits of one data set, already at the size that the network sees."""
+    """Three disjoint splits of one data set, already at the size that the network sees.
+
+    `preprocessing` says how files became these images; None: the user's own code made them, and only it knows.
+    `licence` is that of the images, an SPDX identifier where there is one; empty: not stated.
+    """
 
     name: str
     classes: tuple[str, ...]
@@ -53,6 +72,8 @@ class Dataset:
     train: Split
     validation: Split
     test: Split
+    preprocessing: Preprocessing | None = None
+    licence: str = ""
 
     @property
     def input_shape(self) -> tuple[int, int, int]:

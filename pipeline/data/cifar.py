@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from pipeline.core.dataset import Dataset, Normalisation, Split
+from pipeline.core.dataset import Dataset, Normalisation, Preprocessing, Split
 from pipeline.core.errors import InputError
 from pipeline.data.splits import held_out
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PIXELS = 3 * 32 * 32
+PREPROCESSING = Preprocessing("rgb", "none")
 HOME = "https://www.cs.toronto.edu/~kriz/cifar.html"
 
 
@@ -93,4 +94,4 @@ def load(source: Literal["cifar10", "cifar100"], root: Path, validation_images: 
     everything = read(root, layout.train, layout.label_bytes)
     train, validation = held_out(everything.images, everything.labels, validation_images, split_seed)
     test = read(root, layout.test, layout.label_bytes)
-    return Dataset(source, classes, layout.normalisation, train, validation, test)
+    return Dataset(source, classes, layout.normalisation, train, validation, test, PREPROCESSING)

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pipeline.core.dataset import Dataset, Normalisation
+from pipeline.core.dataset import Dataset, Normalisation, Preprocessing
 from pipeline.core.errors import InputError
 from pipeline.data.splits import stratified, take
 
@@ -25,6 +25,9 @@ CLASSES = ("functional", "defective")
 TEST_SHARE = 0.25
 #: The preprocessing of EfficientNet-Lite: (pixel - 127) / 128.
 MEAN, STD = 127 / 255, 128 / 255
+#: What `read_image` does.
+PREPROCESSING = Preprocessing("grey", "stretch")
+LICENCE = "CC-BY-NC-SA-4.0"
 
 
 def find() -> Path:
@@ -70,4 +73,5 @@ def load(size: int, channels: int, validation: float, split_seed: int) -> Datase
     rest, test = stratified(strata, round(len(rows) * TEST_SHARE), split_seed)
     kept, held = stratified(strata[rest], round(len(rest) * validation), split_seed + 1)
     train, validating, testing = (take(images_NCHW, labels, part) for part in (rest[kept], rest[held], test))
-    return Dataset("elpv", CLASSES, Normalisation((MEAN,) * channels, (STD,) * channels), train, validating, testing)
+    normalisation = Normalisation((MEAN,) * channels, (STD,) * channels)
+    return Dataset("elpv", CLASSES, normalisation, train, validating, testing, PREPROCESSING, LICENCE)

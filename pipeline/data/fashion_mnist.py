@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.core.dataset import Dataset, Normalisation, Split
+from pipeline.core.dataset import Dataset, Normalisation, Preprocessing, Split
 from pipeline.core.errors import InputError
 from pipeline.data.fetch import cache_folder, download, read_verified
 from pipeline.data.splits import held_out
@@ -20,6 +20,8 @@ CLASSES = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt",
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 ADDRESS = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com"
 NORMALISATION = Normalisation(mean=(0.2860,), std=(0.3530,))
+PREPROCESSING = Preprocessing("grey", "none")
+LICENCE = "MIT"
 #: sha256 of the unpacked idx files.
 FILES = {
     "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
@@ -80,4 +82,4 @@ def load(root: Path | None, validation_images: int, split_seed: int) -> Dataset:
         np.ascontiguousarray(arrays["t10k-images-idx3-ubyte"][:, None]),
         arrays["t10k-labels-idx1-ubyte"].astype(np.int64),
     )
-    return Dataset("fashion-mnist", CLASSES, NORMALISATION, train, validation, test)
+    return Dataset("fashion-mnist", CLASSES, NORMALISATION, train, validation, test, PREPROCESSING, LICENCE)

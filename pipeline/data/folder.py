@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from pipeline.core.dataset import Dataset, Normalisation, Split
+from pipeline.core.dataset import Dataset, Normalisation, Preprocessing, Split
 from pipeline.core.errors import InputError
 from pipeline.data.splits import stratified, take
 
@@ -96,16 +96,17 @@ def read(listing: Listing, size: int, channels: int) -> Split:
 def load(root: Path, size: int, channels: int, mean: tuple[float, ...], std: tuple[float, ...]) -> Dataset:
     """Return the data set of a folder; empty `mean` and `std` mean ImageNet's (their average for one channel)."""
     classes, found = listings(root)
+    preprocessing = Preprocessing("grey" if channels == 1 else "rgb", "shorter-side-then-centre-crop")
     if channels == 1:
         normalisation = Normalisation(mean or (sum(MEAN) / 3,), std or (sum(STD) / 3,))
     else:
         normalisation = Normalisation(mean or MEAN, std or STD)
     if "all" not in found:
         train, validation, test = (read(found[split], size, channels) for split in SPLITS)
-        return Dataset(root.name, classes, normalisation, train, validation, test)
+        return Dataset(root.name, classes, normalisation, train, validation, test, preprocessing)
     everything = read(found["all"], size, channels)
     rest, testing = stratified(everything.labels, round(len(everything) * 0.25), seed=0)
     training, validating = stratified(everything.labels[rest], round(len(rest) * 0.2), seed=1)
     parts = (rest[training], rest[validating], testing)
-    splits = (take(everything.images, everything.labels, part) for part in parts)
-    return Dataset(root.name, classes, normalisation, *splits)
+    train, validation, test = (take(everything.images, everything.labels, part) for part in parts)
+    return Dataset(root.name, classes, normalisation, train, validation, test, preprocessing)

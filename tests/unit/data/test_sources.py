@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from pydantic import TypeAdapter
 
+from pipeline.core.dataset import Preprocessing
 from pipeline.core.errors import InputError
 from pipeline.data import digest, elpv, fashion_mnist, load
 from pipeline.data.config import DataConfig
@@ -50,6 +51,7 @@ def test_elpv_has_the_published_counts() -> None:
     data = load(CONFIG.validate_python({"source": "elpv", "size": 32}))
     assert (len(data.train), len(data.validation), len(data.test)) == (1574, 394, 656)
     assert data.input_shape == (1, 32, 32)
+    assert (data.preprocessing, data.licence) == (Preprocessing("grey", "stretch"), "CC-BY-NC-SA-4.0")
     shares = [float(split.labels.mean()) for split in (data.train, data.validation, data.test)]
     assert max(shares) - min(shares) < 0.01
 
@@ -68,6 +70,7 @@ def test_fashion_mnist_of_the_debian_package() -> None:
     assert (len(data.train), len(data.validation), len(data.test)) == (55_000, 5_000, 10_000)
     assert data.train.images.shape[1:] == (1, 28, 28)
     assert set(np.bincount(data.validation.labels)) == {500}
+    assert (data.preprocessing, data.licence) == (Preprocessing("grey", "none"), "MIT")
 
 
 def test_fashion_mnist_folder_without_a_file(tmp_path: Path) -> None:
@@ -111,6 +114,7 @@ def test_cifar_layout(tmp_path: Path) -> None:
     assert (len(data.train), len(data.validation), len(data.test)) == (90, 10, 20)
     assert data.classes == ("cat", "dog")
     assert data.test.images[3].min() == data.test.images[3].max() == 3
+    assert (data.preprocessing, data.licence) == (Preprocessing("rgb", "none"), "")
 
 
 def test_cifar_cut_short(tmp_path: Path) -> None:
@@ -133,6 +137,7 @@ def test_folder_without_splits_is_divided(tmp_path: Path) -> None:
     assert data.classes == ("dark", "light")
     assert data.input_shape == (3, 16, 16)
     assert set(data.validation.labels) == {0, 1}
+    assert (data.preprocessing, data.licence) == (Preprocessing("rgb", "shorter-side-then-centre-crop"), "")
 
 
 def test_folder_errors_name_the_place(tmp_path: Path) -> None:
@@ -166,6 +171,7 @@ def test_own_python_file(tmp_path: Path) -> None:
         CONFIG.validate_python({"source": "file", "path": file, "arguments": {"count": count}}) for count in (4, 5)
     )
     assert len(load(four).train) == 4
+    assert (load(four).preprocessing, load(four).licence) == (None, "")
     assert digest(four) != digest(five)
     file.write_text("def load(count):\n    return count\n")
     with pytest.raises(InputError, match=r"load\(\) returned int"):
