@@ -263,6 +263,7 @@ class Run:
             {
                 "name": self.loaded.recipe.name,
                 "recipe_file": self.loaded.path.name,
+                "recipe_folder": str(self.loaded.path.parent),
                 "recipe": self.loaded.raw,
                 "recipe_digest": self.loaded.digest,
                 "data": {**summary(self.dataset), **self.plan.data_identity} if self.rows else {},

@@ -20,7 +20,8 @@ class Content:
     """Everything that the producers of a bundle's files may use. Each writes below a given folder and nowhere else.
 
     `files` are the exported files that ship, by the runtime that reads them; beside each lies its artifact.json
-    (`pipeline.core.store.read_artifact`). `runtime` is the one that infer.py and verify.py use by default.
+    (`pipeline.core.store.read_artifact`). `runtime` is the one that infer.py and verify.py use by default. Licences of
+    weights and data are those of `pipeline.bundle.licences`.
     """
 
     report: RunReport

@@ -121,12 +121,28 @@ class BudgetLine(Frozen):
     verdict: Literal["met", "missed", "cannot tell"]
 
 
+class BundleRecord(Frozen):
+    """The edge bundle of a run: its folder and archive relative to the run folder, the archive's bytes, its digest.
+
+    The digest is the sha256 of the bundle's SHA256SUMS, which covers every file in it.
+    """
+
+    folder: str
+    archive: str
+    archive_bytes: int
+    digest: str
+
+
 class RunReport(Frozen):
-    """Everything about one run. `machine` is the fingerprint of the machine that measured."""
+    """Everything about one run. `machine` is the fingerprint of the machine that measured.
+
+    Paths in `recipe` start at `recipe_folder`; runs of earlier versions do not say it.
+    """
 
     schema_version: int = SCHEMA_VERSION
     name: str
     recipe_file: str
+    recipe_folder: str = ""
     recipe: dict[str, Any]
     recipe_digest: str
     data: dict[str, Any]
@@ -141,3 +157,4 @@ class RunReport(Frozen):
     rows: tuple[Row, ...] = Field(default=())
     final: FinalTest | None = None
     budget: tuple[BudgetLine, ...] = ()
+    bundle: BundleRecord | None = None
