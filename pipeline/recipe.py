@@ -25,11 +25,12 @@ from pipeline.data.config import Argument, DataConfig
 from pipeline.measure.devices.registry import device_record
 from pipeline.recipe_overrides import apply
 from pipeline.recipe_problems import messages, shown
+from pipeline.recipe_values import VALUES, read_values
 from pipeline.recipe_yaml import Document, dotted, read_file
 from pipeline.stages import AnyStage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from pydantic.json_schema import JsonSchemaValue
@@ -95,7 +96,10 @@ class Recipe(Frozen):
 
 @dataclass(frozen=True)
 class LoadedRecipe:
-    """A valid recipe, its file, its plain values after `--set`, and the sha256 of those values."""
+    """A valid recipe, its file, its plain values after `--set`, and the sha256 of those values.
+
+    Where a program made the values, `path` is no file but says where paths start: in its folder.
+    """
 
     recipe: Recipe
     path: Path
@@ -114,11 +118,23 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
         RecipeError: all problems at once, each with its line, what was found and what is allowed.
     """
     name = str(path)
-    document = read_file(path, name)
+    return _loaded(read_file(path, name), path.resolve(), name, overrides)
+
+
+def load_values(values: Mapping[str, Any], folder: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
+    """Override and validate a recipe of Python values as `load_recipe` does; relative paths start at `folder`.
+
+    Raises:
+        RecipeError: all problems at once, each with its key, what was found and what is allowed.
+    """
+    return _loaded(read_values(values), folder.resolve() / VALUES, "recipe", overrides)
+
+
+def _loaded(document: Document, path: Path, name: str, overrides: Sequence[str]) -> LoadedRecipe:
     _check_top_level(document, name)
     described = schema()
     overridden = apply(document.data, overrides, described)
-    recipe, found = _validate(overridden.data, path.resolve().parent, described)
+    recipe, found = _validate(overridden.data, path.parent, described)
     problems = [*overridden.problems, *document.problems.values()]
     for place, message in found.items():
         if overridden.touches(place):
@@ -128,7 +144,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
     if recipe is None or problems:
         raise RecipeError(name, tuple(sorted(problems, key=lambda problem: problem.line or 0)))
     digest = hashlib.sha256(json.dumps(overridden.data, sort_keys=True).encode()).hexdigest()
-    return LoadedRecipe(recipe, path.resolve(), digest, overridden.data)
+    return LoadedRecipe(recipe, path, digest, overridden.data)
 
 
 def _check_top_level(document: Document, name: str) -> None:
@@ -177,10 +193,8 @@ def _device_messages(device: str) -> dict[Place, str]:
 
 def _stage_messages(stages: Sequence[Stage], target: Target) -> dict[Place, str]:
     """Return what is wrong with stages that are valid by themselves: in this chain, and here for this target."""
-    chain = {("stages", index, key): message for index, key, message in chain_problems(stages)}
-    return chain | {
-        ("stages", index, key): message for index, stage in enumerate(stages) for key, message in stage.unmet(target)
-    }
+    unmet = [(index, *each) for index, stage in enumerate(stages) for each in stage.unmet(target)]
+    return {("stages", index, key): message for index, key, message in [*chain_problems(stages), *unmet]}
 
 
 def chain_problems(stages: Sequence[Stage]) -> Iterator[tuple[int, str, str]]:

@@ -36,19 +36,23 @@ def dotted(place: Sequence[str | int]) -> str:
 
 @dataclass
 class Document:
-    """Plain values, the line (from 1) of each place, and what is wrong already with the YAML itself."""
+    """Plain values, the line (from 1) of each place, and what is wrong already with the YAML itself.
+
+    `first_line` is that of places that no line is known of; None where there are no lines at all.
+    """
 
     data: Any = None
+    first_line: int | None = 1
     lines: dict[Place, int] = field(default_factory=dict)
     problems: dict[Place, Problem] = field(default_factory=dict)
 
-    def line(self, place: Place) -> int:
+    def line(self, place: Place) -> int | None:
         """Return the line of a place, or of the nearest place around it that has one."""
         while place and place not in self.lines:
             place = place[:-1]
-        return self.lines.get(place, 1)
+        return self.lines.get(place, self.first_line)
 
-    def refuse(self, place: Place, line: int, message: str) -> None:
+    def refuse(self, place: Place, line: int | None, message: str) -> None:
         """Note the first problem at a place."""
         self.problems.setdefault(place, Problem(dotted(place), message, line))
 
