@@ -1,8 +1,7 @@
 """Builds a folder with the files of a small arm64 system, for programs that run under qemu-aarch64.
 
-Debian packages are unpacked, not installed: no root rights, no emulation, and the machine's own package database stays
-as it is (apt gets a private one). Python comes from there; numpy and the runtimes are wheels of the versions that are
-installed here, so that a difference in outputs is the processor's.
+Debian packages are unpacked, not installed (`debian_packages`). Python comes from there; numpy and the runtimes are
+wheels of the versions that are installed here, so that a difference in outputs is the processor's.
 
 Sources: the machine's own apt sources, which must have arm64 (Debian's have), and the index of packages that pip uses.
 Cost: half a minute and 250 MB (350 MB with OpenVINO), once; kept in the cache folder.
@@ -13,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,35 +19,16 @@ from typing import TYPE_CHECKING
 
 from pipeline.core.errors import DeviceError
 from pipeline.core.paths import cache_root
+from pipeline.measure.devices.debian_packages import check_programs, download, run, unpack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 #: Raise it when the same packages and wheels are to be put together in another way.
 REVISION = 1
+ARCHITECTURE = "arm64"
 PACKAGES = ("base-files", "libgomp1", "libpython3-stdlib", "libstdc++6", "python3-minimal")
 LIBRARIES = ("numpy", "onnxruntime")
-#: The program that is run, and how to get it where it is missing.
-PROGRAMS: Mapping[str, str] = {
-    "apt-get": "it comes with Debian and Ubuntu; elsewhere give a ready folder (option root)",
-    "dpkg-deb": "install the package dpkg; or give a ready folder (option root)",
-    "tar": "install the package tar",
-}
-APT = """\
-APT::Architecture "arm64";
-APT::Architectures {{ "arm64"; }};
-APT::Install-Recommends "false";
-APT::Sandbox::User "root";
-Acquire::Languages "none";
-Acquire::Retries "2";
-Dir::State "{0}";
-Dir::State::Lists "{0}/lists";
-Dir::State::status "{0}/status";
-Dir::Cache "{0}/cache";
-Dir::Log "{0}";
-"""
-LAST_LINES = 6
-COMMAND_S = 600
 #: Oldest C libraries that wheels are built for: glibc 2.17 to that of the root.
 OLDEST_GLIBC = 17
 
@@ -70,9 +49,7 @@ def build_root(libraries: Sequence[str] = LIBRARIES, *, note: Callable[[str], No
     root = cache_root() / "arm64-root" / _key(wanted)
     if root.is_dir():
         return root
-    for program, remedy in PROGRAMS.items():
-        if not shutil.which(program):
-            raise DeviceError(f"{program} is needed to build an arm64 root and was not found: {remedy}")
+    check_programs("build an arm64 root")
     work = root.with_name(f".{root.name}.{os.getpid()}.partial")
     shutil.rmtree(work, ignore_errors=True)
     try:
@@ -99,15 +76,10 @@ def root_python(root: Path) -> Path:
 
 def _build(work: Path, wanted: Mapping[str, str], note: Callable[[str], None]) -> None:
     root = work / "root"
-    root.mkdir(parents=True)
     note("arm64 root: fetching Debian packages")
-    archives = _packages(work / "apt")
+    archives = download(PACKAGES, ARCHITECTURE, work / "apt")
     note(f"arm64 root: unpacking {len(archives)} packages")
-    for name in ("bin", "lib", "sbin"):
-        (root / "usr" / name).mkdir(parents=True)
-        (root / name).symlink_to(f"usr/{name}")
-    for archive in archives:
-        _unpack(archive, root)
+    unpack(archives, root)
     note("arm64 root: fetching " + ", ".join(f"{name} {number}" for name, number in wanted.items()))
     _wheels(work / "wheels", root, wanted, _glibc(archives))
     note("arm64 root: compiling Python modules")
@@ -137,28 +109,6 @@ def _key(wanted: Mapping[str, str]) -> str:
     return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:16]
 
 
-def _packages(folder: Path) -> list[Path]:
-    """Download the packages and all that they depend on, with a private package database."""
-    for name in ("lists/partial", "cache/archives/partial"):
-        (folder / name).mkdir(parents=True)
-    (folder / "status").touch()
-    configuration = folder / "apt.conf"
-    configuration.write_text(APT.format(folder))
-    environment = {**os.environ, "APT_CONFIG": str(configuration), "LC_ALL": "C"}
-    _run(["apt-get", "-qq", "update"], environment)
-    _run(["apt-get", "-qq", "-y", "--download-only", "install", *PACKAGES], environment)
-    return sorted((folder / "cache" / "archives").glob("*.deb"))
-
-
-def _unpack(archive: Path, root: Path) -> None:
-    with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(archive)], stdout=subprocess.PIPE) as source:  # noqa: S607
-        # Files keep no owner: they are this user's, who may not be root.
-        options = ["--extract", "--keep-directory-symlink", "--no-same-owner", "--directory", str(root)]
-        _run(["tar", *options], None, stdin=source)
-    if source.returncode:
-        raise DeviceError(f"dpkg-deb could not read {archive.name} (exit code {source.returncode}): try again")
-
-
 def _glibc(archives: Sequence[Path]) -> int:
     """Return the minor version of the root's C library: 36 for 2.36."""
     names = [archive.name.split("_")[1] for archive in archives if archive.name.startswith("libc6_")]
@@ -175,10 +125,10 @@ def _wheels(folder: Path, root: Path, wanted: Mapping[str, str], glibc: int) -> 
     kinds += [word for name in (*platforms, "manylinux2014_aarch64", "any") for word in ("--platform", name)]
     pip = [sys.executable, "-m", "pip"]
     quiet = ["--quiet", "--disable-pip-version-check"]
-    _run([*pip, "download", *quiet, *kinds, "--dest", str(folder), *(f"{n}=={v}" for n, v in wanted.items())])
+    run([*pip, "download", *quiet, *kinds, "--dest", str(folder), *(f"{n}=={v}" for n, v in wanted.items())])
     target = root / "usr" / "local" / "lib" / f"python{python}" / "dist-packages"
     files = [str(path) for path in sorted(folder.glob("*.whl"))]
-    _run([*pip, "install", *quiet, *kinds, "--no-compile", "--no-deps", "--no-index", "--target", str(target), *files])
+    run([*pip, "install", *quiet, *kinds, "--no-compile", "--no-deps", "--no-index", "--target", str(target), *files])
 
 
 def _compile(root: Path) -> None:
@@ -187,27 +137,4 @@ def _compile(root: Path) -> None:
         return
     folders = [root / "usr" / "lib" / root_python(root).name, root / "usr" / "local" / "lib" / root_python(root).name]
     command = [sys.executable, "-m", "compileall", "-q", "-j", "2", "--invalidation-mode", "unchecked-hash"]
-    _run([*command, "-s", str(root), *map(str, folders)])
-
-
-def _run(
-    command: Sequence[str], environment: Mapping[str, str] | None = None, stdin: subprocess.Popen[bytes] | None = None
-) -> None:
-    """Run a program to its end; raises DeviceError with its last words when it fails."""
-    try:
-        done = subprocess.run(
-            command,
-            env=environment,
-            stdin=stdin.stdout if stdin else subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            timeout=COMMAND_S,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise DeviceError(f"{command[0]} did not end within {COMMAND_S} s: is the network there?") from error
-    if done.returncode:
-        words = done.stdout.decode(errors="replace").strip().splitlines()[-LAST_LINES:]
-        shown = " ".join(command[:4])
-        raise DeviceError("\n  ".join([f"{shown} ... failed (exit code {done.returncode}):", *words]))
+    run([*command, "-s", str(root), *map(str, folders)])
