@@ -56,7 +56,7 @@ class BundledFile(Frozen):
     """One file of a bundle."""
 
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
-    bytes: int = Field(ge=0)
+    bytes: int = Field(gt=0)
 
 
 class Licences(Frozen):

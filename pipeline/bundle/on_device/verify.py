@@ -192,16 +192,14 @@ def _check_entry(name: str, entry: object) -> None:
 
 
 def _check_together(names: Sequence[str]) -> None:
-    """Refuse names that are one file on a system that ignores case, and a file that is a folder of another."""
-    seen: dict[str, str] = {}
+    """Refuse names that are one on a system that ignores case, and a file that is the folder of another."""
+    seen: dict[str, tuple[str, bool]] = {}
     for name in [*names, MANIFEST, SUMS, SIGNATURE]:
-        other = seen.setdefault(name.lower(), name)
-        if other != name:
-            raise Refused(f"{MANIFEST}: {name} and {other} differ by case alone")
-    for name in names:
-        for parent in Path(name).parents:
-            if parent.as_posix().lower() in seen:
-                raise Refused(f"{MANIFEST}: {parent.as_posix()} is a file and the folder of {name}")
+        for path in (Path(name), *Path(name).parents):
+            this = (path.as_posix(), path.as_posix() != name)
+            other = seen.setdefault(this[0].lower(), this)
+            if other != this:
+                raise Refused(f"{MANIFEST}: {this[0]} and {other[0]} cannot lie in one folder")
 
 
 def _check_main(manifest: Mapping[str, Any]) -> None:

@@ -1,0 +1,104 @@
+"""From a finished run to a bundle: every file in a new folder, then manifest.json and SHA256SUMS over them."""
+
+from __future__ import annotations
+
+import shutil
+from io import StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ruamel.yaml import YAML
+
+from pipeline.bundle.archive import mode_of
+from pipeline.bundle.content import Content
+from pipeline.bundle.manifest import write_manifest
+from pipeline.bundle.selection import check_finished, default_runtime, shipping, stored
+from pipeline.core.stage import SilentProgress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from pipeline.core.bundle import BundleOptions
+    from pipeline.core.dataset import Dataset
+    from pipeline.core.run import RunReport
+    from pipeline.core.stage import Progress
+
+#: Programs that ship as they are.
+CODE = ("infer.py", "self_test.py", "verify.py")
+ON_DEVICE = Path(__file__).parent / "on_device"
+FOLDERS = ("model", "samples")
+
+
+def content_of(
+    report: RunReport, run_folder: Path, dataset: Dataset, options: BundleOptions, progress: Progress | None = None
+) -> Content:
+    """Return what a bundle is made from.
+
+    Raises:
+        InputError: the run is not finished, exports nothing that a wanted runtime reads, or its files are gone.
+    """
+    check_finished(report, run_folder)
+    rows = shipping(report, options)
+    return Content(
+        report=report,
+        run_folder=run_folder,
+        files={runtime: stored(row, run_folder).file for runtime, row in rows.items()},
+        runtime=default_runtime(report, rows),
+        dataset=dataset,
+        options=options,
+        progress=progress or SilentProgress(),
+    )
+
+
+def producers() -> Mapping[str, Callable[[Content, Path], None]]:
+    """Return what writes the parts of a bundle, in the order in which they need each other."""
+    from pipeline.bundle import bill, card, preprocessing, requirements, samples
+
+    return {
+        "model": _write_models,
+        "code": _write_code,
+        "recipe": _write_recipe,
+        "preprocessing": preprocessing.write_preprocessing,
+        "samples": samples.write_samples,
+        "requirements": requirements.write_requirements,
+        "bill of materials": bill.write_bill,
+        "model card": card.write_card,
+    }
+
+
+def assemble(content: Content, folder: Path) -> str:
+    """Write a bundle into an empty folder; return its digest, that of SHA256SUMS."""
+    for name in FOLDERS:
+        (folder / name).mkdir()
+    parts = producers()
+    for done, (name, write) in enumerate(parts.items()):
+        content.progress.update(done, len(parts), f"bundle: {name}")
+        write(content, folder)
+    digest = write_manifest(content, folder)
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else mode_of(path.name))
+    return digest
+
+
+def _write_models(content: Content, folder: Path) -> None:
+    """Copy the exported files: a bundle must not change with the run's folder."""
+    for file in dict.fromkeys(content.files.values()):
+        shutil.copyfile(file, folder / "model" / file.name)
+        if file.suffix == ".xml":
+            weights = file.with_suffix(".bin")
+            shutil.copyfile(weights, folder / "model" / weights.name)
+
+
+def _write_code(content: Content, folder: Path) -> None:  # noqa: ARG001 - a producer like the others
+    for name in CODE:
+        shutil.copyfile(ON_DEVICE / name, folder / name)
+
+
+def _write_recipe(content: Content, folder: Path) -> None:
+    """Write the recipe's values as YAML, overrides included."""
+    text = StringIO()
+    writer = YAML()
+    writer.width = 120
+    writer.dump(content.report.recipe, text)
+    head = "# The recipe of this bundle, with what was set on the command line. Its paths start at its own folder.\n"
+    (folder / "recipe.yaml").write_text(head + text.getvalue(), encoding="utf-8")

@@ -1,0 +1,58 @@
+"""`secateur verify`: the checks of verify.py with this program's own copy of it, never with code of the bundle."""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from pipeline.bundle.archive import unpack
+from pipeline.bundle.assemble import CODE, ON_DEVICE
+from pipeline.bundle.on_device import verify
+from pipeline.bundle.on_device.verify import MANIFEST, Found, Refused, Wanted
+from pipeline.core.bundle import Manifest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def check(bundle: Path, wanted: Wanted, found: Found) -> None:
+    """Verify a bundle, a folder or an archive; `found` is filled while it goes on. Raises Refused."""
+    with opened(bundle) as folder:
+        manifest = verify.check_files(folder, found)
+        _check_manifest(folder)
+        verify.check_origin(folder, wanted, found)
+        for name in CODE:
+            if (folder / name).read_bytes() != (ON_DEVICE / name).read_bytes():
+                found.notes.append(f"{name} is not that of this version of secateur; it was not run here")
+        verify.self_test(folder, manifest, wanted, found)
+        found.verified = True
+
+
+@contextmanager
+def opened(bundle: Path) -> Iterator[Path]:
+    """Give the folder of a bundle; an archive is unpacked into one that is removed at the end. Raises Refused."""
+    if bundle.is_dir():
+        yield bundle
+        return
+    if not bundle.is_file():
+        raise Refused(f"{bundle}: found no such file or folder, expected a bundle's folder or its .tar.gz")
+    with tempfile.TemporaryDirectory(prefix="secateur-bundle-") as folder:
+        try:
+            unpack(bundle, Path(folder))
+        except OSError as error:
+            raise Refused(f"{bundle}: it cannot be unpacked into {folder}: {error.strerror or error}") from error
+        yield Path(folder)
+
+
+def _check_manifest(folder: Path) -> None:
+    """Check every field of manifest.json, those as well that verification itself does not need."""
+    try:
+        Manifest.model_validate_json((folder / MANIFEST).read_bytes(), strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise Refused(f"{MANIFEST}: {where}: {first['msg']}") from error

@@ -1,0 +1,109 @@
+"""Putting a bundle where a person wants it: whole or not at all, and never over something that is no bundle."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.bundle.archive import SUFFIX, is_archive_of_a_bundle, write_archive
+from pipeline.bundle.assemble import assemble
+from pipeline.bundle.on_device import verify
+from pipeline.bundle.signature import check_key, sign
+from pipeline.core.errors import InputError, ResourceError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from pipeline.bundle.content import Content
+
+
+def write_bundle(content: Content, places: Sequence[Path], *, secret_key: Path | None = None) -> str:
+    """Write one bundle to all places: archives where a name ends in .tar.gz, else folders. Return its digest.
+
+    Raises:
+        InputError: something that is no bundle is there, or minisign does not sign.
+        ResourceError: it cannot be written; what was there before is still there.
+    """
+    if secret_key is not None:
+        check_key(secret_key)
+    for place in places:
+        check_place(place)
+    try:
+        with _partial(places[0]) as partial:
+            made = partial / "bundle"
+            made.mkdir()
+            digest = assemble(content, made)
+            if secret_key is not None:
+                sign(made, secret_key)
+            for place in places:
+                _put(made, place)
+    except OSError as error:
+        where = error.filename or places[0]
+        message = f"{where} cannot be written: {error.strerror or error}. Free some space, or name another place: --out"
+        raise ResourceError(message) from error
+    return digest
+
+
+def is_archive(place: Path) -> bool:
+    """Say whether a place is meant for an archive."""
+    return place.name.endswith(SUFFIX)
+
+
+def check_place(place: Path) -> None:
+    """Raise InputError where something is that must not be replaced."""
+    if not place.exists() and not place.is_symlink():
+        return
+    if is_archive(place):
+        replaceable = place.is_file() and is_archive_of_a_bundle(place)
+    else:
+        replaceable = place.is_dir() and not place.is_symlink() and _replaceable(place)
+    if not replaceable:
+        what = "the archive of a bundle" if is_archive(place) else "a bundle, or not that alone"
+        raise InputError(f"{place} is there and is not {what}; allowed: a place that is free, or a bundle to replace")
+
+
+def _replaceable(folder: Path) -> bool:
+    """Say whether a folder is empty, or holds nothing but a bundle, whatever has become of its files."""
+    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+    if not found:
+        return True
+    try:
+        manifest = verify.read_manifest(verify.read_file(folder, verify.MANIFEST, verify.TEXT_BYTES))
+    except verify.Refused:
+        return False
+    own = {*manifest["files"], verify.MANIFEST, verify.SUMS, verify.SIGNATURE}
+    return all(name in own or "__pycache__" in name.split("/") for name in found)
+
+
+@contextmanager
+def _partial(place: Path) -> Iterator[Path]:
+    """Give a new folder beside `place`, which is removed at the end."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{place.name}.", suffix=".partial", dir=place.parent))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+def _put(made: Path, place: Path) -> None:
+    """Copy a bundle beside its place under another name, then rename."""
+    with _partial(place) as partial:
+        new = partial / "new"
+        if is_archive(place):
+            write_archive(made, new)
+            new.replace(place)
+            return
+        shutil.copytree(made, new)
+        old = partial / "old"
+        if place.exists():
+            place.rename(old)
+        try:
+            new.rename(place)
+        except OSError:
+            if old.exists():
+                old.rename(place)
+            raise

@@ -1,0 +1,79 @@
+"""Which of a run's files ship: for each runtime the last exported one that it reads."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, get_args
+
+from pipeline.core.bundle import DeviceRuntime
+from pipeline.core.errors import InputError
+from pipeline.core.store import ARTIFACT_FILE, read_artifact
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from pipeline.core.artifact import Artifact, Form
+    from pipeline.core.bundle import BundleOptions
+    from pipeline.core.run import Row, RunReport
+
+RUNTIMES: tuple[DeviceRuntime, ...] = get_args(DeviceRuntime)
+#: Stages that leave the file as it is.
+LOOKING = {"measure", "bundle"}
+
+
+def check_finished(report: RunReport, folder: Path) -> None:
+    """Raise InputError for a run that has no result to ship."""
+    if report.status != "finished":
+        why = f": {report.error}" if report.error else ""
+        raise InputError(f"{folder} holds a run that is {report.status}{why}; expected a finished one: run it again")
+
+
+def last_rows(report: RunReport) -> dict[Form, Row]:
+    """Return the row that made the last file of each exported form."""
+    made = [row for row in report.rows if row.form != "torch" and row.kind not in LOOKING and not row.skipped]
+    return {row.form: row for row in made}
+
+
+def shipping(report: RunReport, options: BundleOptions) -> dict[DeviceRuntime, Row]:
+    """Return the row whose file ships, for each runtime: OpenVINO reads ONNX where it has no file of its own.
+
+    Raises:
+        InputError: nothing was exported, or nothing that a wanted runtime reads.
+    """
+    rows = last_rows(report)
+    if not rows:
+        raise InputError(f'"{report.name}" exports no file; put {{kind: export, to: onnx}} into its recipe and run it')
+    found: dict[DeviceRuntime, Row] = {}
+    for runtime in options.runtimes or RUNTIMES:
+        row = rows.get("openvino", rows.get("onnx")) if runtime == "openvino" else rows.get("onnx")
+        if row is None:
+            made = ", ".join(sorted(rows))
+            raise InputError(f"runtimes: {runtime} reads none of the exported forms ({made}); leave it out")
+        found[runtime] = row
+    if options.runtimes is None and "openvino" not in rows and report.target.runtime != "openvino":
+        del found["openvino"]
+    return found
+
+
+def default_runtime(report: RunReport, rows: Mapping[DeviceRuntime, Row]) -> DeviceRuntime:
+    """Return the runtime that a bundle's code uses by default: the target's where there is a file for it."""
+    return next((runtime for runtime in rows if runtime == report.target.runtime), next(iter(rows)))
+
+
+def stored(row: Row, run_folder: Path) -> Artifact:
+    """Return the artifact of a row from the run's folder.
+
+    Raises:
+        InputError: its files are gone, or are not those that the run reported.
+    """
+    folder = run_folder / row.folder
+    again = "run the recipe again: finished stages are kept, and come back"
+    if not (folder / ARTIFACT_FILE).is_file():
+        raise InputError(f"{folder}: the files of stage {row.label} are gone; {again}")
+    try:
+        artifact = read_artifact(folder)
+    except FileNotFoundError as error:
+        raise InputError(f"{folder}: a file of stage {row.label} is gone; {again}") from error
+    if artifact.digest != row.digest:
+        raise InputError(f"{folder}: the files of stage {row.label} are not those of run.json; {again}")
+    return artifact
