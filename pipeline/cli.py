@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline import cli_device, cli_gate, cli_inspect, cli_latency
+from pipeline import cli_bundle, cli_device, cli_gate, cli_inspect, cli_latency
 from pipeline.core.errors import SecateurError
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ SCHEMAS = {
     "latency": "pipeline.core.comparison",
     "gate": "pipeline.core.gate",
     "inspection": "pipeline.core.file_inspection",
+    "bundle": "pipeline.core.bundle",
 }
 
 app = typer.Typer(
@@ -34,12 +35,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help="Compress a trained network by recipe, and prove the exported file: accuracy, size and real CPU latency.\n\n"
-    "A recipe is a YAML file that chains stages: prune, finetune, export, simplify, quantize, measure. Start with\n\n"
+    "A recipe is a YAML file that chains stages: prune, finetune, export, simplify, quantize, measure, bundle. Start "
+    "with\n\n"
     "  secateur recipes list\n\n"
     "  secateur recipes copy resnet20-fashion-int8 .\n\n"
     "  secateur plan recipes/resnet20-fashion-int8.yaml\n\n"
     "  secateur run recipes/resnet20-fashion-int8.yaml\n\n"
     "Latency of exported files, of this program or any other: bench, compare, gate, doctor, device.\n\n"
+    "What a device needs to run the result, and whether it arrived unchanged: bundle, verify.\n\n"
     "Exit codes of run: 0 passed, 1 budget missed, 2 bad input, 3 a stage failed, 4 cannot tell. Those of compare and "
     "gate: 0 PASS, 1 FAIL, 2 bad input, 3 INCONCLUSIVE, 4 INCOMPARABLE, 5 device unreachable, 6 wrong outputs.",
 )
@@ -48,6 +51,7 @@ app.add_typer(recipes_app, name="recipes")
 cli_latency.register(app)
 cli_gate.register(app)
 cli_device.register(app)
+cli_bundle.register(app)
 cli_inspect.register(app)
 
 Recipe = Annotated[Path, typer.Argument(help="Recipe file (YAML).", show_default=False)]
@@ -146,7 +150,7 @@ def schema(
         typer.Argument(
             metavar="|".join(SCHEMAS),
             help="latency: of comparison.json, the result of compare; gate: of gate.json; inspection: of what inspect "
-            "FILE --json prints.",
+            "FILE --json prints; bundle: of a bundle's manifest.json.",
         ),
     ] = "recipe",
 ) -> None:

@@ -215,6 +215,9 @@ def chain_problems(stages: Sequence[Stage]) -> Iterator[tuple[int, str, str]]:
         if stage.on_no_gain == "skip" and made != form:
             why = f"{stage.kind} makes {made} of {form}, so that what follows cannot start from what was there before"
             yield index, "on_no_gain", f'found "skip", allowed: keep, fail: {why}'
+        if stage.last and index != len(stages) - 1:
+            rest = ", ".join(other.kind for other in stages[index + 1 :])
+            yield index, "kind", f"{stage.kind} has to be the last stage, but {rest} follows: move it to the end"
         form = made
         before = f"the stage before it ({stage.kind})"
 

@@ -33,6 +33,7 @@ from pipeline.judge import Judge, input_specs
 from pipeline.no_gain import gain, settle
 from pipeline.plan import Plan, Step, make_plan
 from pipeline.records import PLAN_FILE, RUN_FILE, previous_ingredients
+from pipeline.stages.bundle import Bundle
 from pipeline.verdicts import budget_lines, with_timings, with_verdicts
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from pipeline.core.bundle import BundleOptions
     from pipeline.core.dataset import Dataset
     from pipeline.core.measurement import Measurement
     from pipeline.core.stage import Progress, Stage
@@ -243,7 +245,17 @@ class Run:
         final = self.judge.final_test(self.artifacts[0], self.artifacts[result]) if self.test else None
         report = report.model_copy(update={"final": final})
         lines = budget_lines(self.loaded.recipe.budget, report.rows[0], report.rows[result], report.target)
-        return report.model_copy(update={"budget": lines})
+        report = report.model_copy(update={"budget": lines})
+        stage = self.loaded.recipe.stages[-1]
+        return self._bundled(report, stage.options) if isinstance(stage, Bundle) else report
+
+    def _bundled(self, report: RunReport, options: BundleOptions) -> RunReport:
+        """Write the edge bundle of a finished run, and say so in the report."""
+        from pipeline.bundle.assemble import content_of
+        from pipeline.bundle.place import write_beside_run
+
+        record = write_beside_run(content_of(report, self.folder, self.dataset, options, self.progress))
+        return report.model_copy(update={"bundle": record})
 
     def _result_for_target(self) -> int:
         """Return the index of the last step whose exported file the target's runtime reads."""

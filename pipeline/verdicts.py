@@ -54,6 +54,8 @@ def _verdict(before: Row, row: Row, measurement: Measurement | None, target: Tar
         return f"skipped: no gain ({row.gain.text})"
     if measurement is None:
         return _bought(before, row, _gained(row)) if row.gain else ""
+    if row.kind == "bundle":
+        return "ships the files above"
     if row.kind == "measure":
         files = len({subject.digest for subject in measurement.subjects})
         return f"measured {files} files in {measurement.seconds:.0f} s"

@@ -68,6 +68,8 @@ def producers() -> Mapping[str, Callable[[Content, Path], None]]:
 
 def assemble(content: Content, folder: Path) -> str:
     """Write a bundle into an empty folder; return its digest, that of SHA256SUMS."""
+    if content.report.final is None:
+        content.progress.note("the bundle says nothing of test accuracy, for the run left the test split alone")
     for name in FOLDERS:
         (folder / name).mkdir()
     parts = producers()

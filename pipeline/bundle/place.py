@@ -13,6 +13,7 @@ from pipeline.bundle.assemble import assemble
 from pipeline.bundle.on_device import verify
 from pipeline.bundle.signature import check_key, sign
 from pipeline.core.errors import InputError, ResourceError
+from pipeline.core.run import BundleRecord
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -45,6 +46,13 @@ def write_bundle(content: Content, places: Sequence[Path], *, secret_key: Path |
         message = f"{where} cannot be written: {error.strerror or error}. Free some space, or name another place: --out"
         raise ResourceError(message) from error
     return digest
+
+
+def write_beside_run(content: Content, *, secret_key: Path | None = None) -> BundleRecord:
+    """Write a run's bundle into its own folder, as a folder and as an archive. Raises as `write_bundle` does."""
+    folder, archive = content.run_folder / "bundle", content.run_folder / f"bundle{SUFFIX}"
+    digest = write_bundle(content, (folder, archive), secret_key=secret_key)
+    return BundleRecord(folder=folder.name, archive=archive.name, archive_bytes=archive.stat().st_size, digest=digest)
 
 
 def is_archive(place: Path) -> bool:

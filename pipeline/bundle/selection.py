@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from pipeline.core.run import Row, RunReport
 
 RUNTIMES: tuple[DeviceRuntime, ...] = get_args(DeviceRuntime)
-#: Stages that leave the file as it is.
-LOOKING = {"measure", "bundle"}
 
 
 def check_finished(report: RunReport, folder: Path) -> None:
@@ -30,7 +28,7 @@ def check_finished(report: RunReport, folder: Path) -> None:
 
 def last_rows(report: RunReport) -> dict[Form, Row]:
     """Return the row that made the last file of each exported form."""
-    made = [row for row in report.rows if row.form != "torch" and row.kind not in LOOKING and not row.skipped]
+    made = [row for row in report.rows if row.form != "torch" and not row.looks and not row.skipped]
     return {row.form: row for row in made}
 
 

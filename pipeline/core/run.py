@@ -12,6 +12,8 @@ from pipeline.core.stage import Runtime, Target
 SCHEMA_VERSION = 1
 #: The key of a row's `changed` under which a `Gain` stands.
 GAIN = "gain"
+#: Kinds of stages that make no file.
+LOOKING = {"measure", "bundle"}
 
 
 class Interval(Frozen):
@@ -89,6 +91,11 @@ class Row(Frozen):
     timings: tuple[Timing, ...] = ()
     changed: dict[str, Any] = Field(default={})
     verdict: str = ""
+
+    @property
+    def looks(self) -> bool:
+        """Whether the stage only looked at what there was, and made no file of its own."""
+        return self.kind in LOOKING
 
     @property
     def gain(self) -> Gain | None:

@@ -102,6 +102,8 @@ class Stage(BaseModel, ABC):
     revision: ClassVar[int] = 1
     #: Distributions whose versions are part of the cache key with any configuration.
     libraries: ClassVar[tuple[str, ...]] = ()
+    #: Whether nothing may follow the stage in a recipe.
+    last: ClassVar[bool] = False
 
     kind: str
     on_no_gain: OnNoGain = Field(

@@ -10,7 +10,7 @@ from pipeline.report import numbers, rows
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pipeline.core.run import Row, RunReport
+    from pipeline.core.run import BundleRecord, Row, RunReport
 
 Facts = tuple[tuple[str, str], ...]
 
@@ -21,7 +21,7 @@ _SPLITS = ("train", "validation", "test")
 def header(report: RunReport) -> Facts:
     """Return what stands at the top of a report: data, machine, runtime, versions, recipe."""
     target = report.target
-    return (
+    facts = (
         ("Data", _data(report.data)),
         ("Machine", machine(report.machine)),
         ("Runtime", f"{rows.place(target.runtime, target.threads)}, batch {target.batch}"),
@@ -29,6 +29,12 @@ def header(report: RunReport) -> Facts:
         ("Recipe", f"{report.recipe_file}, digest {report.recipe_digest[:DIGEST_SHOWN]}, seed {report.seed}"),
         ("Run", f"{_started(report)}, took {numbers.duration(report.seconds)}"),
     )
+    return facts if report.bundle is None else (*facts, ("Bundle", bundle(report.bundle)))
+
+
+def bundle(record: BundleRecord) -> str:
+    """Write where a run's edge bundle is, its size, and the digest by which it can be told from any other."""
+    return f"{record.archive}, {numbers.size(record.archive_bytes)}, {record.digest}"
 
 
 def about(report: RunReport) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from pipeline.stages.bundle import Bundle
 from pipeline.stages.export import Export
 from pipeline.stages.finetune import Finetune
 from pipeline.stages.measure import Measure
@@ -15,5 +16,6 @@ from pipeline.stages.quantize_aware import QuantizeAwareFinetune
 from pipeline.stages.simplify import Simplify
 
 AnyStage = Annotated[
-    Prune | Finetune | Export | Simplify | Quantize | QuantizeAwareFinetune | Measure, Field(discriminator="kind")
+    Prune | Finetune | Export | Simplify | Quantize | QuantizeAwareFinetune | Measure | Bundle,
+    Field(discriminator="kind"),
 ]

@@ -1,0 +1,160 @@
+"""The commands about edge bundles: bundle and verify. Arguments to calls, results to text or JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from pipeline.bundle.on_device.verify import Found
+    from pipeline.core.bundle import BundleOptions
+    from pipeline.core.run import RunReport
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of text.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the program's."""
+    app.command()(bundle)
+    app.command()(verify)
+
+
+def bundle(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.", show_default=False)],
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR|FILE.tar.gz", help="Where to; RUN/bundle and RUN/bundle.tar.gz when left out."),
+    ] = None,
+    samples: Annotated[int | None, typer.Option(min=1, max=64, help="Images with expected outputs.")] = None,
+    sample_source: Annotated[
+        Literal["auto", "validation", "synthetic"] | None,
+        typer.Option(help="validation images, made ones, or what the data's licence allows."),
+    ] = None,
+    data_licence: Annotated[str | None, typer.Option(metavar="SPDX", help="Licence of the data.")] = None,
+    weights_licence: Annotated[str | None, typer.Option(metavar="SPDX", help="Licence of the weights.")] = None,
+    runtime: Annotated[
+        list[str] | None,
+        typer.Option(metavar="onnxruntime|openvino", help="Ship files for this runtime alone. Repeatable."),
+    ] = None,
+    sign: Annotated[Path | None, typer.Option(metavar="KEY", help="Secret key of minisign to sign with.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a run's edge bundle: exported files, code to run and check them, and where they came from.
+
+    A device needs Python, numpy and one runtime for it. The recipe's stage `bundle` gives options that are left out.
+
+    Examples:
+
+      secateur bundle runs/demo
+
+      secateur bundle runs/demo --out cells.tar.gz --sign minisign.key --data-licence CC-BY-4.0
+    """
+    from pipeline.bundle.assemble import content_of
+    from pipeline.bundle.place import write_beside_run, write_bundle
+    from pipeline.progress import ConsoleProgress
+    from pipeline.records import read_run
+
+    report, folder = read_run(run)
+    given: dict[str, Any] = {
+        "samples": samples,
+        "sample_source": sample_source,
+        "data_licence": data_licence,
+        "weights_licence": weights_licence,
+        "runtimes": tuple(runtime) if runtime else None,
+    }
+    with ConsoleProgress() as progress:
+        options, dataset = _of_recipe(
+            report, folder, {name: value for name, value in given.items() if value is not None}
+        )
+        content = content_of(report, folder, dataset, options, progress)
+        if out is None:
+            record = write_beside_run(content, secret_key=sign)
+            places, digest = [folder / record.folder, folder / record.archive], record.digest
+        else:
+            places, digest = [out], write_bundle(content, (out,), secret_key=sign)
+    told = {"digest": digest, "places": [str(place) for place in places], "signed": sign is not None}
+    text = "\n".join([*(f"Bundle: {place}" for place in places), f"Digest: {digest}"])
+    typer.echo(json.dumps(told, indent=1) if as_json else text)
+
+
+def verify(
+    bundle: Annotated[
+        Path, typer.Argument(metavar="BUNDLE", help="Folder of a bundle, or its .tar.gz.", show_default=False)
+    ],
+    runtime: Annotated[
+        Literal["onnxruntime", "openvino"] | None,
+        typer.Option(help="What runs the samples; the bundle's own by default."),
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of the runtime.")] = 1,
+    public_key: Annotated[
+        str | None, typer.Option(metavar="KEY", help="Public key of minisign, a file or its text: check the signature.")
+    ] = None,
+    digest: Annotated[
+        str | None, typer.Option(metavar="SHA256", help="The digest that `secateur bundle` told.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check an edge bundle: files, checksums, signature, digest, and what its network computes on the samples.
+
+    No code of the bundle is run. Exit codes: 0 verified, 2 refused (the file is named), 5 the runtime is missing,
+    6 wrong outputs.
+
+    Examples:
+
+      secateur verify runs/demo/bundle.tar.gz
+
+      secateur verify cells.tar.gz --public-key minisign.pub --digest sha256:...
+    """
+    from pipeline.bundle.check import check
+    from pipeline.bundle.on_device.verify import Found, Refused, Wanted
+
+    found = Found()
+    wanted = Wanted(runtime=runtime, threads=threads, public_key=public_key, digest=digest)
+    code = 0
+    try:
+        check(bundle, wanted, found)
+    except Refused as error:
+        found.error, code = str(error), error.exit_code
+    _show(found, as_json=as_json)
+    raise typer.Exit(code)
+
+
+def _of_recipe(report: RunReport, folder: Path, given: dict[str, Any]) -> tuple[BundleOptions, Any]:
+    """Return the options, those of the recipe's own stage where none are given, and the data set of a run."""
+    from pydantic import ValidationError
+
+    from pipeline.bundle.selection import check_finished
+    from pipeline.core.bundle import BundleOptions
+    from pipeline.core.errors import InputError
+    from pipeline.data import digest, load
+    from pipeline.recipe import load_values
+    from pipeline.stages.bundle import Bundle
+
+    check_finished(report, folder)
+    if not report.recipe_folder:
+        raise InputError(f"{folder} was made by a version without bundles; run its recipe again: stages are kept")
+    recipe = load_values(report.recipe, Path(report.recipe_folder)).recipe
+    last = recipe.stages[-1]
+    chosen = last.options if isinstance(last, Bundle) else BundleOptions()
+    try:
+        options = BundleOptions.model_validate({**chosen.model_dump(), **given})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        option = str(first["loc"][0]).replace("_", "-").replace("runtimes", "runtime")
+        raise InputError(f"--{option}: found {first['input']!r}; {first['msg']}") from error
+    if digest(recipe.data) != report.data.get("digest"):
+        raise InputError(f"the data of {folder} are not those of the run any more; run its recipe again")
+    return options, load(recipe.data)
+
+
+def _show(found: Found, *, as_json: bool) -> None:
+    """Print what a verification found; why a bundle is refused goes to stderr."""
+    from pipeline.bundle.on_device.verify import described
+
+    typer.echo(json.dumps(asdict(found), indent=1, sort_keys=True) if as_json else described(found))
+    if found.error:
+        typer.echo(f"error: {found.error}", err=True)

@@ -1,0 +1,56 @@
+"""Bundle: the run ends with a folder that a device needs nothing beside Python, numpy and a runtime to run.
+
+The stage itself changes nothing and carries what was chosen; the run writes `bundle/` and `bundle.tar.gz` after the
+final test, for accuracy and latency are part of the manifest. `secateur bundle RUN` makes one of any finished run.
+
+Source: the manifest follows the idea of in-toto and SLSA provenance (what, from what, how), the bill of materials is
+CycloneDX 1.6 (ECMA-424). It does not help against someone who rewrites all of it, unless it is signed or its digest is
+known from elsewhere.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import field_validator
+
+from pipeline.core.bundle import BundleOptions
+from pipeline.core.stage import Context, OnNoGain, Outcome, Stage
+
+if TYPE_CHECKING:
+    from pipeline.core.artifact import Artifact, Form
+
+
+class Bundle(BundleOptions, Stage):
+    """The exported files with code to run them, samples to check them, and where they came from."""
+
+    revision: ClassVar[int] = 1
+    last: ClassVar[bool] = True
+
+    kind: Literal["bundle"] = "bundle"
+
+    @field_validator("on_no_gain")
+    @classmethod
+    def _brings_nothing(cls, value: OnNoGain) -> OnNoGain:
+        if value != "keep":
+            message = f'found "{value}", allowed: keep, since bundle changes no file and so can bring no gain'
+            raise ValueError(message)
+        return value
+
+    @property
+    def options(self) -> BundleOptions:
+        """What was chosen about the bundle."""
+        return BundleOptions(**{name: getattr(self, name) for name in BundleOptions.model_fields})
+
+    @property
+    def consumes(self) -> frozenset[Form]:
+        """Exported files."""
+        return frozenset({"onnx", "openvino"})
+
+    def produces(self, given: Form) -> Form:
+        """Return the given form: the artifact goes on unchanged."""
+        return given
+
+    def run(self, given: Artifact, context: Context) -> Outcome:  # noqa: ARG002 - the run writes the bundle at its end
+        """Do nothing: what a bundle says is known after the final test."""
+        return Outcome(form=None)
