@@ -32,7 +32,7 @@ from pipeline.plan import Step, make_plan
 from pipeline.recipe import LoadedRecipe, load_recipe, load_values
 from pipeline.records import previous_ingredients, read_run
 from pipeline.runner import Run
-from pipeline.stages import export, finetune, measure, prune, quantize, quantize_aware, simplify
+from pipeline.stages import bundle, export, finetune, measure, prune, quantize, quantize_aware, simplify
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from pipeline.core.stage import Progress, Stage
 
 __all__ = [
+    "Bundle",
     "Export",
     "Finetune",
     "Measure",
@@ -89,6 +90,7 @@ Simplify = _stage(simplify.Simplify)
 Quantize = _stage(quantize.Quantize)
 QuantizeAwareFinetune = _stage(quantize_aware.QuantizeAwareFinetune)
 Measure = _stage(measure.Measure)
+Bundle = _stage(bundle.Bundle)
 
 
 @dataclass(frozen=True)
