@@ -49,9 +49,9 @@ def gate(
 ) -> None:
     """Measure models beside their baselines, and say which are slower: for CI.
 
-    The baseline is a file kept by its hash and measured again beside the candidate, never a stored number. Exit codes,
-    of several models the first of: 6 wrong outputs, 1 FAIL, 2 bad input, 5 device unreachable, 4 INCOMPARABLE,
-    3 INCONCLUSIVE, 0 PASS.
+    The baseline is a file kept by its hash and measured again beside the candidate, never a stored number. A model may
+    be a bundle, which stands for its file for the runtime. Exit codes, of several models the first of: 6 wrong outputs,
+    1 FAIL, 2 bad input, 5 device unreachable, 4 INCOMPARABLE, 3 INCONCLUSIVE, 0 PASS.
 
     latency.toml:
 
@@ -69,6 +69,7 @@ def gate(
 
       secateur gate --config latency.toml --drift
     """
+    from pipeline.bundle_argument import ExportedFiles
     from pipeline.core.gate import RESULT_FILE
     from pipeline.core.paths import write_whole
     from pipeline.latency.baselines import Store
@@ -82,17 +83,18 @@ def gate(
     if only and len(models) != len(set(only)):
         names = ", ".join(each.name for each in read.model)
         raise InputError(f"found --only {', '.join(only)}, allowed: {names}")
-    task = Gate(
-        store=Store(config.parent / read.baselines),
-        config=str(config),
-        results=out,
-        policy=inconclusive or "report",
-        accept=accept,
-        refreeze=refreeze,
-        drift=drift,
-        any_machine=read.machine == "any",
-    )
-    with ConsoleProgress() as progress:
+    with ConsoleProgress() as progress, ExportedFiles() as opened:
+        task = Gate(
+            store=Store(config.parent / read.baselines),
+            config=str(config),
+            results=out,
+            policy=inconclusive or "report",
+            accept=accept,
+            refreeze=refreeze,
+            drift=drift,
+            any_machine=read.machine == "any",
+            opened=opened,
+        )
         found = task.run(models, progress)
     out.mkdir(parents=True, exist_ok=True)
     write_whole(out / RESULT_FILE, found.model_dump_json(indent=1) + "\n")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path  # noqa: TC003 - typer reads the types of options
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from pipeline.core.file_inspection import FileInspection
     from pipeline.core.inspection import Inspection
+    from pipeline.inspection_exported import Ways
 
 
 def register(app: typer.Typer) -> None:
@@ -32,7 +34,7 @@ def inspect(
             metavar="MODEL",
             help="A recipe (.yaml), a model definition (.py), a package's network (timm:resnet50), the folder of a "
             "stored torch network (runs/demo/stages/00-original); or an exported file: .onnx, model.xml, or the folder "
-            "of a stage that has one.",
+            "of a stage that has one, or a bundle.",
             show_default=False,
         ),
     ],
@@ -109,7 +111,9 @@ def inspect(
 
       secateur inspect int8.onnx --recipe recipes/resnet20-fashion-int8.yaml --images 200 --bit-exact-arm
     """
-    file = exported_file(model)
+    from pipeline.bundle_argument import ExportedFiles, is_bundle
+
+    file = Path(model) if is_bundle(Path(model)) else exported_file(model)
     if file is None:
         options = {"--against": against, "--recipe": recipe, "--runtime": runtime, "--bit-exact-arm": bit_exact_arm}
         for option, value in options.items():
@@ -119,12 +123,9 @@ def inspect(
     _refuse("--arguments", arguments, f"the exported file {file}", "a model definition (.py)")
     if recipe is None:
         _refuse("--set", overrides, f"the exported file {file} alone", "--recipe beside it")
-    from pipeline.inspection_exported import Ways, inspect_file, training_images
-    from pipeline.report import file_inspection_html
-    from pipeline.report.file_inspection_terminal import table
+    from pipeline.inspection_exported import Ways, training_images
 
     ways = Ways(
-        against=against,
         images=training_images(recipe, overrides or (), images, seed) if recipe else None,
         shapes=_shapes(inputs or ()),
         count=images,
@@ -133,12 +134,23 @@ def inspect(
         runs=runs,
         threads=threads,
     )
+    with ExportedFiles() as opened:
+        ways = replace(ways, against=against and opened(against, runtime))
+        _show_file(opened(file, runtime), ways, page, bit_exact_arm=bit_exact_arm, as_json=as_json)
+
+
+def _show_file(file: Path, ways: Ways, page: Path | None, *, bit_exact_arm: bool, as_json: bool) -> None:
+    """Inspect an exported file, or say whether it computes the same on ARM."""
     if bit_exact_arm:
         from pipeline.inspection_bits import bits, text_of, worst
 
         agreements = bits(file, ways)
         typer.echo(json.dumps([each.to_json() for each in agreements], indent=1) if as_json else text_of(agreements))
         raise typer.Exit(worst(agreements))
+    from pipeline.inspection_exported import inspect_file
+    from pipeline.report import file_inspection_html
+    from pipeline.report.file_inspection_terminal import table
+
     found = inspect_file(file, ways)
     if page is not None:
         file_inspection_html.write(found, page)

@@ -56,7 +56,7 @@ def register(app: typer.Typer) -> None:
 
 
 def bench(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Exported files (.onnx, .xml).")],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Exported files (.onnx, .xml), or bundles.")],
     runtime: Runtime = "onnxruntime",
     threads: Threads = 1,
     batch: Batch = 1,
@@ -78,19 +78,21 @@ def bench(
 
       secateur bench model.onnx --device ssh://pi@raspberrypi --duty 30ms
     """
+    from pipeline.bundle_argument import ExportedFiles
     from pipeline.measure.bench import bench as measure_files
     from pipeline.progress import ConsoleProgress
 
     terms = _terms(threads, batch, shape, duty, priority=priority)
     budget_s = _seconds(budget, "--budget")
-    with ConsoleProgress() as progress:
+    with ConsoleProgress() as progress, ExportedFiles() as opened:
         found = measure_files(
-            files,
+            [opened(file, runtime) for file in files],
             terms,
             runtime=runtime,
             budget_s=budget_s,
             seed=seed,
             device=_timed_device(device, progress.note),
+            labels=[str(file) for file in files],
             progress=progress,
         )
     if as_json:
@@ -104,7 +106,9 @@ def bench(
 
 
 def compare(
-    baseline: Annotated[Path, typer.Argument(metavar="BASE", help="What was: an exported file.", show_default=False)],
+    baseline: Annotated[
+        Path, typer.Argument(metavar="BASE", help="What was: an exported file or a bundle.", show_default=False)
+    ],
     candidate: Annotated[Path, typer.Argument(metavar="CANDIDATE", help="What is new.", show_default=False)],
     margin: Annotated[
         str | None, typer.Option(metavar="SHARE", help="Slowdown still accepted. Left out: 3%, of instructions 1%.")
@@ -156,7 +160,10 @@ def compare(
       secateur compare fp32.onnx int8.onnx --tolerance 30% --device ssh://pi@raspberrypi
 
       secateur compare model.onnx model.onnx --runtime-b openvino
+
+      secateur compare main.tar.gz runs/branch/bundle.tar.gz --runtime openvino
     """
+    from pipeline.bundle_argument import ExportedFiles, short_name
     from pipeline.latency.compare import Question, keep_partial, write
     from pipeline.progress import ConsoleProgress
 
@@ -172,11 +179,14 @@ def compare(
         force=force,
         seed=seed,
         roofline=roofline,
+        labels=(str(baseline), str(candidate)),
     )
-    folder = out or Path("runs") / "compare" / f"{baseline.stem}--{candidate.stem}"
+    name = short_name(candidate)
+    folder = out or Path("runs") / "compare" / f"{short_name(baseline)}--{name}"
     try:
-        with ConsoleProgress() as progress:
-            found, measurement = _compared(baseline, candidate, question, (device, device_b), progress)
+        with ConsoleProgress() as progress, ExportedFiles() as opened:
+            files = opened(baseline, runtime), opened(candidate, runtime_b or runtime)
+            found, measurement = _compared(name, files, question, (device, device_b), progress)
         found = write(found, measurement, folder)
         _draw(found, measurement, folder)
     except DeviceError as error:
@@ -194,17 +204,21 @@ def compare(
 
 
 def _compared(
-    baseline: Path, candidate: Path, question: Question, devices: tuple[str, str | None], progress: ConsoleProgress
+    name: str,
+    files: tuple[Path, Path],
+    question: Question,
+    devices: tuple[str, str | None],
+    progress: ConsoleProgress,
 ) -> tuple[Comparison, Measurement]:
-    """Compare on the devices of these names, by time or by instructions."""
+    """Compare on the devices of these names, by time or by instructions; `name` is that of the comparison."""
     from pipeline.latency.compare import compare as compare_files
     from pipeline.latency.instructions import compare_instructions
 
     if question.metric == "instructions":
-        return compare_instructions(baseline, candidate, question, device=devices[0], progress=progress)
-    opened = [_timed_device(name, progress.note) for name in devices if name]
+        return compare_instructions(*files, question, device=devices[0], name=name, progress=progress)
+    opened = [_timed_device(device, progress.note) for device in devices if device]
     found = () if opened == [None] else tuple(each or _local() for each in opened)
-    return compare_files(baseline, candidate, question, devices=found, progress=progress)
+    return compare_files(*files, question, name=name, devices=found, progress=progress)
 
 
 def _local() -> Device:

@@ -54,7 +54,8 @@ class Question:
     is a question about two runtimes, differences make the two incomparable. `tolerance` is relative to the baseline's
     largest output; None allows any finite outputs of the same shape. `comparisons` are asked together with this one.
     `roofline` says what limits each side; a device is probed for that once. `differs` may name further fields in which
-    a measurement is not on the terms that it should be.
+    a measurement is not on the terms that it should be. `labels` are what the two sides are called where their paths
+    say less, as for a file out of a bundle.
     """
 
     margin: float = 0.03
@@ -70,6 +71,7 @@ class Question:
     seed: int = 0
     roofline: bool = True
     differs: Callable[[Measurement], tuple[str, ...]] | None = None
+    labels: tuple[str, str] | None = None
 
 
 def compare(
@@ -192,10 +194,11 @@ def keep_partial(error: DeviceError, folder: Path) -> Path | None:
 def two_subjects(baseline: Path, candidate: Path, question: Question, *, devices: int) -> list[Subject]:
     """Return the two sides; the candidate is on the second device where there is one."""
     runtime_b = question.runtime_b or question.runtime
+    labels = question.labels or (str(baseline), str(candidate))
     return [
-        Subject(str(baseline), question.runtime, baseline, payload(baseline, question.runtime).digest),
+        Subject(labels[0], question.runtime, baseline, payload(baseline, question.runtime).digest),
         Subject(
-            str(candidate),
+            labels[1],
             runtime_b,
             candidate,
             payload(candidate, runtime_b).digest,

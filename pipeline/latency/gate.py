@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from pipeline.core.comparison import Comparison
     from pipeline.core.measurement import Measurement
-    from pipeline.core.stage import Progress
+    from pipeline.core.stage import Progress, Runtime
     from pipeline.latency.baselines import Store
     from pipeline.latency.compare import Question
     from pipeline.latency.gate_config import Gated
@@ -55,6 +55,7 @@ class Gate:
     """A gate over all models: what to do with an INCONCLUSIVE, what to accept and why, and where results go.
 
     With `drift` each candidate is measured beside the frozen reference, and the series of these ratios is judged.
+    `opened` finds the exported file that a model's path stands for in a runtime, such as that of a bundle.
     """
 
     store: Store
@@ -65,6 +66,7 @@ class Gate:
     refreeze: bool = False
     drift: bool = False
     any_machine: bool = False
+    opened: Callable[[Path, Runtime], Path] = lambda path, _: path
 
     def run(self, models: Sequence[Gated], progress: Progress, comparing: Comparing | None = None) -> GateResult:
         """Measure every model, judge them together, and store what is accepted. One that fails stops no other."""
@@ -97,12 +99,18 @@ class Gate:
         found = ModelResult(model=model.name, file=str(model.file), margin=model.question.margin)
         progress.note(f"{model.name}: {model.file}")
         try:
+            candidate = self._file(model)
             baseline, expected = self._baseline(model)
-            question = replace(model.question, comparisons=models * self.tries, differs=self._differs(model, expected))
+            question = replace(
+                model.question,
+                comparisons=models * self.tries,
+                differs=self._differs(model, expected),
+                labels=(str(model.file if baseline == candidate else baseline), str(model.file)),
+            )
             for attempt in range(self.tries):
                 longer = replace(question, budget_s=question.budget_s * 2**attempt, seed=question.seed + attempt)
                 comparison, measurement = comparing(
-                    baseline, model.file, longer, name=model.name, device=model.device, progress=progress
+                    baseline, candidate, longer, name=model.name, device=model.device, progress=progress
                 )
                 found = found.model_copy(update={"attempts": attempt + 1})
                 if comparison.verdict != "INCONCLUSIVE":
@@ -119,6 +127,9 @@ class Gate:
         update = {"verdict": comparison.verdict, "reasons": comparison.reasons, "comparison": comparison}
         return found.model_copy(update=update), measurement
 
+    def _file(self, model: Gated) -> Path:
+        return self.opened(model.file, model.question.runtime)
+
     def _baseline(self, model: Gated) -> tuple[Path, Baseline | None]:
         """Return the file that a model is measured against; without any baseline, while accepting, the model itself.
 
@@ -130,7 +141,7 @@ class Gate:
         if wanted is not None:
             return self.store.file(wanted), wanted
         if self.accept:
-            return model.file, None
+            return self._file(model), None
         raise InputError(
             f'{model.name} has no baseline in {self.store.folder}; run with --accept "first baseline" where it is good'
         )
@@ -196,7 +207,7 @@ class Gate:
 
     def _stored(self, model: Gated, measurement: Measurement) -> str:
         """Make a model's file its baseline; return its digest."""
-        source = payload(model.file, model.question.runtime)
+        source = payload(self._file(model), model.question.runtime)
         baseline = Baseline(
             model=model.name,
             digest=source.digest,

@@ -30,18 +30,23 @@ def bench(
     budget_s: float,
     seed: int,
     device: Device | None = None,
+    labels: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Measurement:
     """Measure files in one runtime, interleaved; the first is the baseline of the others.
 
-    The same file given twice shows the noise of the machine: its speedup over itself is 1.
+    The same file given twice shows the noise of the machine: its speedup over itself is 1. Files are called by their
+    paths, or by `labels` where these are given.
 
     Raises:
         InputError: no file is given, one does not exist, or the runtime cannot read it.
         OutputsError: outputs are not finite, or differ in shape between files.
         DeviceError: the device cannot be reached or went away.
     """
-    subjects = [Subject(str(file), runtime, file, payload(file, runtime).digest) for file in files]
+    subjects = [
+        Subject(label, runtime, file, payload(file, runtime).digest)
+        for label, file in zip(labels or map(str, files), files, strict=True)
+    ]
     plan = plan_for(len(subjects), budget_s)
     return measure(subjects, terms, plan, seed=seed, devices=(device,) if device else (), progress=progress)
 

@@ -62,7 +62,7 @@ def markdown(found: Comparison) -> str:
     """Return the verdict, the reasons and the two files side by side."""
     lines = [f"### {found.verdict}: {escaped(found.name)}, {escaped(speed(found))}", ""]
     lines += [f"- {each.code}: {escaped(each.text)}" for each in found.reasons]
-    names = [escaped(Path(side.path).name) for side in (found.baseline, found.candidate)]
+    names = [escaped(Path(side.label).name) for side in (found.baseline, found.candidate)]
     lines += ["", f"| | {names[0]} | {names[1]} | ratio |", "|---|---|---|---|"]
     lines += [f"| {' | '.join(row)} |" for row in side_rows(found)]
     return "\n".join(lines) + "\n"

@@ -76,7 +76,7 @@ def _table(found: Comparison) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("", no_wrap=True)
     for side in (found.baseline, found.candidate):
-        table.add_column(Path(side.path).name, justify="right", overflow="fold")
+        table.add_column(Path(side.label).name, justify="right", overflow="fold")
     table.add_column("ratio", justify="right", no_wrap=True)
     for row in side_rows(found):
         table.add_row(*row)
