@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from pathlib import Path
+from pathlib import Path  # noqa: TC003 - typer reads the types of options
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 if TYPE_CHECKING:
     from pipeline.bundle.on_device.verify import Found
-    from pipeline.core.bundle import BundleOptions
-    from pipeline.core.run import RunReport
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of text.")]
 
@@ -53,8 +51,7 @@ def bundle(
 
       secateur bundle runs/demo --out cells.tar.gz --sign minisign.key --data-licence CC-BY-4.0
     """
-    from pipeline.bundle.assemble import content_of
-    from pipeline.bundle.place import write_beside_run, write_bundle
+    from pipeline.bundle.of_run import write_bundle_of
     from pipeline.progress import ConsoleProgress
     from pipeline.records import read_run
 
@@ -66,18 +63,11 @@ def bundle(
         "weights_licence": weights_licence,
         "runtimes": tuple(runtime) if runtime else None,
     }
+    given = {name: value for name, value in given.items() if value is not None}
     with ConsoleProgress() as progress:
-        options, dataset = _of_recipe(
-            report, folder, {name: value for name, value in given.items() if value is not None}
-        )
-        content = content_of(report, folder, dataset, options, progress)
-        if out is None:
-            record = write_beside_run(content, secret_key=sign)
-            places, digest = [folder / record.folder, folder / record.archive], record.digest
-        else:
-            places, digest = [out], write_bundle(content, (out,), secret_key=sign)
-    told = {"digest": digest, "places": [str(place) for place in places], "signed": sign is not None}
-    text = "\n".join([*(f"Bundle: {place}" for place in places), f"Digest: {digest}"])
+        made = write_bundle_of(report, folder, out, given, secret_key=sign, progress=progress)
+    told = {"digest": made.digest, "places": [str(place) for place in made.places], "signed": sign is not None}
+    text = "\n".join([*(f"Bundle: {place}" for place in made.places), f"Digest: {made.digest}"])
     typer.echo(json.dumps(told, indent=1) if as_json else text)
 
 
@@ -121,34 +111,6 @@ def verify(
         found.error, code = str(error), error.exit_code
     _show(found, as_json=as_json)
     raise typer.Exit(code)
-
-
-def _of_recipe(report: RunReport, folder: Path, given: dict[str, Any]) -> tuple[BundleOptions, Any]:
-    """Return the options, those of the recipe's own stage where none are given, and the data set of a run."""
-    from pydantic import ValidationError
-
-    from pipeline.bundle.selection import check_finished
-    from pipeline.core.bundle import BundleOptions
-    from pipeline.core.errors import InputError
-    from pipeline.data import digest, load
-    from pipeline.recipe import load_values
-    from pipeline.stages.bundle import Bundle
-
-    check_finished(report, folder)
-    if not report.recipe_folder:
-        raise InputError(f"{folder} was made by a version without bundles; run its recipe again: stages are kept")
-    recipe = load_values(report.recipe, Path(report.recipe_folder)).recipe
-    last = recipe.stages[-1]
-    chosen = last.options if isinstance(last, Bundle) else BundleOptions()
-    try:
-        options = BundleOptions.model_validate({**chosen.model_dump(), **given})
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        option = str(first["loc"][0]).replace("_", "-").replace("runtimes", "runtime")
-        raise InputError(f"--{option}: found {first['input']!r}; {first['msg']}") from error
-    if digest(recipe.data) != report.data.get("digest"):
-        raise InputError(f"the data of {folder} are not those of the run any more; run its recipe again")
-    return options, load(recipe.data)
 
 
 def _show(found: Found, *, as_json: bool) -> None:

@@ -1,0 +1,85 @@
+"""From the folder of a finished run to its bundle: options and data are those of the run's own recipe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from pipeline.bundle.assemble import content_of
+from pipeline.bundle.place import write_beside_run, write_bundle
+from pipeline.bundle.selection import check_finished
+from pipeline.core.bundle import BundleOptions
+from pipeline.core.errors import InputError
+from pipeline.data import digest, load
+from pipeline.recipe import load_values
+from pipeline.recipe_problems import messages
+from pipeline.recipe_yaml import dotted
+from pipeline.stages.bundle import Bundle
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pipeline.core.dataset import Dataset
+    from pipeline.core.run import RunReport
+    from pipeline.core.stage import Progress
+
+
+@dataclass(frozen=True)
+class Written:
+    """A bundle's digest, that of its SHA256SUMS, and where it was written."""
+
+    digest: str
+    places: tuple[Path, ...]
+
+
+def write_bundle_of(
+    report: RunReport,
+    folder: Path,
+    out: Path | None,
+    given: Mapping[str, Any],
+    *,
+    secret_key: Path | None = None,
+    progress: Progress | None = None,
+) -> Written:
+    """Write the bundle of a finished run to `out`, or without it into the run's folder, beside an archive of it.
+
+    Args:
+        report: of the run in `folder`.
+        folder: the run folder.
+        out: a folder, or an archive where its name ends in .tar.gz.
+        given: fields of `BundleOptions`, in place of those of the recipe's own stage `bundle`.
+        secret_key: of minisign, to sign with.
+        progress: told how far it is.
+
+    Raises:
+        InputError: the run is not finished, its data or files are not what they were, or an option is not allowed.
+        ResourceError: the bundle cannot be written.
+    """
+    options, dataset = _of_recipe(report, folder, given)
+    content = content_of(report, folder, dataset, options, progress)
+    if out is not None:
+        return Written(write_bundle(content, (out,), secret_key=secret_key), (out,))
+    record = write_beside_run(content, secret_key=secret_key)
+    return Written(record.digest, (folder / record.folder, folder / record.archive))
+
+
+def _of_recipe(report: RunReport, folder: Path, given: Mapping[str, Any]) -> tuple[BundleOptions, Dataset]:
+    """Return the options, those of the recipe's own stage where none are given, and the data set of a run."""
+    check_finished(report, folder)
+    if not report.recipe_folder:
+        raise InputError(f"{folder} was made by a version without bundles; run its recipe again: stages are kept")
+    recipe = load_values(report.recipe, Path(report.recipe_folder)).recipe
+    last = recipe.stages[-1]
+    chosen = last.options if isinstance(last, Bundle) else BundleOptions()
+    values = {**chosen.model_dump(), **given}
+    try:
+        options = BundleOptions.model_validate(values)
+    except ValidationError as error:
+        found = messages(error.errors(include_url=False), BundleOptions.model_json_schema(), values)
+        raise InputError("\n".join(f"{dotted(place)}: {said}" for place, said in found.items())) from error
+    if digest(recipe.data) != report.data.get("digest"):
+        raise InputError(f"the data of {folder} are not those of the run any more; run its recipe again")
+    return options, load(recipe.data)
