@@ -66,6 +66,11 @@ class RuntimeMissing(Refused):
     exit_code = 5
 
 
+def reason(error: Exception) -> str:
+    """Return the first line of an error of another library."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 # -- from a file to the network's input --------------------------------------------------------------------------------
 
 
@@ -269,8 +274,8 @@ def _decode_pnm(path: Path, content: bytes) -> Pixels | None:
 def _decode_npy(path: Path) -> Pixels:
     try:
         pixels = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OverflowError) as error:
-        raise Refused(f"{path} is no whole .npy file of numbers ({error})") from error
+    except Exception as error:  # of many kinds, down to those of Python's tokenizer
+        raise Refused(f"{path} is no whole .npy file of numbers ({reason(error)})") from error
     if pixels.dtype != np.uint8 or pixels.ndim not in {2, 3} or pixels.shape[2:] not in {(), (3,)}:
         raise Refused(f"{path} holds {pixels.dtype} {list(pixels.shape)}, allowed: uint8 [H, W] or [H, W, 3]")
     _check_size(path, pixels.shape[1], pixels.shape[0])
@@ -288,7 +293,7 @@ def _decode_with_pillow(path: Path, colour: str) -> Pixels:
             _check_size(path, *image.size)
             pixels = np.array(image.convert("L" if colour == "grey" else "RGB"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise Refused(f"{path} cannot be read as an image ({error})") from error
+        raise Refused(f"{path} cannot be read as an image ({reason(error)})") from error
     return pixels.reshape(*pixels.shape[:2], -1)
 
 
@@ -323,7 +328,7 @@ class Network:
             line = f"pip install -r requirements{own}.txt"
             raise RuntimeMissing(f"{self.runtime} is not installed ({error}); install it: {line}") from error
         except Exception as error:
-            raise Refused(f"{file}: {self.runtime} cannot read it ({str(error).splitlines()[0]})") from error
+            raise Refused(f"{file}: {self.runtime} cannot read it ({reason(error)})") from error
 
     def logits(self, inputs_NCHW: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the network's outputs, float32 [N, classes], for any N: batch by batch, the last one filled up."""

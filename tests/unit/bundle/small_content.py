@@ -144,8 +144,9 @@ def report(data: Dataset, made: Path, *, batch: int) -> RunReport:
     """Return the report of a run that pruned and exported."""
     labels: NDArray[np.int64] = data.test.labels
     before, after = labels.copy(), labels.copy()
-    before[:2], after[:3] = (before[:2] + 1) % 3, (after[:3] + 1) % 3
-    scores = [score(found, labels, len(CLASSES)) for found in (before, after)]
+    classes = len(data.classes)
+    before[:2], after[:3] = (before[:2] + 1) % classes, (after[:3] + 1) % classes
+    scores = [score(found, labels, classes) for found in (before, after)]
     final = FinalTest(original=scores[0], result=scores[1], difference=paired_difference(before, after, labels))
     slow = Timing(runtime="onnxruntime", threads=1, milliseconds=Interval(value=2.34567, low=2.3, high=2.4))
     fast = Timing(
@@ -167,7 +168,7 @@ def report(data: Dataset, made: Path, *, batch: int) -> RunReport:
         recipe_file="patterns.yaml",
         recipe={"name": "patterns on a small board", "model": {"definition": "net.py"}, "stages": []},
         recipe_digest="2" * 64,
-        data={"name": data.name, "classes": list(CLASSES), "train": 48, "validation": 24, "test": 24},
+        data={"name": data.name, "classes": list(data.classes), "train": 48, "validation": 24, "test": 24},
         target=Target(runtime="onnxruntime", threads=1, batch=batch),
         seed=7,
         versions={"secateur": "0.1.0", "onnxruntime": "1.31.1", "openvino": "2026.4.1", "numpy": "2.4.6"},
