@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from pipeline.compress.quantization.alike import rounding_nodes
 from pipeline.compress.quantization.integer_layers import PRODUCTS, float_products, integer_layers
 from pipeline.compress.quantization.saturation import can_saturate
 from pipeline.core.errors import InputError
@@ -116,11 +117,12 @@ def expected(model: ModelProto, here: TargetFacts, there: TargetFacts) -> Expect
                 f"found {target.runtime}; what is known of kernels is about onnxruntime: run the file instead"
             )
     inexact = tuple(dict.fromkeys(each for target in (here, there) for each in inexact_layers(model, target)))
-    products = set(float_products(model))
+    products, alike = set(float_products(model)), rounding_nodes(model)
     floats = tuple(
         name
         for node in model.graph.node
-        if (name := node.name or node.output[0]) in products or node.op_type not in {*EXACT_OPERATORS, *PRODUCTS}
+        if (name := node.name or node.output[0]) in products
+        or (node.op_type not in {*EXACT_OPERATORS, *PRODUCTS} and node.name not in alike)
     )
     return Expected("differs" if inexact else "rounding" if floats else "same", inexact, floats)
 

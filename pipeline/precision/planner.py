@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from pipeline.core.precision import PrecisionPlan
     from pipeline.core.stage import Context, Runtime
     from pipeline.measure.devices import Device
+    from pipeline.precision.exactness import Expected
     from pipeline.precision.targets import TargetFacts
     from pipeline.quantization_config import QuantizationConfig
 
@@ -127,11 +128,20 @@ def facts_of(device: Device | None, runtime: Runtime) -> TargetFacts:
     return target_facts(hello["fingerprint"], runtime, hello["packages"].get(runtime))
 
 
-def require_exact_on_arm(model: ModelProto) -> None:
-    """Raise StageError when a graph's sums on an x86 or ARM processor are not those of the other."""
+def require_exact_on_arm(model: ModelProto) -> list[str]:
+    """Return the names of the float nodes that may round otherwise on ARM: with none the outputs are the same.
+
+    Raises:
+        StageError: the graph's sums on an x86 or ARM processor are not those of the other.
+    """
     reason = inexact_on_arm(model)
     if reason:
         raise StageError(f"arm_exact: the file {reason}. Take scheme u8s8-reduced or u8u8, or another engine")
+    return list(_on_both(model).floats)
+
+
+def _on_both(model: ModelProto) -> Expected:
+    return expected(model, *(target_facts(each, "onnxruntime") for each in (AVX2, ARM)))
 
 
 def inexact_on_arm(model: ModelProto) -> str:
@@ -139,7 +149,7 @@ def inexact_on_arm(model: ModelProto) -> str:
 
     The kernels are those of onnxruntime.
     """
-    found = expected(model, *(target_facts(each, "onnxruntime") for each in (AVX2, ARM)))
+    found = _on_both(model)
     if found.expectation != "differs":
         return ""
     first = found.inexact[0]

@@ -26,7 +26,7 @@ from pipeline.precision.variant import LADDER, Variant
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pipeline.compress.quantization.engine import Calibration, EngineName, Scheme
+    from pipeline.compress.quantization.engine import Calibration, EngineName, Request, Scheme
     from pipeline.core.run import Interval
     from pipeline.core.stage import Progress
     from pipeline.precision.evaluation import Evaluation
@@ -106,7 +106,7 @@ def _calibrated(candidates: Candidates, scheme: Scheme, methods: Sequence[Calibr
     request = replace(candidates.question.request, scheme=scheme)
     good: list[Tried] = []
     for method in methods:
-        made = candidates.add(Variant("onnxruntime", replace(request, calibration=method)))
+        made = candidates.add(_variant(candidates, "onnxruntime", replace(request, calibration=method)))
         if made.alive:
             good.append(made)
         elif method == methods[0]:
@@ -122,9 +122,13 @@ def _engine(candidates: Candidates, name: EngineName) -> None:
     """Take the first scheme that does. An engine that makes no file of one makes none of another."""
     request = replace(candidates.question.request, calibration=COMMON)
     for scheme in candidates.question.schemes:
-        tried = candidates.add(Variant(name, replace(request, scheme=scheme)))
+        tried = candidates.add(_variant(candidates, name, replace(request, scheme=scheme)))
         if tried.alive or tried.file is None:
             return
+
+
+def _variant(candidates: Candidates, engine: EngineName, request: Request) -> Variant:
+    return Variant(engine, request, alike=candidates.question.inexact_on_arm is not None)
 
 
 def _other(candidates: Candidates) -> None:

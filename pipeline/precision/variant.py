@@ -6,6 +6,7 @@ import glob
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+from pipeline.compress.quantization.alike import round_alike
 from pipeline.compress.quantization.bias_correction import correct_biases
 from pipeline.compress.quantization.block_weights import block_weights
 from pipeline.compress.quantization.dynamic import dynamic_int8
@@ -41,13 +42,15 @@ IMAGES = 64
 class Variant:
     """Engine, request and recovery: what makes one int8 file.
 
-    `in_float` are names of nodes that are left in float beside those that the request keeps by pattern.
+    `in_float` are names of nodes that are left in float beside those that the request keeps by pattern. `alike` makes
+    the file round alike on every processor.
     """
 
     engine: EngineName
     request: Request
     recovery: tuple[Recovery, ...] = ()
     in_float: tuple[str, ...] = ()
+    alike: bool = False
 
     @property
     def asked(self) -> Request:
@@ -84,7 +87,9 @@ def build(
     if "bias" in variant.recovery:
         result, _ = correct_biases(source, result, few)
     kept = matching_nodes(model, variant.asked.keep)
-    return replace(quantized, model=hold_in_float(result, kept) if kept else result)
+    if kept:
+        result = hold_in_float(result, kept)
+    return replace(quantized, model=round_alike(result) if variant.alike else result)
 
 
 def other_precision(

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 #: What onnxruntime looks through on the way to QuantizeLinear.
 TRANSPARENT = ("Relu", "Clip")
+#: With a slope of 1.
+HOLDS = "LeakyRelu"
 
 
 def hold_in_float(model: ModelProto, names: Collection[str]) -> ModelProto:
@@ -41,7 +43,7 @@ def hold_in_float(model: ModelProto, names: Collection[str]) -> ModelProto:
             for place, value in enumerate(node.input):
                 if _is_activation(made.get(value), made):
                     held = f"{node.name}.float{place or ''}"
-                    nodes.append(helper.make_node("LeakyRelu", [value], [held], held, alpha=1.0))
+                    nodes.append(helper.make_node(HOLDS, [value], [held], held, alpha=1.0))
                     node.input[place] = held
         nodes.append(node)
     ordered = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
