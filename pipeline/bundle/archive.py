@@ -95,7 +95,7 @@ def _members(stream: _Unpacked, folder: Path, sizes: Mapping[str, int]) -> None:
         name = header.name
         if name in seen:
             raise Refused(f"{name}: it stands twice in {stream.name}")
-        verify.check_name(name)
+        verify.check_name(name, stream.name)
         if name not in most:
             raise Refused(f"{name}: {MANIFEST} does not name it")
         if header.size > most[name] or (name in sizes and header.size != sizes[name]):

@@ -8,8 +8,9 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from pipeline import __version__
+from pipeline.bundle.json_text import json_text
 from pipeline.bundle.licences import data_licence, weights_licence
-from pipeline.bundle.selection import default_runtime, shipping, stored
+from pipeline.bundle.selection import device_runtime
 from pipeline.core.bundle import (
     MANIFEST_FILE,
     SIGNATURE_FILE,
@@ -21,6 +22,7 @@ from pipeline.core.bundle import (
     Manifest,
 )
 from pipeline.core.measurement import load as load_measurement
+from pipeline.core.store import read_artifact
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from pipeline.core.artifact import StageRecord
     from pipeline.core.bundle import DeviceRuntime
     from pipeline.core.run import Row
+    from pipeline.core.stage import Runtime
 
 MEASUREMENT_FILE = "measurement.json"
 EXPECTED = "samples/expected.json"
@@ -55,24 +58,22 @@ def names_in(folder: Path) -> list[str]:
 def manifest_of(content: Content, folder: Path, files: Mapping[str, BundledFile]) -> Manifest:
     """Return the manifest of the files that lie in `folder`."""
     report = content.report
-    rows = shipping(report, content.options)
-    main = {runtime: f"model/{stored(row, content.run_folder).file.name}" for runtime, row in rows.items()}
     return Manifest(
         secateur=__version__,
         name=report.name,
         files=dict(files),
-        main=main,
-        runtime=default_runtime(report, rows),
-        lineage=_lineage(content, rows),
+        main=main_of(content),
+        runtime=device_runtime(content.runtime),
+        lineage=_lineage(content),
         recipe=report.recipe,
         recipe_digest=report.recipe_digest,
         data=report.data,
         seed=report.seed,
         versions=report.versions,
         target=report.target,
-        machine=_machine(content, rows),
-        accuracy=_accuracy(content, rows),
-        latency=_latency(content, rows, main),
+        machine=_machine(content),
+        accuracy=_accuracy(content),
+        latency=_latency(content),
         budget=report.budget,
         licences=Licences(
             weights=weights_licence(content), data=data_licence(content), samples=_samples_licence(folder)
@@ -80,9 +81,14 @@ def manifest_of(content: Content, folder: Path, files: Mapping[str, BundledFile]
     )
 
 
+def main_of(content: Content) -> dict[DeviceRuntime, str]:
+    """Return the name of each runtime's model file in the bundle."""
+    return {device_runtime(runtime): f"model/{file.name}" for runtime, file in content.files.items()}
+
+
 def as_json(manifest: Manifest) -> str:
     """Return the text of manifest.json. Numbers that are not finite have no place in JSON: they are absent."""
-    return json.dumps(_finite(manifest.model_dump(mode="json")), indent=1, sort_keys=True, allow_nan=False) + "\n"
+    return json_text(_finite(manifest.model_dump(mode="json")))
 
 
 def _finite(value: Any) -> Any:  # noqa: ANN401 - whatever JSON holds
@@ -102,40 +108,44 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _lineage(content: Content, rows: Mapping[DeviceRuntime, Row]) -> tuple[StageRecord, ...]:
+def _lineage(content: Content) -> tuple[StageRecord, ...]:
     """Return the records of the longest chain: a chain has no branches, so that of every other file begins it."""
-    return max((stored(row, content.run_folder).lineage for row in rows.values()), key=len)
+    return max((read_artifact(file.parent).lineage for file in content.files.values()), key=len)
 
 
-def _accuracy(content: Content, rows: Mapping[DeviceRuntime, Row]) -> BundledAccuracy:
+def _row(content: Content, runtime: Runtime) -> Row | None:
+    """Return the row of the report that made a runtime's file."""
+    digest = read_artifact(content.files[runtime].parent).digest
+    return next((row for row in content.report.rows if row.digest == digest and not row.looks), None)
+
+
+def _accuracy(content: Content) -> BundledAccuracy:
     """Return what was found of the original and of the default runtime's file; of others the test says nothing."""
-    report = content.report
-    shipped = rows[default_runtime(report, rows)]
+    report, shipped = content.report, _row(content, content.runtime)
     readable = [row for row in report.rows if row.form != "openvino" or report.target.runtime == "openvino"]
+    tested = shipped is not None and readable[-1].digest == shipped.digest
     return BundledAccuracy(
         validation_original=report.rows[0].validation,
-        validation_result=shipped.validation,
-        test=report.final if readable[-1].digest == shipped.digest else None,
+        validation_result=shipped.validation if shipped else None,
+        test=report.final if tested else None,
     )
 
 
-def _latency(
-    content: Content, rows: Mapping[DeviceRuntime, Row], main: Mapping[DeviceRuntime, str]
-) -> tuple[BundledLatency, ...]:
-    """Return the timings of the original and of the shipped files, each in the bundle's runtimes that read it."""
+def _latency(content: Content) -> tuple[BundledLatency, ...]:
+    """Return the timings of the original and of the shipped files, each in the runtime that it ships for."""
     original = content.report.rows[0]
-    found = [
-        BundledLatency(label=original.label, timing=timing) for timing in original.timings if timing.runtime in rows
-    ]
-    for runtime, row in rows.items():
-        timings = [timing for timing in row.timings if timing.runtime == runtime]
-        found += [BundledLatency(label=row.label, file=main[runtime], timing=timing) for timing in timings]
+    timings = [timing for timing in original.timings if timing.runtime in content.files]
+    found = [BundledLatency(label=original.label, timing=timing) for timing in timings]
+    for runtime, name in main_of(content).items():
+        row = _row(content, runtime)
+        timings = [timing for timing in row.timings if timing.runtime == runtime] if row else []
+        found += [BundledLatency(label=row.label, file=name, timing=timing) for timing in timings if row]
     return tuple(found)
 
 
-def _machine(content: Content, rows: Mapping[DeviceRuntime, Row]) -> dict[str, Any]:
+def _machine(content: Content) -> dict[str, Any]:
     """Return the fingerprint of the machine that timed the shipped file; without timing that of the run."""
-    digest = rows[default_runtime(content.report, rows)].digest
+    digest = read_artifact(content.files[content.runtime].parent).digest
     folders = [content.run_folder / row.folder for row in content.report.rows if row.kind == "measure"]
     for folder in reversed(folders):
         if (folder / MEASUREMENT_FILE).is_file():

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pipeline.core.artifact import Artifact, Form
     from pipeline.core.bundle import BundleOptions
     from pipeline.core.run import Row, RunReport
+    from pipeline.core.stage import Runtime
 
 RUNTIMES: tuple[DeviceRuntime, ...] = get_args(DeviceRuntime)
 
@@ -56,6 +57,11 @@ def shipping(report: RunReport, options: BundleOptions) -> dict[DeviceRuntime, R
 def default_runtime(report: RunReport, rows: Mapping[DeviceRuntime, Row]) -> DeviceRuntime:
     """Return the runtime that a bundle's code uses by default: the target's where there is a file for it."""
     return next((runtime for runtime in rows if runtime == report.target.runtime), next(iter(rows)))
+
+
+def device_runtime(runtime: Runtime) -> DeviceRuntime:
+    """Return a runtime as one that a device can have."""
+    return next(each for each in RUNTIMES if each == runtime)
 
 
 def stored(row: Row, run_folder: Path) -> Artifact:

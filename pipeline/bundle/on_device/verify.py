@@ -171,15 +171,15 @@ def read_manifest(content: bytes) -> dict[str, Any]:
     return manifest
 
 
-def check_name(name: str) -> None:
-    """Refuse a name that is no plain relative path."""
+def check_name(name: str, where: str) -> None:
+    """Refuse a name that is no plain relative path; `where` is the file that has it."""
     if not NAME.fullmatch(name) or len(name) > LONGEST_NAME:
-        plain = "letters, digits, `.`, `_`, `-` between single `/`, none first or last"
-        raise Refused(f"{shown(name)}: no allowed name of a file; allowed: {plain}, {LONGEST_NAME} at most")
+        plain = f"{LONGEST_NAME} letters, digits, `.`, `_`, `-` at most, with single `/` between them"
+        raise Refused(f"{where}: {shown(name)} is no name that a file of a bundle can have, allowed: {plain}")
 
 
 def _check_entry(name: str, entry: object) -> None:
-    check_name(name)
+    check_name(name, MANIFEST)
     if name in {MANIFEST, SUMS, SIGNATURE}:
         raise Refused(f"{MANIFEST}: `files` names {name}, which cannot be one of them")
     if not isinstance(entry, dict) or set(entry) != {"sha256", "bytes"}:
@@ -199,7 +199,8 @@ def _check_together(names: Sequence[str]) -> None:
             this = (path.as_posix(), path.as_posix() != name)
             other = seen.setdefault(this[0].lower(), this)
             if other != this:
-                raise Refused(f"{MANIFEST}: {this[0]} and {other[0]} cannot lie in one folder")
+                what = "by case alone" if this[0] != other[0] else "in that one is a file and one a folder"
+                raise Refused(f"{MANIFEST}: the names {this[0]} and {other[0]} differ {what}")
 
 
 def _check_main(manifest: Mapping[str, Any]) -> None:
