@@ -1,46 +1,60 @@
 """Secateur from Python: the run, checks, store and report of the command, with values in place of YAML.
 
-    from pipeline.api import Export, Finetune, Prune, Quantize, Recipe, run
+    from pipeline.api import Bundle, Export, Finetune, Prune, Quantize, Recipe, run, verify
 
     recipe = Recipe(
         name="shapes on a small CPU",
         model={"definition": "model.py", "arguments": {"classes": 3}},
-        data={"source": "folder", "root": "images", "size": 32},
-        stages=[Finetune(epochs=8), Prune(ratio=0.3), Finetune(epochs=4), Export(to="onnx"), Quantize()],
+        data={"source": "folder", "root": "images", "size": 64},
+        stages=[Finetune(epochs=9), Prune(ratio=0.5), Finetune(epochs=4), Export(to="onnx"), Quantize(), Bundle()],
     )
     result = run(recipe, "runs/shapes")
-    print(result.report.rows[-1].verdict, result.files["onnxruntime"])
+    for row in result.report.rows:
+        print(row.label, row.validation.accuracy, row.size_bytes)
+    print(result.files["onnxruntime"], verify(result.bundle).digest)
 
 Every key and value is that of the YAML: stages have a function here, all else is written as it stands there, in dicts
 and lists; paths may be text or `Path`, relative ones start at the current folder. What is wrong is told in the same
 words, all at once and before anything runs (`RecipeError`); any other error is another `SecateurError`. Importing this
-module loads no heavy library, and nothing here prints.
+module loads no heavy library, and nothing here prints. EXAMPLES.md has images and a model.py to go with the above.
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from inspect import Parameter, Signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
-from pipeline.core.errors import InputError, RecipeError, SecateurError
+from pipeline.api_values import (
+    Bundle,
+    Export,
+    Finetune,
+    Measure,
+    Prune,
+    Quantize,
+    QuantizeAwareFinetune,
+    Recipe,
+    Result,
+    Simplify,
+)
+from pipeline.core.errors import DeviceError, InputError, OutputsError, RecipeError, SecateurError
 from pipeline.core.stage import SilentProgress
 from pipeline.core.store import Store, default_root, read_artifact
+from pipeline.core.units import parse_duration, parse_margin
 from pipeline.plan import Step, make_plan
 from pipeline.recipe import LoadedRecipe, load_recipe, load_values
 from pipeline.records import previous_ingredients, read_run
 from pipeline.runner import Run
-from pipeline.stages import bundle, export, finetune, measure, prune, quantize, quantize_aware, simplify
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from torch import nn
 
-    from pipeline.core.run import RunReport
-    from pipeline.core.stage import Progress, Stage
+    from pipeline.bundle.of_run import Written
+    from pipeline.bundle.on_device.verify import Found
+    from pipeline.core.comparison import Comparison, Metric
+    from pipeline.core.stage import Progress, Runtime
 
 __all__ = [
     "Bundle",
@@ -55,85 +69,17 @@ __all__ = [
     "Result",
     "SecateurError",
     "Simplify",
+    "compare",
     "load_network",
     "open_run",
     "plan",
     "run",
+    "verify",
+    "write_bundle",
 ]
 
-Settings = dict[str, Any]
-
-
-def _stage(model: type[Stage]) -> Callable[..., Settings]:
-    """Return a function that writes the stage as a recipe has it; its help lists the keys and what they mean."""
-    (kind,) = get_args(model.model_fields["kind"].annotation)
-    fields = {name: field for name, field in model.model_fields.items() if name != "kind"}
-
-    def written(**settings: object) -> Settings:
-        return {"kind": kind, **settings}
-
-    lines = [f"{name}: {field.description}" for name, field in fields.items()]
-    written.__name__ = written.__qualname__ = model.__name__
-    written.__doc__ = "\n\n".join([f"{{kind: {kind}}}: {model.__doc__}", *lines])
-    parameters = [
-        Parameter(name, Parameter.KEYWORD_ONLY, default=Parameter.empty if field.is_required() else field.default)
-        for name, field in fields.items()
-    ]
-    written.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
-    return written
-
-
-Prune = _stage(prune.Prune)
-Finetune = _stage(finetune.Finetune)
-Export = _stage(export.Export)
-Simplify = _stage(simplify.Simplify)
-Quantize = _stage(quantize.Quantize)
-QuantizeAwareFinetune = _stage(quantize_aware.QuantizeAwareFinetune)
-Measure = _stage(measure.Measure)
-Bundle = _stage(bundle.Bundle)
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What to compress, on which data, for which target, by which stages: the keys of a recipe in YAML."""
-
-    name: str
-    model: Mapping[str, Any]
-    data: Mapping[str, Any]
-    stages: Sequence[Mapping[str, Any]]
-    target: Mapping[str, Any] | None = None
-    budget: Mapping[str, Any] | None = None
-
-    @property
-    def values(self) -> Settings:
-        """The recipe as YAML would give it."""
-        given = {name: value for name, value in vars(self).items() if value is not None}
-        return {"format": 1, **given}
-
-
-@dataclass(frozen=True)
-class Result:
-    """A run: what was found (`report`, the content of run.json), and the folder that all of it lies in."""
-
-    report: RunReport
-    folder: Path
-
-    def stage(self, label: str) -> Path:
-        """Return the folder of what a step made, by its label in the report: "original", "prune", "export onnx".
-
-        Raises:
-            InputError: there is no such step; the message names those that there are.
-        """
-        for row in self.report.rows:
-            if row.label == label:
-                return self.folder / row.folder
-        labels = ", ".join(row.label for row in self.report.rows)
-        raise InputError(f'found no step "{label}" in {self.folder}, allowed: {labels}')
-
-    @property
-    def passed(self) -> bool:
-        """Whether the run is finished and every line of the recipe's budget is met."""
-        return self.report.status == "finished" and all(line.verdict == "met" for line in self.report.budget)
+#: Errors by the exit codes of a verification.
+REFUSALS = {5: DeviceError, 6: OutputsError}
 
 
 def run(
@@ -161,7 +107,7 @@ def run(
         RecipeError: all problems of the recipe, before anything is run.
         SecateurError: data or files are not usable, or a stage failed; what was finished is kept.
     """
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    _no_telemetry()
     loaded, folder = _loaded(recipe, overrides), Path(out)
     task = Run(loaded, folder, _store(store), seed, progress or SilentProgress(), test)
     return Result(task.execute(), folder)
@@ -195,12 +141,141 @@ def load_network(folder: str | Path) -> nn.Module:
         InputError: the folder holds no torch network.
         ResourceError: its files were changed since.
     """
-    from pipeline.network import load_network as load  # noqa: PLC0415 - loads torch
+    from pipeline.network import load_network as load
 
     folder = Path(folder)
     if not (folder / "network.json").is_file():
         raise InputError(f"{folder} holds no network.json, expected the folder of a torch network: stages/01-prune")
     return load(read_artifact(folder))
+
+
+def write_bundle(
+    run: Result | str | Path,
+    out: str | Path | None = None,
+    *,
+    sign: str | Path | None = None,
+    progress: Progress | None = None,
+    **options: Any,  # noqa: ANN401 - keys of the stage `Bundle`, which are checked
+) -> Written:
+    """Write the edge bundle of a finished run, as the command `bundle` does; return its digest and places.
+
+    Args:
+        run: a result, or the folder of a run.
+        out: a folder, or an archive where it ends in .tar.gz; the run's folder when left out.
+        sign: a secret key of minisign.
+        progress: told how far it is.
+        options: keys of the stage `Bundle`, in place of those of the recipe.
+
+    Raises:
+        InputError: the run is not finished, its data or files are not what they were, or an option is not allowed.
+        ResourceError: the bundle cannot be written.
+    """
+    from pipeline.bundle.of_run import write_bundle_of
+
+    result = run if isinstance(run, Result) else open_run(run)
+    place, key = (None if path is None else Path(path) for path in (out, sign))
+    return write_bundle_of(result.report, result.folder, place, options, secret_key=key, progress=progress)
+
+
+def verify(
+    bundle: str | Path,
+    *,
+    runtime: Runtime | None = None,
+    threads: int = 1,
+    public_key: str | None = None,
+    digest: str | None = None,
+) -> Found:
+    """Check a bundle, a folder or an archive, as the command `verify` does, and run its samples.
+
+    Raises:
+        InputError: it is not what it says, or not signed with that key; the message names the file.
+        DeviceError: the runtime is missing.
+        OutputsError: the network computes something else than it should.
+    """
+    from pipeline.bundle.check import check
+    from pipeline.bundle.on_device.verify import Found, Refused, Wanted
+    from pipeline.bundle_argument import reason
+
+    _no_telemetry()
+    found = Found()
+    try:
+        check(Path(bundle), Wanted(runtime=runtime, threads=threads, public_key=public_key, digest=digest), found)
+    except Refused as error:
+        raise REFUSALS.get(error.exit_code, InputError)(reason(Path(bundle), error)) from error
+    return found
+
+
+def compare(
+    baseline: str | Path,
+    candidate: str | Path,
+    *,
+    margin: str | float = "3%",
+    budget: str = "30s",
+    metric: Metric | None = None,
+    runtime: Runtime = "onnxruntime",
+    threads: int = 1,
+    tolerance: str | float | None = "10%",
+    device: str = "local",
+    progress: Progress | None = None,
+) -> Comparison:
+    """Say whether the candidate is slower than the baseline: `verdict` is PASS, FAIL or INCONCLUSIVE.
+
+    Args:
+        baseline: an exported file or a bundle.
+        candidate: another one.
+        margin: slowdown that is still accepted.
+        budget: longest measuring time.
+        metric: what decides; None for CPU time with one thread, wall time with more.
+        runtime: of both.
+        threads: of one inference.
+        tolerance: how far outputs may differ, of the largest output; None for as far as they like.
+        device: the machine that measures, as the command's `--device`.
+        progress: told how far it is.
+
+    Raises:
+        InputError: a file or an argument cannot be used.
+        IncomparableError: the two are not on equal terms.
+        OutputsError: their outputs differ by more than the tolerance.
+        DeviceError: the device cannot be reached.
+    """
+    from pipeline.bundle_argument import ExportedFiles, short_name
+    from pipeline.latency.compare import Question
+    from pipeline.latency.gate import compare_on
+    from pipeline.measure.subjects import Terms
+
+    _no_telemetry()
+    paths = Path(baseline), Path(candidate)
+    question = Question(
+        margin=_parsed("margin", parse_margin, margin),
+        budget_s=_parsed("budget", parse_duration, budget),
+        metric=metric,
+        tolerance=None if tolerance is None else _parsed("tolerance", parse_margin, tolerance),
+        runtime=runtime,
+        terms=Terms(threads=threads),
+        labels=(str(baseline), str(candidate)),
+    )
+    with ExportedFiles() as opened:
+        found, _ = compare_on(
+            opened(paths[0], runtime),
+            opened(paths[1], runtime),
+            question,
+            name=short_name(paths[1]),
+            device=device,
+            progress=progress or SilentProgress(),
+        )
+    return found
+
+
+def _parsed(name: str, parse: Callable[[object], float], found: object) -> float:
+    try:
+        return parse(found)
+    except ValueError as error:
+        raise InputError(f"{name}: {error}") from error
+
+
+def _no_telemetry() -> None:
+    """Have onnxruntime send nothing, as with the command; it looks when it is loaded."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
 def _loaded(recipe: Recipe | Mapping[str, Any] | str | Path, overrides: Sequence[str]) -> LoadedRecipe:

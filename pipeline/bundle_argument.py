@@ -35,6 +35,11 @@ def short_name(source: Path) -> str:
     return source.absolute().parent.name if is_bundle(source) and name == USUAL else name
 
 
+def reason(source: Path, error: Refused) -> str:
+    """Return why a bundle is refused, with its path where the text names only a file in it."""
+    return str(error) if str(error).startswith(str(source)) else f"{source}: {error}"
+
+
 class ExportedFiles(ExitStack):
     """Opens what stands for an exported file; what is unpacked for it is there until the block ends."""
 
@@ -56,7 +61,7 @@ class ExportedFiles(ExitStack):
                 self._folders[source] = self.enter_context(opened(source))
             manifest = check_files(self._folders[source], Found())
         except Refused as error:
-            raise InputError(f"{source}: {error}") from error
+            raise InputError(reason(source, error)) from error
         main: dict[str, str] = manifest["main"]
         wanted = runtime or manifest["runtime"]
         if wanted not in main:

@@ -11,8 +11,10 @@ import pytest
 import torch
 
 from pipeline import api
-from pipeline.api import Export, Finetune, Measure, Prune, Quantize, Recipe, Simplify
-from pipeline.core.errors import InputError, RecipeError, ResourceError
+from pipeline.api import Export, Finetune, Measure, Prune, Quantize, Recipe, Result, Simplify
+from pipeline.bundle.on_device.verify import Refused
+from pipeline.core.errors import DeviceError, InputError, OutputsError, RecipeError, ResourceError
+from pipeline.latency.networks import write_one_operator, write_small_cnn
 from pipeline.recipe import load_recipe
 from pipeline.stages import AnyStage
 
@@ -147,6 +149,53 @@ def test_what_is_no_network_and_no_run_is_refused(finished: tuple[Project, objec
     (tmp_path / "network.json").write_text("{}")
     with pytest.raises(ResourceError, match="is damaged"):
         api.load_network(tmp_path)
+
+
+def test_files_are_those_that_ship(finished: tuple[Project, object]) -> None:
+    """By runtime: the last ONNX file, and the IR; the recipe has no stage bundle, so there is none."""
+    project, _ = finished
+    result = api.open_run(project.folder / "runs" / "toy")
+    assert result.files == {
+        "onnxruntime": result.stage("quantize") / "model.onnx",
+        "openvino": result.stage("export openvino") / "model.xml",
+    }
+    assert result.bundle is None
+    torch_alone = result.report.model_copy(update={"rows": result.report.rows[:2]})
+    with pytest.raises(InputError, match="exports no file"):
+        Result(torch_alone, result.folder).files  # noqa: B018 - a property that raises
+
+
+@pytest.mark.slow
+def test_compare_returns_the_verdict(tmp_path: Path) -> None:
+    """Of two files; a broken candidate and arguments of no use are errors."""
+    first, second = write_one_operator(tmp_path / "a.onnx"), write_small_cnn(tmp_path / "b.onnx")
+    found = api.compare(first, str(first), margin=5.0, budget="4s")
+    assert (found.verdict, found.margin, found.baseline.label) == ("PASS", 5.0, str(first))
+    for arguments, expected in (
+        ({"margin": "fast"}, 'margin: found "fast", allowed: a share'),
+        ({"budget": "10"}, 'budget: found "10", allowed: a positive time'),
+        ({"tolerance": "-1"}, "tolerance: found"),
+        ({"candidate": tmp_path / "nowhere.onnx"}, r"nowhere\.onnx does not exist"),
+        ({"candidate": second}, "inputs"),
+    ):
+        with pytest.raises(InputError, match=expected):
+            api.compare(**{"baseline": first, "candidate": first, "budget": "4s", **arguments})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("code", "kind"), [(2, InputError), (5, DeviceError), (6, OutputsError)])
+def test_verify_raises_what_the_exit_code_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, kind: type[Exception]
+) -> None:
+    """The error is of the kind that the command's exit code stands for, and names the bundle."""
+
+    def refuse(*_: object) -> None:
+        raise Refused("labels.txt: it was changed", code)
+
+    with pytest.raises(InputError, match=f"{tmp_path / 'nowhere'}: found no such file or folder"):
+        api.verify(tmp_path / "nowhere")
+    monkeypatch.setattr("pipeline.bundle.check.check", refuse)
+    with pytest.raises(kind, match=rf"{tmp_path}: labels\.txt: it was changed"):
+        api.verify(tmp_path)
 
 
 def test_importing_it_loads_nothing_heavy() -> None:

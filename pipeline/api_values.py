@@ -1,0 +1,112 @@
+"""What a Python program gives and gets: a recipe, with a function for each kind of stage, and the result of a run.
+
+What a recipe holds is checked when it is planned or run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from inspect import Parameter, Signature
+from typing import TYPE_CHECKING, Any, get_args
+
+from pipeline.bundle.selection import check_finished, shipping, stored
+from pipeline.core.bundle import BundleOptions
+from pipeline.core.errors import InputError
+from pipeline.stages import bundle, export, finetune, measure, prune, quantize, quantize_aware, simplify
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from pipeline.core.run import RunReport
+    from pipeline.core.stage import Runtime, Stage
+
+Settings = dict[str, Any]
+
+
+def _stage(model: type[Stage]) -> Callable[..., Settings]:
+    """Return a function that writes the stage as a recipe has it; its help lists the keys and what they mean."""
+    (kind,) = get_args(model.model_fields["kind"].annotation)
+    fields = {name: field for name, field in model.model_fields.items() if name != "kind"}
+
+    def written(**settings: object) -> Settings:
+        return {"kind": kind, **settings}
+
+    lines = [f"{name}: {field.description}" for name, field in fields.items()]
+    written.__name__ = written.__qualname__ = model.__name__
+    written.__doc__ = "\n\n".join([f"{{kind: {kind}}}: {model.__doc__}", *lines])
+    parameters = [
+        Parameter(name, Parameter.KEYWORD_ONLY, default=Parameter.empty if field.is_required() else field.default)
+        for name, field in fields.items()
+    ]
+    written.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    return written
+
+
+Prune = _stage(prune.Prune)
+Finetune = _stage(finetune.Finetune)
+Export = _stage(export.Export)
+Simplify = _stage(simplify.Simplify)
+Quantize = _stage(quantize.Quantize)
+QuantizeAwareFinetune = _stage(quantize_aware.QuantizeAwareFinetune)
+Measure = _stage(measure.Measure)
+Bundle = _stage(bundle.Bundle)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What to compress, on which data, for which target, by which stages: the keys of a recipe in YAML."""
+
+    name: str
+    model: Mapping[str, Any]
+    data: Mapping[str, Any]
+    stages: Sequence[Mapping[str, Any]]
+    target: Mapping[str, Any] | None = None
+    budget: Mapping[str, Any] | None = None
+
+    @property
+    def values(self) -> Settings:
+        """The recipe as YAML would give it."""
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        return {"format": 1, **given}
+
+
+@dataclass(frozen=True)
+class Result:
+    """A run: what was found (`report`, the content of run.json), and the folder that all of it lies in."""
+
+    report: RunReport
+    folder: Path
+
+    def stage(self, label: str) -> Path:
+        """Return the folder of what a step made, by its label in the report: "original", "prune", "export onnx".
+
+        Raises:
+            InputError: there is no such step; the message names those that there are.
+        """
+        for row in self.report.rows:
+            if row.label == label:
+                return self.folder / row.folder
+        labels = ", ".join(row.label for row in self.report.rows)
+        raise InputError(f'found no step "{label}" in {self.folder}, allowed: {labels}')
+
+    @property
+    def files(self) -> dict[Runtime, Path]:
+        """The exported files that ship, by the runtime that reads them.
+
+        Raises:
+            InputError: nothing was exported, the run is not finished, or its files are gone.
+        """
+        check_finished(self.report, self.folder)
+        rows = shipping(self.report, BundleOptions())
+        return {runtime: stored(row, self.folder).file for runtime, row in rows.items()}
+
+    @property
+    def bundle(self) -> Path | None:
+        """The folder of the edge bundle, where the recipe ends with the stage `bundle`; beside it lies its archive."""
+        return self.folder / self.report.bundle.folder if self.report.bundle else None
+
+    @property
+    def passed(self) -> bool:
+        """Whether the run is finished and every line of the recipe's budget is met."""
+        return self.report.status == "finished" and all(line.verdict == "met" for line in self.report.budget)
