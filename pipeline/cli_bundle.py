@@ -54,6 +54,7 @@ def bundle(
     from pipeline.bundle.of_run import write_bundle_of
     from pipeline.progress import ConsoleProgress
     from pipeline.records import read_run
+    from pipeline.report import write as write_report
 
     report, folder = read_run(run)
     given: dict[str, Any] = {
@@ -66,6 +67,8 @@ def bundle(
     given = {name: value for name, value in given.items() if value is not None}
     with ConsoleProgress() as progress:
         made = write_bundle_of(report, folder, out, given, secret_key=sign, progress=progress)
+    if out is None:
+        write_report(read_run(folder)[0], folder)
     told = {"digest": made.digest, "places": [str(place) for place in made.places], "signed": sign is not None}
     text = "\n".join([*(f"Bundle: {place}" for place in made.places), f"Digest: {made.digest}"])
     typer.echo(json.dumps(told, indent=1) if as_json else text)

@@ -13,6 +13,7 @@ from pipeline.bundle.place import write_beside_run, write_bundle
 from pipeline.bundle.selection import check_finished
 from pipeline.core.bundle import BundleOptions
 from pipeline.core.errors import InputError
+from pipeline.core.paths import write_whole
 from pipeline.data import digest, load
 from pipeline.recipe import load_values
 from pipeline.recipe_problems import messages
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from pipeline.core.dataset import Dataset
     from pipeline.core.run import RunReport
     from pipeline.core.stage import Progress
+
+RUN_FILE = "run.json"
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,8 @@ def write_bundle_of(
 ) -> Written:
     """Write the bundle of a finished run to `out`, or without it into the run's folder, beside an archive of it.
 
+    What is in the run's folder stands in its run.json as well.
+
     Args:
         report: of the run in `folder`.
         folder: the run folder.
@@ -63,6 +68,7 @@ def write_bundle_of(
     if out is not None:
         return Written(write_bundle(content, (out,), secret_key=secret_key), (out,))
     record = write_beside_run(content, secret_key=secret_key)
+    write_whole(folder / RUN_FILE, report.model_copy(update={"bundle": record}).model_dump_json(indent=1) + "\n")
     return Written(record.digest, (folder / record.folder, folder / record.archive))
 
 
