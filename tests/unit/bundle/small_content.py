@@ -116,13 +116,14 @@ def content(
     batch: int = 1,
     runtimes: tuple[Runtime, ...] = ("onnxruntime", "openvino"),
     lineage: tuple[StageRecord, ...] = LINEAGE,
+    scale: float = 1.0,
     **options: Any,  # noqa: ANN401
 ) -> Content:
     """Write the stages of a run below `folder` and return what a bundle of it is made from."""
     data = data or dataset()
     made, converted = folder / "stages" / "03-export", folder / "stages" / "04-export"
     made.mkdir(parents=True)
-    onnx.save(network(len(data.normalisation.mean), batch), made / "model.onnx")
+    onnx.save(network(len(data.normalisation.mean), batch, scale=scale), made / "model.onnx")
     write_stage(made, "onnx", lineage, batch)
     files = {"onnxruntime": made / "model.onnx"}
     if "openvino" in runtimes:
