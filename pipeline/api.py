@@ -10,7 +10,7 @@
     )
     result = run(recipe, "runs/shapes")
     for row in result.report.rows:
-        print(row.label, row.validation.accuracy, row.size_bytes)
+        print(row.label, row.verdict)
     print(result.files["onnxruntime"], verify(result.bundle).digest)
 
 Every key and value is that of the YAML: stages have a function here, all else is written as it stands there, in dicts

@@ -66,9 +66,9 @@ class Recipe:
 
     @property
     def values(self) -> Settings:
-        """The recipe as YAML would give it."""
-        given = {name: value for name, value in vars(self).items() if value is not None}
-        return {"format": 1, **given}
+        """The recipe as YAML would give it, stages last."""
+        given = {name: value for name, value in vars(self).items() if value is not None and name != "stages"}
+        return {"format": 1, **given, "stages": list(self.stages)}
 
 
 @dataclass(frozen=True)
@@ -102,9 +102,15 @@ class Result:
         return {runtime: stored(row, self.folder).file for runtime, row in rows.items()}
 
     @property
-    def bundle(self) -> Path | None:
-        """The folder of the edge bundle, where the recipe ends with the stage `bundle`; beside it lies its archive."""
-        return self.folder / self.report.bundle.folder if self.report.bundle else None
+    def bundle(self) -> Path:
+        """The folder of the edge bundle that the stage `bundle` wrote; beside it lies its archive.
+
+        Raises:
+            InputError: there is none.
+        """
+        if self.report.bundle is None:
+            raise InputError(f"{self.folder} has no bundle; end the recipe with the stage bundle, or call write_bundle")
+        return self.folder / self.report.bundle.folder
 
     @property
     def passed(self) -> bool:
