@@ -1,16 +1,17 @@
-"""A toy project for tests of whole runs: a small residual network and images that a program draws."""
+"""For tests of whole runs: a toy project of a small residual network and drawn images, and the wheel that ships."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
-if TYPE_CHECKING:
-    from pathlib import Path
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = ("pyproject.toml", "README.md", "LICENSE", "pipeline", "recipes", "models", "tests", "benchmarks")
 
 # Assertions in modules that tests share say what they compared, as those in tests do.
 pytest.register_assert_rewrite("tests.unit.compress.networks", "tests.unit.compress.quantization")
@@ -125,3 +126,19 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, subproc
     """Return a project whose recipe has run once, and what the command printed."""
     done = Project(tmp_path_factory.mktemp("finished"))
     return done, done.command("run", "toy.yaml", "--json")
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the wheel from a copy of the sources, without network."""
+    copy, out = tmp_path_factory.mktemp("sources"), tmp_path_factory.mktemp("wheel")
+    for name in SOURCES:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+        elif source.is_file():
+            shutil.copyfile(source, copy / name)
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+    subprocess.run([*pip, "--wheel-dir", str(out), str(copy)], check=True, capture_output=True)
+    (built,) = out.glob("*.whl")
+    return built

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import TypeAdapter
@@ -11,9 +12,10 @@ from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
 from pipeline import __version__
+from pipeline.api import Result
 from pipeline.cli import app
 from pipeline.core.stage import Stage  # noqa: TC001 (the adapter's annotation is evaluated)
-from pipeline.recipe import load_recipe
+from pipeline.recipe import load_recipe, load_values
 from pipeline.stages import AnyStage
 
 ROOT = Path(__file__).parents[2]
@@ -43,6 +45,26 @@ def test_stages_of_the_readme_are_valid() -> None:
     adapter: TypeAdapter[Stage] = TypeAdapter(AnyStage)
     stages = [adapter.validate_python(stage) for block in blocks for stage in YAML(typ="safe").load(block)]
     assert {stage.kind for stage in stages} >= {"prune", "quantize", "quantize-aware-finetune"}
+
+
+def test_python_of_the_readme_is_valid(tmp_path: Path) -> None:
+    """Its recipe is one, and what it says of a result is there; EXAMPLES.md has a program that is run."""
+    (block,) = re.findall(r"```py\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    compile(block, "README.md", "exec")
+    names: dict[str, Any] = {}
+    exec(block.partition("result =")[0], names)  # noqa: S102 - the project's own page
+    (tmp_path / "images").mkdir()
+    for name in ("model.py", "mine.safetensors"):
+        (tmp_path / name).touch()
+    recipe = names["recipe"]
+    assert [stage.kind for stage in load_values(recipe.values, tmp_path).recipe.stages] == [
+        "prune",
+        "export",
+        "quantize",
+    ]
+    used = set(re.findall(r"\bresult\.(\w+)", block))
+    assert len(used) >= 4
+    assert used <= {*dir(Result), *Result.__annotations__}
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -16,7 +15,6 @@ import pytest
 import pipeline
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = ("pyproject.toml", "README.md", "LICENSE", "pipeline", "recipes", "models", "tests", "benchmarks")
 #: Names that a user's folder may well have, and that must stay the user's.
 COMMON_NAMES = ("models", "recipes", "tests", "benchmarks")
 
@@ -30,22 +28,6 @@ def python(code: str, folder: Path, path: Path | None = None) -> subprocess.Comp
         environment["PYTHONPATH"] = str(path)
     command = [sys.executable, "-c", code]
     return subprocess.run(command, cwd=folder, env=environment, check=False, capture_output=True, text=True)
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the wheel from a copy of the sources, without network."""
-    copy, out = tmp_path_factory.mktemp("sources"), tmp_path_factory.mktemp("wheel")
-    for name in SOURCES:
-        source = ROOT / name
-        if source.is_dir():
-            shutil.copytree(source, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-        elif source.is_file():
-            shutil.copyfile(source, copy / name)
-    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
-    subprocess.run([*pip, "--wheel-dir", str(out), str(copy)], check=True, capture_output=True)
-    (built,) = out.glob("*.whl")
-    return built
 
 
 @pytest.fixture(scope="module")
