@@ -104,7 +104,7 @@ def train_quantized(
     freeze_constants(aware, network)
     late = FreezeLate(*(math.ceil(share * config.epochs) for share in freeze))
     training = make_training(config, aware, context, seed=context.seed, regulariser=late)
-    trained = run_to_end(training, context.folder, context.progress)
+    trained = run_to_end(training, context.folder, context.progress, judge_start=True)
     assert isinstance(trained, QuantizationAware)  # noqa: S101 - for the type checker
     quantized = trained.shipped()
     file = context.folder / FILE_NAME
@@ -117,6 +117,7 @@ def train_quantized(
         "scheme": scheme,
         "device": training.device.type,
         "best_epoch": training.best_epoch,
+        **({"calibrated_accuracy": training.start.accuracy} if training.start else {}),
         "history": history(training),
         "quantized_nodes": quantized.nodes,
         "float_nodes": list(quantized.float_nodes),

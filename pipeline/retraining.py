@@ -76,8 +76,12 @@ def train_artifact(
     return network
 
 
-def run_to_end(training: Training, folder: Path, progress: Progress, *, label: str = "") -> nn.Module:
+def run_to_end(
+    training: Training, folder: Path, progress: Progress, *, label: str = "", judge_start: bool = False
+) -> nn.Module:
     """Train to the end, from where an earlier, killed run in the same folder got to; return the network.
+
+    With `judge_start` the network as it was given is kept unless an epoch is better.
 
     The state stays in `folder` until the caller has written what it needs. Raises StageError when training diverges.
     """
@@ -85,6 +89,8 @@ def run_to_end(training: Training, folder: Path, progress: Progress, *, label: s
     if file.exists():
         training.restore(torch.load(file, map_location=training.device, weights_only=True))
         progress.note(f"resumed {label}after epoch {training.epoch} of {training.settings.epochs}")
+    elif judge_start and not training.done:
+        training.judge_start()
     while not training.done:
         training.run_epoch(_reporter(training, progress, label))
         _save(training.state(), file)

@@ -127,6 +127,7 @@ class Training:
         self.regulariser = regulariser or Regulariser()
         self.epoch = 0
         self.history: list[EpochResult] = []
+        self.start: EpochResult | None = None
         self.best: dict[str, Tensor] | None = None
         self.best_epoch = 0  # how many epochs had been run when `best` was taken
         self.average = copy.deepcopy(self.model).eval() if settings.ema else None
@@ -149,6 +150,7 @@ class Training:
         return {
             "epoch": self.epoch,
             "history": [vars(result) for result in self.history],
+            "start": vars(self.start) if self.start else None,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "average": self.average.state_dict() if self.average else None,
@@ -161,6 +163,7 @@ class Training:
         """Go on from what `state` returned."""
         self.epoch = state["epoch"]
         self.history = [EpochResult(**values) for values in state["history"]]
+        self.start = EpochResult(**state["start"]) if state["start"] else None
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average:
@@ -168,6 +171,11 @@ class Training:
         self.best = state["best"]
         self.best_epoch = state["best_epoch"]
         self.regulariser.restore(state["regulariser"])
+
+    def judge_start(self) -> None:
+        """Evaluate the network as it was given; it is kept unless an epoch is better. It has no training loss."""
+        self.start = self._evaluate(self.model, math.nan)
+        self._keep(self.model)
 
     def run_epoch(self, on_step: Callable[[int, float], None]) -> EpochResult:
         """Train one epoch, evaluate on the validation split, remember the best weights (or the last, as asked).
@@ -194,10 +202,14 @@ class Training:
         result = self._evaluate(evaluated, total / self.steps)
         self.history.append(result)
         self.epoch += 1
-        if self.regulariser.keep_last or result is max(self.history, key=self._rank):
-            self.best = {name: tensor.clone() for name, tensor in evaluated.state_dict().items()}
-            self.best_epoch = self.epoch
+        judged = [self.start, *self.history] if self.start else self.history
+        if self.regulariser.keep_last or result is max(judged, key=self._rank):
+            self._keep(evaluated)
         return result
+
+    def _keep(self, model: nn.Module) -> None:
+        self.best = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        self.best_epoch = self.epoch
 
     def finish(self) -> nn.Module:
         """Load the weights to keep (without an epoch, renew the statistics); return the network on the CPU, in eval."""

@@ -6,7 +6,8 @@ result has the same QDQ form as that of `quantize`. Source: Jacob et al. 2018; K
 
 It helps where quantization after training loses accuracy that bias correction or rounding cannot bring back (narrow or
 depthwise networks, 7-bit weights). It does not help a network that loses nothing, and it changes no time. The learning
-rate should be small: a hundredth of the first training's. Weights that are zero at the start stay zero.
+rate should be small: a hundredth of the first training's. Weights that are zero at the start stay zero. The calibrated
+network counts as epoch 0, and ships where no epoch is better on the validation split.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 class QuantizeAwareFinetune(TrainingConfig, QuantizationConfig, Stage):
     """Torch network to ONNX int8 (QDQ)."""
 
-    revision: ClassVar[int] = 1
+    revision: ClassVar[int] = 2
     libraries: ClassVar[tuple[str, ...]] = ("numpy", "torch", "onnx", "onnxscript", "onnxruntime")
 
     kind: Literal["quantize-aware-finetune"]

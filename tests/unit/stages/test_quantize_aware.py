@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from pipeline import quantization_training
 from pipeline.compress.quantization.weighted import weighted_layers
+from pipeline.compress.training import EpochResult, Training
 from pipeline.core.artifact import TensorSpec
 from pipeline.core.errors import InputError, StageError
 from pipeline.core.stage import Context, SilentProgress
@@ -84,6 +85,24 @@ def test_a_network_becomes_an_int8_file(run_stage: Run, network: Artifact) -> No
     assert [epoch["epoch"] for epoch in told["history"]] == [1, 2]
     assert told["simulation"]["decibels"] is None or told["simulation"]["decibels"] > 60
     assert told["simulation"]["images"] == 16
+
+
+def test_training_that_makes_it_worse_is_not_kept(
+    run_stage: Run, network: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The calibrated network is epoch 0, and its file ships as without training."""
+    alone, _ = run_stage(stage(epochs=0), network, "alone")
+    good = EpochResult(0, float("nan"), accuracy=1.0, validation_loss=0.0)
+    monkeypatch.setattr(Training, "judge_start", lambda self: (setattr(self, "start", good), self._keep(self.model)))
+    worse, outcome = run_stage(stage(epochs=1), network, "worse")
+    assert (outcome.changed["best_epoch"], outcome.changed["calibrated_accuracy"]) == (0, 1.0)
+    assert worse.digest == alone.digest
+
+
+def test_the_calibrated_network_is_judged_as_an_epoch_is(run_stage: Run, network: Artifact) -> None:
+    """A learning rate of next to nothing leaves its accuracy where it was."""
+    _, outcome = run_stage(stage(epochs=1, learning_rate=1e-9), network, "still")
+    assert outcome.changed["history"][0]["validation_accuracy"] == outcome.changed["calibrated_accuracy"]
 
 
 def test_no_epochs_is_quantization_alone(run_stage: Run, network: Artifact) -> None:
