@@ -45,6 +45,14 @@ class Avx2Device:
         """Start the worker in the emulator.
 
         Raises:
+            DeviceError: as for `run`.
+        """
+        return self.run(str(worker_file()))
+
+    def run(self, script: str, *arguments: str) -> subprocess.Popen[bytes]:
+        """Start this program's own Python on a file, in the emulator.
+
+        Raises:
             DeviceError: this is no x86-64 machine, or qemu-x86_64 is not installed.
         """
         if platform.machine() != "x86_64":
@@ -52,7 +60,7 @@ class Avx2Device:
         if shutil.which(PROGRAM) is None:
             raise DeviceError(f"{PROGRAM} was not found: install qemu-user (Debian, Ubuntu), version 7.2 or newer")
         return subprocess.Popen(  # noqa: S603 (a list of arguments, of this program's own)
-            [PROGRAM, "-cpu", self.cpu, sys.executable, str(worker_file())],
+            [PROGRAM, "-cpu", self.cpu, sys.executable, script, *arguments],
             env=guest_environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""One file per kind of device. A device takes files and starts the worker; all else is the same everywhere.
+"""One file per kind of device. A device takes files and runs its Python on one of them, such as the worker.
 
 | written                      | what it is                                                                            |
 |------------------------------|---------------------------------------------------------------------------------------|
@@ -39,8 +39,8 @@ class Device(Protocol):
     def push(self, files: Mapping[str, Path]) -> dict[str, str]:
         """Bring files to the device and return the path there of each.
 
-        A key is `<digest>/<file name>`; files of one digest end up in one folder under these names. What is there
-        already, with the same size, is not sent again. The worker checks contents by hash when it opens a file.
+        A key is `<digest>/<file name>`, or a longer path; files of one digest end up in one folder under these names.
+        What is there already, with the same size, is not sent again: who opens a file there checks its hash.
 
         Raises:
             DeviceError: the device cannot be reached or refuses, or its disk is full; nothing half-written is left
@@ -52,6 +52,15 @@ class Device(Protocol):
 
         Raises:
             DeviceError: it cannot be started. A worker that dies at once is found by the first request.
+        """
+
+    def run(self, script: str, *arguments: str) -> subprocess.Popen[bytes]:
+        """Start the Python there on a file that `push` brought, with pipes for stdin, stdout and stderr.
+
+        `script` is its path on the device. `pipeline.measure.program` waits for its end.
+
+        Raises:
+            DeviceError: it cannot be started. How it ends is told by its exit code and its last words.
         """
 
     def close(self) -> None:

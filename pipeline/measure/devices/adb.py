@@ -63,9 +63,13 @@ class AdbDevice:
         """
         worker = worker_file()
         name = f"worker/{worker.name}"
-        there = self._push({name: worker})
+        return self.run(self.push({name: worker})[name])
+
+    def run(self, script: str, *arguments: str) -> subprocess.Popen[bytes]:
+        """Start the device's Python on a file there; `push` has found that the device is connected."""
+        command = remote_shell.run_command(self._python, script, *arguments)
         return subprocess.Popen(
-            [*self._adb, "-s", self._serial, "shell", "-T", remote_shell.run_command(there.python, there.path(name))],
+            [*self._adb, "-s", self._serial, "shell", "-T", command],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

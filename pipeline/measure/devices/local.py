@@ -37,9 +37,12 @@ class LocalDevice:
 
     def start(self) -> subprocess.Popen[bytes]:
         """Start the worker, in a session of its own: an interruption from the keyboard is this process's to handle."""
-        what = ["-m", self.module] if self.module else [str(worker_file())]
+        return self.run("-m", self.module) if self.module else self.run(str(worker_file()))
+
+    def run(self, script: str, *arguments: str) -> subprocess.Popen[bytes]:
+        """Start Python on a file, in a session of its own."""
         return subprocess.Popen(
-            [self.python, *what],
+            [self.python, script, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -54,11 +54,19 @@ class QemuDevice:
             DeviceError: QEMU or a compiler is missing, with what to install, or the root cannot be built.
             InputError: QEMU has no such processor.
         """
-        command = self.command(str(worker_file()))
         if self.counts:
             self.counts.write_bytes(b"")
+        return self.run(str(worker_file()))
+
+    def run(self, script: str, *arguments: str) -> subprocess.Popen[bytes]:
+        """Start the emulated Python on a file, in a session of its own; a root that is not there is built first.
+
+        Raises:
+            DeviceError: as for `start`.
+            InputError: as for `start`.
+        """
         return subprocess.Popen(
-            command,
+            self.command(script, *arguments),
             env=guest_environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -18,9 +18,9 @@ from pipeline.core.errors import DeviceError, InputError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-#: A file's name on the device: two parts, neither hidden nor taken for an option.
+#: A file's name on the device: two parts or more, none hidden or taken for an option.
 PART = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}"
-FILE_NAME = re.compile(f"{PART}/{PART}")
+FILE_NAME = re.compile(f"{PART}(/{PART})+")
 #: Exit codes of the scripts below, where they can say more than that they failed.
 INCOMPLETE, NO_FOLDER = 90, 91
 #: What programs say on a full disk; GNU tar tells no more than that a piece was not written whole.
@@ -48,15 +48,16 @@ _TAKE = f'{_OPEN} {_TRAP} tar -x -o -f - -C "$part" || exit 1; {_MOVE}'
 _MAKE = f'{_OPEN} for name; do mkdir -p -- "$part/$name" || exit 1; done'
 _FINISH = f'{_SETTINGS} cd -- "$1" || exit 1; part=$2; shift 2; {_TRAP} {_MOVE}'
 _REMOVE = 'cd -- "$1" && rm -rf -- "$2"'
-_RUN = 'ORT_DISABLE_TELEMETRY=1; export ORT_DISABLE_TELEMETRY; exec "$1" "$2"'
+_RUN = (
+    f'{_HOME} python=$(at_home "$1"); shift; ORT_DISABLE_TELEMETRY=1; export ORT_DISABLE_TELEMETRY; exec "$python" "$@"'
+)
 
 
 @dataclass(frozen=True)
 class There:
-    """What a device has: the folder for files and the interpreter as absolute paths, and the sizes of files."""
+    """What a device has: the folder for files as an absolute path, and the sizes of files."""
 
     folder: str
-    python: str
     has_tar: bool
     sizes: Mapping[str, int | None]
 
@@ -69,7 +70,7 @@ def check_names(names: Iterable[str]) -> None:
     """Refuse names that a shell or a file system could take for something else.
 
     Raises:
-        InputError: a name is none of `<digest>/<file name>` with plain letters.
+        InputError: a name is not `<digest>/<file name>`, or a longer path, with plain letters.
     """
     for name in names:
         if not FILE_NAME.fullmatch(name):
@@ -105,7 +106,7 @@ def listed(text: str, mark: str, names: Iterable[str], python: str, url: str) ->
             "them (option python)"
         )
     sizes = {name: int(size) if size.isdigit() else None for name, size in zip(names, lines[HEADER:], strict=True)}
-    return There(lines[0], lines[1], bool(lines[2]), sizes)
+    return There(lines[0], bool(lines[2]), sizes)
 
 
 def take_command(folder: str, mark: str, sizes: Mapping[str, int]) -> str:
@@ -115,7 +116,7 @@ def take_command(folder: str, mark: str, sizes: Mapping[str, int]) -> str:
 
 def make_command(folder: str, mark: str, names: Iterable[str]) -> str:
     """Make a hidden folder, with its subfolders, for files that come by other means; then `finish_command`."""
-    return _command(_MAKE, folder, f".partial-{mark}", *sorted({name.partition("/")[0] for name in names}))
+    return _command(_MAKE, folder, f".partial-{mark}", *sorted({name.rpartition("/")[0] for name in names}))
 
 
 def finish_command(folder: str, mark: str, sizes: Mapping[str, int]) -> str:
@@ -128,9 +129,9 @@ def remove_command(folder: str, mark: str) -> str:
     return _command(_REMOVE, folder, f".partial-{mark}")
 
 
-def run_command(python: str, worker: str) -> str:
-    """Run the worker in place of the shell."""
-    return _command(_RUN, python, worker)
+def run_command(python: str, script: str, *arguments: str) -> str:
+    """Run Python on a file in place of the shell."""
+    return _command(_RUN, python, script, *arguments)
 
 
 def refusal(url: str, folder: str, code: int, words: str) -> DeviceError:

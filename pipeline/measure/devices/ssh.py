@@ -80,8 +80,15 @@ class SshDevice:
         """
         worker = worker_file()
         name = f"worker/{worker.name}"
-        there = self._push({name: worker})
-        command = self.command(remote_shell.run_command(there.python, there.path(name)))
+        return self.run(self.push({name: worker})[name])
+
+    def run(self, script: str, *arguments: str) -> subprocess.Popen[bytes]:
+        """Start the device's Python on a file there.
+
+        Raises:
+            DeviceError: ssh is not installed.
+        """
+        command = self.command(remote_shell.run_command(self._python, script, *arguments))
         return _started(command, subprocess.PIPE, subprocess.PIPE)
 
     def close(self) -> None:

@@ -47,8 +47,12 @@ class Scripted:
 
     def start(self) -> subprocess.Popen[bytes]:
         """Run the program."""
+        return self.run("-c", self.script)
+
+    def run(self, script: str, *arguments: str) -> subprocess.Popen[bytes]:
+        """Start Python."""
         pipe = subprocess.PIPE
-        process = subprocess.Popen([sys.executable, "-c", self.script], stdin=pipe, stdout=pipe, stderr=pipe)
+        process = subprocess.Popen([sys.executable, script, *arguments], stdin=pipe, stdout=pipe, stderr=pipe)
         self.started.append(process)
         return process
 

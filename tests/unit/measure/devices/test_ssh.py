@@ -94,7 +94,9 @@ def test_a_folder_at_home(sshd: Sshd, tmp_path: Path) -> None:
         assert there[name] == f"{home}/{expected}/{name}"
         assert Path(there[name]).is_file()
     (home / "python").symlink_to(PYTHON)
-    assert SshDevice(sshd.record(python="~/python"))._push({}).python == f"{home}/python"
+    connection, told = connect(SshDevice(sshd.record(python="~/python")))
+    connection.close()
+    assert told["executable"] == f"{home}/python"
 
 
 def test_an_unknown_host_key_is_refused(sshd: Sshd, tmp_path: Path) -> None:
