@@ -217,7 +217,7 @@ def chain_problems(stages: Sequence[Stage]) -> Iterator[tuple[int, str, str]]:
             yield index, "on_no_gain", f'found "skip", allowed: keep, fail: {why}'
         if stage.last and index != len(stages) - 1:
             rest = ", ".join(other.kind for other in stages[index + 1 :])
-            yield index, "kind", f"{stage.kind} has to be the last stage, but {rest} follows: move it to the end"
+            yield index, "kind", f"{stage.kind} has to be the last stage, but after it come {rest}: move it to the end"
         form = made
         before = f"the stage before it ({stage.kind})"
 
