@@ -59,8 +59,14 @@ def pinned(runtime: str) -> tuple[str, ...]:
         name = canonicalize_name(waiting.pop())
         if name not in found:
             found[name] = _installed(name)
-            waiting += [each.name for each in map(Requirement, requires(name) or []) if _is_needed(each)]
+            waiting += needed_by(name)
     return tuple(f"{name}=={found[name]}" for name in sorted(found))
+
+
+def needed_by(name: str) -> list[str]:
+    """Return the names of the packages that an installed one needs on Linux, sorted."""
+    stated = map(Requirement, requires(name) or [])
+    return sorted({canonicalize_name(each.name) for each in stated if _is_needed(each)})
 
 
 def text_of(runtime: str, name: str, wheels: Mapping[str, Wheels]) -> str:
