@@ -9,8 +9,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.core import numbers
 from pipeline.measure.statistics import distribution, preempted_share, timing
-from pipeline.report import numbers
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

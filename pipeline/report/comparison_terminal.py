@@ -9,8 +9,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.core import numbers
 from pipeline.measure.roofline import lever
-from pipeline.report import numbers
 
 if TYPE_CHECKING:
     from collections.abc import Callable

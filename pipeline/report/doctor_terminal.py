@@ -8,7 +8,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.report import numbers
+from pipeline.core import numbers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

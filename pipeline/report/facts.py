@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from pipeline.report import numbers, rows
+from pipeline.core import numbers
+from pipeline.report import rows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pipeline.core import numbers
 from pipeline.core.file_inspection import INTEGERS, SQNR_CEILING_DB
-from pipeline.report import numbers
 from pipeline.report.inspection_rows import TIMES, Figure, share
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from pipeline.report import numbers
+from pipeline.core import numbers
 
 if TYPE_CHECKING:
     from pipeline.core.run import Row, RunReport, Timing

@@ -8,7 +8,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.report import numbers
+from pipeline.core import numbers
 from pipeline.report.comparison_terminal import STYLES
 
 if TYPE_CHECKING:

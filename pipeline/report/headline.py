@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline.report import numbers, rows
+from pipeline.core import numbers
+from pipeline.report import rows
 from pipeline.report.gains import Tone, made, result, timing
 
 if TYPE_CHECKING:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pipeline
+from pipeline.core import numbers
 from pipeline.core.errors import InputError
-from pipeline.report import inspection_map, numbers
+from pipeline.report import inspection_map
 from pipeline.report import inspection_rows as rows
 from pipeline.report.inspection_rails import rails
 from pipeline.report.template import template

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
+from pipeline.core import numbers
 from pipeline.report import inspection_rows as rows
-from pipeline.report import numbers, svg
+from pipeline.report import svg
 from pipeline.report.inspection_rails import rails
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline.report import numbers
+from pipeline.core import numbers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline.report import facts, headline, numbers, precision_rows, rows
+from pipeline.core import numbers
+from pipeline.report import facts, headline, precision_rows, rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from pipeline.report import chart, numbers, rows, svg
+from pipeline.core import numbers
+from pipeline.report import chart, rows, svg
 from pipeline.report.chart import Named
 from pipeline.report.gains import made, timing
 from pipeline.report.placement import Axis, Box, axis

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from pipeline.report import chart, numbers, precision_rows, rows, svg
+from pipeline.core import numbers
+from pipeline.report import chart, precision_rows, rows, svg
 from pipeline.report.chart import Named
 from pipeline.report.placement import CHARACTER_WIDTH, LINE_HEIGHT, Axis, Box, axis
 

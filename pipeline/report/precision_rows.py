@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pipeline.core import numbers
 from pipeline.core.precision import PrecisionPlan
-from pipeline.report import numbers
 from pipeline.report.file_inspection_rows import decibels, percent
 from pipeline.report.rows import Cell, place
 

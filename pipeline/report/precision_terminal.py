@@ -8,7 +8,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.report import numbers, precision_rows
+from pipeline.core import numbers
+from pipeline.report import precision_rows
 from pipeline.report.rows import place
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from pipeline.report import numbers
+from pipeline.core import numbers
 from pipeline.report.gains import made, result, timing, told
 
 if TYPE_CHECKING:

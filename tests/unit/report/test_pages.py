@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from rich.console import Console
 
-from pipeline.report import facts, headline, html, markdown, numbers, rows, terminal
+from pipeline.core import numbers
+from pipeline.report import facts, headline, html, markdown, rows, terminal
 
 if TYPE_CHECKING:
     from pipeline.core.run import RunReport

@@ -13,9 +13,10 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from pipeline.cli import app
+from pipeline.core import numbers
 from pipeline.core.precision import CandidateFile, LayerChoice, PrecisionPlan
 from pipeline.core.run import Interval
-from pipeline.report import html, markdown, numbers, precision_plot, precision_rows, terminal
+from pipeline.report import html, markdown, precision_plot, precision_rows, terminal
 
 if TYPE_CHECKING:
     from pathlib import Path
