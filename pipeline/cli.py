@@ -235,10 +235,13 @@ def _show(found: RunReport, folder: Path, *, as_json: bool) -> None:
         return
     from rich.console import Console
 
+    from pipeline.report.facts import bundle
     from pipeline.report.terminal import table
 
     console = Console(highlight=False)
     console.print(table(found))
+    if found.bundle is not None:
+        console.print(f"Bundle: {bundle(found.bundle, folder)}", soft_wrap=True, markup=False)
     console.print(f"Report: {folder / 'report.html'}", soft_wrap=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.core import numbers
@@ -33,9 +34,9 @@ def header(report: RunReport) -> Facts:
     return facts if report.bundle is None else (*facts, ("Bundle", bundle(report.bundle)))
 
 
-def bundle(record: BundleRecord) -> str:
+def bundle(record: BundleRecord, folder: Path = Path()) -> str:
     """Write where a run's edge bundle is, its size, and the digest by which it can be told from any other."""
-    return f"{record.archive}, {numbers.size(record.archive_bytes)}, {record.digest}"
+    return f"{folder / record.archive}, {numbers.size(record.archive_bytes)}, {record.digest}"
 
 
 def about(report: RunReport) -> tuple[str, ...]:

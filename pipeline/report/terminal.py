@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.report import facts, headline, precision_terminal, rows
+from pipeline.report import headline, precision_terminal, rows
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -41,8 +41,6 @@ def table(report: RunReport) -> RenderableType:
         )
         for line in report.budget
     )
-    if report.bundle is not None:
-        parts.append(Text.assemble(("Bundle: ", "bold"), facts.bundle(report.bundle)))
     if banner := headline.banner(report):
         parts.append(Text(banner, style="bold red"))
     return Group(*parts)

@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from pipeline.core import numbers
+from pipeline.core.run import BundleRecord
 from pipeline.report import facts, headline, html, markdown, rows, terminal
 
 if TYPE_CHECKING:
@@ -231,3 +232,14 @@ def _poisoned(report: RunReport) -> RunReport:
     changes = {"name": EVIL, "recipe_file": EVIL, "recipe_digest": EVIL, "error": EVIL, "status": "failed"}
     texts = {"machine": {"cpu_model": EVIL, "isa": [EVIL]}, "data": {"name": EVIL}, "versions": {EVIL: EVIL}}
     return report.model_copy(update={**changes, **texts, "rows": tuple(bad), "budget": tuple(budget)})
+
+
+def test_bundle_of_a_run(report: RunReport) -> None:
+    """Markdown and HTML say which archive, how large, and its digest; without a bundle there is no line."""
+    record = BundleRecord(folder="bundle", archive="bundle.tar.gz", archive_bytes=204_800, digest=f"sha256:{'7' * 64}")
+    shipped = report.model_copy(update={"bundle": record})
+    for render in (markdown.render, html.render):
+        text = render(shipped)
+        assert all(part in text for part in ("bundle.tar.gz", numbers.size(204_800), record.digest))
+        assert "bundle.tar.gz" not in render(report)
+    assert facts.bundle(record, Path("runs/demo")).startswith("runs/demo/bundle.tar.gz, ")
