@@ -184,22 +184,33 @@ def verify(
     threads: int = 1,
     public_key: str | None = None,
     digest: str | None = None,
+    device: str | None = None,
+    progress: Progress | None = None,
 ) -> Found:
     """Check a bundle, a folder or an archive, as the command `verify` does, and run its samples.
 
+    With a `device`, as the command's `--device`, they run there, and what is returned has more
+    (`pipeline.bundle.remote.FoundThere`).
+
     Raises:
         InputError: it is not what it says, or not signed with that key; the message names the file.
-        DeviceError: the runtime is missing.
+        DeviceError: the runtime is missing, or the device cannot be used.
         OutputsError: the network computes something else than it should.
     """
     from pipeline.bundle.check import check
     from pipeline.bundle.on_device.verify import Found, Refused, Wanted
+    from pipeline.bundle.remote import FoundThere, check_on
     from pipeline.bundle_argument import reason
 
     _no_telemetry()
-    found = Found()
+    wanted = Wanted(runtime=runtime, threads=threads, public_key=public_key, digest=digest)
     try:
-        check(Path(bundle), Wanted(runtime=runtime, threads=threads, public_key=public_key, digest=digest), found)
+        if device is not None:
+            there = FoundThere()
+            check_on(device, Path(bundle), wanted, there, progress or SilentProgress())
+            return there
+        found = Found()
+        check(Path(bundle), wanted, found)
     except Refused as error:
         raise REFUSALS.get(error.exit_code, InputError)(reason(Path(bundle), error)) from error
     return found

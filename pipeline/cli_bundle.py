@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 if TYPE_CHECKING:
-    from pipeline.bundle.on_device.verify import Found
+    from collections.abc import Callable
+
+    from pipeline.bundle.on_device.verify import Found, Wanted
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of text.")]
 
@@ -89,31 +91,61 @@ def verify(
     digest: Annotated[
         str | None, typer.Option(metavar="SHA256", help="The digest that `secateur bundle` told.")
     ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DEVICE",
+            help="Run the samples there: ssh://user@host:port, adb://serial, qemu://cpu, or a registered name.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Check an edge bundle: files, checksums, signature, digest, and what its network computes on the samples.
 
-    No code of the bundle is run. Exit codes: 0 verified, 2 refused (the file is named), 5 the runtime is missing,
-    6 wrong outputs.
+    No code of the bundle is run. With --device the bundle is checked here, then brought there and run with the device's
+    own Python; every output is compared with the one expected. Exit codes: 0 verified, 2 refused (the file is named),
+    5 the runtime is missing or the device cannot be used, 6 wrong outputs.
 
     Examples:
 
       secateur verify runs/demo/bundle.tar.gz
 
       secateur verify cells.tar.gz --public-key minisign.pub --digest sha256:...
-    """
-    from pipeline.bundle.check import check
-    from pipeline.bundle.on_device.verify import Found, Refused, Wanted
 
-    found = Found()
+      secateur verify cells.tar.gz --device ssh://pi@raspberrypi --runtime openvino
+    """
+    from pipeline.bundle.on_device.verify import Refused, Wanted
+    from pipeline.core.errors import DeviceError
+
     wanted = Wanted(runtime=runtime, threads=threads, public_key=public_key, digest=digest)
+    found, verification = _verification(bundle, wanted, device)
     code = 0
     try:
-        check(bundle, wanted, found)
-    except Refused as error:
+        verification()
+    except (Refused, DeviceError) as error:
         found.error, code = str(error), error.exit_code
     _show(found, as_json=as_json)
     raise typer.Exit(code)
+
+
+def _verification(bundle: Path, wanted: Wanted, device: str | None) -> tuple[Found, Callable[[], None]]:
+    """Return what is filled by a verification here or on a device, and the function that does it."""
+    if device is None:
+        from pipeline.bundle.check import check
+        from pipeline.bundle.on_device.verify import Found
+
+        found = Found()
+        return found, lambda: check(bundle, wanted, found)
+    from pipeline.bundle.remote import FoundThere, check_on
+    from pipeline.progress import ConsoleProgress
+
+    there = FoundThere()
+
+    def on_device() -> None:
+        with ConsoleProgress() as progress:
+            check_on(device, bundle, wanted, there, progress)
+
+    return there, on_device
 
 
 def _show(found: Found, *, as_json: bool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
@@ -22,14 +22,20 @@ if TYPE_CHECKING:
 def check(bundle: Path, wanted: Wanted, found: Found) -> None:
     """Verify a bundle, a folder or an archive; `found` is filled while it goes on. Raises Refused."""
     with opened(bundle) as folder:
-        manifest = verify.check_files(folder, found)
-        _check_manifest(folder)
-        verify.check_origin(folder, wanted, found)
-        for name in CODE:
-            if (folder / name).read_bytes() != (ON_DEVICE / name).read_bytes():
-                found.notes.append(f"{name} is not that of this version of secateur; it was not run here")
+        manifest = check_content(folder, wanted, found)
         verify.self_test(folder, manifest, wanted, found)
         found.verified = True
+
+
+def check_content(folder: Path, wanted: Wanted, found: Found) -> dict[str, Any]:
+    """Check all of a bundle's folder that needs no runtime, and return its manifest. Raises Refused."""
+    manifest = verify.check_files(folder, found)
+    _check_manifest(folder)
+    verify.check_origin(folder, wanted, found)
+    for name in CODE:
+        if (folder / name).read_bytes() != (ON_DEVICE / name).read_bytes():
+            found.notes.append(f"{name} is not that of this version of secateur, and is not run")
+    return manifest
 
 
 @contextmanager

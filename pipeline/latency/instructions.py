@@ -60,9 +60,7 @@ def _emulated(device: str, runtimes: set[Runtime]) -> DeviceRecord:
     record = device_record(device)
     if record.address.kind != "qemu":
         raise InputError(f"{device} does not count instructions; use an emulated device: --device qemu://cortex-a72")
-    if record.root or record.libraries:
-        return record
-    return record.model_copy(update={"libraries": ("numpy", *sorted({"onnxruntime", *runtimes}))})
+    return record.with_runtimes(runtimes)
 
 
 def decide_by_instructions(measurement: Measurement, margin: float) -> Decision:

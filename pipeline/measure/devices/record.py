@@ -18,7 +18,7 @@ from pipeline.core.artifact import Frozen
 from pipeline.core.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 EMULATED = "qemu://cortex-a72"
 WRITTEN = f"local, ssh://[user@]host[:port], adb://serial, qemu://cpu such as {EMULATED}"
@@ -112,6 +112,12 @@ class DeviceRecord(Frozen):
     def address(self) -> Address:
         """The device's text in parts."""
         return parse(self.url)
+
+    def with_runtimes(self, runtimes: Iterable[str]) -> DeviceRecord:
+        """Return the device; an emulated one whose root is to be built gets these runtimes beside onnxruntime."""
+        if self.address.kind != "qemu" or self.root or self.libraries:
+            return self
+        return self.model_copy(update={"libraries": ("numpy", *sorted({"onnxruntime", *runtimes}))})
 
     @field_validator("url")
     @classmethod

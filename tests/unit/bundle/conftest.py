@@ -9,9 +9,12 @@ import pytest
 
 from pipeline.bundle.place import write_bundle
 from tests.unit.bundle.small_content import content
+from tests.unit.measure.devices.conftest import adbd, sshd
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+__all__ = ["adbd", "good", "made", "sshd"]
 
 
 @pytest.fixture(scope="session")
