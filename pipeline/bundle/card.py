@@ -1,0 +1,121 @@
+"""MODEL_CARD.md of a bundle: what the network is, how it was made, what was measured, and under which terms it stands.
+
+Source: Mitchell et al., "Model Cards for Model Reporting", FAT* 2019. What is not known is said to be not known.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from pipeline.bundle.manifest import EXPECTED, manifest_of
+from pipeline.bundle.on_device.infer import load_preprocessing
+from pipeline.bundle.requirements import file_name
+from pipeline.bundle.tolerance import FLOAT, is_exact, precision_of
+from pipeline.core import numbers
+from pipeline.core.bundle import NOT_STATED
+from pipeline.core.store import read_artifact
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from jinja2 import Template
+
+    from pipeline.bundle.content import Content
+    from pipeline.core.bundle import Manifest
+    from pipeline.core.run import Accuracy, Row
+
+FILE, TEMPLATE = "MODEL_CARD.md", "card.md.j2"
+#: Letters that would be markup.
+_ESCAPED = str.maketrans({letter: f"\\{letter}" for letter in "\\`*_[]|#"} | {"<": "&lt;", ">": "&gt;", "\n": " "})
+#: How licences for non-commercial use are named.
+_NON_COMMERCIAL = re.compile(r"\bNC\b|non-?\s?commercial", re.IGNORECASE)
+CLASSES_SHOWN = 30
+
+
+def write_card(content: Content, folder: Path) -> None:
+    """Write MODEL_CARD.md about the files that lie in `folder`."""
+    (folder / FILE).write_text(_template().render(**facts(content, folder)), encoding="utf-8")
+
+
+def facts(content: Content, folder: Path) -> dict[str, Any]:
+    """Return everything that the card says, by the template's names."""
+    manifest, report = manifest_of(content, folder, {}), content.report
+    lineage = read_artifact(content.files[content.runtime].parent).lineage
+    precision = precision_of(lineage)
+    classes = content.dataset.classes
+    return {
+        "report": report,
+        "manifest": manifest,
+        "preprocessing": load_preprocessing(folder),
+        "precision": "single precision" if precision in FLOAT else precision,
+        "is_float": precision in FLOAT,
+        "is_exact": is_exact(lineage, content.runtime),
+        "classes": classes[:CLASSES_SHOWN],
+        "more_classes": len(classes) - CLASSES_SHOWN,
+        "rows": chain(content),
+        "files": [(path.relative_to(folder).as_posix(), path.stat().st_size) for path in _models(folder)],
+        "requirements": {runtime: file_name(content, runtime) for runtime in content.files},
+        "splits": [(name, report.data[name]) for name in ("train", "validation", "test") if name in report.data],
+        "non_commercial": non_commercial(manifest),
+        "samples_are_drawn": _are_drawn(folder),
+        "not_stated": NOT_STATED,
+    }
+
+
+def chain(content: Content) -> list[Row]:
+    """Return the rows of the report that the default runtime's file went through, the original first."""
+    digest = read_artifact(content.files[content.runtime].parent).digest
+    rows = [row for row in content.report.rows if not row.looks and not row.skipped]
+    last = max((place for place, row in enumerate(rows) if row.digest == digest), default=len(rows) - 1)
+    return rows[: last + 1]
+
+
+def non_commercial(manifest: Manifest) -> list[str]:
+    """Return which parts stand under a licence for non-commercial use, each with that licence."""
+    parts = manifest.licences.model_dump()
+    return [f"{part}: {licence}" for part, licence in parts.items() if _NON_COMMERCIAL.search(licence)]
+
+
+def escape(text: object) -> str:
+    """Make text safe inside a paragraph or a table cell."""
+    return str(text).translate(_ESCAPED)
+
+
+def accuracy(found: Accuracy | None) -> str:
+    """Write an accuracy with its 95 % interval as a proportion of that many images."""
+    if found is None:
+        return numbers.DASH
+    low, high = numbers.wilson(found)
+    return f"{numbers.percent(found.accuracy)} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def _are_drawn(folder: Path) -> bool:
+    """Return whether the samples were made: then nobody knows their class."""
+    samples = json.loads((folder / EXPECTED).read_text(encoding="utf-8"))["samples"]
+    return any(sample["label"] is None for sample in samples)
+
+
+def _models(folder: Path) -> list[Path]:
+    return sorted((folder / "model").iterdir())
+
+
+@cache
+def _template() -> Template:
+    """Load the template once. It is Markdown: what comes from outside is escaped by its own filter."""
+    environment = Environment(  # noqa: S701 - Markdown, not HTML
+        loader=PackageLoader("pipeline.bundle", ""),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"escape": escape, "accuracy": accuracy}
+    for written in (numbers.bounds, numbers.count, numbers.milliseconds, numbers.plural, numbers.points, numbers.ratio):
+        environment.filters[written.__name__] = written
+    environment.filters |= {"bytes": numbers.size, "interval_in_points": numbers.points_interval}
+    return environment.get_template(TEMPLATE)
