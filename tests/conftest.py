@@ -122,6 +122,12 @@ def project(tmp_path: Path) -> Project:
 
 
 @pytest.fixture(scope="session")
+def new_project() -> type[Project]:
+    """Return what makes a toy project in a folder, for fixtures that live longer than a test."""
+    return Project
+
+
+@pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, subprocess.CompletedProcess[str]]:
     """Return a project whose recipe has run once, and what the command printed."""
     done = Project(tmp_path_factory.mktemp("finished"))

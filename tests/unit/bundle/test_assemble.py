@@ -39,12 +39,10 @@ print(write_bundle(content(folder / "run"), (folder / "bundle", folder / "bundle
 def built_elsewhere(folder: Path, *, umask: int, **environment: str) -> dict[str, str]:
     """Make the same bundle in another process, folder, time zone and language; return its files with their sha256."""
     folder.mkdir(parents=True)
-    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    plug = "try:\n import standins\nexcept ImportError:\n pass\n"
     done = subprocess.run(
-        [sys.executable, "-c", plug + BUILD, str(folder)],
+        [sys.executable, "-c", BUILD, str(folder)],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": path, **environment},
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
         check=False,
         capture_output=True,
         text=True,
