@@ -167,6 +167,23 @@ def test_files_are_those_that_ship(finished: tuple[Project, object]) -> None:
         Result(torch_alone, result.folder).files  # noqa: B018 - a property that raises
 
 
+def test_a_bundle_of_a_run_is_written_and_verified(finished: tuple[Project, object], tmp_path: Path) -> None:
+    """As the commands do it; an option of no use and another digest are refused."""
+    result = api.open_run(finished[0].folder / "runs" / "toy")
+    made = api.write_bundle(result, tmp_path / "toy.tar.gz", samples=2)
+    assert made.places == (tmp_path / "toy.tar.gz",)
+    found = api.verify(tmp_path / "toy.tar.gz", digest=made.digest)
+    assert (found.verified, len(found.outputs)) == (True, 2)
+    assert api.verify(tmp_path / "toy.tar.gz", runtime="openvino").runtime == "openvino"
+    with pytest.raises(InputError, match="samples: found 0, allowed: at least 1"):
+        api.write_bundle(result.folder, tmp_path / "none", samples=0)
+    with pytest.raises(InputError, match=r"sampels: found an unknown key, allowed: .*did you mean samples?"):
+        api.write_bundle(result.folder, tmp_path / "none", sampels=3)
+    assert not (tmp_path / "none").exists()
+    with pytest.raises(InputError, match="digest"):
+        api.verify(tmp_path / "toy.tar.gz", digest=f"sha256:{'0' * 64}")
+
+
 @pytest.mark.slow
 def test_compare_returns_the_verdict(tmp_path: Path) -> None:
     """Of two files; a broken candidate and arguments of no use are errors."""
