@@ -357,10 +357,11 @@ def _load_onnxruntime(file: Path, threads: int) -> tuple[Infer, str]:
 
 def _load_openvino(file: Path, threads: int, shape: list[int]) -> tuple[Infer, str]:
     """Load an IR or ONNX file as it was timed: in single precision where it is not quantized, on any core."""
-    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # OpenVINO then sends no usage data
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # OpenVINO then sends no usage data
     import openvino
 
-    del sys.modules["openvino_telemetry"]
+    if sys.modules["openvino_telemetry"] is None:
+        del sys.modules["openvino_telemetry"]
 
     options = {
         "PERFORMANCE_HINT": "LATENCY",

@@ -101,6 +101,19 @@ def test_a_runtime_is_chosen_once_and_clearly(tmp_path: Path, bundle: Path, monk
         assert missing.value.exit_code == 5
 
 
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_nothing_is_told_to_vendors(bundle: Path, runtime: str) -> None:
+    """Usage data of the runtimes stays at home: OpenVINO's sender is not loaded, onnxruntime's is switched off."""
+    code = (
+        "import os, sys; sys.path.insert(0, sys.argv[1]); import infer; infer.Network(sys.argv[1], sys.argv[2])\n"
+        "sender = [name for name in sys.modules if name.startswith('openvino_telemetry')]\n"
+        "print(sender, sys.argv[2] in sys.modules, os.environ.get('ORT_DISABLE_TELEMETRY'))"
+    )
+    command = [sys.executable, "-B", "-c", code, str(bundle), runtime]
+    found = subprocess.run(command, capture_output=True, text=True, check=True, env={}).stdout.strip()
+    assert found == f"[] True {'None' if runtime == 'openvino' else '1'}"
+
+
 def test_inputs_of_another_shape(bundle: Path) -> None:
     """Images of another size are refused before a runtime sees them."""
     with pytest.raises(infer.Refused, match=rf"\[1, 1, 5, 5\], allowed: \['N', 1, {SIDE}, {SIDE}\]"):
