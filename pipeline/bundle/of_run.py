@@ -14,6 +14,7 @@ from pipeline.bundle.selection import check_finished
 from pipeline.core.bundle import BundleOptions
 from pipeline.core.errors import InputError
 from pipeline.core.paths import write_whole
+from pipeline.core.store import locked
 from pipeline.data import digest, load
 from pipeline.recipe import load_values
 from pipeline.recipe_problems import messages
@@ -67,8 +68,9 @@ def write_bundle_of(
     content = content_of(report, folder, dataset, options, progress)
     if out is not None:
         return Written(write_bundle(content, (out,), secret_key=secret_key), (out,))
-    record = write_beside_run(content, secret_key=secret_key)
-    write_whole(folder / RUN_FILE, report.model_copy(update={"bundle": record}).model_dump_json(indent=1) + "\n")
+    with locked(folder / ".lock", f"a run is writing into {folder}: wait for it, or give --out"):
+        record = write_beside_run(content, secret_key=secret_key)
+        write_whole(folder / RUN_FILE, report.model_copy(update={"bundle": record}).model_dump_json(indent=1) + "\n")
     return Written(record.digest, (folder / record.folder, folder / record.archive))
 
 

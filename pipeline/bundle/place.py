@@ -12,7 +12,7 @@ from pipeline.bundle.archive import SUFFIX, is_archive_of_a_bundle, write_archiv
 from pipeline.bundle.assemble import assemble
 from pipeline.bundle.on_device import verify
 from pipeline.bundle.signature import check_key, sign
-from pipeline.core.errors import InputError, ResourceError
+from pipeline.core.errors import InputError, ResourceError, StageError
 from pipeline.core.run import BundleRecord
 
 if TYPE_CHECKING:
@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 
 
 def write_bundle(content: Content, places: Sequence[Path], *, secret_key: Path | None = None) -> str:
-    """Write one bundle to all places: archives where a name ends in .tar.gz, else folders. Return its digest.
+    """Write one bundle to all places: archives where a name ends in .tar.gz or .tgz, else folders. Return its digest.
 
     Raises:
         InputError: something that is no bundle is there, or minisign does not sign.
+        StageError: the new bundle does not pass its own check.
         ResourceError: it cannot be written; what was there before is still there.
     """
     if secret_key is not None:
@@ -37,6 +38,7 @@ def write_bundle(content: Content, places: Sequence[Path], *, secret_key: Path |
             made = partial / "bundle"
             made.mkdir()
             digest = assemble(content, made)
+            _check(made)
             if secret_key is not None:
                 sign(made, secret_key)
             for place in places:
@@ -57,7 +59,7 @@ def write_beside_run(content: Content, *, secret_key: Path | None = None) -> Bun
 
 def is_archive(place: Path) -> bool:
     """Say whether a place is meant for an archive."""
-    return place.name.endswith(SUFFIX)
+    return place.name.endswith((SUFFIX, ".tgz"))
 
 
 def check_place(place: Path) -> None:
@@ -84,6 +86,14 @@ def _replaceable(folder: Path) -> bool:
         return False
     own = {*manifest["files"], verify.MANIFEST, verify.SUMS, verify.SIGNATURE}
     return all(name in own or "__pycache__" in name.split("/") for name in found)
+
+
+def _check(made: Path) -> None:
+    """Check a new bundle as those who get it will. Raises StageError, which no bundle should ever do."""
+    try:
+        verify.check_files(made, verify.Found())
+    except verify.Refused as error:
+        raise StageError(f"the new bundle does not pass its own check and was not written: {error}") from error
 
 
 @contextmanager

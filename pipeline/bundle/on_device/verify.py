@@ -17,9 +17,10 @@ from __future__ import annotations
 
 import sys
 
-sys.dont_write_bytecode = True
-if __name__ == "__main__" and not getattr(sys.flags, "safe_path", False):
-    del sys.path[0]  # nothing of this folder is imported before it was checked, not even by the name of a library
+if __name__ == "__main__":
+    sys.dont_write_bytecode = True
+    if not getattr(sys.flags, "safe_path", False):
+        del sys.path[0]  # nothing of this folder is imported before it was checked, not even by the name of a library
 
 import argparse
 import hashlib
@@ -54,6 +55,8 @@ DIGEST = re.compile(r"[0-9a-f]{64}")
 #: Bytes at most: of manifest.json, SHA256SUMS and samples/expected.json each, of a signature, of all files together.
 TEXT_BYTES, SIGNATURE_BYTES, ALL_BYTES = 8 << 20, 4096, 4 << 30
 FILES_AT_MOST = 1000
+#: Bytecode in there would be run in the place of infer.py.
+CACHE = "__pycache__"
 MISSING_RUNTIME = 5
 
 
@@ -277,9 +280,9 @@ def check_structure(folder: Path, manifest: Mapping[str, Any]) -> int:
     for name, status in _entries(folder):
         if name not in (folders if stat.S_ISDIR(status.st_mode) else allowed):
             kind = "a file" if stat.S_ISREG(status.st_mode) else _kind(status.st_mode)
-            raise Refused(
-                f"{shown(name)}: it is {kind} that {MANIFEST} does not name; remove it, or copy the bundle anew"
-            )
+            why = " (Python writes it where another program imports infer.py)" if name == CACHE else ""
+            text = f"{shown(name)}: it is {kind} that {MANIFEST} does not name{why}"
+            raise Refused(f"{text}; remove it, or copy the bundle anew")
         if not stat.S_ISDIR(status.st_mode):
             _size(folder, name)
     for name, entry in files.items():

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.bundle import assemble, place
 from pipeline.bundle.place import write_beside_run, write_bundle
-from pipeline.core.errors import InputError, ResourceError
+from pipeline.core.errors import InputError, ResourceError, StageError
 from tests.unit.bundle.small_content import content
 from tests.unit.bundle.tampering import sha256
 from tests.unit.bundle.test_archive import files
@@ -101,6 +101,14 @@ def test_a_full_disk_leaves_what_was_there(
     with pytest.raises(ResourceError, match="No space left"):
         write_bundle(given, (tmp_path / "bundle",))
     assert files(tmp_path) == before
+
+
+def test_a_bundle_that_fails_its_own_check(given: Content, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not written: who made it is told, not who gets it."""
+    monkeypatch.setattr("pipeline.bundle.on_device.verify.TEXT_BYTES", 100)
+    with pytest.raises(StageError, match=r"manifest\.json"):
+        write_bundle(given, (tmp_path / "bundle",))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_full_disk_while_it_is_put_in_place(given: Content, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

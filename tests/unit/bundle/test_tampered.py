@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -31,7 +32,8 @@ def verify(bundle: Path, *options: str) -> Result:
 def verify_on_device(bundle: Path, *options: str) -> subprocess.CompletedProcess[str]:
     """Start the bundle's own verify.py, in its folder."""
     command = [sys.executable, "verify.py", *options]
-    return subprocess.run(command, cwd=bundle, check=False, capture_output=True, text=True, timeout=120)
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return subprocess.run(command, cwd=bundle, env=clean, check=False, capture_output=True, text=True, timeout=120)
 
 
 def test_there_are_many_ways() -> None:
