@@ -25,6 +25,7 @@ def run(name: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "pipeline", "run", f"recipes/{name}.yaml", "--out", str(folder)]
     subprocess.run(command, check=True, cwd=ROOT)  # noqa: S603 (our own command)
     found: dict[str, Any] = json.loads((folder / "run.json").read_text())
+    del found["recipe_folder"]  # a path of this machine
     return found
 
 

@@ -36,7 +36,7 @@ def test_recipe_of_the_readme_is_valid(tmp_path: Path) -> None:
     (tmp_path / "recipes").mkdir()
     (tmp_path / "models").symlink_to(ROOT / "models")
     (tmp_path / "recipes" / "readme.yaml").write_text(block)
-    assert len(load_recipe(tmp_path / "recipes" / "readme.yaml").recipe.stages) == 7
+    assert len(load_recipe(tmp_path / "recipes" / "readme.yaml").recipe.stages) == 8
 
 
 def test_stages_of_the_readme_are_valid() -> None:
