@@ -50,6 +50,7 @@ PNG_HEADER = struct.Struct(">IIBBBBB")
 #: PNG's kinds of pixels with the channels that are stored and those that are colours; the others are alpha.
 PNG_CHANNELS = {0: (1, 1), 2: (3, 3), 3: (1, 1), 4: (2, 1), 6: (4, 3)}
 PALETTE = 3
+LONGEST_REASON = 300
 #: The files that each runtime reads; the first that is there is the one.
 MODELS = {"onnxruntime": ("model.onnx",), "openvino": ("model.xml", "model.onnx")}
 
@@ -67,8 +68,9 @@ class RuntimeMissing(Refused):
 
 
 def reason(error: Exception) -> str:
-    """Return the first line of an error of another library."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    """Return what an error of another library says, on one line: some say on the last of many what it is."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= LONGEST_REASON else f"{text[:LONGEST_REASON]}..."
 
 
 # -- from a file to the network's input --------------------------------------------------------------------------------

@@ -101,6 +101,22 @@ def test_a_runtime_is_chosen_once_and_clearly(tmp_path: Path, bundle: Path, monk
         assert missing.value.exit_code == 5
 
 
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (RuntimeError("Exception from core.cpp:117:\n\n  object is not initialized\n"), "core.cpp:117: object is not init"),
+        (ValueError(), "ValueError"),
+        (ValueError("x" * 1000), "xxx..."),
+    ],
+)
+def test_what_another_library_says_is_one_line(error: Exception, says: str) -> None:
+    """All of it up to a limit: some say on the last of many lines what it is."""
+    told = infer.reason(error)
+    assert says in told
+    assert "\n" not in told
+    assert len(told) < 310
+
+
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 def test_nothing_is_told_to_vendors(bundle: Path, runtime: str) -> None:
     """Usage data of the runtimes stays at home: OpenVINO's sender is not loaded, onnxruntime's is switched off."""
