@@ -104,7 +104,10 @@ def test_a_runtime_is_chosen_once_and_clearly(tmp_path: Path, bundle: Path, monk
 @pytest.mark.parametrize(
     ("error", "says"),
     [
-        (RuntimeError("Exception from core.cpp:117:\n\n  object is not initialized\n"), "core.cpp:117: object is not init"),
+        (
+            RuntimeError("Exception from core.cpp:117:\n\n  object is not initialized\n"),
+            "core.cpp:117: object is not init",
+        ),
         (ValueError(), "ValueError"),
         (ValueError("x" * 1000), "xxx..."),
     ],
