@@ -44,7 +44,7 @@ def round_alike(model: ModelProto) -> ModelProto:
         else:
             nodes.append(node)
     if len(nodes) > len(graph.node):
-        graph.initializer.append(numpy_helper.from_array(np.float32(1), ONE))
+        graph.initializer.append(numpy_helper.from_array(np.array(1, np.float32), ONE))
     ordered = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del graph.node[:]
     graph.node.extend(ordered)
