@@ -82,7 +82,7 @@ def read_expected(
         samples = content["samples"]
         outputs = {str(each["file"]): [float(number) for number in each["outputs"][runtime]] for each in samples}
         tolerance, exact = float(content["tolerance"][runtime]["max_abs"]), content["exact"][runtime]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise Failed(f"{EXPECTED}: it lacks something for {runtime}, or has it in another form: {error!r}") from error
     for name, numbers in outputs.items():
         if name not in manifest["files"] or not numbers:
@@ -118,7 +118,10 @@ def _load_infer() -> ModuleType:
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} cannot be loaded")
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except (SyntaxError, ValueError) as error:
+        raise Failed(f"{path.name}: it is no program: {error}") from error
     return module
 
 
@@ -160,7 +163,8 @@ def notes(manifest: Mapping[str, Any], found: Found) -> list[str]:
     for name, word in (("architecture", "architecture"), ("cpu_model", "processor")):
         if measured.get(name) != here[name]:
             told.append(f"another {word}: measured on {measured.get(name)!a}, this is {here[name]!a}")
-    lacking = [str(flag) for flag in measured.get("isa") or () if flag not in here["flags"]]
+    isa = measured.get("isa")
+    lacking = [str(flag) for flag in isa if flag not in here["flags"]] if isinstance(isa, list) else []
     if lacking:
         told.append(f"this processor lacks {' '.join(lacking)!a}: other kernels compute, in other times")
     version = versions.get(found.runtime)

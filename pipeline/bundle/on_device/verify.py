@@ -402,7 +402,10 @@ def load_beside(name: str) -> ModuleType:
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} cannot be loaded")
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except (SyntaxError, ValueError) as error:
+        raise Refused(f"{name}.py: it is no program: {shown(error)}") from error
     return module
 
 

@@ -109,6 +109,17 @@ def test_code_of_a_bundle_is_never_run_by_the_program(good: Path) -> None:
     assert done.stdout.count("is not that of this version") == 3
 
 
+@pytest.mark.parametrize("name", ["infer.py", "self_test.py"])
+@pytest.mark.parametrize("content", [b"this is no program\n", b"\0", b"\xff\n"])
+def test_code_that_is_none(good: Path, name: str, content: bytes) -> None:
+    """A bundle that was rewritten around it is refused by its own verify.py, without a traceback."""
+    (good / name).write_bytes(content)
+    rewrite(good)
+    done = verify_on_device(good)
+    assert (done.returncode, done.stderr.startswith(f"error: {name}: ")) == (2, True), done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_code_of_a_bundle_is_run_only_once_all_is_right(good: Path) -> None:
     """Neither a changed infer.py nor a file with the name of a library is imported before it is found."""
     for name in ("infer.py", "self_test.py", "numpy.py", "json.py"):
