@@ -58,7 +58,14 @@ class Judge:
         if artifact.form != "torch":
             return artifact
         key = digest_of(
-            {"kind": "judge export", "revision": REVISION, "of": artifact.digest, "batch": self.target.batch}
+            {
+                "kind": "judge export",
+                "revision": REVISION,
+                "of": artifact.digest,
+                "batch": self.target.batch,
+                "inputs": [spec.model_dump(mode="json") for spec in artifact.inputs],
+                "outputs": [spec.name for spec in artifact.outputs],
+            }
         )
         if not self.store.has(key):
             with self.store.making(key) as folder:
