@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
 """Classify images with the network in this folder: Python 3.9 or newer, numpy, and onnxruntime or openvino.
 
     python infer.py cell.png                  # cell.png: defective (0.93)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Run a bundle's network on its samples and compare with the expected outputs. verify.py loads this, after its checks.
 
 Outputs of int8 files differ a little between processors; samples/expected.json says by how much they may.

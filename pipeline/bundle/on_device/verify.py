@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
 """Check the bundle in this folder, then run its network on the samples: Python 3.9 or newer, numpy, and one runtime.
 
     python verify.py
