@@ -14,7 +14,7 @@ STAMP := $(VENV)/.installed
 TORCH := $(shell grep '^torch==' constraints.txt)
 CHECKS := lint types layers pytest demo-short
 
-.PHONY: help setup demo demo-short test check lint types layers pytest bench report schema clean
+.PHONY: help setup demo demo-short test check lint types layers pytest arm-test bench report schema clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | sort | expand -t 14
@@ -57,6 +57,9 @@ layers: setup ## import-linter: imports only go down
 
 pytest: setup ## all tests
 	$(BIN)/pytest --durations=10
+
+arm-test: setup ## bundles on emulated ARM processors, every output beside that of this machine; exit code 77 of pytest where none ran
+	$(BIN)/pytest tests/arm -m arm --durations=5
 
 bench: setup ## run the int8 recipes, write what they bring, and time the command's start
 	$(BIN)/python benchmarks/recipes.py

@@ -77,9 +77,10 @@ def test_recipe_opens_with_what_a_reader_needs(path: Path) -> None:
     assert sum(line.startswith(("# Run:", "# Time:", "# Result:")) for line in head) == 3
 
 
-def test_commands_of_the_readme_exist() -> None:
-    """Every `secateur ...` of the README is a command, and its options are options of that command."""
-    lines = re.findall(r"^secateur ([^#\n]+)", (ROOT / "README.md").read_text(), re.MULTILINE)
+@pytest.mark.parametrize("page", ["README.md", "BOARDS.md"])
+def test_commands_of_a_page_exist(page: str) -> None:
+    """Every `secateur ...` of a page is a command, and its options are options of that command."""
+    lines = re.findall(r"^secateur ([^#\n]+)", (ROOT / page).read_text(), re.MULTILINE)
     assert len(lines) >= 6
     for line in lines:
         words = line.split()
