@@ -85,6 +85,7 @@ def test_any_board_with_ssh(lab: Lab, desk: Path, sshd: Sshd) -> None:
     assert (home / ".cache" / "secateur-worker").is_dir()
 
 
+@pytest.mark.usefixtures("arm64_root")
 def test_without_a_board(lab: Lab, desk: Path) -> None:
     """Emulated processors verify the bundle in both runtimes, and count its instructions."""
     first, second, counted = follow(lab, desk, "Without a board").values()

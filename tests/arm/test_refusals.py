@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from tests.arm.lab import Lab
 
-pytestmark = [pytest.mark.arm, pytest.mark.slow]
+pytestmark = [pytest.mark.arm, pytest.mark.slow, pytest.mark.usefixtures("arm64_root")]
 
 A72 = "qemu://cortex-a72"
 
@@ -45,7 +45,7 @@ def test_other_weights(lab: Lab, tmp_path: Path) -> None:
     name = "ResNet-20 int8 arm_exact"
     bundle = copied(lab.bundle(name), tmp_path)
     bend(bundle)
-    answer = lab.verify(bundle, Question(name, "onnxruntime", A72))
+    answer = lab.verify(bundle, Question(f"{name}, other weights", "onnxruntime", A72))
     assert (answer.code, answer.found["verified"]) == (6, False)
     assert answer.same_bits < answer.outputs
     assert "outputs have the same bits, largest difference" in answer.found["error"]
@@ -59,7 +59,7 @@ def test_right_here_and_wrong_on_arm(lab: Lab, tmp_path: Path) -> None:
     expected(lambda content: content["exact"].update(onnxruntime=True))(bundle)
     here = lab.command("verify", str(bundle), "--json")
     assert (here.returncode, json.loads(here.stdout)["max_abs"]) == (0, 0.0)
-    answer = lab.verify(bundle, Question(name, "onnxruntime", A72))
+    answer = lab.verify(bundle, Question(f"{name}, said to be exact", "onnxruntime", A72))
     assert (answer.code, answer.found["verified"], answer.found["exact"]) == (6, False, True)
     assert "allowed: 0" in answer.found["error"]
     assert 0 < answer.same_bits < answer.outputs
