@@ -14,7 +14,7 @@ STAMP := $(VENV)/.installed
 TORCH := $(shell grep '^torch==' constraints.txt)
 CHECKS := lint types layers pytest demo-short
 
-.PHONY: help setup demo demo-short test check lint types layers pytest arm-test bench report schema clean
+.PHONY: help setup demo demo-short test check lint types layers pytest arm-test bench report schema image image-test clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | sort | expand -t 14
@@ -45,9 +45,10 @@ check: setup ## all that CI runs
 	  echo "make: $$name took $$(( $$(date +%s) - start )) s"; \
 	done
 
-lint: setup ## ruff: rules and format
+lint: setup ## ruff: rules and format; hadolint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/hadolint Dockerfile
 
 types: setup ## mypy, strict
 	$(BIN)/mypy
@@ -71,6 +72,12 @@ report: setup ## show the report of the demo again
 schema: setup ## write the JSON Schemas anew: recipes, and results of compare
 	$(BIN)/secateur schema > recipes/schema.json
 	$(BIN)/secateur schema latency > pipeline/latency/comparison.schema.json
+
+image: setup ## build the image that runs recipes, with docker, podman or buildah
+	TORCH_INDEX=$(TORCH_INDEX) $(BIN)/python -m tests.containers.image
+
+image-test: setup ## run the README's lines on containers; "skipped" and exit code 77 of the command where no engine runs
+	TORCH_INDEX=$(TORCH_INDEX) $(BIN)/python -m tests.containers.check
 
 clean: ## remove what was built or cached; runs/ and .venv/ stay
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
