@@ -28,6 +28,7 @@ from pipeline.bundle.on_device.verify import (
     Refused,
     Wanted,
     read_file,
+    shown,
     strict_json,
 )
 from pipeline.core.errors import DeviceError
@@ -196,16 +197,17 @@ def _take(told: Mapping[str, Any], manifest: Mapping[str, Any], expected: _Expec
 
 
 def _compared(expected: Sequence[float], computed: Sequence[float], max_abs: float, labels: Sequence[str]) -> Compared:
-    one, other = (np.asarray(numbers, np.float32) for numbers in (expected, computed))
-    same = int((one.view(np.uint32) == other.view(np.uint32)).sum())
+    """Compare numbers of single precision, which double precision holds without loss."""
+    one, other = (np.asarray(numbers, np.float64) for numbers in (expected, computed))
+    same = int((one.view(np.uint64) == other.view(np.uint64)).sum())
     classes = [int(numbers.argmax()) for numbers in (other, one)]
-    names = [labels[index] if index < len(labels) else str(index) for index in classes]
+    names = [shown(labels[index]) if index < len(labels) else str(index) for index in classes]
     return Compared(len(one), same, max_abs, names[0], names[1])
 
 
 def _processor(found: FoundThere) -> str:
     machine = found.machine
-    return f"{machine['architecture']}, processor {machine['cpu_model']}, Python {machine['python']}"
+    return f"{machine['architecture']}, processor {machine['cpu_model'] or 'not told'}, Python {machine['python']}"
 
 
 def _summary(found: FoundThere) -> str:
