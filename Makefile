@@ -59,7 +59,7 @@ layers: setup ## import-linter: imports only go down
 pytest: setup ## all tests
 	$(BIN)/pytest --durations=10
 
-arm-test: setup ## bundles on emulated ARM processors, every output beside that of this machine; exit code 77 of pytest where none ran
+arm-test: setup ## bundles on emulated ARM processors; pytest ends with 77 where none can run
 	$(BIN)/pytest tests/arm -m arm --durations=5
 
 bench: setup ## run the int8 recipes, write what they bring, and time the command's start
