@@ -76,7 +76,7 @@ class Engine:
         return self.call("inspect", "--type", "image", image).returncode == 0
 
     def size(self, image: str) -> int | None:
-        """Return the bytes of an image, all its layers unpacked; None where the engine does not tell (buildah)."""
+        """Return the bytes of an image, all its layers unpacked; None where the engine rounds them (buildah)."""
         if self.name == BUILD_ONLY:
             return None
         return int(self.told("image", "inspect", "--format", "{{.Size}}", image))

@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 from tests.containers.engine import UnavailableError, build_arguments, find
-from tests.containers.stand_in import ROOT, base_for
+from tests.containers.stand_in import ROOT, base_for, default_base
 
 if TYPE_CHECKING:
     from tests.containers.engine import Engine
@@ -28,8 +28,8 @@ def main() -> int:
     except UnavailableError as why:
         print(f"skipped: image ({why})")
         return SKIPPED
-    if base.note:
-        print(base.note)
+    if base.stands_in:
+        print(f"{default_base()} cannot be pulled: in its place stands {base.image}, of this machine's Debian packages")
     start = time.monotonic()
     command = [engine.name, "build", "--target", "pipeline", "--tag", IMAGE, *base.options, *build_arguments(), "."]
     code = subprocess.run(command, cwd=ROOT, env=engine.variables(), check=False).returncode
@@ -42,9 +42,9 @@ def main() -> int:
 
 
 def size_text(engine: Engine, image: str) -> str:
-    """Return the bytes of an image for people."""
+    """Return the bytes of an image for people; rounded where the engine tells them so."""
     size = engine.size(image)
-    return f"{size:,} bytes" if size is not None else f"a size that {engine.name} does not tell"
+    return f"{size:,} bytes" if size is not None else engine.told("images", "--format", "{{.Size}}", image)
 
 
 if __name__ == "__main__":

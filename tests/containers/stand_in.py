@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -46,11 +46,17 @@ SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 @dataclass(frozen=True)
 class Base:
-    """The image to build on, and the options that a build on it needs."""
+    """The image to build on: the Dockerfile's own, or a stand-in with the folders that a build on it needs mounted."""
 
     image: str
-    options: tuple[str, ...] = ()
-    note: str = ""
+    stands_in: bool = False
+    folders: tuple[Path, ...] = ()
+
+    @property
+    def options(self) -> list[str]:
+        """The options of a build on it."""
+        mounts = [word for folder in self.folders for word in ("--volume", f"{folder}:{folder}:ro")]
+        return ["--build-arg", f"BASE={self.image}", *mounts] if self.stands_in else []
 
 
 def default_base() -> str:
@@ -60,7 +66,7 @@ def default_base() -> str:
 
 
 def base_for(engine: Engine) -> Base:
-    """Return the Dockerfile's own base where it is here or can be pulled, else the stand-in, with a note that says so.
+    """Return the Dockerfile's own base where it is here or can be pulled, else the stand-in.
 
     Raises:
         UnavailableError: neither can be had, and why.
@@ -74,19 +80,25 @@ def base_for(engine: Engine) -> Base:
     mounts = mounted_folders()
     if mounts and engine.name == "docker":
         raise UnavailableError(f"{wanted} cannot be pulled, and docker mounts no folder of packages in a build")
-    image = stand_in(engine)
-    options = ["--build-arg", f"BASE={image}"]
-    options += [word for folder in mounts for word in ("--volume", f"{folder}:{folder}:ro")]
-    return Base(image, tuple(options), f"{wanted} cannot be pulled: its stand-in is {image}, of Debian packages")
+    return Base(stand_in(engine, native()), stands_in=True, folders=tuple(mounts))
 
 
-def stand_in(engine: Engine, architecture: str = "") -> str:
+def base_of(base: Base, engine: Engine, architecture: str) -> Base:
+    """Return the same for another architecture; the Dockerfile's own has many."""
+    return replace(base, image=stand_in(engine, architecture)) if base.stands_in else base
+
+
+def native() -> str:
+    """Return this machine's architecture, as Debian and images name it."""
+    return ARCHITECTURES[platform.machine()]
+
+
+def stand_in(engine: Engine, architecture: str) -> str:
     """Return the name of the stand-in, made and brought into the engine's storage if it is not there yet.
 
     Raises:
         UnavailableError: packages cannot be had, or the engine does not take the files.
     """
-    architecture = architecture or ARCHITECTURES[platform.machine()]
     key = _key(architecture)
     image = f"localhost/secateur-stand-in:{architecture}-{key}"
     if engine.has(image):
