@@ -67,11 +67,13 @@ ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 COPY ${BUNDLE} /bundle
 WORKDIR /bundle
 RUN sha256sum --quiet --check SHA256SUMS
-# What no Python program on a CPU reads is left out: numpy's tests, onnxruntime's library for C, openvino's other devices.
+# What nobody reads here is left out: numpy's tests, onnxruntime's library for C, and of openvino what is for other
+# devices and other formats than its own.
 RUN python -m venv --without-pip /opt/runtime \
  && pip --python /opt/runtime install --require-hashes --requirement requirements.txt \
- && find /opt/runtime \( -path '*/numpy/*/tests' -o -name 'libonnxruntime.so.*' -o -path '*/openvino/libs/cache.json' \
-      -o -name 'libopenvino_intel_[gn]pu_plugin.so' \) -prune -exec rm -r {} +
+ && find /opt/runtime \( -path '*/numpy/*/tests' -o -name 'libonnxruntime.so.*' -o -path '*/openvino/include' \
+      -o -name 'libopenvino_intel_[gn]pu_plugin.so' -o -path '*/openvino/libs/cache.json' \
+      -o -name 'libopenvino_*_frontend.so.*' ! -name 'libopenvino_ir_*' \) -prune -exec rm -r {} +
 
 
 FROM ${BASE} AS runtime
