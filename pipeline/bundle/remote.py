@@ -149,7 +149,7 @@ def _told(
             f"{device.url}: its copy of the bundle is not what was sent: {told['error']}; remove {there} there, and "
             "verify again"
         )
-    return {**told, "code": ended.code}
+    return {**told, "code": ended.code, "error": told["error"].replace(f"{there}/", "")}
 
 
 def _code_digest() -> str:

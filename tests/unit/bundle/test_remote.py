@@ -20,7 +20,7 @@ from pipeline.cli import app
 from pipeline.core.errors import DeviceError, InputError, OutputsError
 from pipeline.measure.devices.record import DeviceRecord
 from pipeline.measure.devices.registry import add_device
-from tests.unit.bundle.tampering import append, expected, flip, model, scaled
+from tests.unit.bundle.tampering import append, expected, flip, model, rewrite, scaled
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -148,6 +148,16 @@ def test_wrong_outputs(good: Path) -> None:
     assert "0 of 3 outputs have the same bits, largest difference" in done.stderr
     assert f"allowed: {found['allowed']:.3g}" in done.stderr
     assert "error: local: x86_64, processor" in done.stderr or "error: local: aarch64" in done.stderr
+
+
+def test_a_model_that_cannot_be_loaded_there(good: Path) -> None:
+    """It is named as in the bundle, with the runtime's words, and no sample is said to have been run."""
+    (good / "model" / "model.xml").write_text("broken")
+    rewrite(good)
+    done = verify(good, "local", "--runtime", "openvino")
+    assert done.exit_code == 2
+    assert ": model/model.xml: openvino cannot read it (" in done.stderr
+    assert "outputs    ok" not in done.stdout
 
 
 def test_exact_means_every_bit(good: Path) -> None:
