@@ -140,3 +140,16 @@ def test_only_an_emulated_device_counts(tmp_path: Path) -> None:
     """Counts of instructions are refused elsewhere, with what to use."""
     with pytest.raises(InputError, match="does not count instructions; allowed: an emulated one such as qemu://"):
         open_device("ssh://pi", counts=tmp_path / "counts")
+
+
+def test_an_emulated_device_gets_the_runtimes_that_are_asked_for() -> None:
+    """Its root is built with them, unless a root or its libraries were chosen; other devices have what they have."""
+    plain = DeviceRecord(url="qemu://cortex-a72")
+    assert plain.with_runtimes(["openvino"]).libraries == ("numpy", "onnxruntime", "openvino")
+    assert plain.with_runtimes(["onnxruntime"]).libraries == ("numpy", "onnxruntime")
+    for chosen in (
+        DeviceRecord(url="qemu://cortex-a72", libraries=("numpy", "openvino")),
+        DeviceRecord(url="qemu://cortex-a72", root=Path("/root64")),
+        DeviceRecord(url="ssh://pi"),
+    ):
+        assert chosen.with_runtimes(["openvino"]) == chosen
