@@ -49,7 +49,7 @@ def build_root(libraries: Sequence[str] = LIBRARIES, *, note: Callable[[str], No
     root = cache_root() / "arm64-root" / _key(wanted)
     if root.is_dir():
         return root
-    check_programs("build an arm64 root")
+    check_programs("build an arm64 root", "; or give a ready folder (option root)")
     work = root.with_name(f".{root.name}.{os.getpid()}.partial")
     shutil.rmtree(work, ignore_errors=True)
     try:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 #: The program that is run, and how to get it where it is missing.
 PROGRAMS: Mapping[str, str] = {
-    "apt-get": "it comes with Debian and Ubuntu; elsewhere give a ready folder (option root)",
-    "dpkg-deb": "install the package dpkg; or give a ready folder (option root)",
+    "apt-get": "it comes with Debian and Ubuntu",
+    "dpkg-deb": "install the package dpkg",
     "tar": "install the package tar",
 }
 APT = """\
@@ -41,11 +41,11 @@ LAST_LINES = 6
 COMMAND_S = 600
 
 
-def check_programs(purpose: str) -> None:
-    """Raise DeviceError when a program that is needed is missing: which, what for, and how to get it."""
+def check_programs(purpose: str, otherwise: str = "") -> None:
+    """Raise DeviceError when a program is missing: which, what it is needed for, how to get it, and what else would do."""
     for program, remedy in PROGRAMS.items():
         if not shutil.which(program):
-            raise DeviceError(f"{program} is needed to {purpose} and was not found: {remedy}")
+            raise DeviceError(f"{program} is needed to {purpose} and was not found: {remedy}{otherwise}")
 
 
 def download(packages: Sequence[str], architecture: str, folder: Path) -> list[Path]:
