@@ -19,7 +19,7 @@ def main() -> int:
     try:
         engine = find(runs=True)
         base = base_for(engine)
-        engine.told("run", "--rm", *engine.run_options, base.image, "true")
+        engine.told("run", "--rm", "--network", "none", *engine.run_options, base.image, "true")
     except UnavailableError as why:
         print(f"skipped: image-test ({why})")
         return SKIPPED

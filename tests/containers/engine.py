@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 #: Programs that build, with a question that is answered where they work. Buildah runs no images.
 PROBES: Mapping[str, tuple[str, ...]] = {"docker": ("info",), "podman": ("info",), "buildah": ("info",)}
 BUILD_ONLY = "buildah"
-#: What make gives to a build when it is set in the environment.
+#: Arguments that a build is given when the environment has them.
 BUILD_ARGUMENTS = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "TORCH_INDEX")
 SETTINGS = """\
 [containers]
@@ -46,6 +46,7 @@ class Engine:
 
     name: str
     environment: Mapping[str, str]
+    build_options: tuple[str, ...] = ()
     run_options: tuple[str, ...] = ()
 
     def variables(self) -> dict[str, str]:
@@ -103,29 +104,26 @@ def find(*, runs: bool = False) -> Engine:
     raise UnavailableError("; ".join(found))
 
 
-def build_arguments() -> list[str]:
-    """Return the options of a build that hand on what the environment says of indexes."""
-    given = [f"{name}={os.environ[name]}" for name in BUILD_ARGUMENTS if os.environ.get(name)]
-    return [word for argument in given for word in ("--build-arg", argument)]
-
-
 def last_line(text: str) -> str:
     """Return the last line that says something."""
     return ([line.strip() for line in text.splitlines() if line.strip()] or ["no message"])[-1]
 
 
 def _engine(name: str) -> Engine:
+    given = [f"{argument}={os.environ[argument]}" for argument in BUILD_ARGUMENTS if os.environ.get(argument)]
+    indexes = tuple(word for argument in given for word in ("--build-arg", argument))
     if name == "docker":
-        return Engine(name, {})
+        return Engine(name, {}, indexes)
     # Other formats of images have no HEALTHCHECK.
     environment = {"BUILDAH_FORMAT": "docker"}
     if os.geteuid() != 0 or Path("/run/systemd/system").is_dir():
-        return Engine(name, environment)
+        return Engine(name, environment, indexes)
     if "CONTAINERS_CONF" not in os.environ:
         environment["CONTAINERS_CONF"] = str(_settings())
     if name == BUILD_ONLY:
-        return Engine(name, {**environment, "BUILDAH_ISOLATION": "chroot"})
-    return Engine(name, environment, ("--no-healthcheck",))
+        return Engine(name, {**environment, "BUILDAH_ISOLATION": "chroot"}, indexes)
+    # Health checks are units of systemd; a network of its own is more than a build needs.
+    return Engine(name, environment, ("--network", "host", *indexes), ("--no-healthcheck",))
 
 
 def _settings() -> Path:

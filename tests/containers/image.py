@@ -10,7 +10,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from tests.containers.engine import UnavailableError, build_arguments, find
+from tests.containers.engine import UnavailableError, find
 from tests.containers.stand_in import ROOT, base_for, default_base
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def main() -> int:
     if base.stands_in:
         print(f"{default_base()} cannot be pulled: in its place stands {base.image}, of this machine's Debian packages")
     start = time.monotonic()
-    command = [engine.name, "build", "--target", "pipeline", "--tag", IMAGE, *base.options, *build_arguments(), "."]
+    command = [engine.name, "build", "--target", "pipeline", "--tag", IMAGE, *base.options, *engine.build_options, "."]
     code = subprocess.run(command, cwd=ROOT, env=engine.variables(), check=False).returncode
     if code:
         print(f"{engine.name} could not build the image (exit code {code}): the lines above say why", file=sys.stderr)

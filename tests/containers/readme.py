@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from tests.containers.engine import Engine, build_arguments
 from tests.containers.stand_in import ROOT, Base
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from tests.containers.engine import Engine
 
 #: The folders and files that a build sends to the engine, and the Dockerfile itself.
 SOURCES = ("Dockerfile", ".dockerignore", "LICENSE", "README.md", "constraints.txt", "pyproject.toml")
@@ -69,7 +70,7 @@ def short_form(blocks: list[str]) -> str:
 
 def put_programs(folder: Path, engine: Engine, base: Base, log: Path) -> None:
     """Put a `docker` in front of PATH that is this engine, and an `id` that is not root's."""
-    options = {"build": [*base.options, *build_arguments()], "run": engine.run_options}
+    options = {"build": [*base.options, *engine.build_options], "run": engine.run_options}
     cases = [f'{name}) shift; set -- {name} {shlex.join(words)} "$@" ;;' for name, words in options.items()]
     settings = [f"export {name}={shlex.quote(value)}" for name, value in engine.environment.items()]
     lines = ["#!/bin/bash", *settings, 'shown=("$@")', "start=$EPOCHREALTIME", 'case "$1" in', *cases, "esac"]

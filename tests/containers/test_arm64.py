@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pipeline.measure.devices.arm64_cpu import cpuinfo_text
-from tests.containers.engine import build_arguments
 from tests.containers.image import size_text
 from tests.containers.stand_in import ROOT, base_of
 
@@ -65,7 +64,7 @@ def test_a_bundle_verifies_in_its_arm64_image(engine: Engine, base: Base, done: 
     other = base_of(base, engine, "arm64")
     bundle = done.folder / "work" / "runs" / "cells" / "bundle"
     words = ["--platform", "linux/arm64", "--target", "runtime", "--tag", IMAGE, "--file", str(ROOT / "Dockerfile")]
-    built = engine.call("build", *words, *other.options, *build_arguments(), str(bundle), timeout_s=BUILD_S)
+    built = engine.call("build", *words, *other.options, *engine.build_options, str(bundle), timeout_s=BUILD_S)
     assert built.returncode == 0, built.stdout + built.stderr
     print(f"image-test: {IMAGE} {size_text(engine, IMAGE)}, base {size_text(engine, other.image)}")
     (tmp_path / "cpuinfo").write_text(cpuinfo_text(FEATURES, 0, MIDR))

@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.containers.engine import BUILD_ARGUMENTS
 from tests.containers.readme import FOLDERS, SOURCES, readme_blocks, short_form
-from tests.containers.stand_in import ROOT, default_base
+from tests.containers.stand_in import ROOT, default_base, mounted_folders, pip_settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 
@@ -61,3 +65,15 @@ def test_the_readmes_lines_are_shell() -> None:
     command = [shutil.which("bash") or "bash", "-n", "-c", short_form(readme_blocks())]
     read = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (read.returncode, read.stderr) == (0, "")
+
+
+def test_pip_is_told_in_the_stand_in_what_it_is_told_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment wins over files, and what it names on this machine's disk is mounted."""
+    index, wheels = tmp_path / "index" / "simple", tmp_path / "wheels"
+    index.mkdir(parents=True)
+    wheels.mkdir()
+    monkeypatch.setenv("PIP_EXTRA_INDEX_URL", index.as_uri())
+    monkeypatch.setenv("PIP_FIND_LINKS", str(wheels))
+    settings = pip_settings()
+    assert (settings["extra-index-url"], settings["find-links"]) == (index.as_uri(), str(wheels))
+    assert {index.parent, wheels} <= set(mounted_folders())

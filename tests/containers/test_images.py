@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.containers.engine import build_arguments
 from tests.containers.image import size_text
 from tests.containers.stand_in import ROOT
 
@@ -160,7 +159,7 @@ def test_a_changed_bundle_makes_no_image(engine: Engine, base: Base, done: Done)
     shutil.copytree(done.folder / "work" / "runs" / "cells" / "bundle", bundle)
     changed(bundle / "labels.txt", bundle / "labels.txt")
     words = ["--target", "runtime", "--tag", "secateur-refused", "--file", str(ROOT / "Dockerfile")]
-    ran = engine.call("build", *words, *base.options, *build_arguments(), str(bundle))
+    ran = engine.call("build", *words, *base.options, *engine.build_options, str(bundle))
     assert ran.returncode != 0
     assert "labels.txt: FAILED" in ran.stdout + ran.stderr
     assert not engine.has("secateur-refused")

@@ -42,7 +42,7 @@ COMMAND_S = 600
 
 
 def check_programs(purpose: str, otherwise: str = "") -> None:
-    """Raise DeviceError when a program is missing: which, what it is needed for, how to get it, and what else would do."""
+    """Raise DeviceError when a program is missing: which, what for, how to get it, and what else would do."""
     for program, remedy in PROGRAMS.items():
         if not shutil.which(program):
             raise DeviceError(f"{program} is needed to {purpose} and was not found: {remedy}{otherwise}")
