@@ -66,7 +66,7 @@ def read_openvino(file: Path) -> openvino.Model:
 def _names(source: Path) -> frozenset[str]:
     graph = read_onnx(source).graph
     nodes = {node.name for node in graph.node} | {value for node in graph.node for value in node.output}
-    return frozenset(nodes | {tensor.name for tensor in (*graph.initializer, *graph.input)})
+    return frozenset(nodes | {tensor.name for tensor in (*graph.initializer, *graph.input)}) - {""}
 
 
 def _name_the_unnamed(model: openvino.Model, known: frozenset[str]) -> None:

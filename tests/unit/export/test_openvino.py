@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.core.errors import InputError
 from pipeline.export.execution import onnx_outputs, openvino_outputs
+from pipeline.export.onnx_file import read_onnx
 from pipeline.export.openvino import export_openvino, read_openvino
 
 if TYPE_CHECKING:
@@ -35,14 +36,19 @@ def test_names_of_inputs_outputs_and_layers_stay(exported: Path, tmp_path: Path)
     assert {"stem", "depthwise", "act.Clip", "ReduceMean"} <= layers
 
 
-def test_the_same_file_gives_the_same_bytes(exported: Path, tmp_path: Path) -> None:
-    """The converter's running numbers and the name of what it read do not show."""
-    renamed = tmp_path / "another-name.onnx"
-    renamed.write_bytes(exported.read_bytes())
-    export_openvino(exported, tmp_path / "a")
-    export_openvino(renamed, tmp_path / "b")
+@pytest.mark.parametrize("named", [True, False])
+def test_the_same_file_gives_the_same_bytes(exported: Path, tmp_path: Path, *, named: bool) -> None:
+    """The converter's running numbers and the name of what it read do not show, nor when nodes have no names."""
+    model = read_onnx(exported)
+    for node in model.graph.node:
+        node.name = node.name if named else ""
+    for source in ("one-name", "another-name"):
+        (tmp_path / source).mkdir()
+        file = tmp_path / source / f"{source}.onnx"
+        file.write_bytes(model.SerializeToString())
+        export_openvino(file, tmp_path / source)
     for name in ("model.xml", "model.bin"):
-        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+        assert (tmp_path / "one-name" / name).read_bytes() == (tmp_path / "another-name" / name).read_bytes()
 
 
 def test_half_weights_take_half_the_bytes(exported: Path, tmp_path: Path, samples: NDArray[np.float32]) -> None:
