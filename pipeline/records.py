@@ -28,7 +28,7 @@ def read_run(path: Path) -> tuple[RunReport, Path]:
     """Return the report of a run folder (or of its run.json) and the folder. Raises InputError when there is none."""
     file = path / RUN_FILE if path.is_dir() else path
     if not file.is_file():
-        message = f"{path} holds no {RUN_FILE} and no comparison.json: give the folder of a run or of a comparison"
+        message = f"{path} holds no {RUN_FILE}: give the folder of a run (report takes that of a comparison too)"
         raise InputError(message)
     try:
         content = json.loads(file.read_text())

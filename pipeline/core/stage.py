@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from pipeline.core.artifact import Artifact, Form, Frozen, TensorSpec
 
@@ -102,6 +102,8 @@ class Stage(BaseModel, ABC):
     revision: ClassVar[int] = 1
     #: Distributions whose versions are part of the cache key with any configuration.
     libraries: ClassVar[tuple[str, ...]] = ()
+    #: Why the stage cannot make a file faster, where it cannot: there is nothing to time for `on_no_gain` then.
+    brings_no_gain: ClassVar[str] = ""
     #: Whether nothing may follow the stage in a recipe.
     last: ClassVar[bool] = False
 
@@ -111,6 +113,13 @@ class Stage(BaseModel, ABC):
         description="What becomes of the stage when its exported file is not shown to be faster than the one before: "
         "`keep` it without timing it, `skip` it, so that the next stage starts from what was there before, or `fail`.",
     )
+
+    @field_validator("on_no_gain")
+    @classmethod
+    def _can_bring_a_gain(cls, value: OnNoGain) -> OnNoGain:
+        if value != "keep" and cls.brings_no_gain:
+            raise ValueError(f'found "{value}", allowed: keep, since {cls.brings_no_gain} and so can bring no gain')
+        return value
 
     @property
     def measures(self) -> bool:

@@ -12,10 +12,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import field_validator
-
 from pipeline.core.bundle import BundleOptions
-from pipeline.core.stage import Context, OnNoGain, Outcome, Stage
+from pipeline.core.stage import Context, Outcome, Stage
 
 if TYPE_CHECKING:
     from pipeline.core.artifact import Artifact, Form
@@ -24,18 +22,11 @@ if TYPE_CHECKING:
 class Bundle(BundleOptions, Stage):
     """The exported files with code to run them, samples to check them, and where they came from."""
 
+    brings_no_gain: ClassVar[str] = "bundle changes no file"
     revision: ClassVar[int] = 1
     last: ClassVar[bool] = True
 
     kind: Literal["bundle"] = "bundle"
-
-    @field_validator("on_no_gain")
-    @classmethod
-    def _brings_nothing(cls, value: OnNoGain) -> OnNoGain:
-        if value != "keep":
-            message = f'found "{value}", allowed: keep, since bundle changes no file and so can bring no gain'
-            raise ValueError(message)
-        return value
 
     @property
     def options(self) -> BundleOptions:

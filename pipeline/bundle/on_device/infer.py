@@ -169,7 +169,10 @@ def _filter(old: int, new: int, kept: int) -> tuple[NDArray[np.int64], NDArray[n
 
 def decode(path: Path, colour: str) -> Pixels:
     """Return the pixels of a file, uint8 [H, W, 1] (grey) or [H, W, 3] (red, green, blue). Alpha is ignored."""
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise Refused(f"{path} cannot be read: {error.strerror}") from error
     if content.startswith(PNG_START):
         image_HWC = _decode_png(path, content)
     elif re.match(rb"P[56]\s", content):

@@ -6,10 +6,8 @@ Outputs of int8 files differ a little between processors; samples/expected.json 
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import platform
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,14 +51,18 @@ def run(
     runtime: str,
     threads: int,
     found: Found,
+    code: ModuleType,
 ) -> str:
-    """Run the samples of expected.json (`content`) and fill `found`; return what was found in a line. Raises Failed."""
+    """Run the samples of expected.json (`content`) and fill `found`; return what was found in a line.
+
+    `code` is infer.py, loaded. Raises Failed.
+    """
     expected, tolerance = read_expected(content, manifest, runtime)
     model = manifest["main"][runtime]
     if model.endswith(".onnx"):
         check_inside((folder / model).read_bytes(), model)
     found.runtime, found.machine = runtime, machine()
-    found.outputs, found.version = infer(folder, runtime, threads, list(expected))
+    found.outputs, found.version = infer(folder, runtime, threads, list(expected), code)
     found.notes += notes(manifest, found)
     for name, numbers in expected.items():
         found.differences[name] = difference(name, numbers, found.outputs[name])
@@ -96,9 +98,10 @@ def read_expected(
     return outputs, 0.0 if exact else tolerance
 
 
-def infer(folder: Path, runtime: str, threads: int, names: Sequence[str]) -> tuple[dict[str, list[float]], str]:
+def infer(
+    folder: Path, runtime: str, threads: int, names: Sequence[str], code: ModuleType
+) -> tuple[dict[str, list[float]], str]:
     """Return the network's outputs on the samples, and the version of the runtime."""
-    code = _load_infer()
     try:
         preprocessing = code.load_preprocessing(folder)
         network = code.Network(folder, runtime, threads)
@@ -110,20 +113,6 @@ def infer(folder: Path, runtime: str, threads: int, names: Sequence[str]) -> tup
         text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise Failed(f"the samples cannot be run in {runtime}: {text}", WRONG_OUTPUTS) from error
     return dict(zip(names, logits.tolist())), network.version
-
-
-def _load_infer() -> ModuleType:
-    """Load infer.py, which lies beside this file."""
-    path = Path(__file__).resolve().parent / "infer.py"
-    spec = importlib.util.spec_from_file_location("bundle_infer", path)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{path} cannot be loaded")
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except (SyntaxError, ValueError) as error:
-        raise Failed(f"{path.name}: it is no program: {error}") from error
-    return module
 
 
 def difference(name: str, expected: Sequence[float], computed: Sequence[float]) -> float:

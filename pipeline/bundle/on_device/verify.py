@@ -386,7 +386,8 @@ def self_test(folder: Path, manifest: Mapping[str, Any], wanted: Wanted, found: 
         raise Refused(f"{MANIFEST}: it has no file for {shown(runtime)}, allowed: {', '.join(manifest['main'])}")
     expected = strict_json(read_file(folder, EXPECTED, TEXT_BYTES), EXPECTED)
     try:
-        text = load_beside("self_test").run(folder, manifest, expected, runtime, wanted.threads, found)
+        test, code = load_beside("self_test"), load_beside("infer")
+        text = test.run(folder, manifest, expected, runtime, wanted.threads, found, code)
     except ImportError as error:
         raise Refused(f"{error}; install what is missing: pip install -r requirements.txt", MISSING_RUNTIME) from error
     except Exception as error:

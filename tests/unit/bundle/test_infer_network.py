@@ -166,8 +166,8 @@ def test_the_answer_for_a_program(bundle: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("nothing.png",), "infer.py: [Errno 2] No such file or directory: 'nothing.png'"),
-        (("bundle",), "infer.py: [Errno 21] Is a directory: 'bundle'"),
+        (("nothing.png",), "infer.py: nothing.png cannot be read: No such file or directory"),
+        (("bundle",), "infer.py: bundle cannot be read: Is a directory"),
         (("bundle/labels.txt",), "infer.py: bundle/labels.txt cannot be read as an image"),
         (("one.png", "--top", "0"), "--threads and --top are 1 or more"),
         (("one.png", "--runtime", "torch"), "invalid choice: 'torch'"),

@@ -115,7 +115,7 @@ def test_changed_rounds_are_refused(tmp_path: Path) -> None:
 
 def test_a_folder_of_neither_kind_is_refused(tmp_path: Path) -> None:
     """The message names both."""
-    assert "run or of a comparison" in str(CliRunner().invoke(app, ["report", str(tmp_path)]).exception)
+    assert "of a run (report takes that of a comparison too)" in str(CliRunner().invoke(app, ["report", str(tmp_path)]).exception)
 
 
 def test_reasons_of_doubt_are_told() -> None:
