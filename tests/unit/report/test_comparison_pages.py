@@ -115,7 +115,8 @@ def test_changed_rounds_are_refused(tmp_path: Path) -> None:
 
 def test_a_folder_of_neither_kind_is_refused(tmp_path: Path) -> None:
     """The message names both."""
-    assert "of a run (report takes that of a comparison too)" in str(CliRunner().invoke(app, ["report", str(tmp_path)]).exception)
+    said = str(CliRunner().invoke(app, ["report", str(tmp_path)]).exception)
+    assert "of a run (report takes that of a comparison too)" in said
 
 
 def test_reasons_of_doubt_are_told() -> None:
