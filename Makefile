@@ -4,6 +4,10 @@ PYTHON ?= python3
 # A package index that has torch's CPU build, for where the plain one brings CUDA. Unset: the index that pip uses.
 TORCH_INDEX ?=
 DEMO_ARGS ?=
+# 1: `make setup` installs Debian packages, too, without which some tests are skipped.
+SYSTEM ?=
+# Processes that run tests: as many as cores.
+JOBS ?= auto
 DEMO_RECIPE := recipes/efficientnet-lite0-elpv-int8.yaml
 # The same recipe, short: shows that the whole chain works, not what it gains.
 DEMO_SHORT := --set data.size=64 --set stages.finetune.epochs=1 --set stages.measure.budget=5s
@@ -12,14 +16,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TORCH := $(shell grep '^torch==' constraints.txt)
-CHECKS := lint types layers pytest demo-short
+# The tests are last: what they end with is what was not tried.
+CHECKS := lint types layers demo-short pytest
 
-.PHONY: help setup demo demo-short test check lint types layers pytest arm-test bench report schema image image-test clean
+.PHONY: help setup demo demo-short test check lint types layers pytest untried arm-test bench report schema image image-test clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | sort | expand -t 14
 
-setup: $(STAMP) ## make .venv with the pinned versions; does nothing when nothing changed
+setup: $(STAMP) ## make .venv with the pinned versions; SYSTEM=1: install the Debian packages of tests, too
+	$(if $(SYSTEM),@$(PYTHON) -m tests.optional install)
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -56,8 +62,11 @@ types: setup ## mypy, strict
 layers: setup ## import-linter: imports only go down
 	$(BIN)/lint-imports
 
-pytest: setup ## all tests
-	$(BIN)/pytest --durations=10
+pytest: setup ## all tests; ends with what was not tried and what installs it
+	$(BIN)/pytest -n $(JOBS) --durations=10
+
+untried: setup ## what the last `make pytest` did not try
+	$(BIN)/pytest -n $(JOBS) --untried
 
 arm-test: setup ## bundles on emulated ARM processors; pytest ends with 77 where none can run
 	$(BIN)/pytest tests/arm -m arm --durations=5

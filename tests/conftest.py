@@ -1,4 +1,4 @@
-"""For tests of whole runs: a toy project of a small residual network and drawn images, and the wheel that ships."""
+"""How tests are shared out and what is told of those that were skipped; a toy project, and the wheel that ships."""
 
 from __future__ import annotations
 
@@ -7,14 +7,30 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from tests import optional
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ("pyproject.toml", "README.md", "LICENSE", "pipeline", "recipes", "models", "tests", "benchmarks")
 
 # Assertions in modules that tests share say what they compared, as those in tests do.
 pytest.register_assert_rewrite("tests.unit.compress.networks", "tests.unit.compress.quantization")
+
+# Processes share the cores: none of them takes all. What is started by a test inherits it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+UNTRIED = "secateur/untried"
+#: Files that one process runs, one after the other: those that take times, and those that share what is long to make.
+TOGETHER = {
+    "tests/unit/measure/test_harness.py": "times",
+    "tests/recipes/test_chain.py": "finished",
+    "tests/unit/test_api.py": "finished",
+    "tests/unit/test_cli_inspect.py": "finished",
+    "tests/packaging/test_packaging.py": "wheel",
+    "tests/examples/test_examples.py": "wheel",
+}
 
 DEFINITION = """
 from torch import nn
@@ -113,6 +129,54 @@ class Project:
         process = self.start(*arguments)
         out, err = process.communicate(timeout=300)
         return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option of `make untried`."""
+    parser.addoption("--untried", action="store_true", help="only what the last run skipped for want of a program")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Begin with the files that take long, so that no process is left alone with one at the end."""
+    if config.getoption("untried"):
+        wanted = set(config.cache.get(UNTRIED, []) if config.cache else [])
+        config.hook.pytest_deselected(items=[item for item in items if item.nodeid not in wanted])
+        items[:] = [item for item in items if item.nodeid in wanted]
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:  # noqa: ANN401 - xdist's own
+    """Give all tests of a file, or of the files that are to stay together, to the same process."""
+    from xdist.scheduler import LoadFileScheduling  # noqa: PLC0415 - in the environment of `make setup` alone
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return TOGETHER.get(file, file)
+
+    config.option.loadscopereorder = False
+    return Scheduling(config, log)
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:  # noqa: ANN401 - pytest's own
+    """Tell what was not tried and what installs it; the names are kept for `--untried`."""
+    skipped = {
+        each.nodeid: each.longrepr[2].removeprefix("Skipped: ") for each in terminalreporter.stats.get("skipped", [])
+    }
+    if config.cache:
+        config.cache.set(UNTRIED, sorted(name for name, why in skipped.items() if optional.brings(why)))
+    if skipped:
+        terminalreporter.section("not tried here")
+        for line in optional.told(skipped.values()):
+            terminalreporter.write_line(line)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Do not fail where nothing was left to try."""
+    if session.config.getoption("untried") and session.exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:
+        session.exitstatus = pytest.ExitCode.OK
 
 
 @pytest.fixture

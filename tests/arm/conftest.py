@@ -16,7 +16,8 @@ from pipeline.data.config import Elpv, FashionMnist
 from pipeline.measure.devices.arm64_root import LIBRARIES, build_root
 from pipeline.measure.devices.qemu import QemuDevice
 from tests.arm.lab import Lab, Question
-from tests.unit.measure.devices.conftest import require, sshd
+from tests.optional import require
+from tests.unit.measure.devices.conftest import sshd
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

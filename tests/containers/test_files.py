@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from typing import TYPE_CHECKING
-
-import pytest
 
 from tests.containers.engine import BUILD_ARGUMENTS
 from tests.containers.readme import FOLDERS, SOURCES, readme_blocks, short_form
 from tests.containers.stand_in import ROOT, default_base, mounted_folders, pip_settings
+from tests.optional import found, require
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import pytest
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 
@@ -59,10 +59,10 @@ def test_the_readme_builds_both_images_and_runs_them_closed() -> None:
     assert sum(line.startswith("secateur ") for line in lines) == 3
 
 
-@pytest.mark.skipif(not shutil.which("bash"), reason="bash is not installed")
 def test_the_readmes_lines_are_shell() -> None:
     """Bash reads them without complaint."""
-    command = [shutil.which("bash") or "bash", "-n", "-c", short_form(readme_blocks())]
+    require("bash")
+    command = [found("bash") or "", "-n", "-c", short_form(readme_blocks())]
     read = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (read.returncode, read.stderr) == (0, "")
 

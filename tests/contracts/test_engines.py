@@ -26,6 +26,7 @@ from pipeline.compress.quantization.engine import EngineName, Quantized, Request
 from pipeline.compress.quantization.engines import ENGINES, available, open_engine
 from pipeline.core.errors import InputError
 from pipeline.export.onnx import export_onnx
+from tests.optional import require
 from tests.unit.compress.networks import Net, conv
 
 if TYPE_CHECKING:
@@ -176,7 +177,7 @@ def test_integer_kernels_compute_what_the_file_says(name: EngineName, network: s
 @each_network
 def test_neural_compressors_own_simulation_agrees(network: str) -> None:
     """Its torch graph and the pairs that were read from it, before any other is added, compute the same in float."""
-    pytest.importorskip("neural_compressor", reason="pip install 'secateur[neural-compressor]'")
+    require("neural_compressor")
     from pipeline.compress.quantization import neural_compressor, pt2e  # noqa: PLC0415 - loads torch
 
     model = onnx.ModelProto()

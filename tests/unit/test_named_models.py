@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,6 +16,7 @@ from pipeline.core.store import Store
 from pipeline.network import load_network, write_original
 from pipeline.plan import make_plan
 from pipeline.recipe import load_recipe
+from tests.optional import require
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -169,8 +169,7 @@ SMALL_VIT = {
 )
 def test_real_packages(package: str, name: str, arguments: dict[str, object], channels: int, tensor: str) -> None:
     """Where a package is installed, its networks give logits, with the tensor names and the answers of the package."""
-    if find_spec(package) is None:
-        pytest.skip(f"{package} is not installed")
+    require(package)
     model = zoo.build(definition_of(package), {"name": name, **arguments})
     size = 8 if package == "transformers" else 32
     assert model(torch.zeros(2, channels, size, size)).shape == (2, 3)

@@ -15,6 +15,7 @@ from PIL import Image
 from pipeline.bundle.on_device import infer
 from pipeline.bundle.preprocessing import described
 from pipeline.data import elpv, fashion_mnist, folder
+from tests.optional import require
 from tests.unit.bundle.png_files import START, chunk, header, png
 from tests.unit.bundle.small_content import content
 
@@ -157,9 +158,9 @@ def test_solar_cells(tmp_path: Path, channels: Any, monkeypatch: pytest.MonkeyPa
     assert np.array_equal(network_input(data, files, tmp_path), data.normalisation(data.train.images))
 
 
-@pytest.mark.skipif(not fashion_mnist.DEBIAN_FOLDER.is_dir(), reason="package dataset-fashion-mnist is not installed")
 def test_clothes(tmp_path: Path) -> None:
     """Images of Fashion-MNIST, written as PNG."""
+    require("fashion-mnist")
     data = fashion_mnist.load(None, 5000, 0)
     few = data.validation.images[:20]
     for index, pixels in enumerate(few):

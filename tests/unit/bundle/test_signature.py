@@ -15,22 +15,22 @@ from pipeline.bundle.place import write_bundle
 from pipeline.bundle.signature import check_key, sign
 from pipeline.cli import app
 from pipeline.core.errors import InputError
+from tests.optional import found, require
 from tests.unit.bundle.small_content import content
 from tests.unit.bundle.tampering import flip, rewrite, sha256
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-needs_minisign = pytest.mark.skipif(shutil.which("minisign") is None, reason="minisign is not installed")
-
 
 @pytest.fixture(scope="module")
 def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with two pairs of keys without passwords: ours and another's."""
+    require("minisign")
     folder = tmp_path_factory.mktemp("keys")
     for name in ("ours", "another"):
         files = ["-p", str(folder / f"{name}.pub"), "-s", str(folder / f"{name}.key")]
-        subprocess.run([shutil.which("minisign") or "", "-G", "-W", *files], check=True, capture_output=True)
+        subprocess.run([found("minisign") or "", "-G", "-W", *files], check=True, capture_output=True)
     return folder
 
 
@@ -47,7 +47,6 @@ def verify(bundle: Path, *options: str) -> tuple[int, str]:
     return done.exit_code, done.output
 
 
-@needs_minisign
 def test_a_signature_by_the_key(signed: Path, keys: Path, tmp_path: Path) -> None:
     """It holds by the file of the key or its text, in the folder, in an archive, and for the bundle's own code."""
     text = (keys / "ours.pub").read_text().splitlines()[1]
@@ -62,7 +61,6 @@ def test_a_signature_by_the_key(signed: Path, keys: Path, tmp_path: Path) -> Non
     assert "nobody looked at the signature" in verify(signed)[1]
 
 
-@needs_minisign
 def test_the_same_bytes_again(signed: Path, keys: Path) -> None:
     """The signature depends on the key and the bundle, not on the clock."""
     before = sha256(signed / "SHA256SUMS.minisig")
@@ -70,14 +68,12 @@ def test_the_same_bytes_again(signed: Path, keys: Path) -> None:
     assert sha256(signed / "SHA256SUMS.minisig") == before
 
 
-@needs_minisign
 def test_another_key(signed: Path, keys: Path) -> None:
     """A signature by someone else is refused."""
     code, told = verify(signed, "--public-key", str(keys / "another.pub"))
     assert (code, "SHA256SUMS.minisig" in told) == (2, True)
 
 
-@needs_minisign
 def test_of_another_bundle(signed: Path, keys: Path) -> None:
     """A bundle that was rewritten with care keeps a signature that is not of it."""
     flip("labels.txt")(signed)
@@ -87,7 +83,6 @@ def test_of_another_bundle(signed: Path, keys: Path) -> None:
     assert (code, "SHA256SUMS.minisig" in told) == (2, True)
 
 
-@needs_minisign
 @pytest.mark.parametrize("text", [b"", b"nonsense\n", b"x" * 5000, b"\xff\xfe"])
 def test_no_signature(signed: Path, keys: Path, text: bytes) -> None:
     """What stands in its file is refused by name, and so is a changed comment."""
@@ -96,7 +91,6 @@ def test_no_signature(signed: Path, keys: Path, text: bytes) -> None:
     assert (code, "SHA256SUMS.minisig" in told) == (2, True)
 
 
-@needs_minisign
 def test_a_changed_comment(signed: Path, keys: Path) -> None:
     """The trusted comment is signed too."""
     path = signed / "SHA256SUMS.minisig"
@@ -104,7 +98,6 @@ def test_a_changed_comment(signed: Path, keys: Path) -> None:
     assert verify(signed, "--public-key", str(keys / "ours.pub"))[0] == 2
 
 
-@needs_minisign
 def test_a_missing_signature(signed: Path, keys: Path) -> None:
     """Who gives a key wants a signature."""
     (signed / "SHA256SUMS.minisig").unlink()
@@ -130,7 +123,6 @@ def test_without_minisign(good: Path, tmp_path: Path, monkeypatch: pytest.Monkey
         check_key(tmp_path / "a.key")
 
 
-@needs_minisign
 def test_written_signed(keys: Path, tmp_path: Path) -> None:
     """A bundle is signed when it is written, in every place; a key that is none leaves nothing behind."""
     given = content(tmp_path / "run", runtimes=("onnxruntime",))

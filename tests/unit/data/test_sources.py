@@ -16,6 +16,7 @@ from pipeline.core.errors import InputError
 from pipeline.data import digest, elpv, fashion_mnist, load
 from pipeline.data.config import DataConfig
 from pipeline.data.fetch import download, read_verified
+from tests.optional import require
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -63,9 +64,9 @@ def test_elpv_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
         elpv.find()
 
 
-@pytest.mark.skipif(not fashion_mnist.DEBIAN_FOLDER.is_dir(), reason="package dataset-fashion-mnist is not installed")
 def test_fashion_mnist_of_the_debian_package() -> None:
     """55,000 + 5,000 + 10,000 images of 28x28 pixels, every class as often as every other."""
+    require("fashion-mnist")
     data = load(CONFIG.validate_python({"source": "fashion-mnist"}))
     assert (len(data.train), len(data.validation), len(data.test)) == (55_000, 5_000, 10_000)
     assert data.train.images.shape[1:] == (1, 28, 28)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from pipeline.compress.cost import count
 from pipeline.core.errors import InputError
 from pipeline.core.library import LIBRARIES
 from pipeline.zoo import build
+from tests.optional import require
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -156,8 +156,7 @@ def test_impossible_arguments_are_one_message(model: str, arguments: Mapping[str
 )
 def test_public_weights_fit(package: str, theirs: str, model: str, arguments: Mapping[str, Any], size: int) -> None:
     """With the tensors of the package's network the logits are the same, bit by bit."""
-    if find_spec(package) is None:
-        pytest.skip(f"{package} is not installed")
+    require(package)
     other = build(MODELS / package / "model.py", {"name": theirs})
     for module in other.modules():
         if isinstance(module, nn.BatchNorm2d):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import shutil
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,6 +11,7 @@ from pipeline.core.errors import DeviceError
 from pipeline.measure.devices.arm64_root import build_root
 from pipeline.measure.devices.qemu import QemuDevice
 from pipeline.precision.avx2 import PROGRAM, Avx2Device
+from tests.optional import require
 from tests.unit.precision.search_fixtures import World
 
 if TYPE_CHECKING:
@@ -22,9 +22,7 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def arm64() -> Callable[[str], QemuDevice]:
     """Return a function to emulated ARM processors; the first build of their root takes half a minute."""
-    for program in ("qemu-aarch64", "apt-get", "dpkg-deb"):
-        if not shutil.which(program):
-            pytest.skip(f"not installed: {program}")
+    require("qemu-aarch64", "apt-get", "dpkg-deb")
     try:
         root = build_root()
     except DeviceError as error:
@@ -35,8 +33,9 @@ def arm64() -> Callable[[str], QemuDevice]:
 @pytest.fixture(scope="session")
 def avx2() -> Avx2Device:
     """Return an emulated processor without VNNI."""
-    if platform.machine() != "x86_64" or not shutil.which(PROGRAM):
-        pytest.skip(f"not installed: {PROGRAM}, or no x86-64 machine")
+    if platform.machine() != "x86_64":
+        pytest.skip("this is no x86-64 machine")
+    require(PROGRAM)
     return Avx2Device()
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import shlex
-import shutil
 import socket
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from pipeline.core.errors import DeviceError
 from pipeline.measure.devices.arm64_root import build_root
 from pipeline.measure.devices.qemu import QemuDevice
 from pipeline.measure.devices.record import DeviceRecord
+from tests.optional import require
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -38,13 +38,6 @@ def load_sshd() -> Any:  # noqa: ANN401 - a module
 
 
 SSHD = load_sshd()
-
-
-def require(*programs: str) -> None:
-    """Skip a test, saying why, where a program is missing."""
-    path = f"{os.environ['PATH']}:/usr/sbin"
-    if missing := [program for program in programs if not shutil.which(program, path=path)]:
-        pytest.skip(f"not installed: {', '.join(missing)}")
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.measure.devices.record import DeviceRecord
+from tests.optional import found
 
 CONFIG = """\
 Port {port}
@@ -63,7 +63,7 @@ class Sshd:
         self.login(login)
         if os.getuid() == 0:
             Path("/run/sshd").mkdir(exist_ok=True)
-        sshd = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
+        sshd = found("sshd")
         assert sshd
         command = [sshd, "-D", "-f", str(folder / "sshd_config"), "-E", str(folder / "log")]
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)

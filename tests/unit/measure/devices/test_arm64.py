@@ -9,6 +9,8 @@ import subprocess
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+import numpy as np
+import onnxruntime
 import pytest
 
 from pipeline.core.errors import DeviceError, InputError
@@ -20,6 +22,7 @@ from pipeline.measure.devices.arm64_root import build_root, root_python
 from pipeline.measure.devices.instructions import MAGIC, read_marks
 from pipeline.measure.devices.qemu import QemuDevice
 from pipeline.measure.devices.ssh import SshDevice
+from tests.optional import require
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,7 +86,6 @@ def test_the_worker_answers(arm64_root: Path) -> None:
 
 def test_libraries_compute(arm64_root: Path) -> None:
     """Both load and give this machine's numbers, up to rounding, in the same versions."""
-    np, onnxruntime = pytest.importorskip("numpy"), pytest.importorskip("onnxruntime")
     command = QemuDevice("cortex-a72", arm64_root).command("-c", PRODUCT)
     done = subprocess.run(command, env=guest_environment(), check=True, capture_output=True, text=True, timeout=300)
     machine, *versions, product = json.loads(done.stdout)
@@ -160,6 +162,7 @@ def test_the_root_is_built_once(arm64_root: Path) -> None:
 
 def test_a_root_without_python(tmp_path: Path) -> None:
     """A folder that is no root is refused with what to do."""
+    require("qemu-aarch64")
     with pytest.raises(DeviceError, match=r"holds no usr/bin/python3\.\*: give a root with Python"):
         QemuDevice("cortex-a72", tmp_path).command()
 

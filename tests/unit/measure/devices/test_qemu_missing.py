@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,6 +10,7 @@ from pipeline.core.errors import DeviceError
 from pipeline.measure.devices import arm64_root, instructions
 from pipeline.measure.devices.arm64_cpu import guest_environment
 from pipeline.measure.devices.qemu import QemuDevice
+from tests.optional import require
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -97,8 +97,7 @@ def test_a_compiler_that_fails(programs: Path) -> None:
 
 def test_the_plugin_is_compiled_once() -> None:
     """A second call gives the same file; a QEMU from version 9 on gets the newer interface."""
-    if not shutil.which("gcc"):
-        pytest.skip("not installed: gcc")
+    require("gcc")
     first = instructions.plugin_library("qemu-aarch64 version 7.2.22")
     written = first.stat().st_mtime_ns
     assert instructions.plugin_library("qemu-aarch64 version 8.1.0").stat().st_mtime_ns == written

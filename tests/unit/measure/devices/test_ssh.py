@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import sys
 import threading
 import time
@@ -17,6 +16,7 @@ from pipeline.core.errors import DeviceError, InputError
 from pipeline.measure.connection import Connection, connect
 from pipeline.measure.devices.record import DeviceRecord
 from pipeline.measure.devices.ssh import SshDevice
+from tests.optional import found, require
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -186,10 +186,8 @@ def test_a_shell_that_is_none(sshd: Sshd) -> None:
 @pytest.mark.parametrize("shell", ["bash", "dash", "zsh", "fish", "tcsh"])
 def test_any_login_shell(sshd: Sshd, tmp_path: Path, shell: str) -> None:
     """The lines that are run mean the same in any of the usual shells."""
-    program = shutil.which(shell)
-    if not program:
-        pytest.skip(f"not installed: {shell}")
-    sshd.login(f'#!/bin/sh\nexec {program} -c "$SSH_ORIGINAL_COMMAND"\n')
+    require(shell)
+    sshd.login(f'#!/bin/sh\nexec {found(shell)} -c "$SSH_ORIGINAL_COMMAND"\n')
     files = write(tmp_path, first=1000)
     device = SshDevice(sshd.record(python=PYTHON, folder=f"{sshd.files}/it's a folder"))
     device.push(files)
@@ -201,13 +199,11 @@ def test_any_login_shell(sshd: Sshd, tmp_path: Path, shell: str) -> None:
 
 def test_a_device_with_busybox(sshd: Sshd, tmp_path: Path) -> None:
     """Small systems have the programs of busybox alone; these are enough."""
-    busybox = shutil.which("busybox")
-    if not busybox:
-        pytest.skip("not installed: busybox")
+    require("busybox")
     programs = sshd.folder / "programs"
     programs.mkdir()
     for name in "sh tar wc mkdir mv rm chmod find".split():
-        (programs / name).symlink_to(busybox)
+        (programs / name).symlink_to(found("busybox") or "")
     sshd.login(f'#!/bin/sh\nPATH={programs}\nexport PATH\nexec sh -c "$SSH_ORIGINAL_COMMAND"\n')
     files = write(tmp_path, first=1000, second=20_000)
     device = SshDevice(sshd.record(python=PYTHON))
