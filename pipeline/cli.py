@@ -122,7 +122,9 @@ def plan(recipe: Recipe, overrides: Set = None, out: Out = None, seed: Seed = 0,
     steps = make_plan(loaded, Store(default_root()), seed, previous).steps
     if as_json:
         fields = ("index", "label", "key", "cached", "reason", "ingredients")
-        typer.echo(json.dumps([{name: getattr(step, name) for name in fields} for step in steps], indent=1))
+        typer.echo(
+            json.dumps([{name: getattr(step, name) for name in fields} for step in steps], indent=1, allow_nan=False)
+        )
         return
     width = max(len(step.label) for step in steps)
     for step in steps:
@@ -140,7 +142,11 @@ def validate(recipe: Recipe, overrides: Set = None, as_json: AsJson = False) -> 
 
     loaded = load_recipe(recipe, overrides or ())
     kinds = [stage.kind for stage in loaded.recipe.stages]
-    typer.echo(json.dumps({"valid": True, "stages": kinds}) if as_json else f"{recipe}: valid: {' -> '.join(kinds)}")
+    typer.echo(
+        json.dumps({"valid": True, "stages": kinds}, allow_nan=False)
+        if as_json
+        else f"{recipe}: valid: {' -> '.join(kinds)}"
+    )
 
 
 @app.command()
@@ -166,7 +172,7 @@ def schema(
 
     if of not in SCHEMAS:
         raise typer.BadParameter(f"found {of!r}, allowed: {', '.join(SCHEMAS)}")
-    typer.echo(json.dumps(import_module(SCHEMAS[of]).schema(), indent=2))
+    typer.echo(json.dumps(import_module(SCHEMAS[of]).schema(), indent=2, allow_nan=False))
 
 
 @app.command()
@@ -205,7 +211,11 @@ def recipes_list(as_json: AsJson = False) -> None:
     found = list_recipes()
     if as_json:
         typer.echo(
-            json.dumps([{"name": each.name, "purpose": each.purpose, "time": each.time} for each in found], indent=1)
+            json.dumps(
+                [{"name": each.name, "purpose": each.purpose, "time": each.time} for each in found],
+                indent=1,
+                allow_nan=False,
+            )
         )
         return
     for each in found:

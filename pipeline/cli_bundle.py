@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path  # noqa: TC003 - typer reads the types of options
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -73,7 +72,7 @@ def bundle(
         write_report(read_run(folder)[0], folder)
     told = {"digest": made.digest, "places": [str(place) for place in made.places], "signed": sign is not None}
     text = "\n".join([*(f"Bundle: {place}" for place in made.places), f"Digest: {made.digest}"])
-    typer.echo(json.dumps(told, indent=1) if as_json else text)
+    typer.echo(json.dumps(told, indent=1, allow_nan=False) if as_json else text)
 
 
 def verify(
@@ -150,8 +149,9 @@ def _verification(bundle: Path, wanted: Wanted, device: str | None) -> tuple[Fou
 
 def _show(found: Found, *, as_json: bool) -> None:
     """Print what a verification found; why a bundle is refused goes to stderr."""
+    from pipeline.bundle.on_device.verify import as_json as as_json_text
     from pipeline.bundle.on_device.verify import described
 
-    typer.echo(json.dumps(asdict(found), indent=1, sort_keys=True) if as_json else described(found))
+    typer.echo(as_json_text(found) if as_json else described(found))
     if found.error:
         typer.echo(f"error: {found.error}", err=True)

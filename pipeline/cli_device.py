@@ -202,4 +202,4 @@ def _word(value: Any) -> str:  # noqa: ANN401 - a value of JSON
 
 
 def _tell(told: Any, text: str, *, as_json: bool) -> None:  # noqa: ANN401 - whatever JSON can hold
-    typer.echo(json.dumps(told, indent=1) if as_json else text)
+    typer.echo(json.dumps(told, indent=1, allow_nan=False) if as_json else text)

@@ -145,7 +145,11 @@ def _show_file(file: Path, ways: Ways, page: Path | None, *, bit_exact_arm: bool
         from pipeline.inspection_bits import bits, text_of, worst
 
         agreements = bits(file, ways)
-        typer.echo(json.dumps([each.to_json() for each in agreements], indent=1) if as_json else text_of(agreements))
+        typer.echo(
+            json.dumps([each.to_json() for each in agreements], indent=1, allow_nan=False)
+            if as_json
+            else text_of(agreements)
+        )
         raise typer.Exit(worst(agreements))
     from pipeline.inspection_exported import inspect_file
     from pipeline.report import file_inspection_html

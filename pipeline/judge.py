@@ -13,6 +13,7 @@ import numpy as np
 
 from pipeline.core.accuracy import paired_difference, score
 from pipeline.core.artifact import Artifact, Frozen, TensorSpec, payload_digest, size_bytes
+from pipeline.core.errors import StageError
 from pipeline.core.run import Accuracy, FinalTest
 from pipeline.core.store import write_artifact
 from pipeline.plan import digest_of
@@ -158,10 +159,21 @@ class Judge:
         for done, (images, _) in enumerate(self.dataset().batches(split, batch)):
             missing = batch - len(images)
             padded = np.concatenate([images, np.repeat(images[-1:], missing, axis=0)]) if missing else images
-            logits = session.run(padded)[0]
-            found.append(np.asarray(logits[: len(images)].argmax(axis=1), dtype=np.int64))
+            logits = np.asarray(session.run(padded)[0])[: len(images)]
+            _require_classes(logits, f"images {done * batch} to {done * batch + len(images) - 1} of {name}")
+            found.append(logits.argmax(axis=1).astype(np.int64))
             self.progress.update(done + 1, -(-len(split) // batch), f"accuracy on {name}")
         return np.concatenate(found)
+
+
+def _require_classes(logits: NDArray[np.float32], where: str) -> None:
+    """Refuse logits [N, classes] of which one image's largest is NaN or infinite: argmax would call it some class."""
+    undecided = int((~np.isfinite(logits.max(axis=1))).sum())
+    if undecided:
+        raise StageError(
+            f"the exported file's outputs are not finite for {undecided} of the {where}: no class can be told. Look at "
+            "its weights and at what the stage changed: a learning rate too high, numbers beyond float16"
+        )
 
 
 def input_specs(dataset: Dataset, batch: int) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:

@@ -52,7 +52,7 @@ def load_other(definition: Path, weights: Path, arguments: Mapping[str, Any]) ->
 
 
 def _save(folder: Path, model: nn.Module, content: Mapping[str, Any], *, half: bool = False) -> None:
-    (folder / "network.json").write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+    (folder / "network.json").write_text(json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
     save_tensors(model.state_dict(), folder / "weights.safetensors", half=half)
 
 

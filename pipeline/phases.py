@@ -40,7 +40,7 @@ class Phases:
             part = done.with_suffix(".part")
             part.mkdir(parents=True, exist_ok=True)
             record = make(self.latest, part)
-            (part / RECORD_FILE).write_text(json.dumps(record))
+            (part / RECORD_FILE).write_text(json.dumps(record, allow_nan=False))
             part.rename(done)
         self.count += 1
         self.latest = self.latest.model_copy(update={"folder": done, "digest": ""})

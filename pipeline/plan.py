@@ -70,7 +70,7 @@ class Plan:
 
 def digest_of(ingredients: Mapping[str, Any]) -> str:
     """Return the sha256 over the ingredients as canonical JSON."""
-    return hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(ingredients, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
 def resolve(stage: Stage) -> Stage:

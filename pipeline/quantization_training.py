@@ -199,9 +199,10 @@ def _require_parity(trained: QuantizationAware, file: Any, samples: NDArray[np.f
     reference = tuple(each.numpy() for each in (simulated if isinstance(simulated, tuple) else (simulated,)))
     found = onnx_outputs(file, samples)
     parity = compare(reference, found)
-    noise = float(np.square(reference[0] - found[0]).sum())
-    decibels = 10 * math.log10(float(np.square(reference[0]).sum()) / noise) if noise > 0 else math.inf
-    if decibels < LEAST_DECIBELS:
+    exact = reference[0].astype(np.float64)
+    power, noise = float(np.square(exact).sum()), float(np.square(exact - found[0]).sum())
+    decibels = math.inf if noise == 0 else 10 * math.log10(power / noise) if power > 0 else -math.inf
+    if not decibels >= LEAST_DECIBELS:
         message = (
             f"the file's outputs are {decibels:.0f} dB from those of the trained simulation, at least "
             f"{LEAST_DECIBELS:.0f} are expected: they are not the same network"

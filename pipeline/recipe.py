@@ -143,7 +143,7 @@ def _loaded(document: Document, path: Path, name: str, overrides: Sequence[str])
             problems.append(Problem(dotted(place), message, document.line(place)))
     if recipe is None or problems:
         raise RecipeError(name, tuple(sorted(problems, key=lambda problem: problem.line or 0)))
-    digest = hashlib.sha256(json.dumps(overridden.data, sort_keys=True).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps(overridden.data, sort_keys=True, allow_nan=False).encode()).hexdigest()
     return LoadedRecipe(recipe, path, digest, overridden.data)
 
 
@@ -167,13 +167,13 @@ def _validate(data: dict[str, Any], folder: Path, described: dict[str, Any]) -> 
     """Return the recipe unless it is invalid, and a message for each place that is wrong."""
     context = {"folder": folder}
     try:
-        recipe = Recipe.model_validate_json(json.dumps(data), strict=True, context=context)
+        recipe = Recipe.model_validate_json(json.dumps(data, allow_nan=False), strict=True, context=context)
     except ValidationError as error:
         found = messages(error.errors(include_url=False), described, data)
         if any(place[:1] == ("stages",) for place in found):
             return None, found
         adapter: TypeAdapter[tuple[Stage, ...]] = TypeAdapter(tuple[AnyStage, ...])
-        stages = adapter.validate_json(json.dumps(data["stages"]), strict=True, context=context)
+        stages = adapter.validate_json(json.dumps(data["stages"], allow_nan=False), strict=True, context=context)
         wrong = any(place[:1] == ("target",) for place in found)
         target = Target() if wrong else Target.model_validate(data.get("target", {}))
         return None, found | _stage_messages(stages, target)

@@ -122,7 +122,7 @@ class Run:
         )
 
     def _steps(self) -> None:
-        text = json.dumps([step.ingredients for step in self.plan.steps], indent=1, sort_keys=True)
+        text = json.dumps([step.ingredients for step in self.plan.steps], indent=1, sort_keys=True, allow_nan=False)
         (self.folder / PLAN_FILE).write_text(text + "\n")
         for step in self.plan.steps:
             began = time.monotonic()

@@ -183,7 +183,7 @@ def _take(told: Mapping[str, Any], manifest: Mapping[str, Any], expected: _Expec
         except self_test.Failed as error:
             raise Refused(f"{where}: {error}", error.exit_code) from error
         row = found.samples[name] = _compared(numbers, found.outputs[name], found.differences[name], expected.labels)
-        if row.max_abs > expected.allowed or (expected.exact and row.same_bits < row.outputs):
+        if not row.max_abs <= expected.allowed or (expected.exact and row.same_bits < row.outputs):
             wrong.append(f"{name}: {row}")
         else:
             found.passed("outputs", f"{name}: {row}")

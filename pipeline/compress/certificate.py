@@ -26,6 +26,8 @@ from pipeline.compress.tensors import sliced, stored_tensors
 from pipeline.core.errors import StageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pipeline.compress.capture import Captured
     from pipeline.compress.graph_walk import Walk
     from pipeline.compress.surgery import PrunePlan
@@ -85,7 +87,7 @@ class Reference:
                 f"The certificate needs a network that runs in float64; it fails: {first_line(error)}"
             ) from error
         self.statistics, self._renewed = tuple(dict.fromkeys(run.changed)), run.renewed
-        self.scale = max((float(tensor.abs().max()) for tensor in self.outputs if tensor.numel()), default=0.0)
+        self.scale = _largest(self.outputs)
         if not 0 < self.scale < inf:
             raise StageError(f"Random inputs give outputs of scale {self.scale}: nothing can be certified from them.")
 
@@ -108,7 +110,7 @@ class Reference:
         if shapes[0] != shapes[1]:
             raise DifferentError(f"The pruned network's outputs have shapes {shapes[1]}, expected {shapes[0]}.")
         pairs = zip(self.outputs, found, strict=True)
-        error = max(float((left - right).abs().max()) for left, right in pairs if left.numel())
+        error = _largest([left - right for left, right in pairs])
         if not error <= TOLERANCE * self.scale:
             raise DifferentError(
                 "The pruned network is not the original without the removed channels: outputs differ by "
@@ -132,6 +134,12 @@ class Reference:
             return [tensor.double() for tensor in outputs(candidate, self.batch) if tensor.is_floating_point()]
         except Exception as error:
             raise DifferentError(f"The pruned network does not run: {first_line(error)} at {where(error)}.") from error
+
+
+def _largest(tensors: Sequence[Tensor]) -> float:
+    """Return the largest absolute number of all tensors, NaN where there is one; 0 where there is no number."""
+    found = [tensor.abs().max() for tensor in tensors if tensor.numel()]
+    return float(torch.stack(found).max()) if found else 0.0
 
 
 def check_values(captured: Captured, pruned: nn.Module, plan: PrunePlan) -> None:

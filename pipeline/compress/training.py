@@ -175,12 +175,18 @@ class Training:
     def judge_start(self) -> None:
         """Evaluate the network as it was given; it is kept unless an epoch is better. It has no training loss."""
         self.start = self._evaluate(self.model, math.nan)
+        if not math.isfinite(self.start.validation_loss):
+            raise StageError(
+                f"the network's outputs are not finite on the validation images before any training (its loss is "
+                f"{self.start.validation_loss}): look at its weights, and at what the stage before it made"
+            )
         self._keep(self.model)
 
     def run_epoch(self, on_step: Callable[[int, float], None]) -> EpochResult:
         """Train one epoch, evaluate on the validation split, remember the best weights (or the last, as asked).
 
-        `on_step(step, loss)` is called after every step. Raises StageError when the loss is not finite.
+        `on_step(step, loss)` is called after every step. Raises StageError when a loss is not finite: a step's, or that
+        on the validation split.
         """
         torch.manual_seed(epoch_seed(self.seed, self.epoch))
         self.model.train()
@@ -189,23 +195,26 @@ class Training:
         for step, (images, targets) in enumerate(self._batches()):
             loss = self._step(images, targets, self.epoch * self.steps + step)
             if not math.isfinite(loss):
-                message = (
-                    f"training diverged: the loss is {loss} in epoch {self.epoch + 1}, step {step + 1}. "
-                    f"Lower learning_rate (now {self.settings.learning_rate:g}) or lengthen warmup."
-                )
-                raise StageError(message)
+                raise self._diverged(f"the loss is {loss} in epoch {self.epoch + 1}, step {step + 1}")
             total += loss
             on_step(step, loss)
         evaluated = self.average or self.model
         self.regulariser.end_epoch([self.model] if evaluated is self.model else [self.model, evaluated])
         self._renew_statistics(evaluated)
         result = self._evaluate(evaluated, total / self.steps)
+        if not math.isfinite(result.validation_loss):
+            where = f"after epoch {self.epoch + 1}, step {self.steps},"
+            raise self._diverged(f"{where} the loss on the validation images is {result.validation_loss}")
         self.history.append(result)
         self.epoch += 1
         judged = [self.start, *self.history] if self.start else self.history
         if self.regulariser.keep_last or result is max(judged, key=self._rank):
             self._keep(evaluated)
         return result
+
+    def _diverged(self, found: str) -> StageError:
+        advice = f"Lower learning_rate (now {self.settings.learning_rate:g}) or lengthen warmup."
+        return StageError(f"training diverged: {found}. {advice}")
 
     def _keep(self, model: nn.Module) -> None:
         self.best = {name: tensor.clone() for name, tensor in model.state_dict().items()}

@@ -19,9 +19,9 @@ PAYLOAD: dict[Form, tuple[str, ...]] = {
 
 
 class Frozen(BaseModel):
-    """Base of every value type: immutable, unknown keys refused."""
+    """Base of every value type: immutable, unknown keys refused, and no number that is NaN or infinite."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class TensorSpec(Frozen):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 from pydantic.json_schema import GenerateJsonSchema
 
 from pipeline.core.artifact import Frozen, TensorSpec
@@ -31,7 +31,12 @@ FindingKind = Literal[
 
 
 class Quantizer(Frozen):
-    """How a tensor is turned into whole numbers: number = round(value / scale) + zero point, kept within the type."""
+    """How a tensor is turned into whole numbers: number = round(value / scale) + zero point, kept within the type.
+
+    Scales are as they stand in the file, NaN and infinity too, which JSON then has as null.
+    """
+
+    model_config = ConfigDict(allow_inf_nan=True)
 
     tensor: str = Field(description="The tensor before it is quantized; of stored weights, the stored tensor.")
     dtype: str = Field(description="Type of the whole numbers, such as uint8.")

@@ -209,7 +209,7 @@ class Measurement(Frozen):
 def machine_digest(described: Mapping[str, Any]) -> str:
     """Return the sha256 over the fields of a fingerprint that must match (`MUST_MATCH`)."""
     fields = {name: described.get(name) for name in MUST_MATCH}
-    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(fields, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
 def differences(

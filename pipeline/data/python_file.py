@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def digest(path: Path, arguments: Mapping[str, Any]) -> str:
     """Return the sha256 over the file and its arguments. What the file itself reads is not seen."""
     total = hashlib.sha256(path.read_bytes())
-    total.update(json.dumps(dict(arguments), sort_keys=True).encode())
+    total.update(json.dumps(dict(arguments), sort_keys=True, allow_nan=False).encode())
     return total.hexdigest()
 
 

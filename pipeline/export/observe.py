@@ -86,9 +86,14 @@ class Watched:
 
 
 def ratio_db(signal: float, noise: float) -> float | None:
-    """Return signal to noise in dB, at most the ceiling, which stands for equality; None without a signal."""
+    """Return signal to noise in dB, at most the ceiling, which stands for equality; None without a signal.
+
+    Noise that is not finite drowns every signal: the ceiling's negative.
+    """
     if signal <= 0:
         return None
+    if not np.isfinite(noise):
+        return -SQNR_CEILING_DB
     return SQNR_CEILING_DB if noise <= 0 else min(SQNR_CEILING_DB, float(10 * np.log10(signal / noise)))
 
 
@@ -134,7 +139,9 @@ def _add(watched: Watched, probe: Probe, tensors: Tensors, expected: Tensors, al
 
 def _powers(reference: NDArray[Any], other: NDArray[Any]) -> tuple[float, float]:
     exact = reference.astype(np.float64)
-    return float(np.square(exact).sum()), float(np.square(exact - other).sum())
+    same = (exact == other) | (np.isnan(exact) & np.isnan(other))  # what is not finite in both is no noise
+    noise = np.square(np.subtract(exact, other, where=~same, out=np.zeros_like(exact)))
+    return float(np.square(exact, where=np.isfinite(exact), out=np.zeros_like(exact)).sum()), float(noise.sum())
 
 
 def _count_clipped(watched: Watched, probe: Probe, raw: NDArray[Any]) -> None:

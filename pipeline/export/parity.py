@@ -82,7 +82,7 @@ def compare(reference: Sequence[NDArray[np.float32]], outputs: Sequence[NDArray[
             message = f"output {index} is the same for all {len(other)} images"
             raise StageError(message)
     return Parity(
-        max_abs=max(_distance(*pair) for pair in zip(reference, outputs, strict=True)),
+        max_abs=max(_distance(*pair) for pair in zip(reference, outputs, strict=True)),  # never NaN, which max() drops
         max_rel_to_scale=max(relative(*pair) for pair in zip(reference, outputs, strict=True)),
         argmax_agreement=_agreement(reference[0], outputs[0]),
         images=len(outputs[0]),
@@ -194,10 +194,10 @@ def module_outputs(model: nn.Module, batch_NCHW: NDArray[np.float32]) -> Values:
 
 
 def relative(reference: NDArray[np.float32], other: NDArray[np.float32]) -> float:
-    """Return the largest absolute difference over the largest absolute value of the reference."""
+    """Return the largest absolute difference over the largest absolute value of the reference; infinite for NaN."""
     scale = float(np.abs(reference).max(initial=0.0))
     distance = _distance(reference, other)
-    return distance / scale if scale > 0 else distance
+    return distance / scale if scale > 0 and np.isfinite(distance) else distance
 
 
 def _distance(reference: NDArray[np.float32], other: NDArray[np.float32]) -> float:

@@ -218,5 +218,5 @@ def history_key(comparison: Comparison, model: str, check: str) -> str:
         "machine": {name: side.fingerprint.get(name) for name in MUST_MATCH},
         "runtime": [side.runtime, side.runtime_version, side.threads],
     }
-    digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(json.dumps(fields, sort_keys=True, allow_nan=False).encode()).hexdigest()[:16]
     return f"{model}-{comparison.metric}-{check}-{digest}"

@@ -65,7 +65,7 @@ class Connection:
             StageError: a runtime failed while it was running a file.
         """
         try:
-            self._write(json.dumps({"op": op, **arguments}).encode() + b"\n")
+            self._write(json.dumps({"op": op, **arguments}, allow_nan=False).encode() + b"\n")
         except (BrokenPipeError, ValueError) as error:
             raise self._ended(op) from error
         try:

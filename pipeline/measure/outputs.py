@@ -47,7 +47,7 @@ def compare_outputs(
     if shapes != others:
         raise OutputsError(f"{label} returns shapes {shapes}, {first} {others}; not timed")
     check = _distance(expected["outputs"], found["outputs"])
-    if tolerance is not None and check.relative > tolerance:
+    if tolerance is not None and not check.relative <= tolerance:
         raise OutputsError(
             f"{label} differs from {first} by {check.max_abs:.3g}, {check.relative:.2%} of its largest output; allowed "
             f"are {tolerance:.2%}; not timed. Where it differs by design (pruned, quantized) allow more: --tolerance"

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def serve(bench: Bench, requests: TextIO, answers: TextIO) -> None:
     """Answer every request until there are no more."""
     for line in requests:
-        print(json.dumps(answer(bench, json.loads(line))), file=answers, flush=True)
+        print(json.dumps(answer(bench, json.loads(line)), allow_nan=False), file=answers, flush=True)
 
 
 def answer(bench: Bench, request: Mapping[str, Any]) -> dict[str, Any]:

@@ -267,10 +267,11 @@ def _told(output: Any) -> dict[str, Any]:  # noqa: ANN401 - an array; numpy is n
 
     values = np.asarray(output, dtype=np.float32).ravel()
     step = -(-values.size // TOLD) or 1
+    finite = bool(np.isfinite(values).all())
     return {
         "shape": list(np.shape(output)),
-        "finite": bool(np.isfinite(values).all()),
-        "largest": float(np.abs(values).max(initial=0)),
+        "finite": finite,
+        "largest": float(np.abs(values).max(initial=0)) if finite else None,
         "values": base64.b64encode(np.ascontiguousarray(values[::step]).astype("<f4").tobytes()).decode(),
     }
 
@@ -283,7 +284,7 @@ def _weigh_and_exit(load: Callable[[], Session], seed: int, writer: int) -> None
         session.run(*inputs)
         session.run(*inputs)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KILOBYTE
-        os.write(writer, json.dumps({"peak_rss_bytes": peak}).encode())
+        os.write(writer, json.dumps({"peak_rss_bytes": peak}, allow_nan=False).encode())
     except MemoryError:
         pass  # told by the end of the process
     except Exception:  # noqa: BLE001 - whatever it is, `check` says why

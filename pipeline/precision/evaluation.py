@@ -71,7 +71,7 @@ class Evaluation:
             InputError: the runtime cannot read or run a file.
             StageError: a file's logits are not finite.
         """
-        signal, other = (self._logits_held_out(each) for each in (float_file, file))
+        signal, other = (self._logits_held_out(each).astype(np.float64) for each in (float_file, file))
         noise = float(np.square(signal - other).sum())
         power = float(np.square(signal).sum())
         if noise <= power * 10 ** (-MOST_DECIBELS / 10):

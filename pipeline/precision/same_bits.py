@@ -77,8 +77,8 @@ class Agreement:
     note: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields by name."""
-        return asdict(self)
+        """Return the fields by name; a difference that is not finite is None."""
+        return {name: _finite(value) for name, value in asdict(self).items()}
 
 
 def exact_sums(file: Path, samples_NCHW: NDArray[np.float32]) -> Agreement:
@@ -150,7 +150,7 @@ def compared(
         apart = {place: _relative(one[place], other[place], scales[place]) for place in differing}
         same_bits += not differing
         same_argmax += int(np.argmax(one[0].values)) == int(np.argmax(other[0].values)) if one[0].values.size else 0
-        largest = max([largest, *apart.values()])
+        largest = max([largest, *apart.values()])  # infinite for NaN, which max() would drop
         if differing and first is None:
             first = Difference(number, differing[0], apart[differing[0]])
     vector = len(expected[0][0].shape) == 1 and expected[0][0].values.size > 1
@@ -160,7 +160,16 @@ def compared(
 
 def _relative(one: Output, other: Output, scale: float) -> float:
     distance = float(np.abs(one.values.astype(np.float64) - other.values).max(initial=0.0))
+    if not np.isfinite(distance):
+        return float("inf")
     return distance / scale if scale > 0 else distance
+
+
+def _finite(value: object) -> object:
+    """Return a value as JSON has it: without numbers that are not finite, in the first difference too."""
+    if isinstance(value, dict):
+        return {name: _finite(inner) for name, inner in value.items()}
+    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def _run_here(file: Path, samples_NCHW: NDArray[np.float32], precise: str) -> list[list[Output]]:

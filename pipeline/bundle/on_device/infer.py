@@ -384,8 +384,11 @@ def _load_openvino(file: Path, threads: int, shape: list[int]) -> tuple[Infer, s
 
 
 def softmax(logits_NK: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return probabilities, each row adding up to 1."""
-    powers = np.exp(logits_NK - logits_NK.max(axis=1, keepdims=True))
+    """Return probabilities, each row adding up to 1. Raises Refused where a row's largest is NaN or infinite."""
+    largest = logits_NK.max(axis=1, keepdims=True)
+    if not np.isfinite(largest).all():
+        raise Refused("the network's outputs are not finite: no class can be told")
+    powers = np.exp(logits_NK - largest)
     shares: NDArray[np.float32] = powers / powers.sum(axis=1, keepdims=True)
     return shares
 
@@ -422,7 +425,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not given.json:
             print(f"{path}:", ", ".join("{label} ({probability:.2f})".format_map(each) for each in classes))
     if given.json:
-        print(json.dumps({"runtime": network.runtime, "version": network.version, "results": results}, indent=1))
+        print(
+            json.dumps(
+                {"runtime": network.runtime, "version": network.version, "results": results}, indent=1, allow_nan=False
+            )
+        )
     return 0
 
 

@@ -68,7 +68,7 @@ def run(
         found.differences[name] = difference(name, numbers, found.outputs[name])
     found.max_abs = max(found.differences.values())
     for name, far in found.differences.items():
-        if far > tolerance:
+        if not far <= tolerance:
             text = f"its outputs are {far:.6g} from those of {EXPECTED}, allowed: {tolerance:.6g}"
             raise Failed(f"{name}: {model} is wrong in {runtime} {found.version}: {text}", WRONG_OUTPUTS)
     within = f"largest difference {found.max_abs:.3g}, allowed {tolerance:.3g}"
@@ -83,8 +83,8 @@ def read_expected(
     """Return the expected outputs of each sample, and how far others may be from them: 0 where they must be equal."""
     try:
         samples = content["samples"]
-        outputs = {str(each["file"]): [float(number) for number in each["outputs"][runtime]] for each in samples}
-        tolerance, exact = float(content["tolerance"][runtime]["max_abs"]), content["exact"][runtime]
+        outputs = {str(each["file"]): [number(found) for found in each["outputs"][runtime]] for each in samples}
+        tolerance, exact = number(content["tolerance"][runtime]["max_abs"]), content["exact"][runtime]
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise Failed(f"{EXPECTED}: it lacks something for {runtime}, or has it in another form: {error!r}") from error
     for name, numbers in outputs.items():
@@ -96,6 +96,13 @@ def read_expected(
     if not 0 <= tolerance <= widest:
         raise Failed(f"{EXPECTED}: the tolerance in {runtime} is {tolerance:.3g}, allowed: 0 to {widest:.3g}")
     return outputs, 0.0 if exact else tolerance
+
+
+def number(found: object) -> float:
+    """Return a number of JSON. Raises ValueError for text such as "nan", true or false, and what is not finite."""
+    if isinstance(found, bool) or not isinstance(found, (int, float)) or not math.isfinite(found):
+        raise ValueError(f"found {str(found)[:40]!a}, expected a finite number")
+    return float(found)
 
 
 def infer(
@@ -116,10 +123,10 @@ def infer(
 
 
 def difference(name: str, expected: Sequence[float], computed: Sequence[float]) -> float:
-    """Return the largest difference of a sample's outputs."""
+    """Return the largest difference of a sample's outputs. Raises Failed for other lengths, and for NaN or infinity."""
     if len(expected) != len(computed):
         raise Failed(f"{name}: {len(computed)} outputs, {EXPECTED} has {len(expected)}", WRONG_OUTPUTS)
-    if not all(map(math.isfinite, computed)):
+    if not all(isinstance(each, (int, float)) and math.isfinite(each) for each in (*expected, *computed)):
         raise Failed(f"{name}: its outputs are not finite", WRONG_OUTPUTS)
     return max(abs(one - other) for one, other in zip(expected, computed))
 

@@ -435,10 +435,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         verify(given.bundle, Wanted(given.runtime, given.threads, given.public_key, given.digest), found)
     except Refused as error:
         found.error, code = str(error), error.exit_code
-    print(json.dumps(asdict(found), indent=1, sort_keys=True) if given.json else described(found))
+    print(as_json(found) if given.json else described(found))
     if code:
         print(f"error: {found.error}", file=sys.stderr)
     return code
+
+
+def as_json(found: Found) -> str:
+    """Write what was found as JSON, with null for an output that is NaN or infinite."""
+    told = asdict(found)
+    for name, numbers in found.outputs.items():
+        told["outputs"][name] = [
+            each if isinstance(each, (int, float)) and math.isfinite(each) else None for each in numbers
+        ]
+    return json.dumps(told, indent=1, sort_keys=True, allow_nan=False)
 
 
 def described(found: Found) -> str:

@@ -269,7 +269,7 @@ class QuantizationAware(GraphModule):
             pairs[name] = self._grids(name, own.weight(), own.bias())[0], layers[name].weight.scale
         for name, (grid, scale) in pairs.items():
             found, expected = grid.scale.detach().reshape(-1).numpy(), scale.reshape(-1)
-            apart = np.abs(found - expected) > SAME * expected
+            apart = ~(np.abs(found - expected) <= SAME * expected)
             if apart.any():
                 message = f"{name} has the scale {expected[apart][0]} in the file and {found[apart][0]} in training"
                 raise StageError(message)

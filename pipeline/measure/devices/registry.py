@@ -114,7 +114,9 @@ def _record(file: Path, name: str, given: Any) -> DeviceRecord:  # noqa: ANN401 
         return make_record(given)
     except InputError as error:
         lines = file.read_text(encoding="utf-8").splitlines()
-        line = next((number for number, text in enumerate(lines, 1) if json.dumps(name) + ":" in text), 1)
+        line = next(
+            (number for number, text in enumerate(lines, 1) if json.dumps(name, allow_nan=False) + ":" in text), 1
+        )
         raise InputError(f"{file}:{line} {name}: {error}; mend it, or remove it and add it again") from error
 
 
@@ -128,7 +130,7 @@ def _write(devices: dict[str, DeviceRecord]) -> Path:
     partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
         partial.replace(file)
     except OSError as error:
         with contextlib.suppress(OSError):

@@ -9,7 +9,9 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
+from onnx import numpy_helper
 from typer.testing import CliRunner
 
 from pipeline.bundle.on_device.verify import Found
@@ -18,6 +20,8 @@ from tests.unit.bundle.tampering import expected, flip, manifest, model, rewrite
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import onnx
 
 KEYS = set(Found.__dataclass_fields__)
 
@@ -172,3 +176,24 @@ def test_the_program_checks_every_field_of_the_manifest(good: Path, field: str) 
     done = CliRunner().invoke(app, ["verify", str(good)])
     assert done.exit_code == 2
     assert f"manifest.json: {field}" in done.stderr
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_network_without_numbers_is_refused_everywhere(good: Path, value: float) -> None:
+    """Verify finds wrong outputs and writes null for them; infer.py names no class."""
+
+    def poison(network: onnx.ModelProto) -> None:
+        bias = next(each for each in network.graph.initializer if list(each.dims) == [3])
+        bias.CopyFrom(numpy_helper.from_array(np.full(3, value, np.float32), bias.name))
+
+    model(poison)(good)
+    done = on_device(good, "--json")
+    found = json.loads(done.stdout, parse_constant=pytest.fail)
+    assert (done.returncode, found["verified"]) == (6, False)
+    assert set(found["outputs"]["samples/0.png"]) == {None}
+    assert json.loads(CliRunner().invoke(app, ["verify", str(good), "--json"]).stdout)["outputs"] == found["outputs"]
+    said = subprocess.run(
+        [sys.executable, "infer.py", "samples/0.png", "--json"], cwd=good, check=False, capture_output=True, text=True
+    )
+    assert (said.returncode, said.stdout) == (2, "")
+    assert "not finite" in said.stderr
