@@ -13,20 +13,26 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
-from torch.fx.experimental.symbolic_shapes import is_concrete_int
 from torch.fx.immutable_collections import immutable_dict, immutable_list
 from torch.utils._pytree import tree_leaves
 
-from pipeline.compress.graph_nodes import changes_something, is_getitem, layer_path, plain_name, rule_for
-from pipeline.compress.inference import first_line, inference, where
+from pipeline.compress.exported import any_batch, export_program
+from pipeline.compress.graph_nodes import (
+    changes_something,
+    is_getitem,
+    layer_path,
+    plain_name,
+    rule_for,
+    spell_keywords,
+)
 from pipeline.compress.tensors import shared_names, stored_tensors
 from pipeline.core.errors import InputError
-from pipeline.core.quiet import quiet
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
+
+    from torch.export import ExportedProgram
 
 
 #: One tensor for each input of the network, the batch first.
@@ -41,7 +47,7 @@ _STATISTICS = frozenset(
 )
 
 #: Attributes of every graph module.
-_TAKEN = frozenset({"code", "graph", "meta", "training"})
+_TAKEN = frozenset({"meta", "training", *dir(fx.GraphModule)} - set(dir(nn.Module)))
 #: Containers of outputs that a graph keeps; fx has immutable ones of its own.
 _DICTIONARIES = frozenset({dict, OrderedDict, immutable_dict})
 _SEQUENCES: dict[Any, type] = {tuple: tuple, list: list, immutable_list: list}
@@ -85,25 +91,24 @@ def capture(model: nn.Module, example: Example) -> Captured:
     Cost: about a forward pass in Python with tensors that hold no data, and one deep copy of the computed weights.
     Limits: what only training does, such as stochastic depth, is not in the graph.
     """
-    if min(len(tensor) for tensor in example) < 2:  # noqa: PLR2004 - torch.export treats a batch of one as a constant
-        raise InputError(f"The example has a batch of {min(map(len, example))}; expected 2 or more.")
-    program = _export(model, example)
+    if smallest := [len(tensor) for tensor in example if tensor.dim() and len(tensor) < 2]:  # noqa: PLR2004 - a constant
+        raise InputError(f"The example has a batch of {min(smallest)}; expected 2 or more.")
     own = stored_tensors(model)
-    if taken := {name.partition(".")[0] for name in own} & _TAKEN:
+    if taken := {name.partition(".")[0] for name in own} & _TAKEN | {name for name in own if set('"\\\n') & set(name)}:
         raise InputError(
-            f"The network calls a tensor or layer {', '.join(sorted(taken))}: rename it, graphs use that name."
+            f"The network calls a tensor or layer {', '.join(sorted(taken))}: rename it, graphs cannot have that name."
         )
+    program = export_program(model, example)
     aliases = shared_names(own)
     module = _graph_module(program, own, {name: alias[0] for alias in aliases for name in alias})
     folded = frozenset(_bake(module))
     module.graph.eliminate_dead_code(is_impure_node=changes_something)
     module.recompile()
-    sizes = [node.meta["val"].shape[0] for node in module.graph.nodes if node.op == "placeholder"]
     used = {node.target: _attribute(module, node.target) for node in module.graph.nodes if node.op == "get_attr"}
     return Captured(
         module=module,
         example=example,
-        dynamic=not any(is_concrete_int(size) for size in sizes),
+        dynamic=any_batch(program),
         stored={**{names[0]: own[names[0]] for names in aliases}, **used},
         aliases={names[0]: names for names in aliases if len(names) > 1},
         foreign=frozenset(used) - own.keys(),
@@ -138,31 +143,11 @@ class _Recorder(fx.Interpreter):
         return value
 
 
-def _export(model: nn.Module, example: Example) -> ExportedProgram:
-    try:
-        with inference(model), quiet(r"The tensor attributes? self\.", UserWarning):  # the flat weights of an LSTM
-            shapes = tuple({0: Dim.AUTO} for _ in example)
-            return torch.export.export(model, example, dynamic_shapes=(shapes,) if _variadic(model) else shapes)
-    except Exception as error:
-        place = where(error)
-        raise InputError(
-            f"The network cannot be exported: torch.export says {first_line(error)!r}"
-            f"{'' if place.startswith('an unknown') else f' at {place}'}. Expected a forward of tensors without "
-            "branches or sizes that depend on their values: torch.where instead of `if`, masks instead of x[x > 0]; "
-            "torch.export.draft_export(model, inputs) lists every such place."
-        ) from error
-
-
-def _variadic(model: nn.Module) -> bool:
-    """Say whether forward takes its inputs as *args, which torch.export sees as one tuple."""
-    code = getattr(model.forward, "__code__", None)
-    return bool(code and code.co_flags & 0x04 and code.co_argcount <= 1)
-
-
 def _graph_module(program: ExportedProgram, tensors: Mapping[str, Tensor], names: Mapping[str, str]) -> fx.GraphModule:
     """Return the program's graph with its lifted tensors read as attributes; aliases read their first name."""
     specs = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
     graph, root = fx.Graph(), dict[str, Any]()
+    spell_keywords(graph)
     made: dict[fx.Node, Any] = {}
     for node in program.graph.nodes:
         spec = specs.get(node.name) if node.op == "placeholder" else None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import operator
+import re
+from keyword import kwlist
 from typing import TYPE_CHECKING, Any
 
 from torch._ops import OpOverload
@@ -13,6 +15,20 @@ if TYPE_CHECKING:
     from torch import fx
 
     from pipeline.compress.graph_labels import Rule
+
+#: An attribute that Python's grammar does not take behind a dot: `self.heads.class`.
+_KEYWORD = re.compile(rf"(getattr\((?:[^()]|\([^()]*\))*\)|\bself(?:\.\w+)*?)\.({'|'.join(kwlist)})\b")
+
+
+def spell_keywords(graph: fx.Graph) -> None:
+    """Let the graph's code read layers that are called as Python's keywords are: `getattr(self.heads, "class")`."""
+
+    def spelled(line: str) -> str:
+        while (changed := _KEYWORD.sub(r'getattr(\1, "\2")', line)) != line:
+            line = changed
+        return line
+
+    graph.on_generate_code(lambda _: lambda body: [spelled(line) for line in body])
 
 
 def plain_name(node: fx.Node) -> str:

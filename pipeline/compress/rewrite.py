@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate
 
-from pipeline.compress.graph_nodes import arguments_of, changes_something, plain_name
+from pipeline.compress.graph_nodes import arguments_of, changes_something, plain_name, spell_keywords
 from pipeline.compress.graph_sizes import Call, arguments_with, resized
 from pipeline.compress.layers import Layer, layer_for
 from pipeline.compress.tensors import sliced
@@ -68,6 +68,7 @@ class _Writer:
         self._captured, self._walk, self._tensors = captured, walk, tensors
         self._removed = walk.removed(plan.keep)
         self._graph = fx.Graph()
+        spell_keywords(self._graph)
         self._made: dict[fx.Node, Any] = {}
         self._root: dict[str, Any] = {}
         self._layers: dict[str, Layer] = {}

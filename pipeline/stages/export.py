@@ -77,21 +77,23 @@ class Export(Stage):
         )
 
     def _to_onnx(self, given: Artifact, context: Context, samples: NDArray[np.float32]) -> Outcome:
+        from pipeline.compress.untouched import untouched
         from pipeline.export.execution import onnx_outputs, torch_outputs
         from pipeline.export.onnx import FILE_NAME, export_onnx
         from pipeline.export.parity import FLOAT32_TOLERANCE, check, locate_in_export
         from pipeline.network import load_network
 
         model = load_network(given)
-        inputs, outputs = export_onnx(
-            model,
-            context.folder,
-            input_shape=(context.target.batch, *given.inputs[0].shape[1:]),
-            input_name=given.inputs[0].name,
-            output_names=[output.name for output in given.outputs],
-            opset=self.opset,
-            dynamic_batch=self.batch == "dynamic",
-        )
+        with untouched(model):
+            inputs, outputs = export_onnx(
+                model,
+                context.folder,
+                input_shape=(context.target.batch, *given.inputs[0].shape[1:]),
+                input_name=given.inputs[0].name,
+                output_names=[output.name for output in given.outputs],
+                opset=self.opset,
+                dynamic_batch=self.batch == "dynamic",
+            )
         file = context.folder / FILE_NAME
         parity = check(
             torch_outputs(model, samples),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import namedtuple
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -16,7 +17,9 @@ from torch.nn.utils.parametrizations import weight_norm
 from torch.utils._pytree import register_dataclass, tree_leaves
 
 from pipeline.compress.capture import capture, record
+from pipeline.compress.definition import source
 from pipeline.compress.graph import trace
+from pipeline.compress.prune import prune
 from pipeline.core.errors import InputError
 from tests.unit.compress.networks import Net, Net2, conv
 
@@ -278,3 +281,85 @@ def test_dropout_is_not_in_effect_and_functional_calls_are_kept() -> None:
     captured = capture(net, (torch.randn(2, 3),))
     x = torch.randn(4, 3)
     assert torch.equal(captured.module(x), net.a(x))
+
+
+def logged(function: Callable[..., Any], *, wrap: bool) -> Callable[..., Any]:
+    """Return a function behind a decorator, which tells its arguments or not."""
+
+    def wrapper(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        return function(*args, **kwargs)
+
+    return functools.wraps(function)(wrapper) if wrap else wrapper
+
+
+@pytest.mark.parametrize("wrap", [True, False])
+@pytest.mark.parametrize("kind", [Net, Net2, Many])
+def test_a_forward_behind_a_decorator(kind: type[nn.Module], wrap: bool) -> None:  # noqa: FBT001
+    """Its arguments are those of the function inside, or any number."""
+    decorated = type("Decorated", (kind,), {"forward": logged(kind.forward, wrap=wrap)})
+    net = decorated() if kind is Many else decorated(lambda m, x, y=0: m.a(x + y), a=nn.Linear(3, 2))
+    inputs = tuple(torch.randn(2, 3) for _ in range(1 if kind is Net else 2))
+    captured = capture(net.eval(), inputs)
+    more = tuple(torch.randn(5, 3) for _ in inputs)
+    assert captured.dynamic
+    assert torch.equal(captured.module(*more), net(*more))
+
+
+def test_a_batch_that_the_network_has_seen_is_not_the_only_one() -> None:
+    """A grid that was kept for the last batch does not fix that batch, in the graph and in a rewritten network."""
+
+    def forward(m: Net, x: Tensor) -> Tensor:
+        y = m.a(x)
+        if getattr(m, "shape", None) != y.shape:
+            m.shape, m.grid = y.shape, torch.arange(6.0).expand(y.shape[0], 1, 6, 6)
+        return m.b(y[:, :3]) + m.grid
+
+    net = Net(forward, a=conv(3, 6), b=conv(3, 4)).eval()
+    net(torch.randn(2, 3, 6, 6))
+    captured = capture(net, (torch.randn(2, 3, 6, 6),))
+    assert captured.dynamic
+    graph = trace(captured)
+    pruned = prune(captured, graph, net, {group.name: range(2) for group in graph.groups})
+    assert "y[:, :3]" in pruned.rewritten
+    assert [len(pruned.model(torch.randn(batch, 3, 6, 6))) for batch in (1, 2, 3)] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("value", [0.5, 3])
+def test_an_input_without_dimensions(value: float) -> None:
+    """A time step is one number for all images."""
+    net = Net2(lambda m, x, t: m.b(m.a(x) * t), a=nn.Linear(3, 4), b=nn.Linear(4, 2)).eval()
+    example = (torch.randn(2, 3), torch.tensor(value))
+    captured = capture(net, example)
+    assert captured.dynamic
+    graph = trace(captured)
+    pruned = prune(captured, graph, net, {"a": [0, 2]})
+    assert pruned.certificate.scale > 0
+    assert pruned.model(torch.randn(5, 3), torch.tensor(0.25)).shape == (5, 2)
+
+
+@pytest.mark.parametrize("name", ["class", "in", "lambda", "None", "a b", "1", "self"])
+def test_layers_by_any_name(name: str) -> None:
+    """A keyword of Python is a name like any other: in the graph, and in a rewritten network and its file."""
+    heads = nn.ModuleDict({name: nn.ModuleDict({name: conv(4, 2)})})
+    net = Net(lambda m, x: m.heads[name][name](m.a(x)[:, :4]) * getattr(m, name), a=conv(3, 8), heads=heads)
+    net.register_parameter(name, nn.Parameter(torch.ones(())))
+    images = torch.randn(2, 3, 6, 6)
+    captured = capture(net.eval(), (images,))
+    assert torch.equal(captured.module(images), net(images))
+    graph = trace(captured)
+    pruned = prune(captured, graph, net, {graph.groups[0].name: [0, 1]})
+    assert "[:, :4]" in pruned.rewritten
+    file: dict[str, Any] = {}
+    exec(source(pruned.model, "A network."), file)  # noqa: S102 - the file under test
+    written = file["build"]()
+    written.load_state_dict(pruned.model.state_dict())
+    assert torch.equal(written(images), deepcopy(pruned.model)(images))
+
+
+@pytest.mark.parametrize("name", ["graph", "code", "recompile", 'a"b'])
+def test_names_that_graphs_cannot_have(name: str) -> None:
+    """They are told before anything is exported."""
+    net = nn.Sequential()
+    net.add_module(name, nn.Linear(3, 2))
+    with pytest.raises(InputError, match=re.escape(name)):
+        capture(net, (torch.randn(2, 3),))

@@ -1,0 +1,82 @@
+"""`torch.export` of a network for any batch, without a trace in the network and with errors that name its code."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.export import Dim
+from torch.export.graph_signature import InputKind, OutputKind
+from torch.fx.experimental.symbolic_shapes import is_concrete_int
+from torch.utils._pytree import tree_map_only
+
+from pipeline.compress.inference import first_line, inference, where
+from pipeline.compress.untouched import untouched
+from pipeline.core.errors import InputError
+from pipeline.core.quiet import quiet
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.export import ExportedProgram
+
+    from pipeline.compress.capture import Example
+
+#: What torch warns of when it meets the flat weights of an LSTM.
+_FLAT = r"The tensor attributes? self\."
+
+
+def export_program(model: nn.Module, example: Example) -> ExportedProgram:
+    """Export; where that fixes the batch, with one more image: forward may keep something for the last batch it saw."""
+    program = _export(model, example)
+    if any_batch(program):
+        return program
+    try:
+        other = _export(model, tuple(torch.cat([each, each[:1]]) if each.dim() else each for each in example))
+    except InputError:  # a literal batch: Captured.dynamic says so
+        return program
+    batches = zip(
+        _first_sizes(program, OutputKind.USER_OUTPUT), _first_sizes(other, OutputKind.USER_OUTPUT), strict=True
+    )
+    literal = any(is_concrete_int(size) and size == before for before, size in batches)
+    return other if any_batch(other) and not literal else program
+
+
+def any_batch(program: ExportedProgram) -> bool:
+    """Say whether no input's first size is a number."""
+    return not any(map(is_concrete_int, _first_sizes(program, InputKind.USER_INPUT)))
+
+
+def _first_sizes(program: ExportedProgram, kind: InputKind | OutputKind) -> list[Any]:
+    """Return the first size of each input, or output, that has one."""
+    signature = program.graph_signature
+    names = [spec.arg.name for spec in (*signature.input_specs, *signature.output_specs) if spec.kind is kind]
+    values = {node.name: node.meta.get("val") for node in program.graph.nodes}
+    shapes = [value.shape for name in names if isinstance(value := values.get(name), Tensor)]
+    return [shape[0] for shape in shapes if len(shape)]
+
+
+def _export(model: nn.Module, example: Example) -> ExportedProgram:
+    try:
+        with (
+            untouched(model),
+            inference(model),
+            quiet(r"The tensor attributes? self\.", UserWarning),
+        ):  # flat LSTM weights
+            return torch.export.export(model, example, dynamic_shapes=_free_batch(model, example))
+    except Exception as error:
+        place = where(error)
+        raise InputError(
+            f"The network cannot be exported: torch.export says {first_line(error)!r}"
+            f"{'' if place.startswith('an unknown') else f' at {place}'}. Expected a forward of tensors without "
+            "branches or sizes that depend on their values: torch.where instead of `if`, masks instead of x[x > 0]; "
+            "torch.export.draft_export(model, inputs) lists every such place."
+        ) from error
+
+
+def _free_batch(model: nn.Module, example: Example) -> dict[str, Any]:
+    """Return for each argument of forward that the first size of its tensors is free; `*args` is one tuple."""
+    given = inspect.signature(model.forward).bind(*example).arguments
+    shapes: dict[str, Any] = tree_map_only(Tensor, lambda each: {0: Dim.AUTO} if each.dim() else {}, given)
+    return shapes
