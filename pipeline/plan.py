@@ -2,7 +2,8 @@
 
 The key of a step is the sha256 of its ingredients: stage kind, revision, full configuration with defaults, the key of
 the step before, the digest of the data, the versions of the libraries that the stage names, the seed, the batch, and
-for a stage that measures the whole target and the digest of the machine. Files count by content, not by path.
+for a stage that measures the whole target and the digest of the machine. Files count by content, not by path, and so
+do modules beside a definition or a data file that it imports.
 
 What a stage makes does not depend on `on_no_gain`: it has a key of its own, which is the step's where nothing is timed.
 """
@@ -17,8 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.core.artifact import file_digest
 from pipeline.core.cpu import cpu_flags
+from pipeline.core.local_imports import local_modules
 from pipeline.core.measurement import machine_digest
 from pipeline.data import digest as data_digest
+from pipeline.data.config import settings
 from pipeline.measure.devices.registry import device_record
 from pipeline.measure.machine import fingerprint
 from pipeline.stages.quantize import Quantize
@@ -96,7 +99,7 @@ def make_plan(loaded: LoadedRecipe, store: Store, seed: int, previous: Sequence[
     """
     data = {
         "digest": data_digest(loaded.recipe.data),
-        "split": _by_content(loaded.recipe.data.model_dump(mode="json"), ()),
+        "split": _by_content(settings(loaded.recipe.data), ()),
     }
     machine = fingerprint()
     where = _where(loaded, machine)
@@ -128,6 +131,7 @@ def _original(loaded: LoadedRecipe, seed: int) -> Ingredients:
         "kind": "original",
         "revision": ORIGINAL_REVISION,
         "definition": file_digest(model.definition),
+        **_modules(model.definition),
         "weights": file_digest(model.weights) if model.weights else None,
         "arguments": dict(model.arguments),
         "input_shape": loaded.recipe.data.model_dump(mode="json", include={"source", "size", "channels", "arguments"}),
@@ -135,6 +139,12 @@ def _original(loaded: LoadedRecipe, seed: int) -> Ingredients:
         "seed": None if model.weights else seed,
         "versions": {name: version(name) for name in ("torch", *model.libraries)},
     }
+
+
+def _modules(definition: Path) -> Ingredients:
+    """Return the modules beside a definition that it imports, as part of what it is; nothing where there is none."""
+    found = local_modules(definition)
+    return {"modules": {name: file_digest(path) for name, path in found.items()}} if found else {}
 
 
 def _stage(loaded: LoadedRecipe, stage: Stage, parent: str, data: Ingredients, seed: int) -> Ingredients:

@@ -58,5 +58,5 @@ class ConsoleProgress:
         if self.task is not None:
             self.bar.remove_task(self.task)
             self.task = None
-        self.console.print(text)
+        self.console.print(text, markup=False)
         self.bar.refresh()

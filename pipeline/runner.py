@@ -101,8 +101,11 @@ class Run:
 
     @cached_property
     def dataset(self) -> Dataset:
-        """The data, loaded on first use."""
-        return load_data(self.loaded.recipe.data)
+        """The data, loaded on first use; what should be known of them is said then."""
+        found = load_data(self.loaded.recipe.data)
+        for note in found.notes:
+            self.progress.note(f"data: {note}")
+        return found
 
     @cached_property
     def threads(self) -> int:

@@ -46,7 +46,7 @@ def build(definition: Path, arguments: Mapping[str, Any]) -> nn.Module:
         _with_operators(partial(spec.loader.exec_module, module))
     except Exception as error:
         package = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
-        advice = f". Install it: pip install {package}" if package else ""
+        advice = _import_advice(definition, package) if package else ""
         message = f"model definition {definition} cannot be imported: {type(error).__name__}: {error}{advice}"
         raise InputError(message) from error
     if not callable(getattr(module, "build", None)):
@@ -62,6 +62,16 @@ def build(definition: Path, arguments: Mapping[str, Any]) -> nn.Module:
         message = f"{definition}: build() returned {type(model).__name__}, expected a torch nn.Module"
         raise InputError(message)
     return model.float().eval()
+
+
+def _import_advice(definition: Path, package: str) -> str:
+    """Say what to do about a module that is not found: a definition is stored and loaded as one file."""
+    beside = [name for name in (f"{package}.py", package) if (definition.parent / name).exists()]
+    if not beside:
+        return f". Install it: pip install {package}"
+    return (
+        f". {beside[0]} lies beside it, but a definition is one file: put what it needs into it, or install {package}"
+    )
 
 
 def _with_operators(action: Callable[[], Result]) -> Result:

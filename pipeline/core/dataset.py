@@ -37,13 +37,15 @@ class Normalisation:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How an image file became pixels of a data set: converted to `colour`, then resized by Pillow's bilinear filter.
+    """How an image file became pixels of a data set: turned as its EXIF says, in 8 bits and in `colour`, then resized.
 
-    Both are Pillow's own operations (`convert("L")` or `convert("RGB")`, `resize`), on 8 bits.
+    Colours and sizes are Pillow's own operations (`convert("L")` or `convert("RGB")`, bilinear `resize`). Of 16 bits
+    the upper eight are taken. `white` is the value that becomes 255 where grey ones have other ranges: 4095 of 12 bits.
     """
 
     colour: Literal["grey", "rgb"]
     resize: ResizeRule
+    white: float | None = None
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,8 @@ class Dataset:
     """Three disjoint splits of one data set, already at the size that the network sees.
 
     `preprocessing` says how files became these images; None: the user's own code made them, and only it knows.
-    `licence` is that of the images, an SPDX identifier where there is one; empty: not stated.
+    `licence` is that of the images, an SPDX identifier where there is one; empty: not stated. `notes` is what somebody
+    who reads the result should know of the data, one line each.
     """
 
     name: str
@@ -74,6 +77,7 @@ class Dataset:
     test: Split
     preprocessing: Preprocessing | None = None
     licence: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def input_shape(self) -> tuple[int, int, int]:

@@ -74,5 +74,15 @@ def _folder(path: Path, info: ValidationInfo) -> Path:
     return found
 
 
+def _path(path: Path, info: ValidationInfo) -> Path:
+    if info.context is None:
+        return path
+    found = resolved(path, info.context["folder"])
+    if not found.exists():
+        raise ValueError(f'found "{path}", which is {found}: not there, allowed: an existing file or folder')
+    return found
+
+
 ExistingFile = Annotated[Path, AfterValidator(_file)]
 ExistingFolder = Annotated[Path, AfterValidator(_folder)]
+ExistingPath = Annotated[Path, AfterValidator(_path)]

@@ -35,13 +35,23 @@ def digest(config: DataConfig) -> str:
         case DataFile():
             from pipeline.data import python_file
 
-            return python_file.digest(config.path, config.arguments)
+            return python_file.digest(config.path, config.arguments, config.inputs)
         case _:
             assert_never(config)
 
 
 def load(config: DataConfig) -> Dataset:
-    """Return the data set, decoded and split. Raises InputError when it is missing, damaged, or a split is empty."""
+    """Return the data set, decoded, split and checked.
+
+    Raises:
+        InputError: it is missing or damaged, or its arrays are not what they should be; with all that is wrong.
+    """
+    from pipeline.data.accepted import accepted
+
+    return accepted(_load(config), f"data ({config.source})")
+
+
+def _load(config: DataConfig) -> Dataset:
     match config:
         case Elpv():
             from pipeline.data import elpv
@@ -58,11 +68,11 @@ def load(config: DataConfig) -> Dataset:
         case ImageFolder():
             from pipeline.data import folder
 
-            return folder.load(config.root, config.size, config.channels, config.mean, config.std)
+            return folder.load(config.root, config.size, config.channels, config.mean, config.std, config.white)
         case DataFile():
             from pipeline.data import python_file
 
-            return python_file.load(config.path, config.arguments)
+            return python_file.load(config.path, config.arguments, config.inputs)
         case _:
             assert_never(config)
 
@@ -76,4 +86,5 @@ def summary(dataset: Dataset) -> dict[str, Any]:
         "validation": len(dataset.validation),
         "test": len(dataset.test),
         "input_shape": list(dataset.input_shape),
+        **({"notes": list(dataset.notes)} if dataset.notes else {}),
     }

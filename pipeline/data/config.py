@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from pipeline.core.artifact import Frozen
-from pipeline.core.paths import ExistingFile, ExistingFolder
+from pipeline.core.paths import ExistingFile, ExistingFolder, ExistingPath
 from pipeline.core.units import Ratio
 
 Channels = Literal[1, 3]
@@ -56,6 +56,12 @@ class ImageFolder(Frozen):
     std: tuple[float, ...] = Field(
         default=(), description="Standard deviation of each channel, pixel / 255; absent: ImageNet's."
     )
+    white: float | None = Field(
+        default=None,
+        gt=0,
+        description="Value that becomes 255 in grey images of more than 8 bits: 4095 of 12 bits, 1.0 of floats from 0 "
+        "to 1; absent: 65535 for 16 bits.",
+    )
 
     @model_validator(mode="after")
     def _statistics_fit(self) -> ImageFolder:
@@ -73,6 +79,19 @@ class DataFile(Frozen):
     source: Literal["file"]
     path: ExistingFile = Field(description="The Python file.")
     arguments: dict[str, Argument] = Field(default={}, description="Keyword arguments of its load function.")
+    inputs: tuple[ExistingPath, ...] = Field(
+        default=(),
+        description="Files and folders that load reads: when their content changes, finished stages are made anew.",
+    )
 
 
 DataConfig = Annotated[Elpv | FashionMnist | Cifar | ImageFolder | DataFile, Field(discriminator="source")]
+
+
+def settings(config: DataConfig) -> dict[str, Any]:
+    """Return what tells two configurations of the same content apart; keys that say nothing are left out.
+
+    Files are in `pipeline.data.digest`, by content.
+    """
+    unsaid = {"white"} if getattr(config, "white", None) is None else set()
+    return config.model_dump(mode="json", exclude={"inputs", *unsaid})

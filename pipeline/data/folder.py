@@ -1,112 +1,175 @@
 """A folder of images: `root/{train,validation,test}/<class>/*.{png,jpg,...}`; without splits, `root/<class>/*`.
 
-Without a given split the images are divided 60 / 15 / 25 (train, validation, test), stratified by class.
+Without a given split the images are divided 60 / 15 / 25 (train, validation, test), stratified by class. Hidden files
+and folders are left out. All that is wrong with the files is told at once.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from pipeline.core.dataset import Dataset, Normalisation, Preprocessing, Split
-from pipeline.core.errors import InputError
+from pipeline.data.accepted import shared_images
+from pipeline.data.folder_listing import SPLITS, Found, Listing, list_folder
+from pipeline.data.image_file import PIXELS_AT_MOST, SIXTEEN_BITS, UnreadableError, opened, read_pixels, rule
+from pipeline.data.problems import refuse
 from pipeline.data.splits import stratified, take
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
-SPLITS = ("train", "validation", "test")
+    from numpy.typing import NDArray
+
+    from pipeline.data.checks import Place
+
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-Listing = list[tuple["Path", int]]
-
-
-def class_names(root: Path) -> tuple[str, ...]:
-    """Return the sorted names of the class folders below `root`; raises InputError when there are fewer than two."""
-    names = tuple(sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")))
-    if len(names) < 2:  # noqa: PLR2004
-        message = f"{root} has {len(names)} class folders {list(names)}, expected at least two with images in each"
-        raise InputError(message)
-    return names
-
-
-def list_images(root: Path, classes: tuple[str, ...]) -> Listing:
-    """Return (file, class index) in name order; raises InputError for an empty class or another set of classes."""
-    if class_names(root) != classes:
-        message = f"{root} has the classes {list(class_names(root))}, but train has {list(classes)}"
-        raise InputError(message)
-    listing: Listing = []
-    for index, name in enumerate(classes):
-        found = sorted(path for path in (root / name).rglob("*") if path.suffix.lower() in SUFFIXES)
-        if not found:
-            message = f"{root / name} has no images (looked for {', '.join(sorted(SUFFIXES))})"
-            raise InputError(message)
-        listing += [(path, index) for path in found]
-    return listing
-
-
-def listings(root: Path) -> tuple[tuple[str, ...], dict[str, Listing]]:
-    """Return the class names and the images of each split; one listing named "all" when there is no train folder."""
-    if not root.is_dir():
-        message = f"data.root: {root} is not a folder"
-        raise InputError(message)
-    if not (root / "train").is_dir():
-        classes = class_names(root)
-        return classes, {"all": list_images(root, classes)}
-    for split in SPLITS:
-        if not (root / split).is_dir():
-            message = f"{root} has a train folder but no {split} folder: give all of {', '.join(SPLITS)}, or none"
-            raise InputError(message)
-    classes = class_names(root / "train")
-    return classes, {split: list_images(root / split, classes) for split in SPLITS}
+#: Files of 16 bits whose values end here hold fewer bits.
+TWELVE_BITS = 4095
+ADVICE = "Mend, replace or remove them; nothing was left out by itself."
 
 
 def digest(root: Path) -> str:
-    """Return the sha256 over the relative names and the content of all images."""
+    """Return the sha256 over the relative names and the content of all images, and how unusual ones are read.
+
+    Raises:
+        InputError: all that is wrong with the folder; where anything is, every image is decoded to find the rest.
+    """
+    found = list_folder(root)
     total = hashlib.sha256()
-    for listing in listings(root)[1].values():
+    problems = list(found.problems)
+    for listing in found.listings.values():
         for path, _ in listing:
-            total.update(f"{path.relative_to(root).as_posix()}\n".encode())
-            total.update(path.read_bytes())
+            content = path.read_bytes()
+            total.update(f"{found.relative(path)}\n".encode())
+            total.update(content)
+            try:
+                with opened(io.BytesIO(content)) as image:
+                    how = rule(image, content)
+            except UnreadableError as error:
+                problems.append(f"{found.relative(path)} {error}")
+            else:
+                total.update(f"{how}\n".encode() if how else b"")
+    if problems:
+        _refuse(found, [*found.problems, *_decoding_problems(found)])
     return total.hexdigest()
 
 
-def read(listing: Listing, size: int, channels: int) -> Split:
-    """Decode images, resize the shorter side to `size` and cut the centre: uint8 [N, channels, size, size]."""
+def _decoding_problems(found: Found) -> list[str]:
+    """Decode every image and return what is wrong with it."""
+    problems: list[str] = []
+    for listing in found.listings.values():
+        for path, _ in listing:
+            try:
+                read_pixels(path, 1, SIXTEEN_BITS)
+            except UnreadableError as error:
+                problems.append(f"{found.relative(path)} {error}")
+    return problems
+
+
+def _refuse(found: Found, problems: list[str]) -> None:
+    refuse(str(found.root), problems, ADVICE)
+
+
+def fitted(image: Image.Image, size: int) -> NDArray[np.uint8]:
+    """Resize the shorter side to `size` and cut the centre: uint8 [size, size] or [size, size, 3].
+
+    Raises UnreadableError when one side is so much longer than the other that the whole would be too large.
+    """
+    scale = size / min(image.size)
+    width, height = (max(size, round(side * scale)) for side in image.size)
+    if width * height > PIXELS_AT_MOST:
+        found = f"has {image.width} x {image.height} pixels, which makes {width} x {height}"
+        raise UnreadableError(f"{found} at size {size}, allowed: up to {PIXELS_AT_MOST:,} pixels; cut it")
+    left, top = (width - size) // 2, (height - size) // 2
+    resized = image.resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(resized.crop((left, top, left + size, top + size)))
+
+
+def read(found: Found, split: str, size: int, channels: int, white: float | None) -> tuple[Split, list[str], float]:
+    """Decode one split's images to uint8 [N, channels, size, size].
+
+    Returns it with what is wrong with single images, and with the brightest value of those of more than 8 bits.
+    """
+    listing = found.listings[split]
     images_NCHW = np.empty((len(listing), channels, size, size), dtype=np.uint8)
+    problems: list[str] = []
+    brightest = 0.0
     for position, (path, _) in enumerate(listing):
         try:
-            with Image.open(path) as image:
-                converted = image.convert("L" if channels == 1 else "RGB")
-                scale = size / min(converted.size)
-                width, height = (max(size, round(side * scale)) for side in converted.size)
-                left, top = (width - size) // 2, (height - size) // 2
-                resized = converted.resize((width, height), Image.Resampling.BILINEAR)
-                pixels = np.asarray(resized.crop((left, top, left + size, top + size)))
-        except (UnidentifiedImageError, OSError) as error:
-            message = f"{path} cannot be read as an image ({error}). Remove or replace it."
-            raise InputError(message) from error
+            image, value = read_pixels(path, channels, white)
+            pixels = fitted(image, size)
+        except UnreadableError as error:
+            problems.append(f"{found.relative(path)} {error}")
+            continue
+        brightest = max(brightest, value)
         images_NCHW[position] = pixels if channels == 1 else pixels.transpose(2, 0, 1)
-    return Split(images_NCHW, np.array([label for _, label in listing], dtype=np.int64))
+    return Split(images_NCHW, np.array([label for _, label in listing], dtype=np.int64)), problems, brightest
 
 
-def load(root: Path, size: int, channels: int, mean: tuple[float, ...], std: tuple[float, ...]) -> Dataset:
-    """Return the data set of a folder; empty `mean` and `std` mean ImageNet's (their average for one channel)."""
-    classes, found = listings(root)
-    preprocessing = Preprocessing("grey" if channels == 1 else "rgb", "shorter-side-then-centre-crop")
+def load(
+    root: Path, size: int, channels: int, mean: tuple[float, ...], std: tuple[float, ...], white: float | None
+) -> Dataset:
+    """Return the data set of a folder; empty `mean` and `std` mean ImageNet's (their average for one channel).
+
+    Raises:
+        InputError: all that is wrong with the folder and its images.
+    """
+    found = list_folder(root)
+    splits, problems, brightest = {}, list(found.problems), 0.0
+    for name in found.listings:
+        splits[name], more, value = read(found, name, size, channels, white)
+        problems += more
+        brightest = max(brightest, value)
+    if white is None and 0 < brightest <= TWELVE_BITS:
+        bits = int(brightest).bit_length()
+        fewer = f"no image of 16 bits has a value above {brightest:.0f}, as if they had {bits} bits"
+        problems.append(f"{fewer}: say white, such as white: {2**bits - 1}, or white: 65535 if they are that dark")
+    _refuse(found, problems)
+    preprocessing = Preprocessing("grey" if channels == 1 else "rgb", "shorter-side-then-centre-crop", white)
     if channels == 1:
         normalisation = Normalisation(mean or (sum(MEAN) / 3,), std or (sum(STD) / 3,))
     else:
         normalisation = Normalisation(mean or MEAN, std or STD)
-    if "all" not in found:
-        train, validation, test = (read(found[split], size, channels) for split in SPLITS)
-        return Dataset(root.name, classes, normalisation, train, validation, test, preprocessing)
-    everything = read(found["all"], size, channels)
+    parts, places = _divided(splits, found)
+    notes = (
+        *found.notes(),
+        *_white_notes(brightest, white),
+        *shared_images(parts, lambda place: _written(found, places, place)),
+    )
+    train, validation, test = (parts[split] for split in SPLITS)
+    return Dataset(root.name, found.classes, normalisation, train, validation, test, preprocessing, notes=notes)
+
+
+def _white_notes(brightest: float, white: float | None) -> tuple[str, ...]:
+    """Say where a stated white does not suit the brightest value of all deep images."""
+    if white is None or not brightest:
+        return ()
+    if brightest > white:
+        return (f"images hold values up to {brightest:g}, which is above white, {white:g}: they become 255",)
+    if brightest * 16 < white:
+        return (f"no image holds a value above {brightest:g}, far below white, {white:g}: they become dark",)
+    return ()
+
+
+def _divided(splits: dict[str, Split], found: Found) -> tuple[dict[str, Split], dict[str, Listing]]:
+    """Return the three splits and their files, divided here where the folder has none."""
+    if "all" not in splits:
+        return splits, found.listings
+    everything, listing = splits["all"], found.listings["all"]
     rest, testing = stratified(everything.labels, round(len(everything) * 0.25), seed=0)
     training, validating = stratified(everything.labels[rest], round(len(rest) * 0.2), seed=1)
-    parts = (rest[training], rest[validating], testing)
-    train, validation, test = (take(everything.images, everything.labels, part) for part in parts)
-    return Dataset(root.name, classes, normalisation, train, validation, test, preprocessing)
+    positions = dict(zip(SPLITS, (rest[training], rest[validating], testing), strict=True))
+    parts = {split: take(everything.images, everything.labels, part) for split, part in positions.items()}
+    return parts, {split: [listing[position] for position in part] for split, part in positions.items()}
+
+
+def _written(found: Found, places: dict[str, Listing], place: Place) -> str:
+    """Write where an image is, with its split where the folder does not say it."""
+    split, position = place
+    name = found.relative(places[split][position][0])
+    return f"{name} ({split})" if "all" in found.listings else name

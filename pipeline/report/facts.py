@@ -25,6 +25,7 @@ def header(report: RunReport) -> Facts:
     target = report.target
     facts = (
         ("Data", _data(report.data)),
+        *(("Of the data", str(note)) for note in report.data.get("notes", ())),
         ("Machine", machine(report.machine)),
         ("Runtime", f"{rows.place(target.runtime, target.threads)}, batch {target.batch}"),
         ("Versions", ", ".join(f"{name} {version}" for name, version in report.versions.items()) or numbers.DASH),

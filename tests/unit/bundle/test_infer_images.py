@@ -15,6 +15,7 @@ from PIL import Image
 from pipeline.bundle.on_device import infer
 from pipeline.bundle.preprocessing import described
 from pipeline.data import elpv, fashion_mnist, folder
+from pipeline.data.folder_listing import list_folder
 from tests.optional import require
 from tests.unit.bundle.png_files import START, chunk, header, png
 from tests.unit.bundle.small_content import content
@@ -176,7 +177,8 @@ def test_image_folders(tmp_path: Path, channels: int) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         image = Image.fromarray(noise(11 + 5 * index, 90 - 4 * index, 4, seed=index), "RGBA")
         image.convert(("RGB", "L", "LA", "RGBA")[index // 2 % 4]).save(file)
-    data = folder.load(tmp_path / "data", 24, channels, (), ())
-    everything = folder.read(folder.listings(tmp_path / "data")[1]["all"], 24, channels)
-    files = [path for path, _ in folder.listings(tmp_path / "data")[1]["all"]]
+    data = folder.load(tmp_path / "data", 24, channels, (), (), None)
+    found = list_folder(tmp_path / "data")
+    everything, _, _ = folder.read(found, "all", 24, channels, None)
+    files = [path for path, _ in found.listings["all"]]
     assert np.array_equal(network_input(data, files, tmp_path), data.normalisation(everything.images))

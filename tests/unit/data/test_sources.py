@@ -149,7 +149,7 @@ def test_folder_errors_name_the_place(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"0\.png cannot be read as an image"):
         load(config)
     (tmp_path / "cells" / "empty").mkdir()
-    with pytest.raises(InputError, match="empty has no images"):
+    with pytest.raises(InputError, match=r"2 problems\n  empty has no images[^\n]*\n  dark/0\.png cannot be read"):
         load(config)
     (tmp_path / "cells" / "train").mkdir()
     with pytest.raises(InputError, match="no validation folder"):

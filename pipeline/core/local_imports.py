@@ -1,0 +1,96 @@
+"""Modules that lie beside a Python file and that it imports: found in its text, without running it."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.core.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+#: This program's package, which is no part of what a file brings with it.
+OWN = __name__.partition(".")[0]
+
+
+def local_modules(file: Path) -> dict[str, Path]:
+    """Return by dotted name the files beside `file` that it imports, and those that these import, in name order.
+
+    Imports that are put together when the program runs (`importlib`) are not seen.
+
+    Raises:
+        InputError: a file is not Python; the message has its line.
+    """
+    root = file.resolve().parent
+    found: dict[str, Path] = {}
+    waiting = [(file, "")]
+    while waiting:
+        source, package = waiting.pop()
+        for name in _imported(source, package):
+            if name.partition(".")[0] == OWN:
+                continue
+            for module, path in _files(root, name):
+                if module not in found and path.resolve() != file.resolve():
+                    found[module] = path
+                    waiting.append((path, module if path.name == "__init__.py" else module.rpartition(".")[0]))
+    return dict(sorted(found.items()))
+
+
+def _imported(source: Path, package: str) -> Iterator[str]:
+    """Yield the dotted names that a file imports; names behind `from` may be modules too."""
+    try:
+        tree = ast.parse(source.read_bytes(), str(source))
+    except (SyntaxError, ValueError) as error:
+        place = f"{source}:{error.lineno}" if isinstance(error, SyntaxError) else f"{source}"
+        raise InputError(f"{place} is not Python: {error.args[0]}") from error
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level and package else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            yield from ([base] if base else [])
+            yield from (f"{base}.{alias.name}".lstrip(".") for alias in node.names)
+
+
+def _files(root: Path, name: str) -> Iterator[tuple[str, Path]]:
+    """Yield the files below `root` that importing a dotted name runs: packages first, then the module."""
+    parts = name.split(".")
+    for count in range(1, len(parts) + 1):
+        place = root.joinpath(*parts[:count])
+        choices = (place / "__init__.py", place.with_name(f"{place.name}.py"))
+        path = next((each for each in choices if each.is_file()), None)
+        if path is not None:
+            yield ".".join(parts[:count]), path
+        if not place.is_dir():
+            return
+
+
+@contextmanager
+def importable(folder: Path) -> Iterator[None]:
+    """Let modules of `folder` be imported in the block as those beside a script; afterwards they are forgotten.
+
+    Two files may so have modules of the same name beside them.
+    """
+    place = str(folder.resolve())
+    before = {name.partition(".")[0] for name in sys.modules}
+    sys.path.insert(0, place)
+    try:
+        yield
+    finally:
+        if place in sys.path:
+            sys.path.remove(place)
+        tops = {name.partition(".")[0] for name in sys.modules} - before
+        local = {name for name in tops if _lies_beside(name, Path(place))}
+        for name in [name for name in sys.modules if name.partition(".")[0] in local]:
+            del sys.modules[name]
+
+
+def _lies_beside(name: str, folder: Path) -> bool:
+    file = getattr(sys.modules.get(name), "__file__", None)
+    return isinstance(file, str) and Path(file) in {folder / f"{name}.py", folder / name / "__init__.py"}

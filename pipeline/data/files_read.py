@@ -1,0 +1,63 @@
+"""Which files a block of Python reads: what `load` of a data file depends on beside its own text."""
+
+from __future__ import annotations
+
+import os
+import site
+import sys
+import sysconfig
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+#: Filled while `files_read` watches; Python cannot remove a hook, so that one hook looks here.
+_watching: list[set[str]] = []
+_SYSTEM = ("/proc", "/sys", "/dev", "/etc", "/usr", "/lib", "/run")
+_WRITES = os.O_WRONLY | os.O_RDWR
+
+
+def _hook(event: str, arguments: tuple[object, ...]) -> None:
+    if event == "open" and _watching:
+        path, mode, flags = arguments
+        reads = "r" in mode if isinstance(mode, str) else not (isinstance(flags, int) and flags & _WRITES)
+        if reads and isinstance(path, str | bytes | os.PathLike):
+            for seen in _watching:
+                seen.add(str(Path.cwd() / os.fsdecode(path)))
+
+
+_installed = False
+
+
+@contextmanager
+def files_read() -> Iterator[set[Path]]:
+    """Give a set that holds, after the block, the files of this user's that Python opened for reading in it.
+
+    Installed packages, the system's own files and Python's source are left out. What libraries open by themselves,
+    without Python's `open`, is not seen.
+    """
+    global _installed  # noqa: PLW0603 - a hook can be added once and never removed
+    if not _installed:
+        sys.addaudithook(_hook)
+        _installed = True
+    seen: set[str] = set()
+    found: set[Path] = set()
+    _watching.append(seen)
+    try:
+        yield found
+    finally:
+        _watching.remove(seen)
+        apart = _not_the_users()
+        paths = (Path(text) for text in seen if not text.startswith(apart))
+        found.update(path for path in paths if path.suffix not in {".py", ".pyc"} and path.is_file())
+
+
+def _not_the_users() -> tuple[str, ...]:
+    """Return the beginnings of paths that belong to the system, to Python or to an installed package."""
+    places = {*sysconfig.get_paths().values(), *site.getsitepackages(), site.getusersitepackages()}
+    parts = [place for place in sys.path if Path(place).name in {"site-packages", "dist-packages"}]
+    found = {*places, *parts, *(f"{place}/" for place in _SYSTEM)}
+    return tuple(sorted(found - {sysconfig.get_path("data"), sysconfig.get_path("scripts"), tempfile.gettempdir()}))
