@@ -26,6 +26,8 @@ from pipeline.compress.quantization.engine import EngineName, Quantized, Request
 from pipeline.compress.quantization.engines import ENGINES, available, open_engine
 from pipeline.core.errors import InputError
 from pipeline.export.onnx import export_onnx
+from pipeline.measure.machine import fingerprint
+from pipeline.precision.targets import target_facts
 from tests.optional import require
 from tests.unit.compress.networks import Net, conv
 
@@ -39,6 +41,9 @@ if TYPE_CHECKING:
 
 SAMPLES = np.random.default_rng(0).standard_normal((6, 3, 8, 8), dtype=np.float32)
 PLAIN = Request("u8s8", calibration="min-max")
+#: Seven bits where sums of eight saturate, for which OpenVINO has no setting.
+SATURATES = target_facts(fingerprint(), "openvino").saturates
+IN_OPENVINO = Request("u8s8-reduced", calibration="min-max") if SATURATES else PLAIN
 #: Outputs of quantized files are at least this near to those of the float file, in dB; random weights give 40 and more.
 NEAR = 30.0
 #: And integer kernels this near to the same file in float arithmetic.
@@ -158,11 +163,11 @@ def test_the_file_is_valid_and_near_to_the_float_one(name: EngineName, network: 
     """It passes the checker, and both runtimes compute about what the float file does."""
     model, expected = quantized(name, network).model, outputs(exported(network))
     onnx.checker.check_model(model, full_check=True)
-    core = openvino.Core()
+    assert nearness(expected, outputs(model)) > NEAR
+    core, model = openvino.Core(), quantized(name, network, IN_OPENVINO).model
     compiled = core.compile_model(
         core.read_model(model.SerializeToString()), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
     )
-    assert nearness(expected, outputs(model)) > NEAR
     assert nearness(expected, np.concatenate([compiled(image[None])[0] for image in SAMPLES])) > NEAR
 
 

@@ -75,7 +75,7 @@ def exported_dynamic(tiny: nn.Module, tmp_path_factory: pytest.TempPathFactory) 
 def quantized(exported: Path, samples: NDArray[np.float32], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the network's ONNX file in int8, QDQ format."""
     file = tmp_path_factory.mktemp("quantized") / "model.onnx"
-    write_onnx(finish(quantize_static(read_onnx(exported), samples, scheme="u8s8").model), file)
+    write_onnx(finish(quantize_static(read_onnx(exported), samples, scheme="u8s8-reduced").model), file)
     return file
 
 
