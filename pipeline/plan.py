@@ -99,7 +99,7 @@ def make_plan(loaded: LoadedRecipe, store: Store, seed: int, previous: Sequence[
     """
     data = {
         "digest": data_digest(loaded.recipe.data),
-        "split": _by_content(settings(loaded.recipe.data), ()),
+        "split": settings(loaded.recipe.data),
     }
     machine = fingerprint()
     where = _where(loaded, machine)
@@ -179,17 +179,17 @@ def _gain(stage: Stage, own: Ingredients) -> Ingredients:
 
 
 def _by_content(config: dict[str, Any], files: Sequence[Path]) -> dict[str, Any]:
-    """Replace every path of `files` by the digest of its content; the data's own root and path count by digest too."""
+    """Replace every path of `files` by the digest of its content; everything else stays, whatever it is called."""
     digests = {str(path): f"sha256:{file_digest(path)}" for path in files}
 
     def replaced(value: object) -> object:
         if isinstance(value, dict):
-            return {name: replaced(item) for name, item in value.items() if name not in {"root", "path"}}
+            return {name: replaced(item) for name, item in value.items()}
         if isinstance(value, list):
             return [replaced(item) for item in value]
         return digests.get(value, value) if isinstance(value, str) else value
 
-    return {name: replaced(value) for name, value in config.items() if name not in {"root", "path"}}
+    return {name: replaced(value) for name, value in config.items()}
 
 
 def _difference(before: Ingredients | None, now: Ingredients) -> str:

@@ -94,4 +94,4 @@ def settings(config: DataConfig) -> dict[str, Any]:
     Files are in `pipeline.data.digest`, by content.
     """
     unsaid = {"white"} if getattr(config, "white", None) is None else set()
-    return config.model_dump(mode="json", exclude={"inputs", *unsaid})
+    return config.model_dump(mode="json", exclude={"root", "path", "inputs", *unsaid})

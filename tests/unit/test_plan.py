@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
+import pytest
+
 from pipeline import plan
 from pipeline.core.store import Store
 from pipeline.plan import labels, make_plan
@@ -15,7 +17,6 @@ from pipeline.stages.prune import Prune
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import pytest
     from conftest import Project
 
     from pipeline.plan import Step
@@ -147,3 +148,21 @@ def test_versions_of_engines_count_where_they_are_used(project: Project, monkeyp
         assert after == first if engine == "onnxruntime" else changed(first, after) == 5
     versions = steps(project, "stages.quantize.engine=auto")[5].ingredients["versions"]
     assert (versions["nncf"], "neural-compressor" in versions) == ("99", False)
+
+
+@pytest.mark.parametrize("layer", ["root", "path", "stem"])
+def test_a_layer_counts_whatever_its_name(project: Project, layer: str) -> None:
+    """Rates by layer are part of key and configuration, also of layers that are called as a place of data is."""
+    asked = "stages=[{{kind: prune, allocation: rates, rates: {{{}: {}}}}}]"
+    quarter, half = (steps(project, asked.format(layer, rate)) for rate in (0.25, 0.5))
+    assert quarter[1].key != half[1].key
+    assert quarter[1].ingredients["config"]["rates"] == {layer: 0.25}
+
+
+@pytest.mark.parametrize("argument", ["root", "path"])
+def test_arguments_of_data_count_whatever_their_name(project: Project, argument: str) -> None:
+    """Of the data only the places themselves are left out of its identity."""
+    first, second = (steps(project, f"data.arguments={{{argument}: {value}}}")[1] for value in "ab")
+    assert first.ingredients["data"]["split"]["arguments"] == {argument: "a"}
+    assert "path" not in first.ingredients["data"]["split"]
+    assert first.ingredients["data"]["split"] != second.ingredients["data"]["split"]
