@@ -4,6 +4,9 @@ Loading builds the network from its definition, applies the plan's edits in orde
 whose own code could not be kept comes with a new definition instead, written from its graph; `history` then has the
 edits that are in it already. Nothing is pickled, so an artifact can be read with a text editor and opened without
 trusting it any more than its definition.
+
+What a network has beside its state_dict (see `outside_state`) lies with the tensors where building it anew
+does not give it: every artifact is read back once it is written, and has to compute the same.
 """
 
 from __future__ import annotations
@@ -15,8 +18,20 @@ from safetensors.torch import save_file
 from torch.fx import GraphModule
 
 from pipeline.compress.definition import source
+from pipeline.compress.reproduction import (
+    ROUNDING,
+    alike,
+    different_attributes,
+    example_for,
+    own_randomness,
+    random_layer,
+    run,
+    same_state,
+    unchanged,
+)
 from pipeline.compress.surgery import PrunePlan, apply
 from pipeline.core.errors import InputError
+from pipeline.outside_state import differing, encoded, outside_state, split
 from pipeline.zoo import build, load_weights, read_weights
 
 if TYPE_CHECKING:
@@ -25,14 +40,24 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from pipeline.core.artifact import Artifact
+    from pipeline.compress.reproduction import Example
+    from pipeline.core.artifact import Artifact, TensorSpec
+    from pipeline.outside_state import Place, Value
 
 NETWORK_FORMAT = 1
+#: Attributes that a message names.
+LISTED = 4
+#: Of the random numbers while networks are read back: not those that a run starts with.
+FIRST_SEED = 1_000_003
+TRIES = 3
 
 
 def load_network(artifact: Artifact) -> nn.Module:
     """Return the network of a torch artifact in eval mode, float32, on the CPU."""
-    folder = artifact.folder
+    return _load(artifact.folder)
+
+
+def _load(folder: Path) -> nn.Module:
     content = json.loads((folder / "network.json").read_text())
     if content["format"] != NETWORK_FORMAT:
         message = f"{folder}/network.json has format {content['format']}, this version reads {NETWORK_FORMAT}"
@@ -51,9 +76,69 @@ def load_other(definition: Path, weights: Path, arguments: Mapping[str, Any]) ->
     return model.eval()
 
 
-def _save(folder: Path, model: nn.Module, content: Mapping[str, Any], *, half: bool = False) -> None:
+def _save(
+    folder: Path, model: nn.Module, content: Mapping[str, Any], inputs: Sequence[TensorSpec], *, half: bool = False
+) -> None:
+    """Write the plan and the tensors, read them back, and add what the network has that did not come back."""
     (folder / "network.json").write_text(json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
-    save_tensors(model.state_dict(), folder / "weights.safetensors", half=half)
+    file = folder / "weights.safetensors"
+    save_tensors(model.state_dict(), file, half=half)
+    example = example_for([(spec.shape, spec.dtype) for spec in inputs])
+    rounded = _in_single(read_weights(file)) if half else None
+    with unchanged(model), own_randomness(FIRST_SEED):
+        expected = run(model, example, rounded) if example else []
+        again, lost = _lost(folder, model, example)
+        if lost:
+            save_tensors({**model.state_dict(), **encoded(lost)}, file, half=half)
+            again = _loaded_again(folder, (), FIRST_SEED + 1)
+        found = run(again, example) if example else []
+        rounding = ROUNDING if same_state(model, again, rounded) else 0.0
+        if not alike(expected, found, rounding=rounding):
+            raise InputError(_unlike(model, again, example))
+
+
+def _lost(folder: Path, model: nn.Module, example: Example) -> tuple[nn.Module, dict[Place, Value]]:
+    """Return a network that was read back, and the state beside the state_dict that did not come back with it.
+
+    Few numbers (an order of three things) may be drawn the same again: they are asked for several times.
+    """
+    state = outside_state(model)
+    lost: dict[Place, Value] = {}
+    for seed in range(FIRST_SEED + 1, FIRST_SEED + 1 + (TRIES if state else 1)):
+        again = _loaded_again(folder, example, seed)
+        lost |= differing(state, outside_state(again))
+    return again, lost
+
+
+def _in_single(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+
+
+def _loaded_again(folder: Path, example: Example, seed: int) -> nn.Module:
+    """Return what an artifact loads to, with random numbers of this seed, after it has run once on an example."""
+    with own_randomness(seed):
+        again = _load(folder)
+        if example:
+            run(again, example)
+    return again
+
+
+def _unlike(model: nn.Module, again: nn.Module, example: Example) -> str:
+    """Say why a network computes something else once it was stored and read back."""
+    layer = random_layer(model, example)
+    if layer is not None:
+        where = f"layer {layer} ({type(model.get_submodule(layer)).__name__})" if layer else "its own forward"
+        return (
+            f"the network gives other outputs each time it runs in evaluation mode: {where} draws random numbers. Draw "
+            "them in training alone (`if self.training`, or nn.Dropout), or once in __init__, kept by register_buffer."
+        )
+    named = different_attributes(model, again)
+    listed = "; ".join(named[:LISTED]) or "no attribute that could be compared"
+    return (
+        "the network computes something else once it was stored and built anew from its definition, since it has state "
+        f"beside its state_dict that cannot be stored: {listed}. Keep it as a tensor by register_buffer in __init__, "
+        "or compute it from the arguments of build alone."
+    )
 
 
 def save_tensors(tensors: Mapping[str, Tensor], file: Path, *, half: bool = False) -> None:
@@ -62,7 +147,8 @@ def save_tensors(tensors: Mapping[str, Tensor], file: Path, *, half: bool = Fals
     Biases and norms stay in float32: running variances may lie outside float16's range.
     """
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    smaller = {name: tensor.half() for name, tensor in plain.items() if half and tensor.ndim > 1}
+    inside, _ = split(plain)
+    smaller = {name: tensor.half() for name, tensor in inside.items() if half and tensor.ndim > 1}
     save_file({**plain, **smaller}, file)
 
 
@@ -80,6 +166,7 @@ def write_network(
 
     Raises:
         StageError: the graph cannot be written as a plain file.
+        InputError: read back it computes something else, from random numbers or from state that cannot be stored.
     """
     content = json.loads((parent.folder / "network.json").read_text())
     content["edits"] = [*content["edits"], *(dict(edit) for edit in edits)]
@@ -89,13 +176,20 @@ def write_network(
         (folder / "definition.py").write_text(source(model, "A pruned network, rewritten."))
     else:
         (folder / "definition.py").write_bytes((parent.folder / "definition.py").read_bytes())
-    _save(folder, model, content, half=half)
+    _save(folder, model, content, parent.inputs, half=half)
 
 
-def write_original(folder: Path, model: nn.Module, definition: Path, arguments: Mapping[str, Any]) -> None:
+def write_original(
+    folder: Path,
+    model: nn.Module,
+    definition: Path,
+    arguments: Mapping[str, Any],
+    inputs: Sequence[TensorSpec] = (),
+) -> None:
     """Write the payload of the network that a recipe starts from.
 
     An argument `pretrained` is switched off for later loading: the weights that it brought lie in the artifact.
+    With `inputs` the artifact is also run, as `write_network` does. Raises InputError when it computes something else.
     """
     without = {"pretrained": False} if "pretrained" in arguments else {}
     (folder / "definition.py").write_bytes(definition.read_bytes())
@@ -105,4 +199,4 @@ def write_original(folder: Path, model: nn.Module, definition: Path, arguments: 
         "without_pretrained": without,
         "edits": [],
     }
-    _save(folder, model, content)
+    _save(folder, model, content, inputs)

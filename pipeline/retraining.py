@@ -15,6 +15,7 @@ from pipeline.compress.regularisation import BatchNormScale, GroupNorm, GrowingL
 from pipeline.compress.training import Hyperparameters, Training
 from pipeline.core.errors import InputError
 from pipeline.network import load_network, load_other, write_network
+from pipeline.outside_state import fitting, outside_state, restore
 from pipeline.tracing import example_of
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ def train_artifact(
     trained = run_to_end(training, folder, progress, label=label)
     network = load_network(given)
     network.load_state_dict(trained.state_dict())
+    restore(network, fitting(outside_state(trained), network))
     write_network(folder, network, parent=given, half=half)
     (folder / STATE_FILE).unlink(missing_ok=True)
     return network

@@ -208,7 +208,7 @@ class Run:
             load_weights(model, read_weights(model_config.weights), str(model_config.weights))
         inputs, outputs = input_specs(self.dataset, self.loaded.recipe.target.batch)
         _check_classes(model, inputs[0].shape, self.dataset.classes)
-        write_original(folder, model, model_config.definition, model_config.arguments)
+        write_original(folder, model, model_config.definition, model_config.arguments, inputs)
         return Artifact(
             form="torch", folder=folder, digest=payload_digest("torch", folder), inputs=inputs, outputs=outputs
         )

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, library, load, nn
 
 from pipeline.core.errors import InputError
+from pipeline.outside_state import restore, split, words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -127,10 +128,11 @@ def read_weights(file: Path) -> dict[str, Tensor]:
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
-    """Copy `weights` into the model, as float32.
+    """Copy `weights` into the model, as float32; what a stored network had beside its state_dict to its place.
 
     Raises InputError that lists missing, unknown and misshapen names, and says so when the widths alone differ.
     """
+    weights, outside = split(weights)
     expected = model.state_dict()
     shared = [name for name in weights if name in expected]
     wrong = {
@@ -149,3 +151,8 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str) -
         message = f"{source} does not fit the model of {len(expected)} tensors: {counts}{''.join(lines)}{advice}"
         raise InputError(message)
     model.load_state_dict({name: tensor.to(expected[name].dtype) for name, tensor in weights.items()})
+    try:
+        restore(model, outside)
+    except LookupError as error:
+        message = f"{source} holds {', '.join(map(words, outside))}, and the model has no such place ({error})"
+        raise InputError(message) from error

@@ -19,9 +19,10 @@ from pipeline.compress.augmentation import Augmentation, augment, mixup
 from pipeline.compress.batchnorm import recalibrate
 from pipeline.compress.distillation import Distillation, target_loss, teacher_loss
 from pipeline.core.errors import StageError
+from pipeline.outside_state import copied, encoded, outside_state, restore, split
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from pipeline.core.dataset import Dataset, Split
 
@@ -130,6 +131,9 @@ class Training:
         self.start: EpochResult | None = None
         self.best: dict[str, Tensor] | None = None
         self.best_epoch = 0  # how many epochs had been run when `best` was taken
+        self.outside = tuple(
+            outside_state(self.model)
+        )  # places of state beside the state_dict, which training may move
         self.average = copy.deepcopy(self.model).eval() if settings.ema else None
         self.optimizer = self._optimizer()
         if distillation:
@@ -151,9 +155,9 @@ class Training:
             "epoch": self.epoch,
             "history": [vars(result) for result in self.history],
             "start": vars(self.start) if self.start else None,
-            "model": self.model.state_dict(),
+            "model": self._state_of(self.model),
             "optimizer": self.optimizer.state_dict(),
-            "average": self.average.state_dict() if self.average else None,
+            "average": self._state_of(self.average) if self.average else None,
             "best": self.best,
             "best_epoch": self.best_epoch,
             "regulariser": self.regulariser.state(),
@@ -164,10 +168,10 @@ class Training:
         self.epoch = state["epoch"]
         self.history = [EpochResult(**values) for values in state["history"]]
         self.start = EpochResult(**state["start"]) if state["start"] else None
-        self.model.load_state_dict(state["model"])
+        _load(self.model, state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average:
-            self.average.load_state_dict(state["average"])
+            _load(self.average, state["average"])
         self.best = state["best"]
         self.best_epoch = state["best_epoch"]
         self.regulariser.restore(state["regulariser"])
@@ -217,7 +221,7 @@ class Training:
         return StageError(f"training diverged: {found}. {advice}")
 
     def _keep(self, model: nn.Module) -> None:
-        self.best = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        self.best = {name: tensor.clone() for name, tensor in self._state_of(model).items()}
         self.best_epoch = self.epoch
 
     def finish(self) -> nn.Module:
@@ -225,8 +229,13 @@ class Training:
         if self.best is None:
             self._renew_statistics(self.model)
         else:
-            self.model.load_state_dict(self.best)
+            _load(self.model, self.best)
         return place(self.model, torch.device("cpu"), torch.contiguous_format).eval()
+
+    def _state_of(self, model: nn.Module) -> dict[str, Tensor]:
+        """Return what a network holds: its state_dict, and what training may have moved beside it."""
+        now = outside_state(model)
+        return {**model.state_dict(), **encoded({place: now[place] for place in self.outside if place in now})}
 
     @staticmethod
     def _rank(result: EpochResult) -> tuple[float, float]:
@@ -304,6 +313,9 @@ class Training:
                 mean.lerp_(value, 1 - decay)
             else:
                 mean.copy_(value)
+        if self.outside:
+            now = copied(outside_state(self.model))
+            restore(average, {place: now[place] for place in self.outside if place in now})
 
     @torch.no_grad()
     def _evaluate(self, model: nn.Module, training_loss: float) -> EpochResult:
@@ -327,3 +339,10 @@ class Training:
         order = torch.randperm(len(self.dataset.train), generator=generator)[:count]
         for chosen in torch.split(order, self.settings.batch):
             yield self._tensors(self.dataset.train, chosen)[0].contiguous(memory_format=torch.channels_last)
+
+
+def _load(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Give a network what `Training._state_of` returned of one."""
+    inside, outside = split(state)
+    model.load_state_dict(inside)
+    restore(model, outside)
