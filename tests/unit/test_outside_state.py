@@ -8,6 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from pipeline.compress.capture import capture
+from pipeline.compress.graph import trace
+from pipeline.compress.prune import prune
+from pipeline.compress.reproduction import own_randomness
 from pipeline.core.artifact import Artifact, TensorSpec
 from pipeline.core.errors import InputError
 from pipeline.network import load_network, write_network, write_original
@@ -112,7 +116,8 @@ def at(folder: Path) -> Artifact:
 
 def stored(folder: Path, file: Path) -> nn.Module:
     """Build a network, run it once as the runner does, and store it."""
-    model = build(file, {})
+    with own_randomness(0):
+        model = build(file, {})
     folder.mkdir()
     with torch.no_grad():
         model(torch.zeros(SPECS[0].shape))
@@ -136,6 +141,23 @@ def test_state_travels_with_the_network(tmp_path: Path, case: str) -> None:
     halves = [load_network(at(tmp_path / "b"))(images) for _ in range(2)]
     assert torch.equal(*halves)
     assert torch.allclose(halves[0], model(images), atol=0.01)
+
+
+@pytest.mark.parametrize("case", ["buffer", "attribute", "literal sizes"])
+def test_a_pruned_network_keeps_its_state(tmp_path: Path, case: str) -> None:
+    """In place and as a definition of its own, read back from a file that holds the state of its parent."""
+    make, use, _ = TRAVELS.get(case, TRAVELS["buffer"])
+    if case == "literal sizes":
+        use = f"logits = self.fc(self.conv(images).relu().mean((2, 3)).view(-1, 4))\n        {use}"
+    model, images = stored(tmp_path / "a", definition(tmp_path, make, use)), torch.randn(2, 3, 8, 8)
+    captured = capture(model, (images,))
+    graph = trace(captured)
+    pruned = prune(captured, graph, model, {group.name: range(group.width // 2) for group in graph.groups})
+    assert pruned.rewritten or case != "literal sizes"
+    (tmp_path / "b").mkdir()
+    edit = {"kind": "prune", "keep": pruned.plan.as_json()}
+    write_network(tmp_path / "b", pruned.model, parent=at(tmp_path / "a"), edits=[edit])
+    assert torch.equal(load_network(at(tmp_path / "b"))(images), pruned.model(images))
 
 
 @pytest.mark.parametrize("case", SAME)

@@ -91,7 +91,26 @@ class Pulling(Regulariser):
         self.pull = state["pull"]
 
 
-def training(regulariser: Regulariser | None = None, **changes: float | str) -> Training:
+class Centred(nn.Module):
+    """Takes off a mean that it keeps as a plain attribute and moves while it trains."""
+
+    def __init__(self) -> None:
+        """Start with no mean."""
+        super().__init__()
+        self.inner = network()
+        self.mean = torch.zeros(1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits."""
+        if self.training:
+            self.mean = 0.9 * self.mean + 0.1 * images.detach().mean()
+        logits: Tensor = self.inner(images - self.mean)
+        return logits
+
+
+def training(
+    regulariser: Regulariser | None = None, model: nn.Module | None = None, **changes: float | str
+) -> Training:
     """Return a training of the small network with everything switched on."""
     settings: dict[str, float | str] = {
         "epochs": 4,
@@ -106,7 +125,7 @@ def training(regulariser: Regulariser | None = None, **changes: float | str) -> 
     hyperparameters = Hyperparameters(**{**settings, **changes})  # type: ignore[arg-type]
     teacher = Distillation(network().eval(), temperature=2, alpha=0.3, channels=1)
     return Training(
-        network(),
+        model or network(),
         DATA,
         hyperparameters,
         augmentation=EVERYTHING,
@@ -144,6 +163,21 @@ def test_killed_and_resumed_ends_with_the_same_bytes(optimizer: str, pull: type[
             second.run_epoch(ignore)
         assert second.best_epoch == whole.best_epoch
         assert same(expected, second.finish().state_dict())
+
+
+def test_state_beside_the_state_dict_is_that_of_the_epoch_that_is_kept() -> None:
+    """A mean that training moves comes from the best epoch, of the average too, and from before it was killed."""
+    whole, first, second = (training(model=Centred()) for _ in range(3))
+    means = []
+    while not whole.done:
+        whole.run_epoch(ignore)
+        means.append(whole.model.mean)
+    kept = whole.finish().mean
+    assert torch.equal(kept, means[whole.best_epoch - 1])
+    first.run_epoch(ignore)
+    second.restore(copy.deepcopy(first.state()))
+    assert torch.equal(second.model.mean, means[0])
+    assert torch.equal(second.average.mean, means[0])  # type: ignore[union-attr]
 
 
 def test_a_regulariser_acts_on_gradients_and_weights() -> None:
