@@ -47,6 +47,10 @@ def described(content: Content) -> dict[str, Any]:
         "colour": known.colour if known else COLOURS[channels],
         "height": height,
         "width": width,
+        # Of images that code of its own made nothing but 8 bits can be meant, as they lie in the file.
+        "any_depth": known is not None,
+        "turned": known is not None,
+        "white": known.white if known else None,
         "resize": {"rule": known.resize if known else "none", "filter": "pillow-bilinear"},
         "scale": "1/255",
         "mean": list(data.normalisation.mean),

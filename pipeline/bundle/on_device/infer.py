@@ -12,8 +12,8 @@ In a program of your own:
     images = np.stack([read_image(path, preprocessing) for path in paths])
     probabilities = softmax(network.logits(normalise(images, preprocessing)))
 
-An image becomes the very numbers that the network was judged on: colours and sizes are converted as Pillow 13 does, bit
-by bit. PNG, PGM, PPM and .npy files are read here; other kinds by Pillow, where it is installed.
+An image becomes the very numbers that the network was judged on: depths, colours and sizes are converted as the data
+set and Pillow 13 do, bit by bit. PNG, PGM, PPM and .npy files are read here; others by Pillow, where it is installed.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ import argparse
 import json
 import os
 import re
+import stat
 import struct
 import sys
+import warnings
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 try:
     import numpy as np
@@ -40,17 +42,27 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
+    from PIL import Image
 
     Pixels = NDArray[np.uint8]
     Infer = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 #: Larger images are refused before memory is taken for their pixels.
-PIXELS_AT_MOST, SIDE_AT_MOST = 2**25, 2**15
+PIXELS_AT_MOST, SIDE_AT_MOST, BYTES_AT_MOST = 2**25, 2**15, 2**29
 PNG_START = b"\x89PNG\r\n\x1a\n"
 PNG_HEADER = struct.Struct(">IIBBBBB")
 #: PNG's kinds of pixels with the channels that are stored and those that are colours; the others are alpha.
 PNG_CHANNELS = {0: (1, 1), 2: (3, 3), 3: (1, 1), 4: (2, 1), 6: (4, 3)}
-PALETTE = 3
+PNG_BITS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
+GREY, PALETTE = 0, 3
+#: What Pillow may read: a file reaches no other decoder, whatever it is called.
+PILLOW_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "PPM", "GIF")
+#: Bits of a plain sample; white in 8 and in 16 bits.
+PLAIN, EIGHT_BITS, SIXTEEN_BITS = 8, 255, 65535
+#: TIFF's tags that are looked at.
+BITS, PHOTOMETRIC, ORIENTATION = 258, 262, 274
+#: TIFF's types of whole numbers, which EXIF has too.
+WHOLE = {1: "B", 3: "H", 4: "I"}
 LONGEST_REASON = 300
 #: The files that each runtime reads; the first that is there is the one.
 MODELS = {"onnxruntime": ("model.onnx",), "openvino": ("model.xml", "model.onnx")}
@@ -93,12 +105,30 @@ def read_image(path: Path, preprocessing: Mapping[str, Any]) -> Pixels:
     """Return an image file as uint8 [C, H, W] in the network's colours and size."""
     path = Path(path)
     height, width = preprocessing["height"], preprocessing["width"]
-    image_HWC = convert(decode(path, preprocessing["colour"]), preprocessing["colour"])
+    stored = load_pixels(path, preprocessing["colour"], preprocessing.get("white"))
+    if not preprocessing.get("any_depth") and (stored.values_HWC.dtype != np.uint8 or not stored.whole):
+        raise Refused(f"{path} has more than 8 bits, allowed: 8, for it is not known what the network's images had")
+    if not preprocessing.get("turned") and stored.turn > 1:
+        raise Refused(f"{path} is turned by its EXIF, allowed: not turned, for it is not known what was learnt from")
+    image_HWC = convert(shown(path, stored, preprocessing.get("white")), preprocessing["colour"])
     fitted = fit(image_HWC, height, width, preprocessing["resize"]["rule"])
     if fitted.shape[:2] != (height, width):
         found = f"{fitted.shape[1]} x {fitted.shape[0]}"
         raise Refused(f"{path} has {found} pixels, allowed: {width} x {height}, for this network resizes nothing")
     return np.ascontiguousarray(fitted.transpose(2, 0, 1))
+
+
+def read_images(paths: Sequence[Path], preprocessing: Mapping[str, Any]) -> list[Pixels]:
+    """Return all images, as `read_image` does; of those that cannot be used, each has its line in what is raised."""
+    images, wrong = [], []
+    for path in paths:
+        try:
+            images.append(read_image(path, preprocessing))
+        except Refused as error:
+            wrong.append(str(error))
+    if wrong:
+        raise Refused("\n".join(wrong))
+    return images
 
 
 def normalise(images_NCHW: Pixels, preprocessing: Mapping[str, Any]) -> NDArray[np.float32]:
@@ -167,44 +197,132 @@ def _filter(old: int, new: int, kept: int) -> tuple[NDArray[np.int64], NDArray[n
 # -- decoding ----------------------------------------------------------------------------------------------------------
 
 
-def decode(path: Path, colour: str) -> Pixels:
-    """Return the pixels of a file, uint8 [H, W, 1] (grey) or [H, W, 3] (red, green, blue). Alpha is ignored."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise Refused(f"{path} cannot be read: {error.strerror}") from error
+class Stored(NamedTuple):
+    """What a file holds: values [H, W, 1] (grey) or [H, W, 3] (red, green, blue) of any depth, without alpha.
+
+    `turn` is EXIF's orientation. Not `whole`: of 16 bits in a channel these are the upper eight.
+    """
+
+    values_HWC: NDArray[Any]
+    turn: int = 1
+    whole: bool = True
+
+
+def decode(path: Path, colour: str, white: float | None = None) -> Pixels:
+    """Return the pixels of a file as they are shown, uint8 [H, W, 1] or [H, W, 3]. Alpha is ignored."""
+    return shown(path, load_pixels(path, colour, white), white)
+
+
+def load_pixels(path: Path, colour: str, white: float | None) -> Stored:
+    """Return what a file holds."""
+    content = read_file(path)
     if content.startswith(PNG_START):
-        image_HWC = _decode_png(path, content)
+        stored = _decode_png(path, content)
     elif re.match(rb"P[56]\s", content):
-        image_HWC = _decode_pnm(path, content)
+        stored = _decode_pnm(path, content, white)
     elif content.startswith(b"\x93NUMPY"):
-        image_HWC = _decode_npy(path)
+        stored = Stored(_decode_npy(path))
     else:
-        image_HWC = None
-    return _decode_with_pillow(path, colour) if image_HWC is None else image_HWC
+        stored = None
+    return _decode_with_pillow(path, colour, content) if stored is None else stored
 
 
-def _decode_png(path: Path, content: bytes) -> Pixels | None:
-    """Decode 8 bits that are not interlaced; other PNG files are left to Pillow. Source: ISO/IEC 15948."""
+def read_file(path: Path) -> bytes:
+    """Return the bytes of a file; what is none (a pipe, a device) is not waited for."""
+    try:
+        found = path.stat()
+        is_file = stat.S_ISREG(found.st_mode)
+        if not (is_file or stat.S_ISDIR(found.st_mode)) or (is_file and found.st_size > BYTES_AT_MOST):
+            what = f"has {found.st_size:,} bytes" if is_file else "is a pipe or a device"
+            raise Refused(f"{path} {what}, allowed: an image file of up to {BYTES_AT_MOST:,} bytes")
+        return path.read_bytes()
+    except (OSError, ValueError) as error:
+        raise Refused(f"{path} cannot be read: {getattr(error, 'strerror', None) or reason(error)}") from error
+
+
+def shown(path: Path, stored: Stored, white: float | None) -> Pixels:
+    """Return what a file holds in 8 bits and turned as it is to be seen."""
+    if not stored.whole and white not in {None, SIXTEEN_BITS}:
+        raise Refused(f"{path} has 16 bits in several channels, of which the upper 8 are taken; white is {white}")
+    image_HWC = to_8_bits(path, stored.values_HWC, white)
+    if stored.turn in {5, 6, 7, 8}:
+        image_HWC = image_HWC.transpose(1, 0, 2)
+    rows, columns = (slice(None, None, -1 if stored.turn in turns else 1) for turns in ({3, 4, 7, 8}, {2, 3, 6, 7}))
+    return np.ascontiguousarray(image_HWC[rows, columns])
+
+
+def to_8_bits(path: Path, values: NDArray[Any], white: float | None) -> Pixels:
+    """Return values from 0 to `white` as 0 to 255, clipped: of whole numbers the upper bits, floats rounded."""
+    if values.dtype == np.uint8:
+        return values
+    if white is None and values.dtype != np.uint16:
+        raise Refused(f"{path} holds {values.dtype}, allowed: 8 or 16 bits, for the network was made without white")
+    if values.dtype.kind == "f":
+        if not np.isfinite(values).all():
+            raise Refused(f"{path} holds values that are NaN or infinite")
+        return np.rint(np.clip(values.astype(np.float64) * (255 / (white or 1.0)), 0, 255)).astype(np.uint8)
+    steps = int(white or SIXTEEN_BITS) + 1
+    return np.clip(values.astype(np.int64) * 256 // steps, 0, 255).astype(np.uint8)
+
+
+def orientation(exif: bytes) -> int:
+    """Return how EXIF says that an image is turned, 1 (not at all) to 8; 1 where it does not say. Source: TIFF 6.0."""
+    content = exif[6:] if exif.startswith(b"Exif\0\0") else exif
+    order = {b"II": "<", b"MM": ">"}.get(content[:2])
+    if order is None or len(content) < 8:  # noqa: PLR2004 (the header of TIFF)
+        return 1
+    (start,) = struct.unpack_from(f"{order}I", content, 4)
+    count = struct.unpack_from(f"{order}H", content, start)[0] if len(content) >= start + 2 else 0
+    for at in range(start + 2, min(start + 2 + 12 * count, len(content) - 11), 12):
+        tag, kind = struct.unpack_from(f"{order}HH", content, at)
+        if tag == ORIENTATION:
+            turn: int = struct.unpack_from(f"{order}{WHOLE[kind]}", content, at + 8)[0] if kind in WHOLE else 1
+            return turn if turn in range(1, 9) else 1
+    return 1
+
+
+def _decode_png(path: Path, content: bytes) -> Stored | None:
+    """Decode what is not interlaced; other PNG files are left to Pillow. Source: ISO/IEC 15948."""
     chunks = list(_png_chunks(path, content))
-    header, palette = (dict(chunks).get(kind, b"") for kind in (b"IHDR", b"PLTE"))
+    header, palette, exif = (dict(chunks).get(kind, b"") for kind in (b"IHDR", b"PLTE", b"eXIf"))
     if len(header) != PNG_HEADER.size or len(palette) % 3:
         raise Refused(f"{path} is damaged: its header or its palette has {len(header)} or {len(palette)} bytes")
     width, height, bits, pixel, _, _, interlaced = PNG_HEADER.unpack(header)
     _check_size(path, width, height)
-    if (bits, interlaced) != (8, 0) or pixel not in PNG_CHANNELS:
+    if bits not in PNG_BITS.get(pixel, ()) or interlaced:
         return None
-    stored, shown = PNG_CHANNELS[pixel]
+    stored, shown_channels = PNG_CHANNELS[pixel]
+    in_line, step = -(-width * stored * bits // 8), max(1, stored * bits // 8)
     packed = b"".join(body for kind, body in chunks if kind == b"IDAT")
-    lines = _inflate(path, packed, height * (1 + width * stored)).reshape(height, 1 + width * stored)
+    lines = _inflate(path, packed, height * (1 + in_line)).reshape(height, 1 + in_line)
     if lines[:, 0].max() not in range(5):
         raise Refused(f"{path} is damaged: a line has filter {lines[:, 0].max()}, allowed: 0 to 4")
-    image_HWC = _unfilter(lines[:, 0], lines[:, 1:].reshape(height, width, stored))[:, :, :shown]
-    if pixel != PALETTE:
-        return image_HWC
-    if image_HWC.max() >= len(palette) // 3:
-        raise Refused(f"{path} is damaged: its palette has no colour {image_HWC.max()}")
-    return np.frombuffer(palette, np.uint8).reshape(-1, 3)[image_HWC[:, :, 0]]
+    unpacked = _unfilter(lines[:, 0], lines[:, 1:].reshape(height, in_line // step, step)).reshape(height, in_line)
+    image_HWC = _samples(unpacked, width, stored, bits)[:, :, :shown_channels]
+    turn = orientation(exif)
+    if pixel == PALETTE:
+        return Stored(_of_palette(path, image_HWC[:, :, 0], palette), turn)
+    if bits < PLAIN:
+        return Stored(image_HWC * np.uint8(EIGHT_BITS // (2**bits - 1)), turn)
+    if bits > PLAIN and pixel != GREY:
+        return Stored((image_HWC >> 8).astype(np.uint8), turn, whole=False)
+    return Stored(image_HWC, turn)
+
+
+def _samples(lines: Pixels, width: int, channels: int, bits: int) -> NDArray[Any]:
+    """Return the samples [H, W, C] of lines of bytes: several in a byte, the first in its upper bits, or two bytes."""
+    if bits < PLAIN:
+        spread = np.unpackbits(lines, axis=1).reshape(len(lines), -1, bits)
+        samples = spread @ (1 << np.arange(bits)[::-1]).astype(np.uint8)
+        return samples[:, : width * channels].reshape(len(lines), width, channels)
+    whole = np.ascontiguousarray(lines).view(">u2").astype(np.uint16) if bits > PLAIN else lines
+    return whole.reshape(len(lines), width, channels)
+
+
+def _of_palette(path: Path, numbers: Pixels, palette: bytes) -> Pixels:
+    if numbers.max() >= len(palette) // 3:
+        raise Refused(f"{path} is damaged: its palette has no colour {numbers.max()}")
+    return np.frombuffer(palette, np.uint8).reshape(-1, 3)[numbers]
 
 
 def _png_chunks(path: Path, content: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -260,21 +378,28 @@ def _unfilter(filters: Pixels, stored_HWC: Pixels) -> Pixels:
     return image_HWC[:, :width]
 
 
-def _decode_pnm(path: Path, content: bytes) -> Pixels | None:
-    """Decode PGM and PPM of 8 bits; others are left to Pillow."""
+def _decode_pnm(path: Path, content: bytes, white: float | None) -> Stored:
+    """Decode PGM and PPM. A file says its white; for grey ones of more than 8 bits a stated `white` counts instead."""
     space = rb"(?:\s|#[^\n]*\n)+"
     header = re.match(rb"P([56])" + (space + rb"(\d{1,9})") * 3 + rb"\s", content)
     if header is None:
         raise Refused(f"{path} is damaged: it has no whole header")
-    width, height = int(header[2]), int(header[3])
+    width, height, highest = int(header[2]), int(header[3]), int(header[4])
     _check_size(path, width, height)
-    if int(header[4]) != np.iinfo(np.uint8).max:
-        return None
-    channels = 3 if header[1] == b"6" else 1
-    pixels = content[header.end() : header.end() + width * height * channels]
-    if len(pixels) < width * height * channels:
+    if not 0 < highest <= SIXTEEN_BITS:
+        raise Refused(f"{path} is damaged: it says that its white is {highest}, allowed: 1 to {SIXTEEN_BITS}")
+    channels, dtype = 3 if header[1] == b"6" else 1, np.dtype(">u2" if highest > EIGHT_BITS else "u1")
+    count = width * height * channels
+    if len(content) < header.end() + count * dtype.itemsize:
         raise Refused(f"{path} is cut short: pixels are missing")
-    return np.frombuffer(pixels, np.uint8).reshape(height, width, channels)
+    values = np.frombuffer(content, dtype, count, header.end()).reshape(height, width, channels)
+    grey_and_deep = highest > EIGHT_BITS and channels == 1
+    if grey_and_deep and white is not None:
+        return Stored(values.astype(np.uint16))
+    most = SIXTEEN_BITS if grey_and_deep else EIGHT_BITS
+    if highest != most:
+        values = np.minimum(np.rint(values / highest * most), most)
+    return Stored(values.astype(np.uint16 if grey_and_deep else np.uint8), whole=highest <= EIGHT_BITS or channels == 1)
 
 
 def _decode_npy(path: Path) -> Pixels:
@@ -288,19 +413,38 @@ def _decode_npy(path: Path) -> Pixels:
     return np.array(pixels).reshape(*pixels.shape[:2], -1)
 
 
-def _decode_with_pillow(path: Path, colour: str) -> Pixels:
+def _decode_with_pillow(path: Path, colour: str, content: bytes) -> Stored:
     try:
         from PIL import Image
     except ImportError as error:
-        kinds = "PNG of 8 bits without interlacing, PGM, PPM, .npy"
+        kinds = "PNG without interlacing, PGM, PPM, .npy"
         raise Refused(f"{path} is not among {kinds}; for other kinds install Pillow: pip install pillow") from error
     try:
-        with Image.open(path) as image:
-            _check_size(path, *image.size)
-            pixels = np.array(image.convert("L" if colour == "grey" else "RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd tags; sizes are checked here
+            with Image.open(path, formats=PILLOW_FORMATS) as image:
+                _check_size(path, *image.size)
+                return _of_pillow(path, image, colour, content)
+    except Refused:
+        raise
+    except Exception as error:  # decoders raise many kinds for a file that is damaged
         raise Refused(f"{path} cannot be read as an image ({reason(error)})") from error
-    return pixels.reshape(*pixels.shape[:2], -1)
+
+
+def _of_pillow(path: Path, image: Image.Image, colour: str, content: bytes) -> Stored:
+    image.load()
+    tags: Any = getattr(image, "tag_v2", {})  # of TIFF alone
+    # Pillow turns TIFF files by itself since version 10, and drops the tag then
+    turn = tags.get(ORIENTATION, 1) if tags else orientation(image.info.get("exif", b""))
+    if image.mode in {"I", "F"} or image.mode.startswith("I;16"):
+        if tags.get(PHOTOMETRIC) == 0:
+            raise Refused(f"{path} is an inverted image ({image.mode}, white is zero): save it with black as zero")
+        values = np.array(image)
+        png = image.format == "PNG" or values.dtype.kind == "u"
+        return Stored((values.astype(np.uint16) if png else values)[:, :, None], turn)
+    bits = tags.get(BITS, ()) if tags else content[24:25] if image.format == "PNG" else ()
+    pixels = np.array(image.convert("L" if colour == "grey" else "RGB"))
+    return Stored(pixels.reshape(*pixels.shape[:2], -1), turn, whole=max(bits or (PLAIN,)) <= PLAIN)
 
 
 def _check_size(path: Path, width: int, height: int) -> None:
@@ -410,12 +554,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = Path(__file__).resolve().parent
     try:
         preprocessing = load_preprocessing(folder)
-        images_NCHW = np.stack([read_image(path, preprocessing) for path in given.images])
+        images_NCHW = np.stack(read_images(given.images, preprocessing))
         network = Network(folder, given.runtime, given.threads)
         probabilities = softmax(network.logits(normalise(images_NCHW, preprocessing)))
         labels = (folder / "labels.txt").read_text(encoding="utf-8").splitlines()
     except (Refused, OSError) as error:
-        print(f"infer.py: {error}", file=sys.stderr)
+        print("\n".join(f"infer.py: {line}" for line in str(error).splitlines()), file=sys.stderr)
         return getattr(error, "exit_code", 2)
     results = []
     for path, row in zip(given.images, probabilities):

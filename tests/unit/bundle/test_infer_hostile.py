@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 import tracemalloc
 import zlib
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,9 +15,6 @@ from hypothesis import strategies as st
 
 from pipeline.bundle.on_device import infer
 from tests.unit.bundle.png_files import START, chunk, header, png
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 GOOD = png(bytes(20), 4, 4)
 PALETTE = chunk(b"PLTE", bytes(6))
@@ -53,7 +51,12 @@ def array(values: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> bytes:
         (png(b"\0\2", 1, 1, 3), "damaged: its palette has no colour 2"),
         (png(b"\0\2", 1, 1, 3).replace(b"\0\0\0\x0aIDAT", PALETTE + b"\0\0\0\x0aIDAT"), "has no colour 2"),
         (START + header(1, 1, 3) + chunk(b"PLTE", b"abcd") + chunk(b"IEND", b""), "damaged: its header or its palette"),
-        (png(bytes(5), 2, 2, 2, bits=16), "cannot be read as an image"),
+        (png(bytes(5), 2, 2, 2, bits=16), "cut short: pixels are missing"),
+        (png(bytes(5), 2, 2, 2, bits=4), "cannot be read as an image"),
+        (b"P5 1 1 0\n\0", "damaged: it says that its white is 0, allowed: 1 to 65535"),
+        (b"P5 1 1 65536\n\0\0", "damaged: it says that its white is 65536"),
+        (b"II*\0 no tiff", "cannot be read as an image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "cannot be read as an image"),
         (b"P5 4 4\n", "damaged: it has no whole header"),
         (b"P5 4 0 255\n", "says that it has 4 x 0 pixels"),
         (b"P6 99999999 99999999 255\n", "says that it has 99999999 x 99999999 pixels"),
@@ -79,6 +82,36 @@ def test_one_line_with_the_file_and_the_reason(tmp_path: Path, content: bytes, t
     assert told in str(refused.value)
     assert "\n" not in str(refused.value)
     assert refused.value.exit_code == 2
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    """A folder, a pipe that nobody writes to, a device without an end, a link to nowhere, a name with a zero byte."""
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "link.png").symlink_to("nowhere")
+    for path in (tmp_path / "pipe.png", Path("/dev/zero")):
+        with pytest.raises(infer.Refused, match="is a pipe or a device, allowed: an image file"):
+            infer.decode(path, "grey")
+    for path in (tmp_path, tmp_path / "link.png", tmp_path / "gone.png", Path("a\0.png")):
+        with pytest.raises(infer.Refused, match="cannot be read: "):
+            infer.decode(path, "grey")
+
+
+def test_a_larger_file_than_any_image_is_not_read(tmp_path: Path) -> None:
+    """It takes no memory."""
+    with (tmp_path / "a.png").open("wb") as stream:
+        stream.truncate(2**29 + 1)
+    with pytest.raises(infer.Refused, match="has 536,870,913 bytes, allowed"):
+        infer.decode(tmp_path / "a.png", "grey")
+
+
+def test_all_that_cannot_be_used_is_told(tmp_path: Path) -> None:
+    """Each image has its line, not the first alone."""
+    (tmp_path / "a.png").write_bytes(GOOD)
+    preprocessing = {"height": 4, "width": 4, "colour": "grey", "resize": {"rule": "none"}}
+    assert len(infer.read_images([tmp_path / "a.png"], preprocessing)) == 1
+    with pytest.raises(infer.Refused) as refused:
+        infer.read_images([tmp_path / "b.png", tmp_path / "a.png", tmp_path], preprocessing)
+    assert len(str(refused.value).splitlines()) == 2
 
 
 def test_a_bomb_is_not_unpacked(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def test_everything_that_an_input_needs(tmp_path: Path) -> None:
         "schema_version": 1, "note": "", "colour": "grey", "height": SIDE, "width": SIDE,
         "resize": {"rule": "stretch", "filter": "pillow-bilinear"}, "scale": "1/255", "mean": [0.5, 0.5, 0.5],
         "std": [0.25, 0.25, 0.25], "channels": 3, "repeat_grey": True, "layout": "NCHW", "dtype": "float32",
-        "input": "input", "batch": 2, "runtime": "onnxruntime",
+        "any_depth": True, "turned": True, "white": None, "input": "input", "batch": 2, "runtime": "onnxruntime",
     }  # fmt: skip
     assert (tmp_path / "labels.txt").read_text().splitlines() == list(CLASSES)
 
