@@ -1,9 +1,9 @@
 """Recipe to steps with cache keys: what would run, what is there already, and why. Loads no torch.
 
 The key of a step is the sha256 of its ingredients: stage kind, revision, full configuration with defaults, the key of
-the step before, the digest of the data, the versions of the libraries that the stage names, the seed, the batch, and
-for a stage that measures the whole target and the digest of the machine. Files count by content, not by path, and so
-do modules beside a definition or a data file that it imports.
+the step before, the digest of the data, the versions of the libraries that the stage names, the seed, the batch, the
+target's runtime for a stage that runs its files, and for one that measures the whole target and the digest of the
+machine. Files count by content, not by path, and so do modules beside a definition or a data file that it imports.
 
 What a stage makes does not depend on `on_no_gain`: it has a key of its own, which is the step's where nothing is timed.
 """
@@ -20,6 +20,7 @@ from pipeline.core.artifact import file_digest
 from pipeline.core.cpu import cpu_flags
 from pipeline.core.local_imports import local_modules
 from pipeline.core.measurement import machine_digest
+from pipeline.core.stage import runs_in
 from pipeline.data import digest as data_digest
 from pipeline.data.config import settings
 from pipeline.measure.devices.registry import device_record
@@ -148,6 +149,7 @@ def _modules(definition: Path) -> Ingredients:
 
 
 def _stage(loaded: LoadedRecipe, stage: Stage, parent: str, data: Ingredients, seed: int) -> Ingredients:
+    runtime = {"runtime": runs_in(loaded.recipe.target)} if stage.computes else {}
     return {
         "kind": stage.kind,
         "revision": stage.revision,
@@ -155,8 +157,9 @@ def _stage(loaded: LoadedRecipe, stage: Stage, parent: str, data: Ingredients, s
         "parent": parent,
         "data": data,
         "batch": loaded.recipe.target.batch,
-        "versions": {name: version(name) for name in stage.depends_on()},
+        "versions": {name: version(name) for name in (*stage.depends_on(), *runtime.values())},
         "seed": seed,
+        **runtime,
     }
 
 

@@ -39,3 +39,9 @@ class QuantizationConfig(Frozen):
     keep: tuple[str, ...] = Field(
         default=(), description="Patterns of node names (`stem`, `stage1.*`) that stay in float."
     )
+    on_far: Literal["float", "fail", "keep"] = Field(
+        default="float",
+        description="What becomes of a file whose outputs are far from those of the float file, on calibration or "
+        "held-out images: `float` leaves the layers in float that are guilty, where they are few, and else fails; "
+        "`fail` fails at once; `keep` ships it, and the report says so.",
+    )

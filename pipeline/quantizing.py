@@ -79,9 +79,13 @@ def training_images(context: Context, count: int | None, *, after: int = 0) -> N
     if after + (count or 1) > available:
         wanted = "auto" if count is None else after + count
         raise InputError(f"images is {wanted}, the training split has {available}: ask for at most that many")
-    order = np.random.default_rng(context.seed).permutation(available)
-    chosen = order[after : after + (MOST if count is None else count)]
+    chosen = training_order(context)[after : after + (MOST if count is None else count)]
     return dataset.normalisation(dataset.train.images[chosen])
+
+
+def training_order(context: Context) -> NDArray[np.int64]:
+    """Return the places of all training images in the order, drawn with the run's seed, in which they are taken."""
+    return np.random.default_rng(context.seed).permutation(len(context.dataset().train))
 
 
 def _ranges(model: ModelProto, samples: NDArray[np.float32], config: QuantizationConfig) -> dict[str, Range]:

@@ -33,6 +33,11 @@ class Target(Frozen):
     batch: int = Field(default=1, ge=1, description="Images in one call.")
 
 
+def runs_in(target: Target) -> Literal["onnxruntime", "openvino"]:
+    """Return what runs ONNX files for a target: its runtime where that reads files."""
+    return "openvino" if target.runtime == "openvino" else "onnxruntime"
+
+
 class Progress(Protocol):
     """Where a stage tells how far it is. The command line draws it; tests ignore it."""
 
@@ -104,6 +109,8 @@ class Stage(BaseModel, ABC):
     libraries: ClassVar[tuple[str, ...]] = ()
     #: Why the stage cannot make a file faster, where it cannot: there is nothing to time for `on_no_gain` then.
     brings_no_gain: ClassVar[str] = ""
+    #: Whether the result depends on what the target's runtime computes, which is then part of the cache key.
+    computes: ClassVar[bool] = False
     #: Whether nothing may follow the stage in a recipe.
     last: ClassVar[bool] = False
 

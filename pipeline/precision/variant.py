@@ -16,7 +16,6 @@ from pipeline.compress.quantization.half import half_graph, half_weights
 from pipeline.compress.quantization.holding import hold_in_float
 from pipeline.compress.quantization.placement import matching_nodes
 from pipeline.compress.quantization.rounding import round_adaptively
-from pipeline.core.errors import InputError
 from pipeline.core.stage import SilentProgress
 
 if TYPE_CHECKING:
@@ -101,15 +100,13 @@ def other_precision(
     stay in float32.
 
     Raises:
-        InputError: nothing in it qualifies, or nodes are to be kept and the precision cannot leave any out.
+        InputError: nothing in it qualifies, or a pattern of `keep` matches no node.
     """
-    if keep and precision != "int8-dynamic":
-        raise InputError(f"keep leaves nodes in float32, which {precision} cannot; allowed with it: int8, int8-dynamic")
     makers: dict[Precision, Callable[[ModelProto], ModelProto]] = {
-        "fp16": half_graph,
-        "fp16-weights": half_weights,
+        "fp16": lambda graph: half_graph(graph, keep=keep),
+        "fp16-weights": lambda graph: half_weights(graph, keep=keep),
         "int8-dynamic": lambda graph: dynamic_int8(graph, reduced=reduced, keep=keep),
-        "int8-weights": lambda graph: block_weights(graph, bits=8),
-        "int4-weights": lambda graph: block_weights(graph, bits=4),
+        "int8-weights": lambda graph: block_weights(graph, bits=8, keep=keep),
+        "int4-weights": lambda graph: block_weights(graph, bits=4, keep=keep),
     }
     return makers[precision](model)

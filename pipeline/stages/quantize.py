@@ -29,8 +29,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from onnx import ModelProto
+
     from pipeline.core.artifact import Artifact, Form
     from pipeline.core.stage import Target
+    from pipeline.nearness import Make
 
 #: Images on which the file is compared with the float one.
 PARITY_IMAGES = 128
@@ -54,7 +57,8 @@ DEPENDS_ON: dict[str, tuple[str, ...]] = {
 class Quantize(QuantizationConfig, Stage):
     """ONNX FP32 to ONNX int8 (QDQ), or to another precision."""
 
-    revision: ClassVar[int] = 3
+    revision: ClassVar[int] = 4
+    computes: ClassVar[bool] = True
     libraries: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnxruntime")
 
     kind: Literal["quantize"]
@@ -146,29 +150,25 @@ class Quantize(QuantizationConfig, Stage):
     def _restrictions(self) -> Iterator[tuple[str, tuple[Any, ...], str]]:
         """Yield a key, the values that it may have, and what is said of another one."""
         if self.engine == "auto":
-            for key, usual in (("precision", "int8"), ("recover", ())):
+            for key, usual in (("precision", "int8"), ("recover", ()), ("on_far", "float")):
                 yield key, (usual,), f"which engine auto finds out: leave {key} out, or name an engine"
         elif self.engine != "onnxruntime":
             for key, allowed in (("calibration", self._calibrations), ("scheme", ("auto", *SIGNED_WEIGHTS))):
                 yield key, allowed, f"allowed with engine {self.engine}: {', '.join(allowed)}"
         if self.precision != "int8":
             yield "engine", ("onnxruntime",), "which makes int8: leave engine out, or take precision int8"
-            unused: dict[str, Any] = {
-                "recover": (),
-                "arm_exact": False,
-                **({} if self.precision == "int8-dynamic" else {"keep": ()}),
-            }
-            for key, value in unused.items():
+            unused: tuple[tuple[str, Any], ...] = (("recover", ()), ("arm_exact", False))
+            for key, value in unused:
                 yield key, (value,), f"which precision {self.precision} does not have: leave {key} out"
 
     def run(self, given: Artifact, context: Context) -> Outcome:
-        """Quantize, and say how far the outputs moved on training images.
+        """Quantize, and say how far the outputs moved; a file that is far from the float one is mended or refused.
 
         Raises:
             InputError: fewer training images than asked for, a pattern in `keep` without a match, a quantized file, an
                 engine that is not installed or cannot do what is asked.
             StageError: batch norm is not folded, the file is not exact where it must be, or the quantized file's
-                outputs are not finite or all the same.
+                outputs are far from those of the float file and `on_far` does not help.
             DeviceError: with `engine: auto`, the target's device cannot be reached.
         """
         from pipeline.export.execution import onnx_outputs
@@ -202,33 +202,35 @@ class Quantize(QuantizationConfig, Stage):
         return {"plan": plan.model_dump(mode="json"), **arm}
 
     def _make(self, given: Artifact, context: Context, file: Path) -> dict[str, Any]:
-        """Write the file that was asked for, and return what was done."""
-        from pipeline.export.onnx_file import finish, read_onnx, write_onnx
-        from pipeline.precision.planner import require_exact_on_arm
-        from pipeline.precision.variant import Variant, build, other_precision
+        """Write the file that was asked for, near the float one, and return what was done."""
+        from pipeline.core.nearness import NEARNESS
+        from pipeline.export.onnx_file import read_onnx
+        from pipeline.nearness import net_of, settle
+        from pipeline.precision.making import OtherPrecision, StaticInt8
+        from pipeline.precision.variant import Variant
         from pipeline.quantizing import calibration_images, request_of
 
-        model = read_onnx(given.file)
-        if self.precision != "int8":
-            reduced = self._scheme_on(cpu_flags()) == "u8s8-reduced"
-            write_onnx(finish(other_precision(model, self.precision, reduced=reduced, keep=self.keep)), file)
-            return {"precision": self.precision}
-        calibrated = calibration_images(self, context, model)
-        context.progress.update(0, 2, f"calibrating on {len(calibrated.samples_NCHW)} images")
-        scheme = self._scheme_on(cpu_flags())
-        request = request_of(self, scheme)
-        variant = Variant(self.engine, request, self.recover, alike=self.arm_exact)  # type: ignore[arg-type]
-        quantized = build(model, calibrated.samples_NCHW, variant, context.progress)
-        arm = {"may_round_on_arm": require_exact_on_arm(quantized.model)} if self.arm_exact else {}
-        write_onnx(finish(quantized.model), file)
-        return {
-            "scheme": scheme,
-            "calibration_images": len(calibrated.samples_NCHW),
-            "ranges_moved": dict(calibrated.moved),
-            "quantized_nodes": quantized.nodes,
-            "float_nodes": list(quantized.float_nodes),
-            **arm,
-        }
+        model, scheme = read_onnx(given.file), self._scheme_on(cpu_flags())
+        calibrated, told = 0, {}
+        make: Make
+        if self.precision == "int8":
+            images = calibration_images(self, context, model)
+            calibrated = len(images.samples_NCHW)
+            context.progress.update(0, 2, f"calibrating on {calibrated} images")
+            variant = Variant(self.engine, request_of(self, scheme), self.recover, alike=self.arm_exact)  # type: ignore[arg-type]
+            make = StaticInt8(model, images.samples_NCHW, variant, file, context.progress, self._on_arm)
+            told = {"scheme": scheme, "calibration_images": calibrated, "ranges_moved": dict(images.moved)}
+        else:
+            make = OtherPrecision(model, self.precision, scheme == "u8s8-reduced", self.keep, file)
+        net = net_of(given.file, context, calibrated)
+        made, near = settle(net, make, self.on_far, stage=self.kind, progress=context.progress)
+        return {**told, **made.told, NEARNESS: near.model_dump(mode="json", exclude_none=True)}
+
+    def _on_arm(self, model: ModelProto) -> dict[str, Any]:
+        """Say which nodes may round otherwise on ARM where that is asked for. Raises StageError where sums differ."""
+        from pipeline.precision.planner import require_exact_on_arm
+
+        return {"may_round_on_arm": require_exact_on_arm(model)} if self.arm_exact else {}
 
     def _scheme_on(self, flags: frozenset[str]) -> Literal["u8s8", "u8s8-reduced", "s8s8", "u8u8"]:
         """Return the scheme, for `auto` the best one; where the sums must be the same on ARM, the best exact one."""

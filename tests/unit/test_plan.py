@@ -118,13 +118,13 @@ def test_a_stage_that_measures_for_itself_does_so_wherever_its_gain_is_asked(
 def test_a_precision_is_searched_for_one_target_on_one_machine(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The fastest file is another one elsewhere; a scheme that is stated is not."""
+    """The fastest file is another one elsewhere; one that is stated is near float in one runtime."""
     asked = "stages.quantize.engine=auto"
     before = keys(project, asked)
     assert steps(project, asked)[5].ingredients["config"]["scheme"] == "auto"
     for change in ("target.runtime=openvino", "target.threads=2", "target.device=ssh://board"):
         assert changed(before, keys(project, asked, change)) == 5
-        assert keys(project, change)[5] == keys(project)[5]
+        assert (keys(project, change)[5] == keys(project)[5]) == ("runtime" not in change)
     gains = [steps(project, asked, "stages.quantize.on_no_gain=skip", *more)[5] for more in ((), ("target.threads=2",))]
     assert gains[0].made == before[5] != gains[0].key
     assert gains[0].made != gains[1].made

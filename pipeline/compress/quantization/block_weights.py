@@ -17,9 +17,12 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from pipeline.compress.quantization.placement import matching_nodes
 from pipeline.core.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
     from onnx import ModelProto, NodeProto, TensorProto
 
@@ -28,16 +31,18 @@ DOMAIN = "com.microsoft"
 SMALLEST_BLOCK = 16
 
 
-def block_weights(model: ModelProto, *, bits: Bits = 4, block_size: int = 32) -> ModelProto:
+def block_weights(model: ModelProto, *, bits: Bits = 4, block_size: int = 32, keep: Sequence[str] = ()) -> ModelProto:
     """Return the graph with the weights of its matrix products in blocks of `block_size`; the given one stays.
 
-    A weight that would not become smaller stays in float. The same graph gives the same bytes.
+    A weight that would not become smaller stays in float, and so do those of nodes whose name matches a pattern of
+    `keep`. The same graph gives the same bytes.
 
     Raises:
-        InputError: the block size is no power of two from 16 on, or no weight qualifies.
+        InputError: the block size is no power of two from 16 on, a pattern matches no node, or no weight qualifies.
     """
     if block_size < SMALLEST_BLOCK or block_size & (block_size - 1):
         raise InputError(f"found a block size of {block_size}; allowed: powers of two from {SMALLEST_BLOCK} on")
+    kept = matching_nodes(model, keep)
     result = onnx.ModelProto()
     result.CopyFrom(model)
     graph = result.graph
@@ -45,7 +50,7 @@ def block_weights(model: ModelProto, *, bits: Bits = 4, block_size: int = 32) ->
     packed: dict[str, tuple[TensorProto, TensorProto]] = {}
     nodes: list[NodeProto] = []
     for node in graph.node:
-        weight_KN = _weight(node, stored)
+        weight_KN = None if node.name in kept else _weight(node, stored)
         if weight_KN is None or not _smaller(weight_KN.shape, bits, block_size):
             nodes.append(node)
             continue

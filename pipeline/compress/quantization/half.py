@@ -16,9 +16,12 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from pipeline.compress.quantization.placement import matching_nodes
 from pipeline.core.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
     from onnx import ModelProto, NodeProto
 
 #: Operators whose constant operands of two dimensions or more are weights.
@@ -28,21 +31,27 @@ LARGEST = float(np.finfo(np.float16).max)
 FLOAT32_INPUTS: dict[str, tuple[int, ...]] = {"Resize": (1, 2), "Upsample": (1,)}
 FLOAT32, FLOAT16 = TensorProto.FLOAT, TensorProto.FLOAT16
 MATRIX = 2
+#: Ends the names of float32 tensors of nodes that stay in float32.
+WIDE = ".wide"
 
 
-def half_weights(model: ModelProto) -> ModelProto:
+def half_weights(model: ModelProto, *, keep: Sequence[str] = ()) -> ModelProto:
     """Return the graph with its weights stored in float16 and cast to float32; the given one stays as it is.
 
-    Biases and norms, which are small and sensitive, stay in float32, and so does a weight beyond the range of float16.
+    Biases and norms, which are small and sensitive, stay in float32, and so does a weight beyond the range of float16
+    or one that a node reads whose name matches a pattern of `keep`.
 
     Raises:
-        InputError: no weight qualifies.
+        InputError: no weight qualifies, or a pattern matches no node.
     """
+    kept = matching_nodes(model, keep)
     result = onnx.ModelProto()
     result.CopyFrom(model)
     graph = result.graph
     read = {value for node in graph.node if node.op_type in WEIGHTED for value in node.input}
-    given = {value.name for value in graph.input}
+    given = {value.name for value in graph.input} | {
+        value for node in graph.node if node.name in kept for value in node.input
+    }
     casts: list[NodeProto] = []
     for tensor in graph.initializer:
         weight = numpy_helper.to_array(tensor) if tensor.name in read - given and tensor.data_type == FLOAT32 else None
@@ -60,20 +69,27 @@ def half_weights(model: ModelProto) -> ModelProto:
     return result
 
 
-def half_graph(model: ModelProto) -> ModelProto:
+def half_graph(model: ModelProto, *, keep: Sequence[str] = ()) -> ModelProto:
     """Return the graph computed in float16 between inputs and outputs in float32; the given one stays as it is.
+
+    Nodes whose name matches a pattern of `keep` are computed in float32, with no cast from one to the next.
 
     Raises:
         InputError: the graph is quantized or has nested graphs, holds no float32 tensor, or one beyond the range of
-            float16, or an operator that is not defined for it.
+            float16, or an operator that is not defined for it, or a pattern matches no node.
     """
+    kept = matching_nodes(model, keep)
     result = onnx.ModelProto()
     result.CopyFrom(model)
     graph = result.graph
     _require_plain(graph)
     sizes = {node.input[i] for node in graph.node for i in FLOAT32_INPUTS.get(node.op_type, ()) if i < len(node.input)}
+    if kept:
+        sizes |= _keep_in_float(result, kept)
     halved = [_halve(tensor) for tensor in graph.initializer if tensor.name not in sizes]
-    constants = [_halve_attributes(node) for node in graph.node if not sizes & set(node.output)]
+    constants = [
+        _halve_attributes(node) for node in graph.node if node.name not in kept and not sizes & set(node.output)
+    ]
     if not any(halved) and not any(constants):
         raise InputError("found no float32 tensor in the graph, which is what would be halved")
     _cast_ends(graph)
@@ -83,6 +99,54 @@ def half_graph(model: ModelProto) -> ModelProto:
     except onnx.shape_inference.InferenceError as error:
         raise InputError(f"an operator is not defined for float16: {str(error).splitlines()[0]}") from error
     return inferred
+
+
+def _keep_in_float(model: ModelProto, kept: Collection[str]) -> set[str]:
+    """Let nodes read and make float32, with casts towards the others; return the tensors that are theirs alone.
+
+    In front of a kept node stand casts to float32 named after its tensors, behind it casts back to float16.
+    """
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    named = (*inferred.value_info, *inferred.input, *inferred.output)
+    floats = {value.name for value in named if _is_float(value)}
+    graph = model.graph
+    stored = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == FLOAT32}
+    made = {value for node in graph.node if node.name in kept for value in node.output if value in floats}
+    given: dict[str, NodeProto | TensorProto] = {}
+    nodes: list[NodeProto] = []
+    for node in graph.node:
+        if node.name not in kept:
+            nodes.append(node)
+            continue
+        for value in node.input:
+            wide = f"{value}{WIDE}"
+            if value in stored and wide not in given:
+                given[wide] = numpy_helper.from_array(numpy_helper.to_array(stored[value]), wide)
+                graph.initializer.append(given[wide])
+            elif value in floats - made and value not in stored and wide not in given:
+                given[wide] = helper.make_node("Cast", [value], [wide], wide, to=FLOAT32)
+                nodes.append(given[wide])
+        ends = [value for value in node.output if value in made]
+        node.input[:] = [
+            f"{value}{WIDE}" if f"{value}{WIDE}" in given or value in made else value for value in node.input
+        ]
+        node.output[:] = [f"{value}{WIDE}" if value in made else value for value in node.output]
+        nodes.append(node)
+        nodes += [
+            helper.make_node("Cast", [f"{value}{WIDE}"], [value], f"{value}.narrow", to=FLOAT16) for value in ends
+        ]
+    ordered = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(ordered)
+    _drop_unread(graph, stored)
+    return {*given}
+
+
+def _drop_unread(graph: onnx.GraphProto, stored: Collection[str]) -> None:
+    """Remove those of the stored tensors that no node reads any more."""
+    read = {value for node in graph.node for value in node.input} | {value.name for value in graph.output}
+    for tensor in [each for each in graph.initializer if each.name in stored and each.name not in read]:
+        graph.initializer.remove(tensor)
 
 
 def _require_plain(graph: onnx.GraphProto) -> None:

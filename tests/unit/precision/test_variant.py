@@ -107,8 +107,13 @@ def test_other_precisions_are_files_of_their_own(precision: Precision) -> None:
     assert made != network()
 
 
-@pytest.mark.parametrize("precision", ["fp16", "fp16-weights", "int8-weights", "int4-weights"])
-def test_what_cannot_leave_nodes_out_says_so(precision: Precision) -> None:
-    """Rather than to change nodes that are to be kept."""
-    with pytest.raises(InputError, match=f"which {precision} cannot; allowed with it: int8, int8-dynamic"):
-        other_precision(network(), precision, keep=("stem",))
+@pytest.mark.parametrize("precision", ["fp16", "fp16-weights", "int8-weights", "int4-weights", "int8-dynamic"])
+def test_what_is_kept_stays_in_float(precision: Precision) -> None:
+    """A pattern without a match is an error in each of them, as is one that leaves nothing over."""
+    with pytest.raises(InputError, match='keep: "nowhere" matches no node'):
+        other_precision(network(), precision, keep=("nowhere",))
+    kept = other_precision(network(), precision, keep=("stem",))
+    assert np.array_equal(stored(kept).get("w1", stored(kept).get("w1.wide")), stored(network())["w1"])
+    if precision != "fp16":
+        with pytest.raises(InputError, match="found no"):
+            other_precision(network(), precision, keep=("*",))

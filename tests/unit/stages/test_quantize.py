@@ -102,7 +102,7 @@ def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any]) -> No
         ({"engine": "nncf", "precision": "fp16"}, 'engine is "nncf", which makes int8: leave engine out'),
         ({"precision": "fp16", "recover": ["bias", "adaround"]}, 'recover is "bias, adaround", which precision fp16'),
         ({"precision": "int8-dynamic", "arm_exact": True}, 'arm_exact is "true", which precision int8-dynamic'),
-        ({"precision": "fp16-weights", "keep": ["fc"]}, 'keep is "fc", which precision fp16-weights does not have'),
+        ({"engine": "auto", "on_far": "keep"}, 'on_far is "keep", which engine auto finds out: leave on_far out'),
     ],
 )
 def test_settings_that_exclude_each_other_are_refused(settings: dict[str, Any], message: str) -> None:
@@ -210,7 +210,7 @@ def test_an_engine_that_is_not_installed_is_an_input_error(
 @pytest.mark.parametrize("precision", ["int8-dynamic", "int4-weights", "fp16-weights", "fp16"])
 def test_other_precisions_are_made_without_calibration(run_stage: Run, onnx_artifact: Artifact, precision: str) -> None:
     """More than is there may be asked for."""
-    made, outcome = run_stage(quantize(precision=precision, images=1000), onnx_artifact, "other")
+    made, outcome = run_stage(quantize(precision=precision, images=1000, scheme="auto"), onnx_artifact, "other")
     assert outcome.changed["precision"] == precision
     assert 1e-6 < outcome.changed["parity"]["max_rel_to_scale"] < 0.1
     assert is_quantized(read_onnx(made.file)) == (precision == "int8-dynamic")

@@ -1,0 +1,150 @@
+"""How near a file in fewer bits is to its float file: signal to noise, answers, and what is far.
+
+The threshold lies between what rounding does and what a wrong graph does. Of 194 int8 files of four trained networks
+(`benchmarks/results/quantization/auto.jsonl`) the noisiest, by a calibration that clips much, had 16.6 dB at the logits
+and lost 0.5 points of accuracy; files with a dropped clip or an unscaled bias had 4.9 and 0.8 dB. At 10 dB the noise is
+a third of the signal: more than rounding to 8 bits explains in any of them.
+
+A network whose classes lie close together keeps its signal to noise, and so is not far for its small margins. Answers
+are judged where the float file is surest, and only where it knows more than the commonest class.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from pipeline.core.artifact import Frozen
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+    from numpy.typing import NDArray
+
+    Outputs = Sequence[NDArray[Any]]
+    #: Outputs of the float file, of the other one, and the labels [N]: what a task says of its answers.
+    Task = Callable[[Outputs, Outputs, NDArray[np.int64]], "Answers | None"]
+
+#: What becomes of a far file: guilty layers go back to float, the stage fails, or it ships as it is.
+OnFar = Literal["float", "fail", "keep"]
+#: The key of a row's `changed` under which a `Nearness` stands.
+NEARNESS = "nearness"
+#: Least ratio of signal to noise in dB, and what stands for equality or for outputs that are no numbers.
+LEAST_DECIBELS, MOST_DECIBELS = 10.0, 150.0
+#: Answers are far when, for certain, less than this share of the agreement beyond chance is left (Cohen's kappa).
+LEAST_KAPPA = 0.5
+#: Standard errors that make it certain.
+CERTAIN = 2.0
+
+
+class Answers(Frozen):
+    """How often two files give the same answer: on all images, and beyond chance (kappa) on the surer half of them.
+
+    `margin` is the uncertainty of `kappa`; both are absent where the images cannot tell, or there is nothing to agree
+    about: the float file gives one answer only, or knows no more than the commonest class.
+    """
+
+    agreement: float
+    kappa: float | None = None
+    margin: float | None = None
+
+    @property
+    def far(self) -> bool:
+        """Whether the answers have too little to do with each other, for certain."""
+        return self.kappa is not None and self.margin is not None and self.kappa + self.margin < LEAST_KAPPA
+
+
+class Seen(Frozen):
+    """Outputs of one kind of images in one kind of session against the float file. `fault` says why they are far."""
+
+    images: str
+    count: int
+    session: str
+    decibels: float
+    answers: Answers | None = None
+    fault: str = ""
+
+
+class Nearness(Frozen):
+    """Whether a file in fewer bits is near its float file, and what was done where it was not.
+
+    `near`: nothing had to be done. `float`: the nodes of `in_float` went back to float, without which it was far.
+    `kept`: it is far, and ships all the same since the recipe says so. `seen` is of the file that ships; `text` says in
+    words why the file was far.
+    """
+
+    decision: Literal["near", "float", "kept"]
+    decibels: float
+    least_decibels: float = LEAST_DECIBELS
+    seen: tuple[Seen, ...]
+    in_float: tuple[str, ...] = ()
+    text: str = ""
+
+
+def decibels(reference: NDArray[Any], found: NDArray[Any]) -> float:
+    """Return the ratio of signal to noise of an output [N, ...] in dB, from -150 to 150.
+
+    150 stands for equality, -150 for values that are not finite or a reference that is zero everywhere.
+    """
+    signal = reference.astype(np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        noise = float(np.square(signal - found).sum())
+        power = float(np.square(signal).sum())
+    if not math.isfinite(noise):
+        return -MOST_DECIBELS
+    if noise <= power * 10 ** (-MOST_DECIBELS / 10):
+        return MOST_DECIBELS
+    return max(-MOST_DECIBELS, 10 * math.log10(power / noise)) if power > 0 else -MOST_DECIBELS
+
+
+def classification(reference: Outputs, found: Outputs, labels: NDArray[np.int64]) -> Answers | None:
+    """Compare the largest logits [N, classes] of the first outputs; None where these are no logits.
+
+    Source: Cohen, "A coefficient of agreement for nominal scales" (1960), also for the standard error.
+    """
+    logits, others = reference[0], found[0]
+    if logits.ndim != 2 or logits.shape[1] < 2 or others.shape != logits.shape:  # noqa: PLR2004 - classes in columns
+        return None
+    before, after = logits.argmax(axis=1), others.argmax(axis=1)
+    agreement = float((before == after).mean())
+    commonest = np.bincount(labels).max() / len(labels)
+    if (before == labels).mean() <= commonest + 1 / math.sqrt(len(labels)):
+        return Answers(agreement=agreement)
+    ranked = np.sort(logits, axis=1)
+    margins = ranked[:, -1] - ranked[:, -2]
+    sure = margins >= np.median(margins)
+    kappa, margin = _kappa(before[sure], after[sure])
+    return Answers(agreement=agreement, kappa=kappa, margin=margin)
+
+
+def _kappa(before: NDArray[np.int64], after: NDArray[np.int64]) -> tuple[float | None, float | None]:
+    """Return the agreement of answers [N] beyond chance, and how uncertain it is; None where chance explains all."""
+    classes = np.union1d(before, after)
+    shares = [(each[:, None] == classes).mean(axis=0) for each in (before, after)]
+    chance, same = float(shares[0] @ shares[1]), float((before == after).mean())
+    if chance >= 1:
+        return None, None
+    spread = math.sqrt(max(same * (1 - same), 1 / len(before)) / len(before))
+    return (same - chance) / (1 - chance), CERTAIN * spread / (1 - chance)
+
+
+def fault(reference: Outputs, found: Outputs, answers: Answers | None) -> str:
+    """Say why outputs are far from the reference's; empty where they are near."""
+    for one, other in zip(reference, found, strict=True):
+        if not np.isfinite(other).all():
+            return "outputs are not finite"
+        if _constant(other) and not _constant(one):
+            return f"outputs are the same for all {len(other)} images"
+    lowest = min(map(decibels, reference, found))
+    if lowest < LEAST_DECIBELS:
+        return f"{lowest:.1f} dB of signal to noise where at least {LEAST_DECIBELS:g} are expected"
+    if answers is not None and answers.far:
+        return f"answers agree on {answers.agreement:.0%} of the images and hardly beyond chance where float is sure"
+    return ""
+
+
+def _constant(output: NDArray[Any]) -> bool:
+    return len(output) > 1 and bool((output == output[:1]).all())

@@ -1,0 +1,80 @@
+"""What writes the file that a recipe asks for, again and again with other nodes in float, for the net to judge it."""
+
+from __future__ import annotations
+
+import glob
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pipeline.compress.quantization.placement import matching_nodes
+from pipeline.core.errors import InputError
+from pipeline.export.onnx_file import finish, write_onnx
+from pipeline.nearness import Made
+from pipeline.precision.variant import build, other_precision
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+    from onnx import ModelProto
+
+    from pipeline.core.stage import Progress
+    from pipeline.precision.rows import Precision
+    from pipeline.precision.variant import Variant
+
+
+@dataclass(frozen=True)
+class StaticInt8:
+    """Makes a static int8 file of a float graph; `also` says more of it, or raises StageError where it may not ship."""
+
+    model: ModelProto
+    samples_NCHW: NDArray[np.float32]
+    variant: Variant
+    file: Path
+    progress: Progress
+    also: Callable[[ModelProto], dict[str, Any]] = lambda _: {}
+
+    def __call__(self, in_float: tuple[str, ...]) -> Made:
+        """Write it with these nodes in float. Errors are those of `build`."""
+        quantized = build(self.model, self.samples_NCHW, self.variant.keeping(in_float), self.progress)
+        also = self.also(quantized.model)
+        write_onnx(finish(quantized.model), self.file)
+        told = {"quantized_nodes": quantized.nodes, "float_nodes": list(quantized.float_nodes), **also}
+        nodes = suspects(self.model, self.variant.request.keep)
+        return Made(self.file, nodes, told, empty=not quantized.nodes)
+
+
+@dataclass(frozen=True)
+class OtherPrecision:
+    """Makes a file of another precision than static int8 of a float graph; arguments are those of `other_precision`."""
+
+    model: ModelProto
+    precision: Precision
+    reduced: bool
+    keep: tuple[str, ...]
+    file: Path
+
+    def __call__(self, in_float: tuple[str, ...]) -> Made:
+        """Write it with these nodes in float. Raises InputError when nothing qualifies even without them."""
+        kept = (*self.keep, *map(glob.escape, in_float))
+        told = {"precision": self.precision, **({"float_nodes": list(in_float)} if in_float else {})}
+        try:
+            made, empty = other_precision(self.model, self.precision, reduced=self.reduced, keep=kept), False
+        except InputError:
+            if not in_float:
+                raise
+            made, empty = self.model, True
+        write_onnx(finish(made), self.file)
+        return Made(self.file, suspects(self.model, self.keep), told, empty=empty)
+
+
+def suspects(model: ModelProto, keep: Sequence[str]) -> tuple[str, ...]:
+    """Return the nodes of a float graph that can go back to float, in the order of computation.
+
+    Also those that no engine quantizes: what it leaves out or computes otherwise may be any node.
+    """
+    kept = matching_nodes(model, keep)
+    nodes = (node.name for node in model.graph.node if node.name and node.op_type != "Constant")
+    return tuple(name for name in nodes if name not in kept)
