@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from pipeline import cli_bundle, cli_device, cli_gate, cli_inspect, cli_latency
-from pipeline.core.errors import SecateurError
+from pipeline.core import interruption
+from pipeline.core.errors import InputError, ResourceError, SecateurError
 
 if TYPE_CHECKING:
     from pipeline.core.run import RunReport
 
-INTERRUPTED = 130
+BAD_INPUT = 2
 CANNOT_TELL = 4
+#: What a disk or a network says: no other path would help.
+MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE}
 MISSED = 1
 #: Names of `secateur schema` and the modules that have the function `schema`.
 SCHEMAS = {
@@ -62,7 +66,7 @@ Set = Annotated[
 Out = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Run folder; runs/<name of the recipe file> when left out.")
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of everything random.")]
 Test = Annotated[
     bool, typer.Option("--test/--no-test", help="Judge on the test split at the end; --no-test while you still choose.")
 ]
@@ -93,15 +97,16 @@ def run(
 
     loaded = load_recipe(recipe, overrides or ())
     folder = out or Path("runs") / recipe.stem
+    resume = f"What was finished is kept. Resume with: {shlex.join(['secateur', *sys.argv[1:]])}"
+    interruption.advise(resume)
     try:
         with ConsoleProgress() as progress:
             report = Run(loaded, folder, Store(default_root()), seed, progress, test).execute()
-    except (KeyboardInterrupt, SecateurError) as error:
-        again = shlex.join(["secateur", *sys.argv[1:]])
-        if isinstance(error, SecateurError) and error.exit_code == 2:  # noqa: PLR2004 (bad input: nothing to resume)
+    except SecateurError as error:
+        if error.exit_code == BAD_INPUT or interruption.received():  # there is nothing to resume; or `main` says it
             raise
-        typer.echo(f"\n{error or 'Interrupted.'}\nWhat was finished is kept. Resume with: {again}", err=True)
-        raise typer.Exit(error.exit_code if isinstance(error, SecateurError) else INTERRUPTED) from error
+        typer.echo(f"\n{error}\n{resume}", err=True)
+        raise typer.Exit(error.exit_code) from error
     _show(report, folder, as_json=as_json)
     raise typer.Exit(_exit_code(report))
 
@@ -263,10 +268,34 @@ def _exit_code(found: RunReport) -> int:
 
 
 def main() -> None:
-    """Run the command; every error of ours becomes one message and its exit code."""
+    """Run the command; every error of ours, of the file system and every interruption is a message and an exit code."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    interruption.install()
     try:
         app()
-    except SecateurError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(error.exit_code)
+    except interruption.Interrupted:
+        _interrupted()
+    except (SystemExit, Exception) as error:
+        if interruption.received():  # a library has made an error of its own of it
+            _interrupted()
+        told = error if isinstance(error, SecateurError) else _file_error(error)
+        if told is None:
+            raise
+        typer.echo(f"error: {told}", err=True)
+        sys.exit(told.exit_code)
+
+
+def _interrupted() -> NoReturn:
+    line = "\n" if sys.stderr.isatty() else ""  # behind the ^C that a terminal shows
+    typer.echo(line + interruption.told(), err=True)
+    sys.exit(interruption.exit_code())
+
+
+def _file_error(error: BaseException) -> SecateurError | None:
+    """Return what to tell of a file or folder that cannot be used; None where it is about none."""
+    if not isinstance(error, OSError) or error.filename is None:
+        return None
+    text = f"{error.filename}: {error.strerror}"
+    if error.errno in MACHINE:
+        return ResourceError(f"{text}. Run again once that is mended")
+    return InputError(f"{text}. Give another path, or make this one usable")

@@ -83,7 +83,7 @@ def verify(
         Literal["onnxruntime", "openvino"] | None,
         typer.Option(help="What runs the samples; the bundle's own by default."),
     ] = None,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of the runtime.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, max=4096, help="Threads of the runtime.")] = 1,
     public_key: Annotated[
         str | None, typer.Option(metavar="KEY", help="Public key of minisign, a file or its text: check the signature.")
     ] = None,

@@ -36,8 +36,8 @@ def doctor(
     runtime: Annotated[
         Literal["onnxruntime", "openvino"], typer.Option(help="Runtime that is measured with.")
     ] = "onnxruntime",
-    threads: Annotated[int, typer.Option(min=1, help="Threads of one inference.")] = 1,
-    aa: Annotated[int, typer.Option("--aa", min=2, help="How often a file is compared with its copy.")] = 10,
+    threads: Annotated[int, typer.Option(min=1, max=4096, help="Threads of one inference.")] = 1,
+    aa: Annotated[int, typer.Option(min=2, max=10_000, help="How often a file is compared with its copy.")] = 10,
     budget: Annotated[str, typer.Option(metavar="TIME", help="Measuring time of one comparison: 2s.")] = "2s",
     as_json: AsJson = False,
 ) -> None:
@@ -104,7 +104,9 @@ def device_add(
     identity: Annotated[Path | None, typer.Option(metavar="FILE", help="ssh: the private key.")] = None,
     known_hosts: Annotated[Path | None, typer.Option(metavar="FILE", help="ssh: the file of known host keys.")] = None,
     config: Annotated[Path | None, typer.Option(metavar="FILE", help="ssh: the configuration file.")] = None,
-    server_port: Annotated[int | None, typer.Option(metavar="PORT", help="adb: port of the adb server.")] = None,
+    server_port: Annotated[
+        int | None, typer.Option(min=1, max=65_535, metavar="PORT", help="adb: port of the adb server.")
+    ] = None,
     root: Annotated[Path | None, typer.Option(metavar="DIR", help="qemu: the files of an arm64 system.")] = None,
     library: Annotated[list[str] | None, typer.Option(help="qemu: a package in the root that is built.")] = None,
     as_json: AsJson = False,

@@ -71,7 +71,7 @@ def gate(
     """
     from pipeline.bundle_argument import ExportedFiles
     from pipeline.core.gate import RESULT_FILE
-    from pipeline.core.paths import write_whole
+    from pipeline.core.paths import check_folder, write_whole
     from pipeline.latency.baselines import Store
     from pipeline.latency.gate import Gate
     from pipeline.latency.gate_config import gated, read_config
@@ -83,6 +83,7 @@ def gate(
     if only and len(models) != len(set(only)):
         names = ", ".join(each.name for each in read.model)
         raise InputError(f"found --only {', '.join(only)}, allowed: {names}")
+    check_folder(out, "the results' folder", "give another with --out")
     with ConsoleProgress() as progress, ExportedFiles() as opened:
         task = Gate(
             store=Store(config.parent / read.baselines),

@@ -70,14 +70,14 @@ def inspect(
             metavar="RECIPE", help="Of a file: run it on training images of this recipe's data, not on noise."
         ),
     ] = None,
-    images: Annotated[int, typer.Option(min=1, help="Of a file: how many inputs it is run on.")] = 32,
+    images: Annotated[int, typer.Option(min=1, max=1_000_000, help="Of a file: how many inputs it is run on.")] = 32,
     runtime: Annotated[
         Literal["onnxruntime", "openvino"] | None,
         typer.Option(help="Of a file: what profiles it; left out, onnxruntime for .onnx and openvino for .xml."),
     ] = None,
-    runs: Annotated[int, typer.Option(min=0, help="Of a file: profiled inferences; 0 for no times.")] = 50,
-    threads: Annotated[int, typer.Option(min=1, help="Of a file: threads of the profiled inferences.")] = 1,
-    seed: Annotated[int, typer.Option(min=0, help="Of a file: seed of the inputs drawn.")] = 0,
+    runs: Annotated[int, typer.Option(min=0, max=1_000_000, help="Of a file: profiled inferences; 0: no times.")] = 50,
+    threads: Annotated[int, typer.Option(min=1, max=4096, help="Of a file: threads of the profiled inferences.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of a file: seed of the inputs drawn.")] = 0,
     bit_exact_arm: Annotated[
         bool,
         typer.Option(

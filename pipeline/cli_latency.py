@@ -25,8 +25,10 @@ BAD_INPUT = 2
 STAGE_FAILED = 3
 
 Runtime = Annotated[RuntimeName, typer.Option(help="Runtime of all files; torch takes folders of torch networks.")]
-Threads = Annotated[int, typer.Option(min=1, help="Threads of one inference.")]
-Batch = Annotated[int, typer.Option(min=1, help="Images in one inference, where the file leaves it open.")]
+#: Digits of one size of an input.
+MOST_DIGITS = 9
+Threads = Annotated[int, typer.Option(min=1, max=4096, help="Threads of one inference.")]
+Batch = Annotated[int, typer.Option(min=1, max=65_536, help="Images in one inference, where the file leaves it open.")]
 Shapes = Annotated[
     list[str] | None,
     typer.Option("--shape", metavar="INPUT=SIZES", help="Sizes of an input that the file leaves open: ids=1,128."),
@@ -44,7 +46,7 @@ Duty = Annotated[
 Priority = Annotated[
     bool, typer.Option("--priority/--no-priority", help="Let the worker go before other programs where allowed.")
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of orders and inputs.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of orders and inputs.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of text.")]
 Budget = Annotated[str, typer.Option(metavar="TIME", help="Longest measuring time, with its unit: 30s, 2min.")]
 
@@ -123,7 +125,7 @@ def compare(
         RuntimeName | None, typer.Option("--runtime-b", help="Runtime of the candidate: a comparison of runtimes.")
     ] = None,
     threads: Threads = 1,
-    threads_b: Annotated[int | None, typer.Option("--threads-b", min=1, help="Threads of the candidate.")] = None,
+    threads_b: Annotated[int | None, typer.Option(min=1, max=4096, help="Threads of the candidate.")] = None,
     batch: Batch = 1,
     shape: Shapes = None,
     device: DeviceName = "local",
@@ -164,6 +166,7 @@ def compare(
       secateur compare main.tar.gz runs/branch/bundle.tar.gz --runtime openvino
     """
     from pipeline.bundle_argument import ExportedFiles, short_name
+    from pipeline.core.paths import check_folder, file_name
     from pipeline.latency.compare import Question, keep_partial, write
     from pipeline.progress import ConsoleProgress
 
@@ -182,7 +185,8 @@ def compare(
         labels=(str(baseline), str(candidate)),
     )
     name = short_name(candidate)
-    folder = out or Path("runs") / "compare" / f"{short_name(baseline)}--{name}"
+    folder = out or Path("runs") / "compare" / file_name(f"{short_name(baseline)}--{name}")
+    check_folder(folder, "the result's folder", "give another with --out")
     try:
         with ConsoleProgress() as progress, ExportedFiles() as opened:
             files = opened(baseline, runtime), opened(candidate, runtime_b or runtime)
@@ -255,10 +259,11 @@ def _terms(threads: int, batch: int, shapes: list[str] | None, duty: str | None,
 
 
 def _shape(text: str) -> tuple[str, tuple[int, ...]]:
-    name, equals, sizes = text.rpartition("=")
-    if not (equals and name and all(size.isdecimal() and int(size) for size in sizes.split(","))):
+    name, equals, listed = text.rpartition("=")
+    sizes = listed.split(",")
+    if not (equals and name and all(each.isdecimal() and len(each) <= MOST_DIGITS and int(each) for each in sizes)):
         raise typer.BadParameter(f"found {text!r}, allowed: INPUT=SIZES, such as ids=1,128", param_hint="--shape")
-    return name, tuple(int(size) for size in sizes.split(","))
+    return name, tuple(int(each) for each in sizes)
 
 
 def _seconds(text: str, option: str) -> float:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from pipeline.core import interruption
+
 if TYPE_CHECKING:
     from types import TracebackType
 
@@ -37,7 +39,11 @@ class ConsoleProgress:
         self.bar.stop()
 
     def update(self, done: float, total: float, text: str = "") -> None:
-        """Move the bar to `done` of `total`; a smaller `done` than before starts it anew."""
+        """Move the bar to `done` of `total`; a smaller `done` than before starts it anew.
+
+        Raises Interrupted after a signal that a library has swallowed; so does `note`.
+        """
+        interruption.check()
         now = time.monotonic()
         wait = REFRESH_S if self.console.is_terminal else LINE_EVERY_S
         if self.task is None:
@@ -55,6 +61,7 @@ class ConsoleProgress:
 
     def note(self, text: str) -> None:
         """Print one line that stays, and end the bar of what was before."""
+        interruption.check()
         if self.task is not None:
             self.bar.remove_task(self.task)
             self.task = None

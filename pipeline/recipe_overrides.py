@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.core.errors import Problem, RecipeError
 from pipeline.recipe_problems import allowed_keys, among, child, shown
-from pipeline.recipe_yaml import dotted, read_text
+from pipeline.recipe_yaml import MAX_DEPTH, dotted, read_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from pipeline.recipe_yaml import Place
+
+
+#: Digits of a position in a list: more is none.
+MOST_DIGITS = 9
 
 
 class OverrideError(ValueError):
@@ -73,6 +77,8 @@ def _place(key: Sequence[str], data: object, schema: Mapping[str, Any]) -> Place
     """Return the place that the parts of a key name; a stage that is named by its kind gets its position."""
     place: Place = ()
     whole = data
+    if len(key) > MAX_DEPTH:
+        raise OverrideError(f"found a key of {len(key)} parts, allowed: {MAX_DEPTH} at most")
     for part in key:
         if isinstance(data, list):
             step: str | int = _position(data, part, place)
@@ -90,7 +96,7 @@ def _place(key: Sequence[str], data: object, schema: Mapping[str, Any]) -> Place
 
 def _position(entries: list[Any], part: str, place: Place) -> int:
     """Return the position in a list that a number, or the kind of the only entry of that kind, names."""
-    if part.isdecimal() and int(part) < len(entries):
+    if part.isdecimal() and len(part) <= MOST_DIGITS and int(part) < len(entries):
         return int(part)
     kinds = [str(child(entry, "kind")) for entry in entries]
     if kinds.count(part) == 1:

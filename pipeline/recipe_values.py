@@ -8,7 +8,7 @@ from numbers import Integral, Real
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from pipeline.recipe_yaml import MAX_DEPTH, TOO_DEEP, Document
+from pipeline.recipe_yaml import MAX_DEPTH, TOO_DEEP, Document, refusal
 
 if TYPE_CHECKING:
     from pipeline.recipe_yaml import Place
@@ -46,14 +46,17 @@ def _scalar(value: object, place: Place, document: Document) -> str | float | bo
         return value
     if isinstance(value, str | PurePath):
         return _text(str(value), place, document)
-    if isinstance(value, Integral):
-        return int(value)
     if not isinstance(value, Real):
         document.refuse(place, None, f"found {_shown(value)}, allowed: {ALLOWED}")
         return None
-    number = float(value)
-    if not math.isfinite(number):
-        document.refuse(place, None, f"found {number}, allowed: a finite number")
+    try:
+        number = int(value) if isinstance(value, Integral) else float(value)
+    except OverflowError:  # a fraction beyond float
+        number = math.inf
+    if allowed := refusal(number):
+        found = f"one of {number.bit_length()} bits" if isinstance(number, int) else str(number)
+        document.refuse(place, None, f"found {found}, allowed: {allowed}")
+        return 0  # a number, so that nothing is said to be missing
     return number
 
 
@@ -67,4 +70,7 @@ def _text(text: str, place: Place, document: Document) -> str:
 
 
 def _shown(value: object) -> str:
-    return " ".join(repr(value).split())[:SHOWN]
+    try:
+        return " ".join(repr(value).split())[:SHOWN]
+    except Exception:  # noqa: BLE001 - a class of the caller's, or a number with more digits than Python writes
+        return f"a {type(value).__name__}"

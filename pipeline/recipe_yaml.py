@@ -15,6 +15,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from pipeline.core.errors import Problem, RecipeError
+from pipeline.core.paths import kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,8 +24,13 @@ if TYPE_CHECKING:
 #: Where something is in a recipe: keys and list positions from the top.
 Place = tuple[str | int, ...]
 
+#: Bytes of a recipe, fifty times those of the longest one here: a megabyte takes half a minute to read.
+MAX_BYTES = 128 * 1024
+#: Whole numbers beyond this fit into no type of the libraries.
+LARGEST = 2**63 - 1
 MAX_DEPTH = 16  # a recipe needs five
 TOO_DEEP = f"found values nested more than {MAX_DEPTH} deep, allowed: a recipe, which needs five"
+TOO_LONG = f"found more than {MAX_BYTES // 1024} KiB, allowed: a recipe; weights and images are files that it names"
 TAG = "tag:yaml.org,2002:"
 PLAIN = frozenset(TAG + name for name in ("map", "seq", "str", "int", "float", "bool", "null", "timestamp"))
 
@@ -67,13 +73,17 @@ def read_file(path: Path, name: str) -> Document:
     Raises:
         RecipeError: the file cannot be read, is not UTF-8, or is no YAML document at all.
     """
-    if not path.is_file():
-        what = "a folder" if path.is_dir() else "no such file"
+    kind = kind_of(path)
+    if kind != "a file":
+        what = kind or "no such file"
         raise RecipeError(name, (Problem("recipe", f"found {what}, allowed: a recipe in YAML"),))
     try:
-        content = path.read_bytes()
+        with path.open("rb") as stream:
+            content = stream.read(MAX_BYTES + 1)
     except OSError as error:
         raise RecipeError(name, (Problem("recipe", f"found {error.strerror}, allowed: a readable file"),)) from None
+    if len(content) > MAX_BYTES:
+        raise RecipeError(name, (Problem("recipe", TOO_LONG),))
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -171,11 +181,19 @@ def _scalar(node: ScalarNode, place: Place, document: Document) -> str | float |
         return text
     try:
         number = _integer(text) if node.tag == TAG + "int" else _real(text)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        document.refuse(place, node.start_mark.line + 1, f"found {text:.40}, allowed: a finite number")
+    except ValueError:  # more digits than Python reads
+        number = math.inf
+    if allowed := refusal(number):
+        document.refuse(place, node.start_mark.line + 1, f"found {text:.40}, allowed: {allowed}")
+        return 0  # a number, so that nothing is said to be missing
     return number
+
+
+def refusal(number: float) -> str:
+    """Return what is allowed in place of a number that is none, or a whole one beyond 64 bits; empty where it is."""
+    if isinstance(number, int):
+        return "" if abs(number) <= LARGEST else f"a whole number of 64 bits, at most {LARGEST}"
+    return "" if math.isfinite(number) else "a finite number"
 
 
 def _integer(text: str) -> int:

@@ -21,9 +21,11 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from pipeline import __version__
+from pipeline.core import interruption
 from pipeline.core.artifact import Artifact, StageRecord, payload_digest
 from pipeline.core.errors import InputError, ResourceError, SecateurError
 from pipeline.core.measurement import load as load_measurement
+from pipeline.core.paths import make_folder
 from pipeline.core.run import Row, RunReport
 from pipeline.core.stage import Candidate, Context, SilentProgress
 from pipeline.core.store import Store, link_entry, locked, read_record, write_artifact, write_record
@@ -74,10 +76,10 @@ class Run:
         """Run all steps, judge them, take the final test, and write run.json and the report after each step.
 
         Raises InputError when another run has the folder; SecateurError of the step that failed, after run.json says
-        so; KeyboardInterrupt likewise.
+        so; KeyboardInterrupt and Interrupted likewise.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.store.root.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder, "the run's folder", "give another with --out")
+        make_folder(self.store.root, "the store", "set SECATEUR_STORE to another folder")
         with locked(self.folder / ".lock", f"another run is writing into {self.folder}: wait for it, or give --out"):
             started = time.monotonic()
             try:
@@ -85,12 +87,12 @@ class Run:
                     self._steps()
                     report = self._finished(time.monotonic() - started)
                     self._write(report)
-            except KeyboardInterrupt:
-                self._write(self._report("interrupted", time.monotonic() - started))
-                raise
-            except Exception as error:
+            except BaseException as error:
+                # A library may have made an error of its own of an interruption.
+                by_hand = not isinstance(error, Exception) or interruption.received()
+                status, text = ("interrupted", "") if by_hand else ("failed", str(error))
                 with suppress(OSError):  # the disk may be what is full: the error itself is what has to be told
-                    self._write(self._report("failed", time.monotonic() - started, str(error)))
+                    self._write(self._report(status, time.monotonic() - started, text))
                 raise
             return report
 
@@ -164,6 +166,7 @@ class Run:
             progress=self.progress,
         )
         outcome = stage.run(given, context)
+        interruption.check()  # a stage that caught it may have left something out
         record = StageRecord(
             kind=stage.kind,
             revision=stage.revision,

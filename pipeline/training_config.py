@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+#: Rates and factors are multiplied in single precision, which ends at 3.4e38.
+MOST = 1e30
+
+
 class Augment(Frozen):
     """Random changes of the training images; none by default."""
 
@@ -44,7 +48,7 @@ class Teacher(Frozen):
     )
     arguments: dict[str, int | float | bool | str] = Field(default={}, description="Arguments of build().")
     channels: Literal[1, 3] = Field(default=3, description="Channels that the teacher takes.")
-    size: Annotated[int, Field(ge=0)] = Field(
+    size: Annotated[int, Field(ge=0, le=65_536)] = Field(
         default=0, description="Input size of the teacher in pixels when it is not the student's; 0 for the same."
     )
 
@@ -73,7 +77,7 @@ class Regularise(Frozen):
         "slimming by Liu et al. 2017), or chosen channels alone by a weight decay that grows (growing_l2, GReg-1 by "
         "Wang et al. 2021)."
     )
-    strength: Annotated[float, Field(gt=0)] = Field(
+    strength: Annotated[float, Field(gt=0, le=MOST)] = Field(
         default=1e-4, description="Factor of the penalty; of growing_l2 the amount by which its weight decay rises."
     )
     alpha: Annotated[float, Field(ge=0, le=16)] = Field(
@@ -84,13 +88,15 @@ class Regularise(Frozen):
     ratio: Ratio = Field(
         default=0.5, description="growing_l2: fraction of every group that is pushed, those with the smallest norms."
     )
-    align: Annotated[int, Field(ge=1)] = Field(
+    align: Annotated[int, Field(ge=1, le=65_536)] = Field(
         default=8, description="growing_l2: as in the `prune` stage that follows, so that it removes what was pushed."
     )
     every: Annotated[int, Field(ge=1)] = Field(
         default=10, description="growing_l2: steps after which the weight decay rises again."
     )
-    ceiling: Annotated[float, Field(gt=0)] = Field(default=1.0, description="growing_l2: largest weight decay.")
+    ceiling: Annotated[float, Field(gt=0, le=MOST)] = Field(
+        default=1.0, description="growing_l2: largest weight decay."
+    )
 
 
 class TrainingConfig(Frozen):
@@ -99,16 +105,16 @@ class TrainingConfig(Frozen):
     epochs: Annotated[int, Field(ge=0, le=10_000)] = Field(
         description="Passes over the training images; 0 renews batch-norm statistics only."
     )
-    batch: Annotated[int, Field(ge=1)] = Field(default=64, description="Images in a step.")
+    batch: Annotated[int, Field(ge=1, le=1_000_000)] = Field(default=64, description="Images in a step.")
     optimizer: Literal["adamw", "sgd"] = Field(default="adamw", description="AdamW, or SGD with Nesterov momentum.")
-    learning_rate: Annotated[float, Field(gt=0)] = Field(
+    learning_rate: Annotated[float, Field(gt=0, le=MOST)] = Field(
         default=5e-4, description="Peak rate: linear warm-up, then a cosine to zero."
     )
-    weight_decay: Annotated[float, Field(ge=0)] = Field(
+    weight_decay: Annotated[float, Field(ge=0, le=MOST)] = Field(
         default=0.02, description="Of weights with two dimensions or more; biases and norms are spared."
     )
     momentum: Annotated[float, Field(ge=0, lt=1)] = Field(default=0.9, description="Of SGD.")
-    warmup: Annotated[float, Field(ge=0)] = Field(default=1.0, description="Epochs of linear warm-up.")
+    warmup: Annotated[float, Field(ge=0, le=10_000)] = Field(default=1.0, description="Epochs of linear warm-up.")
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0.0, description="Probability that is spread evenly over all classes."
     )

@@ -10,7 +10,8 @@ SecateurError                 exit 3
 |- DeviceError                exit 5   a device cannot be reached, or what runs there stopped answering
 
 A message says what was found, what was expected and what to do. Exit codes of `secateur run`:
-0 passed, 1 budget missed, 2 bad input, 3 stage failed, 4 cannot tell (the interval straddles the budget).
+0 passed, 1 budget missed, 2 bad input, 3 stage failed, 4 cannot tell (the interval straddles the budget), 130 and 143
+interrupted (`pipeline.core.interruption`).
 Those of `compare` and `gate` are in `pipeline.core.comparison`.
 """
 
@@ -18,6 +19,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar
+
+#: Problems of one recipe that its message lists.
+MOST_TOLD = 100
 
 
 class SecateurError(Exception):
@@ -42,16 +46,18 @@ class Problem:
 
 
 class RecipeError(InputError):
-    """One or more problems of one recipe file, all found in one pass."""
+    """One or more problems of one recipe file, all found in one pass; the text lists the first hundred."""
 
     def __init__(self, path: str, problems: tuple[Problem, ...]) -> None:
         """Keep the file's name and its problems; the text is one line for each."""
         self.path = path
         self.problems = problems
         lines = [
-            f"{path}:{p.line} {p.key}: {p.message}" if p.line else f"{path} {p.key}: {p.message}" for p in problems
+            f"{path}:{p.line} {p.key}: {p.message}" if p.line else f"{path} {p.key}: {p.message}"
+            for p in problems[:MOST_TOLD]
         ]
-        super().__init__("\n".join(lines))
+        rest = len(problems) - MOST_TOLD
+        super().__init__("\n".join([*lines, f"{path}: and {rest:,} more"] if rest > 0 else lines))
 
 
 class StageError(SecateurError):

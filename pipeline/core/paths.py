@@ -6,13 +6,20 @@ stays as it is and is not looked at.
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
+import stat
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, ValidationInfo
 
-from pipeline.core.errors import ResourceError
+from pipeline.core.errors import InputError, ResourceError
+
+#: Bytes of a file's name: less than the 255 that file systems take, since endings are added.
+LONGEST_NAME = 200
 
 
 def bundled_root() -> Path:
@@ -44,9 +51,69 @@ def write_whole(path: Path, text: str) -> None:
         raise ResourceError(f"{path} cannot be written: {error.strerror}") from error
 
 
+def check_folder(path: Path, role: str, advice: str) -> None:
+    """Refuse what is no folder, or would not become one, that files can be written into; nothing is made.
+
+    Args:
+        path: the folder, which may not be there yet.
+        role: what it is for, in words.
+        advice: how to name another.
+
+    Raises:
+        InputError: something else has its name, the name is one that no file system takes, or nothing can be written.
+        OSError: the disk is full.
+    """
+    try:
+        path.lstat() if "\0" in str(path) else None  # says so, where exists() says no
+        there = next(each for each in (path, *path.absolute().parents) if each.exists())
+        if not there.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        with tempfile.TemporaryFile(dir=there):  # root may write where the mode says no, but not where a mount says it
+            pass
+    except (OSError, ValueError) as error:
+        number = getattr(error, "errno", None)
+        if number in {errno.ENOSPC, errno.EDQUOT}:
+            raise
+        why = os.strerror(number) if number else str(error)
+        raise InputError(f"{path} cannot be {role}: {why}; {advice}") from error
+
+
+def make_folder(path: Path, role: str, advice: str) -> None:
+    """Make a folder that files can be written into. Arguments and errors are those of `check_folder`."""
+    check_folder(path, role, advice)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise InputError(f"{path} cannot be {role}: it is {kind_of(path) or 'a link to nothing'}; {advice}") from error
+
+
+def file_name(text: str) -> str:
+    """Return a text as a name that file systems take: of a long one the start, and a digest of all of it."""
+    if len(text.encode(errors="surrogateescape")) <= LONGEST_NAME:
+        return text
+    digest = hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:12]
+    start = text.encode(errors="surrogateescape")[: LONGEST_NAME - 13].decode(errors="ignore")
+    return f"{start}-{digest}"
+
+
+def kind_of(path: Path) -> str:
+    """Return `a file`, `a folder`, `no file` for devices, pipes and sockets, and nothing for what is not there."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):  # a name that no file system takes is no file either
+        return ""
+    return "a file" if stat.S_ISREG(mode) else "a folder" if stat.S_ISDIR(mode) else "no file"
+
+
 def resolved(path: Path, folder: Path) -> Path:
-    """Return `path` as an absolute path: `~` is the user's home, and anything relative starts at `folder`."""
-    return (folder / path.expanduser()).resolve()
+    """Return `path` as an absolute path: `~` is the user's home, and anything relative starts at `folder`.
+
+    Raises ValueError for the home of a user who is not there, for a NUL, and for links that lead in a circle.
+    """
+    try:
+        return (folder / path.expanduser()).resolve()
+    except (RuntimeError, OSError, ValueError) as error:
+        raise ValueError(f"found {str(path)!r}: {error}, allowed: a path") from error
 
 
 def existing_file(path: Path, info: ValidationInfo, alternative: str = "") -> Path:
@@ -54,8 +121,9 @@ def existing_file(path: Path, info: ValidationInfo, alternative: str = "") -> Pa
     if info.context is None:
         return path
     found = resolved(path, info.context["folder"])
-    if not found.is_file():
-        what = "a folder" if found.is_dir() else "no such file"
+    kind = kind_of(found)
+    if kind != "a file":
+        what = f"it is {kind}" if kind == "no file" else kind or "no such file"
         raise ValueError(f'found "{path}", which is {found}: {what}, allowed: an existing file{alternative}')
     return found
 
@@ -68,8 +136,9 @@ def _folder(path: Path, info: ValidationInfo) -> Path:
     if info.context is None:
         return path
     found = resolved(path, info.context["folder"])
-    if not found.is_dir():
-        what = "a file" if found.is_file() else "no such folder"
+    kind = kind_of(found)
+    if kind != "a folder":
+        what = "no folder" if kind == "no file" else kind or "no such folder"
         raise ValueError(f'found "{path}", which is {found}: {what}, allowed: an existing folder')
     return found
 

@@ -29,8 +29,8 @@ class Target(Frozen):
         description="The machine that measures: local, ssh://user@host:port, adb://serial, or a registered name.",
     )
     runtime: Runtime = Field(default="onnxruntime", description="What runs the exported file.")
-    threads: int = Field(default=1, ge=1, description="Threads of the runtime.")
-    batch: int = Field(default=1, ge=1, description="Images in one call.")
+    threads: int = Field(default=1, ge=1, le=4096, description="Threads of the runtime.")
+    batch: int = Field(default=1, ge=1, le=65_536, description="Images in one call.")
 
 
 def runs_in(target: Target) -> Literal["onnxruntime", "openvino"]:

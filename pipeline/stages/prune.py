@@ -65,7 +65,7 @@ class Constraint(Frozen):
     floor: Annotated[float, Field(ge=0, le=1)] | None = Field(
         default=None, description="Smallest fraction of its channels that a group keeps."
     )
-    align: Annotated[int, Field(ge=1)] | None = Field(default=None, description="Grid of its kept widths.")
+    align: Annotated[int, Field(ge=1, le=65_536)] | None = Field(default=None, description="Grid of its kept widths.")
     max_ratio: Ratio | None = Field(default=None, description="Largest fraction of its channels that may leave.")
 
 
@@ -141,7 +141,7 @@ class Prune(Stage):
         description="Whether channels may leave over which the network takes statistics (layer norm, softmax): these "
         "then go over the channels that stay, which is another function than with zeros in the others.",
     )
-    candidates: Annotated[int, Field(ge=0)] = Field(
+    candidates: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
         default=0,
         description="Random allocations of the same cost, each judged on validation images with renewed batch-norm "
         "statistics; the best is taken where it beats the planned one (EagleEye, Li et al. 2020).",
