@@ -108,11 +108,11 @@ def shared_images(splits: Mapping[str, Split], name: Callable[[checks.Place], st
     pairs = checks.copies(digests)
     against = checks.contradictions(digests, {split: content.labels for split, content in splits.items()})
     return (
-        *_pairs(pairs, name, "{} images of one split are in another too, so that accuracy is told too high"),
-        *_pairs(against, name, "{} images are in the data with two labels"),
+        *_pairs(pairs, name, "images of one split that are in another too, so that accuracy is told too high"),
+        *_pairs(against, name, "images that are there with two labels"),
     )
 
 
 def _pairs(pairs: Sequence[checks.Pair], name: Callable[[checks.Place], str], text: str) -> Iterator[str]:
     if pairs:
-        yield f"{text.format(f'{len(pairs):,}')}: {examples([f'{name(one)} = {name(two)}' for one, two in pairs])}"
+        yield f"{text}: {len(pairs):,} ({examples([f'{name(one)} = {name(two)}' for one, two in pairs])})"

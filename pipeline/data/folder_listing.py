@@ -39,12 +39,12 @@ class Found:
         """Say what was passed over."""
         notes = []
         if self.hidden:
-            notes.append(f"{len(self.hidden):,} hidden files and folders are left out: {examples(self.hidden)}")
+            notes.append(f"hidden files and folders left out: {len(self.hidden):,} ({examples(self.hidden)})")
         if self.others:
             kinds = Counter(Path(name).suffix.lower() or "none" for name in self.others).most_common(NAMED)
             counted = ", ".join(f"{suffix} {count:,}" for suffix, count in kinds)
             read = f"read are {', '.join(sorted(SUFFIXES))}"
-            notes.append(f"{len(self.others):,} files with other suffixes are left out ({counted}; {read})")
+            notes.append(f"files with other suffixes left out: {len(self.others):,} ({counted}; {read})")
         return tuple(notes)
 
 

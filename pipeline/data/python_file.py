@@ -100,6 +100,6 @@ def _undeclared(read: set[Path], path: Path, inputs: Sequence[Path]) -> tuple[st
     names = [os.path.relpath(file, path.parent) for file in missing]
     common = Path(os.path.commonpath(missing)) if len(names) > NAMED else path.parent
     wanted = names if path.is_relative_to(common) else [os.path.relpath(common, path.parent)]
-    text = f"load() of {path.name} reads {len(names):,} files that the recipe does not name ({examples(names)}), so a "
-    text += "change of them is not seen, and finished stages are taken from the store. Write "
+    text = f"files that load() of {path.name} reads and the recipe does not name: {len(names):,} ({examples(names)}). "
+    text += "A change of them is not seen, and finished stages are taken from the store. Write "
     return (f"{text}inputs: [{examples(wanted)}] below data, or run with --fresh",)

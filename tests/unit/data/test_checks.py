@@ -161,6 +161,6 @@ def test_images_in_two_splits_or_under_two_labels() -> None:
         "test": Split(np.concatenate([IMAGES[1:3], IMAGES[5:] + np.uint8(3), plain]), np.array([1, 0, 2, 1])),
     }
     first, second = shared_images(splits, lambda place: f"{place[0]}[{place[1]}]")
-    assert first.startswith("2 images of one split are in another too, so that accuracy is told too high: ")
-    assert first.endswith(": train[1] = test[0], train[2] = test[1]")
-    assert second == "1 images are in the data with two labels: train[2] = test[1]"
+    assert first.startswith("images of one split that are in another too, so that accuracy is told too high: 2 (")
+    assert first.endswith(" 2 (train[1] = test[0], train[2] = test[1])")
+    assert second == "images that are there with two labels: 1 (train[2] = test[1])"

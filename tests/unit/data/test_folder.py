@@ -51,7 +51,7 @@ def test_what_is_hidden_is_left_out_with_a_word(tmp_path: Path, name: str) -> No
     found = load(tmp_path)
     assert (folder.digest(tmp_path), len(found.train)) == (before, images)
     hidden = "/".join(name.split("/")[: 2 if name.startswith("deep") else 1])
-    assert found.notes == (f"1 hidden files and folders are left out: a/{hidden}",)
+    assert found.notes == (f"hidden files and folders left out: 1 (a/{hidden})",)
 
 
 def test_other_suffixes_are_counted(tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_other_suffixes_are_counted(tmp_path: Path) -> None:
     for index in range(3):
         (tmp_path / "b" / f"{index}.gif").touch()
     (tmp_path / "a" / "notes.txt").touch()
-    assert load(tmp_path).notes[0].startswith("4 files with other suffixes are left out (.gif 3, .txt 1; read are .bmp")
+    assert load(tmp_path).notes[0].startswith("files with other suffixes left out: 4 (.gif 3, .txt 1; read are .bmp")
 
 
 def test_everything_wrong_is_told_at_once(tmp_path: Path) -> None:
@@ -144,9 +144,9 @@ def test_splits_that_share_images(tmp_path: Path, name: str) -> None:
     shutil.copy(tmp_path / "train/a/0.png", tmp_path / name / "a/other-name.png")
     shutil.copy(tmp_path / "train/b/1.png", tmp_path / "test/a/wrong-class.png")
     first, second = load(tmp_path).notes
-    assert first.startswith("2 images of one split are in another too")
-    assert first.endswith(f"train/a/0.png = {name}/a/other-name.png, train/b/1.png = test/a/wrong-class.png")
-    assert second == "1 images are in the data with two labels: train/b/1.png = test/a/wrong-class.png"
+    assert first.startswith("images of one split that are in another too")
+    assert first.endswith(f" 2 (train/a/0.png = {name}/a/other-name.png, train/b/1.png = test/a/wrong-class.png)")
+    assert second == "images that are there with two labels: 1 (train/b/1.png = test/a/wrong-class.png)"
 
 
 def test_copies_that_dividing_parts(tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_copies_that_dividing_parts(tmp_path: Path) -> None:
     for index in range(6):
         shutil.copy(tmp_path / "a" / "0.png", tmp_path / "a" / f"copy{index}.png")
     notes = load(tmp_path).notes
-    assert "images of one split are in another too" in notes[0]
+    assert "images of one split that are in another too" in notes[0]
     assert "(train) = a/" in notes[0]
 
 

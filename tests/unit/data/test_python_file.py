@@ -93,7 +93,7 @@ def test_inputs_count_by_content(file: Path, tmp_path: Path) -> None:
 def test_files_that_are_read_without_being_named_are_said(file: Path) -> None:
     """Otherwise swapped labels would come out of the store; with the name that the note gives it is silent."""
     (note,) = python_file.load(file, {}).notes
-    assert note.startswith("load() of mine.py reads 1 files that the recipe does not name (labels.npy)")
+    assert note.startswith("files that load() of mine.py reads and the recipe does not name: 1 (labels.npy)")
     assert note.endswith("Write inputs: [labels.npy] below data, or run with --fresh")
     assert python_file.load(file, {}, (file.parent / "labels.npy",)).notes == ()
     assert python_file.load(file, {}, (file.parent,)).notes == ()
