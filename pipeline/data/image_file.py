@@ -6,6 +6,7 @@ need `white`, the value that becomes 255. Alpha is dropped, palettes and CMYK be
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 import struct
@@ -113,13 +114,22 @@ def is_deep(image: Image.Image) -> bool:
     return image.mode in {"I", "F"} or image.mode.startswith("I;16")
 
 
-def rule(image: Image.Image, content: bytes) -> str:
-    """Name what is done to a file beside decoding its 8 bits as they lie; empty for nearly all files."""
-    if is_deep(image):
-        return "deep"
-    if b"Exif\0\0" not in content and b"eXIf" not in content and b"EXIF" not in content:
+def rule(content: bytes) -> str:
+    """Name what is done to a file beside decoding its 8 bits as they lie; empty for nearly all files.
+
+    Raises UnreadableError for what is no image; of one whose first bytes are right no more is looked at.
+    """
+    png, jpeg = content.startswith(b"\x89PNG\r\n\x1a\n"), content.startswith(b"\xff\xd8\xff")
+    said = b"Exif\0\0" in content or b"eXIf" in content or b"EXIF" in content
+    if not said and (jpeg or (png and content[24:26] != b"\x10\0")):  # 16 bits of grey
         return ""
-    turn = turned(image)
+    with opened(io.BytesIO(content)) as image:
+        if is_deep(image):
+            return "deep"
+        try:
+            turn = turned(image) if said else 1
+        except Exception as error:  # decoders raise many kinds for a file that is damaged
+            raise UnreadableError(f"cannot be read as an image ({reason(error)})") from error
     return f"orientation {turn}" if turn > 1 else ""
 
 

@@ -115,6 +115,14 @@ def test_own_network_and_images(place: Place) -> None:
     assert re.search("circle|square|triangle", printed["python runs/shapes/bundle/infer.py images/circle/000.png"])
 
 
+def test_own_arrays(place: Place) -> None:
+    """Arrays of a data file, whose input is named: nothing is left to be said of them."""
+    place.follow("Your own arrays")
+    data = report(place, "arrays")["data"]
+    assert (data["name"], data["train"] + data["validation"] + data["test"]) == ("packed shapes", 204)
+    assert "notes" not in data
+
+
 def test_the_same_from_python(place: Place) -> None:
     """All stages come from the store, and the bundle is the same to the byte."""
     printed = place.follow("The same from Python")["python shapes.py"]

@@ -61,6 +61,24 @@ def test_a_change_reaches_only_what_follows(project: Project) -> None:
     assert changed(before, keys(project)) == 0
 
 
+def test_what_a_file_is_made_of_counts(project: Project) -> None:
+    """Modules beside a definition or a data file, and the data's inputs: each starts at the step that it concerns."""
+    labels = project.folder / "labels.txt"
+    labels.write_text("0 1")
+    named = f"data.inputs=[{labels.name}]"
+    before, without = keys(project, named), keys(project)
+    labels.write_text("1 0")
+    assert keys(project) == without
+    assert changed(before, keys(project, named)) == changed(without, before) == 1
+    for name, first in (("model", 0), ("data", 1)):
+        file, module = project.folder / f"{name}.py", project.folder / f"{name}_parts.py"
+        module.write_text("WIDTH = 16\n")
+        file.write_text(f"import {name}_parts\n{file.read_text()}")
+        before = keys(project)
+        module.write_text("WIDTH = 24\n")
+        assert changed(before, keys(project)) == first
+
+
 def test_the_name_of_a_recipe_changes_nothing(project: Project) -> None:
     """A new name is no new work."""
     assert keys(project, "name=other") == keys(project)

@@ -35,7 +35,9 @@ def test_imagenet_weights_are_those_of_the_package() -> None:
 def test_definition_errors_are_one_message(tmp_path: Path) -> None:
     """A file that cannot be imported, has no build, fails in build, or returns something else is bad input."""
     file = tmp_path / "model.py"
+    (tmp_path / "blocks.py").touch()
     for text, arguments, match in (
+        ("import blocks\n", {}, r"blocks\.py lies beside it, but a definition is one file: put what it needs into it"),
         ("import nowhere_at_all\n", {}, "ModuleNotFoundError: .* Install it: pip install nowhere_at_all"),
         ("x = 1\n", {}, "has no function build"),
         (DEFINITION, {"depth": 2}, r"build\(depth=2\) failed: TypeError"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import shutil
 from typing import TYPE_CHECKING
@@ -73,6 +74,9 @@ def test_everything_wrong_is_told_at_once(tmp_path: Path) -> None:
     (bad / "text.png").write_text("no image")
     (bad / "gif.png").write_bytes(b"GIF89a" + bytes(40))
     (bad / "cut.png").write_bytes((bad / "0.png").read_bytes()[:-400])
+    turned = io.BytesIO()
+    Image.fromarray(np.zeros((9, 9), np.uint8)).save(turned, "PNG", exif=b"MM\0*" + bytes(8))
+    (bad / "late.png").write_bytes(turned.getvalue()[:-25])
     (tmp_path / "b" / "more").symlink_to(bad)
     (bad / "folder.png").mkdir()
     told = (
@@ -82,13 +86,14 @@ def test_everything_wrong_is_told_at_once(tmp_path: Path) -> None:
         "a/cut.png cannot be read as an image (",
         "a/empty.jpg cannot be read as an image: it is none of PNG, JPEG, BMP, WEBP, TIFF",
         "a/gif.png cannot be read as an image: it is none of",
+        "a/late.png cannot be read as an image (",
         "a/text.png cannot be read as an image: it is none of",
     )
     for action in (folder.digest, load):
         with pytest.raises(InputError) as error:
             action(tmp_path)
         first, *lines, last = str(error.value).splitlines()
-        assert first == f"{tmp_path}: 7 problems"
+        assert first == f"{tmp_path}: 8 problems"
         assert all(line.startswith(f"  {start}") for line, start in zip(lines, told, strict=True)), lines
         assert last.startswith("Mend, replace or remove them")
 
@@ -132,7 +137,7 @@ def test_a_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     draw(tmp_path / "a" / "big.png", 99, (60, 60))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 3000)
     with pytest.raises(InputError, match=r"1 problem\n  a/big\.png has more than [\d,]+ pixels"):
-        folder.digest(tmp_path)
+        load(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["validation", "val", "valid"])
