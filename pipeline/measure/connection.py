@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import queue
+import subprocess
 import threading
 import time
 from typing import TYPE_CHECKING, Any, Self
@@ -64,10 +65,17 @@ class Connection:
             DeviceError: the worker ended, answered with something that is no answer, or not within `patience_s`.
             StageError: a runtime failed while it was running a file.
         """
+        line = json.dumps({"op": op, **arguments}, allow_nan=False).encode() + b"\n"
+        watch = threading.Timer(patience_s, self.process.kill)  # a worker that reads no more would keep us writing
+        watch.daemon = True
+        watch.start()
         try:
-            self._write(json.dumps({"op": op, **arguments}, allow_nan=False).encode() + b"\n")
+            self._write(line)
         except (BrokenPipeError, ValueError) as error:
             raise self._ended(op) from error
+        finally:
+            watch.cancel()
+            watch.join()
         try:
             line = self._line(op, patience_s)
         except BaseException:  # a late answer would be taken for the next one's
@@ -91,7 +99,8 @@ class Connection:
 
     def _kill(self) -> None:
         self.process.kill()
-        self.process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # one that the kernel holds, as a broken disk may
+            self.process.wait(ENDING_S)
 
     def _write(self, line: bytes) -> None:
         if self.process.stdin is None:

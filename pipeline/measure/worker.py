@@ -4,27 +4,30 @@ It runs on the device that is measured, needs Python, numpy and a runtime there,
 statistics are the host's. A whole series of rounds is one request, so that no network lies inside what is timed.
 
 A request is `{"op": ..., ...}`, its answer `{"ok": ...}` or `{"error": {"kind": ..., "message": ...}}`. What libraries
-print goes to stderr: stdout has answers alone. The worker ends when its stdin does.
+print goes to stderr: stdout has answers alone. The worker ends when its stdin does, or its parent, in the middle of a
+request too: a runtime may hang on a damaged file, and nobody would be there to end it.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import queue
 import sys
+import threading
 from typing import TYPE_CHECKING, Any
 
 from pipeline.core.errors import SecateurError
-from pipeline.measure.worker_bench import Bench, open_file
+from pipeline.measure.worker_bench import Bench, end_with_parent, open_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from typing import TextIO
 
     from pipeline.measure.runtimes import Session
 
 
-def serve(bench: Bench, requests: TextIO, answers: TextIO) -> None:
+def serve(bench: Bench, requests: Iterable[str], answers: TextIO) -> None:
     """Answer every request until there are no more."""
     for line in requests:
         print(json.dumps(answer(bench, json.loads(line)), allow_nan=False), file=answers, flush=True)
@@ -44,9 +47,24 @@ def answer(bench: Bench, request: Mapping[str, Any]) -> dict[str, Any]:
 def main(opener: Callable[[Mapping[str, Any]], Session] = open_file) -> None:
     """Serve on this process's stdin and stdout. `opener` loads the file that a request describes."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    end_with_parent()
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
         os.dup2(2, 1)
-        serve(Bench(opener), sys.stdin, answers)
+        serve(Bench(opener), while_open(sys.stdin), answers)
+
+
+def while_open(stream: TextIO) -> Iterator[str]:
+    """Yield the lines of a stream; when it ends, so does this process, whatever it is doing."""
+    lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def read() -> None:
+        for line in stream:
+            lines.put(line)
+        os._exit(0)
+
+    threading.Thread(target=read, daemon=True).start()
+    while True:
+        yield lines.get()
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import os
 import platform
 import random
 import resource
+import signal
 import sys
 import time
 from contextlib import suppress
@@ -36,6 +37,8 @@ PACKAGES = ("numpy", "onnxruntime", "openvino", "torch")
 HEAP_OFFSET_BYTES = 65_536
 #: Of larger outputs, this many numbers are told: enough to see that two networks differ.
 TOLD = 65_536
+#: Option of prctl: the signal that this process gets when the thread that started it ends.
+PARENT_DEATH_SIGNAL = 1
 #: Calls of prctl with this option mark the instruction counter's place; the kernel refuses it and does nothing.
 MARK = 0x0C0FFEE5
 KILOBYTE = 1024
@@ -61,6 +64,18 @@ def open_file(file: Mapping[str, Any]) -> Session:
             raise DeviceError(f"{path.parent / name} is not the file that was sent: remove it there and try again")
     shapes = {name: tuple(shape) for name, shape in file["shapes"].items()}
     return open_session(file["runtime"], path, threads=file["threads"], batch=file["batch"], shapes=shapes)
+
+
+def end_with_parent() -> None:
+    """Ask Linux to kill this process when its parent ends, even while native code lets no thread of Python run.
+
+    Where there is no such call the end of stdin has to do, as it does on devices.
+    """
+    parent = os.getppid()
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # it ended before that call
+        os._exit(0)
 
 
 def make_inputs(ports: Sequence[Port], seed: int) -> list[Any]:
@@ -278,6 +293,7 @@ def _told(output: Any) -> dict[str, Any]:  # noqa: ANN401 - an array; numpy is n
 
 def _weigh_and_exit(load: Callable[[], Session], seed: int, writer: int) -> None:
     """Load, infer twice, write the peak memory to a pipe and end this forked process at once."""
+    end_with_parent()
     try:
         session = load()
         inputs = make_inputs(session.inputs, seed)

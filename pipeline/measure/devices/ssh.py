@@ -11,6 +11,7 @@ import io
 import subprocess
 import tarfile
 import tempfile
+import threading
 from typing import IO, TYPE_CHECKING, ClassVar, NamedTuple
 
 from pipeline.core.errors import DeviceError
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from pipeline.measure.devices.remote_shell import There
 
 FOLDER = "~/.cache/secateur-worker"
+#: Longest time for a command that sends nothing, and what is added for each byte sent (200 kB/s at least).
+COMMAND_S = 60.0
+BYTE_S = 1 / 200_000
 #: Stricter and quieter than the user's settings may be: nothing is asked, forwarded or started beside the command, and
 #: a line that has gone silent is given up after a quarter of a minute.
 SETTINGS = {
@@ -121,13 +125,15 @@ class SshDevice:
             raise DeviceError(f"{self.url}: no tar there: install it (busybox has one)")
         if missing:
             command = remote_shell.take_command(there.folder, mark, missing)
-            self._run(command, lambda stream: _write_tar(stream, {name: files[name] for name in missing}))
+            limit_s = COMMAND_S + sum(missing.values()) * BYTE_S
+            self._run(command, lambda stream: _write_tar(stream, {name: files[name] for name in missing}), limit_s)
         return there
 
-    def _run(self, remote: str, write: Callable[[IO[bytes]], None] | None = None) -> Done:
-        """Run a line on the device to its end; raises DeviceError when it fails."""
+    def _run(self, remote: str, write: Callable[[IO[bytes]], None] | None = None, limit_s: float = COMMAND_S) -> Done:
+        """Run a line on the device to its end; raises DeviceError when it fails, or does not end within `limit_s`."""
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as words:
             process = _started(self.command(remote), out, words)
+            watch = _Watch(process, limit_s)
             try:
                 # A device that refuses stops reading; why, it says on stderr.
                 with contextlib.suppress(BrokenPipeError), process.stdin or io.BytesIO() as stream:
@@ -135,8 +141,12 @@ class SshDevice:
                         write(stream)
                 process.wait()
             finally:
+                watch.cancel()
+                watch.join()
                 process.kill()
                 process.wait()
+            if watch.late:
+                raise DeviceError(f"{self.url}: ssh did not end within {limit_s:.0f} s; is the device alive?")
             texts = []
             for stream in (out, words):
                 stream.seek(0)
@@ -147,6 +157,19 @@ class SshDevice:
         if done.code:
             raise remote_shell.refusal(self.url, self._folder, done.code, done.words)
         return done
+
+
+class _Watch(threading.Timer):
+    """Kills a process that does not end in time: what waits for it, or writes to it, then goes on."""
+
+    def __init__(self, process: subprocess.Popen[bytes], limit_s: float) -> None:
+        super().__init__(limit_s, self._kill)
+        self.process, self.late, self.daemon = process, False, True
+        self.start()
+
+    def _kill(self) -> None:
+        self.late = True
+        self.process.kill()
 
 
 def _started(command: list[str], out: int | IO[bytes], words: int | IO[bytes]) -> subprocess.Popen[bytes]:

@@ -8,6 +8,8 @@ import io
 import json
 import os
 import signal
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -298,3 +300,46 @@ def test_what_libraries_print_does_not_disturb_the_answers(tmp_path: Path, monke
     with connection, pytest.raises(StageError, match="check: ValueError: seen"):
         connection.request("check", file={}, seed=0)
     assert connection.process.returncode is not None
+
+
+HANG = """
+import os, sys, ctypes
+from pipeline.measure import worker
+lock = ctypes.create_string_buffer(64)
+def hang(_file):
+    print(os.getpid(), file=sys.stderr, flush=True)
+    for _ in range(2):
+        ctypes.{library}(None).pthread_mutex_lock(lock)
+worker.main(hang)
+"""
+PARENT = """
+import subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", sys.argv[1]], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+child.stdin.write(b'{"op": "check", "file": {}, "seed": 0}\\n')
+child.stdin.flush()
+child.wait()
+"""
+
+
+@pytest.mark.parametrize("library", ["CDLL", "PyDLL"])
+def test_a_worker_that_hangs_ends_with_its_parent(library: str) -> None:
+    """Also where native code holds Python's lock (PyDLL), and whatever ended the parent."""
+    command = [sys.executable, "-c", PARENT, HANG.replace("{library}", library)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as parent:
+        assert parent.stderr is not None
+        assert int(parent.stderr.readline())
+        parent.kill()
+        assert parent.stderr.read() == ""  # the end of the pipe: the worker, which had the other end of it, is gone
+
+
+def test_a_worker_that_hangs_ends_with_its_requests() -> None:
+    """On a device it is the end of the line that is seen."""
+    command = [sys.executable, "-c", HANG.replace("{library}", "CDLL")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as worker:
+        assert worker.stdin is not None
+        assert worker.stderr is not None
+        worker.stdin.write('{"op": "check", "file": {}, "seed": 0}\n')
+        worker.stdin.flush()
+        worker.stderr.readline()
+        worker.stdin.close()
+        assert worker.wait(60) == 0
