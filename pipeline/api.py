@@ -41,6 +41,7 @@ from pipeline.core.errors import DeviceError, InputError, OutputsError, RecipeEr
 from pipeline.core.stage import SilentProgress
 from pipeline.core.store import Store, default_root, read_artifact
 from pipeline.core.units import parse_duration, parse_margin
+from pipeline.fresh import store_of_run
 from pipeline.plan import Step, make_plan
 from pipeline.recipe import LoadedRecipe, load_recipe, load_values
 from pipeline.records import previous_ingredients, read_run
@@ -90,6 +91,7 @@ def run(
     test: bool = True,
     overrides: Sequence[str] = (),
     store: str | Path | None = None,
+    fresh: bool = False,
     progress: Progress | None = None,
 ) -> Result:
     """Run a recipe into the folder `out`. Finished stages are taken from the store, so running again resumes.
@@ -101,6 +103,7 @@ def run(
         test: False leaves the test split alone, for while one chooses.
         overrides: texts such as `stages.prune.ratio=0.4`, as the command's `--set`.
         store: where finished stages are kept; the command's store when left out.
+        fresh: take nothing from the store, and replace what is there once the run is finished.
         progress: told how far it is; `pipeline.progress.ConsoleProgress` draws a bar.
 
     Raises:
@@ -109,8 +112,9 @@ def run(
     """
     _no_telemetry()
     loaded, folder = _loaded(recipe, overrides), Path(out)
-    task = Run(loaded, folder, _store(store), seed, progress or SilentProgress(), test)
-    return Result(task.execute(), folder)
+    progress = progress or SilentProgress()
+    with store_of_run(_store(store), folder, progress, fresh=fresh) as kept:
+        return Result(Run(loaded, folder, kept, seed, progress, test).execute(), folder)
 
 
 def plan(

@@ -70,6 +70,10 @@ Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of everythin
 Test = Annotated[
     bool, typer.Option("--test/--no-test", help="Judge on the test split at the end; --no-test while you still choose.")
 ]
+Fresh = Annotated[
+    bool,
+    typer.Option("--fresh", help="Make everything anew: take nothing from the store, and replace what is there."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of text.")]
 
 
@@ -80,6 +84,7 @@ def run(
     out: Out = None,
     seed: Seed = 0,
     test: Test = True,
+    fresh: Fresh = False,
     as_json: AsJson = False,
 ) -> None:
     """Run a recipe. Finished stages are taken from the store, so running again resumes.
@@ -91,6 +96,7 @@ def run(
       secateur run my.yaml --set stages.prune.ratio=0.4 --out runs/ratio-40 --no-test
     """
     from pipeline.core.store import Store, default_root
+    from pipeline.fresh import store_of_run
     from pipeline.progress import ConsoleProgress
     from pipeline.recipe import load_recipe
     from pipeline.runner import Run
@@ -100,8 +106,8 @@ def run(
     resume = f"What was finished is kept. Resume with: {shlex.join(['secateur', *sys.argv[1:]])}"
     interruption.advise(resume)
     try:
-        with ConsoleProgress() as progress:
-            report = Run(loaded, folder, Store(default_root()), seed, progress, test).execute()
+        with ConsoleProgress() as progress, store_of_run(Store(default_root()), folder, progress, fresh=fresh) as store:
+            report = Run(loaded, folder, store, seed, progress, test).execute()
     except SecateurError as error:
         if error.exit_code == BAD_INPUT or interruption.received():  # there is nothing to resume; or `main` says it
             raise

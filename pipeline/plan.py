@@ -210,4 +210,4 @@ def _difference(before: Ingredients | None, now: Ingredients) -> str:
             changed = [key for key in sorted({*value, *before[name]}) if value.get(key) != before[name].get(key)]
             return f"{changed[0]}: {before[name].get(changed[0])} -> {value.get(changed[0])}"
         return f"{name}: {before.get(name)} -> {value}"
-    return "not finished, or removed from the store"
+    return "not in the store (not finished, removed, or left aside by --fresh)"
