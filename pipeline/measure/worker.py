@@ -15,6 +15,7 @@ import os
 import queue
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 from pipeline.core.errors import SecateurError
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from typing import TextIO
 
     from pipeline.measure.runtimes import Session
+
+
+#: How long a worker goes on after the end of its requests.
+ENDING_S = 30.0
 
 
 def serve(bench: Bench, requests: Iterable[str], answers: TextIO) -> None:
@@ -54,17 +59,18 @@ def main(opener: Callable[[Mapping[str, Any]], Session] = open_file) -> None:
 
 
 def while_open(stream: TextIO) -> Iterator[str]:
-    """Yield the lines of a stream; when it ends, so does this process, whatever it is doing."""
+    """Yield the lines of a stream; a while after it has ended this process ends too, whatever it is doing."""
     lines: queue.SimpleQueue[str] = queue.SimpleQueue()
 
     def read() -> None:
         for line in stream:
             lines.put(line)
+        lines.put("")
+        time.sleep(ENDING_S)  # for requests that came before the end
         os._exit(0)
 
     threading.Thread(target=read, daemon=True).start()
-    while True:
-        yield lines.get()
+    yield from iter(lines.get, "")
 
 
 if __name__ == "__main__":

@@ -310,6 +310,7 @@ def hang(_file):
     print(os.getpid(), file=sys.stderr, flush=True)
     for _ in range(2):
         ctypes.{library}(None).pthread_mutex_lock(lock)
+worker.ENDING_S = 0.1
 worker.main(hang)
 """
 PARENT = """
