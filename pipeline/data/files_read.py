@@ -6,7 +6,6 @@ import os
 import site
 import sys
 import sysconfig
-import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,4 +59,4 @@ def _not_the_users() -> tuple[str, ...]:
     places = {*sysconfig.get_paths().values(), *site.getsitepackages(), site.getusersitepackages()}
     parts = [place for place in sys.path if Path(place).name in {"site-packages", "dist-packages"}]
     found = {*places, *parts, *(f"{place}/" for place in _SYSTEM)}
-    return tuple(sorted(found - {sysconfig.get_path("data"), sysconfig.get_path("scripts"), tempfile.gettempdir()}))
+    return tuple(sorted(found - {sysconfig.get_path("data"), sysconfig.get_path("scripts")}))

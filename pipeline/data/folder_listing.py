@@ -15,6 +15,8 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}
 SPLITS = ("train", "validation", "test")
 #: Other names that folders of validation images have.
 VALIDATION_TOO = ("val", "valid", "dev")
+#: Names that are splits, not classes, in whatever case.
+SPLIT_LIKE = frozenset({*SPLITS, *VALIDATION_TOO, "training", "testing", "eval"})
 #: Folders that file managers and archives leave behind; beside them, all whose names begin with a dot.
 LEFT_BEHIND = frozenset({"@eaDir", "__MACOSX", "$RECYCLE.BIN", "System Volume Information"})
 Listing = list[tuple[Path, int]]
@@ -45,7 +47,24 @@ class Found:
             counted = ", ".join(f"{suffix} {count:,}" for suffix, count in kinds)
             read = f"read are {', '.join(sorted(SUFFIXES))}"
             notes.append(f"files with other suffixes left out: {len(self.others):,} ({counted}; {read})")
+        if deeper := self._deeper():
+            notes.append(
+                f"images of every class lie in {examples(deeper)} below it: the classes are {examples(self.classes)}"
+            )
         return tuple(notes)
+
+    def _deeper(self) -> list[str]:
+        """Return the folders below each class, where all images lie in them and all classes have the same."""
+        split, listing = next(iter(self.listings.items()))
+        depth = 1 if split == "all" else 2
+        below: dict[int, set[str]] = {}
+        for path, label in listing:
+            first, *rest = path.relative_to(self.root).parts[depth:]
+            if not rest:
+                return []
+            below.setdefault(label, set()).add(first)
+        same = len({frozenset(names) for names in below.values()}) == 1
+        return sorted(below[0]) if same and len(below[0]) > 1 else []
 
 
 def is_hidden(name: str) -> bool:
@@ -58,6 +77,11 @@ def class_names(root: Path) -> tuple[str, ...]:
     names = tuple(sorted(path.name for path in root.iterdir() if path.is_dir() and not is_hidden(path.name)))
     if len(names) < 2:  # noqa: PLR2004
         message = f"{root} has {len(names)} class folders {list(names)}, expected at least two with images in each"
+        raise InputError(message)
+    if all(name.casefold() in SPLIT_LIKE for name in names):
+        message = (
+            f"{root} has the folders {', '.join(names)}, which are splits: name them {', '.join(SPLITS)}, all three"
+        )
         raise InputError(message)
     return names
 

@@ -185,6 +185,24 @@ def _all_notes(root: Path) -> tuple[str, ...]:
     return accepted(load(root), "folder").notes
 
 
+@pytest.mark.parametrize("names", [("Train", "Valid", "Test"), ("training", "testing")])
+def test_splits_by_other_names_are_no_classes(tmp_path: Path, names: tuple[str, ...]) -> None:
+    """Otherwise a network would learn to tell splits apart."""
+    for start, name in enumerate(names):
+        fill(tmp_path / name, 2, 100 * start)
+    with pytest.raises(InputError, match=r"which are splits: name them train, validation, test, all three"):
+        folder.digest(tmp_path)
+
+
+def test_classes_below_other_folders_are_said(tmp_path: Path) -> None:
+    """The first level is the class; where the second looks as if it were, that is a note."""
+    for start, name in enumerate(("monday", "tuesday")):
+        fill(tmp_path / name, 4, 100 * start)
+    assert load(tmp_path).notes == ("images of every class lie in a, b below it: the classes are monday, tuesday",)
+    draw(tmp_path / "monday" / "0.png", 999)
+    assert load(tmp_path).notes == ()
+
+
 def test_a_class_called_train(tmp_path: Path) -> None:
     """A folder of that name without class folders may be a class; the message says so."""
     for index, name in enumerate(("bus", "car", "train")):
