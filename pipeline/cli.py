@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 import sys
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -24,6 +25,8 @@ CANNOT_TELL = 4
 #: What a disk or a network says: no other path would help.
 MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE}
 MISSED = 1
+#: Set in the environment, errors come with the traceback of what caused them.
+TRACEBACK = "SECATEUR_TRACEBACK"
 #: Names of `secateur schema` and the modules that have the function `schema`.
 SCHEMAS = {
     "recipe": "pipeline.recipe",
@@ -48,7 +51,8 @@ app = typer.Typer(
     "Latency of exported files, of this program or any other: bench, compare, gate, doctor, device.\n\n"
     "What a device needs to run the result, and whether it arrived unchanged: bundle, verify.\n\n"
     "Exit codes of run: 0 passed, 1 budget missed, 2 bad input, 3 a stage failed, 4 cannot tell. Those of compare and "
-    "gate: 0 PASS, 1 FAIL, 2 bad input, 3 INCONCLUSIVE, 4 INCOMPARABLE, 5 device unreachable, 6 wrong outputs.",
+    "gate: 0 PASS, 1 FAIL, 2 bad input, 3 INCONCLUSIVE, 4 INCOMPARABLE, 5 device unreachable, 6 wrong outputs.\n\n"
+    "SECATEUR_TRACEBACK=1 in the environment shows the traceback behind an error, for code of your own.",
 )
 recipes_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Recipes that come with the program.")
 app.add_typer(recipes_app, name="recipes")
@@ -111,6 +115,7 @@ def run(
     except SecateurError as error:
         if error.exit_code == BAD_INPUT or interruption.received():  # there is nothing to resume; or `main` says it
             raise
+        _show_traceback(error)
         typer.echo(f"\n{error}\n{resume}", err=True)
         raise typer.Exit(error.exit_code) from error
     _show(report, folder, as_json=as_json)
@@ -287,8 +292,15 @@ def main() -> None:
         told = error if isinstance(error, SecateurError) else _file_error(error)
         if told is None:
             raise
+        _show_traceback(error)
         typer.echo(f"error: {told}", err=True)
         sys.exit(told.exit_code)
+
+
+def _show_traceback(error: BaseException) -> None:
+    """Print where an error came from, where the environment asks for it."""
+    if os.environ.get(TRACEBACK):
+        traceback.print_exception(error)
 
 
 def _interrupted() -> NoReturn:

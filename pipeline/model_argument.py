@@ -24,7 +24,7 @@ from pipeline.network import load_network
 from pipeline.recipe import load_recipe
 from pipeline.recipe_problems import shown
 from pipeline.recipe_yaml import read_text
-from pipeline.zoo import build
+from pipeline.zoo import build, initialise
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,7 +61,12 @@ def load_model(
     Raises:
         InputError: nothing of the kind is there, an option does not fit it, or no shape is known.
     """
-    specs = tuple(input_spec(text, index) for index, text in enumerate(inputs))
+    found = _loaded(given, arguments, overrides, tuple(input_spec(text, index) for index, text in enumerate(inputs)))
+    initialise(found.network, found.inputs)
+    return found
+
+
+def _loaded(given: str, arguments: Sequence[str], overrides: Sequence[str], specs: tuple[TensorSpec, ...]) -> Model:
     path = Path(given)
     if path.suffix in _RECIPE_SUFFIXES:
         _refuse("--arguments", arguments, "a recipe", "--set model.arguments.KEY=VALUE")

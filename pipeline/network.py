@@ -32,7 +32,8 @@ from pipeline.compress.reproduction import (
 from pipeline.compress.surgery import PrunePlan, apply
 from pipeline.core.errors import InputError
 from pipeline.outside_state import differing, encoded, outside_state, split
-from pipeline.zoo import build, load_weights, read_weights
+from pipeline.weights import load_weights, read_weights
+from pipeline.zoo import build, initialise
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -54,26 +55,29 @@ TRIES = 3
 
 def load_network(artifact: Artifact) -> nn.Module:
     """Return the network of a torch artifact in eval mode, float32, on the CPU."""
-    return _load(artifact.folder)
+    return _load(artifact.folder, artifact.inputs)
 
 
-def _load(folder: Path) -> nn.Module:
+def _load(folder: Path, inputs: Sequence[TensorSpec]) -> nn.Module:
     content = json.loads((folder / "network.json").read_text())
     if content["format"] != NETWORK_FORMAT:
         message = f"{folder}/network.json has format {content['format']}, this version reads {NETWORK_FORMAT}"
         raise InputError(message)
     model = build(folder / "definition.py", {**content["arguments"], **content["without_pretrained"]})
+    initialise(model, inputs)
     for edit in content["edits"]:
         apply(model, PrunePlan.from_json(edit["keep"]))
     load_weights(model, read_weights(folder / "weights.safetensors"), f"{folder}/weights.safetensors")
-    return model.eval()
+    model.eval()
+    return model
 
 
 def load_other(definition: Path, weights: Path, arguments: Mapping[str, Any]) -> nn.Module:
     """Return a network from its definition and weight file, such as a teacher, in eval mode."""
     model = build(definition, arguments)
     load_weights(model, read_weights(weights), str(weights))
-    return model.eval()
+    model.eval()
+    return model
 
 
 def _save(
@@ -87,17 +91,19 @@ def _save(
     rounded = _in_single(read_weights(file)) if half else None
     with unchanged(model), own_randomness(FIRST_SEED):
         expected = run(model, example, rounded) if example else []
-        again, lost = _lost(folder, model, example)
+        again, lost = _lost(folder, inputs, model, example)
         if lost:
             save_tensors({**model.state_dict(), **encoded(lost)}, file, half=half)
-            again = _loaded_again(folder, (), FIRST_SEED + 1)
+            again = _loaded_again(folder, inputs, (), FIRST_SEED + 1)
         found = run(again, example) if example else []
         rounding = ROUNDING if same_state(model, again, rounded) else 0.0
         if not alike(expected, found, rounding=rounding):
             raise InputError(_unlike(model, again, example))
 
 
-def _lost(folder: Path, model: nn.Module, example: Example) -> tuple[nn.Module, dict[Place, Value]]:
+def _lost(
+    folder: Path, inputs: Sequence[TensorSpec], model: nn.Module, example: Example
+) -> tuple[nn.Module, dict[Place, Value]]:
     """Return a network that was read back, and the state beside the state_dict that did not come back with it.
 
     Few numbers (an order of three things) may be drawn the same again: they are asked for several times.
@@ -105,7 +111,7 @@ def _lost(folder: Path, model: nn.Module, example: Example) -> tuple[nn.Module, 
     state = outside_state(model)
     lost: dict[Place, Value] = {}
     for seed in range(FIRST_SEED + 1, FIRST_SEED + 1 + (TRIES if state else 1)):
-        again = _loaded_again(folder, example, seed)
+        again = _loaded_again(folder, inputs, example, seed)
         lost |= differing(state, outside_state(again))
     return again, lost
 
@@ -114,10 +120,10 @@ def _in_single(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
 
 
-def _loaded_again(folder: Path, example: Example, seed: int) -> nn.Module:
+def _loaded_again(folder: Path, inputs: Sequence[TensorSpec], example: Example, seed: int) -> nn.Module:
     """Return what an artifact loads to, with random numbers of this seed, after it has run once on an example."""
     with own_randomness(seed):
-        again = _load(folder)
+        again = _load(folder, inputs)
         if example:
             run(again, example)
     return again

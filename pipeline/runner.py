@@ -23,12 +23,13 @@ from typing import TYPE_CHECKING
 from pipeline import __version__
 from pipeline.core import interruption
 from pipeline.core.artifact import Artifact, StageRecord, payload_digest
-from pipeline.core.errors import InputError, ResourceError, SecateurError
+from pipeline.core.errors import ResourceError, SecateurError
 from pipeline.core.measurement import load as load_measurement
 from pipeline.core.paths import make_folder
 from pipeline.core.run import Row, RunReport
 from pipeline.core.stage import Candidate, Context, SilentProgress
 from pipeline.core.store import Store, link_entry, locked, read_record, write_artifact, write_record
+from pipeline.core.user_code import known_as, told
 from pipeline.data import load as load_data
 from pipeline.data import summary
 from pipeline.judge import Judge, input_specs
@@ -41,8 +42,6 @@ from pipeline.verdicts import budget_lines, with_timings, with_verdicts
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-    from torch import nn
 
     from pipeline.core.bundle import BundleOptions
     from pipeline.core.dataset import Dataset
@@ -127,14 +126,16 @@ class Run:
         )
 
     def _steps(self) -> None:
+        known_as(self.loaded.recipe.model.definition)
         text = json.dumps([step.ingredients for step in self.plan.steps], indent=1, sort_keys=True, allow_nan=False)
         (self.folder / PLAN_FILE).write_text(text + "\n")
         for step in self.plan.steps:
             began = time.monotonic()
             self.progress.note(f"{step.index}/{len(self.plan.steps) - 1} {step.label}: {step.reason}")
-            if not self.store.has(step.key):
-                self._make(step, began)
-            self._collect(step, self._result(step), began)
+            with told(f"{step.label} failed"):
+                if not self.store.has(step.key):
+                    self._make(step, began)
+                self._collect(step, self._result(step), began)
             self._write(self._report("running", 0.0))
 
     def _result(self, step: Step) -> Artifact:
@@ -201,16 +202,19 @@ class Run:
     def _original(self, folder: Path) -> Artifact:
         import torch
 
+        from pipeline.compress.soundness import check_classifier
         from pipeline.network import write_original
-        from pipeline.zoo import build, load_weights, read_weights
+        from pipeline.weights import load_weights, read_weights
+        from pipeline.zoo import build, initialise
 
         model_config = self.loaded.recipe.model
+        inputs, outputs = input_specs(self.dataset, self.loaded.recipe.target.batch)
         torch.manual_seed(self.seed)
         model = build(model_config.definition, model_config.arguments)
+        initialise(model, inputs)
         if model_config.weights:
             load_weights(model, read_weights(model_config.weights), str(model_config.weights))
-        inputs, outputs = input_specs(self.dataset, self.loaded.recipe.target.batch)
-        _check_classes(model, inputs[0].shape, self.dataset.classes)
+        check_classifier(model, inputs[0].shape, self.dataset.classes)
         write_original(folder, model, model_config.definition, model_config.arguments, inputs)
         return Artifact(
             form="torch", folder=folder, digest=payload_digest("torch", folder), inputs=inputs, outputs=outputs
@@ -339,25 +343,3 @@ def _use_threads(threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
-
-
-def _check_classes(model: nn.Module, shape: tuple[int, ...], classes: tuple[str, ...]) -> None:
-    """Raise InputError when the network does not take the data's images or does not give one logit for each class."""
-    import torch
-
-    try:
-        with torch.no_grad():
-            found = model(torch.zeros(shape))
-    except RuntimeError as error:
-        first = str(error).splitlines()[0]
-        message = f"the network does not take images of shape {shape}: {first}. Check model.arguments and data.size."
-        raise InputError(message) from error
-    expected = (shape[0], len(classes))
-    if not isinstance(found, torch.Tensor) or tuple(found.shape) != expected:
-        got = tuple(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
-        message = (
-            f"the network gives {got} for a batch of {shape[0]}, but the data has {len(classes)} classes "
-            f"({', '.join(classes[:4])}{', ...' if len(classes) > 4 else ''}), so {expected} is needed. "  # noqa: PLR2004
-            f"Give the number of classes in model.arguments."
-        )
-        raise InputError(message)

@@ -7,62 +7,108 @@ packages. The networks of timm, torchvision and transformers are such definition
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
+import os
+from contextlib import contextmanager
 from functools import cache, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, library, load, nn
+import torch
+from torch import Tensor, library, nn
+from torch.nn.parameter import is_lazy
 
 from pipeline.core.errors import InputError
-from pipeline.outside_state import restore, split, words
+from pipeline.core.user_code import import_file, told
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from pathlib import Path
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from types import ModuleType
+
+    from pipeline.core.artifact import TensorSpec
 
 Result = TypeVar("Result")
 
 #: Namespace of torchvision's compiled operators.
 DETECTION = "torchvision"
-#: Tensors that a message names of each kind.
-LISTED = 4
-OTHER_WIDTH = (
-    "\n  All names fit, so these are weights of the same network in another width: a pruned one, or one built with "
-    "other arguments. Give the weights from before pruning, or the model.arguments that they were trained with."
-)
 
 
 def build(definition: Path, arguments: Mapping[str, Any]) -> nn.Module:
-    """Import the file and call its `build`. Raises InputError when it does not give a network, with the reason."""
-    digest = hashlib.sha256(definition.read_bytes()).hexdigest()[:12]
-    spec = importlib.util.spec_from_file_location(f"secateur_model_{digest}", definition)
-    if spec is None or spec.loader is None:
-        message = f"{definition} is not a Python file"
-        raise InputError(message)
-    module = importlib.util.module_from_spec(spec)
-    try:
-        _with_operators(partial(spec.loader.exec_module, module))
-    except Exception as error:
-        package = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
-        advice = _import_advice(definition, package) if package else ""
-        message = f"model definition {definition} cannot be imported: {type(error).__name__}: {error}{advice}"
-        raise InputError(message) from error
-    if not callable(getattr(module, "build", None)):
-        message = f"model definition {definition} has no function build(**arguments) that returns a torch nn.Module"
-        raise InputError(message)
-    try:
-        model = _with_operators(partial(module.build, **arguments))
-    except Exception as error:
-        given = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
-        message = f"{definition}: build({given}) failed: {type(error).__name__}: {error}"
-        raise InputError(message) from error
+    """Import the file and call its `build`; the network comes in eval mode, float32.
+
+    Raises InputError, with the line and what the code itself said, when that does not give a network.
+    """
+    given = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
+    with _as_it_was():
+        module = _imported(definition)
+        if not callable(getattr(module, "build", None)):
+            message = f"model definition {definition} has no function build(**arguments) that returns a torch nn.Module"
+            raise InputError(message)
+        with told(f"{definition}: build({given}) failed", alone=True):
+            model = _with_operators(partial(module.build, **arguments))
+    model = getattr(model, "_orig_mod", model)  # torch.compile's wrapper
     if not isinstance(model, nn.Module):
         message = f"{definition}: build() returned {type(model).__name__}, expected a torch nn.Module"
         raise InputError(message)
-    return model.float().eval()
+    with told(f"{definition}: the network cannot be put into evaluation mode and float32", alone=True):
+        _check_tensors(model, definition)
+        model.float()
+        model.eval()  # not chained: a `train` of the user's may return nothing
+    return model
+
+
+def initialise(model: nn.Module, inputs: Sequence[TensorSpec]) -> None:
+    """Give layers that are made without their sizes (nn.LazyConv2d) those that `inputs` ask for, in place.
+
+    Raises InputError when the network does not run with such inputs.
+    """
+    if not any(is_lazy(each) for each in (*model.parameters(), *model.buffers())):
+        return
+    shapes = [(max(1, spec.shape[0]), *spec.shape[1:]) for spec in inputs]
+    zeros = [torch.zeros(shape, dtype=getattr(torch, spec.dtype)) for shape, spec in zip(shapes, inputs, strict=True)]
+    with told(f"the network's lazy layers cannot be given sizes by inputs of {shapes}", alone=True), torch.no_grad():
+        model(*zeros)
+
+
+def _check_tensors(model: nn.Module, definition: Path) -> None:
+    """Raise InputError for tensors that nothing can prune, store or export, and for state that is no tensor."""
+    for name, tensor in model.state_dict().items():
+        if not isinstance(tensor, Tensor):
+            found = f"keeps state of type {type(tensor).__name__} (get_extra_state), expected tensors alone: buffers"
+        elif tensor.is_meta:
+            found = "is on the meta device and holds no values, expected one on the CPU: build without that device"
+        elif tensor.layout is not torch.strided:
+            found = f"is sparse ({tensor.layout}), expected a dense tensor: .to_dense()"
+        elif tensor.is_quantized:
+            found = f"is quantized by torch ({tensor.dtype}), expected the float network: the stage quantize makes int8"
+        else:
+            continue
+        raise InputError(f"{definition}: build() returned a network whose {name} {found}")
+
+
+def _imported(definition: Path) -> ModuleType:
+    try:
+        with told(f"model definition {definition} cannot be imported", alone=True):
+            return _with_operators(partial(import_file, definition, "secateur_model"))
+    except InputError as error:
+        cause = error.__cause__
+        if not isinstance(cause, ModuleNotFoundError):
+            raise
+        advice = _import_advice(definition, (cause.name or "").partition(".")[0])
+        raise InputError(f"{error}{advice}") from cause
+
+
+@contextmanager
+def _as_it_was() -> Iterator[None]:
+    """Undo what importing and building may set for the whole program: torch's defaults, gradients, the folder."""
+    kept = torch.get_default_dtype(), torch.get_default_device(), torch.is_grad_enabled(), Path.cwd()
+    try:
+        yield
+    finally:
+        dtype, device, gradients, folder = kept
+        torch.set_default_dtype(dtype)
+        torch.set_default_device(device if device.type != "cpu" else None)
+        torch.set_grad_enabled(gradients)
+        os.chdir(folder)
 
 
 def _import_advice(definition: Path, package: str) -> str:
@@ -98,61 +144,3 @@ def _declare(namespace: str) -> None:
     """Declare, without an implementation, the operators that torchvision names while it is imported."""
     for name in ("nms", "qnms"):
         library.define(f"{namespace}::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-
-
-def read_weights(file: Path) -> dict[str, Tensor]:
-    """Read tensors by name from .safetensors, or from .pt/.pth with `weights_only=True` alone.
-
-    Raises InputError when the file is neither or holds more than tensors.
-    """
-    try:
-        if file.suffix == ".safetensors":
-            return dict(load_file(file))
-        content = load(file, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError) as error:
-        message = f"weights {file} cannot be read: {error}"
-        raise InputError(message) from error
-    except Exception as error:  # torch raises many kinds for a file that is not its own
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        message = (
-            f"weights {file} cannot be read as plain tensors ({first}). Files that need unpickling of objects are "
-            f"refused: save model.state_dict(), best as .safetensors."
-        )
-        raise InputError(message) from error
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        message = f"weights {file} hold {type(content).__name__}, expected a dictionary of tensors by name"
-        raise InputError(message)
-    return {name.removeprefix("module."): value for name, value in content.items()}
-
-
-def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
-    """Copy `weights` into the model, as float32; what a stored network had beside its state_dict to its place.
-
-    Raises InputError that lists missing, unknown and misshapen names, and says so when the widths alone differ.
-    """
-    weights, outside = split(weights)
-    expected = model.state_dict()
-    shared = [name for name in weights if name in expected]
-    wrong = {
-        "missing": [f"{name} {tuple(tensor.shape)}" for name, tensor in expected.items() if name not in weights],
-        "unknown": [f"{name} {tuple(tensor.shape)}" for name, tensor in weights.items() if name not in expected],
-        "shape": [
-            f"{name} is {tuple(weights[name].shape)}, the model has {tuple(expected[name].shape)}"
-            for name in shared
-            if weights[name].shape != expected[name].shape
-        ],
-    }
-    if any(wrong.values()):
-        lines = [f"\n  {kind}: {each}" for kind, found in wrong.items() for each in found[:LISTED]]
-        counts = ", ".join(f"{len(found)} {kind}" for kind, found in wrong.items())
-        advice = "" if wrong["missing"] or wrong["unknown"] else OTHER_WIDTH
-        message = f"{source} does not fit the model of {len(expected)} tensors: {counts}{''.join(lines)}{advice}"
-        raise InputError(message)
-    model.load_state_dict({name: tensor.to(expected[name].dtype) for name, tensor in weights.items()})
-    try:
-        restore(model, outside)
-    except LookupError as error:
-        message = f"{source} holds {', '.join(map(words, outside))}, and the model has no such place ({error})"
-        raise InputError(message) from error

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from torch import nn, no_grad
+from torch import cat, nn, no_grad
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from torch import Tensor
 
 
 def recalibrate(model: nn.Module, batches_NCHW: Iterable[Tensor]) -> None:
     """Replace running means and variances by their plain average over `batches_NCHW`; weights do not change.
+
+    A last batch of one image joins the one before: alone it has no variance, or that of a single image.
 
     Source: the adaptive batch norm of EagleEye (Li et al. 2020). Costs one forward pass over the batches. Does nothing
     to a network without batch norm. The model is left in eval mode.
@@ -26,8 +28,21 @@ def recalibrate(model: nn.Module, batches_NCHW: Iterable[Tensor]) -> None:
         module.momentum = None  # cumulative average
         module.train()
     with no_grad():
-        for batch in batches_NCHW:
+        for batch in _without_single(batches_NCHW):
             model(batch)
     for module, momentum in zip(norms, momenta, strict=True):
         module.momentum = momentum
     model.eval()
+
+
+def _without_single(batches: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Yield the batches, a batch of one image together with the one before it."""
+    held: Tensor | None = None
+    for batch in batches:
+        if held is not None and len(batch) == 1:
+            batch = cat((held, batch))  # noqa: PLW2901 - what was held is in it
+        elif held is not None:
+            yield held
+        held = batch
+    if held is not None:
+        yield held

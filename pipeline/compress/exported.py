@@ -16,6 +16,7 @@ from pipeline.compress.inference import first_line, inference, where
 from pipeline.compress.untouched import untouched
 from pipeline.core.errors import InputError
 from pipeline.core.quiet import quiet
+from pipeline.core.user_code import origin
 
 if TYPE_CHECKING:
     from torch import nn
@@ -65,14 +66,25 @@ def _export(model: nn.Module, example: Example) -> ExportedProgram:
             quiet(r"The tensor attributes? self\.", UserWarning),
         ):  # flat LSTM weights
             return torch.export.export(model, example, dynamic_shapes=_free_batch(model, example))
-    except Exception as error:
-        place = where(error)
-        raise InputError(
-            f"The network cannot be exported: torch.export says {first_line(error)!r}"
-            f"{'' if place.startswith('an unknown') else f' at {place}'}. Expected a forward of tensors without "
-            "branches or sizes that depend on their values: torch.where instead of `if`, masks instead of x[x > 0]; "
-            "torch.export.draft_export(model, inputs) lists every such place."
-        ) from error
+    except BaseException as error:
+        _refuse(error)
+        raise
+
+
+def _refuse(error: BaseException) -> None:
+    """Say why a network cannot be exported: what its own code raised, or what torch.export does not take."""
+    found = origin(error, layers=False)
+    if found and found.own:
+        raise InputError(f"The network cannot be exported: its code fails for the example: {found}") from error
+    if not isinstance(error, Exception):
+        return
+    place = where(error)
+    raise InputError(
+        f"The network cannot be exported: torch.export says {first_line(error)!r}"
+        f"{'' if place.startswith('an unknown') else f' at {place}'}. Expected a forward of tensors without "
+        "branches or sizes that depend on their values: torch.where instead of `if`, masks instead of x[x > 0]; "
+        "torch.export.draft_export(model, inputs) lists every such place."
+    ) from error
 
 
 def _free_batch(model: nn.Module, example: Example) -> dict[str, Any]:

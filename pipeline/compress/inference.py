@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch.utils._pytree import tree_leaves
 
+from pipeline.core.user_code import origin
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -50,6 +52,8 @@ def outputs(model: nn.Module, batch: Tensor | tuple[Tensor, ...]) -> tuple[Tenso
 
 def where(error: Exception) -> str:
     """Return the line of the network's own code that failed: 'model.py:12 `x = x.view(-1, 800)`'."""
+    if found := origin(error, layers=False):
+        return found.place
     own = [frame for frame in extract_tb(error.__traceback__) if not frame.filename.startswith(_NOT_THE_USERS)]
     if not own:
         return "an unknown line"

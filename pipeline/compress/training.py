@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from pipeline.compress.augmentation import Augmentation, augment, mixup
 from pipeline.compress.batchnorm import recalibrate
 from pipeline.compress.distillation import Distillation, target_loss, teacher_loss
-from pipeline.core.errors import StageError
+from pipeline.compress.main_output import MainOutput
+from pipeline.core.errors import InputError, StageError
 from pipeline.outside_state import copied, encoded, outside_state, restore, split
 
 if TYPE_CHECKING:
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
     from pipeline.core.dataset import Dataset, Split
 
 EVALUATION_BATCH = 256
+UNTRAINABLE = (
+    "the loss depends on no parameter that is trained: all of them are frozen (requires_grad=False), or forward "
+    "computes without gradients (torch.no_grad, detach). Leave some parameters trainable in build()"
+)
 
 
 @dataclass(frozen=True)
@@ -134,7 +139,10 @@ class Training:
         self.outside = tuple(
             outside_state(self.model)
         )  # places of state beside the state_dict, which training may move
-        self.average = copy.deepcopy(self.model).eval() if settings.ema else None
+        self.average = copy.deepcopy(self.model) if settings.ema else None
+        if self.average:
+            self.average.eval()
+        self.outputs = MainOutput(len(dataset.classes))
         self.optimizer = self._optimizer()
         if distillation:
             place(distillation.teacher, self.device, torch.channels_last).eval()
@@ -230,7 +238,8 @@ class Training:
             self._renew_statistics(self.model)
         else:
             _load(self.model, self.best)
-        return place(self.model, torch.device("cpu"), torch.contiguous_format).eval()
+        place(self.model, torch.device("cpu"), torch.contiguous_format).eval()
+        return self.model
 
     def _state_of(self, model: nn.Module) -> dict[str, Tensor]:
         """Return what a network holds: its state_dict, and what training may have moved beside it."""
@@ -242,6 +251,8 @@ class Training:
         return result.accuracy, -result.validation_loss
 
     def _optimizer(self) -> torch.optim.Optimizer:
+        if not any(parameter.requires_grad for parameter in self.model.parameters()):
+            raise InputError(UNTRAINABLE)
         weights = [parameter for parameter in self.model.parameters() if parameter.ndim > 1]
         others = [parameter for parameter in self.model.parameters() if parameter.ndim <= 1]
         groups = [
@@ -290,12 +301,14 @@ class Training:
         # Mixed precision only where the hardware has it: emulated bfloat16 is many times slower than float32.
         mixed = self.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=mixed):
-            logits = self.model(images)
+            logits = self.outputs.logits(self.model, images)
             loss = target_loss(logits, targets)
             if self.distillation:
                 teacher = self.distillation.logits(images)
                 distance = teacher_loss(logits, teacher, self.distillation.temperature)
                 loss = (1 - self.distillation.alpha) * loss + self.distillation.alpha * distance
+        if not loss.requires_grad:
+            raise InputError(UNTRAINABLE)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self.regulariser.add_gradients(self.model, step)

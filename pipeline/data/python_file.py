@@ -7,7 +7,6 @@ recipe names as inputs. Other files that `load` reads are found while it runs, a
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import os
 from dataclasses import replace
@@ -18,6 +17,7 @@ from pipeline.core.artifact import file_digest
 from pipeline.core.dataset import Dataset
 from pipeline.core.errors import InputError
 from pipeline.core.local_imports import importable, local_modules
+from pipeline.core.user_code import import_file, told
 from pipeline.data.accepted import SPLITS, accepted, shared_images
 from pipeline.data.files_read import files_read
 from pipeline.data.image_file import odd
@@ -75,16 +75,14 @@ def load(path: Path, arguments: Mapping[str, Any], inputs: Sequence[Path] = ()) 
 
 
 def _called(path: Path, arguments: Mapping[str, Any]) -> Dataset:
-    spec = importlib.util.spec_from_file_location(f"secateur_data_{digest(path, arguments)[:12]}", path)
-    if spec is None or spec.loader is None:
-        message = f"{path} is not a Python file"
-        raise InputError(message)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with told(f"data file {path} cannot be imported", alone=True):
+        module = import_file(path, "secateur_data")
     if not callable(getattr(module, "load", None)):
         message = f"{path} has no function load(**arguments) that returns a pipeline.core.dataset.Dataset"
         raise InputError(message)
-    dataset = module.load(**arguments)
+    given = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
+    with told(f"{path}: load({given}) failed", alone=True):
+        dataset = module.load(**arguments)
     if not isinstance(dataset, Dataset):
         message = f"{path}: load() returned {type(dataset).__name__}, expected pipeline.core.dataset.Dataset"
         raise InputError(message)

@@ -34,7 +34,7 @@ def torch_outputs(model: nn.Module, samples_NCHW: NDArray[np.float32]) -> tuple[
     import torch  # noqa: PLC0415 - whoever runs only files does not load it
 
     with torch.no_grad():
-        outputs = model(torch.from_numpy(samples_NCHW))
+        outputs = model(torch.from_numpy(samples_NCHW.copy()))  # a forward may write into its input
     return tuple(tensor.numpy() for tensor in (outputs if isinstance(outputs, (tuple, list)) else (outputs,)))
 
 

@@ -15,10 +15,13 @@ from typing import TYPE_CHECKING
 
 import torch
 from onnx import AttributeProto
+from torch.onnx._internal.exporter._errors import ConversionError
 
 from pipeline.core.errors import InputError
 from pipeline.core.quiet import quiet
+from pipeline.core.user_code import origin, quoted
 from pipeline.export.attention import spelled_out
+from pipeline.export.bounds import one_kind_of_number
 from pipeline.export.onnx_file import finish, first_line, onnx_specs, write_onnx
 
 if TYPE_CHECKING:
@@ -75,7 +78,7 @@ def _translate(
     sample = torch.zeros(2 if dynamic else shape[0], *shape[1:])
     shapes = ({0: torch.export.Dim("batch")},) if dynamic else None
     try:
-        with quiet(r"`isinstance\(treespec, LeafSpec\)`", FutureWarning), spelled_out():
+        with quiet(r"`isinstance\(treespec, LeafSpec\)`", FutureWarning), spelled_out(), one_kind_of_number():
             program = torch.onnx.export(
                 model,
                 (sample,),
@@ -87,12 +90,11 @@ def _translate(
                 opset_version=opset,
                 dynamic_shapes=shapes,
             )
-    except Exception as error:
-        message = (
-            f"{type(model).__name__} with input {list(sample.shape)} cannot be exported to ONNX: {_cause(error)}. "
-            "The forward pass must be tensor operations alone: no branch on a tensor's value, no numpy, no operator "
-            "that ONNX lacks."
-        )
+    except BaseException as error:
+        reason = _reason(error)
+        if not reason:
+            raise
+        message = f"{type(model).__name__} with input {list(sample.shape)} cannot be exported to ONNX: {reason}"
         raise InputError(message) from error
     if program is None:
         message = "torch.onnx.export returned no program"
@@ -100,16 +102,40 @@ def _translate(
     return program.model_proto
 
 
-def _cause(error: BaseException) -> str:
-    """Return the first line of the innermost cause, and the line of the definition where it arose."""
-    while error.__cause__ is not None:
-        error = error.__cause__
+def _reason(error: BaseException) -> str:
+    """Say what the network's own code raised, which operator the exporter lacks, or what it cannot trace, and where.
+
+    Empty for an interruption.
+    """
+    found = origin(error, layers=False)
+    if found and found.own:
+        return f"its code fails for the example: {found}"
+    if not isinstance(error, Exception):
+        return ""
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    if isinstance(error, ConversionError):  # the graph was captured: its nodes quote their lines
+        place = quoted(str(cause)) or quoted(str(error))
+        at = f" at {place}" if place else ""
+        return (
+            f"torch's exporter has no translation for an operation of it{at}: {first_line(cause)}. Expected operators "
+            "that ONNX has: write this one in simpler ones"
+        )
+    at = f" at {found.place}" if found else _library_line(cause)
+    return (
+        f"{first_line(cause)}{at}. The forward pass must be tensor operations alone: no branch on a tensor's value, no "
+        "numpy, no operator that ONNX lacks."
+    )
+
+
+def _library_line(error: BaseException) -> str:
+    """Return the innermost line outside torch and this file, for networks that no file of the user's defines."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [
         frame for frame in frames if not frame.filename.startswith((TORCH_FOLDER, "<")) and frame.filename != __file__
     ]
-    where = f" at {Path(own[-1].filename).name}:{own[-1].lineno} `{own[-1].line}`" if own else ""
-    return first_line(error) + where
+    return f" at {Path(own[-1].filename).name}:{own[-1].lineno} `{own[-1].line}`" if own else ""
 
 
 def _name_after_modules(proto: ModelProto, tensors: frozenset[str]) -> None:

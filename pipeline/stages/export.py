@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipeline.core.errors import InputError
+from pipeline.core.errors import InputError, StageError
 from pipeline.core.stage import Context, Outcome, Stage
 
 if TYPE_CHECKING:
@@ -77,6 +77,9 @@ class Export(Stage):
         )
 
     def _to_onnx(self, given: Artifact, context: Context, samples: NDArray[np.float32]) -> Outcome:
+        import torch
+
+        from pipeline.compress.soundness import mixing
         from pipeline.compress.untouched import untouched
         from pipeline.export.execution import onnx_outputs, torch_outputs
         from pipeline.export.onnx import FILE_NAME, export_onnx
@@ -95,12 +98,16 @@ class Export(Stage):
                 dynamic_batch=self.batch == "dynamic",
             )
         file = context.folder / FILE_NAME
-        parity = check(
-            torch_outputs(model, samples),
-            onnx_outputs(file, samples),
-            tolerance=FLOAT32_TOLERANCE,
-            locate=lambda: locate_in_export(model, file, samples, tolerance=FLOAT32_TOLERANCE),
-        )
+        try:
+            parity = check(
+                torch_outputs(model, samples),
+                onnx_outputs(file, samples),
+                tolerance=FLOAT32_TOLERANCE,
+                locate=lambda: locate_in_export(model, file, samples, tolerance=FLOAT32_TOLERANCE),
+            )
+        except StageError as error:
+            cause = mixing(model, torch.from_numpy(samples))
+            raise StageError(f"{error}. The cause: {cause}" if cause else str(error)) from error
         return Outcome("onnx", inputs, outputs, changed={"parity": parity.to_json()})
 
     def _to_openvino(self, given: Artifact, context: Context, samples: NDArray[np.float32]) -> Outcome:

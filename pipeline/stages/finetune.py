@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 class Finetune(TrainingConfig, Stage):
     """Train, keep the best weights by validation accuracy."""
 
-    revision: ClassVar[int] = 2
+    revision: ClassVar[int] = 3
     libraries: ClassVar[tuple[str, ...]] = ("torch",)
 
     kind: Literal["finetune"]

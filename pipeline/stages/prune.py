@@ -72,7 +72,7 @@ class Constraint(Frozen):
 class Prune(Stage):
     """Remove the least important channels of a torch network."""
 
-    revision: ClassVar[int] = 2
+    revision: ClassVar[int] = 3
     libraries: ClassVar[tuple[str, ...]] = ("torch",)
 
     kind: Literal["prune"]

@@ -16,7 +16,8 @@ from pipeline.core.artifact import Artifact, TensorSpec
 from pipeline.core.errors import InputError
 from pipeline.network import load_network, write_network, write_original
 from pipeline.outside_state import PREFIX, encoded, outside_state, restore, split
-from pipeline.zoo import build, load_weights, read_weights
+from pipeline.weights import load_weights, read_weights
+from pipeline.zoo import build
 
 if TYPE_CHECKING:
     from pathlib import Path

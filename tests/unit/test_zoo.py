@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import save_file
 
 from pipeline.core.errors import InputError
-from pipeline.zoo import build, load_weights, read_weights
+from pipeline.weights import load_weights, read_weights
+from pipeline.zoo import build
 
 MODELS = Path(__file__).parents[2] / "models"
 DEFINITION = "from torch import nn\ndef build(width=3):\n    return nn.Linear(2, width)\n"

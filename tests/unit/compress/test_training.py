@@ -307,6 +307,22 @@ def test_teacher_of_another_size_and_three_channels() -> None:
     assert seen == [(2, 3, 16, 16)]
 
 
+@pytest.mark.parametrize(("sizes", "expected"), [((4, 4, 1), (4, 5)), ((4, 2), (4, 2)), ((1,), (1,)), ((4, 1), (5,))])
+def test_recalibration_ends_in_no_batch_of_one(sizes: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    """One image has no variance over the batch: the last one joins the images before it."""
+    norm, seen = nn.BatchNorm2d(3), list[int]()
+    norm.register_forward_hook(lambda _module, given, _result: seen.append(len(given[0])))
+    recalibrate(norm, iter([torch.randn(size, 3, 4, 4) for size in sizes]))
+    assert tuple(seen) == expected
+
+
+def test_recalibration_of_vectors_that_leave_one_over() -> None:
+    """Batch norm over [N, C] refuses a single image; its statistics are those of batches of two or more."""
+    norm, images = nn.BatchNorm1d(2), torch.arange(10.0).reshape(5, 2)
+    recalibrate(norm, torch.split(images, 4))
+    assert torch.allclose(norm.running_mean, images.mean(0))  # type: ignore[arg-type]
+
+
 def test_recalibration_replaces_statistics_and_nothing_else() -> None:
     """Running mean and variance become those of the data; weights and momentum stay."""
     norm = nn.BatchNorm2d(1, momentum=0.3)

@@ -16,8 +16,11 @@ from pipeline.core.errors import InputError
 from pipeline.export.execution import onnx_outputs, torch_outputs
 from pipeline.export.onnx import export_onnx
 from pipeline.export.onnx_file import is_quantized, onnx_specs, read_onnx
+from pipeline.zoo import build
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
 ELSEWHERE = """
@@ -51,6 +54,36 @@ class Twice(nn.Module):
         """Map [N, 2, H, W] to the same shape."""
         result: Tensor = self.conv(self.conv(images) + self.offset)
         return result
+
+
+class Bounded(nn.Module):
+    """A convolution and one function of its output."""
+
+    def __init__(self, bound: Callable[[Tensor], Tensor]) -> None:
+        """Take the function."""
+        super().__init__()
+        self.conv, self.bound = nn.Conv2d(3, 2, 3), bound
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return [N, 2]."""
+        return self.bound(self.conv(images)).mean((2, 3))
+
+
+OWN_ERROR = """import sys
+import torch
+from torch import nn
+
+
+class Net(nn.Linear):
+    def forward(self, x):
+        if torch.compiler.is_exporting():
+            {body}
+        return x
+
+
+def build():
+    return Net(3, 2)
+"""
 
 
 def test_nodes_and_tensors_carry_the_names_of_modules(exported: Path) -> None:
@@ -128,6 +161,43 @@ def test_a_network_that_cannot_be_traced_is_the_users_to_change(
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "model.onnx").exists()
     assert capfd.readouterr() == ("", "")
+
+
+BOUNDS: dict[str, Callable[[Tensor], Tensor]] = {
+    "clamp": lambda x: x.clamp(0, 0.5),
+    "clip by name": lambda x: torch.clip(x, max=0.5, min=0),
+    "in place": lambda x: (x + 0).clamp_(-0.5, 1),
+    "integers with a fraction": lambda x: x * (x > 0).int().clamp(0, 1.5),
+    "two integers": lambda x: x.clamp(0, 1),
+    "one": lambda x: x.clamp(min=0),
+}
+
+
+@pytest.mark.parametrize("case", BOUNDS)
+def test_bounds_of_two_kinds_are_exported(case: str, tmp_path: Path, samples: NDArray[np.float32]) -> None:
+    """An integer beside a float is a bound like any other, and the file clips as the network does."""
+    model = Bounded(BOUNDS[case]).eval()
+    export_onnx(model, tmp_path, input_shape=(1, *samples.shape[1:]))
+    found = onnx_outputs(tmp_path / "model.onnx", samples)[0]
+    np.testing.assert_allclose(found, torch_outputs(model, samples)[0], atol=1e-6)
+
+
+def test_an_operator_that_onnx_lacks_is_told_as_that(tmp_path: Path) -> None:
+    """It is no branch and no numpy: the operator is named."""
+    with pytest.raises(InputError, match=r"no translation for an operation of it: .*rrelu") as caught:
+        export_onnx(Bounded(nn.functional.rrelu).eval(), tmp_path, input_shape=(1, 3, 8, 8))
+    assert "numpy" not in str(caught.value)
+
+
+def test_what_the_networks_own_code_raises_is_told_with_its_line(tmp_path: Path) -> None:
+    """An exception for the exporter alone, and an end of the program, are the definition's to mend."""
+    for body, expected in (
+        ("raise ValueError('no export')", r"its code fails for the example: .*model\.py:9 .*ValueError: no export"),
+        ("sys.exit(0)", r"model\.py:9 `sys\.exit\(0\)`: ended the program"),
+    ):
+        (tmp_path / "model.py").write_text(OWN_ERROR.format(body=body))
+        with pytest.raises(InputError, match=expected):
+            export_onnx(build(tmp_path / "model.py", {}), tmp_path, input_shape=(1, 3, 8, 8))
 
 
 def test_a_network_in_training_mode_is_refused(tmp_path: Path) -> None:

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from onnx import numpy_helper
 from pydantic import ValidationError
+from safetensors.torch import load_file, save_file
 
+from pipeline.core.artifact import TensorSpec
 from pipeline.core.errors import InputError, StageError
 from pipeline.export import onnx as onnx_export
 from pipeline.export.onnx_file import read_onnx
@@ -96,3 +98,15 @@ def test_two_exports_are_the_same_file(run_stage: Run, network: Artifact, onnx_a
     again, _ = run_stage(export("onnx"), network, "again")
     assert again.digest == onnx_artifact.digest
     assert not read_onnx(again.file).metadata_props
+
+
+def test_batch_statistics_are_named_as_the_cause(run_stage: Run, network: Artifact) -> None:
+    """A norm without running statistics looks at the other images, which a file for one image at a time has not."""
+    definition = network.folder / "definition.py"
+    definition.write_text(definition.read_text().replace("BatchNorm2d(8)", "BatchNorm2d(8, track_running_stats=False)"))
+    tensors = load_file(network.folder / "weights.safetensors")
+    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(("bn.running", "bn.num"))}
+    save_file(kept, network.folder / "weights.safetensors")
+    given = network.model_copy(update={"inputs": (TensorSpec(name="pixels", shape=(1, 1, 8, 8)),)})
+    with pytest.raises(StageError, match=r"outputs differ .* The cause: .*: bn \(BatchNorm2d\) has no running statis"):
+        run_stage(export("onnx"), given, "onnx")
