@@ -39,7 +39,8 @@ OPSETS = (18, 24)
 #: Where torch keeps the path of modules that a node was traced in, outermost first; the last entry is the operation.
 SCOPE_KEY = "pkg.torch.onnx.name_scopes"
 BIAS_INPUT = 2
-TORCH_FOLDER = str(Path(torch.__file__).parent)
+#: Lines here are not the network's.
+OTHERS = (str(Path(torch.__file__).parent), str(Path(__file__).parent), "<")
 
 
 def export_onnx(
@@ -130,11 +131,8 @@ def _reason(error: BaseException) -> str:
 
 
 def _library_line(error: BaseException) -> str:
-    """Return the innermost line outside torch and this file, for networks that no file of the user's defines."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [
-        frame for frame in frames if not frame.filename.startswith((TORCH_FOLDER, "<")) and frame.filename != __file__
-    ]
+    """Return the innermost line outside torch and this package, for networks that no file of the user's defines."""
+    own = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(OTHERS)]
     return f" at {Path(own[-1].filename).name}:{own[-1].lineno} `{own[-1].line}`" if own else ""
 
 

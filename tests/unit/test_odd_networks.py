@@ -140,7 +140,7 @@ def test_unusual_networks_are_stored_and_load_again(case: str, tmp_path: Path) -
     initialise(model, INPUTS)
     check_classifier(model, (1, 1, 12, 12), CLASSES)
     assert {tensor.dtype for tensor in model.state_dict().values()} <= {torch.float32, torch.int64}
-    write_original(tmp_path, model, file, {})
+    write_original(tmp_path, model, file, {}, INPUTS)
     stored = Artifact(
         form="torch", folder=tmp_path, digest=payload_digest("torch", tmp_path), inputs=INPUTS, outputs=()
     )
