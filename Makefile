@@ -19,7 +19,7 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 # The tests are last: what they end with is what was not tried.
 CHECKS := lint types layers demo-short pytest
 
-.PHONY: help setup demo demo-short test check lint types layers pytest untried arm-test bench report schema image image-test clean
+.PHONY: help setup demo demo-short test check lint types layers pytest untried torture arm-test bench report schema image image-test clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | sort | expand -t 14
@@ -67,6 +67,9 @@ pytest: setup ## all tests; ends with what was not tried and what installs it
 
 untried: setup ## what the last `make pytest` did not try
 	$(BIN)/pytest -n $(JOBS) --untried
+
+torture: setup ## kill, crash, fill, damage, mutate: all of tests/torture, of which pytest runs a part
+	$(BIN)/pytest tests/torture -n $(JOBS) --torture
 
 arm-test: setup ## bundles on emulated ARM processors; pytest ends with 77 where none can run
 	$(BIN)/pytest tests/arm -m arm --durations=5

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,9 @@ TOGETHER = {
     "tests/unit/test_cli_inspect.py": "finished",
     "tests/packaging/test_packaging.py": "wheel",
     "tests/examples/test_examples.py": "wheel",
+    "tests/torture/test_damaged.py": "torture",
+    "tests/torture/test_interrupted.py": "torture",
+    "tests/torture/test_user_code.py": "torture",
 }
 
 DEFINITION = """
@@ -132,7 +136,8 @@ class Project:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the option of `make untried`."""
+    """Add the options of `make untried` and `make torture`."""
+    parser.addoption("--torture", action="store_true", help="all of tests/torture; without it a part")
     parser.addoption("--untried", action="store_true", help="only what the last run skipped for want of a program")
 
 
@@ -154,7 +159,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:  # noqa
     class Scheduling(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
-            return TOGETHER.get(file, file)
+            return nodeid if config.getoption("torture") else TOGETHER.get(file, file)
 
     config.option.loadscopereorder = False
     return Scheduling(config, log)
@@ -177,6 +182,14 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     """Do not fail where nothing was left to try."""
     if session.config.getoption("untried") and session.exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:
         session.exitstatus = pytest.ExitCode.OK
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_table_of_operators() -> None:
+    """Let torch's exporter make its table of operators once: that is more than half of the time of a small export."""
+    from torch.onnx._internal.exporter._registration import ONNXRegistry  # noqa: PLC0415 - loads torch
+
+    ONNXRegistry.from_torchlib = classmethod(cache(ONNXRegistry.from_torchlib.__func__))
 
 
 @pytest.fixture

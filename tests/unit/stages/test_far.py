@@ -80,7 +80,7 @@ def engine(request: pytest.FixtureRequest) -> EngineName:
     """Return an engine that is installed."""
     command = missing(ENGINES[request.param]())
     if command is not None:
-        pytest.skip(f"not installed: {command}")
+        pytest.skip(f"the engine is not installed: {command}")
     found: EngineName = request.param
     return found
 

@@ -1,0 +1,84 @@
+"""A warm process for commands, a project that runs in a second or two, and the table of what was tried."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.torture.commands import Commands
+from tests.torture.tally import TABLE, Tally, write_table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+STAGES = """\
+stages:
+  - {kind: prune, ratio: 0.5, align: 4}
+  - {kind: finetune, epochs: 2, batch: 16, learning_rate: 0.01}
+  - {kind: export, to: onnx}
+  - {kind: quantize, images: 32}
+"""
+
+
+@pytest.fixture
+def tally(request: pytest.FixtureRequest) -> Iterator[Tally]:
+    """Return what counts right and wrong outcomes; the test fails when there was a wrong one."""
+    found = Tally(full=bool(request.config.getoption("torture")))
+    yield found
+    for kind, (tried, wrong) in found.counts.items():
+        request.node.user_properties.append((TABLE, [kind, tried, wrong]))
+    assert found.tried, "nothing was tried"
+    assert not found.wrong, "\n".join(found.wrong[:40])
+
+
+@pytest.fixture(scope="session")
+def small_project(new_project: Any) -> Callable[[Path], Path]:  # noqa: ANN401 - the class of tests/conftest.py
+    """Return what makes a project that runs fast in a folder, which is returned."""
+
+    def make(folder: Path) -> Path:
+        folder.mkdir(parents=True)
+        project = new_project(folder)
+        head, _, _ = project.recipe.read_text().partition("stages:")
+        project.recipe.write_text(head.replace("{classes: 2}", "{classes: 2, width: 8}") + STAGES)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def commands(tmp_path_factory: pytest.TempPathFactory, small_project: Callable[[Path], Path]) -> Iterator[Commands]:
+    """Return the warm process."""
+    started = Commands(small_project(tmp_path_factory.mktemp("warm") / "project"))
+    yield started
+    started.close()
+
+
+def digests(run: Path) -> list[tuple[str, str]]:
+    """Return the digests of all files of a finished run."""
+    report = json.loads((run / "run.json").read_text())
+    return [(row["digest"], row["artifact"]) for row in report["rows"]]
+
+
+@pytest.fixture(scope="session")
+def expected(commands: Commands) -> list[tuple[str, str]]:
+    """Return the digests of a run that nothing disturbed."""
+    return digests(commands.folder / "runs" / "toy")
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:  # noqa: ANN401 - pytest's own
+    """Show the table, and write it where all was tried."""
+    reports = [each for state in ("passed", "failed", "error") for each in terminalreporter.stats.get(state, [])]
+    rows = [
+        value
+        for each in reports
+        if each.when == "teardown" or each.failed
+        for name, value in each.user_properties
+        if name == TABLE
+    ]
+    if rows:
+        terminalreporter.section("torture")
+        for line in write_table(rows, to_file=config.getoption("torture")):
+            terminalreporter.write_line(line)
