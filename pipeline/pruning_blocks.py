@@ -62,7 +62,7 @@ def prune_depth(job: Job, given: Artifact, context: Context) -> Record:
             "Raise ratio, or shorten keep."
         )
     context.progress.update(2, 3, "removing blocks")
-    pruned = prune_blocks(captured, depth.graph, chosen)
+    pruned = prune_blocks(captured, depth.graph, model, chosen)
     edit = {"kind": "prune blocks", "keep": {}, "blocks": chosen}
     write_network(context.folder, pruned.model, parent=given, edits=[edit])
     target = {"target": depth.reached(*job.aim.target, pruned.model)} if job.aim.target else {}

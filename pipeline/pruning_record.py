@@ -86,7 +86,12 @@ def removal_record(pruned: Pruned) -> Record:
     """Return the proof of one removal, and how the network was changed."""
     certificate = pruned.certificate
     return {
-        "certificate": {"max_error": certificate.max_error, "scale": certificate.scale},
+        "certificate": {
+            "max_error": certificate.max_error,
+            "scale": certificate.scale,
+            "modes": list(certificate.modes),
+            "training": certificate.training,
+        },
         "statistics": list(certificate.statistics),
         "rewritten": pruned.rewritten,
     }
@@ -94,10 +99,12 @@ def removal_record(pruned: Pruned) -> Record:
 
 def proof(removals: Sequence[Record]) -> Record:
     """Return the worst certificate of several removals, all statistics over fewer channels, and how it was done."""
-    worst = max((each["certificate"] for each in removals), key=lambda each: float(each["max_error"] / each["scale"]))
+    certificates = [each["certificate"] for each in removals]
+    worst = max(certificates, key=lambda each: float(each["max_error"] / each["scale"]))
+    fewest = min(certificates, key=lambda each: len(each["modes"]))
     reason = next((each["rewritten"] for each in removals if each["rewritten"]), None)
     return {
-        "certificate": worst,
+        "certificate": {**worst, "modes": fewest["modes"], "training": fewest["training"]},
         "statistics": list(dict.fromkeys(name for each in removals for name in each["statistics"])),
         "applied": f"rewritten: {reason}" if reason else "in place",
     }

@@ -8,7 +8,7 @@ a kernel is a stored tensor, whose channels can be removed without changing the 
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,6 +27,7 @@ from pipeline.compress.graph_nodes import (
     spell_keywords,
 )
 from pipeline.compress.tensors import shared_names, stored_tensors
+from pipeline.compress.wide import double_precision, widened
 from pipeline.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -67,6 +68,8 @@ class Captured:
         aliases: all names of a tensor that several layers share, by the first.
         foreign: names that are not the network's: its constants, and "*.baked_weight" in place of computed weights.
         folded: tensors that only baked weights were computed from.
+        precise: baked weights as they are when they are computed in float64.
+        training: the graph in training mode, where that reads parameters that evaluation does not.
     """
 
     module: fx.GraphModule
@@ -76,6 +79,8 @@ class Captured:
     aliases: Mapping[str, tuple[str, ...]]
     foreign: frozenset[str]
     folded: frozenset[str]
+    precise: Mapping[str, Tensor] = field(default_factory=dict)
+    training: Captured | None = None
 
 
 def capture(model: nn.Module, example: Example) -> Captured:
@@ -88,8 +93,9 @@ def capture(model: nn.Module, example: Example) -> Captured:
     Raises:
         InputError: the network cannot be exported; the message names the line of its code.
 
-    Cost: about a forward pass in Python with tensors that hold no data, and one deep copy of the computed weights.
-    Limits: what only training does, such as stochastic depth, is not in the graph.
+    Cost: about a forward pass in Python with tensors that hold no data, and two deep copies of the computed weights;
+    twice that where evaluation does not use all parameters.
+    Limits: what only training does with the parameters of evaluation, such as stochastic depth, is not in the graph.
     """
     if smallest := [len(tensor) for tensor in example if tensor.dim() and len(tensor) < 2]:  # noqa: PLR2004 - a constant
         raise InputError(f"The example has a batch of {min(smallest)}; expected 2 or more.")
@@ -98,10 +104,37 @@ def capture(model: nn.Module, example: Example) -> Captured:
         raise InputError(
             f"The network calls a tensor or layer {', '.join(sorted(taken))}: rename it, graphs cannot have that name."
         )
-    program = export_program(model, example)
+    captured = _captured(export_program(model, example), example, own)
+    unused = _unused(captured, own)
+    if not unused:
+        return captured
+    try:
+        trained = _captured(export_program(model, example, training=True), example, own, "_in_training")
+    except InputError:  # what training alone uses stays whole
+        return captured
+    if unused <= _unused(trained, own):
+        return captured
+    return replace(
+        captured,
+        stored={**trained.stored, **captured.stored},
+        foreign=captured.foreign | trained.foreign,
+        precise={**trained.precise, **captured.precise},
+        training=trained,
+    )
+
+
+def _unused(captured: Captured, own: Mapping[str, Tensor]) -> set[str]:
+    """Return the parameters that evaluation does not use under any of their names."""
+    read = {str(node.target) for node in captured.module.graph.nodes if node.op == "get_attr"}
+    parameters = {name for name, tensor in own.items() if isinstance(tensor, nn.Parameter) and tensor.dim()}
+    return (parameters & captured.stored.keys()) - read - captured.folded
+
+
+def _captured(program: ExportedProgram, example: Example, own: Mapping[str, Tensor], suffix: str = "") -> Captured:
+    """Return a program's graph on the network's own tensors. `suffix` tells its constants from those of another."""
     aliases = shared_names(own)
-    module = _graph_module(program, own, {name: alias[0] for alias in aliases for name in alias})
-    folded = frozenset(_bake(module))
+    module = _graph_module(program, own, {name: alias[0] for alias in aliases for name in alias}, suffix)
+    folded, precise = _bake(module)
     module.graph.eliminate_dead_code(is_impure_node=changes_something)
     module.recompile()
     used = {node.target: _attribute(module, node.target) for node in module.graph.nodes if node.op == "get_attr"}
@@ -113,6 +146,7 @@ def capture(model: nn.Module, example: Example) -> Captured:
         aliases={names[0]: names for names in aliases if len(names) > 1},
         foreign=frozenset(used) - own.keys(),
         folded=folded - used.keys(),
+        precise=precise,
     )
 
 
@@ -143,7 +177,9 @@ class _Recorder(fx.Interpreter):
         return value
 
 
-def _graph_module(program: ExportedProgram, tensors: Mapping[str, Tensor], names: Mapping[str, str]) -> fx.GraphModule:
+def _graph_module(
+    program: ExportedProgram, tensors: Mapping[str, Tensor], names: Mapping[str, str], suffix: str
+) -> fx.GraphModule:
     """Return the program's graph with its lifted tensors read as attributes; aliases read their first name."""
     specs = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
     graph, root = fx.Graph(), dict[str, Any]()
@@ -156,8 +192,9 @@ def _graph_module(program: ExportedProgram, tensors: Mapping[str, Tensor], names
         elif spec is None or spec.kind is InputKind.USER_INPUT:
             made[node] = _copied(node, graph, made, program.graph_module)
         else:
-            name = names.get(spec.target or "", spec.target or node.name)
-            root[name] = tensors[name] if name in tensors else program.constants[spec.target or node.name]
+            source = spec.target or node.name
+            name = names.get(source, f"{source}{suffix}")
+            root[name] = tensors[name] if name in tensors else program.constants[source]
             made[node] = graph.get_attr(name)
             made[node].meta = dict(node.meta)
     order = {node: position for position, node in enumerate(graph.nodes)}
@@ -224,10 +261,10 @@ def _nested(structure: Any, leaves: Iterator[Any]) -> Any:  # noqa: ANN401 - any
     return _SEQUENCES[structure.type](children)
 
 
-def _bake(module: fx.GraphModule) -> Iterator[str]:
+def _bake(module: fx.GraphModule) -> tuple[frozenset[str], dict[str, Tensor]]:
     """Store weights that are computed from weights by statistics, or by what has no rule, as `<layer>.baked_weight`.
 
-    Yields the names of the tensors that they were computed from.
+    Returns the names of the tensors that they were computed from, and the weights in float64 by name.
     """
     nodes = list(module.graph.nodes)
     inner: dict[fx.Node, bool] = {}  # computed from stored tensors alone -> a statistic is among the operators
@@ -244,32 +281,39 @@ def _bake(module: fx.GraphModule) -> Iterator[str]:
         if statistic and isinstance(node.meta.get("val"), Tensor) and any(user not in inner for user in node.users)
     ]
     if not frontier:
-        return
-    values = _evaluate(module, frontier)
+        return frozenset(), {}
+    values, precise = _evaluate(fx.Interpreter(module), frontier), {}
+    with double_precision():
+        wide = _evaluate(_WideInterpreter(module), frontier)
     for node in frontier:
         users = [user for user in node.users if user not in inner]
         name = f"{layer_path(users[0])}.baked_weight".lstrip(".")
         while _has(module, name):
             name += "_"
-        value = values[node].detach().clone()
+        value, precise[name] = values[node].detach().clone(), wide[node]
         _assign(module, name, nn.Parameter(value, requires_grad=value.is_floating_point()))
         with module.graph.inserting_before(node):
             constant = module.graph.get_attr(name)
         constant.meta = {key: node.meta[key] for key in ("val", "nn_module_stack") if key in node.meta}
         for user in users:
             user.replace_input_with(node, constant)
-    yield from (str(node.target) for node in nodes if node.op == "get_attr")
+    return frozenset(str(node.target) for node in nodes if node.op == "get_attr"), precise
 
 
-def _evaluate(module: fx.GraphModule, nodes: Collection[fx.Node]) -> dict[fx.Node, Tensor]:
+class _WideInterpreter(fx.Interpreter):
+    def fetch_attr(self, target: str) -> Any:  # noqa: ANN401 - as fx declares it
+        """Return a stored tensor in double precision."""
+        return widened(super().fetch_attr(target))
+
+
+def _evaluate(interpreter: fx.Interpreter, nodes: Collection[fx.Node]) -> dict[fx.Node, Tensor]:
     """Return the values of nodes that depend on stored tensors alone."""
     needed = set(nodes)
-    for node in reversed(list(module.graph.nodes)):
+    for node in reversed(list(interpreter.graph.nodes)):
         if node in needed:
             needed |= set(node.all_input_nodes)
-    interpreter = fx.Interpreter(module, garbage_collect_values=False)
     with torch.no_grad():
-        for node in module.graph.nodes:
+        for node in interpreter.graph.nodes:
             if node in needed:
                 interpreter.env[node] = interpreter.run_node(node)
     return {node: interpreter.env[node] for node in nodes}

@@ -11,28 +11,31 @@ so: that network is the original only up to these statistics.
 
 from __future__ import annotations
 
-from copy import deepcopy
 from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from pipeline.compress.inference import first_line, inference, outputs, where
-from pipeline.compress.masking import DoubleRun, MaskedRun, disturbed
-from pipeline.compress.tensors import sliced, stored_tensors
+from pipeline.compress.inference import first_line, in_training, inference, seeded, where
+from pipeline.compress.masking import MaskedRun, reference_values
+from pipeline.compress.tensors import copied, masked, sliced, stored_tensors
+from pipeline.compress.wide import double_precision, widened
 from pipeline.core.errors import StageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from pipeline.compress.capture import Captured
     from pipeline.compress.graph_walk import Walk
-    from pipeline.compress.surgery import PrunePlan
+    from pipeline.compress.surgery import Keep, PrunePlan
 
 TOLERANCE = 1e-9
+#: How many random batches are tried until one gives outputs that are not all zero.
+_BATCHES = 5
 
 
 class DifferentError(StageError):
@@ -43,12 +46,15 @@ class DifferentError(StageError):
 class Certificate:
     """Largest difference over a batch of random inputs, and the largest output, both absolute.
 
-    `statistics`: the operators whose statistics now go over fewer channels, by layer.
+    `statistics`: the operators whose statistics now go over fewer channels, by layer. `modes`: those that it
+    covers ("evaluation", "training"). `training`: how that was found out, or what is otherwise there (see trial.py).
     """
 
     max_error: float
     scale: float
     statistics: tuple[str, ...]
+    modes: tuple[str, ...] = ("evaluation",)
+    training: str = ""
 
     @property
     def relative_error(self) -> float:
@@ -66,30 +72,38 @@ class Reference:
         """Run the original with zeros in the removed slices, and in the results of the nodes named in `silent`.
 
         Raises:
-            StageError: it does not run in float64, or all outputs are zero or infinite.
+            StageError: it does not run in float64, or all outputs are zero or infinite for each of five batches.
         """
-        generator = torch.Generator().manual_seed(0)
-        calibration, self.batch = (
-            tuple(_random_like(tensor, generator) for tensor in captured.example) for _ in range(2)
-        )
-        self._stored, self._plan = captured.stored, plan
+        self._captured, self._walk, self.plan, self._silent = captured, walk, plan, silent
         self._names = {alias: name for name, aliases in captured.aliases.items() for alias in aliases}
-        run = MaskedRun(captured, walk, plan, silent)
+        for seed in range(_BATCHES):
+            self.outputs = self._evaluate(seed)
+            self.scale = _largest(self.outputs)
+            if 0 < self.scale < inf:
+                break
+        else:
+            raise StageError(f"Random inputs give outputs of scale {self.scale}: nothing can be certified from them.")
+
+    def _evaluate(self, seed: int) -> list[Tensor]:
+        """Return the outputs in evaluation for a batch, with running statistics of another one."""
+        generator = torch.Generator().manual_seed(seed)
+        calibration, self.batch = (
+            tuple(_random_like(tensor, generator) for tensor in self._captured.example) for _ in range(2)
+        )
+        run = MaskedRun(self._captured, self._walk, self.plan, self._silent)
         try:
-            with torch.no_grad():
+            with torch.no_grad(), double_precision():
                 run.renew = True
                 run.run(*calibration)
                 run.renew = False
                 run.changed.clear()
-                self.outputs = _leaves(run.run(*self.batch))
+                found = _leaves(run.run(*self.batch))
         except Exception as error:
             raise StageError(
                 f"The certificate needs a network that runs in float64; it fails: {first_line(error)}"
             ) from error
         self.statistics, self._renewed = tuple(dict.fromkeys(run.changed)), run.renewed
-        self.scale = _largest(self.outputs)
-        if not 0 < self.scale < inf:
-            raise StageError(f"Random inputs give outputs of scale {self.scale}: nothing can be certified from them.")
+        return found
 
     def certify(self, pruned: nn.Module) -> Certificate:
         """Compare a pruned network, which is not changed.
@@ -100,40 +114,82 @@ class Reference:
 
         Limits: a channel that is silent for random inputs (a dead ReLU without batch norm) could be misplaced unseen.
         """
-        candidate = deepcopy(pruned).double()
-        with torch.no_grad():
-            for name, tensor in stored_tensors(candidate).items():
-                if (known := self._names.get(name, name)) in self._stored:
-                    self._load(known, tensor)
-        found = self._run(candidate)
-        shapes = [[tuple(tensor.shape) for tensor in tensors] for tensors in (self.outputs, found)]
-        if shapes[0] != shapes[1]:
-            raise DifferentError(f"The pruned network's outputs have shapes {shapes[1]}, expected {shapes[0]}.")
-        pairs = zip(self.outputs, found, strict=True)
-        error = _largest([left - right for left, right in pairs])
-        if not error <= TOLERANCE * self.scale:
-            raise DifferentError(
-                "The pruned network is not the original without the removed channels: outputs differ by "
-                f"{error:.3g} at a scale of {self.scale:.3g}; expected less than {TOLERANCE:g} of the scale."
-            )
+        error = _compared(self.outputs, self._run(self._filled(pruned, self.plan.keep), inference), "")
         return Certificate(error, self.scale, self.statistics)
 
-    def _load(self, name: str, tensor: Tensor) -> None:
+    def compare_training(self, model: nn.Module, pruned: nn.Module) -> bool:
+        """Compare a pruned network with the original in training, by its own code; say whether that is possible.
+
+        It is not where statistics go over fewer channels, weights are computed, or the original fails in float64.
+
+        Raises:
+            DifferentError: as `certify`.
+
+        Cost: a copy of both networks in float64 with a forward pass each.
+        """
+        if self.statistics or self._silent or self._captured.precise:
+            return False
+        try:
+            original = self._filled(model, {})
+            with torch.no_grad():
+                for name, tensor in stored_tensors(original).items():
+                    tensor.copy_(masked(tensor, self.plan.keep.get(self._names.get(name, name), {})))
+            expected = self._run(original, in_training)
+        except DifferentError:
+            return False
+        if not 0 < _largest(expected) < inf:
+            return False
+        _compared(expected, self._run(self._filled(pruned, self.plan.keep), in_training), " in training")
+        return True
+
+    def _filled(self, model: nn.Module, keep: Mapping[str, Keep]) -> nn.Module:
+        """Return a copy in double precision with the values of the reference."""
+        candidate = _widened(model)
+        with torch.no_grad():
+            for name, tensor in stored_tensors(candidate).items():
+                if (known := self._names.get(name, name)) in self._captured.stored:
+                    self._load(known, tensor, keep.get(known, {}))
+        return candidate
+
+    def _load(self, name: str, tensor: Tensor, keep: Keep) -> None:
         """Give a tensor of the pruned network the values that the reference had."""
-        whole = self._renewed[name] if name in self._renewed else disturbed(name, self._stored[name])
-        expected = sliced(whole, self._plan.keep.get(name, {}))
+        whole = self._renewed[name] if name in self._renewed else reference_values(self._captured, name)
+        expected = sliced(whole, keep)
         if tensor.shape != expected.shape:
             raise DifferentError(f"Tensor {name!r} has shape {tuple(tensor.shape)}, expected {tuple(expected.shape)}.")
         tensor.copy_(expected)
 
-    def _run(self, candidate: nn.Module) -> list[Tensor]:
+    def _run(self, candidate: nn.Module, mode: Callable[[nn.Module], AbstractContextManager[None]]) -> list[Tensor]:
         try:
-            if isinstance(candidate, fx.GraphModule):
-                with inference(candidate):
-                    return _leaves(DoubleRun(candidate).run(*self.batch))
-            return [tensor.double() for tensor in outputs(candidate, self.batch) if tensor.is_floating_point()]
+            with mode(candidate), torch.no_grad(), double_precision(), seeded():
+                return _leaves(candidate(*self.batch))
         except Exception as error:
             raise DifferentError(f"The pruned network does not run: {first_line(error)} at {where(error)}.") from error
+
+
+def _widened(model: nn.Module) -> nn.Module:
+    """Return a copy in double precision, plain attributes included."""
+    wide = copied(model).double()
+    for module in wide.modules():
+        for name, value in list(vars(module).items()):
+            if isinstance(value, Tensor):
+                vars(module)[name] = widened(value)
+    return wide
+
+
+def _compared(expected: list[Tensor], found: list[Tensor], mode: str) -> float:
+    """Return the largest difference. Raises DifferentError when it is more than the tolerance, or the shapes differ."""
+    shapes = [[tuple(tensor.shape) for tensor in tensors] for tensors in (expected, found)]
+    if shapes[0] != shapes[1]:
+        raise DifferentError(f"The pruned network's outputs{mode} have shapes {shapes[1]}, expected {shapes[0]}.")
+    scale = _largest(expected)
+    error = _largest([left - right for left, right in zip(expected, found, strict=True)])
+    if not error <= TOLERANCE * scale:
+        raise DifferentError(
+            f"The pruned network is not the original without the removed channels: outputs{mode} differ by "
+            f"{error:.3g} at a scale of {scale:.3g}; expected less than {TOLERANCE:g} of the scale."
+        )
+    return error
 
 
 def _largest(tensors: Sequence[Tensor]) -> float:
@@ -161,8 +217,10 @@ def check_values(captured: Captured, pruned: nn.Module, plan: PrunePlan) -> None
 
 
 def _leaves(output: Any) -> list[Tensor]:  # noqa: ANN401 - any structure of tensors
-    """Return the outputs that are numbers, in order."""
-    return [leaf.double() for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+    """Return the outputs that are numbers, in order; complex ones as pairs."""
+    tensors = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
+    real = [torch.view_as_real(each.resolve_conj()) if each.is_complex() else each for each in tensors]
+    return [each.double() for each in real if each.is_floating_point()]
 
 
 def _random_like(example: Tensor, generator: torch.Generator) -> Tensor:

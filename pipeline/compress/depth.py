@@ -13,15 +13,16 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.nn.functional import cosine_similarity
 
 from pipeline.compress.capture import record
 from pipeline.compress.certificate import Reference, check_values
-from pipeline.compress.graph_nodes import changes_something, layer_path, plain_name
+from pipeline.compress.graph_nodes import changes_something, layer_path, plain_name, spell_keywords
 from pipeline.compress.prune import Pruned
-from pipeline.compress.rewrite import rewrite
+from pipeline.compress.rewrite import rewrite, training_switches
 from pipeline.compress.surgery import PrunePlan
+from pipeline.compress.trial import Trial
 from pipeline.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -134,12 +135,12 @@ def _rows(value: Tensor) -> Tensor:
     return value.flatten(0, 1) if value.dim() == 3 else value.flatten(1)  # noqa: PLR2004
 
 
-def prune_blocks(captured: Captured, graph: ChannelGraph, names: Collection[str]) -> Pruned:
+def prune_blocks(captured: Captured, graph: ChannelGraph, model: nn.Module, names: Collection[str]) -> Pruned:
     """Remove these residual blocks. The result is written anew from the graph, with its proof.
 
     Raises:
         InputError: a block is not known.
-        StageError: the result is not the original with zeros in the branches.
+        StageError: the result is not the original with zeros in the branches, or does not train or take any batch.
     """
     blocks = {block.name: block for block in residual_blocks(captured)}
     if unknown := sorted(set(names) - blocks.keys()):
@@ -149,8 +150,11 @@ def prune_blocks(captured: Captured, graph: ChannelGraph, names: Collection[str]
     plan = PrunePlan({})
     chosen = [blocks[name] for name in blocks if name in names]
     reference = Reference(captured, graph.walk, plan, silent=frozenset(block.branch for block in chosen))
-    pruned = rewrite(without_blocks(captured, chosen), graph.walk, plan)
-    certificate = reference.certify(pruned)
+    switches = training_switches(captured, model)
+    pruned = rewrite(without_blocks(captured, chosen), graph.walk, plan, switches)
+    trial = Trial(model, captured.example)
+    certificate = trial.complete(reference.certify(pruned), reference, pruned, switches.lost)
+    trial.check_batches(pruned)
     check_values(captured, pruned, plan)
     return Pruned(pruned, plan, certificate, "whole blocks have left", tuple(block.name for block in chosen))
 
@@ -158,6 +162,7 @@ def prune_blocks(captured: Captured, graph: ChannelGraph, names: Collection[str]
 def without_blocks(captured: Captured, blocks: Iterable[Block]) -> Captured:
     """Return the captured network with the results of these blocks replaced by their shortcuts."""
     graph = fx.Graph()
+    spell_keywords(graph)
     copies: dict[fx.Node, fx.Node] = {}
     graph.output(graph.graph_copy(captured.module.graph, copies))
     named = {old.name: new for old, new in copies.items()}

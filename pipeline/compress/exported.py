@@ -12,7 +12,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 from torch.fx.experimental.symbolic_shapes import is_concrete_int
 from torch.utils._pytree import tree_map_only
 
-from pipeline.compress.inference import first_line, inference, where
+from pipeline.compress.inference import first_line, in_training, inference, where
 from pipeline.compress.untouched import untouched
 from pipeline.core.errors import InputError
 from pipeline.core.quiet import quiet
@@ -28,13 +28,20 @@ if TYPE_CHECKING:
 _FLAT = r"The tensor attributes? self\."
 
 
-def export_program(model: nn.Module, example: Example) -> ExportedProgram:
-    """Export; where that fixes the batch, with one more image: forward may keep something for the last batch it saw."""
-    program = _export(model, example)
+def export_program(model: nn.Module, example: Example, *, training: bool = False) -> ExportedProgram:
+    """Export in evaluation or in training mode.
+
+    Where that fixes the batch, once more with another: forward may keep something for the last one that it saw.
+
+    Raises:
+        InputError: the network cannot be exported; the message names the line of its code.
+    """
+    program = _export(model, example, training)
     if any_batch(program):
         return program
     try:
-        other = _export(model, tuple(torch.cat([each, each[:1]]) if each.dim() else each for each in example))
+        more = tuple(torch.cat([each, each[:1]]) if each.dim() else each for each in example)
+        other = _export(model, more, training)
     except InputError:  # a literal batch: Captured.dynamic says so
         return program
     batches = zip(
@@ -58,13 +65,10 @@ def _first_sizes(program: ExportedProgram, kind: InputKind | OutputKind) -> list
     return [shape[0] for shape in shapes if len(shape)]
 
 
-def _export(model: nn.Module, example: Example) -> ExportedProgram:
+def _export(model: nn.Module, example: Example, training: bool) -> ExportedProgram:  # noqa: FBT001
     try:
-        with (
-            untouched(model),
-            inference(model),
-            quiet(r"The tensor attributes? self\.", UserWarning),
-        ):  # flat LSTM weights
+        mode = in_training(model) if training else inference(model)
+        with untouched(model), mode, torch.no_grad(), quiet(_FLAT, UserWarning):
             return torch.export.export(model, example, dynamic_shapes=_free_batch(model, example))
     except BaseException as error:
         _refuse(error)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 #: Stored tensors of one layer and direction of a recurrent network: two weights and two biases.
 _RECURRENT_GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
+_CELL_GATES = {f"{name}_cell": gates for name, gates in _RECURRENT_GATES.items()}
 
 
 def convolution(site: Site) -> list[Labels]:
@@ -214,6 +215,53 @@ def recurrent(site: Site) -> list[Labels]:
     return [(*value.labels[:-1], _both(hidden, directions)), *states]
 
 
+def recurrent_cell(site: Site) -> list[Labels]:
+    """Run one step of an LSTM, GRU or plain recurrent cell: a unit leaves state, gates and both weights."""
+    gates = _CELL_GATES[site.operator.rpartition(".")[2]]
+    value, states = site.value("input"), site.values("hx")
+    inner, across = site.value("w_ih"), site.value("w_hh")
+    units = across.shape[1]
+    hidden = site.join(*(state.labels[-1] for state in states), across.labels[1])
+    for tensor in site.values("w_ih", "w_hh", "b_ih", "b_hh"):
+        site.tie(tensor.labels[0], (gates, units), axis=0)
+        site.join(hidden, None if tensor.labels[0] is None else tensor.labels[0][:units])
+    site.contract(hidden, across.labels[1], stored=across.stored)
+    site.contract(value.labels[-1], inner.labels[1], stored=inner.stored)
+    for weight in (inner, across):
+        steps = [(size, None) for size in value.shape[:-1]]
+        site.notes.products.append([*steps, *zip(weight.shape, weight.labels, strict=True)])
+    return [(*value.labels[:-1], hidden) for _ in site.shapes]
+
+
+def distances(site: Site) -> list[Labels]:
+    """Measure the distance of each row of [..., P, M] to each row of [..., R, M]: both lose the same columns.
+
+    Zeros in both add nothing to a distance, so that their removal is exact.
+    """
+    left, right = site.value("x1"), site.value("x2")
+    last = (right, left) if left.stored else (left, right)
+    site.contract(*(value.labels[-1] for value in last), stored=left.stored or right.stored)
+    outer = [Value(value.shape[:-2], value.labels[:-2]) for value in (left, right)]
+    return [(*broadcast(site, outer, site.shapes[0][:-2]), left.labels[-2], right.labels[-2])]
+
+
+def similarity(site: Site) -> list[Labels]:
+    """Compare vectors along `dim` (the last one without it), of which both lose the same positions.
+
+    Zeros in both change no cosine; a pairwise distance adds a small number to each difference: it is a statistic.
+    """
+    values = site.values("x1", "x2")
+    rank = max(len(value.shape) for value in values)
+    shape = tuple(max(value.shape[axis] for value in values if len(value.shape) >= -axis) for axis in range(-rank, 0))
+    labels = broadcast(site, values, shape)
+    cut = site.arguments.get("dim", -1) % rank
+    if site.operator.endswith("pairwise_distance"):
+        site.statistic(labels[cut], "adds to every difference")
+    site.notes.restricted = labels[cut] is not None
+    kept: Labels = (None,) if site.arguments.get("keepdim") else ()
+    return [(*labels[:cut], *kept, *labels[cut + 1 :])]
+
+
 def _both(label: Label, directions: int) -> Label:
     """Return the label of the outputs of all directions, one after another."""
     return None if label is None else label.reshape(1, -1).repeat(directions, axis=0).ravel()
@@ -233,4 +281,7 @@ CONTRACTION_RULES: tuple[tuple[Rule, str], ...] = (
     (einsum, "einsum"),
     (attention, "scaled_dot_product_attention"),
     (recurrent, "lstm.input gru.input rnn_tanh.input rnn_relu.input"),
+    (recurrent_cell, "lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell"),
+    (distances, "cdist"),
+    (similarity, "cosine_similarity pairwise_distance"),
 )

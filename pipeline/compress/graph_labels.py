@@ -139,7 +139,7 @@ class Site:
     """One call of an operator: its arguments by schema name, the sizes of its results, and where it stands.
 
     `line` is the line of the user's code; `attention`: the result goes into the products of an attention;
-    `cuts_heads`: a dimension that is cut here becomes its heads.
+    `cuts_heads`: a dimension that is cut here becomes its heads; `bins`: an expectation over fixed numbers follows.
     """
 
     atoms: Atoms
@@ -149,6 +149,7 @@ class Site:
     line: str
     attention: bool
     cuts_heads: bool
+    bins: bool
     arguments: Mapping[str, Any]
     shapes: tuple[tuple[int, ...], ...]
     notes: Notes

@@ -44,8 +44,10 @@ def reduction(site: Site) -> list[Labels]:
 
 
 def normalisation(site: Site) -> list[Labels]:
-    """Weigh the positions along `dim` against each other: softmax."""
+    """Weigh the positions along `dim` against each other: softmax. Bins of a distribution are kept whole."""
     value = site.value("self")
+    for axis in site.axes(len(value.shape)) if site.bins else ():
+        site.freeze(value.labels[axis], "has the bins of a distribution, whose values are fixed")
     _statistics(site, [value.labels[axis] for axis in site.axes(len(value.shape))])
     return [value.labels for _ in site.shapes]
 
@@ -73,6 +75,42 @@ def spatial(site: Site) -> list[Labels]:
     for label in value.labels[-count:]:
         site.freeze(label, "mixes channels")
     return [value.labels[:-count] + (None,) * count for _ in site.shapes]
+
+
+def unpooling(site: Site) -> list[Labels]:
+    """Put pixels back to where a pooling found them: input and indices have the same channels."""
+    value, indices = site.value("self"), site.value("indices")
+    count = 3 if site.operator.endswith("3d") else 2
+    for label in (*value.labels[-count:], *indices.labels[-count:]):
+        site.freeze(label, "mixes channels")
+    outer = [Value(each.shape[:-count], each.labels[:-count]) for each in (value, indices)]
+    return [(*broadcast(site, outer, value.shape[:-count]), *(None,) * count)]
+
+
+def transformed(site: Site) -> list[Labels]:
+    """Transform along `dim` (without it along all dimensions), whose positions are kept: Fourier transforms."""
+    value = site.value("self")
+    axes = site.axes(len(value.shape))
+    for axis in axes:
+        site.freeze(value.labels[axis], "mixes channels")
+    return [tuple(None if axis in axes else label for axis, label in enumerate(value.labels))]
+
+
+def spectrum(site: Site) -> list[Labels]:
+    """Transform windows of a signal, or back: all of its positions are kept."""
+    for value in site.values():
+        for label in value.labels:
+            site.freeze(label, "" if value.stored else "mixes channels")
+    return [(None,) * len(shape) for shape in site.shapes]
+
+
+def pairs_of_parts(site: Site) -> list[Labels]:
+    """Lay complex numbers out as pairs along a new last dimension, or pairs as complex numbers."""
+    labels = site.value("self").labels
+    if site.operator.endswith("view_as_real"):
+        return [(*labels, None)]
+    site.freeze(labels[-1], "is the two parts of a complex number")
+    return [labels[:-1]]
 
 
 def sampling(site: Site) -> list[Labels]:
@@ -220,7 +258,10 @@ _TABLE: tuple[tuple[Rule, str], ...] = (
     ),
     (
         elementwise,
-        "dropout feature_dropout alpha_dropout zeros_like ones_like full_like rand_like randn_like zero fill",
+        (
+            "dropout feature_dropout alpha_dropout feature_alpha_dropout zeros_like ones_like full_like empty_like "
+            "rand_like randn_like zero fill uniform normal"
+        ),
     ),
     (
         reduction,
@@ -228,7 +269,14 @@ _TABLE: tuple[tuple[Rule, str], ...] = (
     ),
     (normalisation, "softmax log_softmax _softmax _log_softmax"),
     (picking, "argmax argmin flip roll select unbind cumsum cumprod topk sort argsort median index_select"),
-    (spatial, "max_pool1d max_pool2d max_pool3d max_pool2d_with_indices avg_pool1d avg_pool2d avg_pool3d"),
+    (spatial, "max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_max_pool3d"),
+    (spatial, "max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices lp_pool1d lp_pool2d"),
+    (unpooling, "max_unpool2d max_unpool3d"),
+    (transformed, "fft_fft fft_ifft fft_rfft fft_irfft fft_hfft fft_ihfft fft_fft2 fft_ifft2 fft_rfft2 fft_irfft2"),
+    (transformed, "fft_fftn fft_ifftn fft_rfftn fft_irfftn fft_fftshift fft_ifftshift"),
+    (spectrum, "stft istft"),
+    (elementwise, "real imag angle conj _conj conj_physical resolve_conj resolve_neg complex polar sgn"),
+    (pairs_of_parts, "view_as_real view_as_complex"),
     (spatial, "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d"),
     (spatial, "upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact2d upsample_linear1d"),
     (spatial, "upsample_bilinear2d upsample_bicubic2d upsample_trilinear3d _upsample_bilinear2d_aa"),
@@ -241,7 +289,7 @@ _TABLE: tuple[tuple[Rule, str], ...] = (
     (gate, "glu"),
     (embedding, "embedding"),
     (indexing, "index.Tensor"),
-    (filled, "zeros ones full new_zeros new_ones new_full"),
+    (filled, "zeros ones full new_zeros new_ones new_full empty new_empty rand randn"),
     (windows, "unfold"),
     (columns, "im2col"),
     (from_columns, "col2im"),

@@ -166,7 +166,8 @@ def _scale(call: Call) -> Changes:
 
 _RESIZE: dict[str, Callable[[Call], Changes]] = {
     **dict.fromkeys(
-        ["view", "expand", "zeros", "ones", "full", "new_zeros", "new_ones", "new_full", "_unsafe_view"], _shape("size")
+        "view expand zeros ones full empty rand randn new_zeros new_ones new_full new_empty _unsafe_view".split(),
+        _shape("size"),
     ),
     "reshape": _shape("shape"),
     "layer_norm": _shape("normalized_shape"),

@@ -11,6 +11,7 @@ from torch._ops import OpOverload
 from torch.fx.node import map_arg
 from torch.utils._pytree import tree_leaves
 
+from pipeline.compress.graph_bins import distributions
 from pipeline.compress.graph_labels import SYMBOLIC, Atoms, Label, Labels, Notes, Options, Rule, Site, Value, unknown
 from pipeline.compress.graph_nodes import arguments_of, is_getitem, layer_path, plain_name, rule_for
 from pipeline.compress.graph_rules import LAYOUT
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from numpy.typing import NDArray
-    from torch import Tensor
+    from torch import Tensor, fx
     from torch.fx import Node
 
     from pipeline.compress.capture import Captured
@@ -89,26 +90,41 @@ class _Walker:
         self._values: dict[Node, Any] = {}
         self._notes: dict[str, Notes] = {}
         self._used: dict[str, None] = {}
-        self._attentions, self._cuts = _attention_calls(captured.module.graph.nodes)
+        both = (captured, captured.training) if captured.training else (captured,)
+        self._graphs = [each.module.graph for each in both]
+        self._distributions = {node for graph in self._graphs for node in distributions(graph, captured.stored)}
+        self._attentions, self._cuts = _attention_calls(node for graph in self._graphs for node in graph.nodes)
 
     def run(self) -> Walk:
         """Walk, then freeze what the graph does not use."""
         self._atoms.freeze(np.array([_INPUT]), "input of the network")
         for name in overlapping(self._captured.stored):
             self._freeze(name, "shares memory with a tensor of another shape")
-        for node in self._captured.module.graph.nodes:
+        (values, notes), *_ = [self._follow(graph) for graph in self._graphs]
+        for name in {name for name, _ in self._slots} - self._used.keys():
+            self._freeze(name, "" if name in self._captured.folded else "not used in evaluation")
+        order = {name: index for index, name in enumerate(self._used)}
+        ordered = sorted(self._slots, key=lambda slot: order.get(slot[0], len(order)))
+        slots = {slot: self._slots[slot] for slot in ordered}
+        return Walk(self._atoms, slots, values, notes)
+
+    def _follow(self, graph: fx.Graph) -> tuple[dict[str, Any], dict[str, Notes]]:
+        """Return values and notes of one graph. What training alone uses leaves only with channels of evaluation."""
+        before = [label for (name, _), label in self._slots.items() if name in self._used]
+        self._values, self._notes = {}, {}
+        for node in graph.nodes:
             if node.op == "call_function":
                 self._values[node] = self._call(node)
             elif node.op == "output":
                 self._finish(node)
             else:
                 self._values[node] = self._given(node)
-        for name in {name for name, _ in self._slots} - self._used.keys():
-            self._freeze(name, "" if name in self._captured.folded else "not used in evaluation")
-        order = {name: index for index, name in enumerate(self._used)}
-        ordered = sorted(self._slots, key=lambda slot: order.get(slot[0], len(order)))
-        values = {node.name: value for node, value in self._values.items()}
-        return Walk(self._atoms, {slot: self._slots[slot] for slot in ordered}, values, self._notes)
+        if graph is not self._graphs[0]:
+            evaluated = self._atoms.roots(np.concatenate(before)) if before else np.zeros(0, np.int64)
+            for label in self._slots.values():
+                alone = label[~np.isin(self._atoms.roots(label), evaluated)]
+                self._atoms.freeze(alone, "not used in evaluation")
+        return {node.name: value for node, value in self._values.items()}, self._notes
 
     def _freeze(self, name: str, reason: str) -> None:
         for (tensor, _), label in self._slots.items():
@@ -169,6 +185,7 @@ class _Walker:
             line=_line(node),
             attention=node in self._attentions,
             cuts_heads=node in self._cuts,
+            bins=node in self._distributions,
             arguments=map_arg(arguments_of(node), lambda given: self._values[given]),
             shapes=shapes,
             notes=Notes(),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import shorten
 from traceback import extract_tb
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch.utils._pytree import tree_leaves
 
@@ -38,6 +40,33 @@ def inference(model: nn.Module) -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fused)
         for module, flag in training.items():
             module.training = flag
+
+
+@contextmanager
+def in_training(model: nn.Module) -> Iterator[None]:
+    """Within the block the network trains, as its own `train()` says. Modes are then restored."""
+    training = {module: module.training for module in model.modules()}
+    model.train()
+    try:
+        yield
+    finally:
+        for module, flag in training.items():
+            module.training = flag
+
+
+@contextmanager
+def seeded() -> Iterator[None]:
+    """Give all sources of random numbers the same start, and their state back afterwards."""
+    python, state = random.getstate(), np.random.get_state()  # noqa: NPY002 - the state that networks draw from
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            random.seed(0)
+            np.random.seed(0)  # noqa: NPY002
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(state)  # noqa: NPY002
 
 
 def outputs(model: nn.Module, batch: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:

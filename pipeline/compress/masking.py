@@ -1,4 +1,4 @@
-"""Running captured graphs in float64: the original with zeros in all removed slices, and pruned networks."""
+"""Running captured graphs in float64: the original with zeros in all removed slices."""
 
 from __future__ import annotations
 
@@ -8,19 +8,30 @@ from zlib import crc32
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.node import map_aggregate, map_arg
+from torch.fx.node import map_arg
 
 from pipeline.compress.graph_labels import Value
 from pipeline.compress.graph_nodes import layer_path, plain_name
 from pipeline.compress.graph_sizes import Call, arguments_with, resized
 from pipeline.compress.tensors import masked
+from pipeline.compress.wide import widened
 
 if TYPE_CHECKING:
     from pipeline.compress.capture import Captured
     from pipeline.compress.graph_walk import Walk
     from pipeline.compress.surgery import PrunePlan
 
-_WIDER = dict.fromkeys((torch.float16, torch.bfloat16, torch.float32), torch.float64)
+
+def reference_values(captured: Captured, name: str) -> Tensor:
+    """Return what stands for a stored tensor in the certificate, in float64.
+
+    Constants that forward makes anew, and what it computes weights from, cannot be disturbed: they stay what they are.
+    """
+    if name in captured.precise:
+        return captured.precise[name]
+    if name in captured.foreign or name in captured.folded:
+        return widened(captured.stored[name])
+    return disturbed(name, captured.stored[name])
 
 
 def disturbed(name: str, tensor: Tensor) -> Tensor:
@@ -30,7 +41,7 @@ def disturbed(name: str, tensor: Tensor) -> Tensor:
     (variances) stays so. Kernels and matrices of different values, integers, and bounds at infinity are as they were.
     """
     if not tensor.is_floating_point():
-        return tensor
+        return widened(tensor)
     wide = tensor.detach().double()
     vector = wide.numel() == max(wide.shape, default=1)
     if wide.numel() == 0 or not wide.isfinite().all() or (not vector and wide.min() < wide.max()):
@@ -42,29 +53,14 @@ def disturbed(name: str, tensor: Tensor) -> Tensor:
     return wide * (0.75 + factor / 2) + 0.1 * size * shift
 
 
-class DoubleRun(fx.Interpreter):
-    """Runs a graph in float64, also where it casts to a narrower type."""
-
-    def __init__(self, module: fx.GraphModule) -> None:
-        """Take a graph with tensors in float64, or whose tensors a subclass widens."""
-        super().__init__(module)
-        self.extra_traceback = False
-
-    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:  # noqa: ANN401 - as fx declares it
-        """Call an operator, wide types in the place of narrow ones among its arguments."""
-        wide_args, wide_kwargs = map_aggregate(
-            (args, kwargs), lambda each: _WIDER.get(each, each) if isinstance(each, torch.dtype) else each
-        )
-        return super().call_function(target, wide_args, wide_kwargs)
-
-
-class MaskedRun(DoubleRun):
+class MaskedRun(fx.Interpreter):
     """Runs the captured graph with other tensors, statistics over channels on those that stay."""
 
     def __init__(self, captured: Captured, walk: Walk, plan: PrunePlan, silent: frozenset[str]) -> None:
         """Take the graph and the plan. While `renew` is set, running statistics become those of the batch."""
         super().__init__(captured.module)
-        self._stored, self._walk, self._keep, self._silent = captured.stored, walk, plan.keep, silent
+        self.extra_traceback = False
+        self._captured, self._walk, self._keep, self._silent = captured, walk, plan.keep, silent
         self._removed = walk.removed(plan.keep)
         self.renewed: dict[str, Tensor] = {}
         self.renew = False
@@ -73,8 +69,8 @@ class MaskedRun(DoubleRun):
     def fetch_attr(self, target: str) -> Any:  # noqa: ANN401 - as fx declares it
         """Return a stored tensor, disturbed, with zeros in what the plan removes."""
         if target in self.renewed:
-            return self.renewed[target]
-        return masked(disturbed(target, self._stored[target]), self._keep.get(target, {}))
+            return self.renewed[target].clone()
+        return masked(reference_values(self._captured, target), self._keep.get(target, {}))
 
     def run_node(self, n: fx.Node) -> Any:  # noqa: ANN401 - as fx declares it
         """Run one node; statistics over channels on those that stay."""

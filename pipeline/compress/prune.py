@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.compress.certificate import Certificate, DifferentError, Reference, check_values
 from pipeline.compress.graph_nodes import layer_path, plain_name
 from pipeline.compress.graph_sizes import Call
-from pipeline.compress.rewrite import rewrite
+from pipeline.compress.inference import first_line
+from pipeline.compress.rewrite import rewrite, training_switches
 from pipeline.compress.surgery import PrunePlan, apply, plan_for
+from pipeline.compress.tensors import copied
+from pipeline.compress.trial import Trial
 from pipeline.core.errors import InputError, StageError
 
 if TYPE_CHECKING:
@@ -45,38 +47,53 @@ def prune(captured: Captured, graph: ChannelGraph, model: nn.Module, kept: Mappi
     a module written anew from the graph (see rewrite.py).
 
     Raises:
-        InputError: a group is not known, or nothing of it would stay.
-        StageError: neither way gives the original without the removed channels.
+        InputError: a group is not known, nothing of it would stay, or the network's outputs differ from run to run.
+        StageError: neither way gives the original without the removed channels, or what still trains as it does.
 
-    Cost: a copy of the network, and three to four forward passes of the example in float64 for the certificate.
+    Cost: copies of the network, three to four forward passes of the example in float64 for the certificate, and two
+    steps of training.
     """
     if graph.walk is None:
         raise InputError("The graph has no walk: expected what trace() returned.")
     plan = plan_for(graph, kept)
-    reference = Reference(captured, graph.walk, plan)
+    reference, trial, reason = Reference(captured, graph.walk, plan), Trial(model, captured.example), ""
     try:
-        pruned, reason = _in_place(captured, graph.walk, model, plan), ""
-        certificate = reference.certify(pruned)
+        pruned = _in_place(captured, graph.walk, model, plan)
+        certificate = trial.complete(reference.certify(pruned), reference, pruned)
     except DifferentError as error:
         reason = str(error)
-        pruned = rewrite(captured, graph.walk, plan)
-        try:
-            certificate = reference.certify(pruned)
-        except DifferentError as second:
-            raise StageError(
-                f"The network cannot be pruned by this plan: {second} Leave groups out by `keep`, and report this: "
-                "it is a defect of the rules for one of its operators."
-            ) from second
+        trial.check_repeatable()
+        pruned, certificate = _anew(captured, graph.walk, reference, trial)
     check_values(captured, pruned, plan)
     return Pruned(pruned, plan, certificate, reason)
 
 
+def _anew(captured: Captured, walk: Walk, reference: Reference, trial: Trial) -> tuple[nn.Module, Certificate]:
+    """Write the network anew and certify it: after this way there is no other."""
+    switches = training_switches(captured, trial.model)
+    pruned = rewrite(captured, walk, reference.plan, switches)
+    try:
+        certificate = trial.complete(reference.certify(pruned), reference, pruned, switches.lost)
+    except DifferentError as error:
+        raise StageError(
+            f"The network cannot be pruned by this plan: {error} Leave groups out by `keep`, and report this: "
+            "it is a defect of the rules for one of its operators."
+        ) from error
+    trial.check_batches(pruned)
+    return pruned, certificate
+
+
 def _in_place(captured: Captured, walk: Walk, model: nn.Module, plan: PrunePlan) -> nn.Module:
     if foreign := captured.foreign & plan.keep.keys():
-        raise DifferentError(f"The network computes {', '.join(sorted(foreign))} itself.")
+        computed = foreign & captured.precise.keys()
+        what = "computes" if computed else "writes the numbers of"
+        raise DifferentError(f"The network {what} {', '.join(sorted(computed or foreign))} itself.")
     if layer := _stated_width(captured, walk, plan):
         raise DifferentError(f"Layer {layer} states its width and has no tensor that would change it.")
-    pruned = deepcopy(model)
+    try:
+        pruned = copied(model)
+    except Exception as error:
+        raise DifferentError(f"The network cannot be copied: {first_line(error)}.") from error
     apply(pruned, plan)
     return pruned
 

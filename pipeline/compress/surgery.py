@@ -138,6 +138,8 @@ def _correct_sizes(module: nn.Module, groups: int) -> None:
         case nn.RNNBase():
             weights = dict(module.named_parameters())
             module.hidden_size, module.input_size = weights["weight_hh_l0"].shape[1], weights["weight_ih_l0"].shape[1]
+        case nn.RNNCellBase():
+            module.hidden_size, module.input_size = module.weight_hh.shape[1], module.weight_ih.shape[1]
         case nn.PReLU():
             module.num_parameters = len(module.weight)
         case nn.GroupNorm():

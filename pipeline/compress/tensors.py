@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from copy import deepcopy
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,12 @@ if TYPE_CHECKING:
 def stored_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Return all parameters and buffers under all of their names."""
     return {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """Return a deep copy; tensors that it keeps from a forward pass are copied without their history."""
+    kept = [value for module in model.modules() for value in vars(module).values() if isinstance(value, torch.Tensor)]
+    return deepcopy(model, {id(tensor): tensor.detach().clone() for tensor in kept if not tensor.is_leaf})
 
 
 def view_key(tensor: Tensor) -> tuple[object, ...]:

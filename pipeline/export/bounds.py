@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 CLAMPS = frozenset(
     getattr(owner, name) for owner in (torch, torch.Tensor) for name in ("clamp", "clip", "clamp_", "clip_")
-)
+) | {torch.ops.aten.clamp.default, torch.ops.aten.clamp_.default, torch.nn.functional.hardtanh}
 
 
 class one_kind_of_number(TorchFunctionMode):  # noqa: N801 - a context manager, read as a phrase

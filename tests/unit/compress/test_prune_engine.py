@@ -130,7 +130,7 @@ def test_a_graph_without_its_walk_is_refused() -> None:
 def test_what_neither_way_can_prune_is_a_stage_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """A defect in the rules does not pass: the plan is refused."""
 
-    def wrong(captured: Captured, walk: Walk, plan: PrunePlan) -> fx.GraphModule:
+    def wrong(captured: Captured, walk: Walk, plan: PrunePlan, _: object) -> fx.GraphModule:
         module = rewrite(captured, walk, plan)
         (output,) = (node for node in module.graph.nodes if node.op == "output")
         with module.graph.inserting_before(output):

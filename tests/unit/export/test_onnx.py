@@ -168,6 +168,7 @@ BOUNDS: dict[str, Callable[[Tensor], Tensor]] = {
     "clip by name": lambda x: torch.clip(x, max=0.5, min=0),
     "in place": lambda x: (x + 0).clamp_(-0.5, 1),
     "integers with a fraction": lambda x: x * (x > 0).int().clamp(0, 1.5),
+    "operator of a rewritten network": lambda x: torch.ops.aten.clamp.default(x, 0, 0.5),
     "two integers": lambda x: x.clamp(0, 1),
     "one": lambda x: x.clamp(min=0),
 }
