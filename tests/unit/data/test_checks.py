@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pipeline.core.dataset import Dataset, Normalisation, Split
 from pipeline.core.errors import InputError
@@ -164,3 +166,54 @@ def test_images_in_two_splits_or_under_two_labels() -> None:
     assert first.startswith("images of one split that are in another too, so that accuracy is told too high: 2 (")
     assert first.endswith(" 2 (train[1] = test[0], train[2] = test[1])")
     assert second == "images that are there with two labels: 1 (train[2] = test[1])"
+
+
+KINDS = [
+    np.uint8,
+    np.int8,
+    np.uint16,
+    np.int32,
+    np.int64,
+    np.float16,
+    np.float32,
+    np.float64,
+    bool,
+    object,
+    "<U2",
+    complex,
+]
+
+
+@settings(max_examples=250, deadline=None, derandomize=True)
+@given(
+    kind=st.sampled_from(KINDS),
+    scale=st.sampled_from([-1.0, 1 / 255, 0.3, 1.0, 257.0]),
+    shape=st.lists(st.sampled_from([0, 1, 2, 3, 8]), max_size=4),
+    label_kind=st.sampled_from(KINDS),
+    label_shape=st.lists(st.sampled_from([0, 1, 3, 6]), max_size=2),
+    shift=st.integers(-1, 2),
+)
+def test_any_arrays_are_refused_or_what_they_should_be(
+    kind: type, scale: float, shape: list[int], label_kind: type, label_shape: list[int], shift: int
+) -> None:
+    """Of any type, shape and range: what passes is uint8 [N, C, H, W] with as many labels int64 in range."""
+    with np.errstate(all="ignore"):
+        images = (np.random.default_rng(len(shape)).integers(0, 256, (6, *shape)) * scale).astype(kind)
+        labels = (np.resize(LABELS, (6, *label_shape)) + shift).astype(label_kind)
+    found = outcome(data(images, labels, validation=Split(images, labels), test=Split(images, labels)))
+    if isinstance(found, str):
+        assert "allowed" in found
+        return
+    split = found.train
+    assert (split.images.dtype, split.images.ndim, split.labels.dtype) == (np.uint8, 4, np.int64)
+    assert split.labels.shape == (len(split.images),)
+    assert set(split.labels.tolist()) <= {0, 1, 2}
+    assert split.images.tolist() == images.astype(float).tolist()
+
+
+def outcome(given: Dataset) -> Dataset | str:
+    """Return the data set, or what is said in place of it."""
+    try:
+        return accepted(given, "mine.py")
+    except InputError as error:
+        return str(error)
