@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.compress.quantization.aware import QuantizationAware
+from pipeline.compress.quantization.canonical import canonical
 from pipeline.compress.quantization.holding import hold_in_float
-from pipeline.compress.quantization.onnxruntime import activation_ranges
-from pipeline.compress.quantization.placement import matching_nodes
+from pipeline.compress.quantization.placement import matching_nodes, nodes_like
+from pipeline.compress.quantization.ranges import activation_ranges
 from pipeline.compress.quantization.separation import separated, with_biases
 from pipeline.compress.training import Regulariser
 from pipeline.core.errors import InputError, StageError
@@ -91,11 +92,17 @@ def train_quantized(
     work = context.folder / FLOAT_FOLDER
     names = {"input_name": given.inputs[0].name, "output_names": tuple(output.name for output in given.outputs)}
     export_onnx(network, work, input_shape=shape, **names)  # type: ignore[arg-type]
-    model = read_onnx(work / FILE_NAME)
+    exported = read_onnx(work / FILE_NAME)
+    matching_nodes(exported, quantization.keep)
+    model = canonical(exported)
     calibrated = calibration_images(quantization, context, model)
     request = request_of(quantization, scheme)
     ranges = activation_ranges(
-        model, calibrated.samples_NCHW, calibration=quantization.calibration, percentile=quantization.percentile
+        model,
+        calibrated.samples_NCHW,
+        calibration=quantization.calibration,
+        percentile=quantization.percentile,
+        keep=quantization.keep,
     )
     few = calibrated.samples_NCHW[:2]
     norms = folded_norms(network, few)
@@ -108,7 +115,8 @@ def train_quantized(
     assert isinstance(trained, QuantizationAware)  # noqa: S101 - for the type checker
     quantized = trained.shipped()
     file = context.folder / FILE_NAME
-    finished = finish(hold_in_float(quantized.model, matching_nodes(model, quantization.keep)))
+    kept = nodes_like(model, quantization.keep) | quantized.reasons.keys()
+    finished = finish(hold_in_float(quantized.model, kept))
     write_onnx(finished, file)
     parity = _require_parity(trained, file, calibrated.samples_NCHW[:PARITY_IMAGES])
     shutil.rmtree(work)
@@ -121,6 +129,7 @@ def train_quantized(
         "history": history(training),
         "quantized_nodes": quantized.nodes,
         "float_nodes": list(quantized.float_nodes),
+        "left_in_float": dict(quantized.reasons),
         "calibration_images": len(calibrated.samples_NCHW),
         "simulation": parity,
     }

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.compress.quantization.engine import Request
-from pipeline.compress.quantization.onnxruntime import activation_ranges
+from pipeline.compress.quantization.ranges import activation_ranges
 from pipeline.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -89,11 +89,16 @@ def training_order(context: Context) -> NDArray[np.int64]:
 
 
 def _ranges(model: ModelProto, samples: NDArray[np.float32], config: QuantizationConfig) -> dict[str, Range]:
-    return activation_ranges(model, samples, calibration=config.calibration, percentile=config.percentile)
+    return activation_ranges(
+        model, samples, calibration=config.calibration, percentile=config.percentile, keep=config.keep
+    )
 
 
 def _distance(before: Mapping[str, Range], now: Mapping[str, Range]) -> float:
     """Return by how much the ranges moved relative to their width, at the stated quantile over tensors."""
     widths = {name: max(high - low, 1e-12) for name, (low, high) in now.items()}
-    moves = [max(abs(a - b) for a, b in zip(before[name], now[name], strict=True)) / widths[name] for name in now]
+    moves = [
+        max(abs(a - b) for a, b in zip(before[name], now[name], strict=True)) / widths[name]
+        for name in now.keys() & before.keys()
+    ]
     return float(np.quantile(moves, QUANTILE))

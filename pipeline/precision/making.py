@@ -41,7 +41,8 @@ class StaticInt8:
         quantized = build(self.model, self.samples_NCHW, self.variant.keeping(in_float), self.progress)
         also = self.also(quantized.model)
         write_onnx(finish(quantized.model), self.file)
-        told = {"quantized_nodes": quantized.nodes, "float_nodes": list(quantized.float_nodes), **also}
+        left = {"left_in_float": dict(quantized.reasons)} if quantized.reasons else {}
+        told = {"quantized_nodes": quantized.nodes, "float_nodes": list(quantized.float_nodes), **left, **also}
         nodes = suspects(self.model, self.variant.request.keep)
         return Made(self.file, nodes, told, empty=not quantized.nodes)
 

@@ -79,7 +79,7 @@ def find_precision(
     matching_nodes(model, config.keep)
     calibrated = calibration_images(config, context, model)
     held_out = _held_out(context, calibrated.samples_NCHW)
-    require_usable(model, np.concatenate([calibrated.samples_NCHW, held_out]))
+    require_usable(model, np.concatenate([calibrated.samples_NCHW, held_out]), config.keep)
     device = None if target.device == "local" else open_device(target.device)
     facts = facts_of(device, target.runtime)
     schemes = facts.schemes if config.scheme == "auto" else (config.scheme,)

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Literal
 from pipeline.compress.quantization.alike import round_alike
 from pipeline.compress.quantization.bias_correction import correct_biases
 from pipeline.compress.quantization.block_weights import block_weights
+from pipeline.compress.quantization.canonical import canonical
 from pipeline.compress.quantization.dynamic import dynamic_int8
 from pipeline.compress.quantization.engines import open_engine
 from pipeline.compress.quantization.equalization import equalize
 from pipeline.compress.quantization.half import half_graph, half_weights
 from pipeline.compress.quantization.holding import hold_in_float
-from pipeline.compress.quantization.placement import matching_nodes
+from pipeline.compress.quantization.placement import matching_nodes, nodes_like
 from pipeline.compress.quantization.rounding import round_adaptively
 from pipeline.core.stage import SilentProgress
 
@@ -75,7 +76,8 @@ def build(
         StageError: the engine fails on this graph.
     """
     shown = progress or SilentProgress()
-    source = equalize(model)[0] if "equalize" in variant.recovery else model
+    given = canonical(model)
+    source = equalize(given)[0] if "equalize" in variant.recovery else given
     quantized = open_engine(variant.engine).quantize(source, samples_NCHW, variant.asked)
     result = quantized.model
     few = samples_NCHW[:IMAGES]
@@ -85,7 +87,8 @@ def build(
         )
     if "bias" in variant.recovery:
         result, _ = correct_biases(source, result, few)
-    kept = matching_nodes(model, variant.asked.keep)
+    matching_nodes(model, variant.asked.keep)
+    kept = nodes_like(given, variant.asked.keep) | quantized.reasons.keys()
     if kept:
         result = hold_in_float(result, kept)
     return replace(quantized, model=round_alike(result) if variant.alike else result)

@@ -10,7 +10,8 @@ import pytest
 from onnx import helper, numpy_helper
 
 from pipeline import quantizing
-from pipeline.compress.quantization.onnxruntime import activation_ranges, quantize_static
+from pipeline.compress.quantization.onnxruntime import quantize_static
+from pipeline.compress.quantization.ranges import activation_ranges
 from pipeline.core.artifact import Artifact
 from pipeline.core.dataset import Dataset, Normalisation, Split
 from pipeline.core.errors import InputError, StageError

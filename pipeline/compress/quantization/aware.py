@@ -33,12 +33,14 @@ from pipeline.compress.quantization.aware_grids import (
     with_room_for,
 )
 from pipeline.compress.quantization.aware_weights import Weights
+from pipeline.compress.quantization.canonical import output_axis
 from pipeline.compress.quantization.graph_module import GraphModule
 from pipeline.compress.quantization.onnxruntime import quantize_with_ranges
 from pipeline.compress.quantization.operators import OPERATORS
-from pipeline.compress.quantization.placement import matching_nodes
+from pipeline.compress.quantization.placement import nodes_like
 from pipeline.compress.quantization.qdq import SCALE, ZERO_POINT
-from pipeline.compress.quantization.weighted import BIAS, WEIGHT, Stored, weighted_layers
+from pipeline.compress.quantization.ranges import reasons_for_float
+from pipeline.compress.quantization.weighted import BIAS, WEIGHT, Stored, WeightedLayer, weighted_layers
 from pipeline.core.errors import StageError
 
 if TYPE_CHECKING:
@@ -64,13 +66,15 @@ SAME = 1e-3
 class Layer:
     """A layer whose weights are quantized: names of weight, bias ("" for none) and input range, and the grid's kind.
 
-    `source` is None where the input is not quantized; then the bias is not either.
+    `source` is None where the input is not quantized; then the bias is not either. Scales lie along `axis`, outputs
+    along `outputs`.
     """
 
     weight: str
     bias: str
     source: str | None
     axis: int | None
+    outputs: int
     unsigned: bool
     largest: int
 
@@ -104,7 +108,7 @@ class QuantizationAware(GraphModule):
         super().__init__(quantized)
         self.observing = self.normalising = True
         self._float, self._request = model, request
-        kept = matching_nodes(model, request.keep)
+        kept = nodes_like(model, request.keep) | reasons_for_float(model, ranges, request.keep).keys()
         fixed = fixed_ranges(model, kept)
         self._calibrated: dict[str, Range] = {**ranges, **fixed}
         self._clipped = _clipped(model)
@@ -213,10 +217,9 @@ class QuantizationAware(GraphModule):
         grid = weight_grid(weight, layer.axis, unsigned=layer.unsigned, centred=centred, largest=layer.largest)
         if bias is None or layer.source is None:
             return grid, None
-        if not layer.unsigned:
-            alike = [each.source for each in self._layers.values() if each.weight == layer.weight and each.source]
-            grid = with_room_for(grid, bias, torch.stack([self._grid(each).scale for each in alike]).min())
-        return grid, bias_grid(grid, self._grid(layer.source).scale)
+        input_scale = self._grid(layer.source).scale
+        grid = with_room_for(grid, weight, layer.outputs, bias, input_scale)
+        return grid, bias_grid(grid, input_scale, bias.numel())
 
     def _find_layers(self, quantized: ModelProto) -> dict[str, Layer]:
         """Return the layers whose weights nothing but layers reads, by the names of their nodes."""
@@ -236,8 +239,20 @@ class QuantizationAware(GraphModule):
                 weight, *bias = nodes[name].input[WEIGHT:]
                 source = self._source(steps[name].inputs[0]) if isinstance(layer.bias, Stored) else None
                 unsigned = layer.weight.integers.dtype == np.uint8
-                layers[name] = Layer(weight, next(iter(bias), ""), source, layer.weight.axis, unsigned, largest)
+                layers[name] = Layer(
+                    weight,
+                    next(iter(bias), ""),
+                    source,
+                    self._axis(layer),
+                    output_axis(nodes[name]),
+                    unsigned,
+                    largest,
+                )
         return layers
+
+    def _axis(self, layer: WeightedLayer) -> int | None:
+        """Return the axis of a layer's scales; None where one for all was asked for, and some need their own."""
+        return layer.weight.axis if self._request.per_channel else None
 
     def _source(self, value: str) -> str | None:
         """Return the name of the quantized activation that comes out of DequantizeLinear as `value`."""
@@ -268,7 +283,7 @@ class QuantizationAware(GraphModule):
             own = self.weights_of(name)
             pairs[name] = self._grids(name, own.weight(), own.bias())[0], layers[name].weight.scale
         for name, (grid, scale) in pairs.items():
-            found, expected = grid.scale.detach().reshape(-1).numpy(), scale.reshape(-1)
+            found, expected = np.broadcast_arrays(grid.scale.detach().reshape(-1).numpy(), scale.reshape(-1))
             apart = ~(np.abs(found - expected) <= SAME * expected)
             if apart.any():
                 message = f"{name} has the scale {expected[apart][0]} in the file and {found[apart][0]} in training"

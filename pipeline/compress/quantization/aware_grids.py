@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.compress.quantization.biases import LARGEST_BIAS
 from pipeline.compress.quantization.graph_module import LIMITS, fake_quantize
 from pipeline.compress.quantization.placement import QUANTIZABLE
 from pipeline.compress.quantization.qdq import SIGN
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 
 #: Smaller scales become 1, with the zero point 0.
 SMALLEST = float(np.finfo(np.float32).tiny)
-#: A bias must fit into 32 bits, with a little room: weights get a larger scale where it would not.
-BIAS_LEVELS, ROOM = 2.0**32 - 2, 1.0001
 #: Makes values between 0 and 1, whatever the images were.
 BOUNDED = {"Softmax": (0.0, 1.0)}
 
@@ -68,18 +67,28 @@ def weight_grid(weight: Tensor, axis: int | None, *, unsigned: bool, centred: bo
     return _usable(scale, torch.full_like(scale, SIGN) if centred else -low / scale, (0, 255))
 
 
-def with_room_for(grid: Grid, bias: Tensor, input_scale: Tensor) -> Grid:
-    """Return the grid of signed weights, with scales so large that the bias fits into 32 bits."""
-    needed = ROOM * 2 * bias.detach().abs().double() / BIAS_LEVELS
-    if grid.scale.numel() == 1:
-        needed = needed.max()
-    factor = (needed.reshape(grid.scale.shape) / (input_scale.double() * grid.scale.double())).clamp(min=1)
-    return grid._replace(scale=(grid.scale.double() * factor).float())
+def with_room_for(grid: Grid, weight: Tensor, axis: int, bias: Tensor, input_scale: Tensor) -> Grid:
+    """Return the grid of weights with scales so large that the bias fits, as `biases.py` finds them for the file.
+
+    `axis` of the weights counts outputs.
+    """
+    rounded = torch.round(weight.detach() / grid.scale + grid.zero_point).clamp(*grid.limits) == grid.zero_point
+    channels = rounded.movedim(axis, 0).flatten(1).all(1)
+    dead = channels if grid.scale.numel() > 1 else channels.all()
+    x_scale = input_scale.double()
+    size = bias.detach().abs().double().reshape(-1, len(channels)).amax(0)
+    least = torch.maximum(size / (LARGEST_BIAS * x_scale), 2 * SMALLEST / x_scale)
+    needed = torch.where(size > 0, least, torch.zeros_like(least)).float()
+    own = grid.scale.reshape(-1)
+    wanted = needed if grid.scale.numel() > 1 else needed.max()
+    found = torch.maximum(torch.where(dead & (wanted > 0), wanted, own), needed).expand(len(channels))
+    return grid._replace(scale=found.reshape([-1 if dim == axis % weight.dim() else 1 for dim in range(weight.dim())]))
 
 
-def bias_grid(weights: Grid, input_scale: Tensor) -> Grid:
-    """Return the grid of a bias: that of the sums which it is added to."""
+def bias_grid(weights: Grid, input_scale: Tensor, outputs: int) -> Grid:
+    """Return the grid of a bias: that of the sums which it is added to, in every group of a transposed convolution."""
     scale = input_scale * weights.scale.reshape(-1)
+    scale = scale.repeat(outputs // scale.numel()) if scale.numel() > 1 else scale
     return Grid(scale, torch.zeros_like(scale), LIMITS[np.dtype(np.int32)])
 
 
@@ -89,6 +98,7 @@ def shared_ranges(model: ModelProto, kept: Collection[str]) -> dict[str, str]:
     As onnxruntime's quantizer does, in the order of the nodes.
     """
     readers = Counter(value for node in model.graph.node for value in node.input)
+    readers.update(value.name for value in model.graph.output)
     found: dict[str, str] = {}
     for node in model.graph.node:
         if node.op_type in {"Relu", "Clip"} and node.name not in kept and readers[node.input[0]] == 1:

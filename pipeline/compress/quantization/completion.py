@@ -5,45 +5,32 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx
 
 from pipeline.compress.quantization import pairs, qdq
-from pipeline.compress.quantization.onnxruntime import activation_ranges
+from pipeline.compress.quantization.biases import store_biases
+from pipeline.compress.quantization.canonical import stored_weights
+from pipeline.compress.quantization.ranges import activation_ranges, reasons_for_float, remembered_ranges
+from pipeline.compress.quantization.tiny_scales import has_tiny_scales, refine
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
     from onnx import GraphProto, ModelProto
 
+    from pipeline.compress.calibration import Range
     from pipeline.compress.quantization.engine import Request, Scheme
 
 #: Type of activations in the schemes whose weights are s8.
 ACTIVATIONS: dict[Scheme, type[np.uint8 | np.int8]] = {"u8s8": np.uint8, "u8s8-reduced": np.uint8, "s8s8": np.int8}
 
 
-def plain(model: ModelProto) -> ModelProto:
-    """Return a copy in which every node has a name, constants are stored tensors and no Identity stands in between."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    outputs = {value.name for value in copy.graph.output}
-    handed_on: dict[str, str] = {}
-    for node in list(copy.graph.node):
-        node.name = node.name or node.output[0]
-        node.input[:] = [handed_on.get(value, value) for value in node.input]
-        if node.op_type == "Identity" and node.output[0] not in outputs:
-            handed_on[node.output[0]] = node.input[0]
-            copy.graph.node.remove(node)
-        elif node.op_type == "Constant" and node.attribute[0].name == "value":
-            copy.graph.initializer.add().CopyFrom(node.attribute[0].t)
-            copy.graph.initializer[-1].name = node.output[0]
-            copy.graph.node.remove(node)
-    return copy
+def require_usable(model: ModelProto, samples_NCHW: NDArray[np.float32], keep: Sequence[str] = ()) -> dict[str, str]:
+    """Check the images, on which engines rely, and return which nodes have to stay in float, and why.
 
-
-def require_usable(model: ModelProto, samples_NCHW: NDArray[np.float32]) -> None:
-    """Check the images, on which engines rely. Raises InputError or StageError as `activation_ranges` does."""
-    activation_ranges(model, samples_NCHW, calibration="min-max")
+    Raises InputError or StageError as `activation_ranges` does.
+    """
+    return reasons_for_float(model, activation_ranges(model, samples_NCHW, calibration="min-max", keep=keep), keep)
 
 
 def complete(graph: GraphProto, given: ModelProto, samples_NCHW: NDArray[np.float32], request: Request) -> None:
@@ -56,15 +43,21 @@ def complete(graph: GraphProto, given: ModelProto, samples_NCHW: NDArray[np.floa
     pairs.retype(graph, kind)
     if request.symmetric:
         pairs.centre(graph)
+    if has_tiny_scales(graph):
+        refine(graph, given, _ranges(given, samples_NCHW, request), request)
     _simplify(graph)
     while lacking := pairs.finish_convolutions(graph, symmetric=request.symmetric):
-        ranges = activation_ranges(given, samples_NCHW, calibration=request.calibration, percentile=request.percentile)
+        ranges = _ranges(given, samples_NCHW, request)
         grids = {value: qdq.grid(ranges[value], kind, symmetric=request.symmetric) for value in lacking}
         qdq.insert_pairs(graph, grids)
         _simplify(graph)
     _simplify(graph)
-    pairs.store_biases(graph)
+    store_biases(graph, stored_weights(given))
     qdq.remove_unread(graph)
+
+
+def _ranges(given: ModelProto, samples_NCHW: NDArray[np.float32], request: Request) -> dict[str, Range]:
+    return remembered_ranges(given, samples_NCHW, request.calibration, request.percentile, request.keep)
 
 
 def _simplify(graph: GraphProto) -> None:

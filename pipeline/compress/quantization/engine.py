@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import numpy as np
     from numpy.typing import NDArray
     from onnx import ModelProto
@@ -35,11 +37,15 @@ class Request:
 
 @dataclass(frozen=True)
 class Quantized:
-    """The quantized graph, how many nodes of each operator work on integers, and the names of those that do not."""
+    """The quantized graph, how many nodes of each operator work on integers, and the names of those that do not.
+
+    `reasons` say of nodes that could not be quantized rightly why they were left in float.
+    """
 
     model: ModelProto
     nodes: dict[str, int]
     float_nodes: tuple[str, ...]
+    reasons: Mapping[str, str] = field(default_factory=dict)
 
 
 class Engine(Protocol):

@@ -22,9 +22,11 @@ import onnx
 import torch
 
 from pipeline.compress.quantization import pt2e
-from pipeline.compress.quantization.completion import ACTIVATIONS, batches, complete, plain, require_usable
+from pipeline.compress.quantization.canonical import canonical
+from pipeline.compress.quantization.completion import ACTIVATIONS, batches, complete, require_usable
 from pipeline.compress.quantization.engine import Quantized
-from pipeline.compress.quantization.placement import count, matching_nodes, require_float_and_folded
+from pipeline.compress.quantization.holding import hold_clips
+from pipeline.compress.quantization.placement import count, matching_nodes, nodes_like, require_float_and_folded
 from pipeline.core.errors import InputError, StageError
 from pipeline.core.quiet import quiet
 
@@ -55,15 +57,16 @@ class NeuralCompressor:
         """See `Engine`. Schemes are u8s8, u8s8-reduced and s8s8, calibrations min-max and mse."""
         _require_possible(request)
         require_float_and_folded(model)
-        kept = matching_nodes(model, request.keep)
-        given = plain(model)
-        require_usable(given, samples_NCHW)
+        matching_nodes(model, request.keep)
+        given = canonical(model)
+        reasons = require_usable(given, samples_NCHW, request.keep)
+        kept = nodes_like(given, request.keep) | reasons.keys()
         _, found = simulate(given, samples_NCHW, request)
         result = onnx.ModelProto()
         result.CopyFrom(given)
         pt2e.place_pairs(result.graph, found, kept)
         complete(result.graph, given, samples_NCHW, request)
-        return Quantized(result, *count(result, kept))
+        return Quantized(hold_clips(result), *count(result, kept), reasons)
 
 
 def simulate(

@@ -24,9 +24,11 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from pipeline.compress.quantization.completion import ACTIVATIONS, batches, complete, plain, require_usable
+from pipeline.compress.quantization.canonical import canonical
+from pipeline.compress.quantization.completion import ACTIVATIONS, batches, complete, require_usable
 from pipeline.compress.quantization.engine import Quantized
-from pipeline.compress.quantization.placement import count, matching_nodes, require_float_and_folded
+from pipeline.compress.quantization.holding import hold_clips
+from pipeline.compress.quantization.placement import count, matching_nodes, nodes_like, require_float_and_folded
 from pipeline.core.errors import InputError, StageError
 from pipeline.core.quiet import quiet
 
@@ -54,16 +56,17 @@ class Nncf:
         """See `Engine`. Schemes are u8s8, u8s8-reduced and s8s8, calibrations min-max, percentile and mse."""
         _require_possible(request)
         require_float_and_folded(model)
-        kept = matching_nodes(model, request.keep)
-        given = plain(model)
-        require_usable(given, samples_NCHW)
+        matching_nodes(model, request.keep)
+        given = canonical(model)
+        reasons = require_usable(given, samples_NCHW, request.keep)
+        kept = nodes_like(given, request.keep) | reasons.keys()
         corrected = _quantized(given, samples_NCHW, request, kept)
         uncorrected = _with_weights_of(corrected, given)
         targets = _outputs(given, samples_NCHW)
         errors = [float(np.square(_outputs(each, samples_NCHW) - targets).mean()) for each in (corrected, uncorrected)]
         result = corrected if errors[0] < errors[1] else uncorrected
         complete(result.graph, given, samples_NCHW, request)
-        return Quantized(result, *count(result, kept))
+        return Quantized(hold_clips(result), *count(result, kept), reasons)
 
 
 def _require_possible(request: Request) -> None:

@@ -2,8 +2,8 @@
 
 Engines place QuantizeLinear / DequantizeLinear pairs for the runtime that they were made for. What onnxruntime needs
 beyond that is added here: one type for all activations, no activation function in front of a QuantizeLinear that clips
-anyway, pairs behind operators that only move values, biases in 32 bits, and a pair behind each convolution. Only the
-last two change numbers: biases are rounded, and outputs of convolutions are. All functions work in place.
+anyway, pairs behind operators that only move values, and a pair behind each convolution. Only the last changes numbers:
+outputs of convolutions are rounded. All functions work in place.
 """
 
 from __future__ import annotations
@@ -11,15 +11,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from onnx import helper, numpy_helper
+from onnx import numpy_helper
 
 from pipeline.compress.quantization.placement import PRODUCTS, QUANTIZABLE
-from pipeline.compress.quantization.qdq import SCALE, SIGN, ZERO_POINT, Wiring, insert_pairs, replace_nodes
+from pipeline.compress.quantization.qdq import (
+    SCALE,
+    SIGN,
+    ZERO_POINT,
+    Wiring,
+    clips_no_further,
+    insert_pairs,
+    replace_nodes,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from numpy.typing import NDArray
     from onnx import GraphProto, NodeProto
 
     from pipeline.compress.quantization.qdq import Grid
@@ -28,9 +35,6 @@ if TYPE_CHECKING:
 MOVERS = frozenset({"Concat", "Flatten", "MaxPool", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"})
 CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
 ACTIVATIONS = frozenset({"Clip", "Relu"})
-#: Place of the bias among the inputs of a product, and of an Add behind a MatMul, which runtimes fuse with it.
-BIAS = {"Conv": 2, "Gemm": 2, "Add": 1}
-LARGEST_BIAS = 2**31 - 1
 
 
 def retype(graph: GraphProto, kind: type[np.uint8 | np.int8]) -> None:
@@ -81,29 +85,6 @@ def follow_movers(graph: GraphProto) -> None:
     insert_pairs(graph, found)
 
 
-def store_biases(graph: GraphProto) -> None:
-    """Store the float bias of each integer product in 32 bits, on the scale of the product's sums.
-
-    A bias that does not fit, because the scales are tiny, stays in float.
-    """
-    wiring = Wiring(graph)
-    ordered: list[NodeProto] = []
-    for node in graph.node:
-        scale = _scale_of_sums(node, wiring)
-        if scale is not None:
-            place = BIAS[node.op_type]
-            numbers = np.rint(wiring.numbers(node.input[place]) / scale)
-            if np.abs(numbers).max() <= LARGEST_BIAS:
-                name = f"{node.output[0]}_bias"
-                graph.initializer.append(numpy_helper.from_array(numbers.astype(np.int32), f"{name}_quantized"))
-                graph.initializer.append(numpy_helper.from_array(scale.astype(np.float32), f"{name}_scale"))
-                given, made = [f"{name}_quantized", f"{name}_scale"], f"{name}_DequantizeLinear_Output"
-                ordered.append(helper.make_node("DequantizeLinear", given, [made], f"{name}_DequantizeLinear", axis=0))
-                node.input[place] = made
-        ordered.append(node)
-    replace_nodes(graph, ordered)
-
-
 def finish_convolutions(graph: GraphProto, *, symmetric: bool) -> tuple[str, ...]:
     """Return the values behind integer convolutions, and additions to them, that lack a pair for want of a scale.
 
@@ -127,32 +108,11 @@ def _wants_integers(value: str, wiring: Wiring) -> bool:
 
 
 def _is_clipped_again(node: NodeProto, wiring: Wiring) -> bool:
-    """Return whether rounding to the grid behind a node gives the same numbers without it."""
-    bounds = _bounds(node, wiring)
-    if bounds is None or not wiring.is_quantized_behind(node.output[0]):
-        return False
-    for reader in wiring.read_by[node.output[0]]:
-        scale, zero_point = wiring.numbers(reader.input[SCALE]), wiring.numbers(reader.input[ZERO_POINT])
-        if scale.size > 1:
-            return False
-        limits, half = np.iinfo(zero_point.dtype), float(scale) / 2
-        lowest, highest = ((limit - int(zero_point)) * float(scale) for limit in (limits.min, limits.max))
-        if bounds[0] >= lowest + half or bounds[1] <= highest - half:
-            return False
-    return True
-
-
-def _bounds(node: NodeProto, wiring: Wiring) -> tuple[float, float] | None:
-    """Return between which values a Relu or Clip lets through, None if that is not stored."""
-    if node.op_type == "Relu":
-        return 0.0, np.inf
-    given = [*node.input[1:], "", ""][:2]
-    if any(name and name not in wiring.stored for name in given):
-        return None
-    low, high = (
-        float(wiring.numbers(name)) if name else default for name, default in zip(given, (-np.inf, np.inf), strict=True)
+    """Return whether rounding to each grid behind a node gives the same numbers without it."""
+    return wiring.is_quantized_behind(node.output[0]) and all(
+        clips_no_further(node, wiring, (wiring.numbers(reader.input[SCALE]), wiring.numbers(reader.input[ZERO_POINT])))
+        for reader in wiring.read_by[node.output[0]]
     )
-    return low, high
 
 
 def _common(grids: Iterable[Grid | None]) -> Grid | None:
@@ -165,21 +125,6 @@ def _common(grids: Iterable[Grid | None]) -> Grid | None:
         if other is None or other[0] != scale or other[1] != zero_point or other[1].dtype != zero_point.dtype:
             return None
     return first
-
-
-def _scale_of_sums(node: NodeProto, wiring: Wiring) -> NDArray[np.float64] | None:
-    """Return scale of data times scales of weights, if both are quantized and each channel has a float bias."""
-    place = BIAS.get(node.op_type, len(node.input))
-    if place >= len(node.input) or node.input[place] not in wiring.stored:
-        return None
-    product = wiring.made_by.get(node.input[0]) if node.op_type == "Add" else node
-    if product is None or (node.op_type == "Add" and product.op_type != "MatMul"):
-        return None
-    x, weight = (wiring.grid(value) for value in product.input[:2])
-    factors = {each.f for each in node.attribute if each.name in {"alpha", "beta"}}
-    if x is None or weight is None or x[0].size > 1 or wiring.numbers(node.input[place]).ndim != 1 or factors - {1.0}:
-        return None
-    return x[0].astype(np.float64) * weight[0].astype(np.float64)
 
 
 def _is_convolution(node: NodeProto, wiring: Wiring) -> bool:

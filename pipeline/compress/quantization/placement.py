@@ -23,6 +23,7 @@ PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 RETURN_FLOATS = frozenset({"Gemm", "MatMul"})
 #: QuantizeLinear has a scale for each channel since then.
 OLDEST_OPSET = 13
+WEIGHT, BIAS = 1, 2
 PAIR = frozenset({"QuantizeLinear", "DequantizeLinear"})
 
 
@@ -31,20 +32,22 @@ def require_float_and_folded(model: ModelProto) -> None:
 
     Raises:
         InputError: it is quantized already, or its operators are too old.
-        StageError: a batch norm stands behind a convolution: it would be computed in float.
+        StageError: a batch norm alone reads a convolution, which could take it: it would be computed in float.
     """
     opset = next((each.version for each in model.opset_import if each.domain in {"", "ai.onnx"}), 0)
     if opset < OLDEST_OPSET:
         needed = f"{OLDEST_OPSET} (one scale for each channel)"
         message = f"the file has opset {opset}, quantization needs {needed}; export it anew"
         raise InputError(message)
+    readers = Counter(value for node in model.graph.node for value in node.input)
+    readers.update(value.name for value in model.graph.output)
     made_by = {value: node for node in model.graph.node for value in node.output}
     for node in model.graph.node:
         if "Quantize" in node.op_type or node.op_type.startswith("QLinear"):
             message = f"the file is quantized already ({node.op_type} {node.name}); quantize the float file"
             raise InputError(message)
         behind = made_by.get(node.input[0]) if node.op_type == "BatchNormalization" else None
-        if behind is not None and behind.op_type == "Conv":
+        if behind is not None and behind.op_type == "Conv" and readers[node.input[0]] == 1:
             message = (
                 f"batch norm {node.name} stands behind convolution {behind.name} and would be computed in float: "
                 "put a simplify stage before quantize, which folds it"
@@ -60,7 +63,27 @@ def matching_nodes(model: ModelProto, patterns: Sequence[str]) -> frozenset[str]
             quantizable = ", ".join(node.name for node in model.graph.node if node.op_type in QUANTIZABLE)
             message = f'keep: "{pattern}" matches no node; the nodes that can be quantized are {quantizable}'
             raise InputError(message)
+    return nodes_like(model, patterns)
+
+
+def nodes_like(model: ModelProto, patterns: Sequence[str]) -> frozenset[str]:
+    """Return the names of nodes that match any shell-style pattern; one may match nothing that is left of the graph."""
+    names = (node.name for node in model.graph.node)
     return frozenset(name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns))
+
+
+def left_in_float(model: ModelProto) -> dict[str, str]:
+    """Return the nodes of a float graph that no quantizer gets right, and why each stays in float."""
+    stored = {tensor.name for tensor in model.graph.initializer}
+    found: dict[str, str] = {}
+    for node in model.graph.node:
+        if node.op_type == "BatchNormalization":
+            found[node.name] = "no convolution can take this batch norm"
+        elif node.op_type == "Gemm" and any(each.name in {"alpha", "beta"} and each.f != 1 for each in node.attribute):
+            found[node.name] = "what alpha multiplies is computed"
+        elif node.op_type == "Gemm" and node.input[BIAS:] and not stored.issuperset(node.input[WEIGHT:]):
+            found[node.name] = "its weight is computed, its bias is not"
+    return found
 
 
 def count(model: ModelProto, kept: frozenset[str]) -> tuple[dict[str, int], tuple[str, ...]]:

@@ -75,6 +75,32 @@ def grid(bounds: Range, kind: type[np.uint8 | np.int8], *, symmetric: bool) -> G
     return scale, np.array(lowest + round(-low / float(scale)), kind)
 
 
+def clips_no_further(node: NodeProto, wiring: Wiring, behind: Grid, *, apart: float = 0.0) -> bool:
+    """Return whether rounding to a grid gives the same numbers with and without the Relu or Clip in front of it.
+
+    With `apart` bounds that are no further apart count as equal.
+    """
+    bounds, (scale, zero_point) = _bounds(node, wiring), behind
+    if bounds is None or scale.size > 1:
+        return False
+    limits, half = np.iinfo(zero_point.dtype), max(float(scale) / 2, apart)
+    lowest, highest = ((limit - int(zero_point)) * float(scale) for limit in (limits.min, limits.max))
+    return bounds[0] < lowest + half and bounds[1] > highest - half
+
+
+def _bounds(node: NodeProto, wiring: Wiring) -> Range | None:
+    """Return between which values a Relu or Clip lets through, None if that is not stored."""
+    if node.op_type == "Relu":
+        return 0.0, np.inf
+    given = [*node.input[1:], "", ""][:2]
+    if any(name and name not in wiring.stored for name in given):
+        return None
+    low, high = (
+        float(wiring.numbers(name)) if name else default for name, default in zip(given, (-np.inf, np.inf), strict=True)
+    )
+    return low, high
+
+
 def insert_pairs(
     graph: GraphProto, grids: Mapping[str, Grid], reads: Callable[[NodeProto, str], bool] | None = None
 ) -> None:

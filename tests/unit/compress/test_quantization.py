@@ -14,7 +14,9 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from pipeline.compress.quantization.onnxruntime import activation_ranges, matching_nodes, quantize_static
+from pipeline.compress.quantization.onnxruntime import quantize_static
+from pipeline.compress.quantization.placement import matching_nodes
+from pipeline.compress.quantization.ranges import activation_ranges
 from pipeline.core.errors import InputError, StageError
 
 if TYPE_CHECKING:

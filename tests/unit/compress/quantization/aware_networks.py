@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from pipeline.compress.quantization.aware import QuantizationAware
 from pipeline.compress.quantization.engine import Request
-from pipeline.compress.quantization.onnxruntime import activation_ranges
+from pipeline.compress.quantization.ranges import activation_ranges
 from pipeline.compress.quantization.separation import separated, with_biases
 from pipeline.export.onnx import export_onnx
 from pipeline.quantization_training import folded_norms, freeze_constants, tied_parameters

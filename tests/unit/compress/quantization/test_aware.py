@@ -257,6 +257,42 @@ def test_dead_channels(size: float) -> None:
     check_file(aware)
 
 
+class Preactivation(nn.Module):
+    """A batch norm that no convolution can take, a clip that no grid implies, and a dead channel."""
+
+    def __init__(self) -> None:
+        """Make the layers."""
+        super().__init__()
+        self.c1, self.n, self.c2 = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3, padding=1)
+        self.fc = nn.Linear(8, 5)
+        with torch.no_grad():
+            self.c2.weight[3] = 0
+            self.n.running_mean.uniform_(-0.5, 0.5)  # type: ignore[union-attr]
+            self.n.running_var.uniform_(0.5, 2)  # type: ignore[union-attr]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return logits."""
+        x = self.c1(x)
+        x = x + self.c2(self.n(x).relu())
+        mean: torch.Tensor = self.fc(x.clamp(min=0.3).mean((2, 3)))
+        return mean
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_what_stays_in_float_ships_as_it_was_trained(per_channel: bool) -> None:  # noqa: FBT001 - a parameter
+    """A batch norm behind a convolution that a shortcut reads too; the clip stays in the file."""
+    torch.manual_seed(3)
+    made = Preactivation().eval()
+    request = Request("u8s8", per_channel=per_channel, calibration="min-max")
+    aware = simulated("", request, made=made, model=exported_of(made))
+    train(aware)
+    check_file(aware)
+    quantized = aware.shipped()
+    operators = [each.op_type for each in quantized.model.graph.node]
+    assert {"BatchNormalization", "Clip"} <= set(operators)
+    assert list(quantized.reasons.values()) == ["no convolution can take this batch norm"]
+
+
 def gradient(network: nn.Module) -> torch.Tensor:
     """Return the gradient of the loss with respect to the images, in one row."""
     images = torch.from_numpy(IMAGES).requires_grad_()

@@ -118,8 +118,8 @@ def test_layers_without_a_bias_of_their_own_stay() -> None:
         layer.shift_bias(np.zeros(8, np.float32))
     model = twice()
     plain = quantize_static(model, SAMPLES, scheme="u8s8").model
-    bias = weighted_layers(plain)["again"].node.input[2]
-    next(node for node in plain.graph.node if node.name == "conv").input[2] = bias
+    bias = weighted_layers(plain)["conv"].node.input[2]
+    next(node for node in plain.graph.node if node.name == "again").input[2] = bias
     corrected, shifts = correct_biases(model, plain, SAMPLES)
     assert set(shifts) == {"fc"}
     assert weighted_layers(corrected)["conv"].bias_shared

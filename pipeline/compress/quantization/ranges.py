@@ -1,0 +1,200 @@
+"""Ranges of a float graph's activations on calibration images, of those that have one.
+
+A mask holds minus infinity, so that what it covers has no weight behind the softmax. No grid of 8 bits holds such a
+value beside scores, so a tensor that a stored constant makes infinite has no range here, nor has one that a softmax
+reads and that reaches below -10,000, which stands for the same. What reads or makes it stays in float. Infinite or
+undefined values that the network computes by itself are an error.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import TensorProto, numpy_helper
+
+from pipeline.compress.calibration import Histograms, Limits
+from pipeline.compress.quantization.placement import left_in_float, nodes_like
+from pipeline.core.errors import InputError, StageError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Mapping, Sequence
+
+    from numpy.typing import NDArray
+    from onnx import ModelProto, NodeProto
+
+    from pipeline.compress.calibration import Range
+    from pipeline.compress.quantization.engine import Calibration
+
+#: Scores below this have no weight behind a softmax in any float type: they are masked.
+MASKED = -1e4
+#: From this ratio of values to their means on, the noise of 8 bits hides the means. Kernels take twice that.
+CANCELLED = 128.0
+SOFTMAX = frozenset({"LogSoftmax", "Softmax"})
+#: What may stand between the scores and the softmax.
+BETWEEN = frozenset({"Clip", "Flatten", "Max", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
+#: Ranges by the content of the graph and the images, and how they were found.
+_REMEMBERED: dict[tuple[Any, ...], dict[str, Range]] = {}
+MOST_REMEMBERED = 8
+
+
+def remembered_ranges(
+    model: ModelProto,
+    samples_NCHW: NDArray[np.float32],
+    calibration: Calibration,
+    percentile: float,
+    keep: Sequence[str] = (),
+) -> dict[str, Range]:
+    """Return the ranges; the last few are remembered, since a search quantizes one graph again and again."""
+    contents = (model.SerializeToString(deterministic=True), np.ascontiguousarray(samples_NCHW).tobytes())
+    digests = (hashlib.sha256(each).hexdigest() for each in contents)
+    key = (*digests, samples_NCHW.shape, calibration, percentile, tuple(keep))
+    if key not in _REMEMBERED:
+        while len(_REMEMBERED) >= MOST_REMEMBERED:
+            del _REMEMBERED[next(iter(_REMEMBERED))]
+        _REMEMBERED[key] = activation_ranges(
+            model, samples_NCHW, calibration=calibration, percentile=percentile, keep=keep
+        )
+    return _REMEMBERED[key]
+
+
+def activation_ranges(
+    model: ModelProto,
+    samples_NCHW: NDArray[np.float32],
+    *,
+    calibration: Calibration,
+    percentile: float = 99.99,
+    keep: Sequence[str] = (),
+) -> dict[str, Range]:
+    """Return the range of each float activation of the graph, input and outputs included, that has one.
+
+    None have those that are masked, and what nodes that match `keep` make where that is not finite.
+
+    Raises:
+        InputError: there are no samples, or they do not have the shape that the graph takes.
+        StageError: an activation is not finite, and neither a stored constant nor a kept node is why.
+    """
+    _require_fitting(model, samples_NCHW)
+    limits = Limits()
+    for tensors in _activations(model, samples_NCHW):
+        limits.add(tensors)
+    infinite = {name for name, bounds in limits.ranges.items() if not np.isfinite(bounds).all()}
+    _require_explained(model, infinite, limits.ranges, nodes_like(model, keep))
+    unusable = infinite | _masked_scores(model, limits.ranges)
+    finite = {name: bounds for name, bounds in limits.ranges.items() if name not in unusable}
+    if calibration == "min-max":
+        return finite
+    histograms = Histograms(finite)
+    for tensors in _activations(model, samples_NCHW):
+        histograms.add({name: values for name, values in tensors.items() if name in finite})
+    return histograms.find(calibration, percentile)
+
+
+def reasons_for_float(model: ModelProto, ranges: Mapping[str, Range], keep: Sequence[str] = ()) -> dict[str, str]:
+    """Return the nodes that cannot be quantized, beside those that match `keep`, and why each stays in float.
+
+    Those are what no quantizer gets right, and what reads or makes a tensor that has no range, stored or not.
+    """
+    kept = nodes_like(model, keep)
+    found = {**_without_range(model, ranges), **left_in_float(model)}
+    return {name: why for name, why in found.items() if name not in kept}
+
+
+def _without_range(model: ModelProto, ranges: Mapping[str, Range]) -> dict[str, str]:
+    floats = _float_values(model)
+    lacking = {name for name in floats if name not in ranges} | _not_finite(model)
+    found: dict[str, str] = {}
+    for node in model.graph.node:
+        if node.op_type == "GlobalAveragePool" and _is_cancelled(node, ranges):
+            found[node.name] = "its means are tiny beside its values, which no integer kernel computes"
+        touched = [value for value in (*node.input, *node.output) if value in lacking]
+        if touched:
+            found[node.name] = f"{touched[0]} holds values that are masked or not finite"
+    return found
+
+
+def _is_cancelled(node: NodeProto, ranges: Mapping[str, Range]) -> bool:
+    """Return whether means are so small beside values that onnxruntime 1.31 refuses to compute them in integers."""
+    before, after = (ranges.get(name, (0.0, 0.0)) for name in (node.input[0], node.output[0]))
+    return max(map(abs, before)) > CANCELLED * max(map(abs, after))
+
+
+def _require_explained(
+    model: ModelProto, infinite: Collection[str], limits: Mapping[str, Range], kept: Collection[str]
+) -> None:
+    """Raise StageError for the first tensor that is not finite for no reason that is known."""
+    known = _not_finite(model)
+    for node in model.graph.node:
+        explained = node.name in kept or any(value in known for value in node.input)
+        for value in node.output:
+            if value in infinite and not (explained and (node.name in kept or not np.isnan(limits[value]).any())):
+                message = (
+                    f"calibration found values that are not finite, first in {value} (node {node.name}): mend the "
+                    f'network there, or leave it in float: keep: ["{node.name}"]'
+                )
+                raise StageError(message)
+            if value in infinite:
+                known.add(value)
+
+
+def _masked_scores(model: ModelProto, limits: Mapping[str, Range]) -> set[str]:
+    """Return what a softmax reads, moved or bounded on its way there or not, and whose range holds masked scores."""
+    read: set[str] = set()
+    for node in reversed(model.graph.node):
+        if node.op_type in SOFTMAX or (node.op_type in BETWEEN and read.intersection(node.output)):
+            read.update(node.input)
+    return {name for name in read if name in limits and limits[name][0] < MASKED}
+
+
+def _not_finite(model: ModelProto) -> set[str]:
+    """Return the stored tensors that hold a value that is not finite."""
+    return {
+        tensor.name
+        for tensor in model.graph.initializer
+        if tensor.data_type == TensorProto.FLOAT and not np.isfinite(numpy_helper.to_array(tensor)).all()
+    }
+
+
+def _float_values(model: ModelProto) -> set[str]:
+    """Return the inputs and the made values that are 32-bit floats, as far as shape inference tells."""
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    values = (*inferred.value_info, *inferred.input, *inferred.output)
+    return {value.name for value in values if value.type.tensor_type.elem_type == TensorProto.FLOAT}
+
+
+def _require_fitting(model: ModelProto, samples_NCHW: NDArray[np.float32]) -> None:
+    """Raise InputError when there is nothing to calibrate on, or when it does not fit the graph's input."""
+    if not len(samples_NCHW):
+        message = "there are no calibration images"
+        raise InputError(message)
+    if not np.isfinite(samples_NCHW).all():
+        message = "the calibration images hold values that are not finite"
+        raise InputError(message)
+    dims = model.graph.input[0].type.tensor_type.shape.dim
+    wanted = [dim.dim_value or None for dim in dims][1:]
+    given = samples_NCHW.shape[1:]
+    if len(wanted) != len(given) or any(size not in {None, own} for size, own in zip(wanted, given, strict=True)):
+        message = f"the file takes images of shape {wanted}, the calibration images have {list(given)}"
+        raise InputError(message)
+
+
+def _activations(model: ModelProto, samples_NCHW: NDArray[np.float32]) -> Iterator[dict[str, NDArray[np.float32]]]:
+    """Yield all float tensors for one batch of samples after the other; the last batch is filled up from the start."""
+    port = model.graph.input[0]
+    made = [value for node in model.graph.node for value in node.output if value]
+    exposed = onnx.ModelProto()
+    exposed.CopyFrom(model)
+    declared = {value.name for value in model.graph.output}
+    exposed.graph.output.extend(onnx.ValueInfoProto(name=value) for value in made if value not in declared)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(exposed.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    batch = max(port.type.tensor_type.shape.dim[0].dim_value, 1)
+    for start in range(0, len(samples_NCHW), batch):
+        images = np.take(samples_NCHW, range(start, start + batch), axis=0, mode="wrap")
+        values = dict(zip(made, session.run(made, {port.name: images}), strict=True))
+        yield {name: value for name, value in {port.name: images, **values}.items() if value.dtype == np.float32}
