@@ -76,9 +76,12 @@ def build(
         StageError: the engine fails on this graph.
     """
     shown = progress or SilentProgress()
+    matching_nodes(model, variant.asked.keep)
     given = canonical(model)
+    # what the canonical form has no longer, such as an Identity, is in float anyway
+    asked = replace(variant.asked, keep=tuple(each for each in variant.asked.keep if nodes_like(given, (each,))))
     source = equalize(given)[0] if "equalize" in variant.recovery else given
-    quantized = open_engine(variant.engine).quantize(source, samples_NCHW, variant.asked)
+    quantized = open_engine(variant.engine).quantize(source, samples_NCHW, asked)
     result = quantized.model
     few = samples_NCHW[:IMAGES]
     if "adaround" in variant.recovery:
@@ -87,8 +90,7 @@ def build(
         )
     if "bias" in variant.recovery:
         result, _ = correct_biases(source, result, few)
-    matching_nodes(model, variant.asked.keep)
-    kept = nodes_like(given, variant.asked.keep) | quantized.reasons.keys()
+    kept = nodes_like(given, asked.keep) | quantized.reasons.keys()
     if kept:
         result = hold_in_float(result, kept)
     return replace(quantized, model=round_alike(result) if variant.alike else result)
