@@ -16,6 +16,7 @@ import torch
 from pipeline.core.artifact import Artifact, TensorSpec
 from pipeline.core.errors import InputError, RecipeError
 from pipeline.core.library import ALLOWED, ARGUMENT, definition_of, split
+from pipeline.core.reading import read_value
 from pipeline.core.store import ARTIFACT_FILE
 from pipeline.data import load as load_data
 from pipeline.data.config import Cifar, DataFile, Elpv, FashionMnist, ImageFolder
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from pipeline.data.config import DataConfig
 
 NETWORK_FILE = "network.json"
+#: Digits of one size of an input.
+MOST_DIGITS = 9
 _RECIPE_SUFFIXES = frozenset({".yaml", ".yml"})
 
 
@@ -97,10 +100,7 @@ def _of_folder(folder: Path, specs: tuple[TensorSpec, ...]) -> Model:
         run = f"a run; its networks in torch are {', '.join(stages)}{of_files}"
         found = run if stages else f"no {NETWORK_FILE}, {' or '.join(FILES)} in it"
         raise InputError(f"{folder}: found {found}. Expected the folder of one stored network or exported file.")
-    try:
-        artifact = Artifact.model_validate_json((folder / ARTIFACT_FILE).read_text())
-    except ValueError as error:
-        raise InputError(f"{folder / ARTIFACT_FILE} is damaged or of another version. Run the recipe again.") from error
+    artifact = read_value(folder / ARTIFACT_FILE, Artifact, "that of a stored network: run the recipe again")
     artifact = artifact.model_copy(update={"folder": folder})
     return Model(str(folder), load_network(artifact), specs or artifact.inputs)
 
@@ -166,7 +166,7 @@ def input_spec(text: str, index: int) -> TensorSpec:
     """Return the input that '3,224,224' or '128:int64' describes."""
     sizes, _, dtype = text.partition(":")
     digits = [size.strip() for size in sizes.split(",")]
-    if not all(size.isdecimal() and int(size) for size in digits):
+    if not all(size.isdecimal() and len(size) <= MOST_DIGITS and int(size) for size in digits):
         raise InputError(f"--input: found {text!r}, expected sizes without the batch: 3,224,224 for an RGB image")
     if not isinstance(getattr(torch, dtype or "float32", None), torch.dtype):
         raise InputError(f"--input: found the type {dtype!r}, expected one of torch's, such as float32 or int64")

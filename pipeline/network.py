@@ -31,6 +31,7 @@ from pipeline.compress.reproduction import (
 )
 from pipeline.compress.surgery import PrunePlan, apply
 from pipeline.core.errors import InputError
+from pipeline.core.reading import read_object
 from pipeline.outside_state import differing, encoded, outside_state, split
 from pipeline.weights import load_weights, read_weights
 from pipeline.zoo import build, initialise
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
     from pipeline.outside_state import Place, Value
 
 NETWORK_FORMAT = 1
+NETWORK_FILE = "network.json"
+AGAIN = "run the recipe again"
 #: Attributes that a message names.
 LISTED = 4
 #: Of the random numbers while networks are read back: not those that a run starts with.
@@ -59,17 +62,30 @@ def load_network(artifact: Artifact) -> nn.Module:
 
 
 def _load(folder: Path, inputs: Sequence[TensorSpec]) -> nn.Module:
-    content = json.loads((folder / "network.json").read_text())
-    if content["format"] != NETWORK_FORMAT:
-        message = f"{folder}/network.json has format {content['format']}, this version reads {NETWORK_FORMAT}"
-        raise InputError(message)
+    content = _read(folder)
     model = build(folder / "definition.py", {**content["arguments"], **content["without_pretrained"]})
     initialise(model, inputs)
-    for edit in content["edits"]:
-        apply(model, PrunePlan.from_json(edit["keep"]))
+    for number, edit in enumerate(content["edits"]):
+        try:
+            apply(model, PrunePlan.from_json(edit["keep"]))
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            message = f"{folder}/{NETWORK_FILE} is damaged: edit {number} does not fit the network: {error!r}; {AGAIN}"
+            raise InputError(message) from error
     load_weights(model, read_weights(folder / "weights.safetensors"), f"{folder}/weights.safetensors")
     model.eval()
     return model
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    """Return what network.json holds. Raises InputError where a key is missing or of another kind."""
+    file = folder / NETWORK_FILE
+    content = read_object(file, AGAIN)
+    if content.get("format") != NETWORK_FORMAT:
+        raise InputError(f"{file} has format {content.get('format')}, this version reads {NETWORK_FORMAT}")
+    for key, kind in (("arguments", dict), ("without_pretrained", dict), ("edits", list)):
+        if not isinstance(content.get(key), kind):
+            raise InputError(f"{file} is damaged: {key} is no {kind.__name__}; {AGAIN}")
+    return content
 
 
 def load_other(definition: Path, weights: Path, arguments: Mapping[str, Any]) -> nn.Module:
@@ -174,7 +190,7 @@ def write_network(
         StageError: the graph cannot be written as a plain file.
         InputError: read back it computes something else, from random numbers or from state that cannot be stored.
     """
-    content = json.loads((parent.folder / "network.json").read_text())
+    content = _read(parent.folder)
     content["edits"] = [*content["edits"], *(dict(edit) for edit in edits)]
     if isinstance(model, GraphModule):
         history = [*content.get("history", ()), *content["edits"]]

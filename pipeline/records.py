@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from pipeline.core.errors import InputError
+from pipeline.core.paths import kind_of
+from pipeline.core.reading import read_object
 from pipeline.core.run import SCHEMA_VERSION, RunReport
 
 if TYPE_CHECKING:
@@ -26,18 +28,19 @@ def previous_ingredients(folder: Path) -> list[dict[str, Any]]:
 
 def read_run(path: Path) -> tuple[RunReport, Path]:
     """Return the report of a run folder (or of its run.json) and the folder. Raises InputError when there is none."""
-    file = path / RUN_FILE if path.is_dir() else path
-    if not file.is_file():
+    file = path / RUN_FILE if kind_of(path) == "a folder" else path
+    if kind_of(file) != "a file":
         message = f"{path} holds no {RUN_FILE}: give the folder of a run (report takes that of a comparison too)"
         raise InputError(message)
+    content = read_object(file, "a run of this program: run the recipe again")
+    found = content.get("schema_version")
+    if found != SCHEMA_VERSION:
+        raise InputError(f"{file} has schema_version {found}, this version reads {SCHEMA_VERSION}")
     try:
-        content = json.loads(file.read_text())
-        found = content.get("schema_version") if isinstance(content, dict) else None
-        if found != SCHEMA_VERSION:
-            message = f"{file} has schema_version {found}, this version reads {SCHEMA_VERSION}"
-            raise InputError(message)
         return RunReport.model_validate(content), file.parent
-    except (ValidationError, json.JSONDecodeError) as error:
-        first = str(error).splitlines()[0]
-        message = f"{file} is not a run of this program ({first}). Run the recipe again."
-        raise InputError(message) from error
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise InputError(
+            f"{file} is not a run of this program: {where} {first['msg']}. Run the recipe again."
+        ) from error

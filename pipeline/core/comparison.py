@@ -14,12 +14,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 from pydantic.json_schema import GenerateJsonSchema
 
 from pipeline.core.artifact import Frozen
-from pipeline.core.errors import InputError
 from pipeline.core.measurement import Conditions, OutputCheck, Stop
+from pipeline.core.reading import read_value
 from pipeline.core.run import Interval
 from pipeline.core.stage import Runtime
 
@@ -205,12 +205,4 @@ def load_comparison(path: Path) -> Comparison:
     Raises:
         InputError: the file is missing, is no comparison, or has another schema version.
     """
-    try:
-        return Comparison.model_validate_json(path.read_bytes())
-    except FileNotFoundError as error:
-        raise InputError(f"{path} does not exist; expected a {RESULT_FILE} of `secateur compare`") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        message = f"{path} is no comparison of schema version {SCHEMA_VERSION}: {where} {first['msg']}; compare again"
-        raise InputError(message) from error
+    return read_value(path, Comparison, f"a {RESULT_FILE} of schema version {SCHEMA_VERSION}; compare again")

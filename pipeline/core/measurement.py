@@ -10,11 +10,11 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from pipeline.core.artifact import Frozen
-from pipeline.core.errors import InputError
 from pipeline.core.paths import write_whole
+from pipeline.core.reading import read_value
 from pipeline.core.stage import Runtime
 
 if TYPE_CHECKING:
@@ -243,13 +243,4 @@ def load(path: Path) -> Measurement:
     Raises:
         InputError: the file is missing, is no measurement, or has another schema version.
     """
-    try:
-        return Measurement.model_validate_json(path.read_bytes())
-    except FileNotFoundError as error:
-        raise InputError(f"{path} does not exist; expected a measurement.json") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise InputError(
-            f"{path} is no measurement of schema version {SCHEMA_VERSION}: {where} {first['msg']}; measure again"
-        ) from error
+    return read_value(path, Measurement, f"a measurement.json of schema version {SCHEMA_VERSION}; measure again")

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 
-from pipeline.export.execution import onnx_batch, onnx_session
+from pipeline.core.errors import InputError
+from pipeline.export.execution import onnx_batch, onnx_session, run_onnx
 from pipeline.export.onnx_file import onnx_specs, read_onnx
 from pipeline.export.openvino import read_openvino
 
@@ -152,8 +153,10 @@ def _shapes(model: ModelProto, layers: Iterable[NodeProto], label: str) -> Mappi
         onnx.ValueInfoProto(name=value) for value in wanted if value not in weights and value not in declared
     )
     session = onnx_session(exposed, label)
+    if any(size < 0 for size in spec.shape[1:]):
+        raise InputError(f"{label}: input {spec.name} has shape {list(spec.shape)}; expected fixed sizes of an image")
     zeros = np.zeros((batch, *spec.shape[1:]), dtype=spec.dtype)
-    values = session.run(None, {spec.name: zeros})
+    values = run_onnx(session, None, {spec.name: zeros}, label)
     names = [port.name for port in session.get_outputs()]
     return {spec.name: zeros.shape, **{name: value.shape for name, value in zip(names, values, strict=True)}}
 

@@ -48,7 +48,8 @@ def onnx_outputs(
     model = read_onnx(file)
     session = onnx_session(model, str(file), optimised=optimised)
     name = session.get_inputs()[0].name
-    return _in_batches(samples_NCHW, onnx_batch(model), lambda images: session.run(None, {name: images}))
+    label = str(file)
+    return _in_batches(samples_NCHW, onnx_batch(model), lambda images: run_onnx(session, None, {name: images}, label))
 
 
 def onnx_tensors(file: Path, batch_NCHW: NDArray[np.float32], names: Iterable[str]) -> Values:
@@ -73,15 +74,15 @@ def onnx_traces(
     model.graph.output.extend(onnx.ValueInfoProto(name=value) for value in made if value not in declared)
     session = onnx_session(model, label)
     for inputs in feeds:
-        yield dict(zip(made, session.run(made, dict(inputs)), strict=True)) if made else {}
+        yield dict(zip(made, run_onnx(session, made, inputs, label), strict=True)) if made else {}
 
 
 def openvino_outputs(file: Path, samples_NCHW: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
     """Return the outputs of an IR, each [N, ...], in calls of the batch size that the file has."""
     model = read_openvino(file)
-    compiled = openvino.Core().compile_model(model, "CPU", OPENVINO_SETTINGS)
+    compiled = _compiled(model, str(file))
     batch = openvino_specs(model)[0][0].shape[0]
-    return _in_batches(samples_NCHW, batch, lambda images: [value.copy() for value in compiled(images).values()])
+    return _in_batches(samples_NCHW, batch, lambda images: [each.copy() for each in compiled(images).values()])
 
 
 def openvino_tensors(file: Path, batch_NCHW: NDArray[np.float32], names: Iterable[str]) -> Values:
@@ -108,7 +109,7 @@ def openvino_traces(
     }
     declared = {name for port in model.outputs for name in port.names}
     model.add_outputs([port for name, port in ports.items() if name not in declared])
-    compiled = openvino.Core().compile_model(model, "CPU", OPENVINO_SETTINGS)
+    compiled = _compiled(model, model.get_friendly_name())
     for inputs in feeds:
         result = compiled(dict(inputs))
         yield {name: result[name].copy() for name in ports}
@@ -126,6 +127,33 @@ def onnx_session(model: onnx.ModelProto, label: str, *, optimised: bool = False)
     except Exception as error:  # onnxruntime's exception classes are private
         message = f"{label} cannot be opened by onnxruntime: {first_line(error)}"
         raise InputError(message) from error
+
+
+def run_onnx(
+    session: onnxruntime.InferenceSession, names: Sequence[str] | None, feeds: Mapping[str, NDArray[Any]], label: str
+) -> list[NDArray[Any]]:
+    """Run a session once. Raises InputError, naming `label`, when a file asks for what cannot be computed."""
+    try:
+        found: list[NDArray[Any]] = session.run(names, dict(feeds))
+    except Exception as error:  # onnxruntime's exception classes are private
+        raise InputError(f"{label} cannot be run by onnxruntime: {first_line(error)}") from error
+    return found
+
+
+def _compiled(model: openvino.Model, label: str) -> Callable[[Any], Any]:
+    """Return what runs a model in OpenVINO. Raises InputError, naming `label`, when it refuses it, also later."""
+    try:
+        compiled = openvino.Core().compile_model(model, "CPU", OPENVINO_SETTINGS)
+    except RuntimeError as error:
+        raise InputError(f"{label} cannot be opened by OpenVINO: {first_line(error)}") from error
+
+    def run(inputs: Any) -> Any:  # noqa: ANN401 - OpenVINO's own
+        try:
+            return compiled(inputs)
+        except RuntimeError as error:
+            raise InputError(f"{label} cannot be run by OpenVINO: {first_line(error)}") from error
+
+    return run
 
 
 def onnx_batch(model: onnx.ModelProto) -> int:

@@ -54,7 +54,7 @@ def fixed_inputs(inputs: Sequence[TensorSpec], shapes: Sequence[tuple[int, ...]]
     found = []
     for index, spec in enumerate(inputs):
         given = shapes[index][1:] if shapes else spec.shape[1:]
-        if any(size < 0 for size in given) or not _fits(spec.shape[1:], given):
+        if any(size < 1 for size in given) or not all(spec.shape[:1]) or not _fits(spec.shape[1:], given):
             asked = f", given is {list(given)}" if shapes else ""
             raise InputError(
                 f"{label}: input {spec.name} has shape {list(spec.shape)}{asked}. Give the sizes that it leaves open, "

@@ -95,9 +95,12 @@ def _kernels(model: ModelProto, feed: Feed, folder: Path, *, runs: int, threads:
     options = _options(threads)
     options.enable_profiling = True
     options.profile_file_prefix = str(folder / "profile")
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    for _ in range(WARM_UP + runs):
-        session.run(None, feed)
+    try:
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        for _ in range(WARM_UP + runs):
+            session.run(None, feed)
+    except Exception as error:  # onnxruntime's exception classes are private
+        raise InputError(f"onnxruntime cannot profile it: {first_line(error)}") from error
     events = json.loads(Path(session.end_profiling()).read_text())
     found: dict[str, _Kernel] = {}
     for event in events:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import onnx
@@ -10,10 +11,14 @@ from pipeline.core.artifact import TensorSpec
 from pipeline.core.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from onnx import ModelProto, ValueInfoProto
 
+#: Numbers of one input or output: two thousand million of them take eight gigabytes.
+MOST_NUMBERS = 2**31
+KNOWN_TYPES = frozenset(onnx.TensorProto.DataType.values()) - {onnx.TensorProto.UNDEFINED}
 LAYOUTS = {4: "NCHW", 2: "NC"}
 #: Operators that work on integers start with one of these (QDQ and QOperator format).
 INTEGER_OPERATORS = ("QuantizeLinear", "QLinear", "QGemm", "ConvInteger", "MatMulInteger")
@@ -30,6 +35,7 @@ def read_onnx(file: Path) -> ModelProto:
     except Exception as error:  # protobuf's DecodeError, onnx's ValidationError: no common root
         message = f"{file} is not a valid ONNX model: {first_line(error)}"
         raise InputError(message) from error
+    _require_sizes(model, file)
     return model
 
 
@@ -74,8 +80,28 @@ def first_line(error: BaseException) -> str:
     return lines[0].rstrip(".:") if lines else type(error).__name__
 
 
+def _require_sizes(model: ModelProto, file: Path) -> None:
+    """Refuse inputs and outputs that no runtime can have, and weights of a type that there is not."""
+    for value in (*model.graph.input, *model.graph.output):
+        require_size(value.name, [dim.dim_value for dim in value.type.tensor_type.shape.dim], file)
+    for tensor in model.graph.initializer:
+        if tensor.data_type not in KNOWN_TYPES:
+            raise InputError(f"{file} is damaged: {tensor.name} is of the type {tensor.data_type}, which there is not")
+
+
+def require_size(name: str, sizes: Sequence[int], file: Path) -> None:
+    """Refuse the shape of an input or output that no runtime can have; -1 leaves a size open."""
+    if any(size < -1 for size in sizes):
+        raise InputError(f"{file} is damaged: {name} has the shape {list(sizes)}; expected sizes of 1 or more")
+    if math.prod(max(size, 1) for size in sizes) > MOST_NUMBERS:
+        raise InputError(f"{file}: {name} has the shape {list(sizes)}, more numbers than a runtime can hold")
+
+
 def _spec(value: ValueInfoProto) -> TensorSpec:
     tensor = value.type.tensor_type
     shape = tuple(dim.dim_value if dim.HasField("dim_value") else -1 for dim in tensor.shape.dim)
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
+    try:
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
+    except KeyError as error:  # a sequence, an optional value, or a number that stands for no type
+        raise InputError(f"{value.name} is no tensor of a type that can be run; expected images or numbers") from error
     return TensorSpec(name=value.name, shape=shape, dtype=dtype, layout=LAYOUTS.get(len(shape), ""))

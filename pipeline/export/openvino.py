@@ -9,7 +9,7 @@ import openvino
 
 from pipeline.core.artifact import TensorSpec
 from pipeline.core.errors import InputError
-from pipeline.export.onnx_file import LAYOUTS, first_line, read_onnx
+from pipeline.export.onnx_file import LAYOUTS, first_line, read_onnx, require_size
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,10 +57,19 @@ def read_openvino(file: Path) -> openvino.Model:
         message = f"{file}: no such file; expected an OpenVINO model.xml with its model.bin"
         raise InputError(message)
     try:
-        return openvino.Core().read_model(file)
-    except RuntimeError as error:
+        model = openvino.Core().read_model(file)
+        names = [operation.get_friendly_name() for operation in model.get_ops()]
+    except (RuntimeError, UnicodeDecodeError) as error:
         message = f"{file} is not a readable OpenVINO model: {first_line(error)}"
         raise InputError(message) from error
+    if not (names and model.inputs and model.outputs):
+        raise InputError(f"{file} is damaged: it has no input or no output")
+    for port in (*model.inputs, *model.outputs):
+        if not port.names:  # an IR may leave them out; tensors are asked for by name
+            port.get_tensor().set_names({port.node.friendly_name})
+        sizes = [-1 if size.is_dynamic else size.get_length() for size in port.partial_shape]
+        require_size(port.any_name, sizes, file)
+    return model
 
 
 def _names(source: Path) -> frozenset[str]:

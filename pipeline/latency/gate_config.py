@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Field, ValidationError
 from pipeline.core.artifact import Frozen
 from pipeline.core.comparison import Metric
 from pipeline.core.errors import InputError, Problem, RecipeError
+from pipeline.core.reading import read_bytes
 from pipeline.core.stage import Runtime
 from pipeline.core.units import parse_duration, parse_margin
 from pipeline.latency.compare import Question
@@ -94,14 +95,13 @@ def read_config(path: Path) -> GateConfig:
         InputError: it does not exist or is no TOML.
         RecipeError: keys or values are not usable, each with its line, what was found and what is allowed.
     """
+    found = read_bytes(path, "a configuration such as latency.toml")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = found.decode()
         content = tomllib.loads(text)
-    except FileNotFoundError as error:
-        raise InputError(f"{path} does not exist; expected a configuration such as latency.toml") from error
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise InputError(f"{path} cannot be read as text: {error}") from error
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # no TOML, a number of thousands of digits, nested without end
         raise InputError(f"{path} is no TOML: {error}") from error
     try:
         config = GateConfig.model_validate(content)

@@ -8,12 +8,11 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from pydantic import ValidationError
-
 from pipeline.core.artifact import Frozen
-from pipeline.core.errors import ResourceError
+from pipeline.core.errors import InputError, ResourceError
 from pipeline.core.measurement import machine_digest
 from pipeline.core.paths import cache_root, write_whole
+from pipeline.core.reading import read_value
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,10 +29,10 @@ def kept_file(kind: Kind, fingerprint: Mapping[str, Any], runtime: str, version:
 
 
 def read_kept(file: Path, record: type[Record]) -> Record | None:
-    """Return what is kept, or None when there is nothing; a record of another schema version counts as nothing."""
+    """Return what is kept, or None when there is nothing; what is damaged or of another version counts as nothing."""
     try:
-        return record.model_validate_json(file.read_bytes())
-    except (FileNotFoundError, ValidationError):
+        return read_value(file, record, "a record")
+    except InputError:
         return None
 
 

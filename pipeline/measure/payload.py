@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.core.artifact import PAYLOAD, file_digest
 from pipeline.core.errors import InputError
+from pipeline.core.paths import kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -58,8 +59,9 @@ def payload(source: Path, runtime: Runtime) -> Payload:
         names = (source.name, *_companions(source))
     files = {name: folder / name for name in names}
     for path in files.values():
-        if not path.is_file():
-            raise InputError(f"{path} does not exist; expected {_expected(runtime)}")
+        kind = kind_of(path)
+        if kind != "a file":
+            raise InputError(f"{path} {f'is {kind}' if kind else 'does not exist'}; expected {_expected(runtime)}")
     return Payload(files)
 
 

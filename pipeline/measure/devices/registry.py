@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.core.errors import InputError
+from pipeline.core.reading import read_object
 from pipeline.measure.devices.record import NAME, WRITTEN, make_record
 
 if TYPE_CHECKING:
@@ -31,19 +32,10 @@ def list_devices() -> dict[str, DeviceRecord]:
         InputError: the file cannot be read, is damaged (with the line), or holds a device that is not usable.
     """
     file = registry_file()
-    try:
-        content = json.loads(file.read_bytes())
-    except FileNotFoundError:
+    if not file.exists():
         return {}
-    except OSError as error:
-        raise InputError(f"{file} cannot be read: {error.strerror}; set SECATEUR_DEVICES to another file") from error
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"{file}:{error.lineno}: no JSON: {error.msg}; mend that line or move the file away"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file}: no text; move the file away and register its devices again") from error
-    if not (isinstance(content, dict) and content.get("format") == FORMAT and isinstance(content.get("devices"), dict)):
+    content = read_object(file, "registered devices: mend it, move it away, or set SECATEUR_DEVICES to another file")
+    if not (content.get("format") == FORMAT and isinstance(content.get("devices"), dict)):
         raise InputError(f'{file}: expected an object with "format": {FORMAT} and "devices"; mend it or move it away')
     return {name: _record(file, name, given) for name, given in sorted(content["devices"].items())}
 
