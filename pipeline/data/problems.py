@@ -18,12 +18,17 @@ def refuse(where: str, problems: Sequence[str], advice: str) -> None:
     if not problems:
         return
     count = f"{len(problems):,} problem{'s' if len(problems) > 1 else ''}"
-    lines = [f"\n  {problem}" for problem in problems[:LISTED]]
+    lines = [f"\n  {visible(problem)}" for problem in problems[:LISTED]]
     more = f"\n  and {len(problems) - LISTED:,} more" if len(problems) > LISTED else ""
-    raise InputError(f"{where}: {count}{''.join(lines)}{more}\n{advice}")
+    raise InputError(f"{visible(where)}: {count}{''.join(lines)}{more}\n{advice}")
 
 
 def examples(names: Sequence[str]) -> str:
     """Return the first names, and how many more there are."""
     more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
-    return f"{', '.join(names[:NAMED])}{more}"
+    return f"{', '.join(map(visible, names[:NAMED]))}{more}"
+
+
+def visible(text: str) -> str:
+    """Return a text in one line with its control characters, which names of files may have, as escapes."""
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)

@@ -98,6 +98,18 @@ def test_everything_wrong_is_told_at_once(tmp_path: Path) -> None:
         assert last.startswith("Mend, replace or remove them")
 
 
+def test_names_reach_no_terminal_as_they_are(tmp_path: Path) -> None:
+    """Control characters of names are written as escapes, in problems and in notes."""
+    fill(tmp_path)
+    (tmp_path / "a" / "x\x1b[31m\n.txt").touch()
+    (tmp_path / "a" / ".h\u202e.png").touch()
+    assert load(tmp_path).notes[0] == r"hidden files and folders left out: 1 (a/.h\u202e.png)"
+    (tmp_path / "b" / "x\x1b[31m\n.png").touch()
+    with pytest.raises(InputError) as error:
+        load(tmp_path)
+    assert str(error.value).splitlines()[1].startswith(r"  b/x\x1b[31m\n.png cannot be read")
+
+
 def test_many_problems_are_counted(tmp_path: Path) -> None:
     """The first are told in words, the rest as a number."""
     fill(tmp_path)
