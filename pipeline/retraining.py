@@ -11,6 +11,7 @@ from pipeline.compress.augmentation import Augmentation
 from pipeline.compress.capture import capture
 from pipeline.compress.distillation import Distillation
 from pipeline.compress.graph import layer_of, trace
+from pipeline.compress.inference import first_line
 from pipeline.compress.regularisation import BatchNormScale, GroupNorm, GrowingL2, squared_norms
 from pipeline.compress.training import Hyperparameters, Training
 from pipeline.core.errors import InputError
@@ -88,15 +89,39 @@ def run_to_end(
     The state stays in `folder` until the caller has written what it needs. Raises StageError when training diverges.
     """
     file = folder / STATE_FILE
-    if file.exists():
-        training.restore(torch.load(file, map_location=training.device, weights_only=True))
+    state = _state(file, training.device, progress)
+    if state is not None:
+        training.restore(state)
         progress.note(f"resumed {label}after epoch {training.epoch} of {training.settings.epochs}")
+        _compare_threads(state.get("threads"), progress)
     elif judge_start and not training.done:
         training.judge_start()
     while not training.done:
         training.run_epoch(_reporter(training, progress, label))
         _save(training.state(), file)
     return training.finish()
+
+
+def _state(file: Path, device: torch.device, progress: Progress) -> dict[str, Any] | None:
+    """Return the state of a training that was ended; None where there is none, or none that can be read."""
+    if not file.exists():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(file, map_location=device, weights_only=True)
+    except Exception as error:  # noqa: BLE001 - zip, pickle and torch have no common root for a damaged file
+        progress.note(f"{file} cannot be read ({first_line(error)}): this training begins anew")
+        return None
+    return state
+
+
+def _compare_threads(before: int | None, progress: Progress) -> None:
+    """Say where a training goes on with another number of threads: sums are then added in another order."""
+    now = torch.get_num_threads()
+    if before not in {None, now}:
+        progress.note(
+            f"it began on {before} threads and goes on with {now}, which add in another order: it will not end with "
+            f"the same bytes as it would with OMP_NUM_THREADS={before}"
+        )
 
 
 def _save(state: dict[str, Any], file: Path) -> None:

@@ -33,6 +33,7 @@ from pipeline.core.user_code import known_as, told
 from pipeline.data import load as load_data
 from pipeline.data import summary
 from pipeline.judge import Judge, input_specs
+from pipeline.measure.machine import Threads, usable_threads
 from pipeline.no_gain import gain, settle
 from pipeline.plan import Plan, Step, make_plan
 from pipeline.records import PLAN_FILE, RUN_FILE, previous_ingredients
@@ -109,9 +110,9 @@ class Run:
         return found
 
     @cached_property
-    def threads(self) -> int:
-        """The cores that this process may use: training and accuracy use them all, timing what the target says."""
-        return len(os.sched_getaffinity(0))
+    def threads(self) -> Threads:
+        """What training and accuracy use; timing uses what the target says."""
+        return usable_threads()
 
     @cached_property
     def judge(self) -> Judge:
@@ -121,7 +122,7 @@ class Run:
             dataset=lambda: self.dataset,
             data_identity=self.plan.data_identity,
             target=self.loaded.recipe.target,
-            threads=self.threads,
+            threads=self.threads.number,
             progress=self.progress,
         )
 
@@ -145,7 +146,7 @@ class Run:
         return self.artifacts[-1]
 
     def _make(self, step: Step, began: float) -> None:
-        _use_threads(self.threads)
+        _use_threads(self.threads.number)
         with self.store.making(step.key) as folder:
             if step.stage is None:
                 write_artifact(self._original(folder), folder)
@@ -291,6 +292,8 @@ class Run:
                 "data": {**summary(self.dataset), **self.plan.data_identity} if self.rows else {},
                 "target": self.loaded.recipe.target,
                 "seed": self.seed,
+                "threads": self.threads.number,
+                "threads_from": self.threads.source,
                 "versions": versions(),
                 "machine": self.plan.machine if self.rows else {},
                 "started": self.started,

@@ -161,6 +161,7 @@ class Training:
         """Return everything that is needed to go on after the last finished epoch, as plain values and tensors."""
         return {
             "epoch": self.epoch,
+            "threads": torch.get_num_threads(),
             "history": [vars(result) for result in self.history],
             "start": vars(self.start) if self.start else None,
             "model": self._state_of(self.model),

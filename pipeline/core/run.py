@@ -143,7 +143,8 @@ class BundleRecord(Frozen):
 class RunReport(Frozen):
     """Everything about one run. `machine` is the fingerprint of the machine that measured.
 
-    Paths in `recipe` start at `recipe_folder`; runs of earlier versions do not say it.
+    `threads` are those of training and evaluation, `threads_from` says what set them. Paths in `recipe` start at
+    `recipe_folder`; runs of earlier versions say none of these.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -155,6 +156,8 @@ class RunReport(Frozen):
     data: dict[str, Any]
     target: Target
     seed: int
+    threads: int | None = None
+    threads_from: str = ""
     versions: dict[str, str]
     machine: dict[str, Any]
     started: str

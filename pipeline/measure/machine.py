@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import platform
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pipeline.core.errors import InputError
 from pipeline.measure.clock import ROOT
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+#: Digits of a number of threads: more is none.
+MOST_DIGITS = 4
 #: Instruction sets by which the runtimes choose their kernels, as /proc/cpuinfo names them (x86 flags, ARM features).
 DISPATCH_FLAGS: tuple[str, ...] = (
     "avx",
@@ -80,24 +83,57 @@ def _threads_per_core(root: Path) -> int | None:
     return sum(span[-1] - span[0] + 1 for span in spans) or None
 
 
+class Threads(NamedTuple):
+    """How many threads training and evaluation use, and what says so, in words."""
+
+    number: int
+    source: str
+
+
+def usable_threads(root: Path = ROOT) -> Threads:
+    """Return OMP_NUM_THREADS where it is set, else the whole CPUs of the container's quota, else the cores.
+
+    Cores are those that this process may run on; a quota of less than one CPU gives one thread.
+
+    Raises:
+        InputError: OMP_NUM_THREADS is no number of threads.
+    """
+    asked = os.environ.get("OMP_NUM_THREADS", "").strip()
+    if asked:
+        first = asked.partition(",")[0].strip()  # a list has the threads of nested regions behind it
+        if not (first.isdecimal() and len(first) <= MOST_DIGITS and int(first)):
+            raise InputError(f'found OMP_NUM_THREADS="{asked}", allowed: a number of threads such as 4, or unset')
+        return Threads(int(first), "OMP_NUM_THREADS")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = cgroup_cpus(root)
+    if quota is not None and quota < cores:
+        return Threads(max(1, int(quota)), f"the control group's quota of {quota:g} CPUs")
+    return Threads(cores, "the cores of this process")
+
+
 def cgroup_cpus(root: Path = ROOT) -> float | None:
     """Return the CPU quota of this process's control group in CPUs (1.5: one and a half); None without a quota.
 
-    With control groups v2 the smallest quota on the way up counts; with v1 that of the process's own group.
+    The smallest quota on the way up counts, with control groups v1 as with v2.
     """
-    path = _group_path(root)
-    group = root / "sys/fs/cgroup" / path
-    levels = [group, *list(group.parents)[: len(group.relative_to(root / "sys/fs/cgroup").parts)]]
-    quotas = [_quota(_text(level / "cpu.max")) for level in levels]
-    legacy = root / "sys/fs/cgroup/cpu"
-    quotas.append(_quota(f"{_text(legacy / 'cpu.cfs_quota_us')} {_text(legacy / 'cpu.cfs_period_us')}"))
-    return min((quota for quota in quotas if quota is not None), default=None)
+    texts = [_text(level / "cpu.max") for level in _levels(root, "", "sys/fs/cgroup")]
+    texts += [
+        f"{_text(level / 'cpu.cfs_quota_us')} {_text(level / 'cpu.cfs_period_us')}"
+        for level in _levels(root, "cpu", "sys/fs/cgroup/cpu")
+    ]
+    return min((quota for quota in map(_quota, texts) if quota is not None), default=None)
 
 
-def _group_path(root: Path) -> str:
-    """Return the process's place in the v2 hierarchy, relative to its mount; empty at the top or without v2."""
-    groups = _text(root / "proc/self/cgroup") or ""
-    return next((line.removeprefix("0::").strip("/") for line in groups.splitlines() if line.startswith("0::")), "")
+def _levels(root: Path, controller: str, mount: str) -> list[Path]:
+    """Return the folders of the process's group and of all around it; without a controller those of v2.
+
+    A line of /proc/self/cgroup is `number:controllers:path`, with no controllers for v2.
+    """
+    lines = (_text(root / "proc/self/cgroup") or "").splitlines()
+    fields = [line.split(":", 2) for line in lines if line.count(":") > 1]
+    path = next((each[2].strip("/") for each in fields if controller in each[1].split(",")), "")
+    group = root / mount / path
+    return [group, *list(group.parents)[: len(group.relative_to(root / mount).parts)]]
 
 
 def _quota(text: str | None) -> float | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ from pipeline.core.errors import InputError, StageError
 from pipeline.measure.bench import plan_for
 from pipeline.measure.devices.local import LocalDevice
 from pipeline.measure.harness import measure
+from pipeline.measure.machine import usable_threads
 from pipeline.measure.payload import payload
 from pipeline.measure.runtimes import open_session
 from pipeline.measure.statistics import milliseconds, speedup
@@ -167,8 +167,8 @@ class Evaluation:
         return self._held_out[file]
 
     def _logits(self, file: Path, batches_NCHW: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
-        """Yield the first output for each batch, on all cores of this machine."""
-        threads = len(os.sched_getaffinity(0))
+        """Yield the first output for each batch, on the threads that evaluation may use here."""
+        threads = usable_threads().number
         session = open_session(self.runtime, file, threads=threads, batch=self.target.batch)
         for images_NCHW in batches_NCHW:
             try:

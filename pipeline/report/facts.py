@@ -28,11 +28,19 @@ def header(report: RunReport) -> Facts:
         *(("Of the data", str(note)) for note in report.data.get("notes", ())),
         ("Machine", machine(report.machine)),
         ("Runtime", f"{rows.place(target.runtime, target.threads)}, batch {target.batch}"),
+        *_threads(report),
         ("Versions", ", ".join(f"{name} {version}" for name, version in report.versions.items()) or numbers.DASH),
         ("Recipe", f"{report.recipe_file}, digest {report.recipe_digest[:DIGEST_SHOWN]}, seed {report.seed}"),
         ("Run", f"{_started(report)}, took {numbers.duration(report.seconds)}"),
     )
     return facts if report.bundle is None else (*facts, ("Bundle", bundle(report.bundle)))
+
+
+def _threads(report: RunReport) -> Facts:
+    """Return what trained and evaluated; nothing for runs of earlier versions."""
+    if report.threads is None:
+        return ()
+    return (("Training and accuracy", f"{numbers.plural(report.threads, 'thread')}, by {report.threads_from}"),)
 
 
 def bundle(record: BundleRecord, folder: Path = Path()) -> str:

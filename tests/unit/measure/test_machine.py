@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING
 
 import pytest
 
+from pipeline.core.errors import InputError
 from pipeline.core.measurement import MUST_MATCH
-from pipeline.measure.machine import cgroup_cpus, fingerprint, on_battery
+from pipeline.measure.machine import cgroup_cpus, fingerprint, on_battery, usable_threads
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -107,3 +109,62 @@ def test_a_battery_that_is_discharged_is_told(tmp_path: Path, status: str, *, dr
     write(tmp_path, "sys/class/power_supply/BAT0/type", "Battery\n")
     write(tmp_path, "sys/class/power_supply/BAT0/status", f"{status}\n")
     assert on_battery(tmp_path) is drained
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "cpus"),
+    [
+        ("4:memory:/b\n3:cpu,cpuacct:/a/b\n", {"cpu/a/b": (250000, 100000)}, 2.5),
+        ("3:cpu,cpuacct:/a/b\n", {"cpu/a/b": (-1, 100000), "cpu/a": (150000, 100000)}, 1.5),
+        ("3:cpuacct,cpu:/docker/x\n", {"cpu": (50000, 100000)}, 0.5),
+        ("3:cpuset:/a\n", {"cpu/a": (50000, 100000)}, None),
+    ],
+    ids=["its own", "around it", "seen from inside", "another controller"],
+)
+def test_quotas_of_the_older_control_groups(
+    tmp_path: Path, groups: str, files: dict[str, tuple[int, int]], cpus: float | None
+) -> None:
+    """The group is the one of the controller, and those around it bind as well."""
+    write(tmp_path, "proc/self/cgroup", groups)
+    for folder, (quota, period) in files.items():
+        write(tmp_path, f"sys/fs/cgroup/{folder}/cpu.cfs_quota_us", f"{quota}\n")
+        write(tmp_path, f"sys/fs/cgroup/{folder}/cpu.cfs_period_us", f"{period}\n")
+    assert cgroup_cpus(tmp_path) == cpus
+
+
+@pytest.mark.parametrize(
+    ("asked", "quota", "expected"),
+    [
+        (None, None, (6, "the cores of this process")),
+        ("", None, (6, "the cores of this process")),
+        (None, "350000 100000", (3, "the control group's quota of 3.5 CPUs")),
+        (None, "20000 100000", (1, "the control group's quota of 0.2 CPUs")),
+        (None, "800000 100000", (6, "the cores of this process")),
+        ("2", "350000 100000", (2, "OMP_NUM_THREADS")),
+        (" 12 ", None, (12, "OMP_NUM_THREADS")),
+        ("4,2,1", None, (4, "OMP_NUM_THREADS")),
+    ],
+)
+def test_threads_of_training_and_evaluation(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    asked: str | None,
+    quota: str | None,
+    expected: tuple[int, str],
+) -> None:
+    """What a person set, else the container's whole CPUs, else the cores that this process may run on."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if asked is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    if quota is not None:
+        write(tmp_path, "sys/fs/cgroup/cpu.max", quota)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _process: set(range(6)))
+    assert usable_threads(tmp_path) == expected
+
+
+@pytest.mark.parametrize("asked", ["0", "-1", "many", "2.5", "9" * 30, ",2"])
+def test_a_number_of_threads_that_is_none(monkeypatch: pytest.MonkeyPatch, asked: str) -> None:
+    """Refused: nobody would see that it was not followed."""
+    monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    with pytest.raises(InputError, match=r"found OMP_NUM_THREADS=.*, allowed: a number of threads"):
+        usable_threads()

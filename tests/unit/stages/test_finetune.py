@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
 from pydantic import ValidationError
 
 from pipeline.core.artifact import PAYLOAD, TensorSpec
@@ -126,6 +127,25 @@ def test_a_killed_training_ends_with_the_same_bytes(
     assert last.notes == ["resumed after epoch 1 of 3"]
     for name in PAYLOAD["torch"]:
         assert (killed.folder / name).read_bytes() == (whole.folder / name).read_bytes()
+
+
+def test_what_a_resumed_training_says(make_context: Make, network: Artifact) -> None:
+    """Another number of threads adds in another order; a state that cannot be read is made anew."""
+    stage, context = finetune(epochs=2), make_context("ended")
+    stops = Stops(8)
+    with pytest.raises(KeyboardInterrupt):
+        stage.run(network, replaced(context, stops))
+    file = context.folder / "training.pt"
+    torch.save({**torch.load(file), "threads": 99}, file)
+    more = Stops(1000)
+    stage.run(network, replaced(context, more))
+    assert more.notes[1].startswith("it began on 99 threads and goes on with ")
+    assert more.notes[1].endswith("OMP_NUM_THREADS=99")
+    for content in (b"", b"PK\3\4", bytes(1000)):
+        file.write_bytes(content)
+        again = Stops(1000)
+        stage.run(network, replaced(context, again))
+        assert "this training begins anew" in again.notes[0]
 
 
 def replaced(context: Context, progress: SilentProgress) -> Context:
