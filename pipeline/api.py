@@ -129,7 +129,7 @@ def plan(
 
     `out` is the folder of the last run, from which is known what has changed; other arguments and errors as of `run`.
     """
-    previous = previous_ingredients(Path(out)) if out else ()
+    previous = previous_ingredients(Path(out), SilentProgress().note) if out else ()
     return make_plan(_loaded(recipe, overrides), _store(store), seed, previous).steps
 
 

@@ -8,12 +8,13 @@ import os
 import shlex
 import sys
 import traceback
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from pipeline import cli_bundle, cli_device, cli_gate, cli_inspect, cli_latency
+from pipeline import cli_bundle, cli_device, cli_gate, cli_inspect, cli_latency, cli_store
 from pipeline.core import interruption
 from pipeline.core.errors import InputError, ResourceError, SecateurError
 
@@ -61,6 +62,7 @@ cli_gate.register(app)
 cli_device.register(app)
 cli_bundle.register(app)
 cli_inspect.register(app)
+cli_store.register(app)
 
 Recipe = Annotated[Path, typer.Argument(help="Recipe file (YAML).", show_default=False)]
 Set = Annotated[
@@ -78,6 +80,14 @@ Fresh = Annotated[
     bool,
     typer.Option("--fresh", help="Make everything anew: take nothing from the store, and replace what is there."),
 ]
+Wait = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DURATION",
+        show_default=False,
+        help="How long to wait for another run that is making the same stage; $SECATEUR_WAIT when left out, else 24h.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of text.")]
 
 
@@ -90,8 +100,11 @@ def run(
     test: Test = True,
     fresh: Fresh = False,
     as_json: AsJson = False,
+    wait: Wait = None,
 ) -> None:
     """Run a recipe. Finished stages are taken from the store, so running again resumes.
+
+    Several runs may use one store at a time: of two that need the same stage, the second takes what the first makes.
 
     Examples:
 
@@ -105,12 +118,14 @@ def run(
     from pipeline.recipe import load_recipe
     from pipeline.runner import Run
 
+    wait_s = None if wait is None else cli_store.seconds("--wait", wait)
     loaded = load_recipe(recipe, overrides or ())
     folder = out or Path("runs") / recipe.stem
     resume = f"What was finished is kept. Resume with: {shlex.join(['secateur', *sys.argv[1:]])}"
     interruption.advise(resume)
     try:
-        with ConsoleProgress() as progress, store_of_run(Store(default_root()), folder, progress, fresh=fresh) as store:
+        shared = Store(default_root(), wait_s)
+        with ConsoleProgress() as progress, store_of_run(shared, folder, progress, fresh=fresh) as store:
             report = Run(loaded, folder, store, seed, progress, test).execute()
     except SecateurError as error:
         if error.exit_code == BAD_INPUT or interruption.received():  # there is nothing to resume; or `main` says it
@@ -134,7 +149,7 @@ def plan(recipe: Recipe, overrides: Set = None, out: Out = None, seed: Seed = 0,
     from pipeline.records import previous_ingredients
 
     loaded = load_recipe(recipe, overrides or ())
-    previous = previous_ingredients(out or Path("runs") / recipe.stem)
+    previous = previous_ingredients(out or Path("runs") / recipe.stem, partial(typer.echo, err=True))
     steps = make_plan(loaded, Store(default_root()), seed, previous).steps
     if as_json:
         fields = ("index", "label", "key", "cached", "reason", "ingredients")

@@ -71,7 +71,8 @@ def gate(
     """
     from pipeline.bundle_argument import ExportedFiles
     from pipeline.core.gate import RESULT_FILE
-    from pipeline.core.paths import check_folder, write_whole
+    from pipeline.core.partial import write_whole
+    from pipeline.core.paths import check_folder
     from pipeline.latency.baselines import Store
     from pipeline.latency.gate import Gate
     from pipeline.latency.gate_config import gated, read_config
@@ -114,7 +115,7 @@ def _require_sensible(accept: str | None, *, refreeze: bool, drift: bool) -> Non
 
 
 def _write(found: GateResult, junit: Path | None, markdown: Path | None) -> None:
-    from pipeline.core.paths import write_whole
+    from pipeline.core.partial import write_whole
     from pipeline.report import gate as pages
     from pipeline.report.junit import junit as junit_xml
 

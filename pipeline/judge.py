@@ -7,6 +7,8 @@ depend on, so that nothing is evaluated twice and the test images are touched on
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from pipeline.core.store import Store
 
 JUDGEMENT_FILE = "judgement.json"
+#: What an FP32 export for judging depends on.
+EXPORTERS = ("torch", "onnx", "onnxscript")
 #: Raised when the same file would now be judged differently.
 REVISION = 1
 
@@ -66,33 +70,26 @@ class Judge:
                 "batch": self.target.batch,
                 "inputs": [spec.model_dump(mode="json") for spec in artifact.inputs],
                 "outputs": [spec.name for spec in artifact.outputs],
+                "versions": {name: version(name) for name in EXPORTERS},
             }
         )
-        if not self.store.has(key):
-            with self.store.making(key) as folder:
-                self._export(artifact, folder)
+        self._obtain(key, partial(self._export, artifact), "the same export")
         return self.store.read(key)
 
     def judge(self, artifact: Artifact) -> Judgement:
         """Return accuracy on the validation split, cost and size of the exported file."""
         file = self.shipped(artifact)
         key = digest_of({"kind": "judgement", "revision": REVISION, "of": file.digest, **self._conditions(file)})
-        if not self.store.has(key):
-            with self.store.making(key) as folder:
-                text = self._judgement(file).model_dump_json(indent=1)
-                (folder / JUDGEMENT_FILE).write_text(text + "\n")
+        self._obtain(key, lambda folder: _write(self._judgement(file), folder), "the same evaluation")
         return Judgement.model_validate_json((self.store.folder(key) / JUDGEMENT_FILE).read_text())
 
     def final_test(self, original: Artifact, result: Artifact) -> FinalTest:
         """Return the test accuracy of both exported files on the same images. Taken once for a pair of files."""
         before, after = self.shipped(original), self.shipped(result)
-        conditions = {**self._conditions(before), **self._conditions(after)}
+        conditions = [self._conditions(file) for file in (before, after)]
         pair = [before.digest, after.digest]
-        key = digest_of({"kind": "test", "revision": REVISION, "of": pair, **conditions})
-        if not self.store.has(key):
-            with self.store.making(key) as folder:
-                text = self._test(before, after).model_dump_json(indent=1)
-                (folder / JUDGEMENT_FILE).write_text(text + "\n")
+        key = digest_of({"kind": "test", "revision": REVISION, "of": pair, "conditions": conditions})
+        self._obtain(key, lambda folder: _write(self._test(before, after), folder), "the same final test")
         return FinalTest.model_validate_json((self.store.folder(key) / JUDGEMENT_FILE).read_text())
 
     def runtime_of(self, file: Artifact) -> Runtime:
@@ -102,7 +99,16 @@ class Judge:
         return "onnxruntime"
 
     def _conditions(self, file: Artifact) -> dict[str, object]:
-        return {"data": dict(self.data_identity), "runtime": self.runtime_of(file)}
+        runtime = self.runtime_of(file)
+        return {
+            "data": dict(self.data_identity),
+            "classes": list(self.dataset().classes),
+            "runtime": runtime,
+            "versions": {runtime: version(runtime)},
+        }
+
+    def _obtain(self, key: str, make: Callable[[Path], None], what: str) -> None:
+        self.store.obtain(key, make, self.progress.note, what=what)
 
     def _export(self, artifact: Artifact, folder: Path) -> None:
         from pipeline.export.onnx import export_onnx
@@ -174,6 +180,10 @@ def _require_classes(logits: NDArray[np.float32], where: str) -> None:
             f"the exported file's outputs are not finite for {undecided} of the {where}: no class can be told. Look at "
             "its weights and at what the stage changed: a learning rate too high, numbers beyond float16"
         )
+
+
+def _write(found: Frozen, folder: Path) -> None:
+    (folder / JUDGEMENT_FILE).write_text(found.model_dump_json(indent=1) + "\n")
 
 
 def input_specs(dataset: Dataset, batch: int) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, assert_never
 import torch
 
 from pipeline.core.artifact import Artifact, TensorSpec
+from pipeline.core.entry import ARTIFACT_FILE
 from pipeline.core.errors import InputError, RecipeError
 from pipeline.core.library import ALLOWED, ARGUMENT, definition_of, split
 from pipeline.core.reading import read_value
-from pipeline.core.store import ARTIFACT_FILE
 from pipeline.data import load as load_data
 from pipeline.data.config import Cifar, DataFile, Elpv, FashionMnist, ImageFolder
 from pipeline.exported_argument import FILES

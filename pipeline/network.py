@@ -88,6 +88,16 @@ def _read(folder: Path) -> dict[str, Any]:
     return content
 
 
+def loads_alike(artifact: Artifact) -> bool:
+    """Say whether a torch artifact gives the same outputs and state whatever random numbers it is built with."""
+    example = example_for([(spec.shape, spec.dtype) for spec in artifact.inputs])
+    first, *others = (_loaded_again(artifact.folder, example, seed) for seed in range(1 + TRIES))
+    if not all(same_state(first, other) for other in others):
+        return False
+    with own_randomness(FIRST_SEED):
+        return not example or alike(run(first, example), run(others[0], example), rounding=ROUNDING)
+
+
 def load_other(definition: Path, weights: Path, arguments: Mapping[str, Any]) -> nn.Module:
     """Return a network from its definition and weight file, such as a teacher, in eval mode."""
     model = build(definition, arguments)

@@ -112,7 +112,7 @@ class Pruning:
             selection = self._decision()
             self._check_removed([{"widths": _lengths(selection.kept)}])
             return self._changed([self._remove(self.given, folder, self.start, selection)], folder)
-        phases = Phases(folder / PHASES, self.given)
+        phases = Phases(folder / PHASES, self.given, self.context.progress.note)
         match schedule.method:
             case "iterative":
                 records = self._iterative(phases, schedule)

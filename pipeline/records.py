@@ -13,16 +13,29 @@ from pipeline.core.reading import read_object
 from pipeline.core.run import SCHEMA_VERSION, RunReport
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 RUN_FILE = "run.json"
 PLAN_FILE = "plan.json"
 
 
-def previous_ingredients(folder: Path) -> list[dict[str, Any]]:
-    """Return the ingredients of the steps of the last run in this folder; none when there was no run."""
+def previous_ingredients(folder: Path, note: Callable[[str], None]) -> list[dict[str, Any]]:
+    """Return the ingredients of the steps of the last run in this folder; none when there was no run.
+
+    They only say what changed since then: a file that cannot be read is told by `note`, and holds none.
+    """
     file = folder / PLAN_FILE
-    found: list[dict[str, Any]] = json.loads(file.read_text()) if file.exists() else []
+    try:
+        found = json.loads(file.read_bytes())
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError) as error:
+        note(f"{file} cannot be read ({error}): what changed since the last run is not known; it is written anew")
+        return []
+    if not isinstance(found, list) or not all(isinstance(each, dict) and "kind" in each for each in found):
+        note(f"{file} does not hold the steps of a run: what changed since then is not known; it is written anew")
+        return []
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -127,7 +128,10 @@ def _compare_threads(before: int | None, progress: Progress) -> None:
 def _save(state: dict[str, Any], file: Path) -> None:
     """Write a state so that the file is either the old one or the new one, whenever the process is killed."""
     part = file.with_suffix(".part")
-    torch.save(state, part)
+    with part.open("wb") as stream:
+        torch.save(state, stream)
+        stream.flush()
+        os.fsync(stream.fileno())
     part.replace(file)
 
 

@@ -16,19 +16,24 @@ import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
 
 from pipeline import __version__
 from pipeline.core import interruption
 from pipeline.core.artifact import Artifact, StageRecord, payload_digest
+from pipeline.core.entry import ARTIFACT_FILE, is_listed
 from pipeline.core.errors import ResourceError, SecateurError
+from pipeline.core.locks import locked
 from pipeline.core.measurement import load as load_measurement
+from pipeline.core.partial import write_whole
 from pipeline.core.paths import make_folder
 from pipeline.core.run import Row, RunReport
 from pipeline.core.stage import Candidate, Context, SilentProgress
-from pipeline.core.store import Store, link_entry, locked, read_record, write_artifact, write_record
+from pipeline.core.store import Store, link_entry, read_artifact, read_record, write_artifact, write_record
 from pipeline.core.user_code import known_as, told
 from pipeline.data import load as load_data
 from pipeline.data import summary
@@ -80,26 +85,34 @@ class Run:
         """
         make_folder(self.folder, "the run's folder", "give another with --out")
         make_folder(self.store.root, "the store", "set SECATEUR_STORE to another folder")
-        with locked(self.folder / ".lock", f"another run is writing into {self.folder}: wait for it, or give --out"):
-            started = time.monotonic()
-            try:
-                with _disk_errors(self.folder, self.store.root):
-                    self._steps()
-                    report = self._finished(time.monotonic() - started)
-                    self._write(report)
-            except BaseException as error:
-                # A library may have made an error of its own of an interruption.
-                by_hand = not isinstance(error, Exception) or interruption.received()
-                status, text = ("interrupted", "") if by_hand else ("failed", str(error))
-                with suppress(OSError):  # the disk may be what is full: the error itself is what has to be told
-                    self._write(self._report(status, time.monotonic() - started, text))
-                raise
-            return report
+        busy = f"another run is writing into {self.folder}: wait for it, or give --out"
+        try:
+            with locked(self.folder / ".lock", busy):
+                return self._execute()
+        finally:
+            self.store.release()
+
+    def _execute(self) -> RunReport:
+        started = time.monotonic()
+        try:
+            with _disk_errors(self.folder, self.store.root):
+                self._steps()
+                report = self._finished(time.monotonic() - started)
+                self._write(report)
+        except BaseException as error:
+            # A library may have made an error of its own of an interruption.
+            by_hand = not isinstance(error, Exception) or interruption.received()
+            status, text = ("interrupted", "") if by_hand else ("failed", str(error))
+            with suppress(OSError, ResourceError):  # the disk may be full: the error itself is what has to be told
+                self._write(self._report(status, time.monotonic() - started, text))
+            raise
+        return report
 
     @cached_property
     def plan(self) -> Plan:
         """What will run; the ingredients are kept in the folder so that the next plan can say what changed."""
-        return make_plan(self.loaded, self.store, self.seed, previous_ingredients(self.folder))
+        previous = previous_ingredients(self.folder, self.progress.note)
+        return make_plan(self.loaded, self.store, self.seed, previous)
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -129,33 +142,58 @@ class Run:
     def _steps(self) -> None:
         known_as(self.loaded.recipe.model.definition)
         text = json.dumps([step.ingredients for step in self.plan.steps], indent=1, sort_keys=True, allow_nan=False)
-        (self.folder / PLAN_FILE).write_text(text + "\n")
+        write_whole(self.folder / PLAN_FILE, text + "\n")
         for step in self.plan.steps:
             began = time.monotonic()
             self.progress.note(f"{step.index}/{len(self.plan.steps) - 1} {step.label}: {step.reason}")
             with told(f"{step.label} failed"):
-                if not self.store.has(step.key):
-                    self._make(step, began)
-                self._collect(step, self._result(step), began)
+                made = self.store.obtain(
+                    step.key,
+                    partial(self._make, step, began),
+                    self.progress.note,
+                    what=step.label,
+                    unfit=self._unfit,
+                )
+                self._collect(step, self._result(step), began, made=made)
             self._write(self._report("running", 0.0))
 
     def _result(self, step: Step) -> Artifact:
         """Return the artifact after a step; a stage that only looked or was skipped leaves the one before."""
-        if (self.store.folder(step.key) / "artifact.json").exists():
-            return self.store.read(step.key)
-        return self.artifacts[-1]
+        if not (self.store.folder(step.key) / ARTIFACT_FILE).exists():
+            return self.artifacts[-1]
+        artifact = self.store.read(step.key)
+        if step.stage is None:
+            self._check_stored_classes(artifact)
+        return artifact
 
-    def _make(self, step: Step, began: float) -> None:
+    def _unfit(self, folder: Path) -> str:
+        """Say why a stored entry is not what this step would make: it was made from another file, or is not whole."""
+        try:
+            record = read_record(folder)
+            if record and self.artifacts and record.parent_digest != self.artifacts[-1].digest:
+                return "it was made from another file than the one that now stands before it"
+            return "" if is_listed(folder) else self._unfit_network(folder)
+        except (ValidationError, ResourceError) as error:
+            return str(error).splitlines()[0]
+
+    def _unfit_network(self, folder: Path) -> str:
+        """Say why a network does not load to the same one each time, as earlier versions could store it."""
+        if not (folder / ARTIFACT_FILE).exists() or (artifact := read_artifact(folder)).form != "torch":
+            return ""
+        from pipeline.network import loads_alike
+
+        return "" if loads_alike(artifact) else "it lacks state that the network has beside its state_dict"
+
+    def _make(self, step: Step, began: float, folder: Path) -> None:
         _use_threads(self.threads.number)
-        with self.store.making(step.key) as folder:
-            if step.stage is None:
-                write_artifact(self._original(folder), folder)
-            elif step.made == step.key:
-                self._stage(step, step.stage, folder, began)
-            else:
-                self._stage_for_gain(step, step.stage, folder)
+        if step.stage is None:
+            write_artifact(self._original(folder), folder)
+        elif step.made == step.key:
+            self._stage(step, step.stage, began, folder)
+        else:
+            self._stage_for_gain(step, step.stage, folder)
 
-    def _stage(self, step: Step, stage: Stage, folder: Path, began: float) -> None:
+    def _stage(self, step: Step, stage: Stage, began: float, folder: Path) -> None:
         """Let a stage work in `folder` and write down what it did and made, whatever becomes of it then."""
         given = self.artifacts[-1]
         context = Context(
@@ -191,9 +229,8 @@ class Run:
 
     def _stage_for_gain(self, step: Step, stage: Stage, folder: Path) -> None:
         """Store what the stage makes as if nothing were asked of it, then decide whether it stays in the chain."""
-        if not self.store.has(step.made):
-            with self.store.making(step.made) as own:
-                self._stage(step, stage, own, time.monotonic())
+        work = partial(self._stage, step, stage, time.monotonic())
+        self.store.obtain(step.made, work, self.progress.note, what=step.label, unfit=self._unfit)
         began = time.monotonic()
         made = self.store.read(step.made)
         files = self.judge.shipped(self.artifacts[-1]), self.judge.shipped(made)
@@ -221,7 +258,16 @@ class Run:
             form="torch", folder=folder, digest=payload_digest("torch", folder), inputs=inputs, outputs=outputs
         )
 
-    def _collect(self, step: Step, artifact: Artifact, began: float) -> None:
+    def _check_stored_classes(self, artifact: Artifact) -> None:
+        """Check a stored network against the data that it is run on now, as a new one is checked. Raises InputError."""
+        inputs, outputs = input_specs(self.dataset, self.loaded.recipe.target.batch)
+        stored = [spec.shape[1:] for spec in (*artifact.inputs, *artifact.outputs)]
+        if stored != [spec.shape[1:] for spec in (*inputs, *outputs)]:
+            from pipeline.network import load_network
+
+            _check_classes(load_network(artifact), inputs[0].shape, self.dataset.classes)
+
+    def _collect(self, step: Step, artifact: Artifact, began: float, *, made: bool) -> None:
         """Judge the artifact and add its row, its candidate and its links in the run folder."""
         found = self.judge.judge(artifact)
         entry = self.store.folder(step.key)
@@ -243,8 +289,8 @@ class Run:
             digest=self.judge.shipped(artifact).digest,
             artifact=artifact.digest,
             folder=f"stages/{name}",
-            cached=step.cached,
-            seconds=record.seconds if record and step.cached else time.monotonic() - began,
+            cached=not made,
+            seconds=record.seconds if record and not made else time.monotonic() - began,
             changed=record.changed if record else {},
             **found.model_dump(),
         )
@@ -307,9 +353,7 @@ class Run:
     def _write(self, report: RunReport) -> None:
         from pipeline.report import write
 
-        part = self.folder / f"{RUN_FILE}.part"
-        part.write_text(report.model_dump_json(indent=1) + "\n")
-        part.replace(self.folder / RUN_FILE)
+        write_whole(self.folder / RUN_FILE, report.model_dump_json(indent=1) + "\n")
         if report.status != "running":
             write(report, self.folder)
 

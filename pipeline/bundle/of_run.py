@@ -13,8 +13,8 @@ from pipeline.bundle.place import write_beside_run, write_bundle
 from pipeline.bundle.selection import check_finished
 from pipeline.core.bundle import BundleOptions
 from pipeline.core.errors import InputError
-from pipeline.core.paths import write_whole
-from pipeline.core.store import locked
+from pipeline.core.locks import locked
+from pipeline.core.partial import write_whole
 from pipeline.data import digest, load
 from pipeline.recipe import load_values
 from pipeline.recipe_problems import messages

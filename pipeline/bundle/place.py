@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
-from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.bundle.archive import SUFFIX, is_archive_of_a_bundle, write_archive
@@ -13,10 +10,12 @@ from pipeline.bundle.assemble import assemble
 from pipeline.bundle.on_device import verify
 from pipeline.bundle.signature import check_key, sign
 from pipeline.core.errors import InputError, ResourceError, StageError
+from pipeline.core.partial import partial_folder
 from pipeline.core.run import BundleRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
+    from pathlib import Path
 
     from pipeline.bundle.content import Content
 
@@ -34,7 +33,7 @@ def write_bundle(content: Content, places: Sequence[Path], *, secret_key: Path |
     for place in places:
         check_place(place)
     try:
-        with _partial(places[0]) as partial:
+        with partial_folder(places[0]) as partial:
             made = partial / "bundle"
             made.mkdir()
             digest = assemble(content, made)
@@ -96,20 +95,9 @@ def _check(made: Path) -> None:
         raise StageError(f"the new bundle does not pass its own check and was not written: {error}") from error
 
 
-@contextmanager
-def _partial(place: Path) -> Iterator[Path]:
-    """Give a new folder beside `place`, which is removed at the end."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{place.name}.", suffix=".partial", dir=place.parent))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder)
-
-
 def _put(made: Path, place: Path) -> None:
     """Copy a bundle beside its place under another name, then rename."""
-    with _partial(place) as partial:
+    with partial_folder(place) as partial:
         new = partial / "new"
         if is_archive(place):
             write_archive(made, new)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, get_args
 
 from pipeline.core.bundle import DeviceRuntime
+from pipeline.core.entry import ARTIFACT_FILE
 from pipeline.core.errors import InputError
-from pipeline.core.store import ARTIFACT_FILE, read_artifact
+from pipeline.core.store import read_artifact
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

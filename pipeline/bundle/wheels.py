@@ -18,7 +18,8 @@ from packaging.utils import canonicalize_name
 
 from pipeline.bundle.json_text import json_text
 from pipeline.core.errors import InputError
-from pipeline.core.paths import cache_root, write_whole
+from pipeline.core.partial import write_whole
+from pipeline.core.paths import cache_root
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from pipeline.core.artifact import Frozen
-from pipeline.core.paths import write_whole
+from pipeline.core.partial import write_whole
 from pipeline.core.reading import read_value
 from pipeline.core.stage import Runtime
 

@@ -16,7 +16,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, ValidationInfo
 
-from pipeline.core.errors import InputError, ResourceError
+from pipeline.core.errors import InputError
 
 #: Bytes of a file's name: less than the 255 that file systems take, since endings are added.
 LONGEST_NAME = 200
@@ -31,24 +31,6 @@ def bundled_root() -> Path:
 def cache_root() -> Path:
     """Return the folder for what can be made again: $XDG_CACHE_HOME/secateur, or ~/.cache/secateur."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "secateur"
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that `path` holds the old content or the whole new one, never a part.
-
-    Raises:
-        ResourceError: it cannot be written.
-    """
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        with partial.open("w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise ResourceError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def check_folder(path: Path, role: str, advice: str) -> None:

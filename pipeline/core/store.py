@@ -1,28 +1,40 @@
-"""A content-addressed store of finished stages, and locks, so that nothing half-written is ever taken for finished.
+"""A content-addressed store of finished stages, shared by processes: nothing half-written is taken for finished.
 
-Layout: `<root>/<first two digits>/<key>/` for what is finished, `<root>/work/<key>/` for what is being made. A stage
-writes into its working folder, which is renamed once it is complete; a killed stage finds its working folder again.
+Layout: `<root>/<first two digits>/<key>/` for what is finished, with a listing of its files (`pipeline.core.entry`),
+`<root>/work/<key>/` for what is being made, and `<root>/locks/` for who makes and who uses what. A stage writes into
+its working folder, which is listed, brought to the disk and renamed once it is complete; a killed stage finds it again.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
+import secrets
 import shutil
-from contextlib import contextmanager
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import ValidationError
+
+from pipeline.core import entry
 from pipeline.core.artifact import Artifact, StageRecord, payload_digest
+from pipeline.core.entry import ARTIFACT_FILE, ENTRY_FILE, RECORD_FILE
 from pipeline.core.errors import InputError, ResourceError
+from pipeline.core.locks import acquire, waited_for
+from pipeline.core.partial import sync_folder
 from pipeline.core.paths import cache_root
+from pipeline.core.units import parse_age
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Callable, Collection
 
-ARTIFACT_FILE = "artifact.json"
-RECORD_FILE = "record.json"
+    from pipeline.core.locks import Lock
+
+WAIT_VARIABLE = "SECATEUR_WAIT"
+DEFAULT_WAIT = "24h"
+#: About how long the lock of an entry's users is held while it is being removed.
+REMOVAL_S = 0.01
 
 
 def default_root() -> Path:
@@ -33,61 +45,153 @@ def default_root() -> Path:
     return cache_root() / "store"
 
 
-@contextmanager
-def locked(file: Path, busy: str) -> Iterator[None]:
-    """Hold an exclusive lock on `file` for the block; raises InputError with the text `busy` when another has it."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("a") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(busy) from error
-        yield
+def default_wait_s() -> float:
+    """Return how long a run waits for another that makes the same stage: $SECATEUR_WAIT, else a day.
+
+    Raises:
+        InputError: the variable is no time.
+    """
+    try:
+        return parse_age(os.environ.get(WAIT_VARIABLE) or DEFAULT_WAIT)
+    except ValueError as error:
+        raise InputError(f"{WAIT_VARIABLE}: {error}") from error
+
+
+def _silent(text: str) -> None:
+    """Tell nobody."""
+
+
+def _always(folder: Path) -> str:  # noqa: ARG001 - the shape of `unfit`
+    """Find nothing wrong with an entry."""
+    return ""
 
 
 class Store:
-    """Finished stages by key."""
+    """Finished entries by key. A process that uses one keeps it from being pruned until it calls `release`."""
 
-    def __init__(self, root: Path) -> None:
-        """Take the folder; it is made on first use."""
+    def __init__(self, root: Path, wait_s: float | None = None) -> None:
+        """Take the folder, made on first use, and how long to wait for others; None is as `default_wait_s` says."""
         self.root = root
+        self.wait_s = default_wait_s() if wait_s is None else wait_s
+        self._seen: entry.Seen = {}
+        self._uses: dict[str, Lock] = {}
 
     def folder(self, key: str) -> Path:
         """Return where the finished entry of `key` lies or would lie."""
         return self.root / key[:2] / key
 
     def has(self, key: str) -> bool:
-        """Return whether the entry is finished."""
-        return self.folder(key).is_dir()
+        """Return whether the entry is finished and all of its files are what was written."""
+        folder = self.folder(key)
+        return folder.is_dir() and not entry.problem(folder, self._seen)
 
-    @contextmanager
-    def making(self, key: str) -> Iterator[Path]:
-        """Give the working folder of `key`, locked; when the block ends without an error, the entry is finished."""
-        work = self.root / "work" / key
-        busy = f"another run is making the same stage ({key[:12]}) right now: wait for it, or stop it"
-        with locked(self.root / "locks" / key, busy):
-            work.mkdir(parents=True, exist_ok=True)
-            yield work
-            final = self.folder(key)
-            final.parent.mkdir(parents=True, exist_ok=True)
-            if final.exists():
-                shutil.rmtree(work)
-            else:
-                work.rename(final)
+    def obtain(
+        self,
+        key: str,
+        make: Callable[[Path], None],
+        note: Callable[[str], None] = _silent,
+        *,
+        what: str = "the same stage",
+        unfit: Callable[[Path], str] = _always,
+    ) -> bool:
+        """See to it that the entry of `key` is there and whole; return whether it was made here.
+
+        Where another process is making it, this one waits and takes what that made. `make` writes into a folder in
+        which it may find what an earlier, killed attempt left. A damaged entry is made again, and so is one of which
+        `unfit` says why it does not fit; `note` is told of either.
+
+        Raises:
+            ResourceError: another process still makes it when the time to wait is over.
+        """
+        self._use(key)
+        if self._adopted(key, unfit):
+            return False
+        named = f"{what} ({key[:12]})"
+        with waited_for(self.lock_file(key), named, self.wait_s, note) as left_by:
+            folder = self.folder(key)
+            wrong = (entry.problem(folder, self._seen) or unfit(folder)) if folder.is_dir() else "absent"
+            if not wrong:
+                return False
+            if left_by:
+                note(f"{left_by} ended without finishing {named}: this run goes on from what it left")
+            if folder.is_dir():
+                note(f"the stored {folder} is damaged or stale ({wrong}): it is made again")
+                self._take_away(folder)
+            self._make(key, make)
+        return True
 
     def read(self, key: str) -> Artifact:
         """Return the artifact of a finished entry; raises ResourceError when its files are not what they were."""
         return read_artifact(self.folder(key))
 
+    def release(self) -> None:
+        """Let others prune what this process has used."""
+        for lock in self._uses.values():
+            lock.release()
+        self._uses.clear()
+
+    def _use(self, key: str) -> None:
+        """Keep the entry from being pruned, and note that it was used now. Nothing is pruned that cannot be written."""
+        if key in self._uses or (self.root.exists() and not os.access(self.root, os.W_OK)):
+            return
+        while (lock := acquire(self.use_file(key), shared=True)) is None:
+            time.sleep(REMOVAL_S)
+        self._uses[key] = lock
+        listing = self.folder(key) / ENTRY_FILE
+        if listing.exists():
+            os.utime(listing)
+
+    def _adopted(self, key: str, unfit: Callable[[Path], str]) -> bool:
+        """Return whether the entry is there, whole and fit; one without a listing gets it."""
+        folder = self.folder(key)
+        if not self.has(key) or unfit(folder):
+            return False
+        if not entry.is_listed(folder) and os.access(folder, os.W_OK) and (lock := acquire(self.lock_file(key))):
+            entry.seal(folder)
+            lock.release()
+        return True
+
+    def _make(self, key: str, make: Callable[[Path], None]) -> None:
+        work, final = self.root / "work" / key, self.folder(key)
+        work.mkdir(parents=True, exist_ok=True)
+        if not entry.is_listed(work) or entry.problem(work):  # else it was killed between its listing and its new name
+            (work / ENTRY_FILE).unlink(missing_ok=True)
+            make(work)
+            entry.seal(work)
+        entry.clear(work)
+        sync_folder(work)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        work.rename(final)
+        sync_folder(final.parent)
+
+    def _take_away(self, folder: Path) -> None:
+        """Remove an entry so that it is there whole or not at all."""
+        away = self.root / "removed" / f"{folder.name}-{secrets.token_hex(4)}"
+        away.parent.mkdir(parents=True, exist_ok=True)
+        folder.rename(away)
+        shutil.rmtree(away)
+
+    def lock_file(self, key: str) -> Path:
+        """Return the file whose lock that process has which makes or mends an entry."""
+        return self.root / "locks" / key
+
+    def use_file(self, key: str) -> Path:
+        """Return the file whose lock, shared, those have who use an entry."""
+        return self.root / "locks" / f"{key}.use"
+
 
 def read_artifact(folder: Path) -> Artifact:
     """Return the artifact in a folder; raises ResourceError when its files are not what they were."""
-    stored = Artifact.model_validate_json((folder / ARTIFACT_FILE).read_text())
-    artifact = stored.model_copy(update={"folder": folder})
-    if payload_digest(artifact.form, folder) != artifact.digest:
+    try:
+        stored = Artifact.model_validate_json((folder / ARTIFACT_FILE).read_bytes())
+        digest = payload_digest(stored.form, folder)
+    except (ValidationError, OSError) as error:
+        message = f"{folder} holds no whole artifact: {str(error).splitlines()[0]}. Remove that folder and run again."
+        raise ResourceError(message) from error
+    if digest != stored.digest:
         message = f"the stored stage {folder} is damaged: its digest is not the recorded one. Remove that folder."
         raise ResourceError(message)
-    return artifact
+    return stored.model_copy(update={"folder": folder})
 
 
 def write_artifact(artifact: Artifact, folder: Path) -> None:
@@ -107,12 +211,12 @@ def write_record(record: StageRecord, folder: Path) -> None:
     (folder / RECORD_FILE).write_text(record.model_dump_json(indent=1) + "\n")
 
 
-def link_entry(entry: Path, destination: Path, *, without: Collection[str] = ()) -> None:
-    """Show the files of a stored entry in a new folder: hard links where the file system has them, else copies."""
+def link_entry(source: Path, destination: Path, *, without: Collection[str] = ()) -> None:
+    """Show the files of a stored entry, but its listing, in a new folder: hard links where there are, else copies."""
     shutil.rmtree(destination, ignore_errors=True)
     destination.mkdir(parents=True)
-    for path in sorted(entry.iterdir()):
-        if path.is_file() and path.name not in without:
+    for path in sorted(source.iterdir()):
+        if path.is_file() and path.name not in {ENTRY_FILE, *without}:
             try:
                 os.link(path, destination / path.name)
             except OSError as error:

@@ -36,6 +36,8 @@ TIME_UNITS: Mapping[str, Fraction] = {
     "ms": Fraction(1, 1000),
     "us": Fraction(1, 1_000_000),
 }
+#: The same for times to wait or to look back.
+AGE_UNITS: Mapping[str, Fraction] = {"d": Fraction(86400), "h": Fraction(3600), **TIME_UNITS}
 #: Bytes in each unit, largest first; kB is 1000 bytes and KiB 1024.
 SIZE_UNITS: Mapping[str, Fraction] = {
     "GiB": Fraction(1024**3),
@@ -56,6 +58,7 @@ MAX_TEXT = 64  # characters; more is no quantity that a person wrote
 RATIO_ALLOWED = "a ratio between 0 and 1, such as 0.5 or 50%"
 MARGIN_ALLOWED = "a share such as 3% or 0.03"
 DURATION_ALLOWED = "a positive time with its unit (us, ms, s, min), such as 3ms"
+AGE_ALLOWED = "a time with its unit (d, h, min, s, ms), such as 30d, 2h or 0s"
 SIZE_ALLOWED = "a positive whole number of bytes with its unit (B, kB, MB, GB, KiB, MiB, GiB), such as 1.5MB"
 POINTS_ALLOWED = "points of accuracy from 0pt to 100pt, such as 0.5pt"
 FACTOR_ALLOWED = "a positive factor of the original ending in x, such as 0.25x"
@@ -169,6 +172,22 @@ def _duration(found: object, allowed: str) -> float:
 def duration_text(seconds: float) -> str:
     """Return seconds as the shortest exact text, such as `3ms`."""
     return _shortest(seconds, TIME_UNITS, parse_duration)
+
+
+def parse_age(found: object) -> float:
+    """Return the seconds of a time to wait or to look back, such as `90s`, `2h` or `30d`; zero is one.
+
+    Raises:
+        ValueError: it is none.
+    """
+    return float(_amount(found, AGE_UNITS, AGE_ALLOWED))
+
+
+def age_text(seconds: float) -> str:
+    """Return a time for a person, in the largest unit that makes it one or more: `90s` is `1.5min`."""
+    exact = Fraction(repr(float(seconds)))
+    unit, scale = next(((name, each) for name, each in AGE_UNITS.items() if exact >= each), ("s", Fraction(1)))
+    return f"{float(exact / scale):.3g}{unit}"
 
 
 def parse_size(found: object) -> int:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
-import tempfile
 import urllib.request
 from pathlib import Path
 
 from pipeline.core.errors import InputError
+from pipeline.core.partial import partial_folder
 
 
 def cache_folder() -> Path:
@@ -45,8 +45,8 @@ def download(url: str, file: Path, sha256: str) -> None:
     if file.exists():
         return
     file.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=file.parent) as folder:
-        part = Path(folder) / file.name
+    with partial_folder(file) as folder:
+        part = folder / file.name
         try:
             with urllib.request.urlopen(url, timeout=60) as answer:  # noqa: S310 (fixed http(s) addresses of ours)
                 part.write_bytes(answer.read())

@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import shutil
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
@@ -23,6 +21,7 @@ from pipeline.core.artifact import Frozen, file_digest
 from pipeline.core.comparison import ReasonCode, Verdict
 from pipeline.core.errors import InputError, ResourceError
 from pipeline.core.measurement import MUST_MATCH
+from pipeline.core.partial import append_line, write_whole
 from pipeline.core.run import Interval
 from pipeline.core.stage import Runtime
 
@@ -131,9 +130,7 @@ class Store:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             for name, path in source.files.items():
-                partial = folder / f"{name}.partial"
-                shutil.copyfile(path, partial)
-                partial.replace(folder / name)
+                write_whole(folder / name, path.read_bytes())
         except OSError as error:
             raise ResourceError(f"{folder} cannot be written: {error.strerror}") from error
         self._append("baselines.jsonl", baseline)
@@ -174,10 +171,7 @@ class Store:
         path = self.folder / name
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("a", encoding="utf-8") as stream:
-                stream.write(line.model_dump_json() + "\n")
-                stream.flush()
-                os.fsync(stream.fileno())
+            append_line(path, line.model_dump_json())
         except OSError as error:
             raise ResourceError(f"{path} cannot be written: {error.strerror}") from error
 

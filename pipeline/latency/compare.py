@@ -23,7 +23,7 @@ from pipeline.core.comparison import (
 )
 from pipeline.core.errors import DeviceError, IncomparableError, InputError
 from pipeline.core.measurement import Measurement, SamplingPlan, differences, load, save
-from pipeline.core.paths import write_whole
+from pipeline.core.partial import write_whole
 from pipeline.latency.noise import invisible_margin, known_noise, with_floor
 from pipeline.latency.rooflines import with_rooflines
 from pipeline.measure.harness import measure

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from pipeline.core.artifact import Frozen
 from pipeline.core.errors import InputError, ResourceError
 from pipeline.core.measurement import machine_digest
-from pipeline.core.paths import cache_root, write_whole
+from pipeline.core.partial import write_whole
+from pipeline.core.paths import cache_root
 from pipeline.core.reading import read_value
 
 if TYPE_CHECKING:

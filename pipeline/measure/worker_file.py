@@ -7,12 +7,12 @@ bytes, so that a device that has the file need not be sent it again.
 from __future__ import annotations
 
 import hashlib
-import os
 import tempfile
 import zipfile
 from functools import lru_cache
 from pathlib import Path
 
+from pipeline.core.partial import write_whole
 from pipeline.core.paths import cache_root
 
 #: Modules of the worker, relative to the package's folder. None of them imports anything but these, the standard
@@ -43,9 +43,7 @@ def worker_file() -> Path:
     path = folder / f"{hashlib.sha256(content).hexdigest()}.pyz"
     if not (path.is_file() and path.stat().st_size == len(content)):
         folder.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}.partial")
-        partial.write_bytes(content)
-        partial.replace(path)
+        write_whole(path, content)
     return path
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pipeline.core.partial import write_whole
 from pipeline.report import html, markdown
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ def write(report: RunReport, folder: Path) -> dict[str, Path]:
     """Write the report in every form; return where, by form: "json", "markdown" and "html".
 
     Raises:
-        OSError: the folder cannot be written.
+        ResourceError: the folder cannot be written.
     """
     texts = {
         "json": ("report.json", report.model_dump_json(indent=2) + "\n"),
@@ -28,14 +29,6 @@ def write(report: RunReport, folder: Path) -> dict[str, Path]:
         "html": ("report.html", html.render(report)),
     }
     folder.mkdir(parents=True, exist_ok=True)
-    return {form: _replace(folder / name, text) for form, (name, text) in texts.items()}
-
-
-def _replace(path: Path, text: str) -> Path:
-    """Write a file under another name, then rename it over its place; leave nothing behind when that fails."""
-    unfinished = path.with_name(f".{path.name}.tmp")
-    try:
-        unfinished.write_text(text, encoding="utf-8")
-        return unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    for name, text in texts.values():
+        write_whole(folder / name, text)
+    return {form: folder / name for form, (name, _) in texts.items()}

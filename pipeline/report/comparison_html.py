@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pipeline
-from pipeline.core.paths import write_whole
+from pipeline.core.partial import write_whole
 from pipeline.report import comparison_plot as plot
 from pipeline.report import facts
 from pipeline.report.comparison_terminal import WHAT, side_rows, speed

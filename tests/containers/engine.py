@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.core.paths import cache_root, write_whole
+from pipeline.core.partial import write_whole
+from pipeline.core.paths import cache_root
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

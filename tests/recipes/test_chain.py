@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import signal
+import subprocess
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -13,7 +15,6 @@ import onnxruntime
 import pytest
 
 if TYPE_CHECKING:
-    import subprocess
     from pathlib import Path
 
     from conftest import Project
@@ -142,6 +143,84 @@ def test_two_runs_cannot_share_a_folder(project: Project) -> None:
     first.communicate(timeout=60)
     assert second.returncode == 2
     assert "another run is writing into runs/toy" in second.stderr
+
+
+def short(project: Project) -> None:
+    """Leave a recipe of one stage."""
+    recipe = project.recipe.read_text()
+    project.recipe.write_text(recipe[: recipe.index("stages:")] + "stages:\n  - {kind: export, to: onnx}\n")
+
+
+TEN = """
+import os, sys
+from pathlib import Path
+import onnx, onnxruntime, onnxscript, torch
+from pipeline.core.store import Store
+from pipeline.recipe import load_recipe
+from pipeline.runner import Run
+import pipeline.export.onnx, pipeline.export.parity, pipeline.judge, pipeline.network, pipeline.report
+children = []
+for number in range(int(sys.argv[1])):
+    child = os.fork()
+    if child == 0:
+        report = Run(load_recipe(Path("toy.yaml"), ()), Path(f"runs/{number}"), Store(Path("store")), number % 5).execute()
+        os._exit(0 if report.status == "finished" else 1)
+    children.append(child)
+print([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children])
+"""
+
+
+def test_ten_runs_at_once_share_a_store(project: Project) -> None:
+    """Five seeds, each twice at the same time: all finish, with equal files for equal seeds, each made once."""
+    short(project)
+    command = [sys.executable, "-c", TEN, "10"]
+    done = subprocess.run(
+        command, cwd=project.folder, env=project.environment, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip() == str([0] * 10), done.stderr
+    for seed in range(5):
+        first, second = (project.folder / f"runs/{number}" for number in (seed, seed + 5))
+        assert digests(first) == digests(second)
+        rows = [json.loads((run / "run.json").read_text())["rows"] for run in (first, second)]
+        assert all(sorted(row["cached"] for row in pair) == [False, True] for pair in zip(*rows, strict=True))
+
+
+def test_a_run_that_was_killed_anywhere_or_damaged_is_made_whole(finished: Finished) -> None:
+    """Missing and changed files of the store, and a plan of no bytes, are told and mended: the files are as before."""
+    project, _ = finished
+    run, before = project.folder / "runs/toy", digests(project.folder / "runs/toy")
+    keys = {str(step["label"]): str(step["key"]) for step in planned(project)}
+    by_label = {label: project.folder / "store" / key[:2] / key for label, key in keys.items()}
+    (by_label["prune"] / "artifact.json").unlink()
+    (by_label["export onnx"] / "model.onnx").write_bytes(b"")
+    (run / "plan.json").write_text("")
+    assert [step["cached"] for step in planned(project)] == [True, False, True, False, *[True] * 4]
+    again = project.command("run", "toy.yaml", "--json")
+    assert again.returncode == 0, again.stderr
+    assert again.stderr.count("is made again") == 2
+    assert "plan.json cannot be read" in again.stderr
+    assert [row["cached"] for row in json.loads(again.stdout)["rows"]] == [True, False, True, False, *[True] * 4]
+    assert digests(run) == before
+
+
+def test_a_stored_network_is_checked_against_the_data(finished: Finished) -> None:
+    """Data of other classes than those it was stored for are refused, also where the network comes from the store."""
+    project, _ = finished
+    text = (project.folder / "data.py").read_text()
+    try:
+        (project.folder / "data.py").write_text(text.replace('"abcdefgh"[:classes]', '"abc"'))
+        done = project.command("run", "toy.yaml", "--out", "runs/classes")
+    finally:
+        (project.folder / "data.py").write_text(text)
+    assert done.returncode == 2
+    assert "in the store" in done.stderr
+    assert "the data has 3 classes" in done.stderr
+
+
+def planned(project: Project) -> list[dict[str, object]]:
+    """Return the steps that `plan` tells."""
+    found: list[dict[str, object]] = json.loads(project.command("plan", "toy.yaml", "--json").stdout)
+    return found
 
 
 def test_networks_are_timed_in_torch_where_asked(finished: Finished) -> None:

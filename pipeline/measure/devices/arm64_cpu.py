@@ -14,6 +14,7 @@ import subprocess
 from typing import TYPE_CHECKING
 
 from pipeline.core.errors import DeviceError, InputError
+from pipeline.core.partial import write_whole
 from pipeline.core.paths import cache_root
 from pipeline.measure.devices.arm64_root import root_python
 
@@ -86,9 +87,7 @@ def root_for_cpu(root: Path, cpu: str) -> Path:
     for entry in root.resolve().iterdir():
         if entry.name not in HOSTS_OWN and not (view / entry.name).is_symlink():
             (view / entry.name).symlink_to(entry)
-    partial = view / "proc" / f"cpuinfo.{os.getpid()}.partial"
-    partial.write_text(cpuinfo)
-    partial.replace(view / "proc" / "cpuinfo")
+    write_whole(view / "proc" / "cpuinfo", cpuinfo)
     return view
 
 

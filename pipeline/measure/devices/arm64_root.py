@@ -10,14 +10,13 @@ Cost: half a minute and 250 MB (350 MB with OpenVINO), once; kept in the cache f
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.core.errors import DeviceError
+from pipeline.core.partial import partial_folder
 from pipeline.core.paths import cache_root
 from pipeline.measure.devices.debian_packages import check_programs, download, run, unpack
 
@@ -50,15 +49,12 @@ def build_root(libraries: Sequence[str] = LIBRARIES, *, note: Callable[[str], No
     if root.is_dir():
         return root
     check_programs("build an arm64 root", "; or give a ready folder (option root)")
-    work = root.with_name(f".{root.name}.{os.getpid()}.partial")
-    shutil.rmtree(work, ignore_errors=True)
     try:
-        _build(work, wanted, note)
-        _finish(work / "root", root)
+        with partial_folder(root) as work:
+            _build(work, wanted, note)
+            _finish(work / "root", root)
     except OSError as error:
-        raise DeviceError(f"the arm64 root cannot be built in {work}: {error.strerror}") from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+        raise DeviceError(f"the arm64 root cannot be built beside {root}: {error.strerror}") from error
     return root
 
 

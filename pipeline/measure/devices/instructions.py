@@ -16,6 +16,7 @@ import subprocess
 from pathlib import Path
 
 from pipeline.core.errors import DeviceError
+from pipeline.core.partial import partial_folder
 from pipeline.core.paths import cache_root
 
 SOURCE = Path(__file__).with_name("count_instructions.c")
@@ -44,14 +45,15 @@ def plugin_library(qemu_version: str) -> Path:
     if compiler is None:
         raise DeviceError("counting instructions needs a C compiler and none was found: install gcc (and libc6-dev)")
     folder.mkdir(parents=True, exist_ok=True)
-    partial = library.with_suffix(f".{os.getpid()}.partial")
-    command = [compiler, "-O2", "-fPIC", "-shared", f"-DPLUGIN_API={api}", "-o", str(partial), str(SOURCE)]
-    done = subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=COMPILE_S, check=False
-    )
-    if done.returncode:
-        raise DeviceError(f"{compiler} cannot compile {SOURCE.name}; install libc6-dev?\n  {done.stderr.strip()}")
-    partial.replace(library)
+    with partial_folder(library) as folder:
+        made = folder / library.name
+        command = [compiler, "-O2", "-fPIC", "-shared", f"-DPLUGIN_API={api}", "-o", str(made), str(SOURCE)]
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=COMPILE_S, check=False
+        )
+        if done.returncode:
+            raise DeviceError(f"{compiler} cannot compile {SOURCE.name}; install libc6-dev?\n  {done.stderr.strip()}")
+        made.replace(library)
     return library
 
 

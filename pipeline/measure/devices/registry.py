@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.core.errors import InputError
+from pipeline.core.errors import InputError, ResourceError
+from pipeline.core.partial import write_whole
 from pipeline.core.reading import read_object
 from pipeline.measure.devices.record import NAME, WRITTEN, make_record
 
@@ -113,19 +113,15 @@ def _record(file: Path, name: str, given: Any) -> DeviceRecord:  # noqa: ANN401 
 
 
 def _write(devices: dict[str, DeviceRecord]) -> Path:
-    """Write the file beside its place and move it there: a reader finds the old one or the new one, never a part."""
+    """Write the file whole: a reader finds the old one or the new one, never a part."""
     file = registry_file().resolve()
     content = {
         "format": FORMAT,
         "devices": {name: devices[name].model_dump(mode="json", exclude_none=True) for name in sorted(devices)},
     }
-    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        partial.replace(file)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        raise InputError(f"{file} cannot be written: {error.strerror}; set SECATEUR_DEVICES to another file") from error
+        write_whole(file, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    except (OSError, ResourceError) as error:
+        raise InputError(f"{error}; set SECATEUR_DEVICES to another file") from error
     return file

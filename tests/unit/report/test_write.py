@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from pipeline.core.errors import ResourceError
 from pipeline.core.run import SCHEMA_VERSION, RunReport
 from pipeline.report import html, markdown, write
 
@@ -57,11 +59,10 @@ def test_failed_write_keeps_the_old_report(report: RunReport, tmp_path: Path, mo
     write(report, tmp_path)
     before = {path.name: path.read_text(encoding="utf-8") for path in tmp_path.iterdir()}
 
-    def full(path: Path, *_: object, **__: object) -> int:
-        path.touch()
+    def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(OSError, match="No space left"):
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ResourceError, match="No space left"):
         write(report.model_copy(update={"name": "another"}), tmp_path)
     assert {path.name: path.read_text(encoding="utf-8") for path in tmp_path.iterdir()} == before
