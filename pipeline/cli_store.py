@@ -130,10 +130,10 @@ def _show_checked(found: list[Checked]) -> None:
     }
     table = _table("Kind", "Entry", "State")
     for each in (*states["damaged"], *states["in the making"]):
-        table.add_row(each.kind, each.folder, f"{each.state}: {each.problem}")
+        table.add_row(each.kind, each.key[:12], f"{each.state}: {each.problem}")
     if table.row_count:
         _print(table)
-    counted = [f"{len(found)} entries"]
+    counted = [_entries(len(found))]
     counted += [f"{len(states['unlisted'])} of earlier versions without a listing"] if states["unlisted"] else []
     counted += [f"{len(states['damaged'])} damaged" if states["damaged"] else "none damaged"]
     _print(", ".join(counted) + ("; runs that need them make them again" if states["damaged"] else ""))
@@ -148,7 +148,7 @@ def _show_removed(removed: Removed, *, dry_run: bool) -> None:
     left = f" and {removed.unfinished} unfinished" if removed.unfinished else ""
     use = f"; {removed.in_use} as old in use" if removed.in_use else ""
     listed = f" ({kinds})" if kinds else ""
-    _print(f"{number} entries{listed}{left} {done}, {bytes_text(removed.bytes)} freed; {removed.kept} kept{use}")
+    _print(f"{_entries(number)}{listed}{left} {done}, {bytes_text(removed.bytes)} freed; {removed.kept} kept{use}")
 
 
 def _show_size(found: Size) -> None:
@@ -165,6 +165,10 @@ def _show_size(found: Size) -> None:
         _print(
             f"{bytes_text(found.shared_bytes)} of it stand in run folders too and become free when those are removed"
         )
+
+
+def _entries(number: int) -> str:
+    return "1 entry" if number == 1 else f"{number} entries"
 
 
 def _table(*columns: str) -> Table:

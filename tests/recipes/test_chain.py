@@ -163,7 +163,8 @@ children = []
 for number in range(int(sys.argv[1])):
     child = os.fork()
     if child == 0:
-        report = Run(load_recipe(Path("toy.yaml"), ()), Path(f"runs/{number}"), Store(Path("store")), number % 5).execute()
+        loaded, folder = load_recipe(Path("toy.yaml"), ()), Path(f"runs/{number}")
+        report = Run(loaded, folder, Store(Path("store")), number % 5).execute()
         os._exit(0 if report.status == "finished" else 1)
     children.append(child)
 print([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children])
@@ -173,9 +174,13 @@ print([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
 def test_ten_runs_at_once_share_a_store(project: Project) -> None:
     """Five seeds, each twice at the same time: all finish, with equal files for equal seeds, each made once."""
     short(project)
-    command = [sys.executable, "-c", TEN, "10"]
     done = subprocess.run(
-        command, cwd=project.folder, env=project.environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", TEN, "10"],
+        cwd=project.folder,
+        env=project.environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.stdout.strip() == str([0] * 10), done.stderr
     for seed in range(5):
