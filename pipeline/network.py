@@ -91,7 +91,7 @@ def _read(folder: Path) -> dict[str, Any]:
 def loads_alike(artifact: Artifact) -> bool:
     """Say whether a torch artifact gives the same outputs and state whatever random numbers it is built with."""
     example = example_for([(spec.shape, spec.dtype) for spec in artifact.inputs])
-    first, *others = (_loaded_again(artifact.folder, example, seed) for seed in range(1 + TRIES))
+    first, *others = (_loaded_again(artifact.folder, artifact.inputs, example, seed) for seed in range(1 + TRIES))
     if not all(same_state(first, other) for other in others):
         return False
     with own_randomness(FIRST_SEED):

@@ -30,7 +30,7 @@ def previous_ingredients(folder: Path, note: Callable[[str], None]) -> list[dict
         found = json.loads(file.read_bytes())
     except FileNotFoundError:
         return []
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         note(f"{file} cannot be read ({error}): what changed since the last run is not known; it is written anew")
         return []
     if not isinstance(found, list) or not all(isinstance(each, dict) and "kind" in each for each in found):

@@ -263,9 +263,10 @@ class Run:
         inputs, outputs = input_specs(self.dataset, self.loaded.recipe.target.batch)
         stored = [spec.shape[1:] for spec in (*artifact.inputs, *artifact.outputs)]
         if stored != [spec.shape[1:] for spec in (*inputs, *outputs)]:
+            from pipeline.compress.soundness import check_classifier
             from pipeline.network import load_network
 
-            _check_classes(load_network(artifact), inputs[0].shape, self.dataset.classes)
+            check_classifier(load_network(artifact), inputs[0].shape, self.dataset.classes)
 
     def _collect(self, step: Step, artifact: Artifact, began: float, *, made: bool) -> None:
         """Judge the artifact and add its row, its candidate and its links in the run folder."""

@@ -164,7 +164,7 @@ for number in range(int(sys.argv[1])):
     child = os.fork()
     if child == 0:
         loaded, folder = load_recipe(Path("toy.yaml"), ()), Path(f"runs/{number}")
-        report = Run(loaded, folder, Store(Path("store")), number % 5).execute()
+        report = Run(loaded, folder, Store(Path("store")), number % 2).execute()
         os._exit(0 if report.status == "finished" else 1)
     children.append(child)
 print([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children])
@@ -172,7 +172,7 @@ print([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
 
 
 def test_ten_runs_at_once_share_a_store(project: Project) -> None:
-    """Five seeds, each twice at the same time: all finish, with equal files for equal seeds, each made once."""
+    """Two seeds, each five times: all finish, with equal files for equal seeds, and each file made once."""
     short(project)
     done = subprocess.run(
         [sys.executable, "-c", TEN, "10"],
@@ -183,11 +183,12 @@ def test_ten_runs_at_once_share_a_store(project: Project) -> None:
         check=False,
     )
     assert done.stdout.strip() == str([0] * 10), done.stderr
-    for seed in range(5):
-        first, second = (project.folder / f"runs/{number}" for number in (seed, seed + 5))
-        assert digests(first) == digests(second)
-        rows = [json.loads((run / "run.json").read_text())["rows"] for run in (first, second)]
-        assert all(sorted(row["cached"] for row in pair) == [False, True] for pair in zip(*rows, strict=True))
+    for seed in range(2):
+        runs = [project.folder / f"runs/{number}" for number in range(seed, 10, 2)]
+        assert len({tuple(digests(run)) for run in runs}) == 1
+        rows = [json.loads((run / "run.json").read_text())["rows"] for run in runs]
+        made = [sum(not row["cached"] for row in each) for each in zip(*rows, strict=True)]
+        assert made == [1, 1]
 
 
 def test_a_run_that_was_killed_anywhere_or_damaged_is_made_whole(finished: Finished) -> None:
