@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ _WIDER = {
 }
 #: Makers of tensors from numbers of Python, which a graph keeps as tensors of single precision.
 _LITERALS = frozenset({torch.tensor, torch.as_tensor, torch.asarray, Tensor.new_tensor})
+_LIMITS = torch.finfo
 #: What stands for noise: the mean of uniform numbers, and of normal ones a number that is not their mean of zero.
 _UNIFORM, _NORMAL = 0.5, 0.25
 
@@ -37,7 +39,7 @@ def double_precision() -> Iterator[None]:
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
-        with _Literals(), _Wide():  # type: ignore[no-untyped-call]
+        with mock.patch("torch.finfo", _single), _Literals(), _Wide():  # type: ignore[no-untyped-call]
             yield
     finally:
         torch.set_default_dtype(before)
@@ -53,6 +55,8 @@ class _Wide(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Call an operator with wide types in the place of narrow ones."""
         del types
         args, kwargs = tree_map(_wide_type, (args, kwargs or {}))
+        if not func._schema.is_mutable and _mixed(args, kwargs):  # noqa: SLF001 - the documented way to a schema
+            args, kwargs = tree_map_only(Tensor, widened, (args, kwargs))
         constant = _CONSTANT.get(func.overloadpacket)
         if constant is None or kwargs.get("generator") is not None:
             return func(*args, **kwargs)
@@ -72,6 +76,17 @@ class _Literals(TorchFunctionMode):
             return result.double()
         rounded = result.detach().cpu().numpy().astype(np.float32).astype(np.float64)  # torch's own cast is widened
         return torch.from_numpy(np.asarray(rounded)).to(result.device)
+
+
+def _mixed(*arguments: Any) -> bool:  # noqa: ANN401 - any arguments of an operator
+    """Say whether floating-point tensors of several types meet, such as with a matrix that is no buffer."""
+    types = {leaf.dtype for leaf in tree_leaves(arguments) if isinstance(leaf, Tensor)} & {*_WIDER, *_WIDER.values()}
+    return len(types) > 1
+
+
+def _single(dtype: torch.dtype | None = None) -> torch.finfo:
+    """Return the limits of single precision for those of double: a network takes its epsilon from them."""
+    return _LIMITS(torch.float32 if dtype in {None, torch.float64} else dtype)
 
 
 def _wide_type(value: Any) -> Any:  # noqa: ANN401 - any argument of an operator

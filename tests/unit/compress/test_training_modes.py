@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 IMAGES = (torch.randn(*IMAGE[0]),)
+MATRIX = torch.rand(6, 6)
 COMPARED = "outputs compared, one step tried"
 
 
@@ -246,6 +247,11 @@ def random_number(choice: Callable[[], float]) -> float:
     return random.random() if torch.compiler.is_exporting() else choice()  # noqa: S311
 
 
+def masked(m: Net, x: Tensor) -> Tensor:
+    """Leave out pixels by the least number of the type, as attention does."""
+    return m.b(m.a(x).masked_fill(x[:, :1] > 1, torch.finfo(x.dtype).min).softmax(3))
+
+
 EXACT: dict[str, Callable[[Net, Tensor], Tensor]] = {
     "integers divided": lambda m, x: m.b((m.a(x).sigmoid() * 255).round().to(torch.uint8) / 255.0),
     "a cast": lambda m, x: m.b(m.a(x).float().relu()),
@@ -253,6 +259,12 @@ EXACT: dict[str, Callable[[Net, Tensor], Tensor]] = {
     "an image mean": lambda m, x: m.b(m.a(x - torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1))),
     "a table of numbers": lambda m, x: m.b(m.a(x) + torch.linspace(0, 1, 6) + torch.arange(0, 0.6, 0.1)),
     "a plain tensor": lambda m, x: m.b(m.a(x) * m.plain),
+    "a matrix of the file": lambda m, x: m.b(m.a(x) @ MATRIX),
+    "tensors in a list": lambda m, x: m.b(m.a(x) @ m.listed[0]),
+    "the least number of a type": lambda m, x: m.b(m.a(x) / (x.abs().mean() + 1e5 * torch.finfo(x.dtype).eps)),
+    "masked by the largest number": lambda m, x: m.b(
+        m.a(x).masked_fill(x[:, :1] > 1, torch.finfo(x.dtype).min).softmax(3)
+    ),
     "a matrix that is no buffer": lambda m, x: m.b(m.a(x) @ m.matrix),
 }
 
@@ -261,7 +273,7 @@ EXACT: dict[str, Callable[[Net, Tensor], Tensor]] = {
 def test_in_place_wherever_it_can_be(forward: Callable[[Net, Tensor], Tensor]) -> None:
     """Rounding, casts and constants of the network's own are no reason to write it anew."""
     net = Net(forward, a=conv(3, 8), b=conv(8, 2)).eval()
-    net.plain, net.matrix = torch.tensor([0.1]), torch.rand(6, 6)
+    net.plain, net.matrix, net.listed = torch.tensor([0.1]), torch.rand(6, 6), [torch.rand(6, 6)]
     _, _, pruned = halved(net, IMAGES)
     assert pruned.rewritten == ""
     assert pruned.certificate.relative_error < 1e-10
