@@ -75,8 +75,9 @@ def unchanged(model: nn.Module) -> Iterator[None]:
 
 def run(model: nn.Module, example: Example, tensors: Mapping[str, Tensor] | None = None) -> list[Tensor]:
     """Return all tensors of the outputs; with `tensors` in place of the network's own of these names."""
+    given = tuple(tensor.clone() for tensor in example)  # a forward may write into its input
     with torch.no_grad():
-        found = model(*example) if tensors is None else torch.func.functional_call(model, dict(tensors), example)
+        found = model(*given) if tensors is None else torch.func.functional_call(model, dict(tensors), given)
     return list(_tensors(found))
 
 
