@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 
 from pipeline.core.errors import InputError, StageError
-from pipeline.core.nearness import Nearness, Seen, classification, decibels, fault
+from pipeline.core.nearness import FAR, Nearness, Seen, classification, decibels, fault
 from pipeline.core.stage import runs_in
 from pipeline.export.execution import onnx_outputs, slices
 from pipeline.measure.runtimes import open_session
@@ -85,7 +85,7 @@ class Net:
     runtime: Literal["onnxruntime", "openvino"]
     batch: int
     task: Task = classification
-    _references: dict[str, Outputs] = field(default_factory=dict)
+    _references: dict[str, Outputs] = field(init=False, default_factory=dict)
 
     def see(self, file: Path) -> tuple[Seen, ...]:
         """Return what a file's outputs are to those of the float file, for each kind of images in each session.
@@ -95,7 +95,7 @@ class Net:
         found = [self._seen(images, self.runtime, self._shipped(file, images)) for images in self.images]
         for images in self.images:
             few = images.first(UNOPTIMISED)
-            found.append(self._seen(few, "onnxruntime, unoptimised", onnx_outputs(file, few.samples_NCHW)))
+            found.append(self._seen(few, "onnxruntime unoptimised", onnx_outputs(file, few.samples_NCHW)))
         return tuple(found)
 
     def fault(self, file: Path) -> str:
@@ -186,6 +186,22 @@ def settle(net: Net, make: Make, on_far: OnFar, *, stage: str, progress: Progres
     return mended, _record("float", net.see(mended.file), guilty, why)
 
 
+def observed(net: Net, file: Path, *, stage: str) -> Nearness:
+    """Return the record of a file that is near. Raises StageError where it is far, InputError where it cannot run."""
+    seen = net.see(file)
+    if words(seen):
+        raise far_error(stage, seen, "Nothing was mended")
+    return _record("near", seen)
+
+
+def both(start: Nearness, end: Nearness) -> Nearness:
+    """Return the record of a file that was settled before its training, and again after it."""
+    in_float = (*start.in_float, *end.in_float)
+    if end.decision == "near" and start.in_float:
+        return end.model_copy(update={"decision": "float", "in_float": in_float, "text": start.text})
+    return end.model_copy(update={"in_float": in_float})
+
+
 def guilty_nodes(nodes: Sequence[str], is_near: Callable[[tuple[str, ...]], bool]) -> tuple[str, ...] | None:
     """Return the few nodes, in the order of computation, without which a file is near; None where they are not few.
 
@@ -216,7 +232,7 @@ def words(seen: Sequence[Seen]) -> str:
         return ""
     worst = min(far, key=lambda each: each.decibels)
     only = " (in no other session)" if {each.session for each in seen} > {each.session for each in far} else ""
-    return f"far from the float file: {worst.fault} on {worst.images} images in {worst.session}{only}"
+    return f"{FAR}: {worst.fault} on {worst.images} images in {worst.session}{only}"
 
 
 def far_error(stage: str, seen: Sequence[Seen], what_to_do: str) -> StageError:

@@ -87,7 +87,10 @@ def same_bits(first: object, second: object) -> bool:
 def encoded(state: Mapping[Place, Value]) -> dict[str, Tensor]:
     """Return the state under names for safetensors; what has a key that is no text or number is left out."""
     return {
-        (PREFIX if isinstance(value, Tensor) else NUMPY_PREFIX) + json.dumps(place): torch.as_tensor(value)
+        # Arrays are copied: torch takes none that cannot be written to without a warning.
+        (PREFIX if isinstance(value, Tensor) else NUMPY_PREFIX) + json.dumps(place): (
+            value if isinstance(value, Tensor) else torch.from_numpy(value.copy())
+        )
         for place, value in state.items()
         if all(isinstance(key, (str, int)) for key in place)
     }

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import glob
 import math
 import shutil
 from collections import Counter
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,34 +16,67 @@ from torch import Tensor, nn
 from pipeline.compress.quantization.aware import QuantizationAware
 from pipeline.compress.quantization.canonical import canonical
 from pipeline.compress.quantization.holding import hold_in_float
-from pipeline.compress.quantization.placement import matching_nodes, nodes_like
+from pipeline.compress.quantization.onnxruntime import quantize_with_ranges
+from pipeline.compress.quantization.placement import matching_nodes, nodes_like, suspects
 from pipeline.compress.quantization.ranges import activation_ranges
 from pipeline.compress.quantization.separation import separated, with_biases
 from pipeline.compress.training import Regulariser
 from pipeline.core.errors import InputError, StageError
+from pipeline.core.nearness import NEARNESS
 from pipeline.export.execution import onnx_outputs
 from pipeline.export.onnx import FILE_NAME, export_onnx
 from pipeline.export.onnx_file import finish, onnx_specs, read_onnx, write_onnx
 from pipeline.export.parity import NORMS, compare
+from pipeline.nearness import Made, both, net_of, settle
 from pipeline.network import load_network
 from pipeline.quantizing import calibration_images, request_of
 from pipeline.retraining import STATE_FILE, history, make_training, run_to_end
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
+    from onnx import ModelProto
 
-    from pipeline.compress.quantization.engine import Scheme
+    from pipeline.compress.quantization.engine import Quantized, Scheme
     from pipeline.core.artifact import Artifact, TensorSpec
     from pipeline.core.stage import Context
     from pipeline.quantization_config import QuantizationConfig
     from pipeline.training_config import TrainingConfig
 
-FLOAT_FOLDER = "float"
+FLOAT_FOLDER, QDQ = "float", "calibrated.onnx"
+KIND = "quantize-aware-finetune"
 #: The file may differ from what was trained by rounding at the edge between two integers, which is this much at most.
 LEAST_DECIBELS = 20.0
 PARITY_IMAGES = 32
+
+
+@dataclass(frozen=True)
+class QdqFile:
+    """Writes the int8 file of a float graph; `quantize` takes patterns of the nodes that stay in float."""
+
+    quantize: Callable[[tuple[str, ...]], Quantized]
+    model: ModelProto
+    keep: tuple[str, ...]
+    file: Path
+
+    def __call__(self, in_float: tuple[str, ...]) -> Made:
+        """Write it with these nodes in float."""
+        keep = self.keeping(in_float)
+        quantized = self.quantize(keep)
+        kept = nodes_like(self.model, keep) | quantized.reasons.keys()
+        write_onnx(finish(hold_in_float(quantized.model, kept)), self.file)
+        told = {
+            "quantized_nodes": quantized.nodes,
+            "float_nodes": list(quantized.float_nodes),
+            "left_in_float": dict(quantized.reasons),
+        }
+        return Made(self.file, suspects(self.model, self.keep), told, empty=not quantized.nodes)
+
+    def keeping(self, in_float: Sequence[str]) -> tuple[str, ...]:
+        """Return the patterns of what stays in float with these nodes."""
+        return (*self.keep, *map(glob.escape, in_float))
 
 
 class FreezeLate(Regulariser):
@@ -82,7 +117,8 @@ def train_quantized(
 
     Raises:
         InputError: the network cannot be exported, or has an operator that is not known here.
-        StageError: training diverges, or the file differs from what was trained.
+        StageError: training diverges, the file differs from what was trained, or it is far from the float graph of the
+            same weights, before or after training, and `on_far` does not help.
     """
     if len(given.inputs) != 1:
         message = f"the network has {len(given.inputs)} inputs, quantization takes networks with one"
@@ -107,18 +143,25 @@ def train_quantized(
     few = calibrated.samples_NCHW[:2]
     norms = folded_norms(network, few)
     own = with_biases(separated(model, tied_parameters(network, few)), norms)
+    net = net_of(work / FILE_NAME, context, len(calibrated.samples_NCHW))
+    begun = QdqFile(
+        lambda keep: quantize_with_ranges(own, ranges, replace(request, keep=keep)), own, request.keep, work / QDQ
+    )
+    _, start = settle(net, begun, quantization.on_far, stage=KIND, progress=context.progress)
+    request = replace(request, keep=begun.keeping(start.in_float))
     aware = QuantizationAware(own, ranges, request, norms, keep_zeros=keep_zeros)
     freeze_constants(aware, network)
     late = FreezeLate(*(math.ceil(share * config.epochs) for share in freeze))
     training = make_training(config, aware, context, seed=context.seed, regulariser=late)
     trained = run_to_end(training, context.folder, context.progress, judge_start=True)
     assert isinstance(trained, QuantizationAware)  # noqa: S101 - for the type checker
-    quantized = trained.shipped()
     file = context.folder / FILE_NAME
-    kept = nodes_like(model, quantization.keep) | quantized.reasons.keys()
-    finished = finish(hold_in_float(quantized.model, kept))
-    write_onnx(finished, file)
+    make = QdqFile(trained.shipped, own, request.keep, file)
+    make(())
     parity = _require_parity(trained, file, calibrated.samples_NCHW[:PARITY_IMAGES])
+    write_onnx(finish(trained.in_float()), work / FILE_NAME)
+    net = replace(net, given=work / FILE_NAME)
+    made, end = settle(net, make, quantization.on_far, stage=KIND, progress=context.progress)
     shutil.rmtree(work)
     (context.folder / STATE_FILE).unlink(missing_ok=True)
     changed = {
@@ -127,13 +170,12 @@ def train_quantized(
         "best_epoch": training.best_epoch,
         **({"calibrated_accuracy": training.start.accuracy} if training.start else {}),
         "history": history(training),
-        "quantized_nodes": quantized.nodes,
-        "float_nodes": list(quantized.float_nodes),
-        "left_in_float": dict(quantized.reasons),
+        **made.told,
         "calibration_images": len(calibrated.samples_NCHW),
         "simulation": parity,
+        NEARNESS: both(start, end).model_dump(mode="json", exclude_none=True),
     }
-    return *onnx_specs(finished), changed
+    return *onnx_specs(read_onnx(file)), changed
 
 
 def freeze_constants(aware: QuantizationAware, network: nn.Module) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from pipeline.core.nearness import BACK, FAR
 from pipeline.core.run import BudgetLine, Interval
 from pipeline.core.units import Factor
 from pipeline.measure.statistics import ratio_interval, round_statistics, timings
@@ -52,6 +53,21 @@ def with_verdicts(rows: Sequence[Row], measurement: Measurement | None, target: 
 def _verdict(before: Row, row: Row, measurement: Measurement | None, target: Target) -> str:
     if row.gain and row.gain.decision == "skipped":
         return f"skipped: no gain ({row.gain.text})"
+    return ", ".join(filter(None, (_far(row), _traded(before, row, measurement, target))))
+
+
+def _far(row: Row) -> str:
+    """Say that a file is far from its float file, or what went back to float for it to be near; empty where it is."""
+    found = row.nearness
+    if found is None or found.decision == "near":
+        return ""
+    if found.decision == "kept":
+        return f"{FAR}: {found.why}"
+    return f"{BACK}: {' and '.join(found.in_float)} without which it has {found.why}"
+
+
+def _traded(before: Row, row: Row, measurement: Measurement | None, target: Target) -> str:
+    """Say what a stage bought for what, as far as that was measured."""
     if measurement is None:
         return _bought(before, row, _gained(row)) if row.gain else ""
     if row.kind == "bundle":

@@ -13,7 +13,9 @@ from pipeline.bundle.archive import mode_of
 from pipeline.bundle.content import Content
 from pipeline.bundle.manifest import write_manifest
 from pipeline.bundle.selection import check_finished, default_runtime, shipping, stored
+from pipeline.bundle.tolerance import far
 from pipeline.core.stage import SilentProgress
+from pipeline.core.store import read_artifact
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -70,6 +72,8 @@ def assemble(content: Content, folder: Path) -> str:
     """Write a bundle into an empty folder; return its digest, that of SHA256SUMS."""
     if content.report.final is None:
         content.progress.note("the bundle says nothing of test accuracy, for the run left the test split alone")
+    for said in sorted({far(read_artifact(file.parent).lineage) for file in content.files.values()} - {""}):
+        content.progress.note(f"the bundle ships a network that is {said}: its recipe says on_far: keep")
     for name in FOLDERS:
         (folder / name).mkdir()
     parts = producers()

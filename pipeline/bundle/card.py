@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from pipeline.bundle.manifest import EXPECTED, manifest_of
 from pipeline.bundle.on_device.infer import load_preprocessing
 from pipeline.bundle.requirements import file_name
-from pipeline.bundle.tolerance import FLOAT, is_exact, precision_of
+from pipeline.bundle.tolerance import FLOAT, far, is_exact, precision_of
 from pipeline.core import numbers
 from pipeline.core.bundle import NOT_STATED
 from pipeline.core.store import read_artifact
@@ -52,6 +52,7 @@ def facts(content: Content, folder: Path) -> dict[str, Any]:
         "report": report,
         "manifest": manifest,
         "preprocessing": load_preprocessing(folder),
+        "far": far(lineage),
         "precision": "single precision" if precision in FLOAT else precision,
         "is_float": precision in FLOAT,
         "is_exact": is_exact(lineage, content.runtime),

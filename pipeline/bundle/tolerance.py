@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pipeline.core.nearness import NEARNESS, Nearness
 from pipeline.core.precision import PrecisionPlan
 
 if TYPE_CHECKING:
@@ -40,6 +41,12 @@ def precision_of(lineage: Sequence[StageRecord]) -> str:
             plan = record.changed.get("plan")
             return PrecisionPlan.model_validate(plan).winner.precision if plan else str(record.config["precision"])
     return "float"
+
+
+def far(lineage: Sequence[StageRecord]) -> str:
+    """Say that the network is far from its float file, where a recipe kept it so; empty where it is near."""
+    found = [Nearness.model_validate(each.changed[NEARNESS]) for each in lineage if NEARNESS in each.changed]
+    return next((each.text for each in found if each.decision == "kept"), "")
 
 
 def is_exact(lineage: Sequence[StageRecord], runtime: Runtime) -> bool:

@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 OnFar = Literal["float", "fail", "keep"]
 #: The key of a row's `changed` under which a `Nearness` stands.
 NEARNESS = "nearness"
+#: How words about a far file begin.
+FAR = "far from the float file"
+#: How words about a file begin that is near for what went back.
+BACK = "back in float"
 #: Least ratio of signal to noise in dB, and what stands for equality or for outputs that are no numbers.
 LEAST_DECIBELS, MOST_DECIBELS = 10.0, 150.0
 #: Answers are far when, for certain, less than this share of the agreement beyond chance is left (Cohen's kappa).
@@ -82,6 +86,11 @@ class Nearness(Frozen):
     seen: tuple[Seen, ...]
     in_float: tuple[str, ...] = ()
     text: str = ""
+
+    @property
+    def why(self) -> str:
+        """Why the file was far, without saying again that it was."""
+        return self.text.removeprefix(f"{FAR}: ")
 
 
 def decibels(reference: NDArray[Any], found: NDArray[Any]) -> float:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from pipeline.core.artifact import Form, Frozen
+from pipeline.core.nearness import NEARNESS, Nearness
 from pipeline.core.stage import Runtime, Target
 
 SCHEMA_VERSION = 1
@@ -101,6 +102,11 @@ class Row(Frozen):
     def gain(self) -> Gain | None:
         """What was found where the recipe asks for a gain in time."""
         return Gain.model_validate(self.changed[GAIN]) if GAIN in self.changed else None
+
+    @property
+    def nearness(self) -> Nearness | None:
+        """How near the stage's file is to its float file, for a stage that made one in fewer bits."""
+        return Nearness.model_validate(self.changed[NEARNESS]) if NEARNESS in self.changed else None
 
     @property
     def skipped(self) -> bool:

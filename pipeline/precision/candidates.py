@@ -73,7 +73,7 @@ class Candidates:
             return tried
         there = {node.name for node in quantized.model.graph.node if node.name} - {*quantized.float_nodes}
         tried.on_integers = tuple(node.name for node in self.model.graph.node if node.name in there)
-        self._judge(tried, quantized.model)
+        self._judge(tried, quantized.model, trial=images is not None)
         if tried.alive:
             self._check_sums(tried, quantized.model)
         return tried
@@ -118,17 +118,21 @@ class Candidates:
     def _rank(self, each: Tried) -> tuple[float, float]:
         return self.evaluation.accuracy(file_of(each)), decibels_of(each)
 
-    def _judge(self, tried: Tried, model: ModelProto) -> None:
-        """Write a candidate and say how much noise it has; one that the runtime cannot run is dropped."""
+    def _judge(self, tried: Tried, model: ModelProto, *, trial: bool = False) -> None:
+        """Write a candidate and say how much noise it has; one that the runtime cannot run is dropped.
+
+        So is one that is far from the float file, unless it is but a trial.
+        """
         file = self.question.folder / f"{self._made:03d}.onnx"
         self._made += 1
         write_onnx(finish(model), file)
         try:
             tried.decibels = self.evaluation.decibels(self.question.given, file)
+            tried.far = "" if trial else self.evaluation.far(file)
         except (InputError, StageError) as error:
             tried.dropped = str(error)
         else:
-            tried.file = file
+            tried.file, tried.dropped = file, tried.far
 
     def _check_sums(self, tried: Tried, model: ModelProto) -> None:
         """Count sums that a CPU without VNNI would clip, and drop the file where that CPU is the target."""

@@ -10,6 +10,7 @@ import numpy as np
 
 from pipeline.core.accuracy import paired_difference
 from pipeline.core.errors import InputError, StageError
+from pipeline.core.nearness import decibels
 from pipeline.measure.bench import plan_for
 from pipeline.measure.devices.local import LocalDevice
 from pipeline.measure.harness import measure
@@ -30,9 +31,8 @@ if TYPE_CHECKING:
     from pipeline.core.stage import Progress, Runtime, Target
     from pipeline.measure.devices import Device
     from pipeline.measure.statistics import Clock
+    from pipeline.nearness import Net
 
-#: Signal without noise: equal outputs.
-MOST_DECIBELS = 150.0
 #: What is predicted for an image whose logits are not finite: no class, so it is wrong.
 NO_CLASS = -1
 
@@ -50,7 +50,7 @@ class Evaluation:
     """Judges files on the same images and the same device; logits are kept by file, images are normalised in batches.
 
     `held_out_NCHW` are training images that nothing was calibrated on. `device` is None for this machine. Accuracy is
-    taken on this machine, latency on the device.
+    taken on this machine, latency on the device. `net` says which files are far from the float file; without one none.
     """
 
     runtime: Runtime
@@ -61,6 +61,7 @@ class Evaluation:
     seed: int
     progress: Progress
     device: Device | None = None
+    net: Net | None = None
     _predictions: dict[Path, NDArray[np.int64]] = field(default_factory=dict)
     _held_out: dict[Path, NDArray[np.float32]] = field(default_factory=dict)
 
@@ -72,11 +73,11 @@ class Evaluation:
             StageError: a file's logits are not finite.
         """
         signal, other = (self._logits_held_out(each).astype(np.float64) for each in (float_file, file))
-        noise = float(np.square(signal - other).sum())
-        power = float(np.square(signal).sum())
-        if noise <= power * 10 ** (-MOST_DECIBELS / 10):
-            return MOST_DECIBELS
-        return 10 * float(np.log10(power / noise)) if power > 0 else -MOST_DECIBELS
+        return decibels(signal, other)
+
+    def far(self, file: Path) -> str:
+        """Say why a file is far from the float file; empty where it is near. Errors are those of `Net.see`."""
+        return self.net.fault(file) if self.net else ""
 
     def accuracy(self, file: Path) -> float:
         """Return the accuracy on the validation split. Raises InputError when the runtime cannot run the file."""

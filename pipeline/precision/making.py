@@ -6,14 +6,14 @@ import glob
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipeline.compress.quantization.placement import matching_nodes
+from pipeline.compress.quantization.placement import suspects
 from pipeline.core.errors import InputError
 from pipeline.export.onnx_file import finish, write_onnx
 from pipeline.nearness import Made
 from pipeline.precision.variant import build, other_precision
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from pathlib import Path
 
     import numpy as np
@@ -69,13 +69,3 @@ class OtherPrecision:
             made, empty = self.model, True
         write_onnx(finish(made), self.file)
         return Made(self.file, suspects(self.model, self.keep), told, empty=empty)
-
-
-def suspects(model: ModelProto, keep: Sequence[str]) -> tuple[str, ...]:
-    """Return the nodes of a float graph that can go back to float, in the order of computation.
-
-    Also those that no engine quantizes: what it leaves out or computes otherwise may be any node.
-    """
-    kept = matching_nodes(model, keep)
-    nodes = (node.name for node in model.graph.node if node.name and node.op_type != "Constant")
-    return tuple(name for name in nodes if name not in kept)

@@ -17,6 +17,7 @@ from pipeline.export.onnx_file import read_onnx
 from pipeline.measure.devices import open_device
 from pipeline.measure.machine import fingerprint
 from pipeline.measure.subjects import Terms, start_worker
+from pipeline.nearness import net_of
 from pipeline.precision.evaluation import Evaluation
 from pipeline.precision.exactness import expected
 from pipeline.precision.search import search
@@ -92,6 +93,7 @@ def find_precision(
         seed=context.seed,
         progress=context.progress,
         device=device,
+        net=net_of(given.file, context, len(calibrated.samples_NCHW)),
     )
     folder = context.folder / CANDIDATES
     if folder.exists():  # of a run that was killed

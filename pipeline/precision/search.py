@@ -1,11 +1,12 @@
 """The search for the file that is fastest on a target within an accuracy budget, which may be the float one.
 
 In order: static int8 of every engine that is installed, with the schemes that suit the processor and the calibration
-that leaves least noise; the other precisions that the runtime computes in; all timed together, paired. Then families of
-nodes that are faster in float go back, checked in pairs; and where the accuracy is short, it is brought back from cheap
-to dear: bias correction, equalization, adaptive rounding, and at last single layers in float, those first that gain
-most for a millisecond. The fastest that are right are timed once more, together, against the float file, which ships
-itself if none of them is faster for certain.
+that leaves least noise, and where all of it is far from the float file, with the guilty layers back in float; the other
+precisions that the runtime computes in; all timed together, paired. Then families of nodes that are faster in float go
+back, checked in pairs; and where the accuracy is short, it is brought back from cheap to dear: bias correction,
+equalization, adaptive rounding, and at last single layers in float, those first that gain most for a millisecond. The
+fastest that are right are timed once more, together, against the float file, which ships itself if none of them is
+faster for certain.
 
 Choices between calibrations rest on training images that nothing was calibrated on, accuracy on the validation split.
 A candidate that cannot be made or run is dropped with the reason; a device that goes away ends the search.
@@ -18,6 +19,8 @@ from typing import TYPE_CHECKING
 
 from pipeline.compress.quantization.engine import missing
 from pipeline.compress.quantization.engines import ENGINES
+from pipeline.compress.quantization.placement import suspects
+from pipeline.nearness import guilty_nodes
 from pipeline.precision.candidates import AS_FAST, Candidates, decibels_of
 from pipeline.precision.in_float import families_in_float, layers_in_float, settled
 from pipeline.precision.tried import Found, Tried, is_slower, speed_of
@@ -59,6 +62,7 @@ def search(question: Question, evaluation: Evaluation, progress: Progress) -> Fo
     evaluation.decibels(question.given, question.given)
     candidates = Candidates(question, evaluation, progress)
     _static(candidates)
+    _mend(candidates)
     _other(candidates)
     candidates.time([each for each in candidates.listed if each.alive], FIRST)
     fastest = candidates.best(_int8(candidates))
@@ -109,8 +113,10 @@ def _calibrated(candidates: Candidates, scheme: Scheme, methods: Sequence[Calibr
         made = candidates.add(_variant(candidates, "onnxruntime", replace(request, calibration=method)))
         if made.alive:
             good.append(made)
-        elif method == methods[0]:
+        elif method == methods[0] and not made.far:
             return None
+    if not good:
+        return None
     winner = max(good, key=decibels_of)
     for other in good:
         if other is not winner:
@@ -125,6 +131,25 @@ def _engine(candidates: Candidates, name: EngineName) -> None:
         tried = candidates.add(_variant(candidates, name, replace(request, scheme=scheme)))
         if tried.alive or tried.file is None:
             return
+
+
+def _mend(candidates: Candidates) -> None:
+    """Leave guilty nodes in float where every int8 file is far from the float file, in the one nearest to it."""
+    made = [each for each in candidates.listed if each.variant is not None]
+    far = [each for each in made if each.far]
+    if not far or any(each.alive for each in made):
+        return
+    best = max(far, key=decibels_of)
+    variant = best.variant
+    assert variant is not None  # noqa: S101 - for the type checker
+
+    def is_near(names: tuple[str, ...]) -> bool:
+        tried = candidates.make(variant.keeping(names))
+        return tried.file is not None and not tried.far
+
+    guilty = guilty_nodes(suspects(candidates.model, candidates.question.request.keep), is_near)
+    if guilty is not None:
+        candidates.add(variant.keeping(guilty), f"{best.label}, in float: {', '.join(guilty)}")
 
 
 def _variant(candidates: Candidates, engine: EngineName, request: Request) -> Variant:

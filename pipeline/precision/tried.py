@@ -33,7 +33,7 @@ class Tried:
     """A candidate while it is being judged; `file` is None when it could not be made.
 
     `on_integers` are the nodes that could be left in float. `dropped` says why it cannot be chosen, `remark` why it was
-    not although it could be.
+    not although it could be, `far` why its outputs are far from those of the float file.
     """
 
     label: str
@@ -46,6 +46,7 @@ class Tried:
     timed: Timed | None = None
     dropped: str = ""
     remark: str = ""
+    far: str = ""
     missing: bool = False
 
     @property

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from pipeline.core import numbers
+from pipeline.core.nearness import BACK, FAR
 
 if TYPE_CHECKING:
     from pipeline.core.run import Row, RunReport, Timing
@@ -15,6 +16,8 @@ Tone = Literal["better", "worse", "unsure", "nothing", "plain"]
 
 _NOTHING = "bought nothing"
 _SKIPPED = "skipped: no gain"
+#: What the net under quantization said.
+_NET: dict[str, Tone] = {FAR: "worse", BACK: "unsure"}
 _BETTER = (" faster", " smaller")
 _WORSE = (" slower", " larger")
 
@@ -30,8 +33,8 @@ class Chip:
 def told(verdict: str) -> tuple[tuple[Chip, ...], str]:
     """Split a verdict such as "1.90x faster, 71% smaller, for -0.31 points" into its gains and costs, and the rest.
 
-    What is neither a gain nor a cost nor "bought nothing" stays text, as it is written. Of a stage that was skipped the
-    reason is the rest.
+    What is neither a gain nor a cost nor "bought nothing" stays text, as it is written. Of a stage that was skipped,
+    or whose file is far from its float file, the reason is the rest.
     """
     if verdict.startswith(_SKIPPED):
         return (Chip(_SKIPPED, "nothing"),), verdict.removeprefix(f"{_SKIPPED} (").removesuffix(")")
@@ -39,7 +42,11 @@ def told(verdict: str) -> tuple[tuple[Chip, ...], str]:
     rest: list[str] = []
     for part in filter(None, verdict.split(", ")):
         words = part.removeprefix("for ").removeprefix("cost ")
-        if words.startswith(_NOTHING):
+        net = next((each for each in _NET if words.startswith(each)), None)
+        if net:
+            chips.append(Chip(net, _NET[net]))
+            rest.append(words.removeprefix(f"{net}: "))
+        elif words.startswith(_NOTHING):
             chips.append(Chip(_NOTHING, "nothing"))
             rest.extend(filter(None, [words.removeprefix(_NOTHING).strip(" :;()")]))
         elif tone := _tone(words):

@@ -30,15 +30,22 @@ def answers(report: RunReport) -> tuple[Answer, ...]:
 
 
 def banner(report: RunReport) -> str:
-    """Return what to say first about a run that did not finish, or nothing."""
+    """Return what to say first about a run that did not finish or ships a far file, or nothing."""
     kept = f"{numbers.plural(len(report.rows), 'row')} so far {'is' if len(report.rows) == 1 else 'are'} kept and valid"
     why = f": {report.error.rstrip('.')}" if report.error else ""
     return {
-        "finished": "",
+        "finished": _far(report),
         "running": f"Still running{why}. The {kept}.",
         "interrupted": f"Interrupted{why}. The {kept}; run the recipe again to go on from there.",
         "failed": f"Failed{why}. The {kept}.",
     }[report.status]
+
+
+def _far(report: RunReport) -> str:
+    """Name the stages whose files are far from their float files; what follows them is so as well."""
+    rows = [row for row in made(report) if row.nearness and row.nearness.decision == "kept"]
+    named = "; ".join(f"row {row.index} ({row.label}) is {row.nearness.text}" for row in rows if row.nearness)
+    return f"Not the same network: {named}. It was kept since the recipe says on_far: keep." if named else ""
 
 
 def standing(report: RunReport) -> str:

@@ -16,10 +16,13 @@ from pipeline.core.errors import InputError, StageError
 from pipeline.core.stage import Context, Outcome, Stage
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     from numpy.typing import NDArray
 
     from pipeline.core.artifact import Artifact, Form
+    from pipeline.core.nearness import Outputs
 
 #: Training images on which parity is checked.
 PARITY_IMAGES = 16
@@ -123,8 +126,10 @@ class Export(Stage):
         batch = None if fixed or self.batch == "dynamic" else context.target.batch
         inputs, outputs = export_openvino(given.file, context.folder, half=self.weights == "fp16", batch=batch)
         file, quantized = context.folder / XML_NAME, is_quantized(read_onnx(given.file))
-        # Integer kernels of two runtimes round differently, so int8 files are compared but not judged here.
         reference, found = onnx_outputs(given.file, samples, optimised=quantized), openvino_outputs(file, samples)
+        if quantized:
+            # Integer kernels of two runtimes round differently, but they compute the same network.
+            _require_near((reference, onnx_outputs(given.file, samples)), found)
         tolerance = FLOAT16_TOLERANCE if self.weights == "fp16" else FLOAT32_TOLERANCE
         parity = (
             compare(reference, found)
@@ -137,3 +142,16 @@ class Export(Stage):
             )
         )
         return Outcome("openvino", inputs, outputs, changed={"parity": parity.to_json()})
+
+
+def _require_near(references: Sequence[Outputs], found: Outputs) -> None:
+    """Raise StageError where an IR is far from the int8 file that it was made of, optimised and unoptimised."""
+    from pipeline.core.nearness import fault
+
+    faults = [fault(reference, found, None) for reference in references]
+    if all(faults):
+        message = (
+            f"the IR is far from the int8 file that it was made of: {faults[0]}. Export the float file, and quantize "
+            f"it with another engine or scheme"
+        )
+        raise StageError(message)

@@ -184,7 +184,9 @@ class Quantize(QuantizationConfig, Stage):
 
     def _search(self, given: Artifact, context: Context, file: Path) -> dict[str, Any]:
         """Write the fastest file that is right, and return everything that was tried."""
+        from pipeline.core.nearness import NEARNESS
         from pipeline.export.onnx_file import read_onnx
+        from pipeline.nearness import net_of, observed
         from pipeline.precision.planner import CANDIDATES, find_precision, require_exact_on_arm
 
         chosen, plan = find_precision(
@@ -197,9 +199,13 @@ class Quantize(QuantizationConfig, Stage):
         )
         shutil.copyfile(chosen, file)
         shutil.rmtree(context.folder / CANDIDATES)
+        told: dict[str, Any] = {"plan": plan.model_dump(mode="json")}
+        if chosen != given.file:
+            near = observed(net_of(given.file, context, plan.calibration_images), file, stage=self.kind)
+            told[NEARNESS] = near.model_dump(mode="json", exclude_none=True)
         exact = self.arm_exact and chosen != given.file
         arm = {"may_round_on_arm": require_exact_on_arm(read_onnx(file))} if exact else {}
-        return {"plan": plan.model_dump(mode="json"), **arm}
+        return {**told, **arm}
 
     def _make(self, given: Artifact, context: Context, file: Path) -> dict[str, Any]:
         """Write the file that was asked for, near the float one, and return what was done."""

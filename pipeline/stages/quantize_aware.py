@@ -32,6 +32,7 @@ class QuantizeAwareFinetune(TrainingConfig, QuantizationConfig, Stage):
     """Torch network to ONNX int8 (QDQ)."""
 
     revision: ClassVar[int] = 3
+    computes: ClassVar[bool] = True
     libraries: ClassVar[tuple[str, ...]] = ("numpy", "torch", "onnx", "onnxscript", "onnxruntime")
 
     kind: Literal["quantize-aware-finetune"]
@@ -62,7 +63,8 @@ class QuantizeAwareFinetune(TrainingConfig, QuantizationConfig, Stage):
 
         Raises:
             InputError: the network cannot be exported, or has an operator that is not known here.
-            StageError: training diverges, or the file differs from what was trained.
+            StageError: training diverges, the file differs from what was trained, or its outputs are far from those
+                of the float network and `on_far` does not help.
         """
         from pipeline.quantization_training import train_quantized
 

@@ -229,7 +229,7 @@ def test_a_file_is_seen_in_the_session_that_ships_and_unoptimised(net: Net, tmp_
     net = replace(net, runtime=runtime)
     seen = net.see(net.given)
     assert [(each.session, each.images) for each in seen] == [
-        (session, images) for session in (runtime, "onnxruntime, unoptimised") for images in ("calibration", "held-out")
+        (session, images) for session in (runtime, "onnxruntime unoptimised") for images in ("calibration", "held-out")
     ]
     assert all(each.decibels > 100 for each in seen)
     assert words(seen) == ""
@@ -239,7 +239,7 @@ def test_a_file_is_seen_in_the_session_that_ships_and_unoptimised(net: Net, tmp_
 
 def test_it_says_where_only_one_session_is_far(net: Net) -> None:
     """As when the runtime's optimizer makes something else of the file."""
-    near = Seen(images="held-out", count=9, session="onnxruntime, unoptimised", decibels=40.0)
+    near = Seen(images="held-out", count=9, session="onnxruntime unoptimised", decibels=40.0)
     far = near.model_copy(update={"session": "onnxruntime", "decibels": 3.0, "fault": "3.0 dB"})
     assert (
         words([near, far]) == "far from the float file: 3.0 dB on held-out images in onnxruntime (in no other session)"

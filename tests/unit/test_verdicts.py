@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 
 from pipeline.core.measurement import Block, Measurement, SamplingPlan, SessionSamples, SubjectSamples
+from pipeline.core.nearness import NEARNESS, Nearness
 from pipeline.core.run import Accuracy, Interval, Row, Timing
 from pipeline.core.stage import Target
 from pipeline.recipe import Budget
+from pipeline.report.gains import told
 from pipeline.verdicts import budget_lines, with_timings, with_verdicts
 
 TARGET = Target()
@@ -144,3 +148,30 @@ def test_milliseconds_accuracy_and_size() -> None:
     assert [line.verdict for line in lines] == ["met", "missed", "met"]
     assert lines[1].found == "1.50pt on validation"
     assert budget_lines(None, row("a"), result, TARGET) == ()
+
+
+@pytest.mark.parametrize("timed", [False, True])
+@pytest.mark.parametrize(
+    ("decision", "in_float", "said"),
+    [
+        ("near", (), ""),
+        ("kept", (), "far from the float file: 4.9 dB"),
+        ("float", ("a", "b"), "back in float: a and b without which it has 4.9 dB"),
+    ],
+)
+def test_far_files_are_told_first(
+    decision: Literal["near", "kept", "float"],
+    in_float: tuple[str, ...],
+    said: str,
+    timed: bool,  # noqa: FBT001 - a parameter
+) -> None:
+    """Whether anything was timed or not, and before what they bought."""
+    text = "far from the float file: 4.9 dB"
+    found = Nearness(decision=decision, decibels=4.9, seen=(), in_float=in_float, text=text)
+    quantized = row("b", size=500).model_copy(update={"changed": {NEARNESS: found.model_dump(mode="json")}})
+    _, judged = with_verdicts((row("a"), quantized), measured({"a": 2.0, "b": 1.0}) if timed else None, TARGET)
+    assert judged.verdict == ", ".join(filter(None, (said, "50% smaller" if timed else "")))
+    chips, rest = told(judged.verdict)
+    tones = {"near": [], "kept": ["worse"], "float": ["unsure"]}[decision]
+    assert [chip.tone for chip in chips] == [*tones, *(["better"] if timed else [])]
+    assert rest == said.partition(": ")[2]

@@ -14,7 +14,7 @@ that an addition or a layer norm reads quantized are not.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -155,8 +155,16 @@ class QuantizationAware(GraphModule):
         assert isinstance(own, Weights)  # noqa: S101 - for the type checker
         return own
 
-    def shipped(self) -> Quantized:
-        """Return the QDQ graph of the weights and ranges as they are now."""
+    def shipped(self, keep: Sequence[str] = ()) -> Quantized:
+        """Return the QDQ graph of the weights and ranges as they are now.
+
+        Nodes that match a pattern of `keep` stay in float, beside those of the request.
+        """
+        request = replace(self._request, keep=(*self._request.keep, *keep))
+        return quantize_with_ranges(self.in_float(), {**self._calibrated, **self.current_ranges()}, request)
+
+    def in_float(self) -> ModelProto:
+        """Return the float graph with the weights as they are now."""
         model = onnx.ModelProto()
         model.CopyFrom(self._float)
         tensors = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -169,7 +177,7 @@ class QuantizationAware(GraphModule):
                 current[layer.bias] = bias.detach().cpu().numpy()
         for name, values in current.items():
             tensors[name].CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values, np.float32), name))
-        return quantize_with_ranges(model, {**self._calibrated, **self.current_ranges()}, self._request)
+        return model
 
     def current_ranges(self) -> dict[str, Range]:
         """Return the range of each quantized activation."""

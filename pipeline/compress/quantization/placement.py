@@ -86,6 +86,16 @@ def left_in_float(model: ModelProto) -> dict[str, str]:
     return found
 
 
+def suspects(model: ModelProto, keep: Sequence[str]) -> tuple[str, ...]:
+    """Return the nodes of a float graph that can go back to float, in the order of computation.
+
+    Also those that no engine quantizes: what it leaves out or computes otherwise may be any node.
+    """
+    kept = nodes_like(model, keep)
+    nodes = (node.name for node in model.graph.node if node.name and node.op_type != "Constant")
+    return tuple(name for name in nodes if name not in kept)
+
+
 def count(model: ModelProto, kept: frozenset[str]) -> tuple[dict[str, int], tuple[str, ...]]:
     """Return how many nodes of each operator work on integers in a QDQ graph, and the names of the others.
 

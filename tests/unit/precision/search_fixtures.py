@@ -106,6 +106,7 @@ class World:
     speed: Callable[[What], float] = lambda what: 1.0 if what == "float" else 2.0
     accuracy: Callable[[What], float] = lambda _: 0.9
     decibels: Callable[[What], float] = lambda _: 30.0
+    far: Callable[[What], str] = lambda _: ""
     error: Callable[[Variant], SecateurError | None] = lambda _: None
     refused: Callable[[What], str] = lambda _: ""
     broken: Callable[[What], SecateurError | None] = lambda _: None
@@ -212,6 +213,7 @@ class World:
 
         return SimpleNamespace(
             decibels=decibels,
+            far=lambda file: self.far(self.is_what(file)),
             accuracy=lambda file: self.accuracy(self.is_what(file)),
             difference=difference,
             timed=times,

@@ -283,12 +283,11 @@ def test_a_product_that_is_kept_is_no_dynamic_one(world: World) -> None:
     assert rows["dynamic int8"].reason.startswith("found no matrix product")
 
 
-def test_half_precision_cannot_keep_nodes(world: World) -> None:
-    """On an ARM that computes in float16 it is tried, unless nodes are to stay in float32."""
+def test_half_precision_is_tried_where_it_is_computed_in(world: World) -> None:
+    """On an ARM that does, also where nodes are to stay in float32."""
     facts = target_facts({"architecture": "aarch64", "isa": ["asimd", "asimddp", "asimdhp"]}, "onnxruntime", "1.31.1")
     assert world.rows(world.find(facts=facts))["float16"].state == "kept"
-    row = world.rows(world.find(facts=facts, request=Request("s8s8", keep=("fc",))))["float16"]
-    assert row.reason == "keep leaves nodes in float32, which fp16 cannot; allowed with it: int8, int8-dynamic"
+    assert world.rows(world.find(facts=facts, request=Request("s8s8", keep=("fc",))))["float16"].state == "kept"
 
 
 def test_a_precision_that_takes_an_option_is_no_file(world: World) -> None:
@@ -342,3 +341,34 @@ def test_every_row_has_a_reason_and_none_is_lost(world: World, seed: int) -> Non
     assert winner.accuracy is not None
     assert winner.accuracy >= 0.895 - 1e-9
     assert all(set(choice.nodes) <= set(winner.float_nodes) for choice in plan.layers if choice.left_in_float)
+
+
+FAR = "far from the float file: 4.9 dB"
+
+
+def test_far_files_are_never_chosen_however_fast_and_accurate(world: World) -> None:
+    """An engine that is near ships; where another calibration is near, that one does."""
+    world.installed = ("onnxruntime", "nncf")
+    world.speed = lambda what: {"float": 1.0, "other": 1.1, "nncf": 1.5}.get(engine(what), 3.0)
+    world.far = lambda what: FAR if engine(what) == "onnxruntime" else ""
+    found = world.find()
+    rows = world.rows(found)
+    assert engine(found.chosen.variant or "none") == "nncf"
+    assert {(row.state, row.reason) for row in rows.values() if row.engine == "onnxruntime"} == {("dropped", FAR)}
+    assert all(row.accuracy is not None for row in rows.values() if row.engine == "onnxruntime")
+    world.far = lambda what: FAR if isinstance(what, Variant) and what.request.calibration == "percentile" else ""
+    chosen = world.find().chosen.variant
+    assert chosen is not None
+    assert chosen.request.calibration != "percentile"
+
+
+def test_guilty_nodes_go_back_to_float_where_all_files_are_far(world: World) -> None:
+    """Found in the nearest one; that file then competes like any other."""
+    world.speed = lambda what: 1.0 if what == "float" else 2.0
+    world.decibels = lambda what: 4.0 if isinstance(what, Variant) and what.request.calibration == "mse" else 3.0
+    world.far = lambda what: FAR if isinstance(what, Variant) and "dw" not in what.in_float else ""
+    found = world.find(flags=HASWELL)
+    assert found.chosen.label.endswith("mse, in float: dw")
+    assert found.chosen.in_float == ("dw",)
+    world.far = lambda what: FAR if isinstance(what, Variant) else ""
+    assert world.find().chosen.label in {"FP32", "dynamic int8"}

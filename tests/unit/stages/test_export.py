@@ -11,9 +11,11 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.core.artifact import TensorSpec
 from pipeline.core.errors import InputError, StageError
+from pipeline.export import execution
 from pipeline.export import onnx as onnx_export
 from pipeline.export.onnx_file import read_onnx
 from pipeline.stages.export import Export
+from pipeline.stages.quantize import Quantize
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -110,3 +112,16 @@ def test_batch_statistics_are_named_as_the_cause(run_stage: Run, network: Artifa
     given = network.model_copy(update={"inputs": (TensorSpec(name="pixels", shape=(1, 1, 8, 8)),)})
     with pytest.raises(StageError, match=r"outputs differ .* The cause: .*: bn \(BatchNorm2d\) has no running statis"):
         run_stage(export("onnx"), given, "onnx")
+
+
+def test_an_ir_that_is_far_from_its_int8_file_fails(
+    run_stage: Run, onnx_artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Integer kernels of two runtimes round differently, but compute no other network."""
+    int8, _ = run_stage(Quantize.model_validate({"kind": "quantize", "images": 16}), onnx_artifact, "int8")
+    stage = Export.model_validate({"kind": "export", "to": "openvino"})
+    run_stage(stage, int8, "near")
+    original = execution.openvino_outputs
+    monkeypatch.setattr(execution, "openvino_outputs", lambda *given: tuple(2 * each for each in original(*given)))
+    with pytest.raises(StageError, match=r"the IR is far from the int8 file that it was made of: -?\d.\d dB"):
+        run_stage(stage, int8, "far")

@@ -10,15 +10,18 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from pipeline import quantization_training
 from pipeline.compress.quantization.engine import EngineName, missing
-from pipeline.compress.quantization.engines import ENGINES
+from pipeline.compress.quantization.engines import ENGINES, available
 from pipeline.core.artifact import Artifact, TensorSpec
 from pipeline.core.errors import StageError
 from pipeline.core.nearness import NEARNESS, Nearness
+from pipeline.core.precision import PrecisionPlan
 from pipeline.core.stage import Target
 from pipeline.export.onnx_file import read_onnx, write_onnx
 from pipeline.precision import making, variant
 from pipeline.stages.quantize import Quantize
+from pipeline.stages.quantize_aware import QuantizeAwareFinetune
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 
     from pipeline.compress.quantization.engine import Engine, Quantized, Request
     from pipeline.core.stage import Context, Outcome
+    from pipeline.nearness import Made
 
     Run = Callable[..., tuple[Artifact, Outcome]]
 
@@ -58,15 +62,20 @@ class Broken:
         made = self.engine.quantize(model, samples_NCHW, request)
         if self.layer in request.keep:
             return made
-        result = onnx.ModelProto()
-        result.CopyFrom(made.model)
-        makers = {value: node for node in result.graph.node for value in node.output}
-        layer = next(node for node in result.graph.node if node.name == self.layer)
-        scale = makers[layer.input[1]].input[1]
-        tensor = next(each for each in result.graph.initializer if each.name == scale)
-        values = numpy_helper.to_array(tensor)
-        tensor.CopyFrom(numpy_helper.from_array((values * self.factor).astype(np.float32), scale))
-        return replace(made, model=result)
+        return replace(made, model=scaled(made.model, self.layer, self.factor))
+
+
+def scaled(model: ModelProto, name: str, factor: float) -> ModelProto:
+    """Return a QDQ graph with another scale of a layer's weights."""
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    makers = {value: node for node in result.graph.node for value in node.output}
+    layer = next(node for node in result.graph.node if node.name == name)
+    scale = makers[layer.input[1]].input[1]
+    tensor = next(each for each in result.graph.initializer if each.name == scale)
+    values = numpy_helper.to_array(tensor)
+    tensor.CopyFrom(numpy_helper.from_array((values * factor).astype(np.float32), scale))
+    return result
 
 
 def break_engines(monkeypatch: pytest.MonkeyPatch, layer: str) -> None:
@@ -92,7 +101,7 @@ def test_the_guilty_layer_of_any_engine_goes_back_to_float(
     plain, outcome = run_stage(quantize(engine=engine), onnx_artifact, "plain")
     assert near(outcome).decision == "near"
     assert near(outcome).decibels > 15
-    assert {each.session for each in near(outcome).seen} == {"onnxruntime", "onnxruntime, unoptimised"}
+    assert {each.session for each in near(outcome).seen} == {"onnxruntime", "onnxruntime unoptimised"}
     assert {each.images for each in near(outcome).seen} == {"calibration", "held-out"}
     break_engines(monkeypatch, "fc")
     mended, outcome = run_stage(quantize(engine=engine), onnx_artifact, "mended")
@@ -101,6 +110,22 @@ def test_the_guilty_layer_of_any_engine_goes_back_to_float(
     assert "fc" in outcome.changed["float_nodes"]
     assert outcome.changed["quantized_nodes"] == {"Add": 1, "Conv": 2}
     assert mended.digest != plain.digest
+
+
+@pytest.mark.slow
+def test_the_search_takes_no_far_file(
+    make_context: Callable[..., Context], onnx_artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it may lose in accuracy: all of static int8 is far, and the mended file is listed."""
+    break_engines(monkeypatch, "fc")
+    stage = quantize(engine="auto", scheme="auto", budget="1s", accuracy_drop="100pt")
+    changed = stage.run(onnx_artifact, make_context("auto")).changed
+    plan = PrecisionPlan.model_validate(changed["plan"])
+    static = [row for row in plan.candidates if row.engine]
+    far = {row.label: row.engine for row in static if row.reason.startswith("far from the float file: ")}
+    assert {*far.values()} == {*available()}
+    assert [row.float_nodes for row in static if row.label not in far and row.size_bytes] == [("fc",)]
+    assert changed[NEARNESS]["decision"] == "near" if plan.chosen else NEARNESS not in changed
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino", "torch"])
@@ -131,6 +156,50 @@ def test_a_dropped_clip_is_found(run_stage: Run, tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(making, "build", without_clip)
     _, outcome = run_stage(quantize(), given, "mended")
     assert (near(outcome).decision, near(outcome).in_float) == ("float", ("clip",))
+
+
+def aware(**settings: Any) -> QuantizeAwareFinetune:  # noqa: ANN401 - any setting of a recipe
+    """Return quantization-aware training of one epoch."""
+    return QuantizeAwareFinetune.model_validate(
+        {"kind": "quantize-aware-finetune", "epochs": 1, "batch": 8, "images": 16, "scheme": "u8s8-reduced"}
+        | {"optimizer": "sgd", "learning_rate": 1e-3, "warmup": 0, **settings}
+    )
+
+
+@pytest.mark.parametrize("when", ["calibrated", "trained"])
+def test_training_goes_on_with_guilty_layers_in_float(
+    run_stage: Run, network: Artifact, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """Found before it begins, so that nothing is trained in vain, and once more in what was trained."""
+    _, outcome = run_stage(aware(), network, "plain")
+    assert near(outcome).decision == "near"
+    assert near(outcome).decibels > 15
+    original = quantization_training.QdqFile.__call__
+
+    def broken(self: quantization_training.QdqFile, in_float: tuple[str, ...]) -> Made:
+        made = original(self, in_float)
+        if "fc" not in self.keeping(in_float) and (self.file.name == "model.onnx" or when == "calibrated"):
+            # Its first call writes the file that is compared with the simulation.
+            if when == "calibrated" or len(calls) > 0:
+                write_onnx(scaled(read_onnx(self.file), "fc", 5.0), self.file)
+            calls.append(self.file.name)
+        return made
+
+    calls: list[str] = []
+    monkeypatch.setattr(quantization_training.QdqFile, "__call__", broken)
+    mended, outcome = run_stage(aware(), network, "mended")
+    assert (near(outcome).decision, near(outcome).in_float) == ("float", ("fc",))
+    assert near(outcome).text.startswith("far from the float file: ")
+    assert near(outcome).decibels > 15
+    assert "fc" in outcome.changed["float_nodes"]
+    assert sorted(path.name for path in mended.folder.iterdir()) == ["model.onnx"]
+    calls.clear()
+    with pytest.raises(StageError, match=FAR.replace("quantize", "quantize-aware-finetune")) as caught:
+        run_stage(aware(on_far="fail"), network, "fails")
+    assert caught.value.exit_code == 3
+    calls.clear()
+    if when == "trained":
+        assert near(run_stage(aware(on_far="keep"), network, "kept")[1]).decision == "kept"
 
 
 PRECISIONS = ("fp16", "fp16-weights", "int8-weights", "int4-weights", "int8-dynamic")
