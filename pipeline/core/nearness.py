@@ -38,6 +38,8 @@ FAR = "far from the float file"
 BACK = "back in float"
 #: Least ratio of signal to noise in dB, and what stands for equality or for outputs that are no numbers.
 LEAST_DECIBELS, MOST_DECIBELS = 10.0, 150.0
+#: From here on outputs differ by no more than the rounding of float32, 1e-6 of their size.
+EQUAL_DECIBELS = 120.0
 #: Answers are far when, for certain, less than this share of the agreement beyond chance is left (Cohen's kappa).
 LEAST_KAPPA = 0.5
 #: Standard errors that make it certain.
@@ -145,7 +147,7 @@ def fault(reference: Outputs, found: Outputs, answers: Answers | None) -> str:
     for one, other in zip(reference, found, strict=True):
         if not np.isfinite(other).all():
             return "outputs are not finite"
-        if _constant(other) and not _constant(one):
+        if _constant(other) and not _constant(one) and decibels(one, other) < EQUAL_DECIBELS:
             return f"outputs are the same for all {len(other)} images"
     lowest = min(map(decibels, reference, found))
     if lowest < LEAST_DECIBELS:
