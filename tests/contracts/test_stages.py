@@ -29,8 +29,8 @@ class Contract:
 
 
 CONTRACTS = {
-    "prune": Contract({"ratio": 0.5}, {"torch"}, "torch", 2),
-    "finetune": Contract({"epochs": 1}, {"torch"}, "torch", 2),
+    "prune": Contract({"ratio": 0.5}, {"torch"}, "torch", 3),
+    "finetune": Contract({"epochs": 1}, {"torch"}, "torch", 3),
     "export": Contract({"to": "onnx"}, {"torch"}, "onnx", 1),
     "export again": Contract({"kind": "export", "to": "openvino"}, {"onnx"}, "openvino", 1),
     "simplify": Contract({}, {"onnx"}, "onnx", 1),
