@@ -249,14 +249,8 @@ _TABLE: tuple[tuple[Rule, str], ...] = (
     (elementwise, "softplus softsign logsigmoid log_sigmoid threshold hardshrink softshrink tanhshrink clamp clip"),
     (elementwise, "clamp_min clamp_max exp expm1 log log1p log2 sqrt rsqrt square reciprocal abs neg sign sin cos erf"),
     (elementwise, "tan atan asin acos sinh cosh exp2 log10 trunc frac special_erf nan_to_num logit rrelu bernoulli"),
-    (
-        elementwise,
-        "asinh acosh atanh erfc erfinv special_erfc special_expit special_log1p special_expm1 sinc heaviside",
-    ),
-    (
-        elementwise,
-        "heaviside hypot float_power logaddexp logaddexp2 xlogy special_xlogy signbit fmax fmin positive log_normal",
-    ),
+    (elementwise, "asinh acosh atanh erfc erfinv special_erfc special_expit special_log1p special_expm1 sinc fmin"),
+    (elementwise, "heaviside hypot float_power logaddexp logaddexp2 xlogy special_xlogy signbit fmax positive"),
     (elementwise, "floor ceil round add sub rsub mul div pow maximum minimum max.other min.other where masked_fill"),
     (elementwise, "multiply divide subtract true_divide floor_divide fmod remainder lerp addcmul addcdiv atan2 copy"),
     (elementwise, "__and__ __or__ __xor__ __iand__ __ior__ logical_xor bitwise_xor not_equal greater less isfinite"),
