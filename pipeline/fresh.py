@@ -6,11 +6,12 @@ Until then they lie in a store of the run's own, in its folder: a run that was s
 
 from __future__ import annotations
 
-import secrets
 import shutil
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from pipeline.core.locks import waited_for
+from pipeline.core.partial import partial_folder
 from pipeline.core.store import Store
 
 if TYPE_CHECKING:
@@ -41,18 +42,18 @@ def store_of_run(store: Store, folder: Path, progress: Progress, *, fresh: bool)
         )
     yield own
     for entry in sorted(own.root.glob(ENTRIES)):
-        _replace(entry, store)
+        _replace(entry, store, progress)
     shutil.rmtree(own.root)
 
 
-def _replace(entry: Path, store: Store) -> None:
-    """Move an entry into the store, in place of the one of its key; a reader finds one of the two whole."""
-    final, aside = store.folder(entry.name), store.root / "aside"
-    arriving, leaving = (aside / f"{entry.name}-{secrets.token_hex(4)}" for _ in range(2))
-    aside.mkdir(parents=True, exist_ok=True)
-    final.parent.mkdir(parents=True, exist_ok=True)
-    shutil.move(entry, arriving)  # which copies where the store is on another disk
-    if final.exists():
-        final.rename(leaving)
-    arriving.rename(final)
-    shutil.rmtree(leaving, ignore_errors=True)
+def _replace(entry: Path, store: Store, progress: Progress) -> None:
+    """Move an entry into the store, in place of the one of its key, once no other process is making that."""
+    final = store.folder(entry.name)
+    with (
+        waited_for(store.lock_file(entry.name), "the same stage", store.wait_s, progress.note),
+        partial_folder(final) as aside,
+    ):
+        shutil.move(entry, aside / "new")  # which copies where the store is on another disk
+        if final.exists():
+            final.rename(aside / "old")
+        (aside / "new").rename(final)

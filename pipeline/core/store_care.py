@@ -15,6 +15,7 @@ from pydantic import Field
 from pipeline.core import entry
 from pipeline.core.artifact import Frozen
 from pipeline.core.locks import acquire, holder
+from pipeline.core.partial import SUFFIX, remove_left_over
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -174,6 +175,8 @@ def _tidy_locks(store: Store, limit: float) -> None:
         for path in _children(shelf):
             if shelf.name == "removed" or path.name.endswith(".removed"):
                 shutil.rmtree(path, ignore_errors=True)  # another process may be doing the same
+            elif path.name.endswith(SUFFIX):
+                remove_left_over(shelf / path.name[1:].partition(".")[0])
 
 
 def _last_used(folder: Path) -> float:

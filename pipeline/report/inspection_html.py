@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import pipeline
 from pipeline.core import numbers
-from pipeline.core.errors import InputError
+from pipeline.core.errors import InputError, ResourceError
+from pipeline.core.partial import write_whole
 from pipeline.report import inspection_map
 from pipeline.report import inspection_rows as rows
 from pipeline.report.inspection_rails import rails
@@ -48,7 +49,9 @@ def save(page: str, file: Path) -> None:
     """Write a page into new folders where needed. Raises InputError when the file cannot be written."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(page, encoding="utf-8")
+        write_whole(file, page)
+    except ResourceError as error:
+        raise InputError(f"{error}. Name another file.") from error
     except OSError as error:
         raise InputError(f"{file} cannot be written: {error.strerror or error}. Name another file.") from error
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from pipeline.compress.capture import capture
 from pipeline.compress.graph import trace
@@ -14,7 +14,7 @@ from pipeline.compress.prune import prune
 from pipeline.compress.reproduction import own_randomness
 from pipeline.core.artifact import Artifact, TensorSpec
 from pipeline.core.errors import InputError
-from pipeline.network import load_network, write_network, write_original
+from pipeline.network import load_network, loads_alike, write_network, write_original
 from pipeline.outside_state import PREFIX, encoded, outside_state, restore, split
 from pipeline.weights import load_weights, read_weights
 from pipeline.zoo import build
@@ -191,6 +191,16 @@ def test_a_stored_network_is_a_weight_file_too(tmp_path: Path) -> None:
     weights[PREFIX + '["", "gone", "deep"]'] = torch.ones(1)
     with pytest.raises(InputError, match=r"gone.*no such place"):
         load_weights(other, weights, "weights")
+
+
+@pytest.mark.parametrize("case", ["buffer", "attribute", "made at the first call"])
+def test_a_network_stored_without_its_state_is_known(tmp_path: Path, case: str) -> None:
+    """As earlier versions wrote it, it loads to another network each time."""
+    stored(tmp_path / "a", definition(tmp_path, *TRAVELS[case][:2]))
+    assert loads_alike(at(tmp_path / "a"))
+    inside, _ = split(load_file(tmp_path / "a/weights.safetensors"))
+    save_file(inside, tmp_path / "a/weights.safetensors")
+    assert not loads_alike(at(tmp_path / "a"))
 
 
 def test_random_numbers_of_the_process_stay(tmp_path: Path) -> None:

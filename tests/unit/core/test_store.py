@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,6 +19,7 @@ from pipeline.core.errors import InputError, ResourceError
 from pipeline.core.store import Store, default_wait_s, link_entry, read_artifact, write_artifact, write_record
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 KEY = "ab" * 32
@@ -208,6 +210,62 @@ def test_a_store_that_cannot_be_written_can_be_read(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(os, "access", lambda *_: False)
     assert not Store(tmp_path).obtain(KEY, never)
     assert not (tmp_path / "locks").exists()
+
+
+OPERATIONS = ("fsync", "rename", "replace", "mkdir", "unlink", "rmdir", "open", "write")
+
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt, OSError(28, "No space left on device")])
+def test_whatever_operation_is_the_last_the_next_run_mends_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: BaseException | type[BaseException]
+) -> None:
+    """Ended at every single call to the system, while a damaged entry is made again: absent or whole, never wrong."""
+    store = Store(tmp_path)
+    for number in range(1000):
+        store.obtain(KEY, make_phases)
+        (store.folder(KEY) / "model.onnx").write_bytes(b"")
+        clock = Countdown(number, end)
+        with monkeypatch.context() as patch, suppress(KeyboardInterrupt, OSError, ResourceError):
+            for name in OPERATIONS:
+                patch.setattr(os, name, clock.watched(getattr(os, name)))
+            Store(tmp_path).obtain(KEY, make_phases)
+        assert not store.has(KEY) or store.read(KEY)
+        store.obtain(KEY, make_phases)
+        assert store.has(KEY)
+        names = sorted(path.name for path in store.folder(KEY).iterdir() if not path.name.startswith("."))
+        assert names == ["artifact.json", "entry.json", "model.onnx"], number
+        if not clock.over:
+            break
+    assert number > 15
+
+
+class Countdown:
+    """Ends with an error at one of many calls."""
+
+    def __init__(self, left: int, end: BaseException | type[BaseException]) -> None:
+        """Take after how many calls, and the error."""
+        self.left = left
+        self.end = end
+        self.over = False
+
+    def watched(self, call: Callable[..., object]) -> Callable[..., object]:
+        """Return the call, counted."""
+
+        def counted(*arguments: object, **named: object) -> object:
+            self.left -= 1
+            if self.left < 0 and not self.over:
+                self.over = True
+                raise self.end
+            return call(*arguments, **named)
+
+        return counted
+
+
+def make_phases(folder: Path) -> None:
+    """Make an entry with something to clean up."""
+    (folder / "phases").mkdir(exist_ok=True)
+    (folder / "phases" / "half").write_text("half")
+    fill(folder)
 
 
 MAKE = """
