@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
 import time
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.optional import found, require
 from tests.torture.conftest import digests
 from tests.torture.faults import CRASHED
 
@@ -45,7 +47,7 @@ def test_a_crash_at_each_file_operation(
     commands: Commands, small_project: Place, expected: Digests, tally: Tally, tmp_path: Path, part: int
 ) -> None:
     """The process ends before its n-th change of a folder, without flushing anything; then the run is started again."""
-    for number in range(1 + part, BEYOND, 4 if tally.full else 160):
+    for number in range(1 + part, BEYOND, 4) if tally.full else (10 + 40 * part,):
         folder = small_project(tmp_path / f"{number}")
         ended = commands.run(folder, *RUN, environment=store_of(folder), crash_at=number)
         if ended.code == 0:
@@ -59,12 +61,38 @@ def test_a_full_disk_at_each_write(
     commands: Commands, small_project: Place, expected: Digests, tally: Tally, tmp_path: Path, part: int
 ) -> None:
     """From the n-th file on, what is written finds no space; then there is space, and the run is started again."""
-    for number in range(1 + part, BEYOND, 2 if tally.full else 60):
+    for number in range(1 + part, BEYOND, 2) if tally.full else (4 + 20 * part,):
         folder = small_project(tmp_path / f"{number}")
         ended = commands.run(folder, *RUN, environment=store_of(folder), full_from=number)
         if ended.code == 0:
             break
         tally.add("full disk at a write", number, ended.wrong(3) or resumed(commands, folder, expected))
+
+
+def mount(folder: Path, *options: str) -> None:
+    """Mount a small file system; the test is skipped where that is not allowed."""
+    command = ["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"a small file system cannot be mounted here: {done.stderr.strip()}")
+
+
+def test_a_store_that_fills_up(
+    commands: Commands, small_project: Place, expected: Digests, tally: Tally, tmp_path: Path
+) -> None:
+    """Really, on a file system of so many kilobytes, which then grows: libraries that write files are met, too."""
+    require("mount", "umount")
+    for size in range(16, 640, 16) if tally.full else (96, 224):
+        folder = small_project(tmp_path / f"{size}")
+        store = folder / "store"
+        store.mkdir()
+        mount(store, f"size={size}k")
+        try:
+            ended = commands.run(folder, *RUN, environment=store_of(folder))
+            mount(store, "remount", "size=64m")
+            tally.add("full file system", f"{size} kB", ended.wrong(0, 3) or resumed(commands, folder, expected))
+        finally:
+            subprocess.run([found("umount") or "", "--lazy", str(store)], check=True, capture_output=True)
 
 
 @pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
