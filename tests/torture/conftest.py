@@ -70,14 +70,9 @@ def expected(commands: Commands) -> list[tuple[str, str]]:
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:  # noqa: ANN401 - pytest's own
     """Show the table, and write it where all was tried."""
-    reports = [each for state in ("passed", "failed", "error") for each in terminalreporter.stats.get(state, [])]
-    rows = [
-        value
-        for each in reports
-        if each.when == "teardown" or each.failed
-        for name, value in each.user_properties
-        if name == TABLE
-    ]
+    reports = [each for found in terminalreporter.stats.values() for each in found]
+    ended = [each for each in reports if getattr(each, "when", "") == "teardown"]
+    rows = [value for each in ended for name, value in each.user_properties if name == TABLE]
     if rows:
         terminalreporter.section("torture")
         for line in write_table(rows, to_file=config.getoption("torture")):
