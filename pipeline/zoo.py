@@ -8,6 +8,7 @@ packages. The networks of timm, torchvision and transformers are such definition
 from __future__ import annotations
 
 import os
+import sys
 from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
@@ -48,6 +49,12 @@ def build(definition: Path, arguments: Mapping[str, Any]) -> nn.Module:
     model = getattr(model, "_orig_mod", model)  # torch.compile's wrapper
     if not isinstance(model, nn.Module):
         message = f"{definition}: build() returned {type(model).__name__}, expected a torch nn.Module"
+        raise InputError(message)
+    if isinstance(model, torch.jit.ScriptModule):
+        message = f"{definition}: build() returned TorchScript, expected the nn.Module that it was made from"
+        raise InputError(message)
+    if any(getattr(stream, "closed", False) for stream in (sys.stdout, sys.stderr)):
+        message = f"{definition}: it closes standard output or error, where results are told: expected both open"
         raise InputError(message)
     with told(f"{definition}: the network cannot be put into evaluation mode and float32", alone=True):
         _check_tensors(model, definition)

@@ -47,6 +47,11 @@ def check_classifier(model: nn.Module, shape: tuple[int, ...], classes: Sequence
             f"({', '.join(classes[:NAMED])}{', ...' if len(classes) > NAMED else ''}), so {expected} is needed. "
             f"Give the number of classes in model.arguments."
         )
+    if found.is_complex() or found.layout != torch.strided or found.device != batch.device:
+        kind = f"{found.dtype}, {found.layout}, device {found.device}".replace("torch.", "")
+        raise InputError(
+            f"the network gives logits of another kind ({kind}) than real numbers in a dense tensor on {batch.device}"
+        )
     if cause := randomness(model, batch):
         raise InputError(cause)
 

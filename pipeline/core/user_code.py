@@ -99,7 +99,7 @@ def told(doing: str, *, alone: bool = False) -> Iterator[None]:
     """
     try:
         yield
-    except (SecateurError, GeneratorExit, Interrupted):
+    except (SecateurError, Interrupted):
         raise
     except BaseException as error:
         found = origin(error)

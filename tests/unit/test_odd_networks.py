@@ -83,6 +83,7 @@ REFUSED = {
         r"beside\.py lies beside it, but a definition is one file",
     ),
     "class": ("build", "net = Net", "returned type, expected a torch nn.Module"),
+    "scripted": ("build", "net = torch.jit.script(net)", "returned TorchScript, expected the nn.Module"),
     "nothing": ("build", "net = None", "returned NoneType, expected a torch nn.Module"),
     "sparse": (
         "build",
@@ -119,6 +120,7 @@ ACCEPTED = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_build_cannot_use_is_one_message(case: str, tmp_path: Path) -> None:
     """File, line and the code's own words; no other exception leaves it."""
@@ -126,6 +128,15 @@ def test_what_build_cannot_use_is_one_message(case: str, tmp_path: Path) -> None
     (tmp_path / "beside.py").touch()
     with pytest.raises(InputError, match=expected):
         build(definition(tmp_path, **{part: text}), {})
+
+
+def test_closed_output_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Results could not be told."""
+    with (tmp_path / "out.txt").open("w") as stream:
+        monkeypatch.setattr("sys.stdout", stream)
+        file = definition(tmp_path, build="import sys; sys.stdout.close()")
+        with pytest.raises(InputError, match="closes standard output or error"):
+            build(file, {})
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")  # of torch.compile itself

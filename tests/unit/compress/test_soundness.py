@@ -64,6 +64,9 @@ REFUSED = {
     "channels": ("x = x[:, :1]", "y", r"model\.py:16 .*RuntimeError: Given groups=1"),
     "tuple": ("", "(y, y)", "the network gives tuple for a batch of 1, but the data has 3 classes"),
     "dictionary": ("", "{'logits': y}", "the network gives dict"),
+    "complex": ("", "y.to(torch.complex64)", r"logits of another kind \(complex64, strided, device cpu\)"),
+    "sparse": ("", "y.to_sparse()", r"logits of another kind \(float32, sparse_coo, device cpu\)"),
+    "on no device": ("", "y.to('meta')", r"logits of another kind \(float32, strided, device meta\)"),
     "too few": ("", "y[:, :2]", r"the network gives \(1, 2\) for a batch of 1"),
 }
 ACCEPTED = {

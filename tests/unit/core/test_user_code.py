@@ -23,6 +23,7 @@ RAISES = {
     "exit": ("sys.exit(0)", r"model\.py:5 `sys\.exit\(0\)`: ended the program \(exit code 0\)"),
     "exit with text": ("sys.exit('no data')", r"ended the program \(exit code no data\)"),
     "interrupt": ("raise KeyboardInterrupt", r"model\.py:5 .*: KeyboardInterrupt"),
+    "generator": ("raise GeneratorExit('mine')", r"model\.py:5 .*: GeneratorExit: mine"),
     "root": ("raise BaseException('mine')", r"model\.py:5 .*: BaseException: mine"),
     "library": ("return json.loads('{')", r"model\.py:5 `return json.loads\('\{'\)`: JSONDecodeError"),
     "cause": (
