@@ -35,13 +35,10 @@ def store_of_run(store: Store, folder: Path, progress: Progress, *, fresh: bool)
         yield store
         return
     own = Store(folder / FOLDER)
-    begun = sum(1 for _ in own.root.glob(ENTRIES))
-    if begun:
-        progress.note(
-            f"--fresh goes on from {begun} results of the one that was stopped; remove {own.root} to begin anew"
-        )
+    if any(own.root.glob(ENTRIES)):
+        progress.note(f"--fresh goes on from the run that was stopped; remove {own.root} to begin anew")
     yield own
-    for entry in sorted(own.root.glob(ENTRIES)):
+    for entry in (folder for folder in sorted(own.root.glob(ENTRIES)) if own.has(folder.name)):
         _replace(entry, store, progress)
     shutil.rmtree(own.root)
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline import api
+from pipeline.core.entry import seal
 from pipeline.core.stage import SilentProgress
 from pipeline.core.store import Store
 from pipeline.fresh import FOLDER, store_of_run
@@ -46,6 +47,7 @@ def write(store: Store, key: str, text: str) -> None:
     """Write a finished entry."""
     store.folder(key).mkdir(parents=True)
     (store.folder(key) / "file").write_text(text)
+    seal(store.folder(key))
 
 
 def content(store: Store) -> dict[str, str]:
@@ -82,13 +84,24 @@ def test_entries_take_their_places_when_the_run_is_finished(tmp_path: Path) -> N
         assert content(given) == {"aa01": "new"}
         write(given, "bb02", "new")
     assert content(store) == {"aa01": "new", "bb02": "new", "bb03": "old"}
-    assert [line.split(";")[0] for line in notes.lines] == [
-        "--fresh goes on from 1 results of the one that was stopped"
-    ]
+    assert [line.split(";")[0] for line in notes.lines] == ["--fresh goes on from the run that was stopped"]
     assert not (tmp_path / "run" / FOLDER).exists()
     with store_of_run(store, tmp_path / "run", notes, fresh=True) as given:
         given.root.mkdir(parents=True)
         assert content(given) == {}
+
+
+def test_what_a_killed_run_left_is_not_taken_for_the_new(tmp_path: Path) -> None:
+    """Also where it was listed and wanted nothing but its name; a damaged entry of the fresh run goes nowhere."""
+    store = Store(tmp_path / "store")
+    write(store, "aa01", "old")
+    (store.root / "work").mkdir()
+    store.folder("aa01").rename(store.root / "work" / "aa01")
+    with store_of_run(store, tmp_path / "run", SilentProgress(), fresh=True) as given:
+        write(given, "aa01", "new")
+        write(given, "bb02", "new")
+        (given.folder("bb02") / "file").write_text("ne")
+    assert content(store) == {"aa01": "new"}
 
 
 def test_swapped_labels(project: Project, tmp_path: Path) -> None:
