@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from pipeline import cli_bundle, cli_device, cli_gate, cli_inspect, cli_latency, cli_store
+from pipeline.console import say, say_json
 from pipeline.core import interruption
 from pipeline.core.errors import InputError, ResourceError, SecateurError
 
@@ -131,7 +132,7 @@ def run(
         if error.exit_code == BAD_INPUT or interruption.received():  # there is nothing to resume; or `main` says it
             raise
         _show_traceback(error)
-        typer.echo(f"\n{error}\n{resume}", err=True)
+        say(f"\n{error}\n{resume}", err=True)
         raise typer.Exit(error.exit_code) from error
     _show(report, folder, as_json=as_json)
     raise typer.Exit(_exit_code(report))
@@ -149,18 +150,16 @@ def plan(recipe: Recipe, overrides: Set = None, out: Out = None, seed: Seed = 0,
     from pipeline.records import previous_ingredients
 
     loaded = load_recipe(recipe, overrides or ())
-    previous = previous_ingredients(out or Path("runs") / recipe.stem, partial(typer.echo, err=True))
+    previous = previous_ingredients(out or Path("runs") / recipe.stem, partial(say, err=True))
     steps = make_plan(loaded, Store(default_root()), seed, previous).steps
     if as_json:
         fields = ("index", "label", "key", "cached", "reason", "ingredients")
-        typer.echo(
-            json.dumps([{name: getattr(step, name) for name in fields} for step in steps], indent=1, allow_nan=False)
-        )
+        say(json.dumps([{name: getattr(step, name) for name in fields} for step in steps], indent=1, allow_nan=False))
         return
     width = max(len(step.label) for step in steps)
     for step in steps:
         state = "cached" if step.cached else "will run"
-        typer.echo(f"{step.index:>2}  {step.label:<{width}}  {state:<8}  {step.key[:12]}  {step.reason}")
+        say(f"{step.index:>2}  {step.label:<{width}}  {state:<8}  {step.key[:12]}  {step.reason}")
 
 
 @app.command()
@@ -173,7 +172,7 @@ def validate(recipe: Recipe, overrides: Set = None, as_json: AsJson = False) -> 
 
     loaded = load_recipe(recipe, overrides or ())
     kinds = [stage.kind for stage in loaded.recipe.stages]
-    typer.echo(
+    say(
         json.dumps({"valid": True, "stages": kinds}, allow_nan=False)
         if as_json
         else f"{recipe}: valid: {' -> '.join(kinds)}"
@@ -203,7 +202,7 @@ def schema(
 
     if of not in SCHEMAS:
         raise typer.BadParameter(f"found {of!r}, allowed: {', '.join(SCHEMAS)}")
-    typer.echo(json.dumps(import_module(SCHEMAS[of]).schema(), indent=2, allow_nan=False))
+    say(json.dumps(import_module(SCHEMAS[of]).schema(), indent=2, allow_nan=False))
 
 
 @app.command()
@@ -241,7 +240,7 @@ def recipes_list(as_json: AsJson = False) -> None:
 
     found = list_recipes()
     if as_json:
-        typer.echo(
+        say(
             json.dumps(
                 [{"name": each.name, "purpose": each.purpose, "time": each.time} for each in found],
                 indent=1,
@@ -250,7 +249,7 @@ def recipes_list(as_json: AsJson = False) -> None:
         )
         return
     for each in found:
-        typer.echo(f"{each.name}\n    {each.purpose}\n    {each.time}")
+        say(f"{each.name}\n    {each.purpose}\n    {each.time}")
 
 
 @recipes_app.command("copy")
@@ -266,20 +265,19 @@ def recipes_copy(
     from pipeline.bundled import copy_recipe
 
     for path in copy_recipe(name, destination, overwrite=overwrite):
-        typer.echo(path)
+        say(path)
 
 
 def _show(found: RunReport, folder: Path, *, as_json: bool) -> None:
     """Print a report: the table for people with the path of the page, or the JSON."""
     if as_json:
-        typer.echo(found.model_dump_json(indent=1))
+        say_json(found.model_dump_json(indent=1))
         return
-    from rich.console import Console
-
+    from pipeline.console import Console
     from pipeline.report.facts import bundle
     from pipeline.report.terminal import table
 
-    console = Console(highlight=False)
+    console = Console()
     console.print(table(found))
     if found.bundle is not None:
         console.print(f"Bundle: {bundle(found.bundle, folder)}", soft_wrap=True, markup=False)
@@ -308,7 +306,7 @@ def main() -> None:
         if told is None:
             raise
         _show_traceback(error)
-        typer.echo(f"error: {told}", err=True)
+        say(f"error: {told}", err=True)
         sys.exit(told.exit_code)
 
 
@@ -320,7 +318,7 @@ def _show_traceback(error: BaseException) -> None:
 
 def _interrupted() -> NoReturn:
     line = "\n" if sys.stderr.isatty() else ""  # behind the ^C that a terminal shows
-    typer.echo(line + interruption.told(), err=True)
+    say(line + interruption.told(), err=True)
     sys.exit(interruption.exit_code())
 
 

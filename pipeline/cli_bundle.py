@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from pipeline.console import say
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -72,7 +74,7 @@ def bundle(
         write_report(read_run(folder)[0], folder)
     told = {"digest": made.digest, "places": [str(place) for place in made.places], "signed": sign is not None}
     text = "\n".join([*(f"Bundle: {place}" for place in made.places), f"Digest: {made.digest}"])
-    typer.echo(json.dumps(told, indent=1, allow_nan=False) if as_json else text)
+    say(json.dumps(told, indent=1, allow_nan=False) if as_json else text)
 
 
 def verify(
@@ -152,6 +154,6 @@ def _show(found: Found, *, as_json: bool) -> None:
     from pipeline.bundle.on_device.verify import as_json as as_json_text
     from pipeline.bundle.on_device.verify import described
 
-    typer.echo(as_json_text(found) if as_json else described(found))
+    say(as_json_text(found) if as_json else described(found))
     if found.error:
-        typer.echo(f"error: {found.error}", err=True)
+        say(f"error: {found.error}", err=True)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from pipeline.console import say, say_json
+
 if TYPE_CHECKING:
     from pipeline.core.doctor import DoctorReport
     from pipeline.measure.visit import Visit
@@ -71,14 +73,13 @@ def doctor(
             progress=progress,
         )
     if as_json:
-        typer.echo(found.model_dump_json(indent=1))
+        say_json(found.model_dump_json(indent=1))
     else:
         _show_doctor(found)
 
 
 def _show_doctor(found: DoctorReport) -> None:
-    from rich.console import Console
-
+    from pipeline.console import Console
     from pipeline.latency.compare import Question
     from pipeline.latency.doctor import ENOUGH
     from pipeline.latency.noise import noise_in
@@ -87,7 +88,7 @@ def _show_doctor(found: DoctorReport) -> None:
     noise, usual = noise_in(found, found.clock), Question()
     margins = {budget_s: noise.smallest_margin(budget_s) for budget_s in sorted({found.budget_s, usual.budget_s})}
     kept = len(found.noise.ratios) >= ENOUGH
-    Console(highlight=False).print(summary(found, margins, default_margin=usual.margin, kept=kept))
+    Console().print(summary(found, margins, default_margin=usual.margin, kept=kept))
 
 
 @device_app.command("add")
@@ -204,4 +205,4 @@ def _word(value: Any) -> str:  # noqa: ANN401 - a value of JSON
 
 
 def _tell(told: Any, text: str, *, as_json: bool) -> None:  # noqa: ANN401 - whatever JSON can hold
-    typer.echo(json.dumps(told, indent=1, allow_nan=False) if as_json else text)
+    say(json.dumps(told, indent=1, allow_nan=False) if as_json else text)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from pipeline.console import say, say_json
 from pipeline.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -126,14 +127,13 @@ def _write(found: GateResult, junit: Path | None, markdown: Path | None) -> None
 
 
 def _show(found: GateResult, *, as_json: bool) -> None:
-    from rich.console import Console
-
+    from pipeline.console import Console
     from pipeline.report import gate as pages
 
     if os.environ.get("GITHUB_ACTIONS") == "true":
         for line in pages.github_lines(found):
-            typer.echo(line, err=as_json)
+            say(line, err=as_json)
     if as_json:
-        typer.echo(found.model_dump_json(indent=1))
+        say_json(found.model_dump_json(indent=1))
     else:
-        Console(highlight=False).print(pages.summary(found))
+        Console().print(pages.summary(found))

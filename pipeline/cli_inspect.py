@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from pipeline.console import say, say_json
 from pipeline.core.errors import InputError
 from pipeline.exported_argument import exported_file
 
@@ -145,7 +146,7 @@ def _show_file(file: Path, ways: Ways, page: Path | None, *, bit_exact_arm: bool
         from pipeline.inspection_bits import bits, text_of, worst
 
         agreements = bits(file, ways)
-        typer.echo(
+        say(
             json.dumps([each.to_json() for each in agreements], indent=1, allow_nan=False)
             if as_json
             else text_of(agreements)
@@ -188,11 +189,11 @@ def _show(
 ) -> None:
     """Print an inspection: JSON for machines, or the table for people with the path of the page."""
     if as_json:
-        typer.echo(found.model_dump_json(indent=1))
+        say_json(found.model_dump_json(indent=1))
         return
-    from rich.console import Console
+    from pipeline.console import Console
 
-    console = Console(highlight=False)
+    console = Console()
     console.print(table(console.width))
     if page is not None:
         console.print(f"Drawing: {page}", soft_wrap=True, markup=False)

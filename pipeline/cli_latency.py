@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from pipeline.console import say, say_json
 from pipeline.core.errors import DeviceError, InputError, SecateurError
 
 if TYPE_CHECKING:
@@ -98,13 +99,12 @@ def bench(
             progress=progress,
         )
     if as_json:
-        typer.echo(found.model_dump_json(indent=1))
+        say_json(found.model_dump_json(indent=1))
         return
-    from rich.console import Console
-
+    from pipeline.console import Console
     from pipeline.report.bench import bench_table
 
-    Console(highlight=False).print(bench_table(found))
+    Console().print(bench_table(found))
 
 
 def compare(
@@ -196,12 +196,12 @@ def compare(
     except DeviceError as error:
         kept = keep_partial(error, folder)
         if kept:
-            typer.echo(f"What was measured until then is kept in {kept}", err=True)
+            say(f"What was measured until then is kept in {kept}", err=True)
         raise
     except SecateurError as error:
         if error.exit_code != STAGE_FAILED:
             raise
-        typer.echo(f"error: {error}", err=True)  # with an exit code that no verdict has
+        say(f"error: {error}", err=True)  # with an exit code that no verdict has
         raise typer.Exit(BAD_INPUT) from error
     _show(found, folder, as_json=as_json)
     raise typer.Exit(found.exit_code)
@@ -301,12 +301,11 @@ def _draw(found: Comparison, measurement: Measurement, folder: Path) -> None:
 
 def _show(found: Comparison, folder: Path, *, as_json: bool) -> None:
     if as_json:
-        typer.echo(found.model_dump_json(indent=1))
+        say_json(found.model_dump_json(indent=1))
         return
-    from rich.console import Console
-
+    from pipeline.console import Console
     from pipeline.report.comparison_terminal import summary
 
-    console = Console(highlight=False)
+    console = Console()
     console.print(summary(found))
     console.print(f"Drawings: {folder / 'comparison.html'}", soft_wrap=True, markup=False)

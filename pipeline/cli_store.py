@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline.console import Console, say
 from pipeline.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ def _store() -> Store:
 def _print_json(content: object) -> None:
     import json
 
-    typer.echo(json.dumps(content, indent=1, allow_nan=False))
+    say(json.dumps(content, indent=1, allow_nan=False))
 
 
 def _show_checked(found: list[Checked]) -> None:
@@ -182,6 +183,4 @@ def _table(*columns: str) -> Table:
 
 
 def _print(content: object) -> None:
-    from rich.console import Console
-
-    Console(highlight=False, markup=False).print(content)
+    Console().print(content)

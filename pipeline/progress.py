@@ -6,9 +6,9 @@ import sys
 import time
 from typing import TYPE_CHECKING, Self
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from pipeline.console import Console
 from pipeline.core import interruption
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ class ConsoleProgress:
 
     def __init__(self) -> None:
         """Prepare the bar; nothing is drawn before the first update."""
-        self.console = Console(file=sys.stderr, highlight=False)
-        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TextColumn("left"))
+        self.console = Console(file=sys.stderr)
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn(), TextColumn("left"))
         self.bar = Progress(*columns, TimeRemainingColumn(), console=self.console, auto_refresh=False, transient=True)
         self.task: TaskID | None = None
         self.drawn = 0.0

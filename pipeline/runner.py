@@ -31,6 +31,7 @@ from pipeline.core.locks import locked
 from pipeline.core.measurement import load as load_measurement
 from pipeline.core.partial import write_whole
 from pipeline.core.paths import make_folder
+from pipeline.core.printable import printable
 from pipeline.core.run import Row, RunReport
 from pipeline.core.stage import Candidate, Context, SilentProgress
 from pipeline.core.store import Store, link_entry, read_artifact, read_record, write_artifact, write_record
@@ -332,8 +333,8 @@ class Run:
         return RunReport.model_validate(
             {
                 "name": self.loaded.recipe.name,
-                "recipe_file": self.loaded.path.name,
-                "recipe_folder": str(self.loaded.path.parent),
+                "recipe_file": printable(self.loaded.path.name),  # JSON holds no bytes that are no text
+                "recipe_folder": printable(str(self.loaded.path.parent)),
                 "recipe": self.loaded.raw,
                 "recipe_digest": self.loaded.digest,
                 "data": {**summary(self.dataset), **self.plan.data_identity} if self.rows else {},

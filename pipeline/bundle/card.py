@@ -18,6 +18,7 @@ from pipeline.bundle.requirements import file_name
 from pipeline.bundle.tolerance import FLOAT, far, is_exact, precision_of
 from pipeline.core import numbers
 from pipeline.core.bundle import NOT_STATED
+from pipeline.core.printable import printable
 from pipeline.core.store import read_artifact
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def non_commercial(manifest: Manifest) -> list[str]:
 
 def escape(text: object) -> str:
     """Make text safe inside a paragraph or a table cell."""
-    return str(text).translate(_ESCAPED)
+    return printable(str(text)).translate(_ESCAPED)
 
 
 def accuracy(found: Accuracy | None) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.core.errors import DeviceError, InputError
 from pipeline.core.measurement import SubjectSamples
+from pipeline.core.printable import printable
 from pipeline.measure.connection import Connection, connect
 from pipeline.measure.devices.local import LocalDevice
 from pipeline.measure.installed import missing_packages, missing_text
@@ -168,8 +169,8 @@ def subject_samples(
     """Return what is kept of a subject: what it is, on what terms it ran, and its samples."""
     facts = opened.facts
     return SubjectSamples(
-        label=subject.label,
-        path=str(subject.source),
+        label=printable(subject.label),  # JSON holds no bytes that are no text
+        path=printable(str(subject.source)),
         runtime=subject.runtime,
         runtime_version=facts["version"],
         options=facts["options"],

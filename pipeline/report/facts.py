@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.core import numbers
+from pipeline.core.printable import printable_json
 from pipeline.report import rows
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ def stage(row: Row) -> Facts:
 
 def recipe_text(report: RunReport) -> str:
     """Return the whole recipe, defaults included, as indented JSON (which is YAML too)."""
-    return json.dumps(report.recipe, indent=2, ensure_ascii=False)
+    return printable_json(json.dumps(report.recipe, indent=2, ensure_ascii=False))
 
 
 def _data(data: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.core import numbers
+from pipeline.core.printable import printable
 from pipeline.report.comparison_terminal import STYLES
 
 if TYPE_CHECKING:
@@ -94,13 +95,14 @@ def cells(found: ModelResult) -> tuple[str, ...]:
 
 def escaped(text: str) -> str:
     """Return text for a cell of a Markdown table: no markup, no line breaks, no columns of its own."""
+    text = printable(text)
     for sign in "\\`*_[]<>|":
         text = text.replace(sign, f"\\{sign}")
     return " ".join(text.split())
 
 
 def _data(text: str) -> str:
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    return printable(text, keep="\r\n").replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
 
 
 def _property(text: str) -> str:

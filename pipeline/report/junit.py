@@ -5,6 +5,7 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 from typing import TYPE_CHECKING
 
+from pipeline.core.printable import printable
 from pipeline.report.gate import cells
 
 if TYPE_CHECKING:
@@ -21,15 +22,15 @@ def junit(found: GateResult) -> str:
     for each in found.models:
         seconds = each.comparison.protocol.seconds if each.comparison else 0.0
         total += seconds
-        case = ET.SubElement(suite, "testcase", classname=SUITE, name=each.model, time=f"{seconds:.3f}")
+        case = ET.SubElement(suite, "testcase", classname=SUITE, name=printable(each.model), time=f"{seconds:.3f}")
         kind = _kind(found, each)
         if kind:
             counts[kind] += 1
             _, verdict, *_, why = cells(each)
-            child = ET.SubElement(case, kind, message=_printable(f"{verdict}: {why}"))
+            child = ET.SubElement(case, kind, message=printable(f"{verdict}: {why}"))
             if kind != "skipped":
                 child.set("type", each.verdict or "not measured")
-                child.text = _printable(why)
+                child.text = printable(why)
     suite.set("tests", str(len(found.models)))
     suite.set("failures", str(counts["failure"]))
     suite.set("errors", str(counts["error"]))
@@ -50,8 +51,3 @@ def _kind(found: GateResult, each: ModelResult) -> str | None:
     if each.verdict == "INCONCLUSIVE":
         return {"pass": None, "fail": "failure"}.get(found.inconclusive, "skipped")
     return "failure"
-
-
-def _printable(text: str) -> str:
-    """Return text without the control characters that XML forbids."""
-    return "".join(sign for sign in text if sign.isprintable() or sign in "\n\t")

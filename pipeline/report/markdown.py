@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pipeline.core import numbers
+from pipeline.core.printable import printable
 from pipeline.report import facts, headline, precision_rows, rows
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def render(report: RunReport) -> str:
 
 def escape(text: str) -> str:
     """Make text safe inside a paragraph or a table cell."""
-    return text.translate(_ESCAPED)
+    return printable(text).translate(_ESCAPED)
 
 
 def table(names: Sequence[str], aligned: str, cells: Sequence[Sequence[str]]) -> str:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
+from pipeline.core.printable import printable
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -20,11 +22,6 @@ def picture(
     )
     inside = Markup("").join(parts)
     return frame.format(*size, printable(title), printable(description), inside, kind)
-
-
-def printable(text: str) -> str:
-    """Drop control characters, which XML cannot hold; keep line breaks, which tooltips show."""
-    return "".join(letter for letter in text if letter.isprintable() or letter == "\n")
 
 
 def line(kind: str, x1: float, y1: float, x2: float, y2: float, tip: str = "") -> Markup:

@@ -6,6 +6,9 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from pipeline.core.printable import printable
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -18,8 +21,16 @@ def template(name: str) -> Template:
         loader=PackageLoader("pipeline.report", ""),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_harmless,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
     return environment.get_template(name)
+
+
+def _harmless(value: object) -> object:
+    """Return what is put into a page without characters that turn text around or that HTML cannot hold."""
+    if isinstance(value, Markup):
+        return Markup(printable(value))  # noqa: S704 - it was markup before, and escapes have no markup in them
+    return printable(value) if isinstance(value, str) else value

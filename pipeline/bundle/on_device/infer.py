@@ -537,6 +537,11 @@ def softmax(logits_NK: NDArray[np.float32]) -> NDArray[np.float32]:
     return shares
 
 
+def printable(text: str) -> str:
+    """Return a line with characters that a terminal would obey, such as those in a file's name, as escapes."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
 # -- the command -------------------------------------------------------------------------------------------------------
 
 
@@ -559,7 +564,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         probabilities = softmax(network.logits(normalise(images_NCHW, preprocessing)))
         labels = (folder / "labels.txt").read_text(encoding="utf-8").splitlines()
     except (Refused, OSError) as error:
-        print("\n".join(f"infer.py: {line}" for line in str(error).splitlines()), file=sys.stderr)
+        print("\n".join(printable(f"infer.py: {line}") for line in str(error).splitlines()), file=sys.stderr)
         return getattr(error, "exit_code", 2)
     results = []
     for path, row in zip(given.images, probabilities):
@@ -567,7 +572,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         classes = [{"label": labels[index], "probability": float(row[index])} for index in likeliest]
         results.append({"image": str(path), "classes": classes})
         if not given.json:
-            print(f"{path}:", ", ".join("{label} ({probability:.2f})".format_map(each) for each in classes))
+            named = ", ".join("{label} ({probability:.2f})".format_map(each) for each in classes)
+            print(printable(f"{path}: {named}"))
     if given.json:
         print(
             json.dumps(

@@ -126,4 +126,4 @@ def test_names_cannot_break_the_drawing(report: RunReport) -> None:
     """Markup and control characters in a label are text."""
     named = report.rows[0].model_copy(update={"label": "</svg><b>&\x00\x07"})
     drawing = plot.sizes(report.model_copy(update={"rows": (named, *report.rows[1:])}))
-    assert "0 </svg><b>&" in _texts(drawing)
+    assert "0 </svg><b>&\\x00\\x07" in _texts(drawing)
