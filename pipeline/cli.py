@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from pipeline import cli_bundle, cli_device, cli_gate, cli_inspect, cli_latency, cli_store
-from pipeline.console import say, say_json
 from pipeline.core import interruption
 from pipeline.core.errors import InputError, ResourceError, SecateurError
+from pipeline.say import say, say_json
 
 if TYPE_CHECKING:
     from pipeline.core.run import RunReport

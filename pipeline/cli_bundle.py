@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from pipeline.console import say
+from pipeline.say import say
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from pipeline.console import say, say_json
+from pipeline.say import say, say_json
 
 if TYPE_CHECKING:
     from pipeline.core.doctor import DoctorReport

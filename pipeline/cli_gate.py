@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from pipeline.console import say, say_json
 from pipeline.core.errors import InputError
+from pipeline.say import say, say_json
 
 if TYPE_CHECKING:
     from pipeline.core.gate import GateResult

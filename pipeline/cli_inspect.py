@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from pipeline.console import say, say_json
 from pipeline.core.errors import InputError
 from pipeline.exported_argument import exported_file
+from pipeline.say import say, say_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from pipeline.console import say, say_json
 from pipeline.core.errors import DeviceError, InputError, SecateurError
+from pipeline.say import say, say_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable

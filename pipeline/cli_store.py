@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.console import Console, say
 from pipeline.core.errors import InputError
+from pipeline.say import say
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -183,4 +183,6 @@ def _table(*columns: str) -> Table:
 
 
 def _print(content: object) -> None:
+    from pipeline.console import Console
+
     Console().print(content)

@@ -1,14 +1,13 @@
-"""Where the command prints: text for people and JSON for programs, with nothing in it that a terminal would obey."""
+"""rich's console for tables and bars, with nothing in what it prints that a terminal would obey."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 import rich.console
-import typer
 from rich.segment import Segment
 
-from pipeline.core.printable import printable, printable_json
+from pipeline.core.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -27,13 +26,3 @@ class Console(rich.console.Console):
         """Render as rich does; its own control codes, which move the cursor of a bar, are no text."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(printable(segment.text), segment.style)
-
-
-def say(text: object, *, err: bool = False) -> None:
-    """Print text for people."""
-    typer.echo(printable(str(text)), err=err)
-
-
-def say_json(text: str) -> None:
-    """Print JSON for programs, which reads as the same values."""
-    typer.echo(printable_json(text))

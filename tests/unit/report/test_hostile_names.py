@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from pipeline import cli
 from pipeline.bundle import card
 from pipeline.cli import app
-from pipeline.console import Console, say, say_json
+from pipeline.console import Console
 from pipeline.core import interruption
 from pipeline.core.errors import InputError
 from pipeline.core.printable import printable, printable_json
@@ -34,6 +34,7 @@ from pipeline.report import (
     terminal,
 )
 from pipeline.report.junit import junit
+from pipeline.say import say, say_json
 from tests.unit.report.test_comparison_pages import compared
 from tests.unit.report.test_gate import model, result
 from tests.unit.report.test_inspection_pages import inspection as an_inspection

@@ -1,0 +1,17 @@
+"""What the command prints: text for people and JSON for programs, with nothing in it that a terminal would obey."""
+
+from __future__ import annotations
+
+import typer
+
+from pipeline.core.printable import printable, printable_json
+
+
+def say(text: object, *, err: bool = False) -> None:
+    """Print text for people."""
+    typer.echo(printable(str(text)), err=err)
+
+
+def say_json(text: str) -> None:
+    """Print JSON for programs, which reads as the same values."""
+    typer.echo(printable_json(text))
