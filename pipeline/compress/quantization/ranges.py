@@ -17,7 +17,7 @@ import onnxruntime
 from onnx import TensorProto, numpy_helper
 
 from pipeline.compress.calibration import Histograms, Limits
-from pipeline.compress.quantization.placement import left_in_float, nodes_like
+from pipeline.compress.quantization.placement import BIAS, PRODUCTS, left_in_float, nodes_like
 from pipeline.core.errors import InputError, StageError
 
 if TYPE_CHECKING:
@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 MASKED = -1e4
 #: From this ratio of values to their means on, the noise of 8 bits hides the means. Kernels take twice that.
 CANCELLED = 128.0
+#: Magnitudes below this are zero to kernels, whose scales are at least the smallest normal float.
+DEAD = 256 * float(np.finfo(np.float32).tiny)
+#: Ends of the range of a dead tensor.
+SMALLEST = 1e-25
 SOFTMAX = frozenset({"LogSoftmax", "Softmax"})
 #: What may stand between the scores and the softmax.
 BETWEEN = frozenset({"Clip", "Flatten", "Max", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
@@ -85,12 +89,31 @@ def activation_ranges(
     _require_explained(model, infinite, limits.ranges, nodes_like(model, keep))
     unusable = infinite | _masked_scores(model, limits.ranges)
     finite = {name: bounds for name, bounds in limits.ranges.items() if name not in unusable}
+    dead = _dead(model, finite)
     if calibration == "min-max":
-        return finite
+        return finite | dead
     histograms = Histograms(finite)
     for tensors in _activations(model, samples_NCHW):
         histograms.add({name: values for name, values in tensors.items() if name in finite})
-    return histograms.find(calibration, percentile)
+    return histograms.find(calibration, percentile) | dead
+
+
+def _dead(model: ModelProto, ranges: Mapping[str, Range]) -> dict[str, Range]:
+    """Return ranges for tensors that are zero on all samples, which any scale represents.
+
+    Biases of products that read them are on the scale of their sums, so it must be small beside these: the range ends
+    where a product gets as large as the smallest bias.
+    """
+    names = {name for name, bounds in ranges.items() if max(map(abs, bounds)) < DEAD}
+    stored = {tensor.name: tensor for tensor in model.graph.initializer} if names else {}
+    reach = 1.0
+    for node in model.graph.node:
+        given = [stored[value] for value in node.input[1:] if value in stored]
+        if node.op_type in PRODUCTS and node.input[0] in names and len(given) == BIAS:
+            weight, bias = (np.abs(numpy_helper.to_array(tensor).astype(np.float64)) for tensor in given)
+            smallest = bias[bias > 0].min(initial=np.inf)
+            reach = min(reach, float(smallest / max(weight.max(initial=0.0), DEAD)))
+    return dict.fromkeys(names, (0.0, max(reach, SMALLEST)))
 
 
 def reasons_for_float(model: ModelProto, ranges: Mapping[str, Range], keep: Sequence[str] = ()) -> dict[str, str]:

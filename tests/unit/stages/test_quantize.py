@@ -310,7 +310,7 @@ def test_a_network_that_dies_in_int8_fails(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """When all images get the same output, the file is of no use whatever the tolerance."""
-    monkeypatch.setattr(engine, "_remembered_ranges", lambda model, *_: dict.fromkeys(names(model), (0.0, 1e6)))
+    monkeypatch.setattr(engine, "remembered_ranges", lambda model, *_: dict.fromkeys(names(model), (0.0, 1e6)))
     with pytest.raises(StageError, match="the same for all 40 images"):
         run_stage(quantize(), onnx_artifact, "int8")
 

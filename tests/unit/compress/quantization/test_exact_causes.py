@@ -321,13 +321,21 @@ def test_a_layer_that_is_called_twice_with_a_huge_bias(name: EngineName, request
     assert wrong(name, graph(nodes, w=weight, b=np.float32([1e6, 2, 0.5])), request_) == []
 
 
+@pytest.mark.parametrize("size", [0.0, 1e-40])
+def test_a_bias_behind_a_dead_layer_is_kept(size: float) -> None:
+    """Zeros have no scale of their own: it is that which the biases need."""
+    nodes = [node("Conv", "image w", "c"), node("Relu", "c", "r"), node("Conv", "r v b", "y")]
+    model = graph(nodes, w=floats(5, 3, 3, 3) * np.float32(size), v=floats(4, 5, 1, 1), b=floats(4) * np.float32(1e-3))
+    assert wrong("onnxruntime", model) == []
+
+
 def test_means_that_cancel_stay_in_float() -> None:
     """Which onnxruntime's integer kernel refuses when it runs."""
     weight = np.float32([[[[1, -1]]]]) * np.ones((3, 1, 1, 2), np.float32)
     nodes = [node("Conv", "image w", "c", group=3, pads=[0, 1, 0, 0]), node("GlobalAveragePool", "c", "y")]
     images = floats(4, 3, 6, 1) * np.ones((4, 3, 6, 6), np.float32)
     model = graph(nodes, w=weight)
-    images[:, :, :, 5] = 0.0
+    images[:, :, :, 5] = 1e-5
     made = ENGINES["onnxruntime"]().quantize(model, images, PLAIN)
     assert set(made.reasons) == {"y.node"}
     onnxruntime_outputs(made.model, images, optimised=True)
