@@ -86,6 +86,7 @@ class Run:
         """
         make_folder(self.folder, "the run's folder", "give another with --out")
         make_folder(self.store.root, "the store", "set SECATEUR_STORE to another folder")
+        _ = self.threads  # refuses a number of threads that is none before anything is done
         busy = f"another run is writing into {self.folder}: wait for it, or give --out"
         try:
             with locked(self.folder / ".lock", busy):
