@@ -156,6 +156,9 @@ def test_the_command_prunes(store: Store) -> None:
     with pytest.raises(InputError, match=r'--older: found "5", allowed: a time with its unit'):
         run("prune", "--older", "5")
     assert run("prune")[0] == 2
+    done = CliRunner().invoke(app, ["run", "recipe.yaml", "--wait", "a while"])
+    assert isinstance(done.exception, InputError)
+    assert '--wait: found "a while", allowed: a time with its unit' in str(done.exception)
 
 
 def test_the_command_tells_the_size(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
