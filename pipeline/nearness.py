@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 
 from pipeline.core.errors import InputError, StageError
-from pipeline.core.nearness import FAR, Nearness, Seen, classification, decibels, fault
+from pipeline.core.nearness import FAR, MOST_LAYERS, Nearness, Seen, classification, decibels, fault, guilty_nodes
 from pipeline.core.stage import runs_in
 from pipeline.export.execution import onnx_outputs, slices
 from pipeline.measure.runtimes import open_session
 from pipeline.quantizing import training_order
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
 #: Images of each kind; and of these, the ones that also run unoptimised.
 IMAGES, UNOPTIMISED = 64, 16
-#: Layers that go back to float at most: where more are guilty, the way of quantizing is.
-MOST_LAYERS = 4
 
 
 @dataclass(frozen=True)
@@ -200,29 +198,6 @@ def both(start: Nearness, end: Nearness) -> Nearness:
     if end.decision == "near" and start.in_float:
         return end.model_copy(update={"decision": "float", "in_float": in_float, "text": start.text})
     return end.model_copy(update={"in_float": in_float})
-
-
-def guilty_nodes(nodes: Sequence[str], is_near: Callable[[tuple[str, ...]], bool]) -> tuple[str, ...] | None:
-    """Return the few nodes, in the order of computation, without which a file is near; None where they are not few.
-
-    `is_near` says whether the file is near with these nodes in float; it is far with none. Each node is found by
-    halving: the first ones are quantized and all others in float, until one more makes the file far.
-    """
-    found: list[str] = []
-    known = 0  # with nodes[:known], but for those found, in fewer bits the file is near
-    while len(found) < MOST_LAYERS and known < len(nodes):
-        far = len(nodes)
-        while far - known > 1:
-            middle = (known + far) // 2
-            if is_near((*found, *nodes[middle:])):
-                known = middle
-            else:
-                far = middle
-        found.append(nodes[far - 1])
-        known = far
-        if is_near(tuple(found)):
-            return tuple(found)
-    return None
 
 
 def words(seen: Sequence[Seen]) -> str:

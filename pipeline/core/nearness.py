@@ -42,6 +42,8 @@ LEAST_DECIBELS, MOST_DECIBELS = 10.0, 150.0
 EQUAL_DECIBELS = 120.0
 #: Answers are far when, for certain, less than this share of the agreement beyond chance is left (Cohen's kappa).
 LEAST_KAPPA = 0.5
+#: Layers that go back to float at most: where more are guilty, the way of quantizing is.
+MOST_LAYERS = 4
 #: Standard errors that make it certain.
 CERTAIN = 2.0
 
@@ -155,6 +157,29 @@ def fault(reference: Outputs, found: Outputs, answers: Answers | None) -> str:
     if answers is not None and answers.far:
         return f"answers agree on {answers.agreement:.0%} of the images and hardly beyond chance where float is sure"
     return ""
+
+
+def guilty_nodes(nodes: Sequence[str], is_near: Callable[[tuple[str, ...]], bool]) -> tuple[str, ...] | None:
+    """Return the few nodes, in the order of computation, without which a file is near; None where they are not few.
+
+    `is_near` says whether the file is near with these nodes in float; it is far with none. Each node is found by
+    halving: the first ones are quantized and all others in float, until one more makes the file far.
+    """
+    found: list[str] = []
+    known = 0  # with nodes[:known], but for those found, in fewer bits the file is near
+    while len(found) < MOST_LAYERS and known < len(nodes):
+        far = len(nodes)
+        while far - known > 1:
+            middle = (known + far) // 2
+            if is_near((*found, *nodes[middle:])):
+                known = middle
+            else:
+                far = middle
+        found.append(nodes[far - 1])
+        known = far
+        if is_near(tuple(found)):
+            return tuple(found)
+    return None
 
 
 def _constant(output: NDArray[Any]) -> bool:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from pipeline.compress.quantization.engine import missing
 from pipeline.compress.quantization.engines import ENGINES
 from pipeline.compress.quantization.placement import suspects
-from pipeline.nearness import guilty_nodes
+from pipeline.core.nearness import guilty_nodes
 from pipeline.precision.candidates import AS_FAST, Candidates, decibels_of
 from pipeline.precision.in_float import families_in_float, layers_in_float, settled
 from pipeline.precision.tried import Found, Tried, is_slower, speed_of

@@ -10,13 +10,21 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from pipeline import nearness
 from pipeline.core.dataset import Dataset, Normalisation, Split
 from pipeline.core.errors import InputError, StageError
-from pipeline.core.nearness import MOST_DECIBELS, Seen, classification, decibels, fault
+from pipeline.core.nearness import (
+    MOST_DECIBELS,
+    MOST_LAYERS,
+    Answers,
+    Seen,
+    classification,
+    decibels,
+    fault,
+    guilty_nodes,
+)
 from pipeline.core.stage import SilentProgress
 from pipeline.export.onnx_file import write_onnx
-from pipeline.nearness import Images, Made, Net, guilty_nodes, images_of, settle, words
+from pipeline.nearness import Images, Made, Net, images_of, settle, words
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,6 +32,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from pipeline.core.nearness import OnFar
     from pipeline.core.stage import Context
 
 GENERATOR = np.random.default_rng(0)
@@ -178,13 +187,13 @@ def test_guilty_nodes_are_found_by_halving(guilty: set[int], joined: bool) -> No
         return len(left) < 2 if joined and len(names) > 1 else not left
 
     found = guilty_nodes(nodes, is_near)
-    if len(guilty) > nearness.MOST_LAYERS and not joined:
+    if len(guilty) > MOST_LAYERS and not joined:
         assert found is None
     else:
         assert found is not None
         assert {*found} <= names
         assert is_near(found)
-    assert trials <= 5 * nearness.MOST_LAYERS + 1
+    assert trials <= 5 * MOST_LAYERS + 1
 
 
 def chain(scales: dict[str, float] | None = None) -> onnx.ModelProto:
@@ -244,6 +253,13 @@ def test_a_file_is_seen_in_the_session_that_ships_and_unoptimised(net: Net, tmp_
     assert net.fault(far.file).startswith("far from the float file: -")
 
 
+def test_a_task_of_its_own_says_what_answers_are(net: Net) -> None:
+    """Outputs may be near and answers far, as where boxes or masks follow from them by thresholds."""
+    own = replace(net, task=lambda *given: Answers(agreement=len(given[2]) / 20, kappa=0.1, margin=0.1))
+    assert own.fault(net.given).startswith("far from the float file: answers agree on 50% of the images")
+    assert replace(net, task=lambda *_: None).fault(net.given) == ""
+
+
 def test_it_says_where_only_one_session_is_far(net: Net) -> None:
     """As when the runtime's optimizer makes something else of the file."""
     near = Seen(images="held-out", count=9, session="onnxruntime unoptimised", decibels=40.0)
@@ -267,7 +283,7 @@ def test_it_says_where_only_one_session_is_far(net: Net) -> None:
     ],
 )
 def test_a_far_file_goes_back_to_float_or_is_told(
-    net: Net, tmp_path: Path, wrong: dict[str, float], on_far: nearness.OnFar, decision: str, in_float: tuple[str, ...]
+    net: Net, tmp_path: Path, wrong: dict[str, float], on_far: OnFar, decision: str, in_float: tuple[str, ...]
 ) -> None:
     """What ships is what was seen last, and the record has it in words."""
     make = Wrong(tmp_path / "made.onnx", wrong)
@@ -287,7 +303,7 @@ def test_a_far_file_goes_back_to_float_or_is_told(
     ],
 )
 def test_a_far_file_that_cannot_be_mended_fails(
-    net: Net, tmp_path: Path, settings: dict[str, object], on_far: nearness.OnFar, says: str
+    net: Net, tmp_path: Path, settings: dict[str, object], on_far: OnFar, says: str
 ) -> None:
     """With how far it is, and what to do."""
     make = Wrong(tmp_path / "made.onnx", settings.get("wrong", {"c": 20.0}), bool(settings.get("empty")))  # type: ignore[arg-type]
