@@ -24,8 +24,9 @@ def _hook(event: str, arguments: tuple[object, ...]) -> None:
         path, mode, flags = arguments
         reads = "r" in mode if isinstance(mode, str) else not (isinstance(flags, int) and flags & _WRITES)
         if reads and isinstance(path, str | bytes | os.PathLike):
+            given = Path(os.fsdecode(path))
             for seen in _watching:
-                seen.add(str(Path.cwd() / os.fsdecode(path)))
+                seen.add(str(given if given.is_absolute() else Path.cwd() / given))
 
 
 _installed = False

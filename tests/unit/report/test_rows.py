@@ -182,3 +182,6 @@ def test_header_names_machine_data_and_recipe(report: RunReport) -> None:
     assert found["Recipe"].endswith("digest ab12ab12ab12, seed 7")
     assert found["Run"] == "2026-03-14 09:26:53 UTC, took 42 min 47 s"
     assert "onnxruntime 1.31.1, 1 thread" in facts.about(report)
+    assert "Of the data" not in found
+    noted = report.model_copy(update={"data": {**report.data, "notes": ["two copies", "no images of a class"]}})
+    assert facts.header(noted)[1:3] == (("Of the data", "two copies"), ("Of the data", "no images of a class"))
