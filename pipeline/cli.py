@@ -52,8 +52,9 @@ app = typer.Typer(
     "  secateur run recipes/resnet20-fashion-int8.yaml\n\n"
     "Latency of exported files, of this program or any other: bench, compare, gate, doctor, device.\n\n"
     "What a device needs to run the result, and whether it arrived unchanged: bundle, verify.\n\n"
-    "Exit codes of run: 0 passed, 1 budget missed, 2 bad input, 3 a stage failed, 4 cannot tell. Those of compare and "
-    "gate: 0 PASS, 1 FAIL, 2 bad input, 3 INCONCLUSIVE, 4 INCOMPARABLE, 5 device unreachable, 6 wrong outputs.\n\n"
+    "Exit codes of run: 0 passed, 1 budget missed, 2 bad input, 3 a stage failed, 4 cannot tell, 130 and 143 "
+    "interrupted. Those of compare and gate: 0 PASS, 1 FAIL, 2 bad input, 3 INCONCLUSIVE, 4 INCOMPARABLE, 5 device "
+    "unreachable, 6 wrong outputs.\n\n"
     "SECATEUR_TRACEBACK=1 in the environment shows the traceback behind an error, for code of your own.",
 )
 recipes_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Recipes that come with the program.")
