@@ -108,7 +108,7 @@ def install(packages: Iterable[str]) -> None:
     if os.geteuid() != 0:
         print(f"not root: run  sudo apt-get update && sudo apt-get install {' '.join(wanted)}")
         return
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "DEBCONF_NOWARNINGS": "yes"}
     if subprocess.run([apt_get, "--quiet=2", "update"], env=environment, check=False).returncode:
         print("apt-get update failed")
     for package in wanted:
