@@ -45,6 +45,7 @@ class Commands:
     process: subprocess.Popen[bytes] = field(init=False)
     ended: dict[int, int | None] = field(default_factory=dict)
     outputs: dict[int, Path] = field(default_factory=dict)
+    started: int = 0
     _buffer: bytes = b""
 
     def __post_init__(self) -> None:
@@ -74,7 +75,10 @@ class Commands:
     def start(self, cwd: Path, *argv: str, environment: dict[str, str] | None = None, **fault: Any) -> int:  # noqa: ANN401
         """Start a command and return its process id; `fault` is a function of faults.py and its argument."""
         assert self.process.stdin
-        output = self.folder / f"output-{len(self.outputs)}"
+        self.started += 1
+        output = self.folder / f"output-{self.started}"
+        for name in ("out", "err"):
+            Path(f"{output}.{name}").touch()
         job = {"argv": argv, "cwd": str(cwd), "environment": environment or {}, "fault": fault, "output": str(output)}
         self.process.stdin.write(json.dumps(job).encode() + b"\n")
         self.process.stdin.flush()
@@ -85,6 +89,10 @@ class Commands:
                 self.outputs[answer["pid"]] = output
                 return int(answer["pid"])
             self.ended[answer["pid"]] = answer["code"]
+
+    def said(self, pid: int) -> str:
+        """Return what a command has written to standard error so far."""
+        return Path(f"{self.outputs[pid]}.err").read_text(errors="replace")
 
     def running(self, pid: int) -> bool:
         """Return whether a command has not ended yet."""
@@ -105,7 +113,10 @@ class Commands:
             else:
                 self.ended[answer["pid"]] = answer["code"]
         output = self.outputs.pop(pid)
-        out, err = (Path(f"{output}.{name}").read_text(errors="replace") for name in ("out", "err"))
+        files = [Path(f"{output}.{name}") for name in ("out", "err")]
+        out, err = (file.read_text(errors="replace") for file in files)
+        for file in files:
+            file.unlink()
         return Ended(self.ended.pop(pid), out, err)
 
     def run(self, cwd: Path, *argv: str, **options: Any) -> Ended:  # noqa: ANN401

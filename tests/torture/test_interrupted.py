@@ -108,6 +108,8 @@ def test_killed_at_random_moments(
     for number in range(20 if tally.full else 1):
         folder = small_project(tmp_path / f"{number}")
         pid = commands.start(folder, *RUN, environment=store_of(folder))
+        while not commands.said(pid) and commands.running(pid):  # before its first word it is Python that starts
+            time.sleep(0.01)
         time.sleep(seeded.uniform(0.0, whole))
         if commands.running(pid):
             os.kill(pid, kill)
