@@ -7,7 +7,7 @@ DEMO_ARGS ?=
 # 1: `make setup` installs Debian packages, too, without which some tests are skipped.
 SYSTEM ?=
 # Processes that run tests: as many as cores.
-JOBS ?= auto
+JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 DEMO_RECIPE := recipes/efficientnet-lite0-elpv-int8.yaml
 # The same recipe, short: shows that the whole chain works, not what it gains.
 DEMO_SHORT := --set data.size=64 --set stages.finetune.epochs=1 --set stages.measure.budget=5s
