@@ -34,6 +34,8 @@ FACTOR = 4.0
 SHARE = 0.5
 #: And this share of what the channel holds: biases have 30 bits, and sums are rounded to floats.
 EXACT = 1e-5
+#: Below this the scales of sums are no normal floats.
+NOTHING = 1e-24
 DRAWS = 5
 #: Their constants are rounded like activations.
 SUMS = ("Add", "Mul")
@@ -126,7 +128,7 @@ def too_far(exact: Sequence[Array], noise: Sequence[Array], found: Sequence[Arra
             yield f"output {index} is not finite"
             continue
         own = np.sqrt(np.square(expected.astype(np.float64)).mean(axis=(0, *range(2, expected.ndim))))
-        bound = FACTOR * np.maximum(allowed, SHARE * np.sqrt(np.square(allowed).mean())) + EXACT * own
+        bound = FACTOR * np.maximum(allowed, SHARE * np.sqrt(np.square(allowed).mean())) + EXACT * own + NOTHING
         error = rms(expected, given)
         if (error > bound).any():
             worst = int(np.argmax(error / np.maximum(bound, 1e-300)))

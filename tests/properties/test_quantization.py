@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from tests.properties.int8_noise import Array
 
 WANTED = os.environ.get("SECATEUR_EXAMPLES")
-#: Networks of the short form; Neural Compressor takes seconds for each.
-FEW: dict[EngineName, int] = {"onnxruntime": 15, "nncf": 3, "neural-compressor": 1}
+#: Networks of the short form. To import Neural Compressor alone takes longer than all of these.
+FEW: dict[EngineName, int] = {"onnxruntime": 12, "nncf": 2}
 SCHEMES = ("u8s8", "s8s8", "u8s8-reduced", "u8u8")
 #: With these, sums saturate on x86 processors without VNNI, unless onnxruntime is told otherwise.
 SATURATE = ("u8s8", "s8s8")
@@ -45,7 +45,8 @@ def problems(random: Random, engine: EngineName) -> list[str]:
     quantized = open_engine(engine).quantize(model, samples, request)
     result = hold_in_float(quantized.model, quantized.reasons.keys())
     found = _outputs(result, samples, request)
-    if scheme == "u8s8-reduced" and not list(too_far(exact, noise, openvino_outputs(model, samples))):
+    exactly = scheme == "u8s8-reduced" and not _multiplies_activations(model)  # sums of 8 by 8 bits saturate there
+    if exactly and not list(too_far(exact, noise, openvino_outputs(model, samples))):
         found["openvino"] = openvino_outputs(result, samples)
     return [f"{way}: {wrong} ({request})" for way, outputs in found.items() for wrong in too_far(exact, noise, outputs)]
 
@@ -70,6 +71,8 @@ def test_an_int8_file_is_within_the_noise_of_8_bits(engine: EngineName) -> None:
     """In onnxruntime as it is and optimised, and in OpenVINO, with any scheme, symmetric or not, by channel or not."""
     if missing(ENGINES[engine]()) is not None:
         pytest.skip(f"{engine} is not installed")
+    if WANTED is None and engine not in FEW:
+        pytest.skip(f"{engine} is tried with SECATEUR_EXAMPLES alone")
 
     @settings(
         max_examples=int(WANTED or FEW[engine]),
