@@ -11,23 +11,20 @@ from collections import OrderedDict
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, fx, nn
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 from torch.fx.immutable_collections import immutable_dict, immutable_list
 from torch.utils._pytree import tree_leaves
 
+from pipeline.compress.baked import bake
 from pipeline.compress.exported import any_batch, export_program
 from pipeline.compress.graph_nodes import (
     changes_something,
     is_getitem,
-    layer_path,
     plain_name,
-    rule_for,
     spell_keywords,
 )
 from pipeline.compress.tensors import shared_names, stored_tensors
-from pipeline.compress.wide import double_precision, widened
 from pipeline.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -38,14 +35,6 @@ if TYPE_CHECKING:
 
 #: One tensor for each input of the network, the batch first.
 Example = tuple[Tensor, ...]
-
-#: Statistics that a network takes over its own weights.
-_STATISTICS = frozenset(
-    (
-        "batch_norm instance_norm layer_norm var_mean var std std_mean mean norm linalg_vector_norm linalg_norm "
-        "_weight_norm _weight_norm_interface weight_norm"
-    ).split()
-)
 
 #: Attributes of every graph module.
 _TAKEN = frozenset({"meta", "training", *dir(fx.GraphModule)} - set(dir(nn.Module)))
@@ -134,7 +123,7 @@ def _captured(program: ExportedProgram, example: Example, own: Mapping[str, Tens
     """Return a program's graph on the network's own tensors. `suffix` tells its constants from those of another."""
     aliases = shared_names(own)
     module = _graph_module(program, own, {name: alias[0] for alias in aliases for name in alias}, suffix)
-    folded, precise = _bake(module)
+    folded, precise = bake(module)
     module.graph.eliminate_dead_code(is_impure_node=changes_something)
     module.recompile()
     used = {node.target: _attribute(module, node.target) for node in module.graph.nodes if node.op == "get_attr"}
@@ -261,78 +250,7 @@ def _nested(structure: Any, leaves: Iterator[Any]) -> Any:  # noqa: ANN401 - any
     return _SEQUENCES[structure.type](children)
 
 
-def _bake(module: fx.GraphModule) -> tuple[frozenset[str], dict[str, Tensor]]:
-    """Store weights that are computed from weights by statistics, or by what has no rule, as `<layer>.baked_weight`.
-
-    Returns the names of the tensors that they were computed from, and the weights in float64 by name.
-    """
-    nodes = list(module.graph.nodes)
-    inner: dict[fx.Node, bool] = {}  # computed from stored tensors alone -> a statistic is among the operators
-    for node in nodes:
-        sources = node.all_input_nodes
-        if node.op == "get_attr":
-            inner[node] = False
-        elif node.op == "call_function" and sources and all(source in inner for source in sources):
-            folds = plain_name(node) in _STATISTICS or not (is_getitem(node) or rule_for(node))
-            inner[node] = folds or any(inner[source] for source in sources)
-    frontier = [
-        node
-        for node, statistic in inner.items()
-        if statistic and isinstance(node.meta.get("val"), Tensor) and any(user not in inner for user in node.users)
-    ]
-    if not frontier:
-        return frozenset(), {}
-    values, precise = _evaluate(fx.Interpreter(module), frontier), {}
-    with double_precision():
-        wide = _evaluate(_WideInterpreter(module), frontier)
-    for node in frontier:
-        users = [user for user in node.users if user not in inner]
-        name = f"{layer_path(users[0])}.baked_weight".lstrip(".")
-        while _has(module, name):
-            name += "_"
-        value, precise[name] = values[node].detach().clone(), wide[node]
-        _assign(module, name, nn.Parameter(value, requires_grad=value.is_floating_point()))
-        with module.graph.inserting_before(node):
-            constant = module.graph.get_attr(name)
-        constant.meta = {key: node.meta[key] for key in ("val", "nn_module_stack") if key in node.meta}
-        for user in users:
-            user.replace_input_with(node, constant)
-    return frozenset(str(node.target) for node in nodes if node.op == "get_attr"), precise
-
-
-class _WideInterpreter(fx.Interpreter):
-    def fetch_attr(self, target: str) -> Any:  # noqa: ANN401 - as fx declares it
-        """Return a stored tensor in double precision."""
-        return widened(super().fetch_attr(target))
-
-
-def _evaluate(interpreter: fx.Interpreter, nodes: Collection[fx.Node]) -> dict[fx.Node, Tensor]:
-    """Return the values of nodes that depend on stored tensors alone."""
-    needed = set(nodes)
-    for node in reversed(list(interpreter.graph.nodes)):
-        if node in needed:
-            needed |= set(node.all_input_nodes)
-    with torch.no_grad():
-        for node in interpreter.graph.nodes:
-            if node in needed:
-                interpreter.env[node] = interpreter.run_node(node)
-    return {node: interpreter.env[node] for node in nodes}
-
-
-def _has(module: nn.Module, name: str) -> bool:
-    return name in dict(module.named_parameters()) or name in dict(module.named_buffers())
-
-
 def _attribute(module: nn.Module, name: str) -> Any:  # noqa: ANN401 - a tensor
     for part in name.split("."):
         module = getattr(module, part)
     return module
-
-
-def _assign(module: nn.Module, name: str, value: nn.Parameter) -> None:
-    *path, last = name.split(".")
-    for part in path:
-        if not hasattr(module, part):
-            module.add_module(part, nn.Module())
-        module = getattr(module, part)
-    module.register_parameter(last, value)

@@ -18,8 +18,10 @@ import re
 from typing import TYPE_CHECKING
 
 from pipeline.compress.graph_contractions import CONTRACTION_RULES
-from pipeline.compress.graph_labels import Label, Labels, Rule, Site, Value, broadcast
+from pipeline.compress.graph_labels import Label, Labels, Rule, Site, broadcast
 from pipeline.compress.graph_layout import LAYOUT_RULES
+from pipeline.compress.graph_recurrent import RECURRENT_RULES
+from pipeline.compress.graph_signals import SIGNAL_RULES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -75,42 +77,6 @@ def spatial(site: Site) -> list[Labels]:
     for label in value.labels[-count:]:
         site.freeze(label, "mixes channels")
     return [value.labels[:-count] + (None,) * count for _ in site.shapes]
-
-
-def unpooling(site: Site) -> list[Labels]:
-    """Put pixels back to where a pooling found them: input and indices have the same channels."""
-    value, indices = site.value("self"), site.value("indices")
-    count = 3 if site.operator.endswith("3d") else 2
-    for label in (*value.labels[-count:], *indices.labels[-count:]):
-        site.freeze(label, "mixes channels")
-    outer = [Value(each.shape[:-count], each.labels[:-count]) for each in (value, indices)]
-    return [(*broadcast(site, outer, value.shape[:-count]), *(None,) * count)]
-
-
-def transformed(site: Site) -> list[Labels]:
-    """Transform along `dim` (without it along all dimensions), whose positions are kept: Fourier transforms."""
-    value = site.value("self")
-    axes = site.axes(len(value.shape))
-    for axis in axes:
-        site.freeze(value.labels[axis], "mixes channels")
-    return [tuple(None if axis in axes else label for axis, label in enumerate(value.labels))]
-
-
-def spectrum(site: Site) -> list[Labels]:
-    """Transform windows of a signal, or back: all of its positions are kept."""
-    for value in site.values():
-        for label in value.labels:
-            site.freeze(label, "" if value.stored else "mixes channels")
-    return [(None,) * len(shape) for shape in site.shapes]
-
-
-def pairs_of_parts(site: Site) -> list[Labels]:
-    """Lay complex numbers out as pairs along a new last dimension, or pairs as complex numbers."""
-    labels = site.value("self").labels
-    if site.operator.endswith("view_as_real"):
-        return [(*labels, None)]
-    site.freeze(labels[-1], "is the two parts of a complex number")
-    return [labels[:-1]]
 
 
 def sampling(site: Site) -> list[Labels]:
@@ -209,42 +175,12 @@ def filled(site: Site) -> list[Labels]:
     return [tuple(site.fresh(size) for size in shape) for shape in site.shapes]
 
 
-def windows(site: Site) -> list[Labels]:
-    """Slide a window over one dimension, which becomes two (Tensor.unfold)."""
-    value = site.value("self")
-    axis = site.arguments["dimension"] % len(value.shape)
-    site.freeze(value.labels[axis], "takes windows of channels")
-    return [(*value.labels[:axis], None, *value.labels[axis + 1 :], None)]
-
-
-def columns(site: Site) -> list[Labels]:
-    """Lay the pixels under a kernel out as channels (im2col): those of one channel leave together."""
-    value = site.value("self")
-    label = value.labels[-3]
-    _freeze_pixels(site, value)
-    taps = site.shapes[0][-2] // value.shape[-3]
-    return [(*value.labels[:-3], None if label is None else label.repeat(taps), None)]
-
-
-def from_columns(site: Site) -> list[Labels]:
-    """Add columns up to pixels again (col2im): the rows that make one channel leave together."""
-    value = site.value("self")
-    taps = value.shape[-2] // site.shapes[0][-3]
-    label = value.labels[-2]
-    site.tie(label, (value.shape[-2] // taps, taps), axis=1)
-    site.freeze(value.labels[-1], "moves positions into pixels")
-    return [(*value.labels[:-2], None if label is None else label[::taps], None, None)]
-
-
-def _freeze_pixels(site: Site, value: Value) -> None:
-    for label in value.labels[-2:]:
-        site.freeze(label, "moves pixels into channels")
-
-
 #: Rule and ATen operators, without `aten.` and the underscore of in-place ones; `name.overload` goes before `name`.
 _TABLE: tuple[tuple[Rule, str], ...] = (
     *LAYOUT_RULES,
     *CONTRACTION_RULES,
+    *RECURRENT_RULES,
+    *SIGNAL_RULES,
     (elementwise, "relu relu6 hardtanh leaky_relu elu selu celu gelu silu mish sigmoid hardsigmoid hardswish tanh"),
     (elementwise, "softplus softsign logsigmoid log_sigmoid threshold hardshrink softshrink tanhshrink clamp clip"),
     (elementwise, "clamp_min clamp_max exp expm1 log log1p log2 sqrt rsqrt square reciprocal abs neg sign sin cos erf"),
@@ -273,12 +209,7 @@ _TABLE: tuple[tuple[Rule, str], ...] = (
     (picking, "argmax argmin flip roll select unbind cumsum cumprod topk sort argsort median index_select"),
     (spatial, "max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_max_pool3d"),
     (spatial, "max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices lp_pool1d lp_pool2d"),
-    (unpooling, "max_unpool2d max_unpool3d"),
-    (transformed, "fft_fft fft_ifft fft_rfft fft_irfft fft_hfft fft_ihfft fft_fft2 fft_ifft2 fft_rfft2 fft_irfft2"),
-    (transformed, "fft_fftn fft_ifftn fft_rfftn fft_irfftn fft_fftshift fft_ifftshift"),
-    (spectrum, "stft istft"),
     (elementwise, "real imag angle conj _conj conj_physical resolve_conj resolve_neg complex polar sgn"),
-    (pairs_of_parts, "view_as_real view_as_complex"),
     (spatial, "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d"),
     (spatial, "upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact2d upsample_linear1d"),
     (spatial, "upsample_bilinear2d upsample_bicubic2d upsample_trilinear3d _upsample_bilinear2d_aa"),
@@ -292,9 +223,6 @@ _TABLE: tuple[tuple[Rule, str], ...] = (
     (embedding, "embedding"),
     (indexing, "index.Tensor"),
     (filled, "zeros ones full new_zeros new_ones new_full empty new_empty rand randn"),
-    (windows, "unfold"),
-    (columns, "im2col"),
-    (from_columns, "col2im"),
 )
 RULES: dict[str, Rule] = {name: rule for rule, names in _TABLE for name in names.split()}
 #: Operators that keep a stored tensor a stored tensor.
