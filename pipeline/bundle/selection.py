@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, get_args
 
 from pipeline.core.bundle import DeviceRuntime
 from pipeline.core.entry import ARTIFACT_FILE
-from pipeline.core.errors import InputError
+from pipeline.core.errors import InputError, ResourceError
 from pipeline.core.store import read_artifact
 
 if TYPE_CHECKING:
@@ -77,7 +77,9 @@ def stored(row: Row, run_folder: Path) -> Artifact:
         raise InputError(f"{folder}: the files of stage {row.label} are gone; {again}")
     try:
         artifact = read_artifact(folder)
-    except FileNotFoundError as error:
+    except ResourceError as error:
+        if not isinstance(error.__cause__, FileNotFoundError):
+            raise
         raise InputError(f"{folder}: a file of stage {row.label} is gone; {again}") from error
     if artifact.digest != row.digest:
         raise InputError(f"{folder}: the files of stage {row.label} are not those of run.json; {again}")
