@@ -21,9 +21,15 @@ def stored_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def copied(model: nn.Module) -> nn.Module:
-    """Return a deep copy; tensors that it keeps from a forward pass are copied without their history."""
+    """Return a deep copy in the same modes; tensors that it keeps from a forward pass are copied without their history.
+
+    Layers with a way of their own to be copied (those of einops) may come back in training mode.
+    """
     kept = [value for module in model.modules() for value in vars(module).values() if isinstance(value, torch.Tensor)]
-    return deepcopy(model, {id(tensor): tensor.detach().clone() for tensor in kept if not tensor.is_leaf})
+    result = deepcopy(model, {id(tensor): tensor.detach().clone() for tensor in kept if not tensor.is_leaf})
+    for copy, module in zip(result.modules(), model.modules(), strict=True):
+        copy.training = module.training
+    return result
 
 
 def view_key(tensor: Tensor) -> tuple[object, ...]:

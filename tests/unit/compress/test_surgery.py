@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pipeline.compress.capture import capture
 from pipeline.compress.graph import trace
 from pipeline.compress.surgery import PrunePlan, apply, plan_for
+from pipeline.compress.tensors import copied
 from pipeline.core.errors import InputError
 from tests.unit.compress.networks import halves
 
@@ -154,3 +155,18 @@ def test_a_group_is_known_and_keeps_something(kept: dict[str, list[int]], messag
     """The message lists the groups that there are."""
     with pytest.raises(InputError, match=f"{message}.*Groups: a, up"):
         plan_for(graph_of(Small().eval()), kept)
+
+
+class MadeAnew(nn.Identity):
+    """Is copied by being made again, as the layers of einops are."""
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        """Name the class."""
+        return MadeAnew, ()
+
+
+def test_a_copy_is_in_the_modes_of_the_network() -> None:
+    """Also where a layer has a way of its own to be copied."""
+    model = nn.Sequential(nn.Conv2d(1, 1, 1), MadeAnew()).eval()
+    model[0].train()
+    assert [module.training for module in copied(model).modules()] == [False, True, False]
