@@ -320,7 +320,8 @@ def _show_traceback(error: BaseException) -> None:
 def _interrupted() -> NoReturn:
     line = "\n" if sys.stderr.isatty() else ""  # behind the ^C that a terminal shows
     say(line + interruption.told(), err=True)
-    sys.exit(interruption.exit_code())
+    sys.stdout.flush()
+    os._exit(interruption.exit_code())  # a process that has loaded torch takes seconds to take itself apart
 
 
 def _file_error(error: BaseException) -> SecateurError | None:

@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pipeline import cli
+from pipeline.core import interruption
 from pipeline.core.errors import (
     DeviceError,
     IncomparableError,
@@ -41,6 +42,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
     """Run the command as the shell does; return its exit code and what it said."""
     monkeypatch.setattr("sys.argv", ["secateur", *arguments])
+    monkeypatch.setattr(interruption, "install", lambda: None)
     with pytest.raises(SystemExit) as stopped:
         cli.main()
     said = capsys.readouterr()
