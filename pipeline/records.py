@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from pipeline.core.errors import InputError
-from pipeline.core.paths import kind_of
+from pipeline.core.paths import content_of, kind_of
 from pipeline.core.reading import read_object
 from pipeline.core.run import SCHEMA_VERSION, RunReport
 
@@ -27,10 +27,10 @@ def previous_ingredients(folder: Path, note: Callable[[str], None]) -> list[dict
     """
     file = folder / PLAN_FILE
     try:
-        found = json.loads(file.read_bytes())
+        found = json.loads(content_of(file))
     except FileNotFoundError:
         return []
-    except ValueError as error:
+    except (ValueError, RecursionError, OSError) as error:
         note(f"{file} cannot be read ({error}): what changed since the last run is not known; it is written anew")
         return []
     if not isinstance(found, list) or not all(isinstance(each, dict) and "kind" in each for each in found):

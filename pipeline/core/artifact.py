@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from pipeline.core.paths import kind_of
 
 Form = Literal["torch", "onnx", "openvino"]
 
@@ -69,7 +72,9 @@ class Artifact(Frozen):
 
 
 def file_digest(path: Path) -> str:
-    """Return the sha256 of a file as hexadecimal digits."""
+    """Return the sha256 of a file as hexadecimal digits. Raises OSError where it cannot be read, or is none."""
+    if kind_of(path) == "no file":
+        raise OSError(errno.EINVAL, "is a pipe or a device, expected a file", str(path))
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError
 
 from pipeline.core.artifact import PAYLOAD, Artifact, Frozen, StageRecord, file_digest, payload_digest
 from pipeline.core.partial import write_whole
+from pipeline.core.paths import content_of
 from pipeline.core.run import GAIN, LOOKING
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def problem(folder: Path, seen: Seen | None = None) -> str:
     Files in `seen` that are as they were then are not read again; those that are read and right are added.
     """
     try:
-        listing = Listing.model_validate_json((folder / ENTRY_FILE).read_bytes())
+        listing = Listing.model_validate_json(content_of(folder / ENTRY_FILE))
     except FileNotFoundError:
         return _problem_without_listing(folder)
     except (ValidationError, OSError) as error:
@@ -126,7 +127,7 @@ def _problem_without_listing(folder: Path) -> str:
     try:
         if not (folder / ARTIFACT_FILE).exists():
             return "" if _needs_no_artifact(folder) else f"{ARTIFACT_FILE} is missing"
-        artifact = Artifact.model_validate_json((folder / ARTIFACT_FILE).read_bytes())
+        artifact = Artifact.model_validate_json(content_of(folder / ARTIFACT_FILE))
         whole = payload_digest(artifact.form, folder) == artifact.digest
     except (ValidationError, OSError) as error:
         return f"{ARTIFACT_FILE} or what it names cannot be read ({str(error).splitlines()[0]})"
@@ -140,13 +141,13 @@ def _needs_no_artifact(folder: Path) -> bool:
         return False
     if RECORD_FILE not in names:
         return "judgement.json" in names
-    record = StageRecord.model_validate_json((folder / RECORD_FILE).read_bytes())
+    record = StageRecord.model_validate_json(content_of(folder / RECORD_FILE))
     return record.kind in LOOKING or record.changed.get(GAIN, {}).get("decision") == "skipped"
 
 
 def _json(path: Path) -> Any:  # noqa: ANN401 - whatever JSON holds
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(content_of(path))
     except (ValueError, OSError):
         return None
 

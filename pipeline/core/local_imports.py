@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.core.errors import InputError
+from pipeline.core.paths import content_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,7 +45,7 @@ def local_modules(file: Path) -> dict[str, Path]:
 def _imported(source: Path, package: str) -> Iterator[str]:
     """Yield the dotted names that a file imports; names behind `from` may be modules too."""
     try:
-        tree = ast.parse(source.read_bytes(), str(source))
+        tree = ast.parse(content_of(source), str(source))
     except (SyntaxError, ValueError) as error:
         place = f"{source}:{error.lineno}" if isinstance(error, SyntaxError) else f"{source}"
         raise InputError(f"{place} is not Python: {error.args[0]}") from error

@@ -87,6 +87,17 @@ def kind_of(path: Path) -> str:
     return "a file" if stat.S_ISREG(mode) else "a folder" if stat.S_ISDIR(mode) else "no file"
 
 
+def content_of(path: Path) -> bytes:
+    """Return the content of a file.
+
+    Raises OSError where it is missing or cannot be read, and for pipes and devices: one would be waited for, the other
+    read without end.
+    """
+    if kind_of(path) == "no file":
+        raise OSError(errno.EINVAL, "is a pipe or a device, expected a file", str(path))
+    return path.read_bytes()
+
+
 def resolved(path: Path, folder: Path) -> Path:
     """Return `path` as an absolute path: `~` is the user's home, and anything relative starts at `folder`.
 

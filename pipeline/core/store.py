@@ -23,7 +23,7 @@ from pipeline.core.entry import ARTIFACT_FILE, ENTRY_FILE, RECORD_FILE
 from pipeline.core.errors import InputError, ResourceError
 from pipeline.core.locks import acquire, waited_for
 from pipeline.core.partial import sync_folder
-from pipeline.core.paths import cache_root
+from pipeline.core.paths import cache_root, content_of
 from pipeline.core.units import parse_age
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ class Store:
 def read_artifact(folder: Path) -> Artifact:
     """Return the artifact in a folder; raises ResourceError when its files are not what they were."""
     try:
-        stored = Artifact.model_validate_json((folder / ARTIFACT_FILE).read_bytes())
+        stored = Artifact.model_validate_json(content_of(folder / ARTIFACT_FILE))
         digest = payload_digest(stored.form, folder)
     except (ValidationError, OSError) as error:
         message = f"{folder} holds no whole artifact: {str(error).splitlines()[0]}. Remove that folder and run again."

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.core.errors import InputError, SecateurError
 from pipeline.core.interruption import Interrupted
+from pipeline.core.paths import content_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -210,4 +211,4 @@ def _interrupted(error: BaseException, frames: Frames) -> bool:
 
 
 def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return hashlib.sha256(content_of(path)).hexdigest()

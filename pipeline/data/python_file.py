@@ -17,6 +17,7 @@ from pipeline.core.artifact import file_digest
 from pipeline.core.dataset import Dataset
 from pipeline.core.errors import InputError
 from pipeline.core.local_imports import importable, local_modules
+from pipeline.core.paths import content_of
 from pipeline.core.user_code import import_file, told
 from pipeline.data.accepted import SPLITS, accepted, shared_images
 from pipeline.data.files_read import files_read
@@ -33,7 +34,7 @@ def digest(path: Path, arguments: Mapping[str, Any], inputs: Sequence[Path] = ()
     Raises:
         InputError: an input holds what cannot be read, or a module is not Python.
     """
-    total = hashlib.sha256(path.read_bytes())
+    total = hashlib.sha256(content_of(path))
     total.update(json.dumps(dict(arguments), sort_keys=True, allow_nan=False).encode())
     for name, module in local_modules(path).items():
         total.update(f"\nmodule {name} {file_digest(module)}".encode())

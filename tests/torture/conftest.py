@@ -69,11 +69,11 @@ def expected(commands: Commands) -> list[tuple[str, str]]:
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:  # noqa: ANN401 - pytest's own
-    """Show the table, and write it where all was tried."""
+    """Show the table, and write it where all was tried: `make torture`."""
     reports = [each for found in terminalreporter.stats.values() for each in found]
     ended = [each for each in reports if getattr(each, "when", "") == "teardown"]
     rows = [value for each in ended for name, value in each.user_properties if name == TABLE]
     if rows:
         terminalreporter.section("torture")
-        for line in write_table(rows, to_file=config.getoption("torture")):
+        for line in write_table(rows, to_file=config.getoption("torture") and config.args == ["tests/torture"]):
             terminalreporter.write_line(line)

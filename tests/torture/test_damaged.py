@@ -46,7 +46,7 @@ READERS = [
     Reader("ir/model.bin", ("inspect", "ir/model.xml", "--runtime", "openvino"), damage.BYTES),
     Reader("devices.json", ("device", "list"), damage.JSON),
     Reader("runs/toy/run.json", ("bundle", "runs/toy", "--out", "made"), damage.JSON),
-    Reader(INT8, ("bundle", "runs/toy", "--out", "made"), damage.BYTES),
+    Reader(INT8, ("bundle", "runs/toy", "--out", "made"), damage.BYTES, (0, 2, 3)),
     *(
         Reader(f"bundle/{name}", ("verify", "bundle"), damage.JSON if name.endswith("json") else damage.BYTES, (2,))
         for name in (
