@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 1.0
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _held: set[int] = set()
 
 
@@ -90,6 +91,12 @@ def acquire(file: Path, *, shared: bool = False) -> Lock | None:
     return lock
 
 
+def reason(error: OSError) -> str:
+    """Say in words why something was not written."""
+    told = error.strerror or str(error)
+    return f"{told}: the disk is full, free some space and run again" if error.errno in FULL else told
+
+
 def holder(file: Path) -> str:
     """Say who holds the lock on a file, as far as it says so."""
     try:
@@ -146,7 +153,7 @@ def _locked(file: Path, *, shared: bool) -> int | None:
         file.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     except OSError as error:
-        raise ResourceError(f"{file} cannot be made: {error.strerror}; it is needed to lock what is shared") from error
+        raise ResourceError(f"{file}, the lock of what is shared, cannot be made: {reason(error)}") from error
     try:
         fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except OSError as error:

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from pipeline.core.errors import ResourceError
-from pipeline.core.locks import hold, let_go
+from pipeline.core.locks import hold, let_go, reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 SUFFIX = ".partial"
 #: Characters of the name in the temporary name: names of the file system's full length leave room for no more.
 NAMED = 64
-FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 @contextmanager
@@ -93,12 +92,6 @@ def remove_left_over(place: Path) -> None:
             if descriptor is not None:
                 _remove(found, place)
                 let_go(descriptor)
-
-
-def reason(error: OSError) -> str:
-    """Say in words why something was not written."""
-    told = error.strerror or str(error)
-    return f"{told}: the disk is full, free some space and run again" if error.errno in FULL else told
 
 
 def _write(path: Path, data: bytes) -> None:
