@@ -66,13 +66,11 @@ def _multiplies_activations(model: ModelProto) -> bool:
     return any(node.op_type == "MatMul" and node.input[1] not in weights for node in model.graph.node)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", ENGINES if WANTED else FEW)
 def test_an_int8_file_is_within_the_noise_of_8_bits(engine: EngineName) -> None:
     """In onnxruntime as it is and optimised, and in OpenVINO, with any scheme, symmetric or not, by channel or not."""
     if missing(ENGINES[engine]()) is not None:
         pytest.skip(f"{engine} is not installed")
-    if WANTED is None and engine not in FEW:
-        pytest.skip(f"{engine} is tried with SECATEUR_EXAMPLES alone")
 
     @settings(
         max_examples=int(WANTED or FEW[engine]),
