@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-#: A tensor may pass two pairs, and scales differ by a little from the ideal ones; twice that for bad luck.
-FACTOR = 4.0
+#: A tensor may pass two pairs, on scales a little off the ideal ones, and where inputs are constant all samples err
+#: alike, up to half a step: that is 1.4 times 1.7 times the noise of one pair, and twice that for bad luck.
+FACTOR = 5.0
 #: A channel without noise of its own may have this share of that of all.
 SHARE = 0.5
 #: And this share of what the channel holds: biases have 30 bits, and sums are rounded to floats.
