@@ -144,7 +144,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Begin with the files that take long, so that no process is left alone with one at the end."""
     if config.getoption("untried"):
-        wanted = set(config.cache.get(UNTRIED, []) if config.cache else [])
+        wanted = set(config.cache.get(UNTRIED, []) if getattr(config, "cache", None) else [])
         config.hook.pytest_deselected(items=[item for item in items if item.nodeid not in wanted])
         items[:] = [item for item in items if item.nodeid in wanted]
     slow = {item.path for item in items if item.get_closest_marker("slow")}
@@ -170,7 +170,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     skipped = {
         each.nodeid: each.longrepr[2].removeprefix("Skipped: ") for each in terminalreporter.stats.get("skipped", [])
     }
-    if config.cache:
+    if getattr(config, "cache", None):
         config.cache.set(UNTRIED, sorted(name for name, why in skipped.items() if optional.brings(why)))
     if skipped:
         terminalreporter.section("not tried here")
