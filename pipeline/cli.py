@@ -8,6 +8,7 @@ import os
 import shlex
 import sys
 import traceback
+from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -127,7 +128,11 @@ def run(
     interruption.advise(resume)
     try:
         shared = Store(default_root(), wait_s)
-        with ConsoleProgress() as progress, store_of_run(shared, folder, progress, fresh=fresh) as store:
+        with (
+            redirect_stdout(sys.stderr),  # what the user's code prints is no part of the result
+            ConsoleProgress() as progress,
+            store_of_run(shared, folder, progress, fresh=fresh) as store,
+        ):
             report = Run(loaded, folder, store, seed, progress, test).execute()
     except SecateurError as error:
         if error.exit_code == BAD_INPUT or interruption.received():  # there is nothing to resume; or `main` says it

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -177,8 +179,9 @@ def _show_network(
     from pipeline.report import inspection_html
     from pipeline.report.inspection_terminal import table
 
-    given = load_model(model, arguments=arguments, inputs=inputs, overrides=overrides)
-    found = inspect_network(given.network, given.inputs, given.name)
+    with redirect_stdout(sys.stderr):  # what the user's code prints is no part of the result
+        given = load_model(model, arguments=arguments, inputs=inputs, overrides=overrides)
+        found = inspect_network(given.network, given.inputs, given.name)
     if page is not None:
         inspection_html.write(found, page)
     _show(found, lambda width: table(found, width), page, as_json=as_json)

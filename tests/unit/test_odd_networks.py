@@ -201,15 +201,19 @@ def test_auxiliary_heads_are_left_out_of_training(project: Project) -> None:
     assert not {"aux.weight", "aux.bias"} & changed
 
 
+LOAD_EXITS = "def load():\n    raise SystemExit(print('reading'))\n"
+
+
 @pytest.mark.parametrize("where", ["import", "load"])
 def test_a_data_file_that_ends_the_program_ends_it_with_an_error(where: str, project: Project) -> None:
-    """Exit code 2 and one message; the traceback is shown where it is asked for."""
-    text = "import sys\nsys.exit(0)\n" if where == "import" else "def load():\n    raise SystemExit\n"
+    """Exit code 2 and one message; what it prints is no output, and the traceback comes where it is asked for."""
+    text = "import sys\nprint('reading'), sys.exit(0)\n" if where == "import" else LOAD_EXITS
     (project.folder / "data.py").write_text(text)
     found = project.command("run", "toy.yaml")
     assert (found.returncode, found.stdout) == (2, "")
     assert "data.py:2 `" in found.stderr
     assert "ended the program (exit code 0); raise an error instead" in found.stderr
+    assert "reading" in found.stderr
     assert "Traceback" not in found.stderr
     project.environment["SECATEUR_TRACEBACK"] = "1"
     assert "Traceback" in project.command("run", "toy.yaml").stderr
