@@ -35,6 +35,8 @@ def test_the_written_network_is_the_reported_one(tmp_path: Path, criterion: str,
     assert cost.macs < 0.6 * changed["macs"]["before"]
     assert changed["channels"] == {"before": 40, "after": stream + inner}
     assert changed["certificate"]["max_error"] <= 1e-9 * changed["certificate"]["scale"]
+    assert changed["certificate"]["modes"] == ["evaluation", "training"]
+    assert "one step tried" in changed["certificate"]["training"]
     assert (changed["applied"], changed["criterion"]["name"]) == ("in place", criterion)
     assert (outcome.form, outcome.outputs) == ("torch", (TensorSpec(name="y", shape=(-1, 3)),))
     run(prune(criterion=criterion, allocation=allocation), artifact(tmp_path / "once"), tmp_path / "twice")
