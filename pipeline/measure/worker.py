@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import os
-import queue
+import select
 import sys
 import threading
 import time
@@ -22,7 +22,7 @@ from pipeline.core.errors import SecateurError
 from pipeline.measure.worker_bench import Bench, end_with_parent, open_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from typing import TextIO
 
     from pipeline.measure.runtimes import Session
@@ -55,22 +55,25 @@ def main(opener: Callable[[Mapping[str, Any]], Session] = open_file) -> None:
     end_with_parent()
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
         os.dup2(2, 1)
-        serve(Bench(opener), while_open(sys.stdin), answers)
+        end_after(sys.stdin.fileno())
+        serve(Bench(opener), sys.stdin, answers)
 
 
-def while_open(stream: TextIO) -> Iterator[str]:
-    """Yield the lines of a stream; a while after it has ended this process ends too, whatever it is doing."""
-    lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+def end_after(descriptor: int) -> None:
+    """End this process a while after the other side of a pipe is gone, whatever it is doing then.
 
-    def read() -> None:
-        for line in stream:
-            lines.put(line)
-        lines.put("")
+    A thread waits for that and reads nothing: whoever holds a lock of Python's while this process forks, to be weighed,
+    would hold it for ever in the fork.
+    """
+
+    def wait() -> None:
+        poll = select.poll()
+        poll.register(descriptor, select.POLLHUP | getattr(select, "POLLRDHUP", 0))
+        poll.poll()
         time.sleep(ENDING_S)  # for requests that came before the end
         os._exit(0)
 
-    threading.Thread(target=read, daemon=True).start()
-    yield from iter(lines.get, "")
+    threading.Thread(target=wait, daemon=True).start()
 
 
 if __name__ == "__main__":

@@ -344,3 +344,12 @@ def test_a_worker_that_hangs_ends_with_its_requests() -> None:
         worker.stderr.readline()
         worker.stdin.close()
         assert worker.wait(60) == 0
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_a_worker_that_waits_for_requests_can_be_weighed(write_onnx: Callable[..., Path], runtime: str) -> None:
+    """The fork that loads the runtime is made while this side keeps the worker's stdin open."""
+    connection, _ = connect(LocalDevice())
+    with connection:
+        found = connection.request("weigh", patience_s=60, file=described(write_onnx(), runtime=runtime), seed=0)
+    assert found["peak_rss_bytes"] > 1_000_000
