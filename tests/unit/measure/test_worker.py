@@ -351,5 +351,7 @@ def test_a_worker_that_waits_for_requests_can_be_weighed(write_onnx: Callable[..
     """The fork that loads the runtime is made while this side keeps the worker's stdin open."""
     connection, _ = connect(LocalDevice())
     with connection:
-        found = connection.request("weigh", patience_s=60, file=described(write_onnx(), runtime=runtime), seed=0)
+        found = connection.request(
+            "weigh", patience_s=60, file=described(write_onnx("net.onnx"), runtime=runtime), seed=0
+        )
     assert found["peak_rss_bytes"] > 1_000_000
