@@ -17,7 +17,7 @@ from pipeline.compress.quantization.canonical import MATRIX
 from pipeline.compress.quantization.qdq import Wiring, clips_no_further
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, MutableSequence
+    from collections.abc import Mapping, MutableSequence, Sequence
 
     from onnx import ModelProto, NodeProto
 
@@ -47,9 +47,10 @@ class Placement(QDQQuantizer):  # type: ignore[misc] # onnxruntime has no types
             for value in each.output:
                 makers.setdefault(value, []).append(each)
         node = makers[output_name][-1]  # those that were taken out stand there until the end
-        products = [each for each in makers.get(upstream_output_name, []) if each.op_type in PRODUCTS]
         params = self.quantization_params.get(output_name)
-        if params is None or (products and self._ends(output_name)):  # there products return floats, which none clips
+        if params is None or (
+            _is_product(upstream_output_name, makers) and self._ends(output_name)
+        ):  # there products return floats, which none clips
             return False
         grid = params.original["scale"], params.original["zero_point"]
         if not clips_no_further(node, Wiring(self.model.graph()), grid):
@@ -77,6 +78,14 @@ class Placement(QDQQuantizer):  # type: ignore[misc] # onnxruntime has no types
         stored = self.initializers.get(name)
         right = all(name not in node.input[:1] for node in readers if node.op_type == "MatMul")
         return right and stored is not None and len(stored.dims) == MATRIX
+
+
+def _is_product(value: str, makers: Mapping[str, Sequence[NodeProto]]) -> bool:
+    """Return whether a matrix product makes a value, with nothing behind it but activation functions."""
+    return any(
+        each.op_type in PRODUCTS or (each.op_type in ACTIVATIONS and _is_product(each.input[0], makers))
+        for each in makers.get(value, [])
+    )
 
 
 def _before_pair(value: str, made_by: Mapping[str, NodeProto], readers: Counter[str]) -> NodeProto | None:

@@ -116,6 +116,13 @@ def test_a_clip_at_the_end_of_a_network_stays(low: float, high: float | None, la
     assert wrong("onnxruntime", clipped(low, high, at_the_end=last)) == []
 
 
+def test_several_activations_at_the_end_all_stay() -> None:
+    """Whichever of them a grid would imply."""
+    nodes = [node("Flatten", "image", "flat"), node("Gemm", "flat w b", "x"), node("Clip", "x", "c")]
+    nodes += [node("Relu", "c", "r"), node("Clip", "r - high", "y")]
+    assert wrong("onnxruntime", graph(nodes, w=floats(108, 5) / 10, b=floats(5), high=np.float32(0.6))) == []
+
+
 def test_a_relu_that_the_grid_implies_is_taken_out() -> None:
     """So that the convolution in front of it runs on integers; a clip that reaches less far stays."""
     operators = [each.op_type for each in quantized("onnxruntime", clipped(0.0, None)).model.graph.node]
