@@ -56,6 +56,9 @@ def read_openvino(file: Path) -> openvino.Model:
     if not file.is_file():
         message = f"{file}: no such file; expected an OpenVINO model.xml with its model.bin"
         raise InputError(message)
+    weights = file.with_suffix(".bin")
+    if weights.is_symlink() and not weights.exists():  # OpenVINO ends the process at links in a circle
+        raise InputError(f"{weights} is a link to nothing; expected the weights of {file.name}")
     try:
         model = openvino.Core().read_model(file)
         names = [operation.get_friendly_name() for operation in model.get_ops()]

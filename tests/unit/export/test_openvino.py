@@ -84,3 +84,12 @@ def test_unreadable_files_are_input_errors(tmp_path: Path) -> None:
         read_openvino(tmp_path / "model.xml")
     with pytest.raises(InputError, match="no such file"):
         export_openvino(tmp_path / "absent.onnx", tmp_path)
+
+
+@pytest.mark.parametrize("target", ["model.bin", "nowhere"])
+def test_weights_that_are_a_link_to_nothing(tmp_path: Path, target: str) -> None:
+    """A link in a circle would end the process, and not the call alone."""
+    (tmp_path / "model.xml").write_text("<net/>")
+    (tmp_path / "model.bin").symlink_to(target)
+    with pytest.raises(InputError, match=r"model\.bin is a link to nothing; expected the weights of model\.xml"):
+        read_openvino(tmp_path / "model.xml")
