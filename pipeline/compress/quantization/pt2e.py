@@ -82,6 +82,16 @@ class _Clip(_Place):
         return functional.hardtanh(x, *self.bounds)
 
 
+class _Norm(_Place):
+    """Computes batch norm by a product and a sum: as an operator it would be folded into a convolution's weights."""
+
+    def forward(self, x: Tensor, *numbers: Tensor) -> Tensor:
+        weight, bias, mean, variance = numbers
+        factor = weight / torch.sqrt(variance + self.step.attributes.get("epsilon", 1e-5))
+        along = (1, -1, *[1] * (x.dim() - 2))
+        return x * factor.reshape(along) + (bias - mean * factor).reshape(along)
+
+
 class PlacedGraph(GraphModule):
     """A `GraphModule` in which each node is a module."""
 
@@ -99,6 +109,8 @@ class PlacedGraph(GraphModule):
         bounds = [self.numbers[name] for name in step.inputs[1:] if name in self.numbers]
         if step.operator == "Clip" and len(bounds) == BOUNDS:
             return _Clip(step, float(bounds[0]), float(bounds[1]))
+        if step.operator == "BatchNormalization":
+            return _Norm(step)
         return _Linear(step) if self._is_linear(step) else _Place(step)
 
     def _is_linear(self, step: Step) -> bool:

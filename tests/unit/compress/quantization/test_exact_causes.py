@@ -273,21 +273,6 @@ def scaled() -> ModelProto:
     return graph(nodes, w=floats(108, 5) * np.float32([0, 1, 1, 1e-12, 1]) / 10, b=floats(5))
 
 
-GRAPHS = {
-    "clip": lambda: clipped(0.5, None),
-    "mask": lambda: masked(-np.inf, where=True),
-    "groups": grouped,
-    "factors": scaled,
-}
-
-
-@pytest.mark.parametrize("kind", GRAPHS)
-@pytest.mark.parametrize("name", ["nncf", "neural-compressor"])
-def test_other_engines_get_them_right_too(name: EngineName, kind: str) -> None:
-    """One graph of each kind."""
-    assert wrong(name, GRAPHS[kind]()) == []
-
-
 def preactivation() -> ModelProto:
     """Return a convolution that a batch norm and a shortcut read."""
     nodes = [
@@ -299,6 +284,22 @@ def preactivation() -> ModelProto:
     ]
     norm = {"s": floats(5), "o": floats(5, seed=1), "m": floats(5, seed=2), "v": np.square(floats(5)) + np.float32(0.1)}
     return graph(nodes, w=floats(5, 3, 3, 3) / 5, b=floats(5), u=floats(5, 5, 3, 3) / 7, **norm)
+
+
+GRAPHS = {
+    "clip": lambda: clipped(0.5, None),
+    "mask": lambda: masked(-np.inf, where=True),
+    "groups": grouped,
+    "factors": scaled,
+    "norm": preactivation,
+}
+
+
+@pytest.mark.parametrize("kind", GRAPHS)
+@pytest.mark.parametrize("name", ["nncf", "neural-compressor"])
+def test_other_engines_get_them_right_too(name: EngineName, kind: str) -> None:
+    """One graph of each kind."""
+    assert wrong(name, GRAPHS[kind]()) == []
 
 
 @each_engine
