@@ -68,6 +68,12 @@ def export_onnx(
     proto = _translate(model, tuple(input_shape), input_name, list(output_names), opset, dynamic=dynamic_batch)
     _name_after_modules(proto, frozenset(model.state_dict()))
     finished = finish(proto)
+    if dynamic_batch and (fixed := onnx_specs(finished)[0][0].shape[0]) > 0:
+        message = (
+            f"{type(model).__name__} was exported for a batch of {fixed} alone, although any number was asked for: "
+            "its code keeps the batch's size. Export with batch fixed, or read x.shape[0] where it is needed"
+        )
+        raise InputError(message)
     write_onnx(finished, folder / FILE_NAME)
     return onnx_specs(finished)
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.core.errors import InputError
+from pipeline.export import onnx as onnx_export
 from pipeline.export.execution import onnx_outputs, torch_outputs
 from pipeline.export.onnx import export_onnx
 from pipeline.export.onnx_file import is_quantized, onnx_specs, read_onnx
@@ -133,6 +134,14 @@ def test_a_dynamic_batch_takes_any_number_of_images(exported_dynamic: Path, samp
     assert onnx_specs(read_onnx(exported_dynamic))[0][0].shape == (-1, 3, 8, 8)
     single = np.concatenate([onnx_outputs(exported_dynamic, samples[i : i + 1])[0] for i in range(3)])
     np.testing.assert_allclose(onnx_outputs(exported_dynamic, samples)[0][:3], single, atol=1e-6)
+
+
+def test_a_batch_that_was_fixed_silently_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The exporter may fix the batch without a word, where code keeps its size: such a file is no dynamic one."""
+    translate = onnx_export._translate
+    monkeypatch.setattr(onnx_export, "_translate", lambda *given, dynamic: translate(*given, dynamic=not dynamic))
+    with pytest.raises(InputError, match="Conv2d was exported for a batch of 4 alone"):
+        export_onnx(nn.Conv2d(1, 2, 3).eval(), tmp_path, input_shape=(4, 1, 4, 4), dynamic_batch=True)
 
 
 def test_the_second_call_of_a_module_gets_a_number(tmp_path: Path) -> None:
