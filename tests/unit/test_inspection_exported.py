@@ -56,7 +56,7 @@ def files(images: NDArray[np.float32], tmp_path_factory: pytest.TempPathFactory)
     torch.manual_seed(0)
     export_onnx(Small().eval(), folder / "float", input_shape=(1, 1, 12, 12))
     plain, whole = folder / "float" / "model.onnx", folder / "int8" / "model.onnx"
-    write_onnx(finish(quantize_static(read_onnx(plain), images, scheme="u8s8").model), whole)
+    write_onnx(finish(quantize_static(read_onnx(plain), images, scheme="u8s8-reduced").model), whole)
     export_openvino(whole, folder / "ir")
     return {"float": plain, "int8": whole, "ir": folder / "ir" / "model.xml"}
 
