@@ -1,8 +1,8 @@
 """The net under every quantization: a file whose outputs are far from the float file's never ships without a word.
 
 Both files run on images that the ranges come from and on images that nothing was calibrated on; test images are never
-looked at. What counts is the session that ships, in the target's runtime, optimised as by default. A few images also
-run unoptimised, on what the file itself says: other runtimes read the same file.
+looked at. What counts is the session that ships, in the target's runtime, optimised as by default. The file also
+runs unoptimised, as it says itself: other runtimes read the same file.
 
 A far file is mended where few layers are guilty: these go back to float. They are found by making the file anew, not by
 its tensors, so that it makes no difference whether engine, calibration or the runtime's optimizer is to blame.
@@ -16,7 +16,17 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 
 from pipeline.core.errors import InputError, StageError
-from pipeline.core.nearness import FAR, MOST_LAYERS, Nearness, Seen, classification, decibels, fault, guilty_nodes
+from pipeline.core.nearness import (
+    FAR,
+    MOST_LAYERS,
+    USELESS,
+    Nearness,
+    Seen,
+    classification,
+    decibels,
+    fault,
+    guilty_nodes,
+)
 from pipeline.core.stage import runs_in
 from pipeline.export.execution import onnx_outputs, slices
 from pipeline.measure.runtimes import open_session
@@ -31,8 +41,8 @@ if TYPE_CHECKING:
     from pipeline.core.nearness import OnFar, Outputs, Task
     from pipeline.core.stage import Context, Progress
 
-#: Images of each kind; and of these, the ones that also run unoptimised.
-IMAGES, UNOPTIMISED = 64, 16
+#: Images of each kind: enough for answers to be certain.
+IMAGES = 64
 
 
 @dataclass(frozen=True)
@@ -42,10 +52,6 @@ class Images:
     name: str
     samples_NCHW: NDArray[np.float32]
     labels: NDArray[np.int64]
-
-    def first(self, count: int) -> Images:
-        """Return the first of them."""
-        return Images(self.name, self.samples_NCHW[:count], self.labels[:count])
 
 
 def images_of(context: Context, calibrated: int) -> tuple[Images, ...]:
@@ -92,8 +98,8 @@ class Net:
         """
         found = [self._seen(images, self.runtime, self._shipped(file, images)) for images in self.images]
         for images in self.images:
-            few = images.first(UNOPTIMISED)
-            found.append(self._seen(few, "onnxruntime unoptimised", onnx_outputs(file, few.samples_NCHW)))
+            outputs = onnx_outputs(file, images.samples_NCHW)
+            found.append(self._seen(images, "onnxruntime unoptimised", outputs))
         return tuple(found)
 
     def fault(self, file: Path) -> str:
@@ -101,15 +107,14 @@ class Net:
         return words(self.see(file))
 
     def _seen(self, images: Images, session: str, outputs: Outputs) -> Seen:
-        count = len(images.samples_NCHW)
-        reference = [output[:count] for output in self._reference(images)]
+        reference = self._reference(images)
         shapes, expected = ([output.shape for output in each] for each in (outputs, reference))
         if shapes != expected:
             raise StageError(f"outputs have shapes {shapes}, expected {expected}")
         answers = self.task(reference, outputs, images.labels)
         return Seen(
             images=images.name,
-            count=count,
+            count=len(images.samples_NCHW),
             session=session,
             decibels=min(map(decibels, reference, outputs)),
             answers=answers,
@@ -161,7 +166,8 @@ def settle(net: Net, make: Make, on_far: OnFar, *, stage: str, progress: Progres
     """Make a file that is near the float file, by leaving guilty layers in float where it is far and `on_far` says so.
 
     Raises:
-        StageError: it is far with `on_far: fail`, or no few layers are guilty.
+        StageError: it is far with `on_far: fail`, no few layers are guilty, or with `on_far: keep` its outputs are
+            constant or not finite.
         InputError: it cannot be made, or the runtime cannot run it.
     """
     made = make(())
@@ -170,9 +176,9 @@ def settle(net: Net, make: Make, on_far: OnFar, *, stage: str, progress: Progres
     if not why:
         return made, _record("near", seen)
     progress.note(f"{stage}: {why}")
-    if on_far == "keep":
+    if on_far == "keep" and not _useless(seen):
         return made, _record("kept", seen, text=why)
-    if on_far == "fail":
+    if on_far != "float":
         raise far_error(stage, seen, "Write on_far: float, and guilty layers go back to float")
     guilty = guilty_nodes(made.nodes, lambda names: _is_near(net, make, names, progress))
     if guilty is None:
@@ -212,11 +218,16 @@ def words(seen: Sequence[Seen]) -> str:
 
 def far_error(stage: str, seen: Sequence[Seen], what_to_do: str) -> StageError:
     """Return the error of a file that is far and may not ship."""
+    kept = "no recipe ships such a file" if _useless(seen) else "on_far: keep ships the file, and the report says so"
     return StageError(
         f"{stage}: {words(seen)}. {what_to_do}. Else take another engine, scheme, calibration or precision, "
-        f"per_channel: true, or keep with the nodes that need it; on_far: keep ships the file as it is, and the "
-        f"report says so"
+        f"per_channel: true, or keep with the nodes that need it; {kept}"
     )
+
+
+def _useless(seen: Sequence[Seen]) -> bool:
+    """Say whether outputs are constant or not finite, which no reader of a report could allow for."""
+    return any(each.fault.startswith(USELESS) for each in seen)
 
 
 def _is_near(net: Net, make: Make, names: tuple[str, ...], progress: Progress) -> bool:

@@ -43,5 +43,5 @@ class QuantizationConfig(Frozen):
         default="float",
         description="What becomes of a file whose outputs are far from those of the float file, on calibration or "
         "held-out images: `float` leaves the layers in float that are guilty, where they are few, and else fails; "
-        "`fail` fails at once; `keep` ships it, and the report says so.",
+        "`fail` fails at once; `keep` ships it, and the report says so, unless its outputs are constant or not finite.",
     )

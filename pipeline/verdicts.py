@@ -63,7 +63,7 @@ def _far(row: Row) -> str:
         return ""
     if found.decision == "kept":
         return f"{FAR}: {found.why}"
-    return f"{BACK}: {' and '.join(found.in_float)} without which it has {found.why}"
+    return f"{BACK}: {' and '.join(found.in_float)} (in fewer bits: {found.why})"
 
 
 def _traded(before: Row, row: Row, measurement: Measurement | None, target: Target) -> str:

@@ -70,7 +70,7 @@ def test_a_run_ends_with_code_3_and_goes_on_when_the_recipe_changes(
     done = run("float")
     assert done.exit_code == 0, done.output
     verdict = report(folder).rows[2].verdict
-    assert verdict.startswith("back in float: fc without which it has ")
+    assert verdict.startswith("back in float: fc (in fewer bits: ")
     assert "back in float" in done.output
     assert all("back in float" in text and "Not the same network" not in text for text in texts(folder).values())
     assert "Not the network" not in (folder / "bundle" / "MODEL_CARD.md").read_text()

@@ -102,10 +102,22 @@ def test_small_margins_are_not_far() -> None:
     knows_nothing = np.random.default_rng(4).integers(0, 4, 200)
     found = classification([LOGITS + 100], [other], knows_nothing)
     assert found is not None
-    assert found.kappa is None
+    assert not found.far
     few = classification([LOGITS[:4] + 100], [other[:4]], LABELS[:4])
     assert few is not None
     assert not few.far
+
+
+def test_answers_decide_between_6_and_10_decibels() -> None:
+    """A part that all logits of an image share is much noise and no other answer; below 6 dB nothing helps."""
+    scale = float(np.sqrt(np.square(LOGITS).mean()))
+    for factor, far in ((0.40, False), (0.55, True)):
+        other = LOGITS + np.float32(factor * scale)
+        answers = classification([LOGITS], [other], LABELS)
+        assert answers is not None
+        assert answers.alike
+        assert bool(fault([LOGITS], [other], answers)) is far
+        assert fault([LOGITS], [other], None)
 
 
 def test_outputs_that_differ_in_their_last_digit_are_equal() -> None:

@@ -156,7 +156,7 @@ def test_milliseconds_accuracy_and_size() -> None:
     [
         ("near", (), ""),
         ("kept", (), "far from the float file: 4.9 dB"),
-        ("float", ("a", "b"), "back in float: a and b without which it has 4.9 dB"),
+        ("float", ("a", "b"), "back in float: a and b (in fewer bits: 4.9 dB)"),
     ],
 )
 def test_far_files_are_told_first(
