@@ -17,6 +17,7 @@ import typer
 
 from pipeline import cli_bundle, cli_device, cli_gate, cli_inspect, cli_latency, cli_store
 from pipeline.core import interruption
+from pipeline.core.ending import ended_in_time
 from pipeline.core.errors import InputError, ResourceError, SecateurError
 from pipeline.say import say, say_json
 
@@ -298,9 +299,17 @@ def _exit_code(found: RunReport) -> int:
 
 
 def main() -> None:
-    """Run the command; every error of ours, of the file system and every interruption is a message and an exit code."""
+    """Run the command; every error of ours, of the file system and every interruption is a message and an exit code.
+
+    It ends the process: threads that were started meanwhile get a while to end, as `ended_in_time` says.
+    """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     interruption.install()
+    with ended_in_time():
+        _main()
+
+
+def _main() -> None:
     try:
         app()
     except interruption.Interrupted:
@@ -330,10 +339,16 @@ def _interrupted() -> NoReturn:
 
 
 def _file_error(error: BaseException) -> SecateurError | None:
-    """Return what to tell of a file or folder that cannot be used; None where it is about none."""
-    if not isinstance(error, OSError) or error.filename is None:
+    """Return what to tell of an error of the system, most often of a file or folder; None for other errors.
+
+    Some name no file: those of writing into an open one, and those that Python's own library makes of a text.
+    """
+    if not isinstance(error, OSError):
         return None
-    text = f"{error.filename}: {error.strerror}"
+    named = error.filename is not None
+    text = f"{error.filename}: {error.strerror}" if named else f"{type(error).__name__}: {error.strerror or error}"
     if error.errno in MACHINE:
         return ResourceError(f"{text}. Run again once that is mended")
+    if not named:
+        return ResourceError(f"{text}. With {TRACEBACK}=1 in the environment the next run shows where")
     return InputError(f"{text}. Give another path, or make this one usable")

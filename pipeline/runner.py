@@ -254,7 +254,7 @@ class Run:
         initialise(model, inputs)
         if model_config.weights:
             load_weights(model, read_weights(model_config.weights), str(model_config.weights))
-        check_classifier(model, inputs[0].shape, self.dataset.classes)
+        check_classifier(model, inputs[0].shape, self.dataset.classes, repeated=self.dataset.repeats_grey)
         write_original(folder, model, model_config.definition, model_config.arguments, inputs)
         return Artifact(
             form="torch", folder=folder, digest=payload_digest("torch", folder), inputs=inputs, outputs=outputs
@@ -268,7 +268,8 @@ class Run:
             from pipeline.compress.soundness import check_classifier
             from pipeline.network import load_network
 
-            check_classifier(load_network(artifact), inputs[0].shape, self.dataset.classes)
+            found = load_network(artifact)
+            check_classifier(found, inputs[0].shape, self.dataset.classes, repeated=self.dataset.repeats_grey)
 
     def _collect(self, step: Step, artifact: Artifact, began: float, *, made: bool) -> None:
         """Judge the artifact and add its row, its candidate and its links in the run folder."""

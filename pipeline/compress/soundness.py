@@ -27,8 +27,12 @@ TOLERANCE = 1e-4
 NAMED = 4
 
 
-def check_classifier(model: nn.Module, shape: tuple[int, ...], classes: Sequence[str]) -> None:
+def check_classifier(
+    model: nn.Module, shape: tuple[int, ...], classes: Sequence[str], *, repeated: bool = False
+) -> None:
     """Check that a network takes images of `shape` [N, C, H, W] and gives the same logits [N, classes] each time.
+
+    `repeated` says that the images are grey [N, 1, H, W], and C channels only because the normalisation has C values.
 
     Raises:
         InputError: it does not; with the line of its code, or what it gave.
@@ -38,6 +42,11 @@ def check_classifier(model: nn.Module, shape: tuple[int, ...], classes: Sequence
         with told(f"the network does not take images of shape {shape}", alone=True), torch.no_grad():
             found = model(batch.clone())
     except InputError as error:
+        if repeated and _takes(model, batch[:, :1]):
+            raise InputError(
+                f"the network takes images of 1 channel and not of shape {shape}: mean and std have {shape[1]} values, "
+                f"so grey images become {shape[1]} channels; give mean and std of one value"
+            ) from error.__cause__
         raise InputError(f"{error}. Check the network's code, model.arguments and data.size.") from error.__cause__
     expected = (shape[0], len(classes))
     if not isinstance(found, Tensor) or tuple(found.shape) != expected:
@@ -89,6 +98,16 @@ def mixing(model: nn.Module, batch: Tensor) -> str:
             "too. Expected statistics that stay: track_running_stats=True and a training with it, or GroupNorm"
         )
     return f"{said}: its forward computes across them, such as a mean over dimension 0"
+
+
+def _takes(model: nn.Module, batch: Tensor) -> bool:
+    """Say whether a network takes a batch, whatever its code raises where it does not."""
+    try:
+        with told("", alone=True), torch.no_grad():
+            model(batch.clone())
+    except InputError:
+        return False
+    return True
 
 
 class _Drawn(TorchDispatchMode):  # type: ignore[no-untyped-call]

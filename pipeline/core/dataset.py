@@ -85,6 +85,11 @@ class Dataset:
         _, _, height, width = self.train.images.shape
         return len(self.normalisation.mean), height, width
 
+    @property
+    def repeats_grey(self) -> bool:
+        """Whether the images have one channel, which the normalisation repeats."""
+        return int(self.train.images.shape[1]) < len(self.normalisation.mean)
+
     def batches(self, split: Split, batch: int) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
         """Yield normalised inputs [B, C, H, W] and labels [B] in order; the last batch may be smaller."""
         for start in range(0, len(split), batch):

@@ -83,6 +83,14 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def remove(path: Path, *, ignore_errors: bool = False) -> None:
+    """Remove a folder with all in it, or a file, or a link and not what it leads to; nothing where there is none."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=ignore_errors)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def remove_left_over(place: Path) -> None:
     """Remove temporaries of `place` that no process holds; a folder that stood at `place` before is put back there."""
     start = f".{place.name[:NAMED]}."
@@ -140,13 +148,10 @@ def _is(descriptor: int, path: Path) -> bool:
 
 
 def _remove(found: Path, place: Path) -> None:
-    if not found.is_dir() or found.is_symlink():
-        found.unlink(missing_ok=True)
-        return
     before = found / "old"
     if before.exists() and not place.exists():  # killed between taking the old one away and putting the new one there
         before.rename(place)
-    shutil.rmtree(found)
+    remove(found)
 
 
 def _locked(path: Path) -> int | None:

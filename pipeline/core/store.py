@@ -22,7 +22,7 @@ from pipeline.core.artifact import Artifact, StageRecord, payload_digest
 from pipeline.core.entry import ARTIFACT_FILE, ENTRY_FILE, RECORD_FILE
 from pipeline.core.errors import InputError, ResourceError
 from pipeline.core.locks import acquire, waited_for
-from pipeline.core.partial import sync_folder
+from pipeline.core.partial import remove, sync_folder
 from pipeline.core.paths import cache_root, content_of
 from pipeline.core.units import parse_age
 
@@ -109,12 +109,12 @@ class Store:
         named = f"{what} ({key[:12]})"
         with waited_for(self.lock_file(key), named, self.wait_s, note) as left_by:
             folder = self.folder(key)
-            wrong = (entry.problem(folder, self._seen) or unfit(folder)) if folder.is_dir() else "absent"
+            wrong = (entry.problem(folder, self._seen) or unfit(folder)) if folder.is_dir() else "no folder"
             if not wrong:
                 return False
             if left_by:
                 note(f"{left_by} ended without finishing {named}: this run goes on from what it left")
-            if folder.is_dir():
+            if os.path.lexists(folder):
                 note(f"the stored {folder} is damaged or stale ({wrong}): it is made again")
                 self._take_away(folder)
             self._make(key, make)
@@ -165,11 +165,11 @@ class Store:
         sync_folder(final.parent)
 
     def _take_away(self, folder: Path) -> None:
-        """Remove an entry so that it is there whole or not at all."""
+        """Remove an entry so that it is there whole or not at all; of one that is a link, the link."""
         away = self.root / "removed" / f"{folder.name}-{secrets.token_hex(4)}"
         away.parent.mkdir(parents=True, exist_ok=True)
         folder.rename(away)
-        shutil.rmtree(away)
+        remove(away)
 
     def lock_file(self, key: str) -> Path:
         """Return the file whose lock that process has which makes or mends an entry."""
@@ -213,7 +213,7 @@ def write_record(record: StageRecord, folder: Path) -> None:
 
 def link_entry(source: Path, destination: Path, *, without: Collection[str] = ()) -> None:
     """Show the files of a stored entry, but its listing, in a new folder: hard links where there are, else copies."""
-    shutil.rmtree(destination, ignore_errors=True)
+    remove(destination, ignore_errors=True)
     destination.mkdir(parents=True)
     for path in sorted(source.iterdir()):
         if path.is_file() and path.name not in {ENTRY_FILE, *without}:

@@ -6,7 +6,6 @@ Safe beside running processes: what one of them uses or makes is locked, and is 
 from __future__ import annotations
 
 import re
-import shutil
 import time
 from typing import TYPE_CHECKING, Literal
 
@@ -15,7 +14,7 @@ from pydantic import Field
 from pipeline.core import entry
 from pipeline.core.artifact import Frozen
 from pipeline.core.locks import acquire, holder
-from pipeline.core.partial import SUFFIX, remove_left_over
+from pipeline.core.partial import SUFFIX, remove, remove_left_over
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -154,9 +153,9 @@ def _remove(lock_file: Path, folder: Path, *, dry_run: bool, limit: float) -> bo
             return False
         if not dry_run:
             away = folder.with_name(f".{folder.name}.removed")
-            shutil.rmtree(away, ignore_errors=True)
+            remove(away, ignore_errors=True)
             folder.rename(away)
-            shutil.rmtree(away)
+            remove(away)
         return True
     finally:
         lock.release()
@@ -174,7 +173,7 @@ def _tidy_locks(store: Store, limit: float) -> None:
     for shelf in (store.root / "removed", *_children(store.root)):
         for path in _children(shelf):
             if shelf.name == "removed" or path.name.endswith(".removed"):
-                shutil.rmtree(path, ignore_errors=True)  # another process may be doing the same
+                remove(path, ignore_errors=True)  # another process may be doing the same
             elif path.name.endswith(SUFFIX):
                 remove_left_over(shelf / path.name[1:].partition(".")[0])
 
@@ -199,6 +198,8 @@ def _files(places: Sequence[Path]) -> Iterator[Path]:
 
 
 def _free_bytes(folder: Path) -> int:
+    if folder.is_symlink():  # what it leads to stays
+        return 0
     return sum(status.st_size for status in (path.stat() for path in _files([folder])) if status.st_nlink == 1)
 
 

@@ -74,9 +74,11 @@ def _range_problems(low: int, high: int, labels: NDArray[Any], classes: int) -> 
     allowed = f"allowed: 0 to {classes - 1}, one for each of the {classes} class names"
     if low == 1 and high == classes:
         yield f"labels go from 1 to {high}, {allowed}: labels - 1"
+    elif (low, high, classes) == (-1, 1, 2) and labels.all():
+        yield f"labels are -1 and 1, {allowed}: (labels + 1) // 2"
     elif low < 0:
-        count = int((labels < 0).sum())
-        yield f"{count} labels are negative, down to {low}, {allowed}; leave these images out: images[labels >= 0]"
+        found = f"{int((labels < 0).sum())} labels are negative, down to {low}"
+        yield f"{found}, {allowed}; leave them out: keep = labels >= 0; images[keep], labels[keep]"
     elif high >= classes:
         yield f"labels go up to {high}, {allowed}: give {high + 1} names, or other labels"
 

@@ -11,11 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 #: Filled while `files_read` watches; Python cannot remove a hook, so that one hook looks here.
 _watching: list[set[str]] = []
-_SYSTEM = ("/proc", "/sys", "/dev", "/etc", "/usr", "/lib", "/run")
+#: What the system makes up, and what Python and its libraries read of the system's by themselves. No more than that:
+#: data may lie below /usr/local/share, /run/media, /dev/shm or /etc.
+_SYSTEM = (
+    *("/proc/", "/sys/", "/etc/localtime", "/etc/mime.types", "/etc/os-release", "/etc/ssl/", "/usr/lib/os-release"),
+    *("/usr/share/ca-certificates/", "/usr/share/fonts/", "/usr/share/zoneinfo/"),
+)
 _WRITES = os.O_WRONLY | os.O_RDWR
 
 
@@ -36,7 +41,7 @@ _installed = False
 def files_read() -> Iterator[set[Path]]:
     """Give a set that holds, after the block, the files of this user's that Python opened for reading in it.
 
-    Installed packages, the system's own files and Python's source are left out. What libraries open by themselves,
+    Installed packages, `_SYSTEM` and Python's source are left out. What libraries open by themselves,
     without Python's `open`, is not seen.
     """
     global _installed  # noqa: PLW0603 - a hook can be added once and never removed
@@ -50,14 +55,18 @@ def files_read() -> Iterator[set[Path]]:
         yield found
     finally:
         _watching.remove(seen)
-        apart = _not_the_users()
-        paths = (Path(text) for text in seen if not text.startswith(apart))
-        found.update(path for path in paths if path.suffix not in {".py", ".pyc"} and path.is_file())
+        found.update(path for path in map(Path, users(seen)) if path.is_file())
+
+
+def users(paths: Iterable[str]) -> list[str]:
+    """Return those of absolute paths that may be data of the user's: no Python source, none of `_not_the_users`."""
+    apart = _not_the_users()
+    return [path for path in paths if not path.startswith(apart) and not path.endswith((".py", ".pyc"))]
 
 
 def _not_the_users() -> tuple[str, ...]:
     """Return the beginnings of paths that belong to the system, to Python or to an installed package."""
     places = {*sysconfig.get_paths().values(), *site.getsitepackages(), site.getusersitepackages()}
     parts = [place for place in sys.path if Path(place).name in {"site-packages", "dist-packages"}]
-    found = {*places, *parts, *(f"{place}/" for place in _SYSTEM)}
+    found = {*places, *parts, *_SYSTEM}
     return tuple(sorted(found - {sysconfig.get_path("data"), sysconfig.get_path("scripts")}))

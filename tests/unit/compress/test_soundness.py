@@ -93,6 +93,17 @@ def test_it_is_told_why_outputs_cannot_be_compared(case: str, tmp_path: Path) ->
         check_classifier(network(tmp_path, before, result), SHAPE, CLASSES)
 
 
+def test_grey_images_that_the_normalisation_repeats_are_named(tmp_path: Path) -> None:
+    """Where the network takes one channel, and nothing else is wrong with it."""
+    grey = nn.Sequential(nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)).eval()
+    expected = r"takes images of 1 channel and not of shape \(1, 3, 8, 8\): mean and std have 3 values, so grey images"
+    with pytest.raises(InputError, match=expected):
+        check_classifier(grey, SHAPE, CLASSES, repeated=True)
+    for model, repeated in ((grey, False), (network(tmp_path, *REFUSED["error"][:2]), True)):
+        with pytest.raises(InputError, match="the network does not take images of shape"):
+            check_classifier(model, SHAPE, CLASSES, repeated=repeated)
+
+
 @pytest.mark.parametrize("case", ACCEPTED)
 def test_what_gives_the_same_twice_passes(case: str, tmp_path: Path) -> None:
     """Random numbers that change nothing are no fault; the network keeps its mode and its random state."""

@@ -188,6 +188,23 @@ def test_what_does_not_fit_is_made_again(tmp_path: Path) -> None:
     assert "is old" in notes[0]
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_an_entry_that_is_a_damaged_link_is_made_again(tmp_path: Path, *, there: bool) -> None:
+    """The link goes, also one to nowhere; what it leads to stays."""
+    store, elsewhere, notes = Store(tmp_path / "store"), tmp_path / "elsewhere", []
+    if there:
+        elsewhere.mkdir()
+        (elsewhere / "mine").write_text("kept")
+    store.folder(KEY).parent.mkdir(parents=True)
+    store.folder(KEY).symlink_to(elsewhere)
+    assert store.obtain(KEY, fill, notes.append)
+    assert "is damaged or stale" in notes[0]
+    assert store.read(KEY).file.read_bytes() == b"graph"
+    assert not store.folder(KEY).is_symlink()
+    assert [path.name for path in tmp_path.rglob("mine")] == ["mine"] * there
+    assert list((store.root / "removed").iterdir()) == []
+
+
 def test_links_do_not_show_the_listing(tmp_path: Path) -> None:
     """A run folder has the files of the stage, and a changed link is damage to the entry."""
     store = Store(tmp_path / "store")

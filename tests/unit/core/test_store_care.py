@@ -182,3 +182,17 @@ def test_help_teaches(command: str) -> None:
     code, text = run(command, "--help")
     assert code == 0
     assert f"secateur store {command}" in text
+
+
+def test_links_in_a_store_are_removed_and_not_followed(store: Store, tmp_path: Path) -> None:
+    """Pruning frees no bytes by it, and what a killed process was removing may be a link too."""
+    elsewhere = store.folder(OLD).rename(tmp_path / "elsewhere")
+    store.folder(OLD).symlink_to(elsewhere)
+    left = store.folder(OLD).with_name(f".{OLD}.removed")
+    left.symlink_to(elsewhere)
+    (store.root / "removed").mkdir(exist_ok=True)
+    (store.root / "removed" / "left").symlink_to(elsewhere)
+    removed = store_care.prune(store, DAY_S)
+    assert (removed.entries, removed.bytes) == ({"prune": 1}, 500)
+    assert not [path for path in store.root.rglob("*") if path.is_symlink()]
+    assert (elsewhere / "model.onnx").stat().st_size == 1000

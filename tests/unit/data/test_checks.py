@@ -37,7 +37,8 @@ def data(images: Any = IMAGES, labels: Any = LABELS, **more: Any) -> Dataset:  #
         (LABELS.reshape(2, 3), "labels have the shape [2, 3], allowed: one class number for each image"),
         (LABELS.astype(float), "labels are float64, allowed: whole numbers: labels.astype(np.int64)"),
         (LABELS + 1, "labels go from 1 to 3, allowed: 0 to 2, one for each of the 3 class names: labels - 1"),
-        (LABELS - 1, "2 labels are negative, down to -1, allowed: 0 to 2"),
+        (LABELS - 1, "2 labels are negative, down to -1, allowed: 0 to 2, one for each of the 3 class names; leave"),
+        (LABELS - 1, "; leave them out: keep = labels >= 0; images[keep], labels[keep]"),
         (LABELS + 5, "labels go up to 7, allowed: 0 to 2, one for each of the 3 class names: give 8 names"),
         (np.array(list("abcabc")), "labels are texts (<U1), allowed: class numbers: np.array([classes.index(x)"),
         (list(LABELS), "labels are a list, allowed: an array: np.asarray(labels)"),
@@ -51,6 +52,20 @@ def test_labels(labels: Any, told: str) -> None:  # noqa: ANN401
     with pytest.raises(InputError) as error:
         accepted(data(labels=labels), "mine.py")
     assert f"train: {found[0]}" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        ([-1, 1, 1], "labels are -1 and 1, allowed: 0 to 1, one for each of the 2 class names: (labels + 1) // 2"),
+        ([-1, 0, 1], "1 labels are negative"),
+        ([-1, -1, 0], "2 labels are negative"),
+    ],
+)
+def test_labels_of_two_classes_as_signs(labels: list[int], told: str) -> None:
+    """No image is left out for its sign; with a 0 among them -1 may as well stand for no label."""
+    (found,) = label_problems(np.array(labels), 2)
+    assert found.startswith(told)
 
 
 @pytest.mark.parametrize(

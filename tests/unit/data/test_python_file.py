@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import sysconfig
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from pipeline.core.errors import InputError
 from pipeline.core.local_imports import local_modules
 from pipeline.data import python_file
+from pipeline.data.files_read import users
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -111,3 +113,12 @@ def test_what_is_no_python_is_told_with_its_line(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("x = 1\ndef load(:\n")
     with pytest.raises(InputError, match=r"mine\.py:2 is not Python: invalid syntax"):
         python_file.digest(tmp_path / "mine.py", {})
+
+
+def test_files_of_the_users_are_told_from_the_systems_by_name() -> None:
+    """Data may lie wherever disks are mounted, and in places that all users share."""
+    own = ["/run/media/me/disk/a.npy", "/usr/local/share/a.npy", "/usr/share/datasets/a.npy", "/etc/classes.json"]
+    own += ["/dev/shm/a.npy", "/home/me/a.npy", "/library/a.npy"]  # noqa: S108 - a name alone
+    others = ["/proc/cpuinfo", "/sys/devices/system/cpu/online", "/etc/mime.types", "/usr/share/zoneinfo/UTC"]
+    others += [f"{sysconfig.get_path('stdlib')}/a.json", np.__file__.replace("__init__.py", "a.json"), "/home/me/a.py"]
+    assert users([*own, *others]) == own
