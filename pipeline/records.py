@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,8 @@ PLAN_FILE = "plan.json"
 def previous_ingredients(folder: Path, note: Callable[[str], None]) -> list[dict[str, Any]]:
     """Return the ingredients of the steps of the last run in this folder; none when there was no run.
 
-    They only say what changed since then: a file that cannot be read is told by `note`, and holds none.
+    They only say what changed since then: a file that cannot be read is told by `note`, and holds none. Raises OSError
+    where the folder has a name that no file system takes.
     """
     file = folder / PLAN_FILE
     try:
@@ -31,6 +33,8 @@ def previous_ingredients(folder: Path, note: Callable[[str], None]) -> list[dict
     except FileNotFoundError:
         return []
     except (ValueError, RecursionError, OSError) as error:
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:  # no run could write there either
+            raise
         note(f"{file} cannot be read ({error}): what changed since the last run is not known; it is written anew")
         return []
     if not isinstance(found, list) or not all(isinstance(each, dict) and "kind" in each for each in found):
