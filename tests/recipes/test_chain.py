@@ -279,7 +279,7 @@ BAD = {
             "        if x.sum().item() > 0:\n            x = x * 2\n        return self.fc(x.flatten(1))\n"
             "def build(classes=2):\n    return M()\n"
         },
-        r"cannot be exported to ONNX.*definition\.py:8",
+        r"cannot be exported to ONNX.*model\.py:8",
     ),
 }
 
