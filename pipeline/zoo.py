@@ -81,7 +81,7 @@ def _check_tensors(model: nn.Module, definition: Path) -> None:
     for name, tensor in model.state_dict().items():
         if not isinstance(tensor, Tensor):
             found = f"keeps state of type {type(tensor).__name__} (get_extra_state), expected tensors alone: buffers"
-        elif tensor.is_meta:
+        elif tensor.is_meta and torch.get_default_device().type != "meta":  # else the caller wants shapes alone
             found = "is on the meta device and holds no values, expected one on the CPU: build without that device"
         elif tensor.layout is not torch.strided:
             found = f"is sparse ({tensor.layout}), expected a dense tensor: .to_dense()"
@@ -113,7 +113,8 @@ def _as_it_was() -> Iterator[None]:
     finally:
         dtype, device, gradients, folder = kept
         torch.set_default_dtype(dtype)
-        torch.set_default_device(device if device.type != "cpu" else None)
+        if torch.get_default_device() != device:  # setting it would outlive a caller's `with torch.device(...)`
+            torch.set_default_device(device if device.type != "cpu" else None)
         torch.set_grad_enabled(gradients)
         os.chdir(folder)
 
