@@ -20,6 +20,7 @@ from pipeline.cli import app
 from pipeline.core.errors import DeviceError, InputError, OutputsError
 from pipeline.measure.devices.record import DeviceRecord
 from pipeline.measure.devices.registry import add_device
+from tests.optional import require
 from tests.unit.bundle.tampering import append, expected, flip, model, rewrite, scaled
 
 if TYPE_CHECKING:
@@ -229,6 +230,7 @@ def test_a_python_that_fails(made: Path, tmp_path: Path, script: str) -> None:
 
 def test_a_device_that_cannot_be_used(made: Path) -> None:
     """Nothing listens there: exit code 5, also from Python; a name that is none is bad input."""
+    require("ssh")
     done = verify(made / "bundle", "ssh://127.0.0.1:1")
     assert done.exit_code == 5
     assert done.stderr.count("error: ") == 1
