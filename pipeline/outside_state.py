@@ -88,7 +88,7 @@ def encoded(state: Mapping[Place, Value]) -> dict[str, Tensor]:
     """Return the state under names for safetensors; what has a key that is no text or number is left out."""
     return {
         # Arrays are copied: torch takes none that cannot be written to without a warning.
-        (PREFIX if isinstance(value, Tensor) else NUMPY_PREFIX) + json.dumps(place): (
+        (PREFIX if isinstance(value, Tensor) else NUMPY_PREFIX) + json.dumps(place, allow_nan=False): (
             value if isinstance(value, Tensor) else torch.from_numpy(value.copy())
         )
         for place, value in state.items()

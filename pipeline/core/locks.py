@@ -167,7 +167,8 @@ def _locked(file: Path, *, shared: bool) -> int | None:
 
 def _sign(descriptor: int) -> None:
     started = datetime.now(UTC).isoformat(timespec="seconds")
-    text = json.dumps({"process": os.getpid(), "host": socket.gethostname(), "since": started})
+    who = {"process": os.getpid(), "host": socket.gethostname(), "since": started}
+    text = json.dumps(who, allow_nan=False)
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, text.encode(), 0)
 
