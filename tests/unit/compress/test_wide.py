@@ -14,7 +14,7 @@ from pipeline.compress.wide import double_precision
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-INPUT = torch.rand(2, 3, dtype=torch.float64)
+INPUT = torch.rand(8, 32, dtype=torch.float64)  # so many that noise does not fall the same twice
 
 CASTS: dict[str, Callable[[Tensor], Tensor]] = {
     "float": Tensor.float,
@@ -59,14 +59,14 @@ def test_literals_are_the_networks(make: Callable[[], Tensor], value: float) -> 
 
 
 RANDOM: dict[str, Callable[[], Tensor]] = {
-    "rand": lambda: torch.rand(3),
-    "randn": lambda: torch.randn(3),
+    "rand": lambda: torch.rand(64),
+    "randn": lambda: torch.randn(64),
     "like": lambda: torch.randn_like(INPUT) + torch.rand_like(INPUT),
-    "uniform": lambda: torch.empty(3).uniform_(2, 4),
-    "normal": lambda: torch.empty(3).normal_(1, 2),
+    "uniform": lambda: torch.empty(64).uniform_(2, 4),
+    "normal": lambda: torch.empty(64).normal_(1, 2),
     "normal of tensors": lambda: torch.normal(INPUT, torch.ones_like(INPUT)),
     "bernoulli": lambda: torch.bernoulli(INPUT),
-    "bernoulli in place": lambda: torch.empty(3).bernoulli_(0.3) + torch.empty(3).bernoulli_(),
+    "bernoulli in place": lambda: torch.empty(64).bernoulli_(0.3) + torch.empty(64).bernoulli_(),
     "dropout": lambda: F.dropout(INPUT, 0.3),
     "dropout of channels": lambda: F.dropout2d(INPUT[:, :, None, None], 0.3),
     "alpha dropout": lambda: F.alpha_dropout(INPUT, 0.3, training=True),
