@@ -12,6 +12,7 @@ does not give it: every artifact is read back once it is written, and has to com
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import save_file
@@ -30,7 +31,10 @@ from pipeline.compress.reproduction import (
     unchanged,
 )
 from pipeline.compress.surgery import PrunePlan, apply
+from pipeline.core.artifact import file_digest
+from pipeline.core.code_inputs import dependencies
 from pipeline.core.errors import InputError
+from pipeline.core.problems import examples
 from pipeline.core.reading import read_object
 from pipeline.outside_state import differing, encoded, outside_state, split
 from pipeline.weights import load_weights, read_weights
@@ -38,7 +42,6 @@ from pipeline.zoo import build, initialise
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from torch import Tensor, nn
 
@@ -48,6 +51,7 @@ if TYPE_CHECKING:
 
 NETWORK_FORMAT = 1
 NETWORK_FILE = "network.json"
+DEFINITION_FILE = "definition.py"
 AGAIN = "run the recipe again"
 #: Attributes that a message names.
 LISTED = 4
@@ -63,8 +67,9 @@ def load_network(artifact: Artifact) -> nn.Module:
 
 def _load(folder: Path, inputs: Sequence[TensorSpec]) -> nn.Module:
     content = _read(folder)
-    model = build(folder / "definition.py", {**content["arguments"], **content["without_pretrained"]})
-    initialise(model, inputs)
+    with dependencies(folder / DEFINITION_FILE) as read:
+        model = _built(folder, content, inputs)
+    _check_reads(content.get("reads", {}), read, folder)
     for number, edit in enumerate(content["edits"]):
         try:
             apply(model, PrunePlan.from_json(edit["keep"]))
@@ -76,14 +81,46 @@ def _load(folder: Path, inputs: Sequence[TensorSpec]) -> nn.Module:
     return model
 
 
+def _built(folder: Path, content: Mapping[str, Any], inputs: Sequence[TensorSpec]) -> nn.Module:
+    model = build(folder / DEFINITION_FILE, {**content["arguments"], **content["without_pretrained"]})
+    initialise(model, inputs)
+    return model
+
+
+def _check_reads(stored: Mapping[str, str], read: set[Path], folder: Path) -> None:
+    """Raise InputError where a definition reads or imports anything else than when its network was stored."""
+    found = {str(path): file_digest(path) for path in read}
+    if sorted(found.values()) == sorted(stored.values()):
+        return
+    changed = [path for path, digest in stored.items() if digest not in found.values()]
+    changed = changed or [path for path, digest in found.items() if digest not in stored.values()]
+    raise InputError(changed_reads(changed, f"{folder / DEFINITION_FILE}"))
+
+
+def changed_reads(paths: Sequence[str], definition: str) -> str:
+    """Say that a stored network is no longer what its definition builds, and what to do about it."""
+    return (
+        f"{definition} reads or imports {examples(paths)}, which is not what it was when the network was stored. Name "
+        "it below model in the recipe (inputs: [...]), so that finished stages are made anew when it changes, or run "
+        "with --fresh"
+    )
+
+
+def reads_since(folder: Path) -> list[str]:
+    """Return the files outside a stored network's folder that its definition reads and that have changed or gone."""
+    stored: Mapping[str, str] = _read(folder).get("reads", {})
+    return [path for path, digest in stored.items() if not Path(path).is_file() or file_digest(Path(path)) != digest]
+
+
 def _read(folder: Path) -> dict[str, Any]:
     """Return what network.json holds. Raises InputError where a key is missing or of another kind."""
     file = folder / NETWORK_FILE
     content = read_object(file, AGAIN)
     if content.get("format") != NETWORK_FORMAT:
         raise InputError(f"{file} has format {content.get('format')}, this version reads {NETWORK_FORMAT}")
-    for key, kind in (("arguments", dict), ("without_pretrained", dict), ("edits", list)):
-        if not isinstance(content.get(key), kind):
+    kinds = {"arguments": dict, "without_pretrained": dict, "edits": list, "reads": dict}
+    for key, kind in kinds.items():
+        if not isinstance({"reads": {}, **content}.get(key), kind):
             raise InputError(f"{file} is damaged: {key} is no {kind.__name__}; {AGAIN}")
     return content
 
@@ -98,12 +135,13 @@ def loads_alike(artifact: Artifact) -> bool:
         return not example or alike(run(first, example), run(others[0], example), rounding=ROUNDING)
 
 
-def load_other(definition: Path, weights: Path, arguments: Mapping[str, Any]) -> nn.Module:
-    """Return a network from its definition and weight file, such as a teacher, in eval mode."""
-    model = build(definition, arguments)
+def load_other(definition: Path, weights: Path, arguments: Mapping[str, Any]) -> tuple[nn.Module, set[Path]]:
+    """Return a network from its definition and weight file, such as a teacher, in eval mode; and what build read."""
+    with dependencies(definition) as read:
+        model = build(definition, arguments)
     load_weights(model, read_weights(weights), str(weights))
     model.eval()
-    return model
+    return model, read
 
 
 def _save(
@@ -205,9 +243,10 @@ def write_network(
     if isinstance(model, GraphModule):
         history = [*content.get("history", ()), *content["edits"]]
         content |= {"arguments": {}, "without_pretrained": {}, "edits": [], "history": history}
-        (folder / "definition.py").write_text(source(model, "A pruned network, rewritten."))
+        content.pop("reads", None)
+        (folder / DEFINITION_FILE).write_text(source(model, "A pruned network, rewritten."))
     else:
-        (folder / "definition.py").write_bytes((parent.folder / "definition.py").read_bytes())
+        (folder / DEFINITION_FILE).write_bytes((parent.folder / DEFINITION_FILE).read_bytes())
     _save(folder, model, content, parent.inputs, half=half)
 
 
@@ -217,18 +256,27 @@ def write_original(
     definition: Path,
     arguments: Mapping[str, Any],
     inputs: Sequence[TensorSpec] = (),
+    *,
+    reads: bool = False,
 ) -> None:
     """Write the payload of the network that a recipe starts from.
 
     An argument `pretrained` is switched off for later loading: the weights that it brought lie in the artifact.
-    With `inputs` the artifact is also run, as `write_network` does. Raises InputError when it computes something else.
+    With `inputs` the artifact is also run, as `write_network` does. With `reads` the definition reads other files:
+    these are written down, and each time that the network is loaded they have to be the same.
+
+    Raises InputError when it computes something else once it was read back.
     """
     without = {"pretrained": False} if "pretrained" in arguments else {}
-    (folder / "definition.py").write_bytes(definition.read_bytes())
+    (folder / DEFINITION_FILE).write_bytes(definition.read_bytes())
     content = {
         "format": NETWORK_FORMAT,
         "arguments": dict(arguments),
         "without_pretrained": without,
         "edits": [],
     }
+    if reads:
+        with own_randomness(FIRST_SEED), dependencies(folder / DEFINITION_FILE) as read:
+            _built(folder, content, inputs)  # without what `pretrained` reads
+        content |= {"reads": {str(path): file_digest(path) for path in sorted(read)}} if read else {}
     _save(folder, model, content, inputs)

@@ -17,6 +17,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from pipeline.core.artifact import file_digest
+from pipeline.core.code_inputs import content_digest, input_digests
 from pipeline.core.cpu import cpu_flags
 from pipeline.core.local_imports import local_modules
 from pipeline.core.measurement import machine_digest
@@ -133,6 +134,7 @@ def _original(loaded: LoadedRecipe, seed: int) -> Ingredients:
         "revision": ORIGINAL_REVISION,
         "definition": file_digest(model.definition),
         **_modules(model.definition),
+        **({"inputs": [*input_digests(model.inputs, "model.inputs")]} if model.inputs else {}),
         "weights": file_digest(model.weights) if model.weights else None,
         "arguments": dict(model.arguments),
         "input_shape": loaded.recipe.data.model_dump(mode="json", include={"source", "size", "channels", "arguments"}),
@@ -183,7 +185,7 @@ def _gain(stage: Stage, own: Ingredients) -> Ingredients:
 
 def _by_content(config: dict[str, Any], files: Sequence[Path]) -> dict[str, Any]:
     """Replace every path of `files` by the digest of its content; everything else stays, whatever it is called."""
-    digests = {str(path): f"sha256:{file_digest(path)}" for path in files}
+    digests = {str(path): f"sha256:{content_digest(path)}" for path in files}
 
     def replaced(value: object) -> object:
         if isinstance(value, dict):

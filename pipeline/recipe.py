@@ -11,14 +11,14 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, field_validator, model_validator
 from pydantic.json_schema import GenerateJsonSchema
 
 from pipeline import __version__
 from pipeline.core.artifact import Frozen
 from pipeline.core.errors import InputError, Problem, RecipeError
 from pipeline.core.library import DefinitionFile, libraries_of, with_name
-from pipeline.core.paths import ExistingFile
+from pipeline.core.paths import ExistingFile, ExistingPath
 from pipeline.core.stage import Target
 from pipeline.core.units import FactorOrDuration, FactorOrSize, Points
 from pipeline.data.config import Argument, DataConfig
@@ -60,7 +60,19 @@ class ModelConfig(Frozen):
         default={}, description="Keyword arguments of build; of a named network those that its package takes."
     )
 
+    inputs: tuple[ExistingPath, ...] = Field(
+        default=(),
+        description="Files and folders that build reads or imports from: when their content changes, finished stages "
+        "are made anew.",
+    )
+
     _name = model_validator(mode="before")(with_name)
+
+    @field_validator("inputs", mode="before")
+    @classmethod
+    def _tuple(cls, given: object) -> object:
+        """Make the tuple of a list that is no longer JSON's behind the validator above."""
+        return tuple(given) if isinstance(given, list) else given
 
     @property
     def libraries(self) -> tuple[str, ...]:

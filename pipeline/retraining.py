@@ -15,6 +15,7 @@ from pipeline.compress.graph import layer_of, trace
 from pipeline.compress.inference import first_line
 from pipeline.compress.regularisation import BatchNormScale, GroupNorm, GrowingL2, squared_norms
 from pipeline.compress.training import Hyperparameters, Training
+from pipeline.core.code_inputs import undeclared
 from pipeline.core.errors import InputError
 from pipeline.network import load_network, load_other, write_network
 from pipeline.outside_state import fitting, outside_state, restore
@@ -177,7 +178,10 @@ def _distillation(config: TrainingConfig, context: Context) -> Distillation | No
     if source == "original":
         teacher, channels, size = load_network(context.original), context.original.inputs[0].shape[1], 0
     else:
-        teacher = load_other(source.definition, source.weights, source.arguments)
+        teacher, read = load_other(source.definition, source.weights, source.arguments)
+        named = (*source.inputs, source.weights)
+        for note in undeclared(read, source.definition, source.arguments, named, "build from"):
+            context.progress.note(f"teacher: {note}")
         channels, size = source.channels, source.size
     return Distillation(teacher, config.distill.temperature, config.distill.alpha, channels, size)
 

@@ -25,8 +25,9 @@ from pydantic import ValidationError
 from pipeline import __version__
 from pipeline.core import interruption
 from pipeline.core.artifact import Artifact, StageRecord, payload_digest
+from pipeline.core.code_inputs import dependencies, undeclared
 from pipeline.core.entry import ARTIFACT_FILE, is_listed
-from pipeline.core.errors import ResourceError, SecateurError
+from pipeline.core.errors import InputError, ResourceError, SecateurError
 from pipeline.core.locks import locked
 from pipeline.core.measurement import load as load_measurement
 from pipeline.core.partial import write_whole
@@ -165,6 +166,7 @@ class Run:
             return self.artifacts[-1]
         artifact = self.store.read(step.key)
         if step.stage is None:
+            self._check_stored_reads(artifact)
             self._check_stored_classes(artifact)
         return artifact
 
@@ -250,15 +252,33 @@ class Run:
         model_config = self.loaded.recipe.model
         inputs, outputs = input_specs(self.dataset, self.loaded.recipe.target.batch)
         torch.manual_seed(self.seed)
-        model = build(model_config.definition, model_config.arguments)
-        initialise(model, inputs)
+        with dependencies(model_config.definition) as read:
+            model = build(model_config.definition, model_config.arguments)
+            initialise(model, inputs)
+        self._note_undeclared(read)
         if model_config.weights:
             load_weights(model, read_weights(model_config.weights), str(model_config.weights))
         check_classifier(model, inputs[0].shape, self.dataset.classes, repeated=self.dataset.repeats_grey)
-        write_original(folder, model, model_config.definition, model_config.arguments, inputs)
+        write_original(folder, model, model_config.definition, model_config.arguments, inputs, reads=bool(read))
         return Artifact(
             form="torch", folder=folder, digest=payload_digest("torch", folder), inputs=inputs, outputs=outputs
         )
+
+    def _note_undeclared(self, read: set[Path]) -> None:
+        """Say which files the definition depends on that are no part of its key."""
+        model = self.loaded.recipe.model
+        if model.libraries:  # the package's version decides, and it keeps its own weights
+            return
+        named = (*model.inputs, *([model.weights] if model.weights else []))
+        for note in undeclared(read, model.definition, model.arguments, named, "build model"):
+            self.progress.note(f"model: {note}")
+
+    def _check_stored_reads(self, artifact: Artifact) -> None:
+        """Raise InputError where a file has changed that the definition reads and the recipe does not name."""
+        from pipeline.network import changed_reads, reads_since
+
+        if changed := reads_since(artifact.folder):
+            raise InputError(changed_reads(changed, str(self.loaded.recipe.model.definition)))
 
     def _check_stored_classes(self, artifact: Artifact) -> None:
         """Check a stored network against the data that it is run on now, as a new one is checked. Raises InputError."""

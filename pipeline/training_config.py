@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from pipeline.core.artifact import Frozen
-from pipeline.core.paths import ExistingFile
+from pipeline.core.paths import ExistingFile, ExistingPath
 from pipeline.core.units import Ratio
 
 if TYPE_CHECKING:
@@ -50,6 +50,11 @@ class Teacher(Frozen):
     channels: Literal[1, 3] = Field(default=3, description="Channels that the teacher takes.")
     size: Annotated[int, Field(ge=0, le=65_536)] = Field(
         default=0, description="Input size of the teacher in pixels when it is not the student's; 0 for the same."
+    )
+    inputs: tuple[ExistingPath, ...] = Field(
+        default=(),
+        exclude_if=lambda given: not given,  # so that configurations without it are those that they were
+        description="Files and folders that build reads or imports from.",
     )
 
 
@@ -130,10 +135,11 @@ class TrainingConfig(Frozen):
     distill: Distill | None = Field(default=None, description="Learn from a teacher as well as from labels.")
 
     def teacher_files(self) -> tuple[Path, ...]:
-        """Return the files of a teacher that is not the original: they count in the cache key by their content."""
+        """Return the files and folders of a teacher that is not the original: they count in cache keys by content."""
         if self.distill is None or not isinstance(self.distill.source, Teacher):
             return ()
-        return self.distill.source.definition, self.distill.source.weights
+        teacher = self.distill.source
+        return teacher.definition, teacher.weights, *teacher.inputs
 
 
 class PruneSchedule(TrainingConfig):

@@ -1,4 +1,4 @@
-"""Modules that lie beside a Python file and that it imports: found in its text, without running it."""
+"""Modules of the user's own that a Python file imports: those beside it by its text, all once it was imported."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.core.errors import InputError
+from pipeline.core.files_read import is_users
 from pipeline.core.paths import content_of
 
 if TYPE_CHECKING:
@@ -40,6 +41,31 @@ def local_modules(file: Path) -> dict[str, Path]:
                     found[module] = path
                     waiting.append((path, module if path.name == "__init__.py" else module.rpartition(".")[0]))
     return dict(sorted(found.items()))
+
+
+def imported_modules(file: Path) -> dict[str, Path]:
+    """Return by dotted name the user's modules that a file which was imported uses, and those that these use.
+
+    They may lie anywhere (`sys.path.insert`, packages installed to be edited); other installed packages are left out.
+    """
+    found: dict[str, Path] = {}
+    waiting = [(file, "")]
+    while waiting:
+        source, package = waiting.pop()
+        names = {part for name in _imported(source, package) for part in _with_packages(name)}
+        for name in sorted(names - {*found}):
+            path = getattr(sys.modules.get(name), "__file__", None)
+            if name.partition(".")[0] == OWN or not isinstance(path, str) or not path.endswith(".py"):
+                continue
+            if is_users(path):
+                found[name] = Path(path)
+                waiting.append((Path(path), name if Path(path).name == "__init__.py" else name.rpartition(".")[0]))
+    return dict(sorted(found.items()))
+
+
+def _with_packages(name: str) -> Iterator[str]:
+    parts = name.split(".")
+    return (".".join(parts[:count]) for count in range(1, len(parts) + 1))
 
 
 def _imported(source: Path, package: str) -> Iterator[str]:

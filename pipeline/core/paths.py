@@ -87,6 +87,18 @@ def kind_of(path: Path) -> str:
     return "a file" if stat.S_ISREG(mode) else "a folder" if stat.S_ISDIR(mode) else "no file"
 
 
+def odd(path: Path, expected: str) -> str:
+    """Say why a path is no file that can be read, such as a link to nowhere or a pipe; empty: it is one."""
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        return f"a link to {path.readlink()}, which is not there" if path.is_symlink() else f"{error.strerror}"
+    if stat.S_ISREG(mode):
+        return "" if os.access(path, os.R_OK) else "may not be read by this user"
+    kinds = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a folder"}
+    return f"{kinds.get(stat.S_IFMT(mode), 'a device')}, not {expected}"
+
+
 def content_of(path: Path) -> bytes:
     """Return the content of a file.
 

@@ -157,7 +157,7 @@ class Stage(BaseModel, ABC):
         return ()
 
     def files(self) -> tuple[Path, ...]:
-        """Return the files that the configuration names: their content, not their path, is part of the cache key."""
+        """Return the files and folders that the configuration names: in cache keys they count by content, not path."""
         return ()
 
     @abstractmethod

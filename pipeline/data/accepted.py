@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.core.dataset import Dataset, Normalisation, Split
+from pipeline.core.problems import examples, refuse
 from pipeline.data import checks
-from pipeline.data.problems import examples, refuse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.core.errors import InputError
-from pipeline.data.image_file import odd
-from pipeline.data.problems import NAMED, examples
+from pipeline.core.paths import odd
+from pipeline.core.problems import NAMED, examples
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
 SPLITS = ("train", "validation", "test")
@@ -156,7 +156,7 @@ def _images(found: Found, folder: Path) -> list[Path]:
         for path in (here / name for name in files if not is_hidden(name)):
             if path.suffix.lower() not in SUFFIXES:
                 found.others.append(found.relative(path))
-            elif why := odd(path):
+            elif why := odd(path, "an image file"):
                 found.problems.append(f"{found.relative(path)}: {why}")
             else:
                 images.append(path)

@@ -7,8 +7,6 @@ need `white`, the value that becomes 255. Alpha is dropped, palettes and CMYK be
 from __future__ import annotations
 
 import io
-import os
-import stat
 import struct
 import warnings
 from typing import IO, TYPE_CHECKING, Any
@@ -39,18 +37,6 @@ _TURNS = dict(enumerate((Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE
 
 class UnreadableError(InputError):
     """One image cannot be used; the text says why, without the file's name."""
-
-
-def odd(path: Path) -> str:
-    """Say why a path is no file that can be read, such as a link to nowhere or a pipe; empty: it is one."""
-    try:
-        mode = path.stat().st_mode
-    except OSError as error:
-        return f"a link to {path.readlink()}, which is not there" if path.is_symlink() else f"{error.strerror}"
-    if stat.S_ISREG(mode):
-        return "" if os.access(path, os.R_OK) else "may not be read by this user"
-    kinds = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a folder"}
-    return f"{kinds.get(stat.S_IFMT(mode), 'a device')}, not an image file"
 
 
 def opened(source: Path | IO[bytes]) -> Image.Image:

@@ -20,7 +20,7 @@ from pipeline.compress.surgery import apply, plan_for
 from pipeline.compress.tensors import stored_tensors
 from pipeline.core.artifact import Artifact, payload_digest
 from pipeline.core.errors import InputError
-from pipeline.network import load_network, write_network, write_original
+from pipeline.network import load_network, reads_since, write_network, write_original
 from pipeline.zoo import build
 
 if TYPE_CHECKING:
@@ -137,3 +137,52 @@ def test_another_format_is_refused(project: Project, tmp_path: Path) -> None:
     file.write_text(file.read_text().replace('"format": 1', '"format": 7'))
     with pytest.raises(InputError, match="has format 7, this version reads 1"):
         load_network(artifact(tmp_path))
+
+
+READS = """
+import json
+import sys
+from pathlib import Path
+from torch import nn
+sys.path.insert(0, {folder!r})
+import activations_of_test
+
+def build():
+    (factor,) = json.loads(Path({folder!r}, "factor.json").read_text())
+    return nn.Sequential(nn.Linear(4, 4), activations_of_test.Scaled(factor))
+"""
+SCALED = """
+from torch import nn
+
+class Scaled(nn.Module):
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x):
+        return self.factor * x
+"""
+
+
+@pytest.mark.parametrize("name", ["factor.json", "activations_of_test.py"])
+def test_what_a_definition_reads_has_to_be_the_same_when_it_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A file, or a module that lies elsewhere: another one would make another network of the same artifact."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "activations_of_test", raising=False)
+    for file, text in (("factor.json", "[2]"), ("activations_of_test.py", SCALED)):
+        (tmp_path / file).write_text(text)
+    definition, folder = tmp_path / "model.py", tmp_path / "stored"
+    definition.write_text(READS.format(folder=str(tmp_path)))
+    folder.mkdir()
+    model = build(definition, {})
+    with pytest.raises(InputError, match=r"reads or imports .*not what it was when the network was stored"):
+        write_original(folder, model, definition, {})
+    write_original(folder, model, definition, {}, reads=True)
+    assert torch.equal(load_network(artifact(folder))(torch.ones(1, 4)), model(torch.ones(1, 4)))
+    assert reads_since(folder) == []
+    (tmp_path / name).write_text((tmp_path / name).read_text().replace("2", "3") + "\n")
+    assert reads_since(folder) == [str(tmp_path / name)]
+    with pytest.raises(InputError, match=rf"reads or imports .*{name}, .*inputs: \[\.\.\.\]"):
+        load_network(artifact(folder))

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from pipeline.plan import Step
 
 
+TEACHER = "stages.finetune.distill={from: {definition: model.py, weights: teacher.safetensors, inputs: [%s]}}"
+
+
 def steps(project: Project, *overrides: str, seed: int = 0, recipe: Path | None = None) -> tuple[Step, ...]:
     """Return every step."""
     loaded = load_recipe(recipe or project.recipe, overrides)
@@ -65,11 +68,14 @@ def test_what_a_file_is_made_of_counts(project: Project) -> None:
     """Modules beside a definition or a data file, and the data's inputs: each starts at the step that it concerns."""
     labels = project.folder / "labels.txt"
     labels.write_text("0 1")
-    named = f"data.inputs=[{labels.name}]"
-    before, without = keys(project, named), keys(project)
-    labels.write_text("1 0")
-    assert keys(project) == without
-    assert changed(before, keys(project, named)) == changed(without, before) == 1
+    (project.folder / "teacher.safetensors").write_text("")
+    without = keys(project)
+    for named, first in (("data.inputs=[%s]", 1), ("model.inputs=[%s]", 0), (TEACHER, 2)):
+        given = named % labels.name
+        before = keys(project, given)
+        labels.write_text(f"{labels.read_text()} 1")
+        assert keys(project) == without
+        assert changed(before, keys(project, given)) == first
     for name, first in (("model", 0), ("data", 1)):
         file, module = project.folder / f"{name}.py", project.folder / f"{name}_parts.py"
         module.write_text("WIDTH = 16\n")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pipeline import judge
+from pipeline import api, judge
 from pipeline.core import entry
 from pipeline.core.artifact import Artifact, StageRecord
 from pipeline.core.dataset import Dataset, Normalisation
+from pipeline.core.errors import InputError
 from pipeline.core.stage import SilentProgress, Target
 from pipeline.core.store import Store, write_record
 from pipeline.records import previous_ingredients
@@ -18,7 +20,20 @@ from pipeline.runner import Run
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from conftest import Project
+
 FILE = Artifact(form="onnx", folder="/nowhere", digest="now", inputs=(), outputs=())  # type: ignore[arg-type]
+
+
+@dataclass
+class Notes(SilentProgress):
+    """Progress that keeps what is said."""
+
+    lines: list[str] = field(default_factory=list)
+
+    def note(self, text: str) -> None:
+        """Keep it."""
+        self.lines.append(text)
 
 
 @pytest.mark.parametrize(("parent", "fits"), [("now", True), ("before", False)])
@@ -71,3 +86,31 @@ def test_a_plan_that_cannot_be_read_is_told_and_holds_nothing(tmp_path: Path, co
     (tmp_path / "plan.json").write_bytes(content)
     assert previous_ingredients(tmp_path, notes.append) == []
     assert "it is written anew" in notes[0]
+
+
+def test_a_file_that_build_reads_is_said_and_never_taken_for_the_one_before(project: Project) -> None:
+    """Where the recipe does not name it, a change ends the next run; where it does, the network is made anew."""
+    definition, recipe, table = (project.folder / name for name in ("model.py", "toy.yaml", "width.txt"))
+    table.write_text("16")
+    width = f"int(Path({str(table)!r}).read_text())"
+    definition.write_text(f"from pathlib import Path\n{definition.read_text().replace('width=16', f'width={width}')}")
+    chosen = ["stages=[{kind: export, to: onnx}]", "data.arguments={train: 16}"]
+
+    def run(*more: str) -> tuple[list[str], list[bool]]:
+        progress, store = Notes(), project.folder / "store"
+        found = api.run(recipe, project.folder / "run", overrides=[*chosen, *more], store=store, progress=progress)
+        notes = [line for line in progress.lines if line.startswith("model: ")]
+        return notes, [row.cached for row in found.report.rows]
+
+    ((note,), _) = run()
+    assert "(width.txt)" in note
+    assert note.endswith("Write inputs: [width.txt] below model, or run with --fresh")
+    assert run() == ([], [True, True])
+    table.write_text("8")
+    with pytest.raises(InputError, match=r"model\.py reads or imports .*width\.txt, which is not what it was"):
+        run()
+    named = "model.inputs=[width.txt]"
+    assert run(named) == ([], [False, False])
+    assert run(named) == ([], [True, True])
+    table.write_text("16")
+    assert run(named)[1] == [False, False]

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from pipeline.core.errors import InputError
+from pipeline.core.files_read import users
 from pipeline.core.local_imports import local_modules
 from pipeline.data import python_file
-from pipeline.data.files_read import users
 
 if TYPE_CHECKING:
     from pathlib import Path

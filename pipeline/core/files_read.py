@@ -1,4 +1,4 @@
-"""Which files a block of Python reads: what `load` of a data file depends on beside its own text."""
+"""Which files a block of Python reads, and which files are the user's own."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import site
 import sys
 import sysconfig
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,14 +60,21 @@ def files_read() -> Iterator[set[Path]]:
 
 
 def users(paths: Iterable[str]) -> list[str]:
-    """Return those of absolute paths that may be data of the user's: no Python source, none of `_not_the_users`."""
-    apart = _not_the_users()
-    return [path for path in paths if not path.startswith(apart) and not path.endswith((".py", ".pyc"))]
+    """Return those of absolute paths that may be data of the user's, which Python's source is not."""
+    return [path for path in paths if not path.endswith((".py", ".pyc")) and is_users(path)]
 
 
-def _not_the_users() -> tuple[str, ...]:
-    """Return the beginnings of paths that belong to the system, to Python or to an installed package."""
-    places = {*sysconfig.get_paths().values(), *site.getsitepackages(), site.getusersitepackages()}
-    parts = [place for place in sys.path if Path(place).name in {"site-packages", "dist-packages"}]
-    found = {*places, *parts, *_SYSTEM}
-    return tuple(sorted(found - {sysconfig.get_path("data"), sysconfig.get_path("scripts")}))
+def is_users(path: str) -> bool:
+    """Say whether an absolute path is the user's own: not the system's, Python's or an installed package's."""
+    return not path.startswith(_others(tuple(sys.path)))
+
+
+@cache
+def _others(places: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the beginnings of paths that are not the user's; `places` are those where modules are looked for."""
+    installed = [*sysconfig.get_paths().values(), *site.getsitepackages(), site.getusersitepackages()]
+    packages = {"site-packages", "dist-packages"}
+    searched = [Path.cwd() / each for each in places]
+    installed += [str(each) for each in searched if each.name in packages or any(each.glob("*.dist-info"))]
+    found = {*installed} - {sysconfig.get_path("data"), sysconfig.get_path("scripts")}
+    return (*_SYSTEM, *sorted(os.path.join(place, "") for place in found))  # noqa: PTH118 - with a / at its end
