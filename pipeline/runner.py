@@ -45,7 +45,7 @@ from pipeline.no_gain import gain, settle
 from pipeline.plan import Plan, Step, make_plan
 from pipeline.records import PLAN_FILE, RUN_FILE, previous_ingredients
 from pipeline.stages.bundle import Bundle
-from pipeline.verdicts import budget_lines, with_timings, with_verdicts
+from pipeline.verdicts import budget_lines, in_vain, with_timings, with_verdicts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -318,6 +318,8 @@ class Run:
             changed=record.changed if record else {},
             **found.model_dump(),
         )
+        if self.rows and (words := in_vain(self.rows[-1], row)):
+            self.progress.note(f"{step.label}: the file is {words}")
         self.rows.append(row)
 
     def _finished(self, seconds: float) -> RunReport:

@@ -53,7 +53,19 @@ def with_verdicts(rows: Sequence[Row], measurement: Measurement | None, target: 
 def _verdict(before: Row, row: Row, measurement: Measurement | None, target: Target) -> str:
     if row.gain and row.gain.decision == "skipped":
         return f"skipped: no gain ({row.gain.text})"
-    return ", ".join(filter(None, (_far(row), _traded(before, row, measurement, target))))
+    traded, vain = _traded(before, row, measurement, target), in_vain(before, row)
+    said = (traded, vain.partition(", ")[2]) if traded else (vain,)
+    return ", ".join(filter(None, (_far(row), *said)))
+
+
+def in_vain(before: Row, row: Row) -> str:
+    """Say that a file in fewer bits is no smaller than its float file, and how much stayed in float; else empty."""
+    if row.nearness is None or not before.size_bytes or not row.size_bytes or row.size_bytes < before.size_bytes:
+        return ""
+    larger = row.size_bytes / before.size_bytes - 1
+    nodes = len(row.changed.get("float_nodes", ()))
+    stays = "nothing is in fewer bits" if row.changed.get("quantized_nodes") == {} else f"{nodes} nodes stay in float"
+    return f"{larger:.0%} larger, {stays}" if larger > SIZE_CHANGE else f"no smaller than in float, {stays}"
 
 
 def _far(row: Row) -> str:

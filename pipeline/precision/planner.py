@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.compress.quantization.completion import require_usable
 from pipeline.compress.quantization.placement import matching_nodes, require_float_and_folded
+from pipeline.compress.quantization.ranges import activation_ranges
 from pipeline.core.errors import InputError, StageError
 from pipeline.export.onnx_file import read_onnx
 from pipeline.measure.devices import open_device
@@ -80,7 +80,8 @@ def find_precision(
     matching_nodes(model, config.keep)
     calibrated = calibration_images(config, context, model)
     held_out = _held_out(context, calibrated.samples_NCHW)
-    require_usable(model, np.concatenate([calibrated.samples_NCHW, held_out]), config.keep)
+    every_image = np.concatenate([calibrated.samples_NCHW, held_out])
+    activation_ranges(model, every_image, calibration="min-max", keep=config.keep)  # refuses what is not finite
     device = None if target.device == "local" else open_device(target.device)
     facts = facts_of(device, target.runtime)
     schemes = facts.schemes if config.scheme == "auto" else (config.scheme,)

@@ -12,7 +12,7 @@ from pipeline.core.run import Accuracy, Interval, Row, Timing
 from pipeline.core.stage import Target
 from pipeline.recipe import Budget
 from pipeline.report.gains import told
-from pipeline.verdicts import budget_lines, with_timings, with_verdicts
+from pipeline.verdicts import budget_lines, in_vain, with_timings, with_verdicts
 
 TARGET = Target()
 
@@ -175,3 +175,31 @@ def test_far_files_are_told_first(
     tones = {"near": [], "kept": ["worse"], "float": ["unsure"]}[decision]
     assert [chip.tone for chip in chips] == [*tones, *(["better"] if timed else [])]
     assert rest == said.partition(": ")[2]
+
+
+@pytest.mark.parametrize("timed", [False, True])
+@pytest.mark.parametrize(
+    ("size", "nodes", "said"),
+    [
+        (900, {"Conv": 2}, ""),
+        (1000, {"Conv": 2}, "no smaller than in float, 3 nodes stay in float"),
+        (1200, {"Conv": 2}, "20% larger, 3 nodes stay in float"),
+        (1000, {}, "no smaller than in float, nothing is in fewer bits"),
+    ],
+)
+def test_a_quantized_file_that_is_no_smaller_is_told(
+    size: int,
+    nodes: dict[str, int],
+    said: str,
+    timed: bool,  # noqa: FBT001 - a parameter
+) -> None:
+    """Whether anything was timed or not; a stage that makes no file in fewer bits is not asked."""
+    found = Nearness(decision="near", decibels=40.0, seen=())
+    changed = {NEARNESS: found.model_dump(mode="json"), "quantized_nodes": nodes, "float_nodes": ["a", "b", "c"]}
+    before, after = row("a"), row("b", size=size).model_copy(update={"changed": changed})
+    assert in_vain(before, after) == said
+    assert in_vain(before, row("b", size=size)) == ""
+    _, judged = with_verdicts((before, after), measured({"a": 2.0, "b": 2.0}) if timed else None, TARGET)
+    assert said.partition(", ")[2] in judged.verdict
+    assert bool(judged.verdict) == (timed or bool(said))
+    assert [chip.tone for chip in told("20% larger, 3 nodes stay in float")[0]] == ["worse"]

@@ -9,11 +9,11 @@ import numpy as np
 from pipeline.compress.quantization import pairs, qdq
 from pipeline.compress.quantization.biases import store_biases
 from pipeline.compress.quantization.canonical import stored_weights
-from pipeline.compress.quantization.ranges import activation_ranges, reasons_for_float, remembered_ranges
+from pipeline.compress.quantization.ranges import reasons_for_float, remembered_ranges
 from pipeline.compress.quantization.tiny_scales import has_tiny_scales, refine
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from numpy.typing import NDArray
     from onnx import GraphProto, ModelProto
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 ACTIVATIONS: dict[Scheme, type[np.uint8 | np.int8]] = {"u8s8": np.uint8, "u8s8-reduced": np.uint8, "s8s8": np.int8}
 
 
-def require_usable(model: ModelProto, samples_NCHW: NDArray[np.float32], keep: Sequence[str] = ()) -> dict[str, str]:
+def require_usable(model: ModelProto, samples_NCHW: NDArray[np.float32], request: Request) -> dict[str, str]:
     """Check the images, on which engines rely, and return which nodes have to stay in float, and why.
 
     Raises InputError or StageError as `activation_ranges` does.
     """
-    return reasons_for_float(model, activation_ranges(model, samples_NCHW, calibration="min-max", keep=keep), keep)
+    return reasons_for_float(model, _ranges(model, samples_NCHW, request), request.keep)
 
 
 def complete(graph: GraphProto, given: ModelProto, samples_NCHW: NDArray[np.float32], request: Request) -> None:

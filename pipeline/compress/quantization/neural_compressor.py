@@ -59,7 +59,7 @@ class NeuralCompressor:
         require_float_and_folded(model)
         matching_nodes(model, request.keep)
         given = canonical(model)
-        reasons = require_usable(given, samples_NCHW, request.keep)
+        reasons = require_usable(given, samples_NCHW, request)
         kept = nodes_like(given, request.keep) | reasons.keys()
         _, found = simulate(given, samples_NCHW, request)
         result = onnx.ModelProto()

@@ -58,7 +58,7 @@ class Nncf:
         require_float_and_folded(model)
         matching_nodes(model, request.keep)
         given = canonical(model)
-        reasons = require_usable(given, samples_NCHW, request.keep)
+        reasons = require_usable(given, samples_NCHW, request)
         kept = nodes_like(given, request.keep) | reasons.keys()
         corrected = _quantized(given, samples_NCHW, request, kept)
         uncorrected = _with_weights_of(corrected, given)

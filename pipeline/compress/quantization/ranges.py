@@ -2,8 +2,9 @@
 
 A mask holds minus infinity, so that what it covers has no weight behind the softmax. No grid of 8 bits holds such a
 value beside scores, so a tensor that a stored constant makes infinite has no range here, nor has one that a softmax
-reads and that reaches below -10,000, which stands for the same. What reads or makes it stays in float. Infinite or
-undefined values that the network computes by itself are an error.
+reads and that reaches below -10,000, which stands for the same. Nor has one beside whose constants 8 bits hold nothing
+of what differs between images (`variation.py`). What reads or makes such a tensor stays in float. Infinite or undefined
+values that the network computes by itself are an error.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from onnx import TensorProto, numpy_helper
 
 from pipeline.compress.calibration import Histograms, Limits
 from pipeline.compress.quantization.placement import BIAS, PRODUCTS, left_in_float, nodes_like
+from pipeline.compress.quantization.variation import Variation
 from pipeline.core.errors import InputError, StageError
 
 if TYPE_CHECKING:
@@ -38,6 +40,10 @@ DEAD = 256 * float(np.finfo(np.float32).tiny)
 #: Ends of the range of a dead tensor.
 SMALLEST = 1e-25
 SOFTMAX = frozenset({"LogSoftmax", "Softmax"})
+#: What every engine fuses into the product before it.
+FUSED = frozenset({"Clip", "Relu"})
+#: What is said of a tensor that has no range.
+NO_RANGE = "masked, not finite, or so large that 8 bits hold nothing of what differs between images"
 #: What may stand between the scores and the softmax.
 BETWEEN = frozenset({"Clip", "Flatten", "Max", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 #: Ranges by the content of the graph and the images, and how they were found.
@@ -75,27 +81,48 @@ def activation_ranges(
 ) -> dict[str, Range]:
     """Return the range of each float activation of the graph, input and outputs included, that has one.
 
-    None have those that are masked, and what nodes that match `keep` make where that is not finite.
+    None have those that are masked, whose constants leave nothing of the rest in 8 bits, and what nodes that match
+    `keep` make where that is not finite.
 
     Raises:
         InputError: there are no samples, or they do not have the shape that the graph takes.
         StageError: an activation is not finite, and neither a stored constant nor a kept node is why.
     """
     _require_fitting(model, samples_NCHW)
-    limits = Limits()
+    limits, variation = Limits(), Variation()
     for tensors in _activations(model, samples_NCHW):
         limits.add(tensors)
+        variation.add(tensors, len(tensors[model.graph.input[0].name]))
     infinite = {name for name, bounds in limits.ranges.items() if not np.isfinite(bounds).all()}
     _require_explained(model, infinite, limits.ranges, nodes_like(model, keep))
     unusable = infinite | _masked_scores(model, limits.ranges)
     finite = {name: bounds for name, bounds in limits.ranges.items() if name not in unusable}
-    dead = _dead(model, finite)
-    if calibration == "min-max":
-        return finite | dead
-    histograms = Histograms(finite)
-    for tensors in _activations(model, samples_NCHW):
-        histograms.add({name: values for name, values in tensors.items() if name in finite})
-    return histograms.find(calibration, percentile) | dead
+    found = dict(finite)
+    if calibration != "min-max":
+        histograms = Histograms(finite)
+        for tensors in _activations(model, samples_NCHW):
+            histograms.add({name: values for name, values in tensors.items() if name in finite})
+        found = histograms.find(calibration, percentile)
+    hidden = _unfused(model, variation.hidden(found))
+    return {name: bounds for name, bounds in (found | _dead(model, finite)).items() if name not in hidden}
+
+
+def _unfused(model: ModelProto, hidden: set[str]) -> set[str]:
+    """Return the hidden tensors but for those that get no pair: outputs, and what a Relu or Clip alone reads.
+
+    That is fused into the product before it, and cuts off what hides where its own output is not hidden.
+    """
+    read_by: dict[str, list[NodeProto]] = {}
+    for node in model.graph.node:
+        for value in node.input:
+            read_by.setdefault(value, []).append(node)
+
+    def has_pair(name: str) -> bool:
+        readers = read_by.get(name, [])
+        fused = len(readers) == 1 and readers[0].op_type in FUSED and readers[0].output[0] not in hidden
+        return bool(readers) and not fused
+
+    return {name for name in hidden if has_pair(name)}
 
 
 def _dead(model: ModelProto, ranges: Mapping[str, Range]) -> dict[str, Range]:
@@ -135,7 +162,7 @@ def _without_range(model: ModelProto, ranges: Mapping[str, Range]) -> dict[str, 
             found[node.name] = "its means are tiny beside its values, which no integer kernel computes"
         touched = [value for value in (*node.input, *node.output) if value in lacking]
         if touched:
-            found[node.name] = f"{touched[0]} holds values that are masked or not finite"
+            found[node.name] = f"{touched[0]} holds values that are {NO_RANGE}"
     return found
 
 
