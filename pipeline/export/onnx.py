@@ -22,6 +22,7 @@ from pipeline.core.quiet import quiet
 from pipeline.core.user_code import origin, quoted
 from pipeline.export.attention import spelled_out
 from pipeline.export.bounds import one_kind_of_number
+from pipeline.export.data_attribute import data_as_operations
 from pipeline.export.onnx_file import finish, first_line, onnx_specs, write_onnx
 
 if TYPE_CHECKING:
@@ -85,7 +86,13 @@ def _translate(
     sample = torch.zeros(2 if dynamic else shape[0], *shape[1:])
     shapes = ({0: torch.export.Dim("batch")},) if dynamic else None
     try:
-        with quiet(r"`isinstance\(treespec, LeafSpec\)`", FutureWarning), spelled_out(), one_kind_of_number():
+        with (
+            quiet(r"`isinstance\(treespec, LeafSpec\)`", FutureWarning),
+            quiet(r"The tensor attributes? self\.", UserWarning),
+            spelled_out(),
+            one_kind_of_number(),
+            data_as_operations(),
+        ):
             program = torch.onnx.export(
                 model,
                 (sample,),

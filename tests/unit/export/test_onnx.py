@@ -192,6 +192,34 @@ def test_bounds_of_two_kinds_are_exported(case: str, tmp_path: Path, samples: ND
     np.testing.assert_allclose(found, torch_outputs(model, samples)[0], atol=1e-6)
 
 
+class Merged(nn.Module):
+    """Computes the weights of evaluation from those of training in forward, through `.data`."""
+
+    def __init__(self) -> None:
+        """Build the layers."""
+        super().__init__()
+        self.wide, self.skip, self.merged = (nn.Conv2d(3, 4, size, padding=size // 2) for size in (3, 1, 3))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map [N, 3, H, W] to [N, 4, H, W]."""
+        if self.training:
+            return self.wide(images) + self.skip(images)  # type: ignore[no-any-return]
+        self.kernel = self.wide.weight.data.clone() + nn.functional.pad(self.skip.weight.data, (1, 1, 1, 1))
+        self.merged.weight.data = self.kernel.contiguous()
+        self.merged.bias.data = self.wide.bias.data + self.skip.bias.data
+        return self.merged(images)  # type: ignore[no-any-return]
+
+
+def test_weights_assigned_in_forward_are_exported(tmp_path: Path, samples: NDArray[np.float32]) -> None:
+    """The file computes with the merged weights, and export itself assigns nothing."""
+    model = Merged().eval()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    export_onnx(model, tmp_path, input_shape=(2, *samples.shape[1:]), dynamic_batch=True)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    wanted = (model.wide(torch.as_tensor(samples)) + model.skip(torch.as_tensor(samples))).detach().numpy()
+    np.testing.assert_allclose(onnx_outputs(tmp_path / "model.onnx", samples)[0], wanted, atol=1e-5)
+
+
 def test_an_operator_that_onnx_lacks_is_told_as_that(tmp_path: Path) -> None:
     """It is no branch and no numpy: the operator is named."""
     with pytest.raises(InputError, match=r"no translation for an operation of it: .*rrelu") as caught:
