@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch.fx import GraphModule
 
 from pipeline.compress.definition import source
+from pipeline.compress.kept_state import ADVICE, kept_state
 from pipeline.compress.reproduction import (
     ROUNDING,
     alike,
@@ -195,6 +196,8 @@ def _loaded_again(folder: Path, inputs: Sequence[TensorSpec], example: Example, 
 
 def _unlike(model: nn.Module, again: nn.Module, example: Example) -> str:
     """Say why a network computes something else once it was stored and read back."""
+    if changed := kept_state(model, example):
+        return f"the network keeps state in evaluation: its forward changes {changed}. {ADVICE}."
     layer = random_layer(model, example)
     if layer is not None:
         where = f"layer {layer} ({type(model.get_submodule(layer)).__name__})" if layer else "its own forward"

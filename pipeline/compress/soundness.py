@@ -8,6 +8,7 @@ reason that only its own code tells.
 from __future__ import annotations
 
 import traceback
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline.compress.inference import outputs
+from pipeline.compress.kept_state import ADVICE, kept_state
 from pipeline.core.errors import InputError
 from pipeline.core.user_code import line_of, told
 
@@ -71,13 +73,19 @@ def randomness(model: nn.Module, batch: Tensor) -> str:
         return ""
     with _Drawn() as drawn:
         outputs(model, batch.clone())
-    said = "the network is random in evaluation: two runs on the same images give different outputs"
+    said = "two runs of the network on the same images give different outputs"
     if drawn.operator:
         return (
-            f"{said}. It draws random numbers ({drawn.operator}{drawn.line and ' at '}{drawn.line}). Expected none in "
-            "evaluation: F.dropout needs training=self.training (it is on unless it is told so), or use nn.Dropout"
+            f"the network is random in evaluation: {said}. It draws random numbers "
+            f"({drawn.operator}{drawn.line and ' at '}{drawn.line}). Expected none in evaluation: F.dropout needs "
+            "training=self.training (it is on unless it is told so), or use nn.Dropout"
         )
-    return f"{said}, and torch drew no random numbers: its forward keeps a state, or uses random or numpy.random"
+    if changed := kept_state(model, (batch,)):
+        return f"the network keeps state in evaluation: {said}, and its forward changes {changed}. {ADVICE}"
+    return (
+        f"{said}, torch drew no random numbers, and nothing that the network holds has changed: its forward uses "
+        "random or numpy.random, or what lies outside it, such as a global variable"
+    )
 
 
 def mixing(model: nn.Module, batch: Tensor) -> str:
@@ -86,6 +94,13 @@ def mixing(model: nn.Module, batch: Tensor) -> str:
     alone = [outputs(model, image[None].clone()) for image in batch]
     if not _apart(together, [torch.cat(parts) for parts in zip(*alone, strict=True)]):
         return ""
+    if cause := randomness(model, batch):
+        return cause
+    if _rounded(model, batch):
+        return (
+            "its sums are rounded otherwise for one image than for several, by more than is allowed: some values are "
+            "so large that float32 holds little of the rest. Look for biases or inputs of a million and more"
+        )
     norms = [
         f"{name or 'the network'} ({type(module).__name__})"
         for name, module in model.named_modules()
@@ -97,7 +112,22 @@ def mixing(model: nn.Module, batch: Tensor) -> str:
             f"{said}: {', '.join(norms[:NAMED])} has no running statistics and takes those of the batch in evaluation "
             "too. Expected statistics that stay: track_running_stats=True and a training with it, or GroupNorm"
         )
+    if changed := kept_state(model, (batch,)):
+        return f"{said}, and its forward changes {changed}, as a norm does that stays in training. {ADVICE}"
     return f"{said}: its forward computes across them, such as a mean over dimension 0"
+
+
+def _rounded(model: nn.Module, batch: Tensor) -> bool:
+    """Say whether an image's output depends on the images beside it by the rounding of float32 alone."""
+    if not all(each.is_floating_point() for each in (batch, *model.parameters())):
+        return False
+    wide, images = deepcopy(model).double(), batch.double()
+    try:
+        together = outputs(wide, images)
+        alone = [outputs(wide, image[None]) for image in images]
+    except (RuntimeError, TypeError):  # a network that makes float32 tensors itself cannot be asked
+        return False
+    return not _apart(together, [torch.cat(parts) for parts in zip(*alone, strict=True)])
 
 
 def _takes(model: nn.Module, batch: Tensor) -> bool:

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from pipeline.compress.certificate import DifferentError
 from pipeline.compress.inference import first_line, in_training, outputs, seeded, where
+from pipeline.compress.kept_state import ADVICE, kept_state
 from pipeline.compress.tensors import copied, stored_tensors
 from pipeline.compress.untouched import untouched
 from pipeline.compress.wide import double_precision, widened
@@ -98,9 +99,11 @@ class Trial:
         except Exception:  # noqa: BLE001 - what does not run in float64 is told by the certificate
             return
         if not all(torch.equal(*pair) for pair in zip(first, second, strict=True)):
+            said = "The network gives other outputs for the same input in every run of evaluation"
+            if changed := kept_state(self.model, self._example):
+                raise InputError(f"{said}: its forward changes {changed}. {ADVICE}.")
             raise InputError(
-                "The network gives other outputs for the same input in every run of evaluation: its forward makes "
-                "random choices. Expected a network that `eval()` makes repeatable."
+                f"{said}: its forward makes random choices. Expected a network that `eval()` makes repeatable."
             )
 
     def check_batches(self, pruned: nn.Module) -> None:

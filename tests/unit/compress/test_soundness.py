@@ -8,8 +8,12 @@ import pytest
 import torch
 from torch import nn
 
+from pipeline.compress.kept_state import kept_state
 from pipeline.compress.soundness import check_classifier, mixing
+from pipeline.compress.trial import Trial
+from pipeline.core.artifact import TensorSpec
 from pipeline.core.errors import InputError
+from pipeline.network import write_original
 from pipeline.zoo import build
 
 if TYPE_CHECKING:
@@ -51,9 +55,24 @@ REFUSED = {
     "numpy": (
         "x = x * np.random.rand()",
         "y",
-        "torch drew no random numbers: its forward keeps a state, or uses random",
+        "torch drew no random numbers, and nothing that the network holds has changed: its forward uses random",
     ),
-    "state": ("self.calls += 1", "y * self.calls", "torch drew no random numbers: its forward keeps a state"),
+    "counter": (
+        "self.calls += 1",
+        "y * self.calls",
+        r"changes calls of the network at .*model\.py:15 `self.calls \+= 1`",
+    ),
+    "buffer": (
+        "self.body[1].running_mean.sub_(1)",
+        "y",
+        r"keeps state in evaluation: .*changes buffer body.1.running_mean at .*model\.py:15 `self.body\[1\]",
+    ),
+    "buffer that is replaced": (
+        "self.body[1].running_var = self.body[1].running_var * 2",
+        "y",
+        r"changes buffer body.1.running_var at .*model\.py:15",
+    ),
+    "list": ("self.body.kept = [*getattr(self.body, 'kept', []), 1]", "y * len(self.body.kept)", r"changes kept\[\d\]"),
     "error": (
         "raise ValueError('grey')",
         "y",
@@ -129,3 +148,43 @@ def test_batch_statistics_in_evaluation_are_named() -> None:
             return (x - x.mean(0)).mean((2, 3))
 
     assert "its forward computes across them" in mixing(Centred(), batch)
+
+
+def test_a_norm_that_stays_in_training_is_named_with_its_line(tmp_path: Path) -> None:
+    """Its outputs are the same each time, and the images beside one change them."""
+    model, batch = network(tmp_path, "self.body[1].train()", "y"), torch.randn(4, 3, 8, 8)
+    model.body[3].p = 0.0  # type: ignore[index,union-attr]
+    found = mixing(model, batch)
+    assert "its forward changes buffer body.1.running_mean at " in found
+    assert "model.py:16 `y = self.fc" in found
+
+
+def test_a_large_constant_is_no_dependence_on_other_images() -> None:
+    """Sums of a million round otherwise in a larger batch; in float64 nothing is left of the difference."""
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 16, 3), nn.GroupNorm(16, 16), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.GroupNorm(16, 16)
+    model = nn.Sequential(*layers, nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(16, 3)).eval()
+    nn.init.constant_(model[0].bias, 1e6)  # type: ignore[arg-type]
+    found = mixing(model, torch.randn(8, 3, 12, 12))
+    assert found == "" or "so large that float32 holds little of the rest" in found
+
+
+def test_kept_state_is_named_and_left_as_it_was(tmp_path: Path) -> None:
+    """A network that makes a tensor at its first call keeps no state; in storing, state is not told as random."""
+    lazy = network(tmp_path, "self.table = getattr(self, 'table', None) or [torch.ones(3)]", "y + self.table[0]")
+    assert kept_state(lazy, (torch.randn(SHAPE),)) == ""
+    model = network(tmp_path, "self.fc.bias.data.mul_(2)", "y")
+    before = model.fc.bias.detach().clone()  # type: ignore[union-attr,operator]
+    assert kept_state(model, (torch.randn(SHAPE),)).startswith("parameter fc.bias at ")
+    assert torch.equal(model.fc.bias, before)  # type: ignore[union-attr,arg-type]
+
+
+def test_a_network_that_keeps_state_is_not_told_as_a_random_one(tmp_path: Path) -> None:
+    """The buffer is named where the certificate would blame a rule, and where storing would blame random numbers."""
+    file = tmp_path / "model.py"
+    model = network(tmp_path, "self.body[1].running_mean.sub_(1)", "y")
+    with pytest.raises(InputError, match=r"its forward changes buffer body.1.running_mean at .*model\.py:15"):
+        Trial(model, (torch.randn(2, *SHAPE[1:]),)).check_repeatable()
+    (tmp_path / "stored").mkdir()
+    with pytest.raises(InputError, match=r"its forward changes buffer body.1.running_mean at .*model\.py:15"):
+        write_original(tmp_path / "stored", model, file, {}, (TensorSpec(name="input", shape=SHAPE),))
