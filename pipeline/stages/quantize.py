@@ -57,7 +57,7 @@ DEPENDS_ON: dict[str, tuple[str, ...]] = {
 class Quantize(QuantizationConfig, Stage):
     """ONNX FP32 to ONNX int8 (QDQ), or to another precision."""
 
-    revision: ClassVar[int] = 7
+    revision: ClassVar[int] = 8
     computes: ClassVar[bool] = True
     libraries: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnxruntime")
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 class QuantizeAwareFinetune(TrainingConfig, QuantizationConfig, Stage):
     """Torch network to ONNX int8 (QDQ)."""
 
-    revision: ClassVar[int] = 5
+    revision: ClassVar[int] = 6
     computes: ClassVar[bool] = True
     libraries: ClassVar[tuple[str, ...]] = ("numpy", "torch", "onnx", "onnxscript", "onnxruntime")
 

@@ -34,8 +34,8 @@ CONTRACTS = {
     "export": Contract({"to": "onnx"}, {"torch"}, "onnx", 1),
     "export again": Contract({"kind": "export", "to": "openvino"}, {"onnx"}, "openvino", 1),
     "simplify": Contract({}, {"onnx"}, "onnx", 1),
-    "quantize": Contract({}, {"onnx"}, "onnx", 7),
-    "quantize-aware-finetune": Contract({"epochs": 1}, {"torch"}, "onnx", 5),
+    "quantize": Contract({}, {"onnx"}, "onnx", 8),
+    "quantize-aware-finetune": Contract({"epochs": 1}, {"torch"}, "onnx", 6),
     "measure": Contract({}, {"torch", "onnx", "openvino"}, "torch", 2),
     "bundle": Contract({}, {"onnx", "openvino"}, "onnx", 1),
 }

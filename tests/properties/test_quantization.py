@@ -85,3 +85,24 @@ def test_an_int8_file_is_within_the_noise_of_8_bits(engine: EngineName) -> None:
         assert problems(Random(seed), engine) == []  # noqa: S311 - no secret
 
     check()
+
+
+@pytest.mark.parametrize(
+    ("engine", "seed"),
+    [
+        ("onnxruntime", 7293),  # sums a million times a clip's bounds, in OpenVINO
+        ("onnxruntime", 7511),  # an addition a million times a clip's bounds
+        ("onnxruntime", 20379),  # weights of 1e-28 beside those of 1e4, in OpenVINO
+        ("onnxruntime", 21843),  # a softmax over one number
+        ("nncf", 32),  # a huge bias on the left of an addition
+        ("nncf", 30054),  # smoothed weights below the floor of scales
+        ("nncf", 30138),  # smoothed activations below it
+        ("nncf", 30263),  # several outputs for each input of a depthwise convolution
+        ("nncf", 30288),  # a bias that makes up for weights below the floor
+    ],
+)
+def test_networks_that_were_wrong_once(engine: EngineName, seed: int) -> None:
+    """Each for another reason."""
+    if missing(ENGINES[engine]()) is not None:
+        pytest.skip(f"{engine} is not installed")
+    assert problems(Random(seed), engine) == []  # noqa: S311 - no secret

@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-#: Place of the bias among the inputs of a product, and of an Add behind a MatMul, which runtimes fuse with it.
-BIAS = {"Conv": 2, "ConvTranspose": 2, "Gemm": 2, "Add": 1}
+#: Place of the bias among the inputs of a product. An Add behind a MatMul, which runtimes fuse with it, has it on
+#: either side.
+BIAS = {"Conv": 2, "ConvTranspose": 2, "Gemm": 2}
 WEIGHT = 1
 #: Largest bias: sums of products, of which 32 bits must hold as much again, are added to it.
 LARGEST_BIAS = 2**30
@@ -40,11 +41,14 @@ SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
 class _Layer:
     """An integer product and its float bias: `holder` adds that, the product itself or an Add behind a MatMul.
 
+    `place` is that of the bias among the holder's inputs.
+
     The weight [outputs along `axis`] comes out of `dequantize`, and the data has one scale.
     """
 
     product: NodeProto
     holder: NodeProto
+    place: int
     bias: Array
     x_scale: float
     dequantize: NodeProto
@@ -110,7 +114,10 @@ def needed_scale(bias: Array, x_scale: float) -> Array:
 def _layer(node: NodeProto, wiring: Wiring) -> _Layer | None:
     """Return the layer whose bias a node adds, if it computes with integers and the bias has one float an output."""
     place = BIAS.get(node.op_type, len(node.input))
-    product = wiring.made_by.get(node.input[0]) if node.op_type == "Add" else node
+    product: NodeProto | None = node
+    if node.op_type == "Add":
+        place = int(node.input[0] not in wiring.stored)
+        product = wiring.made_by.get(node.input[1 - place])
     if place >= len(node.input) or node.input[place] not in wiring.stored or product is None:
         return None
     x, bias = wiring.activation_grid(product.input[0]), wiring.numbers(node.input[place])
@@ -129,7 +136,7 @@ def _layer(node: NodeProto, wiring: Wiring) -> _Layer | None:
     repeated = bias.size // integers.shape[axis] if product.op_type == "ConvTranspose" else 1
     if integers.ndim < MATRIX or (scale.size > 1 and own_axis != axis) or bias.size != repeated * integers.shape[axis]:
         return None
-    return _Layer(product, node, bias, float(x[0]), dequantize, axis, integers, scale, zero_point)
+    return _Layer(product, node, place, bias, float(x[0]), dequantize, axis, integers, scale, zero_point)
 
 
 def _is_scaled(product: NodeProto) -> bool:
@@ -177,9 +184,8 @@ def _stored_bias(graph: GraphProto, layer: _Layer) -> NodeProto:
         scale = np.tile(scale, layer.bias.size // scale.size)
     scale = scale.astype(np.float32)
     numbers = np.rint(layer.bias / scale.astype(np.float64)).astype(np.int32)
-    place = BIAS[layer.holder.op_type]
-    new = _dequantize(graph, layer.holder.input[place], (numbers, scale, np.zeros(scale.shape, np.int32)), 0)
-    layer.holder.input[place] = new.output[0]
+    new = _dequantize(graph, layer.holder.input[layer.place], (numbers, scale, np.zeros(scale.shape, np.int32)), 0)
+    layer.holder.input[layer.place] = new.output[0]
     return new
 
 

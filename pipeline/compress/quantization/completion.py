@@ -8,18 +8,24 @@ import numpy as np
 
 from pipeline.compress.quantization import pairs, qdq
 from pipeline.compress.quantization.biases import store_biases
-from pipeline.compress.quantization.canonical import stored_weights
+from pipeline.compress.quantization.canonical import output_axis, stored_weights
+from pipeline.compress.quantization.kernel_limits import lift_dead_scales
 from pipeline.compress.quantization.ranges import reasons_for_float, remembered_ranges
 from pipeline.compress.quantization.tiny_scales import has_tiny_scales, refine
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
+    from typing import Any
 
     from numpy.typing import NDArray
-    from onnx import GraphProto, ModelProto
+    from onnx import GraphProto, ModelProto, NodeProto
 
     from pipeline.compress.calibration import Range
     from pipeline.compress.quantization.engine import Request, Scheme
+
+    Array = NDArray[Any]
+    #: The node that multiplies the data, and its factors [inputs].
+    Smoothing = tuple[NodeProto, Array]
 
 #: Type of activations in the schemes whose weights are s8.
 ACTIVATIONS: dict[Scheme, type[np.uint8 | np.int8]] = {"u8s8": np.uint8, "u8s8-reduced": np.uint8, "s8s8": np.int8}
@@ -43,8 +49,11 @@ def complete(graph: GraphProto, given: ModelProto, samples_NCHW: NDArray[np.floa
     pairs.retype(graph, kind)
     if request.symmetric:
         pairs.centre(graph)
+    smoothings = _smoothings(graph, given)
+    weights = _smoothed(given, smoothings)
     if has_tiny_scales(graph):
-        refine(graph, given, _ranges(given, samples_NCHW, request), request)
+        ranges = _ranges(given, samples_NCHW, request)
+        refine(graph, weights, {**ranges, **_smoothed_ranges(smoothings, ranges)}, request)
     _simplify(graph)
     while lacking := pairs.finish_convolutions(graph, symmetric=request.symmetric):
         ranges = _ranges(given, samples_NCHW, request)
@@ -52,8 +61,41 @@ def complete(graph: GraphProto, given: ModelProto, samples_NCHW: NDArray[np.floa
         qdq.insert_pairs(graph, grids)
         _simplify(graph)
     _simplify(graph)
-    store_biases(graph, stored_weights(given))
+    lift_dead_scales(graph)
+    store_biases(graph, weights)
     qdq.remove_unread(graph)
+
+
+def _smoothings(graph: GraphProto, given: ModelProto) -> dict[str, Smoothing]:
+    """Return, by the name of a product, what an engine has put in front of it: SmoothQuant.
+
+    It multiplies the data by a number for each input, and divides the weights by it.
+    """
+    wiring, known = qdq.Wiring(graph), {node.name for node in given.graph.node}
+    found: dict[str, Smoothing] = {}
+    for node in graph.node:
+        maker = wiring.made_by.get(node.input[0]) if node.op_type in {"Gemm", "MatMul"} else None
+        while maker is not None and maker.op_type in {"QuantizeLinear", "DequantizeLinear"}:
+            maker = wiring.made_by.get(maker.input[0])
+        if maker is not None and maker.op_type == "Mul" and maker.name not in known and maker.input[1] in wiring.stored:
+            found[node.name] = (maker, wiring.numbers(maker.input[1]).reshape(-1))
+    return found
+
+
+def _smoothed(given: ModelProto, smoothings: Mapping[str, Smoothing]) -> dict[str, Array]:
+    """Return the float weights of products by their name, divided where data are multiplied."""
+    weights = stored_weights(given)
+    for node in given.graph.node:
+        if node.name in smoothings and node.name in weights:
+            factors = smoothings[node.name][1]
+            weights[node.name] = weights[node.name] / (factors if output_axis(node) == 0 else factors[:, None])
+    return weights
+
+
+def _smoothed_ranges(smoothings: Mapping[str, Smoothing], ranges: Mapping[str, Range]) -> dict[str, Range]:
+    """Return ranges that hold the multiplied data."""
+    pairs = [(node, float(factors.max())) for node, factors in smoothings.values() if node.input[0] in ranges]
+    return {node.output[0]: (ranges[node.input[0]][0] * most, ranges[node.input[0]][1] * most) for node, most in pairs}
 
 
 def _ranges(given: ModelProto, samples_NCHW: NDArray[np.float32], request: Request) -> dict[str, Range]:

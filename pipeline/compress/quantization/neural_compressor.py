@@ -26,6 +26,7 @@ from pipeline.compress.quantization.canonical import canonical
 from pipeline.compress.quantization.completion import ACTIVATIONS, batches, complete, require_usable
 from pipeline.compress.quantization.engine import Quantized
 from pipeline.compress.quantization.holding import hold_clips
+from pipeline.compress.quantization.kernel_limits import beyond_kernels
 from pipeline.compress.quantization.placement import count, matching_nodes, nodes_like, require_float_and_folded
 from pipeline.core.errors import InputError, StageError
 from pipeline.core.quiet import quiet
@@ -66,7 +67,8 @@ class NeuralCompressor:
         result.CopyFrom(given)
         pt2e.place_pairs(result.graph, found, kept)
         complete(result.graph, given, samples_NCHW, request)
-        return Quantized(hold_clips(result), *count(result, kept), reasons)
+        reasons |= beyond_kernels(result.graph, kept)
+        return Quantized(hold_clips(result), *count(result, kept | reasons.keys()), reasons)
 
 
 def simulate(

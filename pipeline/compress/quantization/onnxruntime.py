@@ -18,6 +18,7 @@ from pipeline.compress.quantization.biases import store_biases
 from pipeline.compress.quantization.canonical import canonical, stored_weights
 from pipeline.compress.quantization.engine import Quantized, Request
 from pipeline.compress.quantization.holding import hold_clips
+from pipeline.compress.quantization.kernel_limits import beyond_kernels, lift_dead_scales
 from pipeline.compress.quantization.placement import (
     QUANTIZABLE,
     count,
@@ -128,9 +129,11 @@ def quantize_with_ranges(model: ModelProto, ranges: Mapping[str, Range], request
         quantizer.quantize_model()
     quantizer.model.topological_sort()
     result: ModelProto = quantizer.model.model
+    lift_dead_scales(result.graph)
     store_biases(result.graph, weights)
     leave_outputs_in_float(result)
-    return Quantized(hold_clips(result), *count(result, kept), reasons)
+    reasons |= beyond_kernels(result.graph, kept)
+    return Quantized(hold_clips(result), *count(result, kept | reasons.keys()), reasons)
 
 
 def _tensors_data(ranges: Mapping[str, Range]) -> TensorsData:

@@ -6,12 +6,13 @@ from collections import Counter
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
+import onnx
 from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
 from pipeline.core.errors import InputError, StageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from onnx import ModelProto, NodeProto
 
@@ -75,7 +76,7 @@ def nodes_like(model: ModelProto, patterns: Sequence[str]) -> frozenset[str]:
 def left_in_float(model: ModelProto) -> dict[str, str]:
     """Return the nodes of a float graph that no quantizer gets right, and why each stays in float."""
     stored = {tensor.name for tensor in model.graph.initializer}
-    found: dict[str, str] = {}
+    found = dict.fromkeys(_softmax_over_one(model), "it is always 1, of which onnxruntime's integers make 0")
     for node in model.graph.node:
         if node.op_type == "BatchNormalization":
             found[node.name] = "no convolution can take this batch norm"
@@ -84,6 +85,18 @@ def left_in_float(model: ModelProto) -> dict[str, str]:
         elif node.op_type == "Gemm" and node.input[BIAS:] and not stored.issuperset(node.input[WEIGHT:]):
             found[node.name] = "its weight is computed, its bias is not"
     return found
+
+
+def _softmax_over_one(model: ModelProto) -> Iterator[str]:
+    """Yield the names of nodes whose softmax is over a single number, as shape inference tells."""
+    nodes = [node for node in model.graph.node if node.op_type == "Softmax"]
+    values = onnx.shape_inference.infer_shapes(model).graph.value_info if nodes else ()
+    shapes = {value.name: value.type.tensor_type.shape.dim for value in values}
+    for node in nodes:
+        axis = next((each.i for each in node.attribute if each.name == "axis"), -1)
+        dims = shapes.get(node.input[0], ())
+        if dims and dims[axis].dim_value == 1:
+            yield node.name
 
 
 def suspects(model: ModelProto, keep: Sequence[str]) -> tuple[str, ...]:

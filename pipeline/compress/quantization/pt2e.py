@@ -187,7 +187,7 @@ def place_pairs(graph: GraphProto, found: Pairs, kept: frozenset[str]) -> None:
 
 def _place(node: fx.Node) -> int | None:
     """Return which node of the ONNX graph an operator belongs to."""
-    stack = node.meta.get("nn_module_stack", {})
+    stack = node.meta.get("nn_module_stack") or {}  # none for the copy of an input that is an output too
     found = [match for path, _ in stack.values() if (match := PLACE.search(str(path)))]
     return int(found[-1][1]) if found else None
 

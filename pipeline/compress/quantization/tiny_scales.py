@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from onnx import numpy_helper
 
-from pipeline.compress.quantization.canonical import output_axis, stored_weights
+from pipeline.compress.quantization.canonical import output_axis
 from pipeline.compress.quantization.placement import PRODUCTS
 from pipeline.compress.quantization.qdq import SCALE, ZERO_POINT, Wiring, grid
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
-    from onnx import GraphProto, ModelProto, NodeProto
+    from onnx import GraphProto, NodeProto
 
     from pipeline.compress.calibration import Range
     from pipeline.compress.quantization.engine import Request
@@ -36,17 +36,18 @@ def has_tiny_scales(graph: GraphProto) -> bool:
     return any(float(numpy_helper.to_array(stored[name]).min(initial=1.0)) <= FLOOR for name in scales & stored.keys())
 
 
-def refine(graph: GraphProto, given: ModelProto, ranges: Mapping[str, Range], request: Request) -> None:
+def refine(
+    graph: GraphProto, floats: Mapping[str, NDArray[np.float32]], ranges: Mapping[str, Range], request: Request
+) -> None:
     """Give tensors on the floor the scale that their range asks for, and weights that of their values, in place.
 
-    `given` is the float graph, `ranges` are those of its activations.
+    `floats` are the weights of products before they were rounded, `ranges` are those of the float activations.
     """
     wiring = Wiring(graph)
     for node in graph.node:
         if node.op_type == "QuantizeLinear" and node.input[0] in ranges:
             _refine_activation(node, ranges[node.input[0]], wiring, symmetric=request.symmetric)
     largest = 63 if request.scheme == "u8s8-reduced" else 127
-    floats = stored_weights(given)
     for node in graph.node:
         if node.op_type in PRODUCTS and node.name in floats:
             _refine_weight(node, floats[node.name], wiring, largest)

@@ -6,68 +6,28 @@ in onnxruntime as it is and optimised.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx
 import pytest
-from onnx import helper
 
-from pipeline.compress.quantization.engine import Request, missing
+from pipeline.compress.quantization.engine import Request
 from pipeline.compress.quantization.engines import ENGINES
-from pipeline.compress.quantization.holding import hold_in_float
 from pipeline.compress.quantization.weighted import Stored, weighted_layers
 from pipeline.core.errors import StageError
-from tests.properties.int8_noise import expected_noise, onnxruntime_outputs, too_far
-from tests.unit.compress.quantization.graphs import floats, model_of
+from tests.properties.int8_noise import onnxruntime_outputs
+from tests.unit.compress.quantization.exact import COMMON, IMAGES, PLAIN, graph, node, quantized, wrong
+from tests.unit.compress.quantization.graphs import floats
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from onnx import ModelProto
 
-    from onnx import ModelProto, NodeProto
+    from pipeline.compress.quantization.engine import EngineName
 
-    from pipeline.compress.quantization.engine import EngineName, Quantized
-    from tests.unit.compress.quantization.graphs import Array
-
-IMAGES = floats(12, 3, 6, 6) + np.float32(0.3)
-#: Of 7 bits, so that no sum saturates on any processor.
-PLAIN = Request("u8s8-reduced", calibration="min-max")
-COMMON = Request("u8s8-reduced", per_channel=False, calibration="min-max")
 #: NNCF takes a second for each graph.
 each_engine = pytest.mark.parametrize("name", ["onnxruntime", "nncf"])
 ours = pytest.mark.parametrize("name", ["onnxruntime"])
 each_request = pytest.mark.parametrize("request_", [PLAIN, COMMON], ids=["channels", "common"])
-
-
-def node(operator: str, given: str, made: str, **attributes: Any) -> NodeProto:  # noqa: ANN401
-    """Return a node named after what it makes; `-` is an input that is left out."""
-    return helper.make_node(
-        operator, [each.replace("-", "") for each in given.split()], [made], f"{made}.node", **attributes
-    )
-
-
-def graph(nodes: Sequence[NodeProto], outputs: str = "y", **constants: Array) -> ModelProto:
-    """Return a float graph of images [1, 3, 6, 6], with the shapes of its values."""
-    stored = {key.replace("_", "."): np.asarray(array) for key, array in constants.items()}
-    model = model_of(nodes, {"image": (1, 3, 6, 6)}, outputs.split(), stored)
-    return onnx.shape_inference.infer_shapes(model, strict_mode=True)
-
-
-def quantized(name: EngineName, model: ModelProto, request: Request = PLAIN) -> Quantized:
-    """Return what an engine makes of a graph; the test is skipped where its package is missing."""
-    if missing(ENGINES[name]()) is not None:
-        pytest.skip(f"{name} is not installed")
-    return ENGINES[name]().quantize(model, IMAGES, request)
-
-
-def wrong(name: EngineName, model: ModelProto, request: Request = PLAIN) -> list[str]:
-    """Return what is further from the float graph than the noise of 8 bits."""
-    made = quantized(name, model, request)
-    held = hold_in_float(made.model, made.reasons.keys())
-    onnx.checker.check_model(held, full_check=True)
-    exact, noise = expected_noise(model, IMAGES, request)
-    found = [onnxruntime_outputs(held, IMAGES, optimised=optimised) for optimised in (False, True)]
-    return [each for outputs in found for each in too_far(exact, noise, outputs)]
 
 
 def clipped(low: float | None, high: float | None, *, at_the_end: str = "") -> ModelProto:
@@ -327,12 +287,22 @@ def preactivation() -> ModelProto:
     return graph(nodes, w=floats(5, 3, 3, 3) / 5, b=floats(5), u=floats(5, 5, 3, 3) / 7, **norm)
 
 
+def bias_on_the_left() -> ModelProto:
+    """Return a product and an addition, which onnxruntime makes one layer; 32 bits do not hold this bias."""
+    nodes = [node("Flatten", "image", "f"), node("MatMul", "f w", "m"), node("Add", "b m", "a"), node("Relu", "a", "r")]
+    weight = floats(108, 5) * np.float32([0, 1, 1, 1, 1e-9]) / 10
+    bias = np.float32([3e6, 1, 0.2, -4, 1e5])
+    return graph([*nodes, node("MatMul", "r v", "y")], w=weight, b=bias, v=floats(5, 3) / 5)
+
+
 GRAPHS = {
     "clip": lambda: clipped(0.5, None),
     "mask": lambda: masked(-np.inf, where=True),
     "groups": grouped,
     "factors": scaled,
     "norm": preactivation,
+    "bias": bias_on_the_left,
+    "nothing": lambda: graph([node("Clip", "image", "y")]),
 }
 
 
