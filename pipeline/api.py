@@ -41,7 +41,7 @@ from pipeline.core.errors import DeviceError, InputError, OutputsError, RecipeEr
 from pipeline.core.stage import SilentProgress
 from pipeline.core.store import Store, default_root, read_artifact
 from pipeline.core.units import parse_duration, parse_margin
-from pipeline.fresh import store_of_run
+from pipeline.fresh import own_store, store_of_run
 from pipeline.plan import Step, make_plan
 from pipeline.recipe import LoadedRecipe, load_recipe, load_values
 from pipeline.records import previous_ingredients, read_run
@@ -124,13 +124,20 @@ def plan(
     seed: int = 0,
     overrides: Sequence[str] = (),
     store: str | Path | None = None,
+    fresh: bool = False,
 ) -> tuple[Step, ...]:
     """Check a recipe and return its steps: what `run` would do, what is in the store, and why. Runs nothing.
 
     `out` is the folder of the last run, from which is known what has changed; other arguments and errors as of `run`.
+    `fresh` needs it: what a fresh run that was stopped has made lies there.
     """
     previous = previous_ingredients(Path(out), SilentProgress().note) if out else ()
-    return make_plan(_loaded(recipe, overrides), _store(store), seed, previous).steps
+    loaded, kept = _loaded(recipe, overrides), _store(store)
+    if fresh:
+        if out is None:
+            raise InputError("plan: fresh needs out, the folder of the run")
+        kept = own_store(kept, Path(out))
+    return make_plan(loaded, kept, seed, previous).steps
 
 
 def open_run(folder: str | Path) -> Result:

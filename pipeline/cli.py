@@ -146,19 +146,30 @@ def run(
 
 
 @app.command()
-def plan(recipe: Recipe, overrides: Set = None, out: Out = None, seed: Seed = 0, as_json: AsJson = False) -> None:
+def plan(
+    recipe: Recipe,
+    overrides: Set = None,
+    out: Out = None,
+    seed: Seed = 0,
+    fresh: Fresh = False,
+    as_json: AsJson = False,
+) -> None:
     """Show what would run, what is cached, and why. Runs nothing and loads no heavy library.
+
+    Options are those of run: with --fresh it shows what run --fresh would do.
 
     Example: secateur plan my.yaml --set stages.prune.ratio=0.4
     """
     from pipeline.core.store import Store, default_root
+    from pipeline.fresh import own_store
     from pipeline.plan import make_plan
     from pipeline.recipe import load_recipe
     from pipeline.records import previous_ingredients
 
     loaded = load_recipe(recipe, overrides or ())
-    previous = previous_ingredients(out or Path("runs") / recipe.stem, partial(say, err=True))
-    steps = make_plan(loaded, Store(default_root()), seed, previous).steps
+    folder, store = out or Path("runs") / recipe.stem, Store(default_root())
+    previous = previous_ingredients(folder, partial(say, err=True))
+    steps = make_plan(loaded, own_store(store, folder) if fresh else store, seed, previous).steps
     if as_json:
         fields = ("index", "label", "key", "cached", "reason", "ingredients")
         say(json.dumps([{name: getattr(step, name) for name in fields} for step in steps], indent=1, allow_nan=False))

@@ -24,6 +24,11 @@ FOLDER = ".fresh"
 ENTRIES = "[0-9a-f][0-9a-f]/*"
 
 
+def own_store(store: Store, folder: Path) -> Store:
+    """Return the store of its own that a fresh run into `folder` works with. Makes nothing."""
+    return Store(folder / FOLDER, store.wait_s, aside=store)
+
+
 @contextmanager
 def store_of_run(store: Store, folder: Path, progress: Progress, *, fresh: bool) -> Iterator[Store]:
     """Give the store that a run into `folder` works with: `store`, or with `fresh` one of its own.
@@ -34,7 +39,7 @@ def store_of_run(store: Store, folder: Path, progress: Progress, *, fresh: bool)
     if not fresh:
         yield store
         return
-    own = Store(folder / FOLDER)
+    own = own_store(store, folder)
     if any(own.root.glob(ENTRIES)):
         progress.note(f"--fresh goes on from the run that was stopped; remove {own.root} to begin anew")
     yield own

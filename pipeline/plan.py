@@ -120,7 +120,7 @@ def make_plan(loaded: LoadedRecipe, store: Store, seed: int, previous: Sequence[
         key = digest_of(given)
         cached = store.has(key)
         before = previous[index] if index < len(previous) else None
-        reason = "in the store" if cached else _difference(before, given)
+        reason = _cached(store) if cached else _left_aside(store, key) or _difference(before, given)
         if not cached and store.has(made[index]):
             reason = "made before, its gain is still to be timed"
         steps.append(Step(index, name, stages[index - 1] if index else None, given, key, made[index], cached, reason))
@@ -197,6 +197,15 @@ def _by_content(config: dict[str, Any], files: Sequence[Path]) -> dict[str, Any]
     return {name: replaced(value) for name, value in config.items()}
 
 
+def _cached(store: Store) -> str:
+    return "made by the --fresh run that was stopped" if store.aside else "in the store"
+
+
+def _left_aside(store: Store, key: str) -> str:
+    """Say that a fresh run leaves aside what is in the store; empty where there is nothing, or no such run."""
+    return "in the store, which --fresh leaves aside" if store.aside and store.aside.has(key) else ""
+
+
 def _difference(before: Ingredients | None, now: Ingredients) -> str:
     """Say in a few words what differs from the ingredients of the last run."""
     if before is None:
@@ -212,4 +221,4 @@ def _difference(before: Ingredients | None, now: Ingredients) -> str:
             changed = [key for key in sorted({*value, *before[name]}) if value.get(key) != before[name].get(key)]
             return f"{changed[0]}: {before[name].get(changed[0])} -> {value.get(changed[0])}"
         return f"{name}: {before.get(name)} -> {value}"
-    return "not in the store (not finished, removed, or left aside by --fresh)"
+    return "not in the store: not finished, or removed"

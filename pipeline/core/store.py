@@ -69,9 +69,12 @@ def _always(folder: Path) -> str:  # noqa: ARG001 - the shape of `unfit`
 class Store:
     """Finished entries by key. A process that uses one keeps it from being pruned until it calls `release`."""
 
-    def __init__(self, root: Path, wait_s: float | None = None) -> None:
-        """Take the folder, made on first use, and how long to wait for others; None is as `default_wait_s` says."""
-        self.root = root
+    def __init__(self, root: Path, wait_s: float | None = None, *, aside: Store | None = None) -> None:
+        """Take the folder, made on first use, and how long to wait for others; None is as `default_wait_s` says.
+
+        `aside` is the store that a fresh run leaves aside for this one.
+        """
+        self.root, self.aside = root, aside
         self.wait_s = default_wait_s() if wait_s is None else wait_s
         self._seen: entry.Seen = {}
         self._uses: dict[str, Lock] = {}

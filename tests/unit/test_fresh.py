@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -10,9 +11,10 @@ import pytest
 
 from pipeline import api
 from pipeline.core.entry import seal
+from pipeline.core.errors import InputError
 from pipeline.core.stage import SilentProgress
 from pipeline.core.store import Store
-from pipeline.fresh import FOLDER, store_of_run
+from pipeline.fresh import FOLDER, own_store, store_of_run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -102,6 +104,32 @@ def test_what_a_killed_run_left_is_not_taken_for_the_new(tmp_path: Path) -> None
         write(given, "bb02", "new")
         (given.folder("bb02") / "file").write_text("ne")
     assert content(store) == {"aa01": "new"}
+
+
+def test_reasons_of_a_fresh_run(project: Project, tmp_path: Path) -> None:
+    """Planned and run: what the store has is left aside; what a stopped fresh run made is its own, and no other's."""
+    project.recipe.write_text(project.recipe.read_text().partition("stages:")[0] + "stages: [{kind: export, to: onnx}]")
+    store, run = tmp_path / "store", tmp_path / "run"
+
+    def reasons(*, fresh: bool) -> list[str]:
+        return [step.reason for step in api.plan(project.recipe, run, store=store, fresh=fresh)]
+
+    assert reasons(fresh=True) == reasons(fresh=False) == ["not run before"] * 2
+    assert not run.exists()
+    api.run(project.recipe, run, store=store, test=False)
+    assert reasons(fresh=False) == ["in the store"] * 2
+    assert reasons(fresh=True) == ["in the store, which --fresh leaves aside"] * 2
+    own = own_store(Store(store), run)
+    first = api.plan(project.recipe, run, store=store)[0].key
+    shutil.copytree(Store(store).folder(first), own.folder(first))
+    assert reasons(fresh=True) == [
+        "made by the --fresh run that was stopped",
+        "in the store, which --fresh leaves aside",
+    ]
+    shutil.rmtree(store)
+    assert reasons(fresh=False) == ["not in the store: not finished, or removed"] * 2
+    with pytest.raises(InputError, match="fresh needs out"):
+        api.plan(project.recipe, store=store, fresh=True)
 
 
 def test_swapped_labels(project: Project, tmp_path: Path) -> None:
