@@ -17,8 +17,9 @@ import typer
 
 from pipeline import cli_bundle, cli_device, cli_gate, cli_inspect, cli_latency, cli_store
 from pipeline.core import interruption
+from pipeline.core.closed_pipe import ended_when_unread
 from pipeline.core.ending import ended_in_time
-from pipeline.core.errors import InputError, ResourceError, SecateurError
+from pipeline.core.errors import InputError, ResourceError, SecateurError, StageError
 from pipeline.say import say, say_json
 
 if TYPE_CHECKING:
@@ -71,7 +72,13 @@ cli_store.register(app)
 Recipe = Annotated[Path, typer.Argument(help="Recipe file (YAML).", show_default=False)]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a value: --set stages.prune.ratio=0.4. Repeatable."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override a value: --set stages.prune.ratio=0.4. Repeatable. Where two stages are of one kind, take the "
+        "number. Keys count stages from 0 (stages.0.ratio); rows of plan, run and report count from 1, for row 0 is "
+        "the original: stages.0 is row 1.",
+    ),
 ]
 Out = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Run folder; runs/<name of the recipe file> when left out.")
@@ -125,8 +132,8 @@ def run(
     wait_s = None if wait is None else cli_store.seconds("--wait", wait)
     loaded = load_recipe(recipe, overrides or ())
     folder = out or Path("runs") / recipe.stem
-    resume = f"What was finished is kept. Resume with: {shlex.join(['secateur', *sys.argv[1:]])}"
-    interruption.advise(resume)
+    command = shlex.join(["secateur", *sys.argv[1:]])
+    interruption.advise(f"What was finished is kept. Resume with: {command}")
     try:
         shared = Store(default_root(), wait_s)
         with (
@@ -139,7 +146,7 @@ def run(
         if error.exit_code == BAD_INPUT or interruption.received():  # there is nothing to resume; or `main` says it
             raise
         _show_traceback(error)
-        say(f"\n{error}\n{resume}", err=True)
+        say(f"\n{error}\n{_how_to_go_on(error, command)}", err=True)
         raise typer.Exit(error.exit_code) from error
     _show(report, folder, as_json=as_json)
     raise typer.Exit(_exit_code(report))
@@ -286,6 +293,16 @@ def recipes_copy(
         say(path)
 
 
+def _how_to_go_on(error: SecateurError, command: str) -> str:
+    """Say how to go on after a run that failed: what a stage refused, it refuses again."""
+    if isinstance(error, StageError):
+        return (
+            "What was finished is kept. The same recipe would most likely fail the same way: change what is said above "
+            f"first, in the recipe or by --set, and then run: {command}"
+        )
+    return f"What was finished is kept. Resume with: {command}"
+
+
 def _show(found: RunReport, folder: Path, *, as_json: bool) -> None:
     """Print a report: the table for people with the path of the page, or the JSON."""
     if as_json:
@@ -312,11 +329,12 @@ def _exit_code(found: RunReport) -> int:
 def main() -> None:
     """Run the command; every error of ours, of the file system and every interruption is a message and an exit code.
 
-    It ends the process: threads that were started meanwhile get a while to end, as `ended_in_time` says.
+    It ends the process: threads that were started meanwhile get a while to end, as `ended_in_time` says. Output that
+    nobody reads any more ends it without a word.
     """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     interruption.install()
-    with ended_in_time():
+    with ended_in_time(), ended_when_unread():
         _main()
 
 

@@ -68,7 +68,11 @@ def check(as_json: AsJson = False) -> None:
 def prune(
     older: Annotated[
         str,
-        typer.Option(metavar="DURATION", help="Remove what no run used for that long: 30d, 12h.", show_default=False),
+        typer.Option(
+            metavar="DURATION",
+            help="Remove what no run used for that long: a number with d, h, min, s or ms, as 30d, 12h.",
+            show_default=False,
+        ),
     ],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed, and remove nothing.")] = False,
     as_json: AsJson = False,

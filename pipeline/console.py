@@ -22,6 +22,10 @@ class Console(rich.console.Console):
         """Take rich's options."""
         super().__init__(**{"markup": False, "emoji": False, "highlight": False, **options})
 
+    def on_broken_pipe(self) -> None:
+        """Let the error pass where rich would end the program with the code 1, which is a verdict of some commands."""
+        raise  # noqa: PLE0704 - rich calls this while it handles that error
+
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """Render as rich does; its own control codes, which move the cursor of a bar, are no text."""
         for segment in super().render(renderable, options):

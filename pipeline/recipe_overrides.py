@@ -102,8 +102,11 @@ def _position(entries: list[Any], part: str, place: Place) -> int:
     if kinds.count(part) == 1:
         return kinds.index(part)
     if part in kinds:
-        positions = " and ".join(str(index) for index, kind in enumerate(kinds) if kind == part)
-        raise OverrideError(f"found {part} more than once in {dotted(place)}, allowed: its position, {positions}")
+        positions = [index for index, kind in enumerate(kinds) if kind == part]
+        named = " and ".join(map(str, positions))
+        rows = " and ".join(str(index + 1) for index in positions)
+        counted = f" (rows {rows} of the plan)" if place == ("stages",) else ""
+        raise OverrideError(f"found {part} more than once in {dotted(place)}, allowed: its position, {named}{counted}")
     named = ", ".join(f"{index} ({kind})" for index, kind in enumerate(kinds))
     raise OverrideError(f"found no entry {part} in {dotted(place)}, allowed: {named or 'none, the list is empty'}")
 

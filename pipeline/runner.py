@@ -28,7 +28,7 @@ from pipeline.core.artifact import Artifact, StageRecord, payload_digest
 from pipeline.core.code_inputs import dependencies, undeclared
 from pipeline.core.entry import ARTIFACT_FILE, is_listed
 from pipeline.core.errors import InputError, ResourceError, SecateurError
-from pipeline.core.locks import locked
+from pipeline.core.locks import introduce, locked
 from pipeline.core.measurement import load as load_measurement
 from pipeline.core.partial import write_whole
 from pipeline.core.paths import make_folder
@@ -89,6 +89,7 @@ class Run:
         make_folder(self.store.root, "the store", "set SECATEUR_STORE to another folder")
         _ = self.threads  # refuses a number of threads that is none before anything is done
         busy = f"another run is writing into {self.folder}: wait for it, or give --out"
+        introduce(printable(f"the run of {self.loaded.path.name} into {self.folder}"))
         try:
             with locked(self.folder / ".lock", busy):
                 return self._execute()

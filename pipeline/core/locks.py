@@ -28,7 +28,12 @@ if TYPE_CHECKING:
 FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 1.0
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+UNNAMED = "another process"
+#: After this a lock whose file names nobody is told all the same: its holder may be about to write its name.
+UNNAMED_S = 2.0
 _held: set[int] = set()
+#: What this process is doing, and since when, as other processes are told it.
+_introduced: dict[str, str] = {}
 
 
 def _close_in_child() -> None:
@@ -38,6 +43,11 @@ def _close_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_close_in_child)
+
+
+def introduce(doing: str) -> None:
+    """Say what this process is doing from now on, such as `the run into runs/a`: locks that it takes tell it others."""
+    _introduced.update(doing=doing, since=_now())
 
 
 def hold(descriptor: int) -> None:
@@ -100,9 +110,9 @@ def reason(error: OSError) -> str:
 def holder(file: Path) -> str:
     """Say who holds the lock on a file, as far as it says so."""
     try:
-        return _words(file.read_bytes()) or "another process"
+        return _words(file.read_bytes()) or UNNAMED
     except OSError:
-        return "another process"
+        return UNNAMED
 
 
 @contextmanager
@@ -122,23 +132,23 @@ def waited_for(file: Path, what: str, limit_s: float, note: Callable[[str], None
     """Hold an exclusive lock on `file` for the block, and wait while another process has it.
 
     The block gets the name of the holder before where that ended without letting go, else an empty text. `note` is told
-    for whom and for what this one waits.
+    once for whom and for what this one waits.
 
     Raises:
         ResourceError: another process still has it after `limit_s` seconds.
     """
-    began, pause, told = time.monotonic(), FIRST_PAUSE_S, ""
+    began, pause, told = time.monotonic(), FIRST_PAUSE_S, False
     while (lock := acquire(file)) is None:
-        who = holder(file)
-        if time.monotonic() - began >= limit_s:
+        who, waited = holder(file), time.monotonic() - began
+        if waited >= limit_s:
             message = (
                 f"waited {age_text(limit_s)} for {who}, which is making {what}, and it has not finished. Stop it, or "
                 f"run again with a longer --wait (or SECATEUR_WAIT)"
             )
             raise ResourceError(message)
-        if who != told:
+        if not told and (who != UNNAMED or waited >= UNNAMED_S):
             note(f"waiting for {who}, which is making {what}")
-            told = who
+            told = True
         time.sleep(min(pause, max(0.0, began + limit_s - time.monotonic())))
         pause = min(2 * pause, LONGEST_PAUSE_S)
     try:
@@ -166,17 +176,24 @@ def _locked(file: Path, *, shared: bool) -> int | None:
 
 
 def _sign(descriptor: int) -> None:
-    started = datetime.now(UTC).isoformat(timespec="seconds")
-    who = {"process": os.getpid(), "host": socket.gethostname(), "since": started}
+    who = {"process": os.getpid(), "host": socket.gethostname(), "since": _now(), **_introduced}
     text = json.dumps(who, allow_nan=False)
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, text.encode(), 0)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _words(content: bytes) -> str:
     """Return what a lock's file says of its holder, in words; empty where it says nothing that can be read."""
     try:
         found = json.loads(content)
-        return f"process {int(found['process'])} on {found['host']} (since {found['since']})"
+        place = f"process {int(found['process'])}"
+        if found["host"] != socket.gethostname():
+            place = f"{place} on {found['host']}"
+        since = datetime.fromisoformat(found["since"]).astimezone().strftime("since %Y-%m-%d %H:%M")
+        return f"{found['doing']} ({place}, {since})" if "doing" in found else f"{place} ({since})"
     except (ValueError, KeyError, TypeError):
         return ""

@@ -78,6 +78,7 @@ class Store:
         self.wait_s = default_wait_s() if wait_s is None else wait_s
         self._seen: entry.Seen = {}
         self._uses: dict[str, Lock] = {}
+        self._waited_for: set[str] = set()
 
     def folder(self, key: str) -> Path:
         """Return where the finished entry of `key` lies or would lie."""
@@ -109,14 +110,13 @@ class Store:
         self._use(key)
         if self._adopted(key, unfit):
             return False
-        named = f"{what} ({key[:12]})"
-        with waited_for(self.lock_file(key), named, self.wait_s, note) as left_by:
+        with waited_for(self.lock_file(key), what, self.wait_s, self._once(note)) as left_by:
             folder = self.folder(key)
             wrong = (entry.problem(folder, self._seen) or unfit(folder)) if folder.is_dir() else "no folder"
             if not wrong:
                 return False
             if left_by:
-                note(f"{left_by} ended without finishing {named}: this run goes on from what it left")
+                note(f"{left_by} ended without finishing {what}: this run goes on from what it left")
             if os.path.lexists(folder):
                 note(f"the stored {folder} is damaged or stale ({wrong}): it is made again")
                 self._take_away(folder)
@@ -132,6 +132,17 @@ class Store:
         for lock in self._uses.values():
             lock.release()
         self._uses.clear()
+
+    def _once(self, note: Callable[[str], None]) -> Callable[[str], None]:
+        """Return the same without what was said of the same process before, whatever that is making now."""
+
+        def say(text: str) -> None:
+            who = text.partition(", which is making")[0]
+            if who not in self._waited_for:
+                self._waited_for.add(who)
+                note(text)
+
+        return say
 
     def _use(self, key: str) -> None:
         """Keep the entry from being pruned, and note that it was used now. Nothing is pruned that cannot be written."""

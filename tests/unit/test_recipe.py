@@ -208,7 +208,9 @@ def test_a_kind_that_stands_twice_needs_its_position(folder: Path) -> None:
     """A stage is addressed by kind where it is the only one of that kind."""
     text = GOOD.replace("  - {kind: export", "  - {kind: finetune, epochs: 2}\n  - {kind: export")
     (found,) = problems(folder, text, "stages.finetune.epochs=1")
-    assert found.endswith("found finetune more than once in stages, allowed: its position, 1 and 2")
+    assert found.endswith(
+        "found finetune more than once in stages, allowed: its position, 1 and 2 (rows 2 and 3 of the plan)"
+    )
 
 
 def test_problems_of_file_and_overrides_come_together(folder: Path) -> None:

@@ -583,5 +583,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def read_to_the_end(command: Callable[[], int]) -> int:
+    """Return the command's exit code, or 141, as of SIGPIPE, where nobody reads what it prints (`| head`)."""
+    try:
+        code = command()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what the interpreter still writes at its end
+        return 141
+    return code
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(read_to_the_end(main))

@@ -435,8 +435,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         verify(given.bundle, Wanted(given.runtime, given.threads, given.public_key, given.digest), found)
     except Refused as error:
         found.error, code = str(error), error.exit_code
-    print(as_json(found) if given.json else described(found))
-    if code:
+    try:
+        print(as_json(found) if given.json else described(found), flush=True)
+    except BrokenPipeError:  # nobody reads it, as behind `| head`: 141 is what SIGPIPE gives
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        code = code or 141
+    if code and found.error:
         print(f"error: {found.error}", file=sys.stderr)
     return code
 

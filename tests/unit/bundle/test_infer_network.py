@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -206,3 +207,13 @@ def test_it_is_written_for_python_39() -> None:
     """The oldest Python that runtimes and boards still come with compiles the code."""
     tree = ast.parse(INFER.read_text(), feature_version=(3, 9))
     assert not [node for node in ast.walk(tree) if isinstance(node, ast.Call) and "strict" in ast.dump(node)]
+
+
+def test_answers_that_nobody_reads(bundle: Path) -> None:
+    """As behind `| head`: 141, as of SIGPIPE, and no traceback."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-I", "-B", str(bundle / "infer.py"), str(bundle.parent / "one.png")]
+    ended = subprocess.run(command, env={}, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (141, "")

@@ -197,3 +197,18 @@ def test_a_network_without_numbers_is_refused_everywhere(good: Path, value: floa
     )
     assert (said.returncode, said.stdout) == (2, "")
     assert "not finite" in said.stderr
+
+
+def test_a_verdict_that_nobody_reads(made: Path, tmp_path: Path) -> None:
+    """As behind `| head`: no traceback, and a refusal keeps its code."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    shutil.copytree(made / "bundle", tmp_path / "bundle")
+    flip("labels.txt")(tmp_path / "bundle")
+    for folder, code, said in ((made / "bundle", 141, ""), (tmp_path / "bundle", 2, "error: ")):
+        command = [sys.executable, "verify.py"]
+        ended = subprocess.run(command, cwd=folder, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+        assert ended.returncode == code
+        assert ended.stderr.startswith(said)
+        assert bool(ended.stderr) == bool(said)
+    os.close(writer)

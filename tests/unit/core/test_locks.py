@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,8 +11,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pipeline.core import locks
 from pipeline.core.errors import InputError, ResourceError
-from pipeline.core.locks import acquire, holder, locked
+from pipeline.core.locks import acquire, holder, introduce, locked, waited_for
+from pipeline.core.store import Store
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +27,7 @@ def test_one_has_it_or_many_share_it(tmp_path: Path) -> None:
     assert first is not None
     assert acquire(file) is None
     assert acquire(file, shared=True) is None
-    assert f"process {os.getpid()} on " in holder(file)
+    assert f"process {os.getpid()} (since " in holder(file)
     first.release()
     first.release()
     assert file.read_bytes() == b""
@@ -90,7 +93,7 @@ def test_a_forked_process_does_not_keep_the_lock(tmp_path: Path) -> None:
     os.kill(child, signal.SIGKILL)
     outer.stdout.close()
     assert lock is not None
-    assert f"process {outer.pid} on " in lock.left_by
+    assert f"process {outer.pid} (since " in lock.left_by
     lock.release()
 
 
@@ -101,3 +104,19 @@ def test_a_lock_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
         acquire(tmp_path / "file" / "one")
     with locked(tmp_path / "two", "busy"), pytest.raises(InputError, match="busy"), locked(tmp_path / "two", "busy"):
         pass
+
+
+def test_who_holds_a_lock_says_what_it_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run and since when it runs, on which host where that is another; a wait is told once for each holder."""
+    monkeypatch.setattr(locks, "_introduced", {})
+    introduce("the run of toy.yaml into runs/a")
+    file, store, told = tmp_path / "lock", Store(tmp_path, 0.3), []
+    with locked(file, "busy"):
+        named = holder(file)
+        assert re.fullmatch(rf"the run of toy.yaml into runs/a \(process {os.getpid()}, since [-\d]+ [:\d]+\)", named)
+        for stage in ("prune", "finetune"):
+            with pytest.raises(ResourceError), waited_for(file, stage, 0.3, store._once(told.append)):
+                pass
+        assert told == [f"waiting for {named}, which is making prune"]
+        monkeypatch.setattr(locks.socket, "gethostname", lambda: "elsewhere")
+        assert " on " in holder(file)
