@@ -31,7 +31,8 @@ _FLAT = r"The tensor attributes? self\."
 def export_program(model: nn.Module, example: Example, *, training: bool = False) -> ExportedProgram:
     """Export in evaluation or in training mode.
 
-    Where that fixes the batch, once more with another: forward may keep something for the last one that it saw.
+    Where that fixes the batch, once more with another: forward may keep something for the last one that it saw. Then by
+    torch's reading of the code itself, which keeps a size through `int(sizes / windows)`.
 
     Raises:
         InputError: the network cannot be exported; the message names the line of its code.
@@ -39,16 +40,31 @@ def export_program(model: nn.Module, example: Example, *, training: bool = False
     program = _export(model, example, training)
     if any_batch(program):
         return program
+    more, most = (tuple(torch.cat([each, *[each[:1]] * n]) if each.dim() else each for each in example) for n in (1, 2))
+    for inputs, strict in ((more, False), (example, True)):
+        try:
+            other = _export(model, inputs, training, strict=strict)
+        except InputError:  # a literal batch: Captured.dynamic says so
+            continue
+        if any_batch(other) and not _literal(program, other) and _runs(other, model, most):
+            return other
+    return program
+
+
+def _literal(program: ExportedProgram, other: ExportedProgram) -> bool:
+    """Say whether an output of both has one batch as a number."""
+    sizes = (_first_sizes(each, OutputKind.USER_OUTPUT) for each in (program, other))
+    return any(is_concrete_int(size) and size == before for before, size in zip(*sizes, strict=True))
+
+
+def _runs(program: ExportedProgram, model: nn.Module, inputs: Example) -> bool:
+    """Say whether the program takes a batch that it was not made with: conditions on the batch are hidden in it."""
     try:
-        more = tuple(torch.cat([each, each[:1]]) if each.dim() else each for each in example)
-        other = _export(model, more, training)
-    except InputError:  # a literal batch: Captured.dynamic says so
-        return program
-    batches = zip(
-        _first_sizes(program, OutputKind.USER_OUTPUT), _first_sizes(other, OutputKind.USER_OUTPUT), strict=True
-    )
-    literal = any(is_concrete_int(size) and size == before for before, size in batches)
-    return other if any_batch(other) and not literal else program
+        with untouched(model), torch.no_grad(), torch.random.fork_rng(devices=()):
+            program.module()(*inputs)
+    except Exception:  # noqa: BLE001 - sizes that do not fit, as any operator tells it
+        return False
+    return True
 
 
 def any_batch(program: ExportedProgram) -> bool:
@@ -65,11 +81,11 @@ def _first_sizes(program: ExportedProgram, kind: InputKind | OutputKind) -> list
     return [shape[0] for shape in shapes if len(shape)]
 
 
-def _export(model: nn.Module, example: Example, training: bool) -> ExportedProgram:  # noqa: FBT001
+def _export(model: nn.Module, example: Example, training: bool, *, strict: bool = False) -> ExportedProgram:  # noqa: FBT001
     try:
         mode = in_training(model) if training else inference(model)
         with untouched(model), mode, torch.no_grad(), quiet(_FLAT, UserWarning):
-            return torch.export.export(model, example, dynamic_shapes=_free_batch(model, example))
+            return torch.export.export(model, example, dynamic_shapes=_free_batch(model, example), strict=strict)
     except BaseException as error:
         _refuse(error)
         raise

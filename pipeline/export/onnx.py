@@ -20,16 +20,19 @@ from torch.onnx._internal.exporter._errors import ConversionError
 from pipeline.core.errors import InputError
 from pipeline.core.quiet import quiet
 from pipeline.core.user_code import origin, quoted
+from pipeline.export.any_batch import takes_other_batch
 from pipeline.export.attention import spelled_out
 from pipeline.export.bounds import one_kind_of_number
 from pipeline.export.data_attribute import data_as_operations
 from pipeline.export.onnx_file import finish, first_line, onnx_specs, write_onnx
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from onnx import GraphProto, ModelProto, NodeProto
-    from torch import nn
+    from torch import Tensor, nn
+    from torch.export import ExportedProgram
+    from torch.onnx import ONNXProgram
 
     from pipeline.core.artifact import TensorSpec
 
@@ -40,6 +43,9 @@ OPSETS = (18, 24)
 #: Where torch keeps the path of modules that a node was traced in, outermost first; the last entry is the operation.
 SCOPE_KEY = "pkg.torch.onnx.name_scopes"
 BIAS_INPUT = 2
+#: What torch warns of that this program sees to.
+_TREES = (r"`isinstance\(treespec, LeafSpec\)`", FutureWarning)
+_ASSIGNED = (r"The tensor attributes? self\.", UserWarning)
 #: Lines here are not the network's.
 OTHERS = (str(Path(torch.__file__).parent), str(Path(__file__).parent), "<")
 
@@ -85,16 +91,11 @@ def _translate(
     # A traced batch of 1 would be taken for a constant.
     sample = torch.zeros(2 if dynamic else shape[0], *shape[1:])
     shapes = ({0: torch.export.Dim("batch")},) if dynamic else None
-    try:
-        with (
-            quiet(r"`isinstance\(treespec, LeafSpec\)`", FutureWarning),
-            quiet(r"The tensor attributes? self\.", UserWarning),
-            spelled_out(),
-            one_kind_of_number(),
-            data_as_operations(),
-        ):
+
+    def translated(given: nn.Module | ExportedProgram) -> ONNXProgram:
+        with quiet(*_TREES), quiet(*_ASSIGNED), spelled_out(), one_kind_of_number(), data_as_operations():
             program = torch.onnx.export(
-                model,
+                given,
                 (sample,),
                 dynamo=True,
                 external_data=False,
@@ -104,16 +105,36 @@ def _translate(
                 opset_version=opset,
                 dynamic_shapes=shapes,
             )
+        if program is None:
+            message = "torch.onnx.export returned no program"
+            raise TypeError(message)
+        return program
+
+    try:
+        program = translated(model)
+        if dynamic and not takes_other_batch(program.exported_program, model, sample):
+            program = _read_from_code(model, sample, translated) or program
     except BaseException as error:
         reason = _reason(error)
         if not reason:
             raise
         message = f"{type(model).__name__} with input {list(sample.shape)} cannot be exported to ONNX: {reason}"
         raise InputError(message) from error
-    if program is None:
-        message = "torch.onnx.export returned no program"
-        raise TypeError(message)
     return program.model_proto
+
+
+def _read_from_code(
+    model: nn.Module, sample: Tensor, translated: Callable[[ExportedProgram], ONNXProgram]
+) -> ONNXProgram | None:
+    """Return what torch makes of the network's code instead of its run, where that is right for other batches."""
+    batch = ({0: torch.export.Dim.AUTO},)
+    try:
+        with quiet(*_TREES), quiet(*_ASSIGNED), spelled_out():
+            read = torch.export.export(model, (sample,), dynamic_shapes=batch, strict=True)
+        program = translated(read)
+    except Exception:  # noqa: BLE001 - this way takes fewer networks, and parity judges the other
+        return None
+    return program if takes_other_batch(program.exported_program, model, sample) else None
 
 
 def _reason(error: BaseException) -> str:

@@ -31,7 +31,7 @@ PARITY_IMAGES = 16
 class Export(Stage):
     """Torch to ONNX, or ONNX to OpenVINO."""
 
-    revision: ClassVar[int] = 1
+    revision: ClassVar[int] = 2
     libraries: ClassVar[tuple[str, ...]] = ("torch", "onnx", "onnxscript", "onnxruntime", "openvino")
 
     kind: Literal["export"]

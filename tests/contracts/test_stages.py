@@ -31,8 +31,8 @@ class Contract:
 CONTRACTS = {
     "prune": Contract({"ratio": 0.5}, {"torch"}, "torch", 3),
     "finetune": Contract({"epochs": 1}, {"torch"}, "torch", 3),
-    "export": Contract({"to": "onnx"}, {"torch"}, "onnx", 1),
-    "export again": Contract({"kind": "export", "to": "openvino"}, {"onnx"}, "openvino", 1),
+    "export": Contract({"to": "onnx"}, {"torch"}, "onnx", 2),
+    "export again": Contract({"kind": "export", "to": "openvino"}, {"onnx"}, "openvino", 2),
     "simplify": Contract({}, {"onnx"}, "onnx", 1),
     "quantize": Contract({}, {"onnx"}, "onnx", 8),
     "quantize-aware-finetune": Contract({"epochs": 1}, {"torch"}, "onnx", 6),

@@ -86,8 +86,8 @@ def test_the_graph_computes_what_the_network_does(batch: int) -> None:
 
 @pytest.mark.parametrize(
     "forward",
-    [lambda m, x: m.a(x).view(2, -1), lambda m, x: m.a(x).view(len(x), -1), lambda m, x: m.a(x).unbind(0)[1]],
-    ids=["literal", "len", "unbind"],
+    [lambda m, x: m.a(x).view(2, -1), lambda m, x: m.a(x).unbind(0)[1]],
+    ids=["literal", "unbind"],
 )
 def test_a_batch_that_the_code_fixes(forward: Callable[[Net, Tensor], Tensor]) -> None:
     """The batch is then that of the example, and `dynamic` says so."""
@@ -303,6 +303,23 @@ def test_a_forward_behind_a_decorator(kind: type[nn.Module], wrap: bool) -> None
     more = tuple(torch.randn(5, 3) for _ in inputs)
     assert captured.dynamic
     assert torch.equal(captured.module(*more), net(*more))
+
+
+@pytest.mark.parametrize(
+    "count",
+    [lambda x, rows: int(rows.shape[0] / (x.shape[2] / 3)), lambda x, _: len(x)],
+    ids=["windows over those of an image", "len"],
+)
+def test_a_batch_that_is_computed_stays_free(count: Callable[[Tensor, Tensor], int]) -> None:
+    """A run with a symbol for the batch would make a number of it."""
+
+    def forward(net: Net, x: Tensor) -> Tensor:
+        rows = net.a(x).permute(0, 2, 3, 1).reshape(-1, 3, 6, 8)
+        return net.b(rows.view(count(x, rows), 6, 6, -1).permute(0, 3, 1, 2))  # type: ignore[no-any-return]
+
+    captured = capture(Net(forward, a=conv(3, 8), b=conv(8, 4)).eval(), (torch.randn(2, 3, 6, 6),))
+    assert captured.dynamic
+    assert [len(captured.module(torch.randn(batch, 3, 6, 6))) for batch in (1, 2, 3)] == [1, 2, 3]
 
 
 def test_a_batch_that_the_network_has_seen_is_not_the_only_one() -> None:

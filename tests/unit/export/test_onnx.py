@@ -213,11 +213,35 @@ class Merged(nn.Module):
 def test_weights_assigned_in_forward_are_exported(tmp_path: Path, samples: NDArray[np.float32]) -> None:
     """The file computes with the merged weights, and export itself assigns nothing."""
     model = Merged().eval()
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    export_onnx(model, tmp_path, input_shape=(2, *samples.shape[1:]), dynamic_batch=True)
-    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
-    wanted = (model.wide(torch.as_tensor(samples)) + model.skip(torch.as_tensor(samples))).detach().numpy()
+    before = model.merged.weight.detach().clone()
+    export_onnx(model, tmp_path, input_shape=(2, *samples.shape[1:]))
+    assert torch.equal(before, model.merged.weight)
+    images = torch.as_tensor(samples)
+    wanted = (model.wide(images) + model.skip(images)).detach().numpy()
     np.testing.assert_allclose(onnx_outputs(tmp_path / "model.onnx", samples)[0], wanted, atol=1e-5)
+
+
+class Windows(nn.Module):
+    """Cuts images into windows and finds the batch again by a division, as Swin transformers do."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map [N, C, H, W] to the same shape."""
+        n, c, h, w = images.shape
+        cut = images.permute(0, 2, 3, 1).reshape(n, h // 4, 4, w // 4, 4, c).permute(0, 1, 3, 2, 4, 5)
+        windows = cut.reshape(-1, 4, 4, c).softmax(1)
+        count = int(windows.shape[0] / (h * w / 4 / 4))
+        joined = windows.view(count, h // 4, w // 4, 4, 4, -1).permute(0, 1, 3, 2, 4, 5)
+        return joined.reshape(n, h, w, c).permute(0, 3, 1, 2)
+
+
+def test_a_batch_found_by_division_stays_free(tmp_path: Path, samples: NDArray[np.float32]) -> None:
+    """Torch's run alone would make a number of it, and mix the images of other batches."""
+    model = Windows().eval()
+    (given, *_), _ = export_onnx(model, tmp_path, input_shape=(2, *samples.shape[1:]), dynamic_batch=True)
+    assert given.shape[0] < 1
+    for batch in (1, 3):
+        found = onnx_outputs(tmp_path / "model.onnx", samples[:batch])[0]
+        np.testing.assert_allclose(found, torch_outputs(model, samples[:batch])[0], atol=1e-6)
 
 
 def test_an_operator_that_onnx_lacks_is_told_as_that(tmp_path: Path) -> None:
