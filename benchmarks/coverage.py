@@ -85,7 +85,7 @@ def parts(tool: str) -> tuple[Sequence[Any], Any, Sequence[str]]:
 
         networks = coverage_others.entries()
         packages = dict.fromkeys(entry.name.partition("/")[0] for entry in networks)
-        return networks, coverage_others_engine, (*RUNTIMES, *packages)
+        return networks, coverage_others_engine, (*RUNTIMES, *packages, "python-doctr", "open-clip-torch")
     import coverage_models  # noqa: PLC0415
 
     if tool == PEER:

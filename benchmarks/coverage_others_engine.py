@@ -26,9 +26,12 @@ from coverage_worker import CHARACTERS, leaves, parameter_bytes
 from pipeline.compress.inference import outputs
 from pipeline.compress.quantization.engine import Request
 from pipeline.compress.quantization.onnxruntime import OnnxRuntime
+from pipeline.compress.quantization.placement import require_float_and_folded
+from pipeline.core.errors import StageError
 from pipeline.export.onnx import FILE_NAME, export_onnx
 from pipeline.export.onnx_file import finish
 from pipeline.export.parity import relative
+from pipeline.export.simplify import simplify_onnx
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -148,13 +151,23 @@ def _quantized(entry: Other, files: dict[int, Path], folder: Path, record: Recor
     for file in dict.fromkeys(files.values()):
         samples = example(entry, CALIBRATION - CALIBRATION % 3 if file == files[3] != files[1] else CALIBRATION)[0]
         request = Request("u8s8-reduced", calibration="min-max")
-        found = OnnxRuntime().quantize(onnx.load(file), samples.numpy(), request)
+        found = OnnxRuntime().quantize(_folded(file, samples.numpy()), samples.numpy(), request)
         record.add(int8={"nodes": found.nodes, "float": len(found.float_nodes)})
         target = file.with_name("int8.onnx")
         onnx.save(found.model, target)
         made |= {batch: target for batch, each in files.items() if each == file}
     del folder
     return made
+
+
+def _folded(file: Path, samples: NDArray[np.float32]) -> onnx.ModelProto:
+    """Return the graph, simplified where batch norm stands behind a convolution yet."""
+    try:
+        require_float_and_folded(onnx.load(file))
+    except StageError:
+        simplify_onnx(file, file.with_name("simple.onnx"), samples)
+        return onnx.load(file.with_name("simple.onnx"))
+    return onnx.load(file)
 
 
 def _compared(
