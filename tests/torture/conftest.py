@@ -23,6 +23,17 @@ stages:
 """
 
 
+#: Is tried by the suite elsewhere, and so in the whole campaign alone.
+WHOLE_ONLY = "test_quantized_layers.py"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what the suite tries elsewhere."""
+    if not config.getoption("torture"):
+        config.hook.pytest_deselected(items=[item for item in items if item.path.name == WHOLE_ONLY])
+        items[:] = [item for item in items if item.path.name != WHOLE_ONLY]
+
+
 @pytest.fixture
 def tally(request: pytest.FixtureRequest) -> Iterator[Tally]:
     """Return what counts right and wrong outcomes; the test fails when there was a wrong one."""

@@ -105,7 +105,8 @@ def warm(folder: str) -> None:
 
 
 if __name__ == "__main__":
-    # One core, and no thread of any library: a process that forks must have none.
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    # One core, another one for each process of pytest, and no thread of any library: a process that forks has none.
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % len(cores)]})
     os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1", COLUMNS="140")
     serve()
