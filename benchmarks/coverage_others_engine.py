@@ -106,7 +106,9 @@ def _trained(model: nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, Any]:
         parameter.requires_grad_(parameter.is_floating_point())
     optimizer = torch.optim.SGD(copy.parameters(), lr=1e-3)
     before = [parameter.detach().clone() for parameter in copy.parameters()]
-    loss = sum(leaf.square().mean() for leaf in leaves(copy(*inputs)) if leaf.is_floating_point())
+    loss = sum(
+        leaf.square().mean() for leaf in leaves(copy(*(each.clone() for each in inputs))) if leaf.is_floating_point()
+    )
     loss.backward()
     optimizer.step()
     moved = sum(not torch.equal(*pair) for pair in zip(before, copy.parameters(), strict=True))

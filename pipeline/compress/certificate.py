@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractContextManager
 
-    from pipeline.compress.capture import Captured
+    from pipeline.compress.capture import Captured, Example
     from pipeline.compress.graph_walk import Walk
     from pipeline.compress.surgery import Keep, PrunePlan
 
@@ -94,10 +94,10 @@ class Reference:
         try:
             with torch.no_grad(), double_precision():
                 run.renew = True
-                run.run(*calibration)
+                run.run(*_copies(calibration))
                 run.renew = False
                 run.changed.clear()
-                found = _leaves(run.run(*self.batch))
+                found = _leaves(run.run(*_copies(self.batch)))
         except Exception as error:
             raise StageError(
                 f"The certificate needs a network that runs in float64; it fails: {first_line(error)}"
@@ -162,9 +162,14 @@ class Reference:
     def _run(self, candidate: nn.Module, mode: Callable[[nn.Module], AbstractContextManager[None]]) -> list[Tensor]:
         try:
             with mode(candidate), torch.no_grad(), double_precision(), seeded():
-                return _leaves(candidate(*self.batch))
+                return _leaves(candidate(*_copies(self.batch)))
         except Exception as error:
             raise DifferentError(f"The pruned network does not run: {first_line(error)} at {where(error)}.") from error
+
+
+def _copies(batch: Example) -> Example:
+    """Return the inputs of one run: a forward may write into them."""
+    return tuple(each.clone() for each in batch)
 
 
 def _widened(model: nn.Module) -> nn.Module:

@@ -72,10 +72,10 @@ def seeded() -> Iterator[None]:
 def outputs(model: nn.Module, batch: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Return every tensor that the network returns for `batch`, in order; containers are flattened.
 
-    `batch` is the input, or a tuple of all inputs.
+    `batch` is the input, or a tuple of all inputs. A forward that writes into its input writes into a copy.
     """
     with inference(model):
-        result = model(*batch) if isinstance(batch, tuple) else model(batch)
+        result = model(*(each.clone() for each in (batch if isinstance(batch, tuple) else (batch,))))
         return tuple(leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor))
 
 

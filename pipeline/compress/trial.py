@@ -134,7 +134,8 @@ def step(model: nn.Module, example: Example) -> Step:
         copy.zero_grad(set_to_none=True)
         before = {name: tensor.clone() for name, tensor in copy.named_buffers()}
         with in_training(copy), torch.enable_grad(), seeded():
-            outputs = [leaf for leaf in tree_leaves(copy(*example)) if isinstance(leaf, Tensor)]
+            found = copy(*(each.clone() for each in example))  # a forward may write into its input
+            outputs = [leaf for leaf in tree_leaves(found) if isinstance(leaf, Tensor)]
             losses = [each.abs().square().mean() for each in outputs if each.requires_grad]
             if losses:
                 torch.stack([loss.double() for loss in losses]).sum().backward()  # type: ignore[no-untyped-call]

@@ -169,6 +169,20 @@ def test_a_network_of_one_layer_has_nothing_to_remove() -> None:
     assert (graph.groups, pruned.plan.keep, captured.aliases) == ((), {}, {})
 
 
+def test_a_forward_that_writes_into_its_input() -> None:
+    """Each run gets inputs of its own, so that all see the same ones, and the example stays."""
+
+    def forward(m: Net, x: Tensor) -> Tensor:
+        x *= 255
+        return m.b(m.a(x).relu())  # type: ignore[no-any-return]
+
+    net, example = Net(forward, a=conv(3, 8), b=conv(8, 4)).eval(), torch.randn(2, 3, 6, 6)
+    before, captured = example.clone(), capture(net, (example,))
+    pruned = prune(captured, trace(captured), net, {"a": [0, 1, 2]})
+    assert pruned.rewritten == ""
+    assert torch.equal(example, before)
+
+
 def test_what_the_batch_size_was_does_not_matter() -> None:
     """Captured with two images, the pruned network takes any number of them."""
     for build in (plain, literal):
