@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from pipeline.core import numbers
 from pipeline.core.nearness import BACK, FAR
 from pipeline.core.run import BudgetLine, Interval
 from pipeline.core.units import Factor
@@ -63,8 +64,8 @@ def in_vain(before: Row, row: Row) -> str:
     if row.nearness is None or not before.size_bytes or not row.size_bytes or row.size_bytes < before.size_bytes:
         return ""
     larger = row.size_bytes / before.size_bytes - 1
-    nodes = len(row.changed.get("float_nodes", ()))
-    stays = "nothing is in fewer bits" if row.changed.get("quantized_nodes") == {} else f"{nodes} nodes stay in float"
+    nodes = numbers.plural(len(row.changed.get("float_nodes", ())), "node")
+    stays = "nothing is in fewer bits" if row.changed.get("quantized_nodes") == {} else f"with {nodes} in float"
     return f"{larger:.0%} larger, {stays}" if larger > SIZE_CHANGE else f"no smaller than in float, {stays}"
 
 

@@ -182,8 +182,8 @@ def test_far_files_are_told_first(
     ("size", "nodes", "said"),
     [
         (900, {"Conv": 2}, ""),
-        (1000, {"Conv": 2}, "no smaller than in float, 3 nodes stay in float"),
-        (1200, {"Conv": 2}, "20% larger, 3 nodes stay in float"),
+        (1000, {"Conv": 2}, "no smaller than in float, with 3 nodes in float"),
+        (1200, {"Conv": 2}, "20% larger, with 3 nodes in float"),
         (1000, {}, "no smaller than in float, nothing is in fewer bits"),
     ],
 )
@@ -202,4 +202,4 @@ def test_a_quantized_file_that_is_no_smaller_is_told(
     _, judged = with_verdicts((before, after), measured({"a": 2.0, "b": 2.0}) if timed else None, TARGET)
     assert said.partition(", ")[2] in judged.verdict
     assert bool(judged.verdict) == (timed or bool(said))
-    assert [chip.tone for chip in told("20% larger, 3 nodes stay in float")[0]] == ["worse"]
+    assert [chip.tone for chip in told("20% larger, with 3 nodes in float")[0]] == ["worse"]
