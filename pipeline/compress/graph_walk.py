@@ -249,11 +249,19 @@ def _without_atoms(result: object) -> object:
     return Value(shape, (None,) * len(shape))
 
 
+def _at_batch(expression: Any) -> int:  # noqa: ANN401 - sympy.Expr
+    """Return a size for SYMBOLIC images; one computed with floats, which do not hold that number, by its slope."""
+
+    def at(batch: int) -> int:
+        return int(expression.subs(dict.fromkeys(expression.free_symbols, batch)))
+
+    if not any(each.is_Float for each in expression.atoms()):
+        return at(SYMBOLIC)
+    few, more, most = at(64), at(128), at(192)
+    slope, rest = divmod(more - few, 64)
+    return few + slope * (SYMBOLIC - 64) if not rest and most - more == more - few else at(SYMBOLIC)
+
+
 def _sizes(tensor: Tensor) -> tuple[int, ...]:
     """Return the sizes with SYMBOLIC in the place of the batch, also within products such as batch x 4."""
-    return tuple(
-        size
-        if isinstance(size, int)
-        else int(size.node.expr.subs(dict.fromkeys(size.node.expr.free_symbols, SYMBOLIC)))
-        for size in tensor.shape
-    )
+    return tuple(size if isinstance(size, int) else _at_batch(size.node.expr) for size in tensor.shape)

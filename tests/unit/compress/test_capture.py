@@ -317,9 +317,12 @@ def test_a_batch_that_is_computed_stays_free(count: Callable[[Tensor, Tensor], i
         rows = net.a(x).permute(0, 2, 3, 1).reshape(-1, 3, 6, 8)
         return net.b(rows.view(count(x, rows), 6, 6, -1).permute(0, 3, 1, 2))  # type: ignore[no-any-return]
 
-    captured = capture(Net(forward, a=conv(3, 8), b=conv(8, 4)).eval(), (torch.randn(2, 3, 6, 6),))
+    net = Net(forward, a=conv(3, 8), b=conv(8, 4)).eval()
+    captured = capture(net, (torch.randn(2, 3, 6, 6),))
     assert captured.dynamic
-    assert [len(captured.module(torch.randn(batch, 3, 6, 6))) for batch in (1, 2, 3)] == [1, 2, 3]
+    pruned = prune(captured, trace(captured), net, {"a": [0, 1, 2]}).model
+    for model in (captured.module, pruned):
+        assert [len(model(torch.randn(batch, 3, 6, 6))) for batch in (1, 2, 3)] == [1, 2, 3]
 
 
 def test_a_batch_that_the_network_has_seen_is_not_the_only_one() -> None:
