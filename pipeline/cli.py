@@ -8,7 +8,6 @@ import os
 import shlex
 import sys
 import traceback
-from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -20,6 +19,7 @@ from pipeline.core import interruption
 from pipeline.core.closed_pipe import ended_when_unread
 from pipeline.core.ending import ended_in_time
 from pipeline.core.errors import InputError, ResourceError, SecateurError, StageError
+from pipeline.core.quiet import printed_aside
 from pipeline.say import say, say_json
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def run(
     try:
         shared = Store(default_root(), wait_s)
         with (
-            redirect_stdout(sys.stderr),  # what the user's code prints is no part of the result
+            printed_aside(),  # what the user's code prints is no part of the result
             ConsoleProgress() as progress,
             store_of_run(shared, folder, progress, fresh=fresh) as store,
         ):

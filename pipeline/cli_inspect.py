@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from pipeline.core.errors import InputError
+from pipeline.core.quiet import printed_aside
 from pipeline.exported_argument import exported_file
 from pipeline.say import say, say_json
 
@@ -179,7 +178,7 @@ def _show_network(
     from pipeline.report import inspection_html
     from pipeline.report.inspection_terminal import table
 
-    with redirect_stdout(sys.stderr):  # what the user's code prints is no part of the result
+    with printed_aside():  # what the user's code prints is no part of the result
         given = load_model(model, arguments=arguments, inputs=inputs, overrides=overrides)
         found = inspect_network(given.network, given.inputs, given.name)
     if page is not None:

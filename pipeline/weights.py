@@ -11,6 +11,7 @@ from torch import Tensor, load, nn
 from torch.nn.parameter import is_lazy
 
 from pipeline.core.errors import InputError
+from pipeline.core.paths import kind_of
 from pipeline.outside_state import restore, split, words
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ def read_weights(file: Path) -> dict[str, Tensor]:
 
     Raises InputError when the file is neither or holds more than tensors.
     """
+    if kind_of(file) == "no file":
+        raise InputError(f"weights {file} is a pipe or a device, expected a file")
     try:
         if file.suffix == ".safetensors":
             return dict(load_file(file))

@@ -9,6 +9,7 @@ import openvino
 
 from pipeline.core.artifact import TensorSpec
 from pipeline.core.errors import InputError
+from pipeline.core.paths import kind_of
 from pipeline.export.onnx_file import LAYOUTS, first_line, read_onnx, require_size
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ def read_openvino(file: Path) -> openvino.Model:
     weights = file.with_suffix(".bin")
     if weights.is_symlink() and not weights.exists():  # OpenVINO ends the process at links in a circle
         raise InputError(f"{weights} is a link to nothing; expected the weights of {file.name}")
+    if kind_of(weights) == "no file":  # it would wait for a pipe
+        raise InputError(f"{weights} is a pipe or a device; expected the weights of {file.name}")
     try:
         model = openvino.Core().read_model(file)
         names = [operation.get_friendly_name() for operation in model.get_ops()]

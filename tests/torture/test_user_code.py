@@ -72,7 +72,11 @@ NETWORKS = [
     ),
     *("net.fc.weight = net.stem.weight", "net.extra = torch.nn.Parameter(torch.zeros(0))", "net.apply(print)"),
     *("net.stem.weight.data[:] = float('nan')", "net.stem.weight.data[:] = 1e38", "import os; os.chdir('/')"),
-    *("import sys; sys.stdout.close()", "net.bn.track_running_stats = False", "net.fc = torch.nn.Linear(16, 3)"),
+    *(
+        "import sys; sys.stdout.close(); sys.stderr.close()",
+        "net.bn.track_running_stats = False",
+        "net.fc = torch.nn.Linear(16, 3)",
+    ),
     *(
         "net.register_buffer('odd name', torch.zeros(2))",
         "net.add_module('a-b', torch.nn.ReLU())",

@@ -28,6 +28,7 @@ from pipeline.measure.devices.registry import list_devices
 from pipeline.measure.payload import payload
 from pipeline.network import load_network
 from pipeline.records import read_run
+from pipeline.weights import read_weights
 from tests.unit.test_judge import network
 
 if TYPE_CHECKING:
@@ -105,6 +106,15 @@ def test_what_is_no_file(place: Callable[[str], Path], name: str, kind: str) -> 
         return
     with pytest.raises(InputError, match=re.escape(name)):
         READERS[name](path)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.pt", "model.bin"])
+def test_weights_that_are_a_pipe(tmp_path: Path, name: str) -> None:
+    """Which safetensors, torch and OpenVINO would wait for."""
+    (tmp_path / "model.xml").write_text("<net/>")
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(InputError, match=rf"{re.escape(name)} is a pipe or a device"):
+        read_openvino(tmp_path / "model.xml") if name == "model.bin" else read_weights(tmp_path / name)
 
 
 def test_readers_say_the_line(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pipeline.core.quiet import quiet
+from pipeline.core.quiet import printed_aside, quiet
 
 if TYPE_CHECKING:
     from _pytest.capture import CaptureFixture
@@ -41,3 +41,15 @@ def test_other_warnings_and_errors_come_through() -> None:
     assert logging.root.manager.disable == logging.NOTSET
     with pytest.warns(UserWarning, match="new"), quiet("old", FutureWarning):
         warnings.warn("new thing", UserWarning, stacklevel=1)
+
+
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_code_that_closes_what_it_prints_to(capsys: CaptureFixture[str], name: str) -> None:
+    """All of it is on standard error, and what comes afterwards is shown as well."""
+    with printed_aside():
+        sys.stdout.write("before\n")
+        getattr(sys, name).close()
+        sys.stdout.write("after\n")
+        sys.stderr.write("an error\n")
+    sys.stdout.write("a result\n")
+    assert capsys.readouterr() == ("a result\n", "before\nafter\nan error\n")
