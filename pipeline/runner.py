@@ -320,7 +320,7 @@ class Run:
             **found.model_dump(),
         )
         if self.rows and (words := in_vain(self.rows[-1], row)):
-            self.progress.note(f"{step.label}: the file is {words}")
+            self.progress.note(f"{step.label}: {words}")
         self.rows.append(row)
 
     def _finished(self, seconds: float) -> RunReport:

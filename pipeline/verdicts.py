@@ -55,18 +55,23 @@ def _verdict(before: Row, row: Row, measurement: Measurement | None, target: Tar
     if row.gain and row.gain.decision == "skipped":
         return f"skipped: no gain ({row.gain.text})"
     traded, vain = _traded(before, row, measurement, target), in_vain(before, row)
-    said = (traded, vain.partition(", ")[2]) if traded else (vain,)
-    return ", ".join(filter(None, (_far(row), *said)))
+    if traded:  # which says itself how large the file is
+        vain = vain if vain.startswith("nothing") else vain.partition(", ")[2]
+    return ", ".join(filter(None, (_far(row), traded, vain)))
 
 
 def in_vain(before: Row, row: Row) -> str:
-    """Say that a file in fewer bits is no smaller than its float file, and how much stayed in float; else empty."""
-    if row.nearness is None or not before.size_bytes or not row.size_bytes or row.size_bytes < before.size_bytes:
+    """Say that a file in fewer bits is no smaller than its float file, or that nothing of it is; else empty."""
+    if row.nearness is None or not before.size_bytes or not row.size_bytes:
         return ""
-    larger = row.size_bytes / before.size_bytes - 1
-    nodes = numbers.plural(len(row.changed.get("float_nodes", ())), "node")
-    stays = "nothing is in fewer bits" if row.changed.get("quantized_nodes") == {} else f"with {nodes} in float"
-    return f"{larger:.0%} larger, {stays}" if larger > SIZE_CHANGE else f"no smaller than in float, {stays}"
+    larger, empty = row.size_bytes / before.size_bytes - 1, row.changed.get("quantized_nodes") == {}
+    stays = "nothing is in fewer bits" if empty else ""
+    if larger < 0:
+        return stays
+    if not empty and (nodes := len(row.changed.get("float_nodes", ()))):
+        stays = f"with {numbers.plural(nodes, 'node')} in float"
+    size = f"{larger:.0%} larger" if larger > SIZE_CHANGE else "no smaller than in float"
+    return ", ".join(filter(None, (size, stays)))
 
 
 def _far(row: Row) -> str:

@@ -182,24 +182,29 @@ def test_far_files_are_told_first(
     ("size", "nodes", "said"),
     [
         (900, {"Conv": 2}, ""),
+        (900, {}, "nothing is in fewer bits"),
         (1000, {"Conv": 2}, "no smaller than in float, with 3 nodes in float"),
         (1200, {"Conv": 2}, "20% larger, with 3 nodes in float"),
         (1000, {}, "no smaller than in float, nothing is in fewer bits"),
+        (1000, None, "no smaller than in float"),  # of another precision than int8 nodes are not counted
     ],
 )
 def test_a_quantized_file_that_is_no_smaller_is_told(
     size: int,
-    nodes: dict[str, int],
+    nodes: dict[str, int] | None,
     said: str,
     timed: bool,  # noqa: FBT001 - a parameter
 ) -> None:
     """Whether anything was timed or not; a stage that makes no file in fewer bits is not asked."""
     found = Nearness(decision="near", decibels=40.0, seen=())
-    changed = {NEARNESS: found.model_dump(mode="json"), "quantized_nodes": nodes, "float_nodes": ["a", "b", "c"]}
+    changed = {NEARNESS: found.model_dump(mode="json")}
+    if nodes is not None:
+        changed |= {"quantized_nodes": nodes, "float_nodes": ["a", "b", "c"]}
     before, after = row("a"), row("b", size=size).model_copy(update={"changed": changed})
     assert in_vain(before, after) == said
     assert in_vain(before, row("b", size=size)) == ""
     _, judged = with_verdicts((before, after), measured({"a": 2.0, "b": 2.0}) if timed else None, TARGET)
-    assert said.partition(", ")[2] in judged.verdict
+    assert said.rpartition(", ")[2] in judged.verdict or timed
+    assert ("nothing is in fewer bits" in judged.verdict) is (nodes == {})
     assert bool(judged.verdict) == (timed or bool(said))
     assert [chip.tone for chip in told("20% larger, with 3 nodes in float")[0]] == ["worse"]
