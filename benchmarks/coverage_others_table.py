@@ -23,7 +23,8 @@ Built with random weights at small sizes, called as their users call them. "Exac
 left, certified to 1e-9. "Train": the pruned network takes one step in training mode. "ONNX": the largest difference of
 the pruned network's file from torch over batches of 1 and 3, in onnxruntime and OpenVINO; "fixed" where no file takes
 any batch, so that each batch has its own. "Int8": signal-to-noise ratio against torch, the lowest over both runtimes
-and batches; weights and images are random, which is no guide to accuracy. Failures are below the table.
+and batches; weights and images are random, which is no guide to accuracy. Where OpenVINO alone is far away it computes
+the file otherwise than onnxruntime does: the export stage refuses such an IR. Failures are below the table.
 """
 
 
