@@ -82,7 +82,7 @@ def test_a_store_that_fills_up(
 ) -> None:
     """Really, on a file system of so many kilobytes, which then grows: libraries that write files are met, too."""
     require("mount", "umount")
-    for size in range(16, 640, 16) if tally.full else (96, 224):
+    for size in range(16, 640, 32) if tally.full else (96, 224):
         folder = small_project(tmp_path / f"{size}")
         store = folder / "store"
         store.mkdir()
@@ -105,7 +105,7 @@ def test_killed_at_random_moments(
     began = time.monotonic()
     assert commands.run(folder, *RUN, environment=store_of(folder)).code == 0
     whole = time.monotonic() - began
-    for number in range(20 if tally.full else 1):
+    for number in range(12 if tally.full else 1):
         folder = small_project(tmp_path / f"{number}")
         pid = commands.start(folder, *RUN, environment=store_of(folder))
         while not commands.said(pid) and commands.running(pid):  # before its first word it is Python that starts
@@ -133,7 +133,7 @@ def test_processes_on_one_store(
     processes: int,
 ) -> None:
     """Runs with the same first stages, started at once: each ends as if it were alone."""
-    for number in range((10 if processes == 2 else 2) if tally.full else 1):
+    for number in range((5 if processes == 2 else 2) if tally.full else 1):
         folder = small_project(tmp_path / f"{number}")
         pids = [
             commands.start(folder, *RUN, "--out", f"runs/{index}", environment=store_of(folder))

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 FIRST = 100_000
 PARTS = 2
 #: Networks for each engine.
-MANY: dict[EngineName, int] = {"onnxruntime": 400, "nncf": 120, "neural-compressor": 80}
+MANY: dict[EngineName, int] = {"onnxruntime": 300, "nncf": 80, "neural-compressor": 60}
 
 
 @pytest.mark.parametrize("part", range(PARTS))
