@@ -12,9 +12,10 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING, Any
 
+from pipeline.core.artifact import GAIN
 from pipeline.core.entry import ARTIFACT_FILE, RECORD_FILE
 from pipeline.core.errors import StageError
-from pipeline.core.run import GAIN, Gain
+from pipeline.core.run import Gain
 from pipeline.core.store import link_entry, write_artifact, write_record
 from pipeline.measure.bench import plan_for
 from pipeline.measure.devices import open_device

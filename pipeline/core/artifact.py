@@ -19,6 +19,10 @@ PAYLOAD: dict[Form, tuple[str, ...]] = {
     "onnx": ("model.onnx",),
     "openvino": ("model.xml", "model.bin"),
 }
+#: The key of what a stage changed under which it stands whether it brought a gain (`results.run.Gain`).
+GAIN = "gain"
+#: Kinds of stages that make no file.
+LOOKING = {"measure", "bundle"}
 
 
 class Frozen(BaseModel):

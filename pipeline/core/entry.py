@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, ValidationError
 
-from pipeline.core.artifact import PAYLOAD, Artifact, Frozen, StageRecord, file_digest, payload_digest
+from pipeline.core.artifact import GAIN, LOOKING, PAYLOAD, Artifact, Frozen, StageRecord, file_digest, payload_digest
 from pipeline.core.partial import write_whole
 from pipeline.core.paths import content_of
-from pipeline.core.run import GAIN, LOOKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -6,15 +6,11 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from pipeline.core.artifact import Form, Frozen
+from pipeline.core.artifact import GAIN, LOOKING, Form, Frozen
 from pipeline.core.nearness import NEARNESS, Nearness
 from pipeline.core.stage import Runtime, Target
 
 SCHEMA_VERSION = 1
-#: The key of a row's `changed` under which a `Gain` stands.
-GAIN = "gain"
-#: Kinds of stages that make no file.
-LOOKING = {"measure", "bundle"}
 
 
 class Interval(Frozen):
