@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING, Any
 from harness_models import write_network
 from harness_table import write_table
 
-from pipeline.core.measurement import SamplingPlan
 from pipeline.latency.compare import Question, compare
 from pipeline.measure.connection import connect
 from pipeline.measure.devices.local import LocalDevice
@@ -34,6 +33,7 @@ from pipeline.measure.harness import measure
 from pipeline.measure.payload import payload
 from pipeline.measure.statistics import log_ratio, round_statistics
 from pipeline.measure.subjects import Subject, Terms
+from pipeline.results.measurement import SamplingPlan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

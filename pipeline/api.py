@@ -44,7 +44,7 @@ from pipeline.core.units import parse_duration, parse_margin
 from pipeline.fresh import own_store, store_of_run
 from pipeline.plan import Step, make_plan
 from pipeline.recipe import LoadedRecipe, load_recipe, load_values
-from pipeline.records import previous_ingredients, read_run
+from pipeline.results.run_folder import previous_ingredients, read_run
 from pipeline.runner import Run
 
 if TYPE_CHECKING:
@@ -54,8 +54,8 @@ if TYPE_CHECKING:
 
     from pipeline.bundle.of_run import Written
     from pipeline.bundle.on_device.verify import Found
-    from pipeline.core.comparison import Comparison, Metric
     from pipeline.core.stage import Progress, Runtime
+    from pipeline.results.comparison import Comparison, Metric
 
 __all__ = [
     "Bundle",

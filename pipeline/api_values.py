@@ -10,16 +10,16 @@ from inspect import Parameter, Signature
 from typing import TYPE_CHECKING, Any, get_args
 
 from pipeline.bundle.selection import check_finished, shipping, stored
-from pipeline.core.bundle import BundleOptions
 from pipeline.core.errors import InputError
+from pipeline.results.bundle import BundleOptions
 from pipeline.stages import bundle, export, finetune, measure, prune, quantize, quantize_aware, simplify
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from pipeline.core.run import RunReport
     from pipeline.core.stage import Runtime, Stage
+    from pipeline.results.run import RunReport
 
 Settings = dict[str, Any]
 

@@ -23,7 +23,7 @@ from pipeline.core.quiet import printed_aside
 from pipeline.say import say, say_json
 
 if TYPE_CHECKING:
-    from pipeline.core.run import RunReport
+    from pipeline.results.run import RunReport
 
 BAD_INPUT = 2
 CANNOT_TELL = 4
@@ -35,10 +35,10 @@ TRACEBACK = "SECATEUR_TRACEBACK"
 #: Names of `secateur schema` and the modules that have the function `schema`.
 SCHEMAS = {
     "recipe": "pipeline.recipe",
-    "latency": "pipeline.core.comparison",
-    "gate": "pipeline.core.gate",
-    "inspection": "pipeline.core.file_inspection",
-    "bundle": "pipeline.core.bundle",
+    "latency": "pipeline.results.comparison",
+    "gate": "pipeline.results.gate",
+    "inspection": "pipeline.results.file_inspection",
+    "bundle": "pipeline.results.bundle",
 }
 
 app = typer.Typer(
@@ -171,7 +171,7 @@ def plan(
     from pipeline.fresh import own_store
     from pipeline.plan import make_plan
     from pipeline.recipe import load_recipe
-    from pipeline.records import previous_ingredients
+    from pipeline.results.run_folder import previous_ingredients
 
     loaded = load_recipe(recipe, overrides or ())
     folder, store = out or Path("runs") / recipe.stem, Store(default_root())
@@ -245,13 +245,13 @@ def report(
 
       secateur report runs/compare/main--branch
     """
-    from pipeline.core.comparison import RESULT_FILE
+    from pipeline.results.comparison import RESULT_FILE
 
     if folder.name == RESULT_FILE or (folder / RESULT_FILE).is_file():
         cli_latency.show_again(folder.parent if folder.name == RESULT_FILE else folder, as_json=as_json)
         return
-    from pipeline.records import read_run
     from pipeline.report import write
+    from pipeline.results.run_folder import read_run
 
     found, run_folder = read_run(folder)
     write(found, run_folder)

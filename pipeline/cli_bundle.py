@@ -56,8 +56,8 @@ def bundle(
     """
     from pipeline.bundle.of_run import write_bundle_of
     from pipeline.progress import ConsoleProgress
-    from pipeline.records import read_run
     from pipeline.report import write as write_report
+    from pipeline.results.run_folder import read_run
 
     report, folder = read_run(run)
     given: dict[str, Any] = {

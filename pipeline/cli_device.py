@@ -12,8 +12,8 @@ import typer
 from pipeline.say import say, say_json
 
 if TYPE_CHECKING:
-    from pipeline.core.doctor import DoctorReport
     from pipeline.measure.visit import Visit
+    from pipeline.results.doctor import DoctorReport
 
 UNREACHABLE = 5
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of text.")]

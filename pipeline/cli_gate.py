@@ -12,7 +12,7 @@ from pipeline.core.errors import InputError
 from pipeline.say import say, say_json
 
 if TYPE_CHECKING:
-    from pipeline.core.gate import GateResult
+    from pipeline.results.gate import GateResult
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of text.")]
 
@@ -71,13 +71,13 @@ def gate(
       secateur gate --config latency.toml --drift
     """
     from pipeline.bundle_argument import ExportedFiles
-    from pipeline.core.gate import RESULT_FILE
     from pipeline.core.partial import write_whole
     from pipeline.core.paths import check_folder
     from pipeline.latency.baselines import Store
     from pipeline.latency.gate import Gate
     from pipeline.latency.gate_config import gated, read_config
     from pipeline.progress import ConsoleProgress
+    from pipeline.results.gate import RESULT_FILE
 
     _require_sensible(accept, refreeze=refreeze, drift=drift)
     read = read_config(config)

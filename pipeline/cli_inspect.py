@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from pipeline.core.file_inspection import FileInspection
-    from pipeline.core.inspection import Inspection
     from pipeline.inspection_exported import Ways
+    from pipeline.results.file_inspection import FileInspection
+    from pipeline.results.inspection import Inspection
 
 
 def register(app: typer.Typer) -> None:

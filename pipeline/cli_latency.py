@@ -13,12 +13,12 @@ from pipeline.say import say, say_json
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pipeline.core.comparison import Comparison
-    from pipeline.core.measurement import Measurement
     from pipeline.latency.compare import Question
     from pipeline.measure.devices import Device
     from pipeline.measure.subjects import Terms
     from pipeline.progress import ConsoleProgress
+    from pipeline.results.comparison import Comparison
+    from pipeline.results.measurement import Measurement
 
 RuntimeName = Literal["onnxruntime", "openvino", "torch"]
 DEFAULT_MARGINS = {"instructions": "1%"}

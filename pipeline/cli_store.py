@@ -145,7 +145,7 @@ def _show_checked(found: list[Checked]) -> None:
 
 
 def _show_removed(removed: Removed, *, dry_run: bool) -> None:
-    from pipeline.core.numbers import size as bytes_text
+    from pipeline.report.numbers import size as bytes_text
 
     number = sum(removed.entries.values())
     kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(removed.entries.items()))
@@ -157,7 +157,7 @@ def _show_removed(removed: Removed, *, dry_run: bool) -> None:
 
 
 def _show_size(found: Size) -> None:
-    from pipeline.core.numbers import size as bytes_text
+    from pipeline.report.numbers import size as bytes_text
 
     table = _table("Kind", "Entries", "Size")
     for kind in sorted(found.entries, key=lambda each: -found.bytes_by_kind.get(each, 0)):

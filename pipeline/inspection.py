@@ -20,8 +20,8 @@ from pipeline.compress.cost import macs_model, parameters_model
 from pipeline.compress.graph import layer_of, trace
 from pipeline.compress.graph_nodes import layer_path
 from pipeline.core.errors import InputError
-from pipeline.core.inspection import ChannelGroup, Inspection, KeptWhole
 from pipeline.inspection_layers import Sides, forward_order, layers_of
+from pipeline.results.inspection import ChannelGroup, Inspection, KeptWhole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pipeline.compress.capture import Captured
     from pipeline.compress.graph import ChannelGraph, Group
     from pipeline.core.artifact import TensorSpec
-    from pipeline.core.inspection import Layer
+    from pipeline.results.inspection import Layer
 
 #: Reasons of the channel graph that name an operator and where it stands.
 _AT_AN_OPERATOR = re.compile(r"^(?P<operator>\S+) in (?P<place>the network|\S+) (?P<why>.+?)(?P<line> \(.+\))?$")

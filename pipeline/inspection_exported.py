@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.core.errors import InputError
-from pipeline.core.file_inspection import INTEGERS, FileInspection, OperatorTime, RuntimeProfile
 from pipeline.data import load
 from pipeline.export.cost import onnx_macs
 from pipeline.export.feeds import fixed_inputs, image_feeds, random_feeds
@@ -21,6 +20,7 @@ from pipeline.export.onnx_wiring import CONVERTERS, read_wiring
 from pipeline.export.precision_findings import findings, islands
 from pipeline.export.precision_map import onnx_precision_map
 from pipeline.recipe import load_recipe
+from pipeline.results.file_inspection import INTEGERS, FileInspection, OperatorTime, RuntimeProfile
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.core.artifact import TensorSpec
-    from pipeline.core.file_inspection import FileLayer
     from pipeline.core.stage import Runtime
     from pipeline.export.feeds import Feed
     from pipeline.export.node_times import NodeTimes
     from pipeline.export.observe import Watched
     from pipeline.export.onnx_wiring import Wiring
     from pipeline.export.precision_map import PrecisionMap
+    from pipeline.results.file_inspection import FileLayer
 
 
 @dataclass(frozen=True)

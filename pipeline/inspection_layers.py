@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.compress.cost import macs_model
 from pipeline.compress.graph import layer_of
-from pipeline.core.inspection import Layer, Part
+from pipeline.results.inspection import Layer, Part
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.core.accuracy import paired_difference, score
 from pipeline.core.artifact import Artifact, Frozen, TensorSpec, payload_digest, size_bytes
 from pipeline.core.errors import StageError
-from pipeline.core.run import Accuracy, FinalTest
 from pipeline.core.store import write_artifact
 from pipeline.plan import digest_of
+from pipeline.results.accuracy import paired_difference, score
+from pipeline.results.run import Accuracy, FinalTest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from pipeline.core.artifact import GAIN
 from pipeline.core.entry import ARTIFACT_FILE, RECORD_FILE
 from pipeline.core.errors import StageError
-from pipeline.core.run import Gain
 from pipeline.core.store import link_entry, write_artifact, write_record
 from pipeline.measure.bench import plan_for
 from pipeline.measure.devices import open_device
@@ -23,16 +22,17 @@ from pipeline.measure.harness import measure
 from pipeline.measure.regression import decide
 from pipeline.measure.runtimes import READS
 from pipeline.measure.subjects import Subject, Terms
+from pipeline.results.run import Gain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
     from pipeline.core.artifact import Artifact
-    from pipeline.core.measurement import Measurement, Stop
-    from pipeline.core.run import Interval
     from pipeline.core.stage import Progress, Runtime, Stage, Target
     from pipeline.measure.regression import Decision
+    from pipeline.results.measurement import Measurement, Stop
+    from pipeline.results.run import Interval
 
 #: It ends earlier once one of the two is shown to be faster. A stage without any effect takes all of it: after 20 s on
 #: a quiet machine the interval is that of the floor under its error, so that more time would not make it narrower.

@@ -20,12 +20,12 @@ from pipeline.core.artifact import file_digest
 from pipeline.core.code_inputs import content_digest, input_digests
 from pipeline.core.cpu import cpu_flags
 from pipeline.core.local_imports import local_modules
-from pipeline.core.measurement import machine_digest
 from pipeline.core.stage import runs_in
 from pipeline.data import digest as data_digest
 from pipeline.data.config import settings
 from pipeline.measure.devices.registry import device_record
 from pipeline.measure.machine import fingerprint
+from pipeline.results.measurement import machine_digest
 from pipeline.stages.quantize import Quantize
 from pipeline.stages.quantize_aware import QuantizeAwareFinetune
 

@@ -29,11 +29,9 @@ from pipeline.core.code_inputs import dependencies, undeclared
 from pipeline.core.entry import ARTIFACT_FILE, is_listed
 from pipeline.core.errors import InputError, ResourceError, SecateurError
 from pipeline.core.locks import introduce, locked
-from pipeline.core.measurement import load as load_measurement
 from pipeline.core.partial import write_whole
 from pipeline.core.paths import make_folder
 from pipeline.core.printable import printable
-from pipeline.core.run import Row, RunReport
 from pipeline.core.stage import Candidate, Context, SilentProgress
 from pipeline.core.store import Store, link_entry, read_artifact, read_record, write_artifact, write_record
 from pipeline.core.user_code import known_as, told
@@ -43,7 +41,9 @@ from pipeline.judge import Judge, input_specs
 from pipeline.measure.machine import Threads, usable_threads
 from pipeline.no_gain import gain, settle
 from pipeline.plan import Plan, Step, make_plan
-from pipeline.records import PLAN_FILE, RUN_FILE, previous_ingredients
+from pipeline.results.measurement import load as load_measurement
+from pipeline.results.run import Row, RunReport
+from pipeline.results.run_folder import PLAN_FILE, RUN_FILE, previous_ingredients
 from pipeline.stages.bundle import Bundle
 from pipeline.verdicts import budget_lines, in_vain, with_timings, with_verdicts
 
@@ -51,11 +51,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from pipeline.core.bundle import BundleOptions
     from pipeline.core.dataset import Dataset
-    from pipeline.core.measurement import Measurement
     from pipeline.core.stage import Progress, Stage
     from pipeline.recipe import LoadedRecipe
+    from pipeline.results.bundle import BundleOptions
+    from pipeline.results.measurement import Measurement
 
 MEASUREMENT_FILE = "measurement.json"
 #: A disk with less than this is full.

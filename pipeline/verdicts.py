@@ -5,20 +5,20 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from pipeline.core import numbers
 from pipeline.core.nearness import BACK, FAR
-from pipeline.core.run import BudgetLine, Interval
 from pipeline.core.units import Factor
 from pipeline.measure.statistics import ratio_interval, round_statistics, timings
+from pipeline.report import numbers
+from pipeline.results.run import BudgetLine, Interval
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Literal
 
-    from pipeline.core.measurement import Measurement
-    from pipeline.core.run import Row
     from pipeline.core.stage import Runtime, Target
     from pipeline.recipe import Budget
+    from pipeline.results.measurement import Measurement
+    from pipeline.results.run import Row
 
     Verdict = Literal["met", "missed", "cannot tell"]
 

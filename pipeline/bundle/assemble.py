@@ -20,10 +20,10 @@ from pipeline.core.store import read_artifact
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from pipeline.core.bundle import BundleOptions
     from pipeline.core.dataset import Dataset
-    from pipeline.core.run import RunReport
     from pipeline.core.stage import Progress
+    from pipeline.results.bundle import BundleOptions
+    from pipeline.results.run import RunReport
 
 #: Programs that ship as they are.
 CODE = ("infer.py", "self_test.py", "verify.py")

@@ -26,7 +26,7 @@ from pipeline.bundle.licences import data_licence, weights_licence
 from pipeline.bundle.requirements import needed_by, pinned
 from pipeline.bundle.wheels import wheels_of
 from pipeline.core.artifact import file_digest
-from pipeline.core.bundle import NOT_STATED
+from pipeline.results.bundle import NOT_STATED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -16,10 +16,10 @@ from pipeline.bundle.manifest import EXPECTED, manifest_of
 from pipeline.bundle.on_device.infer import load_preprocessing
 from pipeline.bundle.requirements import file_name
 from pipeline.bundle.tolerance import FLOAT, far, is_exact, precision_of
-from pipeline.core import numbers
-from pipeline.core.bundle import NOT_STATED
 from pipeline.core.printable import printable
 from pipeline.core.store import read_artifact
+from pipeline.report import numbers
+from pipeline.results.bundle import NOT_STATED
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
     from pipeline.bundle.content import Content
-    from pipeline.core.bundle import Manifest
-    from pipeline.core.run import Accuracy, Row
+    from pipeline.results.bundle import Manifest
+    from pipeline.results.run import Accuracy, Row
 
 FILE, TEMPLATE = "MODEL_CARD.md", "card.md.j2"
 #: Letters that would be markup.

@@ -13,7 +13,7 @@ from pipeline.bundle.archive import unpack
 from pipeline.bundle.assemble import CODE, ON_DEVICE
 from pipeline.bundle.on_device import verify
 from pipeline.bundle.on_device.verify import MANIFEST, Found, Refused, Wanted
-from pipeline.core.bundle import Manifest
+from pipeline.results.bundle import Manifest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

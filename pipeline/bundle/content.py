@@ -9,10 +9,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from pipeline.core.bundle import BundleOptions
     from pipeline.core.dataset import Dataset
-    from pipeline.core.run import RunReport
     from pipeline.core.stage import Progress, Runtime
+    from pipeline.results.bundle import BundleOptions
+    from pipeline.results.run import RunReport
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.core.bundle import NOT_STATED
 from pipeline.core.paths import resolved
+from pipeline.results.bundle import NOT_STATED
 
 if TYPE_CHECKING:
     from pipeline.bundle.content import Content

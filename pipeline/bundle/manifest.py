@@ -11,7 +11,8 @@ from pipeline import __version__
 from pipeline.bundle.json_text import json_text
 from pipeline.bundle.licences import data_licence, weights_licence
 from pipeline.bundle.selection import device_runtime
-from pipeline.core.bundle import (
+from pipeline.core.store import read_artifact
+from pipeline.results.bundle import (
     MANIFEST_FILE,
     SIGNATURE_FILE,
     SUMS_FILE,
@@ -21,8 +22,7 @@ from pipeline.core.bundle import (
     Licences,
     Manifest,
 )
-from pipeline.core.measurement import load as load_measurement
-from pipeline.core.store import read_artifact
+from pipeline.results.measurement import load as load_measurement
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
     from pipeline.bundle.content import Content
     from pipeline.core.artifact import StageRecord
-    from pipeline.core.bundle import DeviceRuntime
-    from pipeline.core.run import Row
     from pipeline.core.stage import Runtime
+    from pipeline.results.bundle import DeviceRuntime
+    from pipeline.results.run import Row
 
 MEASUREMENT_FILE = "measurement.json"
 EXPECTED = "samples/expected.json"

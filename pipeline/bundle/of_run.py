@@ -11,7 +11,6 @@ from pydantic import ValidationError
 from pipeline.bundle.assemble import content_of
 from pipeline.bundle.place import write_beside_run, write_bundle
 from pipeline.bundle.selection import check_finished
-from pipeline.core.bundle import BundleOptions
 from pipeline.core.errors import InputError
 from pipeline.core.locks import locked
 from pipeline.core.partial import write_whole
@@ -19,16 +18,16 @@ from pipeline.data import digest, load
 from pipeline.recipe import load_values
 from pipeline.recipe_problems import messages
 from pipeline.recipe_yaml import dotted
+from pipeline.results.bundle import BundleOptions
+from pipeline.results.run_folder import RUN_FILE
 from pipeline.stages.bundle import Bundle
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pipeline.core.dataset import Dataset
-    from pipeline.core.run import RunReport
     from pipeline.core.stage import Progress
-
-RUN_FILE = "run.json"
+    from pipeline.results.run import RunReport
 
 
 @dataclass(frozen=True)

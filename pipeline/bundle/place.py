@@ -11,7 +11,7 @@ from pipeline.bundle.on_device import verify
 from pipeline.bundle.signature import check_key, sign
 from pipeline.core.errors import InputError, ResourceError, StageError
 from pipeline.core.partial import partial_folder
-from pipeline.core.run import BundleRecord
+from pipeline.results.run import BundleRecord
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, get_args
 
-from pipeline.core.bundle import DeviceRuntime
 from pipeline.core.entry import ARTIFACT_FILE
 from pipeline.core.errors import InputError, ResourceError
 from pipeline.core.store import read_artifact
+from pipeline.results.bundle import DeviceRuntime
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
     from pipeline.core.artifact import Artifact, Form
-    from pipeline.core.bundle import BundleOptions
-    from pipeline.core.run import Row, RunReport
     from pipeline.core.stage import Runtime
+    from pipeline.results.bundle import BundleOptions
+    from pipeline.results.run import Row, RunReport
 
 RUNTIMES: tuple[DeviceRuntime, ...] = get_args(DeviceRuntime)
 

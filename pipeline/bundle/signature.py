@@ -9,8 +9,8 @@ import shutil
 import subprocess
 from typing import TYPE_CHECKING
 
-from pipeline.core.bundle import SIGNATURE_FILE, SUMS_FILE
 from pipeline.core.errors import InputError
+from pipeline.results.bundle import SIGNATURE_FILE, SUMS_FILE
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pipeline.core.nearness import NEARNESS, Nearness
-from pipeline.core.precision import PrecisionPlan
+from pipeline.results.precision import PrecisionPlan
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

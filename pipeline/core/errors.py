@@ -12,7 +12,7 @@ SecateurError                 exit 3
 A message says what was found, what was expected and what to do. Exit codes of `secateur run`:
 0 passed, 1 budget missed, 2 bad input, 3 stage failed, 4 cannot tell (the interval straddles the budget), 130 and 143
 interrupted (`pipeline.core.interruption`).
-Those of `compare` and `gate` are in `pipeline.core.comparison`.
+Those of `compare` and `gate` are in `pipeline.results.comparison`.
 """
 
 from __future__ import annotations

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from pipeline.core.file_inspection import Precision
     from pipeline.core.stage import Runtime
     from pipeline.export.feeds import Feed
+    from pipeline.results.file_inspection import Precision
 
 #: Inferences before times are kept: the first ones allocate memory and choose kernels.
 WARM_UP = 5

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
     from onnx import ModelProto, NodeProto
 
-    from pipeline.core.file_inspection import Precision
     from pipeline.export.feeds import Feed
     from pipeline.export.onnx_wiring import Wiring
+    from pipeline.results.file_inspection import Precision
 
 KERNEL = "_kernel_time"
 _LAYOUT = re.compile(r"(?P<tensor>.+)_nchwc(_token_\d+)?|(?P<node>.+?)(_nhwc)?(_token_\d+)?")

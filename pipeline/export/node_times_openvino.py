@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from pipeline.core.file_inspection import Precision
     from pipeline.export.feeds import Feed
+    from pipeline.results.file_inspection import Precision
 
     #: A node of the file, and whether it multiplies by weights.
     Owner = tuple[str, bool]

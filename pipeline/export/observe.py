@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.core.file_inspection import SQNR_CEILING_DB
+from pipeline.results.file_inspection import SQNR_CEILING_DB
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from numpy.typing import NDArray
 
-    from pipeline.core.file_inspection import Quantizer
+    from pipeline.results.file_inspection import Quantizer
 
     Tensors = Mapping[str, NDArray[Any]]
 

@@ -14,8 +14,8 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from pipeline.core.file_inspection import Quantizer
 from pipeline.export.onnx_file import read_onnx
+from pipeline.results.file_inspection import Quantizer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.core.file_inspection import Quantizer
 from pipeline.export.cost import OPENVINO_WEIGHTED
 from pipeline.export.openvino import openvino_specs, read_openvino
+from pipeline.results.file_inspection import Quantizer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

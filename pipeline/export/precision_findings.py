@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.core.file_inspection import FLOATS, INTEGERS, Finding, FloatIsland
+from pipeline.results.file_inspection import FLOATS, INTEGERS, Finding, FloatIsland
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from pipeline.core.file_inspection import FileLayer, Quantizer
     from pipeline.export.precision_map import Link
+    from pipeline.results.file_inspection import FileLayer, Quantizer
 
 #: Smallest scale that means anything: below it float32 has no normal number for a step.
 SMALLEST_SCALE = float(np.finfo(np.float32).tiny)

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.core.file_inspection import INTEGERS, FileLayer, Quantizer, Weights
 from pipeline.export.cost import ONNX_WEIGHTED
 from pipeline.export.onnx_wiring import (
     DEQUANTIZE,
@@ -27,14 +26,15 @@ from pipeline.export.onnx_wiring import (
     stored_bytes,
     type_name,
 )
+from pipeline.results.file_inspection import INTEGERS, FileLayer, Quantizer, Weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from onnx import NodeProto, TensorProto
 
-    from pipeline.core.file_inspection import Precision
     from pipeline.export.onnx_wiring import Wiring
+    from pipeline.results.file_inspection import Precision
 
 #: Operators on integers in QOperator format, with the input that holds the weight's scale (its zero point follows) and
 #: the one that holds the output's; -1 for none.

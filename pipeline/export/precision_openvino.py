@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.core.file_inspection import FileLayer, Quantizer, Weights
 from pipeline.export.cost import OPENVINO_WEIGHTED, constant_behind, openvino_macs
 from pipeline.export.onnx_wiring import bits_of, quantizer_of
 from pipeline.export.openvino_layers import FAKE, constants, described, fake_behind, readers, type_name
 from pipeline.export.precision_map import CLOSED, FLOAT_TYPES, INTEGER_BITS, Link, PrecisionMap
+from pipeline.results.file_inspection import FileLayer, Quantizer, Weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     import openvino
     from numpy.typing import NDArray
 
-    from pipeline.core.file_inspection import Precision
     from pipeline.export.openvino_layers import IrLayers
+    from pipeline.results.file_inspection import Precision
 
 #: Operators with integer kernels that have another name in ONNX, or no such kernel in its runtime.
 CLOSED_HERE = CLOSED | frozenset({"Multiply", "Subtract", "AvgPool", "ReduceMean", "Interpolate", "Clamp"})

@@ -18,19 +18,19 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from pydantic import BaseModel, Field, ValidationError
 
 from pipeline.core.artifact import Frozen, file_digest
-from pipeline.core.comparison import ReasonCode, Verdict
 from pipeline.core.errors import InputError, ResourceError
-from pipeline.core.measurement import MUST_MATCH
 from pipeline.core.partial import append_line, write_whole
-from pipeline.core.run import Interval
 from pipeline.core.stage import Runtime
+from pipeline.results.comparison import ReasonCode, Verdict
+from pipeline.results.measurement import MUST_MATCH
+from pipeline.results.run import Interval
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pipeline.core.comparison import Comparison
-    from pipeline.core.measurement import Measurement
     from pipeline.measure.payload import Payload
+    from pipeline.results.comparison import Comparison
+    from pipeline.results.measurement import Measurement
 
 FILE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 Line = TypeVar("Line", bound=BaseModel)

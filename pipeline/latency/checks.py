@@ -8,13 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipeline.core.doctor import Check
 from pipeline.measure.regression import FIXED_GOVERNORS, FREQUENCY_MOVED, MOST_PREEMPTED, TEMPERATURE_RISE_C
+from pipeline.results.doctor import Check
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from pipeline.core.measurement import Measurement
+    from pipeline.results.measurement import Measurement
 
 #: Above this share of stolen CPU time other guests of the host take part in every measurement.
 MUCH_STEAL = 0.02

@@ -9,7 +9,16 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from pipeline import __version__
-from pipeline.core.comparison import (
+from pipeline.core.errors import DeviceError, IncomparableError, InputError
+from pipeline.core.partial import write_whole
+from pipeline.latency.noise import invisible_margin, known_noise, with_floor
+from pipeline.latency.rooflines import with_rooflines
+from pipeline.measure.harness import measure
+from pipeline.measure.payload import payload
+from pipeline.measure.regression import Decision, decide
+from pipeline.measure.statistics import distribution, preempted_share
+from pipeline.measure.subjects import Subject, Terms
+from pipeline.results.comparison import (
     RESULT_FILE,
     ROUNDS_FILE,
     Comparison,
@@ -21,27 +30,18 @@ from pipeline.core.comparison import (
     Spread,
     load_comparison,
 )
-from pipeline.core.errors import DeviceError, IncomparableError, InputError
-from pipeline.core.measurement import Measurement, SamplingPlan, differences, load, save
-from pipeline.core.partial import write_whole
-from pipeline.latency.noise import invisible_margin, known_noise, with_floor
-from pipeline.latency.rooflines import with_rooflines
-from pipeline.measure.harness import measure
-from pipeline.measure.payload import payload
-from pipeline.measure.regression import Decision, decide
-from pipeline.measure.statistics import distribution, preempted_share
-from pipeline.measure.subjects import Subject, Terms
+from pipeline.results.measurement import Measurement, SamplingPlan, differences, load, save
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from pipeline.core.comparison import Metric
-    from pipeline.core.measurement import Stop, SubjectSamples
     from pipeline.core.stage import Progress, Runtime
     from pipeline.latency.noise import KnownNoise
     from pipeline.measure.devices import Device
     from pipeline.measure.statistics import Clock
+    from pipeline.results.comparison import Metric
+    from pipeline.results.measurement import Stop, SubjectSamples
 
 PARTIAL_FILE = "partial.json"
 

@@ -13,9 +13,7 @@ import numpy as np
 
 from pipeline import __version__
 from pipeline.core.artifact import file_digest
-from pipeline.core.doctor import Clock, CopyNoise, DoctorReport
 from pipeline.core.errors import InputError
-from pipeline.core.measurement import SamplingPlan
 from pipeline.core.stage import SilentProgress
 from pipeline.latency.checks import all_checks, signs_of
 from pipeline.latency.kept import keep, kept_file
@@ -24,13 +22,15 @@ from pipeline.latency.noise import HONEST, seconds_of
 from pipeline.measure.harness import measure
 from pipeline.measure.statistics import distribution, hodges_lehmann, round_statistics
 from pipeline.measure.subjects import Subject, Terms
+from pipeline.results.doctor import Clock, CopyNoise, DoctorReport
+from pipeline.results.measurement import SamplingPlan
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pipeline.core.measurement import Measurement
     from pipeline.core.stage import Progress, Runtime
     from pipeline.measure.devices import Device
+    from pipeline.results.measurement import Measurement
 
 #: With fewer A/A comparisons a report is shown, but not kept: two ratios say little about the next.
 ENOUGH = 5

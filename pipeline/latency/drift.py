@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.core.gate import DriftStep
+from pipeline.results.gate import DriftStep
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

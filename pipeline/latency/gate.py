@@ -13,9 +13,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from pipeline import __version__
-from pipeline.core.comparison import Reason
 from pipeline.core.errors import DeviceError, IncomparableError, InputError, SecateurError
-from pipeline.core.gate import Drift, Failure, GateResult, ModelResult, Policy, model_code, overall_code
 from pipeline.latency.baselines import Baseline, Point, changed_terms, history_key, terms_of
 from pipeline.latency.compare import compare, keep_partial, write
 from pipeline.latency.drift import find_steps, lasting, levels
@@ -23,17 +21,19 @@ from pipeline.latency.instructions import compare_instructions
 from pipeline.measure.devices import open_device
 from pipeline.measure.payload import payload
 from pipeline.measure.regression import holm
+from pipeline.results.comparison import Reason
+from pipeline.results.gate import Drift, Failure, GateResult, ModelResult, Policy, model_code, overall_code
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from pipeline.core.comparison import Comparison
-    from pipeline.core.measurement import Measurement
     from pipeline.core.stage import Progress, Runtime
     from pipeline.latency.baselines import Store
     from pipeline.latency.compare import Question
     from pipeline.latency.gate_config import Gated
+    from pipeline.results.comparison import Comparison
+    from pipeline.results.measurement import Measurement
 
 TRIES = 3
 BAD_INPUT = 2

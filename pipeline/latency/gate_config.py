@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, ValidationError
 
 from pipeline.core.artifact import Frozen
-from pipeline.core.comparison import Metric
 from pipeline.core.errors import InputError, Problem, RecipeError
 from pipeline.core.reading import read_bytes
 from pipeline.core.stage import Runtime
@@ -19,6 +18,7 @@ from pipeline.core.units import parse_duration, parse_margin
 from pipeline.latency.compare import Question
 from pipeline.measure.devices.registry import device_record
 from pipeline.measure.subjects import Terms
+from pipeline.results.comparison import Metric
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

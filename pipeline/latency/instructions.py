@@ -7,21 +7,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.core.comparison import Comparison, Reason
 from pipeline.core.errors import InputError
-from pipeline.core.run import Interval
 from pipeline.latency.compare import allowed_differences, comparison_of, two_subjects
 from pipeline.measure.counting import count_instructions
 from pipeline.measure.devices import open_device
 from pipeline.measure.devices.registry import device_record
 from pipeline.measure.regression import Decision
+from pipeline.results.comparison import Comparison, Reason
+from pipeline.results.run import Interval
 
 if TYPE_CHECKING:
-    from pipeline.core.comparison import ReasonCode, Verdict
-    from pipeline.core.measurement import Measurement
     from pipeline.core.stage import Progress, Runtime
     from pipeline.latency.compare import Question
     from pipeline.measure.devices.record import DeviceRecord
+    from pipeline.results.comparison import ReasonCode, Verdict
+    from pipeline.results.measurement import Measurement
 
 #: The least of several counts repeats to within this share, from process to process. OpenVINO's threads wait in loops.
 REPEATABILITY = {"onnxruntime": 0.0005, "openvino": 0.002}

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pipeline.core.artifact import Frozen
 from pipeline.core.errors import InputError, ResourceError
-from pipeline.core.measurement import machine_digest
 from pipeline.core.partial import write_whole
 from pipeline.core.paths import cache_root
 from pipeline.core.reading import read_value
+from pipeline.results.measurement import machine_digest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -11,14 +11,14 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline.core.doctor import DoctorReport
 from pipeline.core.errors import IncomparableError
 from pipeline.latency.kept import kept_file, read_kept
+from pipeline.results.doctor import DoctorReport
 
 if TYPE_CHECKING:
-    from pipeline.core.comparison import Metric
-    from pipeline.core.doctor import Clock
-    from pipeline.core.measurement import Measurement, SamplingPlan
+    from pipeline.results.comparison import Metric
+    from pipeline.results.doctor import Clock
+    from pipeline.results.measurement import Measurement, SamplingPlan
 
 #: The share of the noise that is left however long one measures.
 REMAINS = 0.25

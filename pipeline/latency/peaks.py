@@ -13,19 +13,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.core.artifact import file_digest
-from pipeline.core.measurement import SamplingPlan
-from pipeline.core.peaks import Peaks, Reading
 from pipeline.latency import networks
 from pipeline.latency.kept import keep, kept_file, read_kept
 from pipeline.measure.harness import measure
 from pipeline.measure.subjects import Subject, Terms
+from pipeline.results.measurement import SamplingPlan
+from pipeline.results.peaks import Peaks, Reading
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pipeline.core.measurement import Measurement, SubjectSamples
     from pipeline.core.stage import Progress
     from pipeline.measure.devices import Device
+    from pipeline.results.measurement import Measurement, SubjectSamples
 
 MEBIBYTE = 2**20
 #: Sizes of the fully connected networks: within the caches of a core, within those that cores share, beyond both.

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline.core.comparison import Reason
 from pipeline.core.errors import SecateurError
 from pipeline.core.stage import SilentProgress
 from pipeline.latency.peaks import peaks_of
 from pipeline.measure.devices.local import LocalDevice
 from pipeline.measure.roofline import Work, above, bound
+from pipeline.results.comparison import Reason
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from pipeline.core.comparison import Bound, Comparison, Side
-    from pipeline.core.measurement import Measurement, SubjectSamples
     from pipeline.core.stage import Progress
     from pipeline.measure.devices import Device
+    from pipeline.results.comparison import Bound, Comparison, Side
+    from pipeline.results.measurement import Measurement, SubjectSamples
 
 #: A side above its limit was perhaps probed in a slow moment: so often are the peaks probed again before it is doubted.
 AGAIN = 2

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline.core.measurement import SamplingPlan
 from pipeline.measure.harness import measure
 from pipeline.measure.payload import payload
 from pipeline.measure.subjects import Subject
+from pipeline.results.measurement import SamplingPlan
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from pipeline.core.measurement import Measurement
     from pipeline.core.stage import Progress, Runtime
     from pipeline.measure.devices import Device
     from pipeline.measure.subjects import Terms
+    from pipeline.results.measurement import Measurement
 
 #: Time of a session for each file in it.
 SESSION_S = 0.3

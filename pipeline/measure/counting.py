@@ -12,10 +12,10 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from pipeline.core.errors import DeviceError
-from pipeline.core.measurement import Measurement, SamplingPlan
 from pipeline.core.stage import SilentProgress
 from pipeline.measure.devices.instructions import read_marks
 from pipeline.measure.subjects import PATIENCE_S, open_subjects, start_worker, subject_samples
+from pipeline.results.measurement import Measurement, SamplingPlan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -7,21 +7,21 @@ from datetime import UTC, datetime
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
-from pipeline.core.measurement import Conditions, Measurement, SamplingPlan
 from pipeline.core.stage import SilentProgress
 from pipeline.measure.clock import Readings
 from pipeline.measure.sampling import Created, sample
 from pipeline.measure.statistics import is_precise
 from pipeline.measure.subjects import PATIENCE_S, local_device, open_subjects, start_worker, subject_samples
+from pipeline.results.measurement import Conditions, Measurement, SamplingPlan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from pipeline.core.measurement import Stop
     from pipeline.core.stage import Progress
     from pipeline.measure.devices import Device
     from pipeline.measure.sampling import Samples
     from pipeline.measure.subjects import Opened, Subject, Terms
+    from pipeline.results.measurement import Stop
 
 
 class WorkerRunner:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.core.errors import InputError, OutputsError
-from pipeline.core.measurement import OutputCheck
+from pipeline.results.measurement import OutputCheck
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -21,16 +21,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.core.comparison import Reason
 from pipeline.measure.statistics import LogRatio, contended, log_ratio, plan_quantile, preempted_share, round_statistics
+from pipeline.results.comparison import Reason
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pipeline.core.comparison import Metric, ReasonCode, Verdict
-    from pipeline.core.measurement import Measurement, SamplingPlan, SubjectSamples
-    from pipeline.core.run import Interval
     from pipeline.measure.statistics import Clock
+    from pipeline.results.comparison import Metric, ReasonCode, Verdict
+    from pipeline.results.measurement import Measurement, SamplingPlan, SubjectSamples
+    from pipeline.results.run import Interval
 
 #: Below these shares of interrupted blocks and of stolen CPU time nothing else was running.
 QUIET_PREEMPTED = 0.10

@@ -15,10 +15,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from pipeline.core.comparison import Bound
+from pipeline.results.comparison import Bound
 
 if TYPE_CHECKING:
-    from pipeline.core.peaks import Peaks
+    from pipeline.results.peaks import Peaks
 
 Limit = Literal["compute", "bandwidth", "overhead"]
 

@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from pipeline.core.errors import DeviceError
-from pipeline.core.measurement import Block, SessionSamples
 from pipeline.core.stage import SilentProgress
+from pipeline.results.measurement import Block, SessionSamples
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from pipeline.core.measurement import Conditions, SamplingPlan, Stop
     from pipeline.core.stage import Progress
     from pipeline.measure.clock import Readings
+    from pipeline.results.measurement import Conditions, SamplingPlan, Stop
 
 #: Longest time between two reports of progress, unless a single round takes longer.
 PIECE_NS = 1_000_000_000

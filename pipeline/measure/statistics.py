@@ -23,15 +23,15 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from pipeline.core.run import Interval, Timing
+from pipeline.results.run import Interval, Timing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
-    from pipeline.core.measurement import Block, Measurement, SamplingPlan, SubjectSamples
     from pipeline.core.stage import Runtime
+    from pipeline.results.measurement import Block, Measurement, SamplingPlan, SubjectSamples
 
 Clock = Literal["wall", "cpu"]
 #: One value per round, an array for each session.

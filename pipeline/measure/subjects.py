@@ -6,22 +6,22 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pipeline.core.errors import DeviceError, InputError
-from pipeline.core.measurement import SubjectSamples
 from pipeline.core.printable import printable
 from pipeline.measure.connection import Connection, connect
 from pipeline.measure.devices.local import LocalDevice
 from pipeline.measure.installed import missing_packages, missing_text
 from pipeline.measure.outputs import compare_outputs, require_sound
 from pipeline.measure.payload import Payload, payload
+from pipeline.results.measurement import SubjectSamples
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from contextlib import ExitStack
     from pathlib import Path
 
-    from pipeline.core.measurement import OutputCheck, SessionSamples
     from pipeline.core.stage import Progress, Runtime
     from pipeline.measure.devices import Device
+    from pipeline.results.measurement import OutputCheck, SessionSamples
 
 #: A module that serves as the worker where a torch network is measured: it knows how to load one.
 TORCH_WORKER = "pipeline.torch_worker"

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
     from onnx import ModelProto
 
-    from pipeline.core.precision import LayerChoice
-    from pipeline.core.run import Interval
     from pipeline.core.stage import Progress
     from pipeline.precision.evaluation import Evaluation, Timed
     from pipeline.precision.rows import Precision
     from pipeline.precision.tried import Question
     from pipeline.precision.variant import Variant
+    from pipeline.results.precision import LayerChoice
+    from pipeline.results.run import Interval
 
 #: Two files within this are equally fast: the more accurate one is taken.
 AS_FAST = 0.01

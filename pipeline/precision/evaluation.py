@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.core.accuracy import paired_difference
 from pipeline.core.errors import InputError, StageError
 from pipeline.core.nearness import decibels
 from pipeline.measure.bench import plan_for
@@ -19,6 +18,7 @@ from pipeline.measure.payload import payload
 from pipeline.measure.runtimes import open_session
 from pipeline.measure.statistics import milliseconds, speedup
 from pipeline.measure.subjects import Subject, Terms, open_subjects, start_worker
+from pipeline.results.accuracy import paired_difference
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.core.dataset import Normalisation, Split
-    from pipeline.core.run import Interval
     from pipeline.core.stage import Progress, Runtime, Target
     from pipeline.measure.devices import Device
     from pipeline.measure.statistics import Clock
     from pipeline.nearness import Net
+    from pipeline.results.run import Interval
 
 #: What is predicted for an image whose logits are not finite: no class, so it is wrong.
 NO_CLASS = -1

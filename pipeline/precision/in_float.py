@@ -8,19 +8,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline.core.precision import LayerChoice
 from pipeline.export.noise import own_layer_sqnr
 from pipeline.precision.candidates import decibels_of
 from pipeline.precision.families import families
 from pipeline.precision.tried import file_of, speed_of
+from pipeline.results.precision import LayerChoice
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pipeline.core.run import Interval
     from pipeline.precision.candidates import Candidates
     from pipeline.precision.tried import Tried
     from pipeline.precision.variant import Variant
+    from pipeline.results.run import Interval
 
 #: Calibration images of a trial, and images on which layers are ordered by their noise.
 TRIAL_IMAGES, NOISE_IMAGES = 8, 16

@@ -32,12 +32,12 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
     from pipeline.core.artifact import Artifact
-    from pipeline.core.precision import PrecisionPlan
     from pipeline.core.stage import Context, Runtime
     from pipeline.measure.devices import Device
     from pipeline.precision.exactness import Expected
     from pipeline.precision.targets import TargetFacts
     from pipeline.quantization_config import QuantizationConfig
+    from pipeline.results.precision import PrecisionPlan
 
 #: Training images on which noise is compared; nothing is calibrated on them.
 HELD_OUT = 128

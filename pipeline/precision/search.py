@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pipeline.compress.quantization.engine import Calibration, EngineName, Request, Scheme
-    from pipeline.core.run import Interval
     from pipeline.core.stage import Progress
     from pipeline.precision.evaluation import Evaluation
     from pipeline.precision.rows import Precision
     from pipeline.precision.tried import Question
+    from pipeline.results.run import Interval
 
 METHODS: tuple[Calibration, ...] = ("percentile", "mse", "min-max", "entropy")
 #: The calibration that every other engine has.

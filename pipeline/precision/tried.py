@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline.core.errors import StageError
-from pipeline.core.precision import CandidateFile, PrecisionPlan
+from pipeline.results.precision import CandidateFile, PrecisionPlan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
     from pipeline.compress.quantization.engine import Request, Scheme
-    from pipeline.core.precision import LayerChoice, State
     from pipeline.precision.evaluation import Evaluation, Timed
     from pipeline.precision.targets import TargetFacts
     from pipeline.precision.variant import Variant
+    from pipeline.results.precision import LayerChoice, State
 
 FLOAT = "fp32"
 #: Accuracies are quotients of whole numbers: a drop of exactly what is allowed must not fail by rounding.

@@ -14,7 +14,7 @@ from pipeline.report import html, markdown
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pipeline.core.run import RunReport
+    from pipeline.results.run import RunReport
 
 
 def write(report: RunReport, folder: Path) -> dict[str, Path]:

@@ -9,13 +9,13 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.core import numbers
 from pipeline.measure.statistics import distribution, preempted_share, timing
+from pipeline.report import numbers
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from pipeline.core.measurement import Measurement, SubjectSamples
+    from pipeline.results.measurement import Measurement, SubjectSamples
 
 NANOSECONDS_PER_MILLISECOND = 1e6
 MEBIBYTE = 1024**2

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from pipeline.core import numbers
-from pipeline.report import svg
+from pipeline.report import numbers, svg
 from pipeline.report.placement import LINE_HEIGHT, Box, Mark, gathered, place_labels, tick_text
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from pipeline.report.template import template
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-    from pipeline.core.comparison import Comparison, Side, Verdict
-    from pipeline.core.measurement import Measurement
+    from pipeline.results.comparison import Comparison, Side, Verdict
+    from pipeline.results.measurement import Measurement
 
 TONES: dict[Verdict, str] = {"PASS": "better", "FAIL": "worse", "INCONCLUSIVE": "unsure", "INCOMPARABLE": "unsure"}
 MEANING: dict[Verdict, str] = {

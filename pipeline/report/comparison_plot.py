@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from pipeline.core.comparison import Comparison
-    from pipeline.core.measurement import Measurement, SubjectSamples
     from pipeline.measure.statistics import Clock
+    from pipeline.results.comparison import Comparison
+    from pipeline.results.measurement import Measurement, SubjectSamples
 
 #: The first drawing is as wide as the page, the others half of it.
 ACROSS, WIDE, NARROW = 1180, 580, 360

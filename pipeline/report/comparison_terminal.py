@@ -9,16 +9,16 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.core import numbers
 from pipeline.measure.roofline import lever
+from pipeline.report import numbers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from rich.console import RenderableType
 
-    from pipeline.core.comparison import Comparison, Metric, Side, Spread, Verdict
-    from pipeline.core.run import Interval
+    from pipeline.results.comparison import Comparison, Metric, Side, Spread, Verdict
+    from pipeline.results.run import Interval
 
 STYLES: dict[Verdict, str] = {
     "PASS": "bold green",

@@ -8,14 +8,14 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.core import numbers
+from pipeline.report import numbers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from rich.console import RenderableType
 
-    from pipeline.core.doctor import DoctorReport
+    from pipeline.results.doctor import DoctorReport
 
 STYLES = {"ok": "green", "warn": "bold yellow"}
 

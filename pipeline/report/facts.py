@@ -6,14 +6,13 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.core import numbers
 from pipeline.core.printable import printable_json
-from pipeline.report import rows
+from pipeline.report import numbers, rows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pipeline.core.run import BundleRecord, Row, RunReport
+    from pipeline.results.run import BundleRecord, Row, RunReport
 
 Facts = tuple[tuple[str, str], ...]
 

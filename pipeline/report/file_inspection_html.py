@@ -15,7 +15,7 @@ from pipeline.report.template import template
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pipeline.core.file_inspection import FileInspection
+    from pipeline.results.file_inspection import FileInspection
 
 
 def render(inspection: FileInspection) -> str:

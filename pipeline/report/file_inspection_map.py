@@ -19,7 +19,7 @@ from pipeline.report.inspection_map import blocks, shortened
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pipeline.core.file_inspection import FileInspection, FileLayer
+    from pipeline.results.file_inspection import FileInspection, FileLayer
 
 _ROW = 19.0
 _HEAD = 40.0

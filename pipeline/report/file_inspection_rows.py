@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline.core import numbers
-from pipeline.core.file_inspection import INTEGERS, SQNR_CEILING_DB
+from pipeline.report import numbers
 from pipeline.report.inspection_rows import TIMES, Figure, share
+from pipeline.results.file_inspection import INTEGERS, SQNR_CEILING_DB
 
 if TYPE_CHECKING:
-    from pipeline.core.file_inspection import FileInspection, FileLayer, Quantizer, Weights
+    from pipeline.results.file_inspection import FileInspection, FileLayer, Quantizer, Weights
 
 #: Layers of the table of those that lose most.
 MOST = 5

@@ -10,8 +10,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.core import numbers
 from pipeline.report import file_inspection_rows as rows
+from pipeline.report import numbers
 from pipeline.report.inspection_rows import condensed
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from pipeline.core.file_inspection import FileInspection
+    from pipeline.results.file_inspection import FileInspection
 
 _BAR_WIDTH = 10
 #: Characters below which the layer table has fewer columns.

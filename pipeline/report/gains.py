@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from pipeline.core import numbers
 from pipeline.core.nearness import BACK, FAR
+from pipeline.report import numbers
 
 if TYPE_CHECKING:
-    from pipeline.core.run import Row, RunReport, Timing
     from pipeline.core.stage import Target
+    from pipeline.results.run import Row, RunReport, Timing
 
 Tone = Literal["better", "worse", "unsure", "nothing", "plain"]
 

@@ -8,14 +8,14 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.core import numbers
 from pipeline.core.printable import printable
+from pipeline.report import numbers
 from pipeline.report.comparison_terminal import STYLES
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from pipeline.core.gate import GateResult, ModelResult
+    from pipeline.results.gate import GateResult, ModelResult
 
 #: Where GitHub draws a line for a result: those that pass have none.
 LEVELS = {"FAIL": "error", "INCOMPARABLE": "error", "INCONCLUSIVE": "warning"}

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline.core import numbers
-from pipeline.report import rows
+from pipeline.report import numbers, rows
 from pipeline.report.gains import Tone, made, result, timing
 
 if TYPE_CHECKING:
-    from pipeline.core.run import BudgetLine, FinalTest, Interval, RunReport
+    from pipeline.results.run import BudgetLine, FinalTest, Interval, RunReport
 
 
 @dataclass(frozen=True)

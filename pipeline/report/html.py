@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pipeline
-from pipeline.core import numbers
-from pipeline.report import facts, headline, plot, precision_html, precision_rows, rows
+from pipeline.report import facts, headline, numbers, plot, precision_html, precision_rows, rows
 from pipeline.report.template import template
 
 if TYPE_CHECKING:
-    from pipeline.core.run import Row, RunReport
+    from pipeline.results.run import Row, RunReport
 
 
 def render(report: RunReport) -> str:

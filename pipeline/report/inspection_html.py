@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pipeline
-from pipeline.core import numbers
 from pipeline.core.errors import InputError, ResourceError
 from pipeline.core.partial import write_whole
-from pipeline.report import inspection_map
+from pipeline.report import inspection_map, numbers
 from pipeline.report import inspection_rows as rows
 from pipeline.report.inspection_rails import rails
 from pipeline.report.template import template
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
     from markupsafe import Markup
 
-    from pipeline.core.inspection import Inspection
+    from pipeline.results.inspection import Inspection
 
 
 def render(inspection: Inspection) -> str:

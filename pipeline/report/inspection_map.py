@@ -15,16 +15,15 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from pipeline.core import numbers
 from pipeline.report import inspection_rows as rows
-from pipeline.report import svg
+from pipeline.report import numbers, svg
 from pipeline.report.inspection_rails import rails
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from pipeline.core.inspection import Inspection, Layer, Part
     from pipeline.report.inspection_rails import Rail
+    from pipeline.results.inspection import Inspection, Layer, Part
 
 _ROW = 19.0
 _HEAD = 34.0

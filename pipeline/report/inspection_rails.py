@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from pipeline.core.inspection import Inspection
+    from pipeline.results.inspection import Inspection
 
 #: Colours of the page's style sheet, k0 to k7. Groups beside each other differ; further apart, colours come again.
 COLOURS = 8

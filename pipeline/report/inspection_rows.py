@@ -6,12 +6,12 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline.core import numbers
+from pipeline.report import numbers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from pipeline.core.inspection import Inspection, Layer, Part
+    from pipeline.results.inspection import Inspection, Layer, Part
 
 TIMES = "\N{MULTIPLICATION SIGN}"
 _NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from pipeline.core.inspection import Inspection
+    from pipeline.results.inspection import Inspection
 
 _BAR_WIDTH = 10
 _NAMES = (attrgetter("makers"), attrgetter("readers"))

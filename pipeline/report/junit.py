@@ -9,7 +9,7 @@ from pipeline.core.printable import printable
 from pipeline.report.gate import cells
 
 if TYPE_CHECKING:
-    from pipeline.core.gate import GateResult, ModelResult
+    from pipeline.results.gate import GateResult, ModelResult
 
 SUITE = "secateur gate"
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline.core import numbers
 from pipeline.core.printable import printable
-from pipeline.report import facts, headline, precision_rows, rows
+from pipeline.report import facts, headline, numbers, precision_rows, rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pipeline.core.run import RunReport
+    from pipeline.results.run import RunReport
 
 _ESCAPED = str.maketrans({letter: f"\\{letter}" for letter in "\\`*[]|"} | {"<": "&lt;", ">": "&gt;", "\n": " "})
 

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from pipeline.core import numbers
-from pipeline.report import chart, rows, svg
+from pipeline.report import chart, numbers, rows, svg
 from pipeline.report.chart import Named
 from pipeline.report.gains import made, timing
 from pipeline.report.placement import Axis, Box, axis
@@ -20,7 +19,7 @@ from pipeline.report.placement import Axis, Box, axis
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pipeline.core.run import Accuracy, Interval, Row, RunReport
+    from pipeline.results.run import Accuracy, Interval, Row, RunReport
 
 _WIDE = 660
 _WIDE_SIZES = 500

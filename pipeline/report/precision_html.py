@@ -10,8 +10,8 @@ from pipeline.report import precision_plot, precision_rows
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-    from pipeline.core.run import RunReport
     from pipeline.report.facts import Facts
+    from pipeline.results.run import RunReport
 
 
 @dataclass(frozen=True)

@@ -11,16 +11,15 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from pipeline.core import numbers
-from pipeline.report import chart, precision_rows, rows, svg
+from pipeline.report import chart, numbers, precision_rows, rows, svg
 from pipeline.report.chart import Named
 from pipeline.report.placement import CHARACTER_WIDTH, LINE_HEIGHT, Axis, Box, axis
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from pipeline.core.precision import CandidateFile, PrecisionPlan
-    from pipeline.core.run import Interval
+    from pipeline.results.precision import CandidateFile, PrecisionPlan
+    from pipeline.results.run import Interval
 
 _WIDE, _NARROW, _HEIGHT = 1000, 360, 420
 _LETTERS_WIDE, _LETTERS_NARROW = 40, 22

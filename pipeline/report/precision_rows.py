@@ -5,18 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipeline.core import numbers
-from pipeline.core.precision import PrecisionPlan
+from pipeline.report import numbers
 from pipeline.report.file_inspection_rows import decibels, percent
 from pipeline.report.rows import Cell, place
+from pipeline.results.precision import PrecisionPlan
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pipeline.core.precision import CandidateFile, LayerChoice, State
-    from pipeline.core.run import Interval, Row, RunReport
     from pipeline.report.facts import Facts
     from pipeline.report.gains import Tone
+    from pipeline.results.precision import CandidateFile, LayerChoice, State
+    from pipeline.results.run import Interval, Row, RunReport
 
 #: Where a stage of kind `quantize` leaves what it tried.
 _KIND, _KEY = "quantize", "plan"

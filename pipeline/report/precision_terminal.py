@@ -8,8 +8,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.core import numbers
-from pipeline.report import precision_rows
+from pipeline.report import numbers, precision_rows
 from pipeline.report.rows import place
 
 if TYPE_CHECKING:
@@ -17,8 +16,8 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from pipeline.core.precision import PrecisionPlan, State
-    from pipeline.core.run import RunReport
+    from pipeline.results.precision import PrecisionPlan, State
+    from pipeline.results.run import RunReport
 
 _STYLES: Mapping[State, str] = {"chosen": "bold green", "kept": "", "dropped": "red", "missing": "yellow"}
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from pipeline.core import numbers
+from pipeline.report import numbers
 from pipeline.report.gains import made, result, timing, told
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pipeline.core.run import Interval, Row, RunReport, Timing
     from pipeline.report.gains import Chip
+    from pipeline.results.run import Interval, Row, RunReport, Timing
 
 Role = Literal["original", "stage", "result"]
 

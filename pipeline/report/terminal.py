@@ -14,8 +14,8 @@ from pipeline.report import headline, precision_terminal, rows
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from pipeline.core.run import RunReport
     from pipeline.report.gains import Tone
+    from pipeline.results.run import RunReport
 
 _STYLES: dict[Tone, str] = {
     "better": "green",

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pipeline.core.bundle import BundleOptions
 from pipeline.core.stage import Context, Outcome, Stage
+from pipeline.results.bundle import BundleOptions
 
 if TYPE_CHECKING:
     from pipeline.core.artifact import Artifact, Form

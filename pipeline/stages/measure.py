@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from pipeline.core.errors import InputError
-from pipeline.core.measurement import Measurement, save
 from pipeline.core.stage import Candidate, Context, Outcome, Runtime, Stage
 from pipeline.core.units import Duration
 from pipeline.measure.bench import plan_for
@@ -25,6 +24,7 @@ from pipeline.measure.harness import measure
 from pipeline.measure.runtimes import READS
 from pipeline.measure.statistics import speedup
 from pipeline.measure.subjects import Subject, Terms
+from pipeline.results.measurement import Measurement, save
 
 if TYPE_CHECKING:
     from pipeline.core.artifact import Artifact, Form

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.core.measurement import Block, Conditions, Measurement, SamplingPlan, SessionSamples, SubjectSamples
 from pipeline.measure.regression import decide
 from pipeline.measure.statistics import hodges_lehmann
+from pipeline.results.measurement import Block, Conditions, Measurement, SamplingPlan, SessionSamples, SubjectSamples
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pipeline.core.run import Interval
+    from pipeline.results.run import Interval
 
 MARGIN = 0.03
 PLAN = SamplingPlan(budget_s=1, replicates=30)

@@ -13,9 +13,9 @@ import pytest
 from typer.testing import CliRunner
 
 from pipeline.cli import app
-from pipeline.core.bundle import Manifest
 from pipeline.core.errors import SecateurError
-from pipeline.records import read_run
+from pipeline.results.bundle import Manifest
+from pipeline.results.run_folder import read_run
 from tests.unit.bundle.tampering import sha256
 from tests.unit.bundle.test_archive import files
 

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pipeline.cli import app
-from pipeline.records import read_run
+from pipeline.results.run_folder import read_run
 from tests.unit.stages.test_far import break_engines
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from click.testing import Result
     from conftest import Project
 
-    from pipeline.core.run import RunReport
+    from pipeline.results.run import RunReport
 
 STAGES = """\
   - {kind: export, to: onnx}

@@ -16,7 +16,7 @@ from pipeline.runner import Run
 if TYPE_CHECKING:
     from conftest import Project
 
-    from pipeline.core.measurement import SamplingPlan
+    from pipeline.results.measurement import SamplingPlan
 
 STAGES = [
     {"kind": "finetune", "epochs": 1, "batch": 16, "learning_rate": 0.001, "on_no_gain": "skip"},

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pipeline.core.precision import PrecisionPlan
 from pipeline.precision.planner import CANDIDATES
+from pipeline.results.precision import PrecisionPlan
 
 if TYPE_CHECKING:
     from conftest import Project

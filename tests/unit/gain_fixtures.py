@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pipeline.core.artifact import Artifact, Form
-    from pipeline.core.measurement import Measurement, SamplingPlan
     from pipeline.measure.subjects import Subject, Terms
+    from pipeline.results.measurement import Measurement, SamplingPlan
 
 #: The first subject is what there was before: a time of 1.25 beside 1.0 is a gain.
 FAST = Scene(wall=(1.25, 1.0))

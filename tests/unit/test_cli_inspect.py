@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 
 from pipeline.cli import app
 from pipeline.core.errors import InputError
-from pipeline.core.file_inspection import PROFILE_NOTE, FileInspection, schema
 from pipeline.export.onnx import export_onnx
 from pipeline.export.openvino import export_openvino
+from pipeline.results.file_inspection import PROFILE_NOTE, FileInspection, schema
 
 if TYPE_CHECKING:
     from pathlib import Path

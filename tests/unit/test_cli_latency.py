@@ -24,8 +24,8 @@ from tests.unit.latency.gate_fixtures import Prepared, comparison
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pipeline.core.comparison import Comparison, Verdict
-    from pipeline.core.measurement import Measurement
+    from pipeline.results.comparison import Comparison, Verdict
+    from pipeline.results.measurement import Measurement
 
 
 @pytest.fixture

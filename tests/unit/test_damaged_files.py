@@ -14,9 +14,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from pipeline.core.artifact import Artifact
-from pipeline.core.comparison import load_comparison
 from pipeline.core.errors import InputError, SecateurError
-from pipeline.core.measurement import load as load_measurement
 from pipeline.core.reading import read_bytes, read_object, read_value
 from pipeline.export.cost import onnx_cost
 from pipeline.export.execution import openvino_outputs
@@ -27,7 +25,9 @@ from pipeline.latency.gate_config import read_config
 from pipeline.measure.devices.registry import list_devices
 from pipeline.measure.payload import payload
 from pipeline.network import load_network
-from pipeline.records import read_run
+from pipeline.results.comparison import load_comparison
+from pipeline.results.measurement import load as load_measurement
+from pipeline.results.run_folder import read_run
 from pipeline.weights import read_weights
 from tests.unit.test_judge import network
 

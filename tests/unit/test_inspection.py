@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from pipeline.compress.graph import Axis, ChannelGraph, Contraction, Frozen, Group, Member
 from pipeline.core.artifact import TensorSpec
 from pipeline.core.errors import InputError
-from pipeline.core.inspection import Inspection, Layer, Part
 from pipeline.inspection import Structure, inspect, inspection_of
+from pipeline.results.inspection import Inspection, Layer, Part
 
 SHAPES = {
     "stem.weight": (4, 3, 3, 3),

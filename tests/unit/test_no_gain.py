@@ -9,10 +9,10 @@ import pytest
 from pipeline import no_gain
 from pipeline.core.artifact import Artifact, Form, StageRecord, payload_digest
 from pipeline.core.errors import StageError
-from pipeline.core.run import Gain
 from pipeline.core.stage import SilentProgress, Target
 from pipeline.core.store import read_artifact, read_record, write_artifact, write_record
 from pipeline.no_gain import BUDGET_S, gain, settle
+from pipeline.results.run import Gain
 from tests.unit.gain_fixtures import CONTENDED, FAST, SLOW, UNCLEAR, Scenes, nudge
 from tests.unit.measure.replay import Scene
 

@@ -16,8 +16,6 @@ from pipeline.bundle.on_device import self_test
 from pipeline.bundle.on_device.verify import Found, as_json
 from pipeline.compress import certificate
 from pipeline.core.errors import OutputsError, StageError
-from pipeline.core.measurement import OutputCheck
-from pipeline.core.run import Interval
 from pipeline.core.stage import SilentProgress, Target
 from pipeline.core.store import Store
 from pipeline.export.observe import Probe, watch
@@ -25,6 +23,8 @@ from pipeline.export.parity import check, compare, first_difference
 from pipeline.judge import Judge
 from pipeline.measure.outputs import compare_outputs
 from pipeline.precision.same_bits import compared
+from pipeline.results.measurement import OutputCheck
+from pipeline.results.run import Interval
 from tests.unit.compress.test_training import DATA, ignore, training
 from tests.unit.measure.test_outputs import told
 from tests.unit.precision.test_same_bits import output

@@ -19,8 +19,8 @@ from tests.unit.gain_fixtures import FAST, SLOW, Scenes, nudge
 if TYPE_CHECKING:
     from conftest import Project
 
-    from pipeline.core.run import RunReport
     from pipeline.core.stage import Stage
+    from pipeline.results.run import RunReport
 
 EXPORT = {"kind": "export", "to": "onnx"}
 

@@ -14,7 +14,7 @@ from pipeline.core.dataset import Dataset, Normalisation
 from pipeline.core.errors import InputError
 from pipeline.core.stage import SilentProgress, Target
 from pipeline.core.store import Store, write_record
-from pipeline.records import previous_ingredients
+from pipeline.results.run_folder import previous_ingredients
 from pipeline.runner import Run
 
 if TYPE_CHECKING:

@@ -6,12 +6,12 @@ from typing import Literal
 
 import pytest
 
-from pipeline.core.measurement import Block, Measurement, SamplingPlan, SessionSamples, SubjectSamples
 from pipeline.core.nearness import NEARNESS, Nearness
-from pipeline.core.run import Accuracy, Interval, Row, Timing
 from pipeline.core.stage import Target
 from pipeline.recipe import Budget
 from pipeline.report.gains import told
+from pipeline.results.measurement import Block, Measurement, SamplingPlan, SessionSamples, SubjectSamples
+from pipeline.results.run import Accuracy, Interval, Row, Timing
 from pipeline.verdicts import budget_lines, in_vain, with_timings, with_verdicts
 
 TARGET = Target()

@@ -9,14 +9,14 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from pipeline.bundle.content import Content
-from pipeline.core.accuracy import paired_difference, score
 from pipeline.core.artifact import Artifact, StageRecord, TensorSpec, payload_digest
-from pipeline.core.bundle import BundleOptions
 from pipeline.core.dataset import Dataset, Normalisation, Preprocessing, Split
-from pipeline.core.run import FinalTest, Interval, Row, RunReport, Timing
 from pipeline.core.stage import SilentProgress, Target
 from pipeline.core.store import write_artifact
 from pipeline.export.openvino import export_openvino
+from pipeline.results.accuracy import paired_difference, score
+from pipeline.results.bundle import BundleOptions
+from pipeline.results.run import FinalTest, Interval, Row, RunReport, Timing
 
 if TYPE_CHECKING:
     from pathlib import Path

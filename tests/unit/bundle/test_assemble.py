@@ -16,14 +16,14 @@ from ruamel.yaml import YAML
 from pipeline.bundle.assemble import content_of
 from pipeline.bundle.place import write_bundle
 from pipeline.bundle.selection import default_runtime, shipping
-from pipeline.core.bundle import BundleOptions, Manifest, schema
 from pipeline.core.errors import InputError
+from pipeline.results.bundle import BundleOptions, Manifest, schema
 from tests.unit.bundle.small_content import content, dataset
 from tests.unit.bundle.tampering import sha256
 from tests.unit.bundle.test_archive import files
 
 if TYPE_CHECKING:
-    from pipeline.core.run import Row, RunReport
+    from pipeline.results.run import Row, RunReport
 
 ROOT = Path(__file__).parents[3]
 BUILD = """

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.bundle.card import write_card
 from pipeline.bundle.preprocessing import write_preprocessing
-from pipeline.core.run import BudgetLine
+from pipeline.results.run import BudgetLine
 from tests.unit.bundle.small_content import CLASSES, LINEAGE, content, dataset, record
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from pipeline.bundle.licences import data_licence, licence_in, weights_licence
-from pipeline.core.bundle import NOT_STATED, BundleOptions
+from pipeline.results.bundle import NOT_STATED, BundleOptions
 
 if TYPE_CHECKING:
     from pipeline.bundle.content import Content

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline.bundle.tolerance import is_exact, precision_of, tolerance
-from pipeline.core.precision import CandidateFile, PrecisionPlan
+from pipeline.results.precision import CandidateFile, PrecisionPlan
 from tests.unit.bundle.small_content import record
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from pipeline.core.errors import ResourceError
 from pipeline.core.paths import content_of
 from pipeline.core.store import read_artifact
 from pipeline.core.user_code import import_file
-from pipeline.records import previous_ingredients
+from pipeline.results.run_folder import previous_ingredients
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,11 +11,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from pipeline.compress.quantization.onnxruntime import quantize_static
 from pipeline.core.errors import InputError
-from pipeline.core.file_inspection import SQNR_CEILING_DB
 from pipeline.export.execution import onnx_outputs
 from pipeline.export.noise import compared, layer_sqnr, own_layer_sqnr
 from pipeline.export.observe import Probe, ratio_db, watch
 from pipeline.export.onnx_file import finish, read_onnx, write_onnx
+from pipeline.results.file_inspection import SQNR_CEILING_DB
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pipeline.core.file_inspection import FileLayer, Quantizer, Weights
 from pipeline.export.precision_findings import findings, islands
 from pipeline.export.precision_map import Link
+from pipeline.results.file_inspection import FileLayer, Quantizer, Weights
 
 
 def quantizer(tensor: str, *, scale: float = 0.1) -> Quantizer:

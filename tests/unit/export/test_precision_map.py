@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto
 
-    from pipeline.core.file_inspection import FileLayer
+    from pipeline.results.file_inspection import FileLayer
 
 
 class Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types

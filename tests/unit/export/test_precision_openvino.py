@@ -15,7 +15,7 @@ from pipeline.export.precision_openvino import openvino_precision_map
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pipeline.core.file_inspection import FileLayer
+    from pipeline.results.file_inspection import FileLayer
 
 
 def layers(file: Path) -> dict[str, FileLayer]:

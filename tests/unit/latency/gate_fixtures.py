@@ -5,18 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from pipeline.core.comparison import Comparison, Noise, Protocol, Reason, Side
-from pipeline.core.measurement import Measurement, SamplingPlan, SubjectSamples
-from pipeline.core.run import Interval
 from pipeline.measure.payload import payload
+from pipeline.results.comparison import Comparison, Noise, Protocol, Reason, Side
+from pipeline.results.measurement import Measurement, SamplingPlan, SubjectSamples
+from pipeline.results.run import Interval
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from pipeline.core.comparison import Verdict
     from pipeline.core.stage import Progress
     from pipeline.latency.compare import Question
+    from pipeline.results.comparison import Verdict
 
 MACHINE = {"cpu_model": "a processor", "architecture": "x86_64", "isa": ["avx2"]}
 

@@ -9,7 +9,7 @@ import pytest
 from pipeline.latency.checks import CHECKS, Signs, all_checks
 
 if TYPE_CHECKING:
-    from pipeline.core.doctor import Check
+    from pipeline.results.doctor import Check
 
 #: A quiet machine of four cores.
 QUIET = {

@@ -11,13 +11,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from pipeline.core.comparison import RESULT_FILE, ROUNDS_FILE, Comparison, load_comparison
 from pipeline.core.errors import DeviceError, IncomparableError, InputError, OutputsError
-from pipeline.core.measurement import Measurement, load
 from pipeline.latency.compare import PARTIAL_FILE, Question, compare, keep_partial, write
 from pipeline.measure.devices.local import LocalDevice
 from pipeline.measure.regression import decide
 from pipeline.measure.subjects import Terms
+from pipeline.results.comparison import RESULT_FILE, ROUNDS_FILE, Comparison, load_comparison
+from pipeline.results.measurement import Measurement, load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -11,9 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pipeline.cli import app
-from pipeline.core.doctor import DoctorReport
 from pipeline.core.errors import IncomparableError, InputError
-from pipeline.core.measurement import Block, Conditions, Measurement, SamplingPlan, SessionSamples, SubjectSamples
 from pipeline.latency import compare as compare_module
 from pipeline.latency import doctor as doctor_module
 from pipeline.latency.compare import Question, compare
@@ -22,12 +20,14 @@ from pipeline.latency.kept import kept_file, read_kept
 from pipeline.latency.noise import KnownNoise, invisible_margin, known_noise, seconds_of, with_floor
 from pipeline.measure.devices.local import LocalDevice
 from pipeline.measure.devices.qemu import QemuDevice
+from pipeline.results.doctor import DoctorReport
+from pipeline.results.measurement import Block, Conditions, Measurement, SamplingPlan, SessionSamples, SubjectSamples
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from pipeline.core.comparison import Comparison
+    from pipeline.results.comparison import Comparison
 
 MACHINE = {"cpu_model": "Some CPU", "virtual": "vm", "affinity": [0, 1], "logical_cores": 2}
 

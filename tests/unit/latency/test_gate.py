@@ -17,7 +17,7 @@ from tests.unit.latency.gate_fixtures import MACHINE, Prepared
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pipeline.core.gate import GateResult
+    from pipeline.results.gate import GateResult
 
 PASS, FAIL, SHORT = ("PASS", 1.0), ("FAIL", 0.0001), ("INCONCLUSIVE", 0.3)
 

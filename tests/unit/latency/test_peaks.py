@@ -7,10 +7,7 @@ from typing import TYPE_CHECKING
 import onnx
 import pytest
 
-from pipeline.core.comparison import Comparison, Noise, Protocol, Reason, Side, Spread
 from pipeline.core.errors import DeviceError
-from pipeline.core.measurement import Block, Measurement, SamplingPlan, SessionSamples, SubjectSamples
-from pipeline.core.peaks import Peaks, Reading
 from pipeline.core.stage import SilentProgress
 from pipeline.export.cost import onnx_cost
 from pipeline.latency import networks
@@ -21,6 +18,9 @@ from pipeline.latency.peaks import peaks_from, peaks_of, shortest_ns, write_prob
 from pipeline.latency.rooflines import with_rooflines, work_of
 from pipeline.measure.devices.local import LocalDevice
 from pipeline.measure.roofline import Work
+from pipeline.results.comparison import Comparison, Noise, Protocol, Reason, Side, Spread
+from pipeline.results.measurement import Block, Measurement, SamplingPlan, SessionSamples, SubjectSamples
+from pipeline.results.peaks import Peaks, Reading
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

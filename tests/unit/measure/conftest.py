@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from pipeline.core.measurement import Block, Measurement, SamplingPlan, SessionSamples, SubjectSamples
+from pipeline.results.measurement import Block, Measurement, SamplingPlan, SessionSamples, SubjectSamples
 
 if TYPE_CHECKING:
     from collections.abc import Callable

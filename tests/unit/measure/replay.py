@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.core.measurement import Conditions, Measurement, SamplingPlan, SubjectSamples
 from pipeline.measure.clock import Readings
 from pipeline.measure.regression import decide
 from pipeline.measure.sampling import Created, Sampled, sample
+from pipeline.results.measurement import Conditions, Measurement, SamplingPlan, SubjectSamples
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from pipeline.core.comparison import Metric
-    from pipeline.core.measurement import Stop
     from pipeline.measure.sampling import Samples
+    from pipeline.results.comparison import Metric
+    from pipeline.results.measurement import Stop
 
 MILLISECOND = 1_000_000
 #: As long as a session of the sampling protocol usually takes, in rounds.

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pipeline.core.errors import DeviceError, InputError, OutputsError
-from pipeline.core.measurement import Measurement, SamplingPlan, load, save
 from pipeline.core.stage import Runtime, SilentProgress
 from pipeline.measure.devices.local import LocalDevice
 from pipeline.measure.harness import measure
 from pipeline.measure.statistics import timings
 from pipeline.measure.subjects import Subject, Terms
+from pipeline.results.measurement import Measurement, SamplingPlan, load, save
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

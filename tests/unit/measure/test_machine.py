@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pipeline.core.errors import InputError
-from pipeline.core.measurement import MUST_MATCH
 from pipeline.measure.machine import cgroup_cpus, fingerprint, on_battery, usable_threads
+from pipeline.results.measurement import MUST_MATCH
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,7 +15,7 @@ from pipeline.measure.outputs import compare_outputs, require_sound
 from pipeline.measure.worker_bench import TOLD, _told
 
 if TYPE_CHECKING:
-    from pipeline.core.measurement import OutputCheck
+    from pipeline.results.measurement import OutputCheck
 
 PORTS: list[dict[str, Any]] = [{"name": "image", "shape": [1, 3], "dtype": "float32"}]
 

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pipeline.core.measurement import Conditions, SamplingPlan
 from pipeline.measure.clock import Readings
 from pipeline.measure.regression import Decision, decide
 from pipeline.measure.sampling import Created, Sampled, sample
+from pipeline.results.measurement import Conditions, SamplingPlan
 from tests.unit.measure.replay import Scene, gather
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pipeline.core.measurement import Stop
     from pipeline.measure.sampling import Samples
+    from pipeline.results.measurement import Stop
 
 CASES = Path(__file__).parents[2] / "cases" / "latency"
 SECOND = 10**9

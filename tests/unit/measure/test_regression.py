@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pipeline.core.measurement import Conditions, SamplingPlan
 from pipeline.measure.regression import MOST_PREEMPTED, Decision, decide, holm, p_value
 from pipeline.measure.statistics import LogRatio, preempted_share
+from pipeline.results.measurement import Conditions, SamplingPlan
 from tests.unit.measure.replay import Scene, measured, plan_of
 
 if TYPE_CHECKING:

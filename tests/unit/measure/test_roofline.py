@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.core.peaks import Peaks, Reading
 from pipeline.measure.roofline import Work, above, bound, lever, reading_seconds
+from pipeline.results.peaks import Peaks, Reading
 
 MIB = 2**20
 

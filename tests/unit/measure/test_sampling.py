@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pipeline.core.errors import DeviceError
-from pipeline.core.measurement import Conditions, SamplingPlan
 from pipeline.measure.clock import Readings
 from pipeline.measure.sampling import PIECE_NS, Created, Sampled, sample
+from pipeline.results.measurement import Conditions, SamplingPlan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from pipeline.core.measurement import Stop
     from pipeline.measure.sampling import Samples
+    from pipeline.results.measurement import Stop
 
 MILLISECOND = 1_000_000
 

@@ -9,8 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.core.measurement import Measurement, SamplingPlan
-from pipeline.core.run import Interval
 from pipeline.measure.statistics import (
     FEW,
     Clock,
@@ -29,6 +27,8 @@ from pipeline.measure.statistics import (
     timing,
     timings,
 )
+from pipeline.results.measurement import Measurement, SamplingPlan
+from pipeline.results.run import Interval
 
 if TYPE_CHECKING:
     from collections.abc import Callable

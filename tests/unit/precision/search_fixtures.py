@@ -13,7 +13,6 @@ from onnx import TensorProto, helper, numpy_helper
 
 from pipeline.compress.quantization.engine import Request
 from pipeline.core.errors import InputError, SecateurError
-from pipeline.core.run import Interval
 from pipeline.core.stage import SilentProgress, Target
 from pipeline.export.onnx_file import read_onnx, write_onnx
 from pipeline.precision import candidates, search
@@ -21,6 +20,7 @@ from pipeline.precision.evaluation import Timed
 from pipeline.precision.targets import target_facts
 from pipeline.precision.tried import Question, plan_of
 from pipeline.precision.variant import Variant, build
+from pipeline.results.run import Interval
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
     from pipeline.compress.quantization.engine import Quantized
-    from pipeline.core.precision import CandidateFile, PrecisionPlan
     from pipeline.precision.targets import TargetFacts
     from pipeline.precision.tried import Found
+    from pipeline.results.precision import CandidateFile, PrecisionPlan
 
 SAMPLES = np.random.default_rng(0).standard_normal((12, 3, 8, 8), dtype=np.float32)
 VNNI = "avx avx2 fma avx512f avx512_vnni"

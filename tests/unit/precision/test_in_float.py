@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from pipeline.core.precision import LayerChoice
     from pipeline.precision.tried import Found
+    from pipeline.results.precision import LayerChoice
     from tests.unit.precision.search_fixtures import What, World
 
 

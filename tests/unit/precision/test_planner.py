@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
     from onnx import ModelProto
 
-    from pipeline.core.precision import PrecisionPlan
     from pipeline.core.stage import Progress
     from pipeline.precision.evaluation import Evaluation
     from pipeline.precision.tried import Question
+    from pipeline.results.precision import PrecisionPlan
 
 NAMES = tuple(node.name for node in network().graph.node)
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pipeline.core.run import Accuracy, BudgetLine, FinalTest, Interval, Row, RunReport, Timing
 from pipeline.core.stage import Target
+from pipeline.results.run import Accuracy, BudgetLine, FinalTest, Interval, Row, RunReport, Timing
 
 if TYPE_CHECKING:
     from pipeline.core.artifact import Form

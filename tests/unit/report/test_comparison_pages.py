@@ -11,19 +11,19 @@ import pytest
 from typer.testing import CliRunner
 
 from pipeline.cli import app
-from pipeline.core.comparison import Reason
-from pipeline.core.measurement import SamplingPlan
 from pipeline.latency.compare import Question, comparison_of, read, write
 from pipeline.measure.regression import decide
 from pipeline.report import comparison_html, comparison_plot
 from pipeline.report.comparison_terminal import speed
+from pipeline.results.comparison import Reason
+from pipeline.results.measurement import SamplingPlan
 from tests.unit.measure.conftest import simulate
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pipeline.core.comparison import Comparison
-    from pipeline.core.measurement import Measurement
+    from pipeline.results.comparison import Comparison
+    from pipeline.results.measurement import Measurement
 
 
 def compared(slowdown: float = 1.2, label: str = "network") -> tuple[Comparison, Measurement]:

@@ -9,7 +9,9 @@ import pytest
 from rich.console import Console
 
 from pipeline.core.artifact import TensorSpec
-from pipeline.core.file_inspection import (
+from pipeline.report import file_inspection_html, file_inspection_map, file_inspection_terminal
+from pipeline.report import file_inspection_rows as rows
+from pipeline.results.file_inspection import (
     SQNR_CEILING_DB,
     FileInspection,
     FileLayer,
@@ -20,8 +22,6 @@ from pipeline.core.file_inspection import (
     RuntimeProfile,
     Weights,
 )
-from pipeline.report import file_inspection_html, file_inspection_map, file_inspection_terminal
-from pipeline.report import file_inspection_rows as rows
 
 SVG = "{http://www.w3.org/2000/svg}"
 EVIL = "<script>alert(1)</script>[red]{{ 7 * 7 }}"

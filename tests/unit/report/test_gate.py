@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 import pytest
 from rich.console import Console
 
-from pipeline.core.comparison import Reason
-from pipeline.core.gate import Failure, GateResult, ModelResult
 from pipeline.report.gate import github_lines, markdown, summary
 from pipeline.report.junit import junit
+from pipeline.results.comparison import Reason
+from pipeline.results.gate import Failure, GateResult, ModelResult
 
 if TYPE_CHECKING:
-    from pipeline.core.comparison import Verdict
-    from pipeline.core.gate import Policy
+    from pipeline.results.comparison import Verdict
+    from pipeline.results.gate import Policy
 
 HOSTILE = "a|b<script>`x`\n::error::50%, \x07"
 

@@ -44,8 +44,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from pipeline.core.inspection import Inspection
-    from pipeline.core.run import RunReport
+    from pipeline.results.inspection import Inspection
+    from pipeline.results.run import RunReport
 
 #: What names may hold: escape sequences that colour, retitle and answer back, in seven and eight bits; bells, returns
 #: and deletions; text that runs the other way; ends of lines that only some programs know; half a character; what no

@@ -11,9 +11,9 @@ from rich.console import Console
 
 from pipeline.core.artifact import TensorSpec
 from pipeline.core.errors import InputError
-from pipeline.core.inspection import ChannelGroup, Inspection, KeptWhole, Layer, Part
 from pipeline.report import inspection_html, inspection_map, inspection_terminal
 from pipeline.report import inspection_rows as rows
+from pipeline.results.inspection import ChannelGroup, Inspection, KeptWhole, Layer, Part
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from rich.console import Console
 
-from pipeline.core import numbers
-from pipeline.core.run import BundleRecord
-from pipeline.report import facts, headline, html, markdown, rows, terminal
+from pipeline.report import facts, headline, html, markdown, numbers, rows, terminal
+from pipeline.results.run import BundleRecord
 
 if TYPE_CHECKING:
-    from pipeline.core.run import RunReport
+    from pipeline.results.run import RunReport
 
 GOLDEN = Path(__file__).parents[2] / "cases" / "report.md"
 EVIL = "<script>alert(1)</script>[x](javascript:alert(1))|`*{{ 7 * 7 }}[red]"

@@ -14,7 +14,7 @@ from pipeline.report import plot
 from pipeline.report.placement import Box, Mark, axis, gathered, place_labels, tick_text
 
 if TYPE_CHECKING:
-    from pipeline.core.run import RunReport
+    from pipeline.results.run import RunReport
 
 SVG = "{http://www.w3.org/2000/svg}"
 

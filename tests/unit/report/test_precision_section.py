@@ -13,15 +13,14 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from pipeline.cli import app
-from pipeline.core import numbers
-from pipeline.core.precision import CandidateFile, LayerChoice, PrecisionPlan
-from pipeline.core.run import Interval
-from pipeline.report import html, markdown, precision_plot, precision_rows, terminal
+from pipeline.report import html, markdown, numbers, precision_plot, precision_rows, terminal
+from pipeline.results.precision import CandidateFile, LayerChoice, PrecisionPlan
+from pipeline.results.run import Interval
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pipeline.core.run import RunReport
+    from pipeline.results.run import RunReport
 
 SVG = "{http://www.w3.org/2000/svg}"
 EVIL = "<script>alert(1)</script>[x](javascript:alert(1))|`*{{ 7 * 7 }}[red]"

@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pipeline.core import numbers
 from pipeline.core.stage import Target
-from pipeline.report import facts, headline, rows
+from pipeline.report import facts, headline, numbers, rows
 from pipeline.report.gains import result, told
 
 if TYPE_CHECKING:
-    from pipeline.core.run import RunReport
+    from pipeline.results.run import RunReport
 
 MINUS = numbers.MINUS
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pipeline.core.errors import ResourceError
-from pipeline.core.run import SCHEMA_VERSION, RunReport
 from pipeline.report import html, markdown, write
+from pipeline.results.run import SCHEMA_VERSION, RunReport
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, cast
 import pytest
 from pydantic import ValidationError
 
-from pipeline.core.bundle import BundleOptions
 from pipeline.recipe import chain_problems
+from pipeline.results.bundle import BundleOptions
 from pipeline.stages.bundle import Bundle
 from pipeline.stages.export import Export
 from pipeline.stages.measure import Measure

@@ -16,10 +16,10 @@ from pipeline.compress.quantization.engines import ENGINES, available
 from pipeline.core.artifact import Artifact, TensorSpec
 from pipeline.core.errors import StageError
 from pipeline.core.nearness import NEARNESS, Nearness
-from pipeline.core.precision import PrecisionPlan
 from pipeline.core.stage import Target
 from pipeline.export.onnx_file import read_onnx, write_onnx
 from pipeline.precision import making, variant
+from pipeline.results.precision import PrecisionPlan
 from pipeline.stages.quantize import Quantize
 from pipeline.stages.quantize_aware import QuantizeAwareFinetune
 

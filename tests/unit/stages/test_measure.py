@@ -14,10 +14,10 @@ from pydantic import ValidationError
 
 from pipeline.core.artifact import Artifact, Form, TensorSpec, payload_digest
 from pipeline.core.errors import InputError, SecateurError
-from pipeline.core.measurement import load
 from pipeline.core.stage import Candidate, Context, Target
 from pipeline.core.store import write_artifact
 from pipeline.network import write_original
+from pipeline.results.measurement import load
 from pipeline.stages.measure import FILE, Measure
 from pipeline.zoo import build
 

@@ -18,11 +18,11 @@ from pipeline.compress.quantization import onnxruntime as engine
 from pipeline.compress.quantization.engine import Calibration, EngineName, Request, Scheme, missing
 from pipeline.compress.quantization.engines import ENGINES, available
 from pipeline.core.errors import InputError, StageError
-from pipeline.core.precision import PrecisionPlan
 from pipeline.core.stage import Target
 from pipeline.export.onnx_file import is_quantized, read_onnx
 from pipeline.precision.planner import CANDIDATES
 from pipeline.quantizing import training_images
+from pipeline.results.precision import PrecisionPlan
 from pipeline.stages.export import Export
 from pipeline.stages.quantize import CALIBRATIONS, SIGNED_WEIGHTS, Quantize
 

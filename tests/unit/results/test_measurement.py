@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from pipeline.core.errors import InputError
-from pipeline.core.measurement import (
+from pipeline.results.measurement import (
     MUST_MATCH,
     Block,
     Conditions,

@@ -13,8 +13,8 @@ from pydantic import ConfigDict, Field
 from pydantic.json_schema import GenerateJsonSchema
 
 from pipeline.core.artifact import Frozen, TensorSpec
-from pipeline.core.comparison import ResultSchema
 from pipeline.core.stage import Runtime
+from pipeline.results.comparison import ResultSchema
 
 #: How a layer computes. `int8` and its like: integers in, integer weights. `weight-only`: integer weights that are
 #: widened before they are multiplied. `other`: whole numbers of shapes and indices, truth values.

@@ -7,8 +7,8 @@ from typing import Literal
 from pydantic import Field
 
 from pipeline.core.artifact import Frozen
-from pipeline.core.run import Interval
 from pipeline.core.stage import Runtime
+from pipeline.results.run import Interval
 
 #: `chosen` ships; `kept` would do but another is better; `dropped` is out, `reason` says why; `missing`: not installed.
 State = Literal["chosen", "kept", "dropped", "missing"]

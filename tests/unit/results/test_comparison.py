@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.core.comparison import Comparison, load_comparison, schema
 from pipeline.core.errors import InputError
+from pipeline.results.comparison import Comparison, load_comparison, schema
 
 ROOT = Path(__file__).resolve().parents[3]
 PUBLISHED = ROOT / "pipeline" / "latency" / "comparison.schema.json"

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from pipeline.core.errors import InputError
 from pipeline.core.paths import content_of, kind_of
 from pipeline.core.reading import read_object
-from pipeline.core.run import SCHEMA_VERSION, RunReport
+from pipeline.results.run import SCHEMA_VERSION, RunReport
 
 if TYPE_CHECKING:
     from collections.abc import Callable

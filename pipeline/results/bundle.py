@@ -13,9 +13,9 @@ from pydantic import Field, StringConstraints
 from pydantic.json_schema import GenerateJsonSchema
 
 from pipeline.core.artifact import Frozen, StageRecord
-from pipeline.core.comparison import ResultSchema
-from pipeline.core.run import Accuracy, BudgetLine, FinalTest, Timing
 from pipeline.core.stage import Target
+from pipeline.results.comparison import ResultSchema
+from pipeline.results.run import Accuracy, BudgetLine, FinalTest, Timing
 
 SCHEMA_VERSION: Literal[1] = 1
 MANIFEST_FILE = "manifest.json"

@@ -18,10 +18,10 @@ from pydantic import Field
 from pydantic.json_schema import GenerateJsonSchema
 
 from pipeline.core.artifact import Frozen
-from pipeline.core.measurement import Conditions, OutputCheck, Stop
 from pipeline.core.reading import read_value
-from pipeline.core.run import Interval
 from pipeline.core.stage import Runtime
+from pipeline.results.measurement import Conditions, OutputCheck, Stop
+from pipeline.results.run import Interval
 
 if TYPE_CHECKING:
     from pathlib import Path

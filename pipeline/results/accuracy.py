@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.core.run import Accuracy, Interval
+from pipeline.results.run import Accuracy, Interval
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -23,7 +23,7 @@ from typing import Any, Literal
 from pydantic.json_schema import GenerateJsonSchema
 
 from pipeline.core.artifact import Frozen
-from pipeline.core.comparison import EXIT_CODES, Comparison, Reason, ResultSchema, Verdict
+from pipeline.results.comparison import EXIT_CODES, Comparison, Reason, ResultSchema, Verdict
 
 SCHEMA_VERSION: Literal[1] = 1
 RESULT_FILE = "gate.json"

@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from pipeline.core import numbers
-from pipeline.core.run import Accuracy, Interval
+from pipeline.report import numbers
+from pipeline.results.run import Accuracy, Interval
 
 
 @pytest.mark.parametrize(

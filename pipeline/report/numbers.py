@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pipeline.core.run import Accuracy, Interval
+    from pipeline.results.run import Accuracy, Interval
 
 DASH = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"

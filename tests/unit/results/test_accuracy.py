@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.core.accuracy import paired_difference, score
+from pipeline.results.accuracy import paired_difference, score
 
 
 def test_two_classes_by_hand() -> None:
