@@ -36,8 +36,8 @@ from pipeline.compress.surgery import apply
 from pipeline.compress.training import Hyperparameters, Training
 from pipeline.core.dataset import Dataset, Split
 from pipeline.data.fashion_mnist import load
-from pipeline.weights import load_weights, read_weights
-from pipeline.zoo import build
+from pipeline.network.definition import build
+from pipeline.network.weights import load_weights, read_weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -190,8 +190,8 @@ def _torch_network(folder: Path, milliseconds: float) -> Path:
     """Write a torch artifact as a recipe's first stage does."""
     from pipeline.core.artifact import Artifact, TensorSpec, payload_digest  # noqa: PLC0415 - torch is only needed here
     from pipeline.core.store import write_artifact  # noqa: PLC0415
-    from pipeline.network import write_original  # noqa: PLC0415
-    from pipeline.zoo import build  # noqa: PLC0415
+    from pipeline.network.definition import build  # noqa: PLC0415
+    from pipeline.network.stored import write_original  # noqa: PLC0415
 
     folder.mkdir()
     definition = folder.parent / "sleepy.py"

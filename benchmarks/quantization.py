@@ -28,7 +28,7 @@ from pipeline.core.artifact import Artifact
 from pipeline.core.stage import SilentProgress, Target
 from pipeline.data import load as load_data
 from pipeline.measure.devices import open_device
-from pipeline.network import load_network
+from pipeline.network.stored import load_network
 from pipeline.precision.evaluation import Evaluation
 from pipeline.precision.same_bits import on_device
 from pipeline.recipe import load_recipe

@@ -27,8 +27,8 @@ UNTRIED = "secateur/untried"
 TOGETHER = {
     "tests/unit/measure/test_harness.py": "times",
     "tests/recipes/test_chain.py": "finished",
-    "tests/unit/test_api.py": "finished",
-    "tests/unit/test_cli_inspect.py": "finished",
+    "tests/unit/api/test_api.py": "finished",
+    "tests/unit/cli/test_inspect.py": "finished",
     "tests/packaging/test_packaging.py": "wheel",
     "tests/examples/test_examples.py": "wheel",
     "tests/torture/test_damaged.py": "torture",

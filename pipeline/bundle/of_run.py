@@ -16,8 +16,8 @@ from pipeline.core.locks import locked
 from pipeline.core.partial import write_whole
 from pipeline.data import digest, load
 from pipeline.recipe import load_values
-from pipeline.recipe_problems import messages
-from pipeline.recipe_yaml import dotted
+from pipeline.recipe.problems import messages
+from pipeline.recipe.yaml import dotted
 from pipeline.results.bundle import BundleOptions
 from pipeline.results.run_folder import RUN_FILE
 from pipeline.stages.bundle import Bundle

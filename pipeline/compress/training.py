@@ -19,8 +19,8 @@ from pipeline.compress.augmentation import Augmentation, augment, mixup
 from pipeline.compress.batchnorm import recalibrate
 from pipeline.compress.distillation import Distillation, target_loss, teacher_loss
 from pipeline.compress.main_output import MainOutput
+from pipeline.compress.state.outside import copied, encoded, outside_state, restore, split
 from pipeline.core.errors import InputError, StageError
-from pipeline.outside_state import copied, encoded, outside_state, restore, split
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from pipeline.compress.certificate import DifferentError
 from pipeline.compress.inference import first_line, in_training, outputs, seeded, where
-from pipeline.compress.kept_state import ADVICE, kept_state
+from pipeline.compress.state.kept import ADVICE, kept_state
 from pipeline.compress.tensors import copied, stored_tensors
 from pipeline.compress.untouched import untouched
 from pipeline.compress.wide import double_precision, widened

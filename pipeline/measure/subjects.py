@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pipeline.results.measurement import OutputCheck, SessionSamples
 
 #: A module that serves as the worker where a torch network is measured: it knows how to load one.
-TORCH_WORKER = "pipeline.torch_worker"
+TORCH_WORKER = "pipeline.network.worker"
 #: Longest wait for a request that infers: a round of slow networks on a slow board.
 PATIENCE_S = 1800.0
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pipeline.core.stage import Progress, Runtime, Target
     from pipeline.measure.devices import Device
     from pipeline.measure.statistics import Clock
-    from pipeline.nearness import Net
+    from pipeline.precision.nearness import Net
     from pipeline.results.run import Interval
 
 #: What is predicted for an image whose logits are not finite: no class, so it is wrong.

@@ -17,13 +17,13 @@ from pipeline.export.onnx_file import read_onnx
 from pipeline.measure.devices import open_device
 from pipeline.measure.machine import fingerprint
 from pipeline.measure.subjects import Terms, start_worker
-from pipeline.nearness import net_of
 from pipeline.precision.evaluation import Evaluation
 from pipeline.precision.exactness import expected
+from pipeline.precision.nearness import net_of
+from pipeline.precision.request import calibration_images, request_of, training_images
 from pipeline.precision.search import search
 from pipeline.precision.targets import target_facts
 from pipeline.precision.tried import Question, file_of, plan_of
-from pipeline.quantizing import calibration_images, request_of, training_images
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from pipeline.core.artifact import Artifact
     from pipeline.core.stage import Context, Runtime
     from pipeline.measure.devices import Device
+    from pipeline.precision.config import QuantizationConfig
     from pipeline.precision.exactness import Expected
     from pipeline.precision.targets import TargetFacts
-    from pipeline.quantization_config import QuantizationConfig
     from pipeline.results.precision import PrecisionPlan
 
 #: Training images on which noise is compared; nothing is calibrated on them.

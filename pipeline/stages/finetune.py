@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from pipeline.core.stage import Context, Outcome, Stage
-from pipeline.training_config import Regularise, TrainingConfig
+from pipeline.network.training_config import Regularise, TrainingConfig
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,8 +56,8 @@ class Finetune(TrainingConfig, Stage):
 
     def run(self, given: Artifact, context: Context) -> Outcome:
         """Train on from where an earlier, killed run of this stage got to. Raises StageError when training diverges."""
-        from pipeline.network import load_network
-        from pipeline.retraining import make_training, regulariser, removable, train_artifact
+        from pipeline.network.stored import load_network
+        from pipeline.network.training import make_training, regulariser, removable, train_artifact
 
         model = load_network(given)
         groups = removable(model, given) if self.regularise else ()
@@ -68,7 +68,7 @@ class Finetune(TrainingConfig, Stage):
         return Outcome("torch", given.inputs, given.outputs, changed=changed)
 
     def _changes(self, training: Training) -> dict[str, Any]:
-        from pipeline.retraining import history
+        from pipeline.network.training import history
 
         return {
             "device": training.device.type,

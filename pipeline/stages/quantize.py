@@ -22,8 +22,8 @@ from pydantic import Field, model_validator
 from pipeline.core.cpu import cpu_flags
 from pipeline.core.stage import Context, Outcome, Stage
 from pipeline.core.units import Duration, Points
+from pipeline.precision.config import QuantizationConfig
 from pipeline.precision.targets import resolved_scheme
-from pipeline.quantization_config import QuantizationConfig
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from pipeline.core.artifact import Artifact, Form
     from pipeline.core.stage import Target
-    from pipeline.nearness import Make
+    from pipeline.precision.nearness import Make
 
 #: Images on which the file is compared with the float one.
 PARITY_IMAGES = 128
@@ -173,7 +173,7 @@ class Quantize(QuantizationConfig, Stage):
         """
         from pipeline.export.execution import onnx_outputs
         from pipeline.export.parity import compare
-        from pipeline.quantizing import training_images
+        from pipeline.precision.request import training_images
 
         file = context.folder / given.file.name
         changed = self._search(given, context, file) if self.engine == "auto" else self._make(given, context, file)
@@ -186,7 +186,7 @@ class Quantize(QuantizationConfig, Stage):
         """Write the fastest file that is right, and return everything that was tried."""
         from pipeline.core.nearness import NEARNESS
         from pipeline.export.onnx_file import read_onnx
-        from pipeline.nearness import net_of, observed
+        from pipeline.precision.nearness import net_of, observed
         from pipeline.precision.planner import CANDIDATES, find_precision, require_exact_on_arm
 
         chosen, plan = find_precision(
@@ -211,10 +211,10 @@ class Quantize(QuantizationConfig, Stage):
         """Write the file that was asked for, near the float one, and return what was done."""
         from pipeline.core.nearness import NEARNESS
         from pipeline.export.onnx_file import read_onnx
-        from pipeline.nearness import net_of, settle
         from pipeline.precision.making import OtherPrecision, StaticInt8
+        from pipeline.precision.nearness import net_of, settle
+        from pipeline.precision.request import calibration_images, request_of
         from pipeline.precision.variant import Variant
-        from pipeline.quantizing import calibration_images, request_of
 
         model, scheme = read_onnx(given.file), self._scheme_on(cpu_flags())
         calibrated, told = 0, {}

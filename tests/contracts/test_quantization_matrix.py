@@ -24,9 +24,9 @@ from pipeline.core.artifact import Artifact, TensorSpec, payload_digest
 from pipeline.core.dataset import Dataset, Normalisation, Split
 from pipeline.core.stage import Context, Stage, Target
 from pipeline.export.execution import onnx_outputs, openvino_outputs
-from pipeline.network import load_network, write_original
+from pipeline.network.definition import build
+from pipeline.network.stored import load_network, write_original
 from pipeline.stages import AnyStage
-from pipeline.zoo import build
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

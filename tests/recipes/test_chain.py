@@ -157,8 +157,8 @@ from pathlib import Path
 import onnx, onnxruntime, onnxscript, torch
 from pipeline.core.store import Store
 from pipeline.recipe import load_recipe
-from pipeline.runner import Run
-import pipeline.export.onnx, pipeline.export.parity, pipeline.judge, pipeline.network, pipeline.report
+from pipeline.run.runner import Run
+import pipeline.export.onnx, pipeline.export.parity, pipeline.run.judge, pipeline.network.stored, pipeline.report
 children = []
 for number in range(int(sys.argv[1])):
     child = os.fork()

@@ -16,9 +16,9 @@ from pipeline.compress.capture import capture
 from pipeline.compress.cost import count
 from pipeline.compress.graph import trace
 from pipeline.compress.surgery import apply, plan_for
+from pipeline.network.definition import build
 from pipeline.recipe import load_recipe
-from pipeline.recipe_yaml import read_file
-from pipeline.zoo import build
+from pipeline.recipe.yaml import read_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pipeline import no_gain
 from pipeline.core.store import Store
 from pipeline.measure.bench import plan_for
 from pipeline.recipe import load_recipe
-from pipeline.runner import Run
+from pipeline.run import no_gain
+from pipeline.run.runner import Run
 
 if TYPE_CHECKING:
     from conftest import Project

@@ -13,8 +13,8 @@ import pytest
 
 from pipeline.core.errors import InputError
 from pipeline.core.store import Store
-from pipeline.plan import make_plan
 from pipeline.recipe import load_recipe
+from pipeline.run.plan import make_plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable

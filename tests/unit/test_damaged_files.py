@@ -20,16 +20,16 @@ from pipeline.export.cost import onnx_cost
 from pipeline.export.execution import openvino_outputs
 from pipeline.export.onnx_file import onnx_specs, read_onnx
 from pipeline.export.openvino import export_openvino, openvino_specs, read_openvino
-from pipeline.inspection_exported import Ways, inspect_file
+from pipeline.inspect.file import Ways, inspect_file
 from pipeline.latency.gate_config import read_config
 from pipeline.measure.devices.registry import list_devices
 from pipeline.measure.payload import payload
-from pipeline.network import load_network
+from pipeline.network.stored import load_network
+from pipeline.network.weights import read_weights
 from pipeline.results.comparison import load_comparison
 from pipeline.results.measurement import load as load_measurement
 from pipeline.results.run_folder import read_run
-from pipeline.weights import read_weights
-from tests.unit.test_judge import network
+from tests.unit.run.test_judge import network
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -20,21 +20,21 @@ from pipeline.core.stage import SilentProgress, Target
 from pipeline.core.store import Store
 from pipeline.export.observe import Probe, watch
 from pipeline.export.parity import check, compare, first_difference
-from pipeline.judge import Judge
 from pipeline.measure.outputs import compare_outputs
 from pipeline.precision.same_bits import compared
 from pipeline.results.measurement import OutputCheck
 from pipeline.results.run import Interval
+from pipeline.run.judge import Judge
 from tests.unit.compress.test_training import DATA, ignore, training
 from tests.unit.measure.test_outputs import told
 from tests.unit.precision.test_same_bits import output
-from tests.unit.test_judge import network
+from tests.unit.run.test_judge import network
 
 NAN, INF = float("nan"), float("inf")
 BAD = [NAN, INF, -INF]
 PIPELINE = Path(__file__).resolve().parents[2] / "pipeline"
 #: Texts of messages and pages, which show what somebody wrote: not JSON for a program.
-SHOWN = {"core/units.py", "recipe_problems.py", "report/facts.py"}
+SHOWN = {"core/units.py", "recipe/problems.py", "report/facts.py"}
 
 
 def array(*numbers: float) -> Any:  # noqa: ANN401 - an array of one row

@@ -65,7 +65,7 @@ from pathlib import Path
 from pipeline import cli
 from pipeline.core import interruption
 from pipeline.core.errors import InputError
-from pipeline.progress import ConsoleProgress
+from pipeline.report.progress import ConsoleProgress
 
 interruption.PATIENCE_S = interruption.CLOSING_S = 0.5
 def ready():

@@ -17,7 +17,7 @@ from pipeline.export import onnx as onnx_export
 from pipeline.export.execution import onnx_outputs, torch_outputs
 from pipeline.export.onnx import export_onnx
 from pipeline.export.onnx_file import is_quantized, onnx_specs, read_onnx
-from pipeline.zoo import build
+from pipeline.network.definition import build
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,8 +13,8 @@ from torch.nn.functional import cross_entropy
 
 from pipeline.compress.cost import count
 from pipeline.core.errors import InputError
-from pipeline.core.library import LIBRARIES
-from pipeline.zoo import build
+from pipeline.network.definition import build
+from pipeline.network.library import LIBRARIES
 from tests.optional import require
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ from pipeline.core.stage import Context, Target
 from pipeline.export.onnx_file import write_onnx
 from pipeline.measure.devices.local import LocalDevice
 from pipeline.precision import planner
+from pipeline.precision.config import QuantizationConfig
 from pipeline.precision.planner import CANDIDATES, HELD_OUT, facts_of, find_precision, inexact_on_arm
 from pipeline.precision.tried import Found, Tried
-from pipeline.quantization_config import QuantizationConfig
 from tests.unit.precision.search_fixtures import network, quantized
 
 if TYPE_CHECKING:

@@ -18,11 +18,10 @@ from typer.testing import CliRunner
 from pipeline import cli
 from pipeline.bundle import card
 from pipeline.cli import app
-from pipeline.console import Console
+from pipeline.cli.say import say, say_json
 from pipeline.core import interruption
 from pipeline.core.errors import InputError
 from pipeline.core.printable import printable, printable_json
-from pipeline.progress import ConsoleProgress
 from pipeline.report import (
     comparison_html,
     comparison_terminal,
@@ -33,8 +32,9 @@ from pipeline.report import (
     markdown,
     terminal,
 )
+from pipeline.report.console import Console
 from pipeline.report.junit import junit
-from pipeline.say import say, say_json
+from pipeline.report.progress import ConsoleProgress
 from tests.unit.report.test_comparison_pages import compared
 from tests.unit.report.test_gate import model, result
 from tests.unit.report.test_inspection_pages import inspection as an_inspection

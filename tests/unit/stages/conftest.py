@@ -11,9 +11,9 @@ import torch
 from pipeline.core.artifact import Artifact, TensorSpec, payload_digest
 from pipeline.core.dataset import Dataset, Normalisation, Split
 from pipeline.core.stage import Context, Target
-from pipeline.network import write_original
+from pipeline.network.definition import build
+from pipeline.network.stored import write_original
 from pipeline.stages.export import Export
-from pipeline.zoo import build
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,9 +10,9 @@ import torch
 from pipeline.core.artifact import Artifact, TensorSpec
 from pipeline.core.dataset import Dataset, Normalisation, Split
 from pipeline.core.stage import Context, Outcome, Target
-from pipeline.network import load_network, write_original
+from pipeline.network.definition import build
+from pipeline.network.stored import load_network, write_original
 from pipeline.stages.prune import Prune
-from pipeline.zoo import build
 
 if TYPE_CHECKING:
     from pathlib import Path

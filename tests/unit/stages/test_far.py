@@ -10,7 +10,6 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from pipeline import quantization_training
 from pipeline.compress.quantization.engine import EngineName, missing
 from pipeline.compress.quantization.engines import ENGINES, available
 from pipeline.core.artifact import Artifact, TensorSpec
@@ -22,6 +21,7 @@ from pipeline.precision import making, variant
 from pipeline.results.precision import PrecisionPlan
 from pipeline.stages.quantize import Quantize
 from pipeline.stages.quantize_aware import QuantizeAwareFinetune
+from pipeline.stages.quantize_aware import training as quantization_training
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from pipeline.compress.quantization.engine import Engine, Quantized, Request
     from pipeline.core.stage import Context, Outcome
-    from pipeline.nearness import Made
+    from pipeline.precision.nearness import Made
 
     Run = Callable[..., tuple[Artifact, Outcome]]
 

@@ -12,9 +12,9 @@ from pydantic import ValidationError
 from pipeline.core.artifact import PAYLOAD, TensorSpec
 from pipeline.core.errors import InputError
 from pipeline.core.stage import SilentProgress
-from pipeline.network import load_network, write_original
+from pipeline.network.definition import build
+from pipeline.network.stored import load_network, write_original
 from pipeline.stages.finetune import Finetune
-from pipeline.zoo import build
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,10 +16,10 @@ from pipeline.core.artifact import Artifact, Form, TensorSpec, payload_digest
 from pipeline.core.errors import InputError, SecateurError
 from pipeline.core.stage import Candidate, Context, Target
 from pipeline.core.store import write_artifact
-from pipeline.network import write_original
+from pipeline.network.definition import build
+from pipeline.network.stored import write_original
 from pipeline.results.measurement import load
 from pipeline.stages.measure import FILE, Measure
-from pipeline.zoo import build
 
 if TYPE_CHECKING:
     from pathlib import Path

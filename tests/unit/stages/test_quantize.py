@@ -21,7 +21,7 @@ from pipeline.core.errors import InputError, StageError
 from pipeline.core.stage import Target
 from pipeline.export.onnx_file import is_quantized, read_onnx
 from pipeline.precision.planner import CANDIDATES
-from pipeline.quantizing import training_images
+from pipeline.precision.request import training_images
 from pipeline.results.precision import PrecisionPlan
 from pipeline.stages.export import Export
 from pipeline.stages.quantize import CALIBRATIONS, SIGNED_WEIGHTS, Quantize

@@ -18,7 +18,7 @@ from pipeline.compress.quantization.engine import Request
 from pipeline.compress.quantization.ranges import activation_ranges
 from pipeline.compress.quantization.separation import separated, with_biases
 from pipeline.export.onnx import export_onnx
-from pipeline.quantization_training import folded_norms, freeze_constants, tied_parameters
+from pipeline.stages.quantize_aware.training import folded_norms, freeze_constants, tied_parameters
 from tests.unit.compress.networks import Net, conv
 from tests.unit.compress.quantization.graphs import floats, run
 

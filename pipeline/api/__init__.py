@@ -1,0 +1,311 @@
+"""Secateur from Python: the run, checks, store and report of the command, with values in place of YAML.
+
+    from pipeline.api import Bundle, Export, Finetune, Prune, Quantize, Recipe, run, verify
+
+    recipe = Recipe(
+        name="shapes on a small CPU",
+        model={"definition": "model.py", "arguments": {"classes": 3}},
+        data={"source": "folder", "root": "images", "size": 64},
+        stages=[Finetune(epochs=9), Prune(ratio=0.5), Finetune(epochs=4), Export(to="onnx"), Quantize(), Bundle()],
+    )
+    result = run(recipe, "runs/shapes")
+    for row in result.report.rows:
+        print(row.label, row.verdict)
+    print(result.files["onnxruntime"], verify(result.bundle).digest)
+
+Every key and value is that of the YAML: stages have a function here, all else is written as it stands there, in dicts
+and lists; paths may be text or `Path`, relative ones start at the current folder. What is wrong is told in the same
+words, all at once and before anything runs (`RecipeError`); any other error is another `SecateurError`. Importing this
+module loads no heavy library, and nothing here prints. EXAMPLES.md has images and a model.py to go with the above.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.api.values import (
+    Bundle,
+    Export,
+    Finetune,
+    Measure,
+    Prune,
+    Quantize,
+    QuantizeAwareFinetune,
+    Recipe,
+    Result,
+    Simplify,
+)
+from pipeline.core.errors import DeviceError, InputError, OutputsError, RecipeError, SecateurError
+from pipeline.core.stage import SilentProgress
+from pipeline.core.store import Store, default_root, read_artifact
+from pipeline.core.units import parse_duration, parse_margin
+from pipeline.recipe import LoadedRecipe, load_recipe, load_values
+from pipeline.results.run_folder import previous_ingredients, read_run
+from pipeline.run.fresh import own_store, store_of_run
+from pipeline.run.plan import Step, make_plan
+from pipeline.run.runner import Run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from torch import nn
+
+    from pipeline.bundle.of_run import Written
+    from pipeline.bundle.on_device.verify import Found
+    from pipeline.core.stage import Progress, Runtime
+    from pipeline.results.comparison import Comparison, Metric
+
+__all__ = [
+    "Bundle",
+    "Export",
+    "Finetune",
+    "Measure",
+    "Prune",
+    "Quantize",
+    "QuantizeAwareFinetune",
+    "Recipe",
+    "RecipeError",
+    "Result",
+    "SecateurError",
+    "Simplify",
+    "compare",
+    "load_network",
+    "open_run",
+    "plan",
+    "run",
+    "verify",
+    "write_bundle",
+]
+
+#: Errors by the exit codes of a verification.
+REFUSALS = {5: DeviceError, 6: OutputsError}
+
+
+def run(
+    recipe: Recipe | Mapping[str, Any] | str | Path,
+    out: str | Path,
+    *,
+    seed: int = 0,
+    test: bool = True,
+    overrides: Sequence[str] = (),
+    store: str | Path | None = None,
+    fresh: bool = False,
+    progress: Progress | None = None,
+) -> Result:
+    """Run a recipe into the folder `out`. Finished stages are taken from the store, so running again resumes.
+
+    Args:
+        recipe: a `Recipe`, a dict with the same keys and `format`, or the path of a YAML file.
+        out: the run folder: run.json, report.html and stages/.
+        seed: of everything random.
+        test: False leaves the test split alone, for while one chooses.
+        overrides: texts such as `stages.prune.ratio=0.4`, as the command's `--set`.
+        store: where finished stages are kept; the command's store when left out.
+        fresh: take nothing from the store, and replace what is there once the run is finished.
+        progress: told how far it is; `pipeline.report.progress.ConsoleProgress` draws a bar.
+
+    Raises:
+        RecipeError: all problems of the recipe, before anything is run.
+        SecateurError: data or files are not usable, or a stage failed; what was finished is kept.
+    """
+    _no_telemetry()
+    loaded, folder = _loaded(recipe, overrides), Path(out)
+    progress = progress or SilentProgress()
+    with store_of_run(_store(store), folder, progress, fresh=fresh) as kept:
+        return Result(Run(loaded, folder, kept, seed, progress, test).execute(), folder)
+
+
+def plan(
+    recipe: Recipe | Mapping[str, Any] | str | Path,
+    out: str | Path | None = None,
+    *,
+    seed: int = 0,
+    overrides: Sequence[str] = (),
+    store: str | Path | None = None,
+    fresh: bool = False,
+) -> tuple[Step, ...]:
+    """Check a recipe and return its steps: what `run` would do, what is in the store, and why. Runs nothing.
+
+    `out` is the folder of the last run, from which is known what has changed; other arguments and errors as of `run`.
+    `fresh` needs it: what a fresh run that was stopped has made lies there.
+    """
+    previous = previous_ingredients(Path(out), SilentProgress().note) if out else ()
+    loaded, kept = _loaded(recipe, overrides), _store(store)
+    if fresh:
+        if out is None:
+            raise InputError("plan: fresh needs out, the folder of the run")
+        kept = own_store(kept, Path(out))
+    return make_plan(loaded, kept, seed, previous).steps
+
+
+def open_run(folder: str | Path) -> Result:
+    """Return the result of a run that was made before, in its folder. Raises InputError when there is none."""
+    return Result(*read_run(Path(folder)))
+
+
+def load_network(folder: str | Path) -> nn.Module:
+    """Return the torch network that a step made, in eval mode on the CPU: `load_network(result.stage("finetune"))`.
+
+    Raises:
+        InputError: the folder holds no torch network.
+        ResourceError: its files were changed since.
+    """
+    from pipeline.network.stored import load_network as load
+
+    folder = Path(folder)
+    if not (folder / "network.json").is_file():
+        raise InputError(f"{folder} holds no network.json, expected the folder of a torch network: stages/01-prune")
+    return load(read_artifact(folder))
+
+
+def write_bundle(
+    run: Result | str | Path,
+    out: str | Path | None = None,
+    *,
+    sign: str | Path | None = None,
+    progress: Progress | None = None,
+    **options: Any,  # noqa: ANN401 - keys of the stage `Bundle`, which are checked
+) -> Written:
+    """Write the edge bundle of a finished run, as the command `bundle` does; return its digest and places.
+
+    Args:
+        run: a result, or the folder of a run.
+        out: a folder, or an archive where it ends in .tar.gz; the run's folder when left out.
+        sign: a secret key of minisign.
+        progress: told how far it is.
+        options: keys of the stage `Bundle`, in place of those of the recipe.
+
+    Raises:
+        InputError: the run is not finished, its data or files are not what they were, or an option is not allowed.
+        ResourceError: the bundle cannot be written.
+    """
+    from pipeline.bundle.of_run import write_bundle_of
+
+    result = run if isinstance(run, Result) else open_run(run)
+    place, key = (None if path is None else Path(path) for path in (out, sign))
+    return write_bundle_of(result.report, result.folder, place, options, secret_key=key, progress=progress)
+
+
+def verify(
+    bundle: str | Path,
+    *,
+    runtime: Runtime | None = None,
+    threads: int = 1,
+    public_key: str | None = None,
+    digest: str | None = None,
+    device: str | None = None,
+    progress: Progress | None = None,
+) -> Found:
+    """Check a bundle, a folder or an archive, as the command `verify` does, and run its samples.
+
+    With a `device`, as the command's `--device`, they run there, and what is returned has more
+    (`pipeline.bundle.remote.FoundThere`).
+
+    Raises:
+        InputError: it is not what it says, or not signed with that key; the message names the file.
+        DeviceError: the runtime is missing, or the device cannot be used.
+        OutputsError: the network computes something else than it should.
+    """
+    from pipeline.bundle.as_model import reason
+    from pipeline.bundle.check import check
+    from pipeline.bundle.on_device.verify import Found, Refused, Wanted
+    from pipeline.bundle.remote import FoundThere, check_on
+
+    _no_telemetry()
+    wanted = Wanted(runtime=runtime, threads=threads, public_key=public_key, digest=digest)
+    try:
+        if device is not None:
+            there = FoundThere()
+            check_on(device, Path(bundle), wanted, there, progress or SilentProgress())
+            return there
+        found = Found()
+        check(Path(bundle), wanted, found)
+    except Refused as error:
+        raise REFUSALS.get(error.exit_code, InputError)(reason(Path(bundle), error)) from error
+    return found
+
+
+def compare(
+    baseline: str | Path,
+    candidate: str | Path,
+    *,
+    margin: str | float = "3%",
+    budget: str = "30s",
+    metric: Metric | None = None,
+    runtime: Runtime = "onnxruntime",
+    threads: int = 1,
+    tolerance: str | float | None = "10%",
+    device: str = "local",
+    progress: Progress | None = None,
+) -> Comparison:
+    """Say whether the candidate is slower than the baseline: `verdict` is PASS, FAIL or INCONCLUSIVE.
+
+    Args:
+        baseline: an exported file or a bundle.
+        candidate: another one.
+        margin: slowdown that is still accepted.
+        budget: longest measuring time.
+        metric: what decides; None for CPU time with one thread, wall time with more.
+        runtime: of both.
+        threads: of one inference.
+        tolerance: how far outputs may differ, of the largest output; None for as far as they like.
+        device: the machine that measures, as the command's `--device`.
+        progress: told how far it is.
+
+    Raises:
+        InputError: a file or an argument cannot be used.
+        IncomparableError: the two are not on equal terms.
+        OutputsError: their outputs differ by more than the tolerance.
+        DeviceError: the device cannot be reached.
+    """
+    from pipeline.bundle.as_model import ExportedFiles, short_name
+    from pipeline.latency.compare import Question
+    from pipeline.latency.gate import compare_on
+    from pipeline.measure.subjects import Terms
+
+    _no_telemetry()
+    paths = Path(baseline), Path(candidate)
+    question = Question(
+        margin=_parsed("margin", parse_margin, margin),
+        budget_s=_parsed("budget", parse_duration, budget),
+        metric=metric,
+        tolerance=None if tolerance is None else _parsed("tolerance", parse_margin, tolerance),
+        runtime=runtime,
+        terms=Terms(threads=threads),
+        labels=(str(baseline), str(candidate)),
+    )
+    with ExportedFiles() as opened:
+        found, _ = compare_on(
+            opened(paths[0], runtime),
+            opened(paths[1], runtime),
+            question,
+            name=short_name(paths[1]),
+            device=device,
+            progress=progress or SilentProgress(),
+        )
+    return found
+
+
+def _parsed(name: str, parse: Callable[[object], float], found: object) -> float:
+    try:
+        return parse(found)
+    except ValueError as error:
+        raise InputError(f"{name}: {error}") from error
+
+
+def _no_telemetry() -> None:
+    """Have onnxruntime send nothing, as with the command; it looks when it is loaded."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+
+def _loaded(recipe: Recipe | Mapping[str, Any] | str | Path, overrides: Sequence[str]) -> LoadedRecipe:
+    if isinstance(recipe, str | Path):
+        return load_recipe(Path(recipe), overrides)
+    values = recipe.values if isinstance(recipe, Recipe) else recipe
+    return load_values(values, Path(), overrides)
+
+
+def _store(root: str | Path | None) -> Store:
+    return Store(default_root() if root is None else Path(root))

@@ -1,0 +1,159 @@
+"""The commands about edge bundles: bundle and verify. Arguments to calls, results to text or JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path  # noqa: TC003 - typer reads the types of options
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from pipeline.cli.say import say
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pipeline.bundle.on_device.verify import Found, Wanted
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of text.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the program's."""
+    app.command()(bundle)
+    app.command()(verify)
+
+
+def bundle(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.", show_default=False)],
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR|FILE.tar.gz", help="Where to; RUN/bundle and RUN/bundle.tar.gz when left out."),
+    ] = None,
+    samples: Annotated[int | None, typer.Option(min=1, max=64, help="Images with expected outputs.")] = None,
+    sample_source: Annotated[
+        Literal["auto", "validation", "synthetic"] | None,
+        typer.Option(help="validation images, made ones, or what the data's licence allows."),
+    ] = None,
+    data_licence: Annotated[str | None, typer.Option(metavar="SPDX", help="Licence of the data.")] = None,
+    weights_licence: Annotated[str | None, typer.Option(metavar="SPDX", help="Licence of the weights.")] = None,
+    runtime: Annotated[
+        list[str] | None,
+        typer.Option(metavar="onnxruntime|openvino", help="Ship files for this runtime alone. Repeatable."),
+    ] = None,
+    sign: Annotated[Path | None, typer.Option(metavar="KEY", help="Secret key of minisign to sign with.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a run's edge bundle: exported files, code to run and check them, and where they came from.
+
+    A device needs Python, numpy and one runtime for it. The recipe's stage `bundle` gives options that are left out.
+
+    Examples:
+
+      secateur bundle runs/demo
+
+      secateur bundle runs/demo --out cells.tar.gz --sign minisign.key --data-licence CC-BY-4.0
+    """
+    from pipeline.bundle.of_run import write_bundle_of
+    from pipeline.report import write as write_report
+    from pipeline.report.progress import ConsoleProgress
+    from pipeline.results.run_folder import read_run
+
+    report, folder = read_run(run)
+    given: dict[str, Any] = {
+        "samples": samples,
+        "sample_source": sample_source,
+        "data_licence": data_licence,
+        "weights_licence": weights_licence,
+        "runtimes": tuple(runtime) if runtime else None,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    with ConsoleProgress() as progress:
+        made = write_bundle_of(report, folder, out, given, secret_key=sign, progress=progress)
+    if out is None:
+        write_report(read_run(folder)[0], folder)
+    told = {"digest": made.digest, "places": [str(place) for place in made.places], "signed": sign is not None}
+    text = "\n".join([*(f"Bundle: {place}" for place in made.places), f"Digest: {made.digest}"])
+    say(json.dumps(told, indent=1, allow_nan=False) if as_json else text)
+
+
+def verify(
+    bundle: Annotated[
+        Path, typer.Argument(metavar="BUNDLE", help="Folder of a bundle, or its .tar.gz.", show_default=False)
+    ],
+    runtime: Annotated[
+        Literal["onnxruntime", "openvino"] | None,
+        typer.Option(help="What runs the samples; the bundle's own by default."),
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, max=4096, help="Threads of the runtime.")] = 1,
+    public_key: Annotated[
+        str | None, typer.Option(metavar="KEY", help="Public key of minisign, a file or its text: check the signature.")
+    ] = None,
+    digest: Annotated[
+        str | None, typer.Option(metavar="SHA256", help="The digest that `secateur bundle` told.")
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DEVICE",
+            help="Run the samples there: ssh://user@host:port, adb://serial, qemu://cpu, or a registered name.",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check an edge bundle: files, checksums, signature, digest, and what its network computes on the samples.
+
+    No code of the bundle is run. With --device the bundle is checked here, then brought there and run with the device's
+    own Python; every output is compared with the one expected. Exit codes: 0 verified, 2 refused (the file is named),
+    5 the runtime is missing or the device cannot be used, 6 wrong outputs.
+
+    Examples:
+
+      secateur verify runs/demo/bundle.tar.gz
+
+      secateur verify cells.tar.gz --public-key minisign.pub --digest sha256:...
+
+      secateur verify cells.tar.gz --device ssh://pi@raspberrypi --runtime openvino
+    """
+    from pipeline.bundle.on_device.verify import Refused, Wanted
+    from pipeline.core.errors import DeviceError
+
+    wanted = Wanted(runtime=runtime, threads=threads, public_key=public_key, digest=digest)
+    found, verification = _verification(bundle, wanted, device)
+    code = 0
+    try:
+        verification()
+    except (Refused, DeviceError) as error:
+        found.error, code = str(error), error.exit_code
+    _show(found, as_json=as_json)
+    raise typer.Exit(code)
+
+
+def _verification(bundle: Path, wanted: Wanted, device: str | None) -> tuple[Found, Callable[[], None]]:
+    """Return what is filled by a verification here or on a device, and the function that does it."""
+    if device is None:
+        from pipeline.bundle.check import check
+        from pipeline.bundle.on_device.verify import Found
+
+        found = Found()
+        return found, lambda: check(bundle, wanted, found)
+    from pipeline.bundle.remote import FoundThere, check_on
+    from pipeline.report.progress import ConsoleProgress
+
+    there = FoundThere()
+
+    def on_device() -> None:
+        with ConsoleProgress() as progress:
+            check_on(device, bundle, wanted, there, progress)
+
+    return there, on_device
+
+
+def _show(found: Found, *, as_json: bool) -> None:
+    """Print what a verification found; why a bundle is refused goes to stderr."""
+    from pipeline.bundle.on_device.verify import as_json as as_json_text
+    from pipeline.bundle.on_device.verify import described
+
+    say(as_json_text(found) if as_json else described(found))
+    if found.error:
+        say(f"error: {found.error}", err=True)

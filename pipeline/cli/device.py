@@ -1,0 +1,208 @@
+"""The commands about devices: doctor, device add, list, check, remove. Arguments to calls, results to text or JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path  # noqa: TC003 - typer reads the annotations
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from pipeline.cli.say import say, say_json
+
+if TYPE_CHECKING:
+    from pipeline.measure.visit import Visit
+    from pipeline.results.doctor import DoctorReport
+
+UNREACHABLE = 5
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of text.")]
+Name = Annotated[str, typer.Argument(help="Name of the device.", show_default=False)]
+device_app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Devices by name: other machines that files are measured on.",
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the program's."""
+    app.command()(doctor)
+    app.add_typer(device_app, name="device")
+
+
+def doctor(
+    device: Annotated[
+        str, typer.Option(metavar="DEVICE", help="local, ssh://user@host:port, adb://serial, or a name.")
+    ] = "local",
+    runtime: Annotated[
+        Literal["onnxruntime", "openvino"], typer.Option(help="Runtime that is measured with.")
+    ] = "onnxruntime",
+    threads: Annotated[int, typer.Option(min=1, max=4096, help="Threads of one inference.")] = 1,
+    aa: Annotated[int, typer.Option(min=2, max=10_000, help="How often a file is compared with its copy.")] = 10,
+    budget: Annotated[str, typer.Option(metavar="TIME", help="Measuring time of one comparison: 2s.")] = "2s",
+    as_json: AsJson = False,
+) -> None:
+    """Say how small a slowdown this device can see, and what disturbs it.
+
+    A network of about a millisecond is compared with a copy of itself, again and again: what that finds is noise.
+    compare uses it afterwards: it refuses a margin that the device cannot see.
+
+    Examples:
+
+      secateur doctor
+
+      secateur doctor --device ssh://pi@raspberrypi --threads 4 --aa 20
+    """
+    from pipeline.core.units import parse_duration
+    from pipeline.latency.doctor import examine
+    from pipeline.measure.devices import open_device
+    from pipeline.report.progress import ConsoleProgress
+
+    try:
+        budget_s = parse_duration(budget)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--budget") from error
+    with ConsoleProgress() as progress:
+        found = examine(
+            open_device(device, note=progress.note),
+            runtime,
+            threads=threads,
+            repeats=aa,
+            budget_s=budget_s,
+            progress=progress,
+        )
+    if as_json:
+        say_json(found.model_dump_json(indent=1))
+    else:
+        _show_doctor(found)
+
+
+def _show_doctor(found: DoctorReport) -> None:
+    from pipeline.latency.compare import Question
+    from pipeline.latency.doctor import ENOUGH
+    from pipeline.latency.noise import noise_in
+    from pipeline.report.console import Console
+    from pipeline.report.doctor_terminal import summary
+
+    noise, usual = noise_in(found, found.clock), Question()
+    margins = {budget_s: noise.smallest_margin(budget_s) for budget_s in sorted({found.budget_s, usual.budget_s})}
+    kept = len(found.noise.ratios) >= ENOUGH
+    Console().print(summary(found, margins, default_margin=usual.margin, kept=kept))
+
+
+@device_app.command("add")
+def device_add(
+    name: Name,
+    url: Annotated[
+        str,
+        typer.Argument(
+            metavar="URL", help="ssh://user@host:port, adb://serial, qemu://cpu or local.", show_default=False
+        ),
+    ],
+    python: Annotated[str | None, typer.Option(help="Interpreter on the device; python3 when left out.")] = None,
+    folder: Annotated[str | None, typer.Option(help="Folder on the device for files.")] = None,
+    identity: Annotated[Path | None, typer.Option(metavar="FILE", help="ssh: the private key.")] = None,
+    known_hosts: Annotated[Path | None, typer.Option(metavar="FILE", help="ssh: the file of known host keys.")] = None,
+    config: Annotated[Path | None, typer.Option(metavar="FILE", help="ssh: the configuration file.")] = None,
+    server_port: Annotated[
+        int | None, typer.Option(min=1, max=65_535, metavar="PORT", help="adb: port of the adb server.")
+    ] = None,
+    root: Annotated[Path | None, typer.Option(metavar="DIR", help="qemu: the files of an arm64 system.")] = None,
+    library: Annotated[list[str] | None, typer.Option(help="qemu: a package in the root that is built.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Register a device under a name, with its options; nothing is connected.
+
+    Examples:
+
+      secateur device add pi ssh://pi@raspberrypi --python /home/pi/venv/bin/python
+
+      secateur device add board adb://0123456789ABCDEF
+    """
+    from pipeline.measure.devices.record import make_record
+    from pipeline.measure.devices.registry import add_device
+
+    options = {
+        "python": python,
+        "folder": folder,
+        "identity": identity,
+        "known_hosts": known_hosts,
+        "config": config,
+        "server_port": server_port,
+        "root": root,
+        "libraries": tuple(library) if library else None,
+    }
+    record = make_record({"url": url, **{key: value for key, value in options.items() if value is not None}})
+    file = add_device(name, record)
+    told = {"name": name, "file": str(file), **record.model_dump(mode="json", exclude_none=True)}
+    _tell(told, f"{name} is {record.url}; see whether it answers: secateur device check {name}", as_json=as_json)
+
+
+@device_app.command("list")
+def device_list(as_json: AsJson = False) -> None:
+    """List the registered devices with their options."""
+    from pipeline.measure.devices.registry import list_devices
+
+    found = {name: each.model_dump(mode="json", exclude_none=True) for name, each in list_devices().items()}
+    lines = [
+        "  ".join([name, *(value if key == "url" else f"{key}={_word(value)}" for key, value in each.items())])
+        for name, each in found.items()
+    ]
+    _tell(found, "\n".join(lines) or "no device is registered; add one: secateur device add NAME URL", as_json=as_json)
+
+
+@device_app.command("check")
+def device_check(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a device, or its URL.", show_default=False)],
+    as_json: AsJson = False,
+) -> None:
+    """Connect to a device and say what is there, and what is missing. Exit code 5: it cannot be used.
+
+    Example: secateur device check pi
+    """
+    from pipeline.measure.devices import open_device
+    from pipeline.measure.visit import visit
+    from pipeline.report.progress import ConsoleProgress
+
+    with ConsoleProgress() as progress:
+        found = visit(open_device(name, note=progress.note))
+    _tell({"name": name, **asdict(found)}, _described(name, found), as_json=as_json)
+    if not found.ready:
+        raise typer.Exit(UNREACHABLE)
+
+
+@device_app.command("remove")
+def device_remove(name: Name, as_json: AsJson = False) -> None:
+    """Forget a device; files on it stay."""
+    from pipeline.measure.devices.registry import remove_device
+
+    record = remove_device(name)
+    _tell({"name": name, **record.model_dump(mode="json", exclude_none=True)}, f"{name} removed", as_json=as_json)
+
+
+def _described(name: str, found: Visit) -> str:
+    told = found.fingerprint
+    packages = ", ".join(f"{package} {version}" for package, version in found.packages.items() if version)
+    machine = f"{told['cpu_model'] or 'unknown processor'}, {told['architecture']}, {told['logical_cores']} cores"
+    counts = "instructions only: it is emulated, its times say nothing" if found.emulated else "times"
+    lines = [
+        f"{name}: {found.url} answers in {found.round_trip_ms:.2g} ms",
+        f"  machine   {machine}, {told['system']} {told['kernel']}",
+        f"  isa       {' '.join(told['isa']) or 'not told'}",
+        f"  python    {found.executable} (Python {found.python})",
+        f"  packages  {packages or 'none'}",
+        f"  counts    {counts}",
+    ]
+    if found.install:
+        need = "missing" if not found.ready else "could have"
+        lines.append(f"  {need:9} {' and '.join(found.missing)}; run there: {found.install}")
+    return "\n".join(lines)
+
+
+def _word(value: Any) -> str:  # noqa: ANN401 - a value of JSON
+    return ",".join(value) if isinstance(value, list) else str(value)
+
+
+def _tell(told: Any, text: str, *, as_json: bool) -> None:  # noqa: ANN401 - whatever JSON can hold
+    say(json.dumps(told, indent=1, allow_nan=False) if as_json else text)

@@ -1,0 +1,139 @@
+"""The command gate: many models against a store of baselines. Arguments to calls, results to files and exit codes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from pipeline.cli.say import say, say_json
+from pipeline.core.errors import InputError
+
+if TYPE_CHECKING:
+    from pipeline.results.gate import GateResult
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of text.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the program's."""
+    app.command()(gate)
+
+
+def gate(
+    config: Annotated[
+        Path, typer.Option(metavar="FILE", help="Which files, margins and terms (TOML).", show_default=False)
+    ],
+    junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write JUnit XML.")] = None,
+    markdown: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a Markdown table.")] = None,
+    inconclusive: Annotated[
+        Literal["pass", "fail", "retry"] | None,
+        typer.Option(help="What INCONCLUSIVE ends with: 0, 1, or up to two more tries for longer. Left out: 3."),
+    ] = None,
+    accept: Annotated[
+        str | None, typer.Option(metavar="REASON", help="Make every measured candidate the new baseline, and say why.")
+    ] = None,
+    refreeze: Annotated[
+        bool, typer.Option(help="With --accept: also the file that drift is measured against from here on.")
+    ] = False,
+    drift: Annotated[
+        bool, typer.Option(help="Measure beside the first accepted file, and look for a step in all such ratios.")
+    ] = False,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="MODEL", help="Only the model of that name. Repeatable.")
+    ] = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the single results.")] = Path("runs/gate"),
+    force: Annotated[bool, typer.Option(help="Measure on other terms than the baseline's, marked as unfair.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure models beside their baselines, and say which are slower: for CI.
+
+    The baseline is a file kept by its hash and measured again beside the candidate, never a stored number. A model may
+    be a bundle, which stands for its file for the runtime. Exit codes, of several models the first of: 6 wrong outputs,
+    1 FAIL, 2 bad input, 5 device unreachable, 4 INCOMPARABLE, 3 INCONCLUSIVE, 0 PASS.
+
+    latency.toml:
+
+      margin = "3%"
+      budget = "30s"
+      [[model]]
+      name = "resnet20-int8"
+      file = "build/resnet20-int8.onnx"
+
+    Examples:
+
+      secateur gate --config latency.toml --accept "first baseline"
+
+      secateur gate --config latency.toml --junit latency.xml --markdown latency.md --inconclusive retry
+
+      secateur gate --config latency.toml --drift
+    """
+    from pipeline.bundle.as_model import ExportedFiles
+    from pipeline.core.partial import write_whole
+    from pipeline.core.paths import check_folder
+    from pipeline.latency.baselines import Store
+    from pipeline.latency.gate import Gate
+    from pipeline.latency.gate_config import gated, read_config
+    from pipeline.report.progress import ConsoleProgress
+    from pipeline.results.gate import RESULT_FILE
+
+    _require_sensible(accept, refreeze=refreeze, drift=drift)
+    read = read_config(config)
+    models = [each for each in gated(read, config.parent, force=force) if not only or each.name in only]
+    if only and len(models) != len(set(only)):
+        names = ", ".join(each.name for each in read.model)
+        raise InputError(f"found --only {', '.join(only)}, allowed: {names}")
+    check_folder(out, "the results' folder", "give another with --out")
+    with ConsoleProgress() as progress, ExportedFiles() as opened:
+        task = Gate(
+            store=Store(config.parent / read.baselines),
+            config=str(config),
+            results=out,
+            policy=inconclusive or "report",
+            accept=accept,
+            refreeze=refreeze,
+            drift=drift,
+            any_machine=read.machine == "any",
+            opened=opened,
+        )
+        found = task.run(models, progress)
+    out.mkdir(parents=True, exist_ok=True)
+    write_whole(out / RESULT_FILE, found.model_dump_json(indent=1) + "\n")
+    _write(found, junit, markdown)
+    _show(found, as_json=as_json)
+    raise typer.Exit(found.exit_code)
+
+
+def _require_sensible(accept: str | None, *, refreeze: bool, drift: bool) -> None:
+    if accept is not None and not accept.strip():
+        raise InputError('found an empty --accept, allowed: why it is good, such as --accept "wider stem, +2 points"')
+    if refreeze and accept is None:
+        raise InputError("found --refreeze alone, allowed: with --accept")
+    if drift and accept is not None:
+        raise InputError("found --drift with --accept, allowed: one of them; the reference stays until --refreeze")
+
+
+def _write(found: GateResult, junit: Path | None, markdown: Path | None) -> None:
+    from pipeline.core.partial import write_whole
+    from pipeline.report import gate as pages
+    from pipeline.report.junit import junit as junit_xml
+
+    for path, text in ((junit, junit_xml), (markdown, pages.markdown)):
+        if path:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, text(found))
+
+
+def _show(found: GateResult, *, as_json: bool) -> None:
+    from pipeline.report import gate as pages
+    from pipeline.report.console import Console
+
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        for line in pages.github_lines(found):
+            say(line, err=as_json)
+    if as_json:
+        say_json(found.model_dump_json(indent=1))
+    else:
+        Console().print(pages.summary(found))

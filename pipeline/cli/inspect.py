@@ -1,0 +1,215 @@
+"""The command about one network or one exported file: inspect. Arguments to calls, results to text, page or JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from pipeline.cli.say import say, say_json
+from pipeline.core.errors import InputError
+from pipeline.core.quiet import printed_aside
+from pipeline.inspect.exported_argument import exported_file
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from rich.console import RenderableType
+
+    from pipeline.inspect.file import Ways
+    from pipeline.results.file_inspection import FileInspection
+    from pipeline.results.inspection import Inspection
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the program's."""
+    app.command()(inspect)
+
+
+def inspect(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="A recipe (.yaml), a model definition (.py), a package's network (timm:resnet50), the folder of a "
+            "stored torch network (runs/demo/stages/00-original); or an exported file: .onnx, model.xml, or the folder "
+            "of a stage that has one, or a bundle.",
+            show_default=False,
+        ),
+    ],
+    arguments: Annotated[
+        list[str] | None,
+        typer.Option("--arguments", metavar="KEY=VALUE", help="An argument of the definition's build. Repeatable."),
+    ] = None,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input",
+            metavar="SHAPE",
+            help="Sizes of an input without the batch, and its type where that is not float32: 3,224,224 or 128:int64. "
+            "Repeatable, once for each input; a recipe, a stored network and most files know theirs.",
+        ),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Override a value of the recipe: --set data.size=160. Repeatable."
+        ),
+    ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FLOAT.onnx",
+            help="Of a quantized file: the float file it was made of, for the noise of each layer.",
+        ),
+    ] = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RECIPE", help="Of a file: run it on training images of this recipe's data, not on noise."
+        ),
+    ] = None,
+    images: Annotated[int, typer.Option(min=1, max=1_000_000, help="Of a file: how many inputs it is run on.")] = 32,
+    runtime: Annotated[
+        Literal["onnxruntime", "openvino"] | None,
+        typer.Option(help="Of a file: what profiles it; left out, onnxruntime for .onnx and openvino for .xml."),
+    ] = None,
+    runs: Annotated[int, typer.Option(min=0, max=1_000_000, help="Of a file: profiled inferences; 0: no times.")] = 50,
+    threads: Annotated[int, typer.Option(min=1, max=4096, help="Of a file: threads of the profiled inferences.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of a file: seed of the inputs drawn.")] = 0,
+    bit_exact_arm: Annotated[
+        bool,
+        typer.Option(
+            "--bit-exact-arm",
+            help="Of an ONNX file, in place of all else: does it compute the same on ARM? Compares outputs with and "
+            "without the x86 kernels that clip sums, and with an emulated Cortex-A72 and A76.",
+        ),
+    ] = False,
+    page: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Draw it: write one HTML page.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of text.")] = False,
+) -> None:
+    """Show what can be pruned in a network, or what an exported file computes.
+
+    Of a network: groups of coupled channels, what each costs, and what is kept whole and why; prunes nothing and needs
+    no trained weights. Of a file: precision, weights and ranges of every layer, its share of the time by the runtime's
+    own profile (profiling itself costs; not a latency), and with --against what quantization costs it in noise.
+
+    Examples:
+
+      secateur inspect recipes/resnet20-fashion-int8.yaml --html inspection.html
+
+      secateur inspect models/resnet_cifar/model.py --arguments depth=56 --arguments classes=100 --input 3,32,32
+
+      secateur inspect timm:resnet50 --input 3,224,224
+
+      secateur inspect runs/demo/stages/01-prune --json
+
+      secateur inspect int8.onnx --against float.onnx --recipe recipes/resnet20-fashion-int8.yaml --html int8.html
+
+      secateur inspect runs/demo/stages/06-export-openvino --runs 200
+
+      secateur inspect int8.onnx --recipe recipes/resnet20-fashion-int8.yaml --images 200 --bit-exact-arm
+    """
+    from pipeline.bundle.as_model import ExportedFiles, is_bundle
+
+    file = Path(model) if is_bundle(Path(model)) else exported_file(model)
+    if file is None:
+        options = {"--against": against, "--recipe": recipe, "--runtime": runtime, "--bit-exact-arm": bit_exact_arm}
+        for option, value in options.items():
+            _refuse(option, value, f"{model}, which is no exported file", ".onnx, model.xml, or a folder with one")
+        _show_network(model, arguments or (), inputs or (), overrides or (), page, as_json=as_json)
+        return
+    _refuse("--arguments", arguments, f"the exported file {file}", "a model definition (.py)")
+    if recipe is None:
+        _refuse("--set", overrides, f"the exported file {file} alone", "--recipe beside it")
+    from pipeline.inspect.file import Ways, training_images
+
+    ways = Ways(
+        images=training_images(recipe, overrides or (), images, seed) if recipe else None,
+        shapes=_shapes(inputs or ()),
+        count=images,
+        seed=seed,
+        runtime=runtime,
+        runs=runs,
+        threads=threads,
+    )
+    with ExportedFiles() as opened:
+        ways = replace(ways, against=against and opened(against, runtime))
+        _show_file(opened(file, runtime), ways, page, bit_exact_arm=bit_exact_arm, as_json=as_json)
+
+
+def _show_file(file: Path, ways: Ways, page: Path | None, *, bit_exact_arm: bool, as_json: bool) -> None:
+    """Inspect an exported file, or say whether it computes the same on ARM."""
+    if bit_exact_arm:
+        from pipeline.inspect.bits import bits, text_of, worst
+
+        agreements = bits(file, ways)
+        say(
+            json.dumps([each.to_json() for each in agreements], indent=1, allow_nan=False)
+            if as_json
+            else text_of(agreements)
+        )
+        raise typer.Exit(worst(agreements))
+    from pipeline.inspect.file import inspect_file
+    from pipeline.report import file_inspection_html
+    from pipeline.report.file_inspection_terminal import table
+
+    found = inspect_file(file, ways)
+    if page is not None:
+        file_inspection_html.write(found, page)
+    _show(found, lambda width: table(found, width), page, as_json=as_json)
+
+
+def _show_network(
+    model: str,
+    arguments: Sequence[str],
+    inputs: Sequence[str],
+    overrides: Sequence[str],
+    page: Path | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Inspect a network in torch."""
+    from pipeline.inspect.model_argument import load_model
+    from pipeline.inspect.network import inspect as inspect_network
+    from pipeline.report import inspection_html
+    from pipeline.report.inspection_terminal import table
+
+    with printed_aside():  # what the user's code prints is no part of the result
+        given = load_model(model, arguments=arguments, inputs=inputs, overrides=overrides)
+        found = inspect_network(given.network, given.inputs, given.name)
+    if page is not None:
+        inspection_html.write(found, page)
+    _show(found, lambda width: table(found, width), page, as_json=as_json)
+
+
+def _show(
+    found: Inspection | FileInspection, table: Callable[[int], RenderableType], page: Path | None, *, as_json: bool
+) -> None:
+    """Print an inspection: JSON for machines, or the table for people with the path of the page."""
+    if as_json:
+        say_json(found.model_dump_json(indent=1))
+        return
+    from pipeline.report.console import Console
+
+    console = Console()
+    console.print(table(console.width))
+    if page is not None:
+        console.print(f"Drawing: {page}", soft_wrap=True, markup=False)
+
+
+def _shapes(texts: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+    """Return the shapes that --input gives, with a batch of 1 first."""
+    if not texts:
+        return ()
+    from pipeline.inspect.model_argument import input_spec
+
+    return tuple(input_spec(text, index).shape for index, text in enumerate(texts))
+
+
+def _refuse(option: str, value: object, what: str, allowed: str) -> None:
+    if value:
+        raise InputError(f"found {option} with {what}, allowed there: {allowed}")

@@ -1,0 +1,311 @@
+"""The commands about latency: bench, compare. Arguments to calls, results to text or JSON and exit codes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from pipeline.cli.say import say, say_json
+from pipeline.core.errors import DeviceError, InputError, SecateurError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pipeline.latency.compare import Question
+    from pipeline.measure.devices import Device
+    from pipeline.measure.subjects import Terms
+    from pipeline.report.progress import ConsoleProgress
+    from pipeline.results.comparison import Comparison
+    from pipeline.results.measurement import Measurement
+
+RuntimeName = Literal["onnxruntime", "openvino", "torch"]
+DEFAULT_MARGINS = {"instructions": "1%"}
+BAD_INPUT = 2
+STAGE_FAILED = 3
+
+Runtime = Annotated[RuntimeName, typer.Option(help="Runtime of all files; torch takes folders of torch networks.")]
+#: Digits of one size of an input.
+MOST_DIGITS = 9
+Threads = Annotated[int, typer.Option(min=1, max=4096, help="Threads of one inference.")]
+Batch = Annotated[int, typer.Option(min=1, max=65_536, help="Images in one inference, where the file leaves it open.")]
+Shapes = Annotated[
+    list[str] | None,
+    typer.Option("--shape", metavar="INPUT=SIZES", help="Sizes of an input that the file leaves open: ids=1,128."),
+]
+DeviceName = Annotated[
+    str,
+    typer.Option(
+        "--device", metavar="DEVICE", help="local, ssh://user@host:port, adb://serial, qemu://cpu, or a name."
+    ),
+]
+Duty = Annotated[
+    str | None,
+    typer.Option(metavar="TIME", help="Idle time before each inference (30ms), as in an application; none by default."),
+]
+Priority = Annotated[
+    bool, typer.Option("--priority/--no-priority", help="Let the worker go before other programs where allowed.")
+]
+Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of orders and inputs.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of text.")]
+Budget = Annotated[str, typer.Option(metavar="TIME", help="Longest measuring time, with its unit: 30s, 2min.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the program's."""
+    for command in (bench, compare):
+        app.command()(command)
+
+
+def bench(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Exported files (.onnx, .xml), or bundles.")],
+    runtime: Runtime = "onnxruntime",
+    threads: Threads = 1,
+    batch: Batch = 1,
+    shape: Shapes = None,
+    device: DeviceName = "local",
+    duty: Duty = None,
+    priority: Priority = True,
+    budget: Budget = "30s",
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Measure the latency of exported files; of two or more, also the ratio to the first, interleaved.
+
+    Examples:
+
+      secateur bench model.onnx
+
+      secateur bench original.onnx pruned.onnx int8.onnx --runtime onnxruntime --threads 1
+
+      secateur bench model.onnx --device ssh://pi@raspberrypi --duty 30ms
+    """
+    from pipeline.bundle.as_model import ExportedFiles
+    from pipeline.measure.bench import bench as measure_files
+    from pipeline.report.progress import ConsoleProgress
+
+    terms = _terms(threads, batch, shape, duty, priority=priority)
+    budget_s = _seconds(budget, "--budget")
+    with ConsoleProgress() as progress, ExportedFiles() as opened:
+        found = measure_files(
+            [opened(file, runtime) for file in files],
+            terms,
+            runtime=runtime,
+            budget_s=budget_s,
+            seed=seed,
+            device=_timed_device(device, progress.note),
+            labels=[str(file) for file in files],
+            progress=progress,
+        )
+    if as_json:
+        say_json(found.model_dump_json(indent=1))
+        return
+    from pipeline.report.bench import bench_table
+    from pipeline.report.console import Console
+
+    Console().print(bench_table(found))
+
+
+def compare(
+    baseline: Annotated[
+        Path, typer.Argument(metavar="BASE", help="What was: an exported file or a bundle.", show_default=False)
+    ],
+    candidate: Annotated[Path, typer.Argument(metavar="CANDIDATE", help="What is new.", show_default=False)],
+    margin: Annotated[
+        str | None, typer.Option(metavar="SHARE", help="Slowdown still accepted. Left out: 3%, of instructions 1%.")
+    ] = None,
+    budget: Budget = "30s",
+    metric: Annotated[
+        Literal["wall", "cpu", "instructions"] | None,
+        typer.Option(help="What decides. Left out: CPU time with one thread, wall time with more."),
+    ] = None,
+    runtime: Runtime = "onnxruntime",
+    runtime_b: Annotated[
+        RuntimeName | None, typer.Option("--runtime-b", help="Runtime of the candidate: a comparison of runtimes.")
+    ] = None,
+    threads: Threads = 1,
+    threads_b: Annotated[int | None, typer.Option(min=1, max=4096, help="Threads of the candidate.")] = None,
+    batch: Batch = 1,
+    shape: Shapes = None,
+    device: DeviceName = "local",
+    device_b: Annotated[
+        str | None, typer.Option("--device-b", metavar="DEVICE", help="The candidate's device.")
+    ] = None,
+    duty: Duty = None,
+    priority: Priority = True,
+    tolerance: Annotated[
+        str,
+        typer.Option(
+            metavar="SHARE", help="How far outputs may differ, of the largest output; any: as far as they like."
+        ),
+    ] = "10%",
+    force: Annotated[bool, typer.Option(help="Compare on unequal terms all the same, marked as unfair.")] = False,
+    roofline: Annotated[
+        bool, typer.Option("--roofline/--no-roofline", help="Say what limits each side; probes a device once for that.")
+    ] = True,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Result folder; runs/compare/BASE--CANDIDATE when left out.")
+    ] = None,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Say whether CANDIDATE is slower than BASE by more than the margin: PASS, FAIL or INCONCLUSIVE.
+
+    Both run side by side, in turns, so that other load acts on both alike; measuring ends as soon as the answer stands.
+    Exit codes: 0 PASS, 1 FAIL, 2 bad input, 3 INCONCLUSIVE, 4 INCOMPARABLE, 5 device unreachable, 6 wrong outputs.
+
+    Examples:
+
+      secateur compare main.onnx branch.onnx --margin 3%
+
+      secateur compare fp32.onnx int8.onnx --tolerance 30% --device ssh://pi@raspberrypi
+
+      secateur compare model.onnx model.onnx --runtime-b openvino
+
+      secateur compare main.tar.gz runs/branch/bundle.tar.gz --runtime openvino
+    """
+    from pipeline.bundle.as_model import ExportedFiles, short_name
+    from pipeline.core.paths import check_folder, file_name
+    from pipeline.latency.compare import Question, keep_partial, write
+    from pipeline.report.progress import ConsoleProgress
+
+    question = Question(
+        margin=_share(margin or DEFAULT_MARGINS.get(metric or "", "3%"), "--margin"),
+        budget_s=_seconds(budget, "--budget"),
+        metric=metric,
+        tolerance=None if tolerance == "any" else _share(tolerance, "--tolerance"),
+        runtime=runtime,
+        runtime_b=runtime_b,
+        threads_b=threads_b,
+        terms=_terms(threads, batch, shape, duty, priority=priority),
+        force=force,
+        seed=seed,
+        roofline=roofline,
+        labels=(str(baseline), str(candidate)),
+    )
+    name = short_name(candidate)
+    folder = out or Path("runs") / "compare" / file_name(f"{short_name(baseline)}--{name}")
+    check_folder(folder, "the result's folder", "give another with --out")
+    try:
+        with ConsoleProgress() as progress, ExportedFiles() as opened:
+            files = opened(baseline, runtime), opened(candidate, runtime_b or runtime)
+            found, measurement = _compared(name, files, question, (device, device_b), progress)
+        found = write(found, measurement, folder)
+        _draw(found, measurement, folder)
+    except DeviceError as error:
+        kept = keep_partial(error, folder)
+        if kept:
+            say(f"What was measured until then is kept in {kept}", err=True)
+        raise
+    except SecateurError as error:
+        if error.exit_code != STAGE_FAILED:
+            raise
+        say(f"error: {error}", err=True)  # with an exit code that no verdict has
+        raise typer.Exit(BAD_INPUT) from error
+    _show(found, folder, as_json=as_json)
+    raise typer.Exit(found.exit_code)
+
+
+def _compared(
+    name: str,
+    files: tuple[Path, Path],
+    question: Question,
+    devices: tuple[str, str | None],
+    progress: ConsoleProgress,
+) -> tuple[Comparison, Measurement]:
+    """Compare on the devices of these names, by time or by instructions; `name` is that of the comparison."""
+    from pipeline.latency.compare import compare as compare_files
+    from pipeline.latency.instructions import compare_instructions
+
+    if question.metric == "instructions":
+        return compare_instructions(*files, question, device=devices[0], name=name, progress=progress)
+    opened = [_timed_device(device, progress.note) for device in devices if device]
+    found = () if opened == [None] else tuple(each or _local() for each in opened)
+    return compare_files(*files, question, name=name, devices=found, progress=progress)
+
+
+def _local() -> Device:
+    from pipeline.measure.devices.local import LocalDevice
+
+    return LocalDevice()
+
+
+def _timed_device(name: str, note: Callable[[str], None]) -> Device | None:
+    """Return the device of that name, or None for this machine, whose worker depends on the runtime.
+
+    Raises:
+        InputError: there is no such device, or it is emulated and has no time of its own.
+    """
+    from pipeline.measure.devices import open_device
+
+    if name == "local":
+        return None
+    found = open_device(name, note=note)
+    if found.emulated:
+        raise InputError(
+            f"{name} is emulated: its time is the emulator's and says nothing about a processor. "
+            f"Compare instructions there instead: secateur compare BASE CANDIDATE --device {name} --metric instructions"
+        )
+    return found
+
+
+def _terms(threads: int, batch: int, shapes: list[str] | None, duty: str | None, *, priority: bool) -> Terms:
+    from pipeline.measure.subjects import Terms
+
+    pause_ns = round(_seconds(duty, "--duty") * 1e9) if duty else 0
+    given = dict(_shape(each) for each in shapes or ())
+    return Terms(threads=threads, batch=batch, shapes=given, pause_ns=pause_ns, priority=priority)
+
+
+def _shape(text: str) -> tuple[str, tuple[int, ...]]:
+    name, equals, listed = text.rpartition("=")
+    sizes = listed.split(",")
+    if not (equals and name and all(each.isdecimal() and len(each) <= MOST_DIGITS and int(each) for each in sizes)):
+        raise typer.BadParameter(f"found {text!r}, allowed: INPUT=SIZES, such as ids=1,128", param_hint="--shape")
+    return name, tuple(int(each) for each in sizes)
+
+
+def _seconds(text: str, option: str) -> float:
+    from pipeline.core.units import parse_duration
+
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from error
+
+
+def _share(text: str, option: str) -> float:
+    from pipeline.core.units import parse_margin
+
+    try:
+        return parse_margin(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from error
+
+
+def show_again(folder: Path, *, as_json: bool) -> None:
+    """Print a stored comparison and draw it; raises InputError where its rounds are not those that it was made of."""
+    from pipeline.latency.compare import read
+
+    found, measurement = read(folder)
+    _draw(found, measurement, folder)
+    _show(found, folder, as_json=as_json)
+
+
+def _draw(found: Comparison, measurement: Measurement, folder: Path) -> None:
+    from pipeline.report.comparison_html import write
+
+    write(found, measurement, folder)
+
+
+def _show(found: Comparison, folder: Path, *, as_json: bool) -> None:
+    if as_json:
+        say_json(found.model_dump_json(indent=1))
+        return
+    from pipeline.report.comparison_terminal import summary
+    from pipeline.report.console import Console
+
+    console = Console()
+    console.print(summary(found))
+    console.print(f"Drawings: {folder / 'comparison.html'}", soft_wrap=True, markup=False)

@@ -1,0 +1,1 @@
+"""What a network or an exported file is, for `secateur inspect`."""

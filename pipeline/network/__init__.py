@@ -1,0 +1,1 @@
+"""A torch network as an artifact: defined, stored, traced, trained, timed."""

@@ -1,0 +1,172 @@
+"""Is a network one whose outputs can be compared: it takes the images, and says the same of an image each time.
+
+Everything after it compares outputs: pruned with masked, exported with torch, quantized with float. A network that
+draws random numbers in evaluation, or whose answer for an image depends on the images beside it, fails there for a
+reason that only its own code tells.
+"""
+
+from __future__ import annotations
+
+import traceback
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from pipeline.compress.inference import outputs
+from pipeline.compress.state.kept import ADVICE, kept_state
+from pipeline.core.errors import InputError
+from pipeline.core.user_code import line_of, told
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+#: Largest difference, relative to scale, that the order of sums explains between two runs of the same network.
+TOLERANCE = 1e-4
+#: Classes that a message names.
+NAMED = 4
+
+
+def check_classifier(
+    model: nn.Module, shape: tuple[int, ...], classes: Sequence[str], *, repeated: bool = False
+) -> None:
+    """Check that a network takes images of `shape` [N, C, H, W] and gives the same logits [N, classes] each time.
+
+    `repeated` says that the images are grey [N, 1, H, W], and C channels only because the normalisation has C values.
+
+    Raises:
+        InputError: it does not; with the line of its code, or what it gave.
+    """
+    batch = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    try:
+        with told(f"the network does not take images of shape {shape}", alone=True), torch.no_grad():
+            found = model(batch.clone())
+    except InputError as error:
+        if repeated and _takes(model, batch[:, :1]):
+            raise InputError(
+                f"the network takes images of 1 channel and not of shape {shape}: mean and std have {shape[1]} values, "
+                f"so grey images become {shape[1]} channels; give mean and std of one value"
+            ) from error.__cause__
+        raise InputError(f"{error}. Check the network's code, model.arguments and data.size.") from error.__cause__
+    expected = (shape[0], len(classes))
+    if not isinstance(found, Tensor) or tuple(found.shape) != expected:
+        got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise InputError(
+            f"the network gives {got} for a batch of {shape[0]}, but the data has {len(classes)} classes "
+            f"({', '.join(classes[:NAMED])}{', ...' if len(classes) > NAMED else ''}), so {expected} is needed. "
+            f"Give the number of classes in model.arguments."
+        )
+    if found.is_complex() or found.layout != torch.strided or found.device != batch.device:
+        kind = f"{found.dtype}, {found.layout}, device {found.device}".replace("torch.", "")
+        raise InputError(
+            f"the network gives logits of another kind ({kind}) than real numbers in a dense tensor on {batch.device}"
+        )
+    if cause := randomness(model, batch):
+        raise InputError(cause)
+
+
+def randomness(model: nn.Module, batch: Tensor) -> str:
+    """Return why two evaluations of the same batch differ, with the line that draws random numbers; empty if equal."""
+    if not _apart(outputs(model, batch.clone()), outputs(model, batch.clone())):
+        return ""
+    with _Drawn() as drawn:
+        outputs(model, batch.clone())
+    said = "two runs of the network on the same images give different outputs"
+    if drawn.operator:
+        return (
+            f"the network is random in evaluation: {said}. It draws random numbers "
+            f"({drawn.operator}{drawn.line and ' at '}{drawn.line}). Expected none in evaluation: F.dropout needs "
+            "training=self.training (it is on unless it is told so), or use nn.Dropout"
+        )
+    if changed := kept_state(model, (batch,)):
+        return f"the network keeps state in evaluation: {said}, and its forward changes {changed}. {ADVICE}"
+    return (
+        f"{said}, torch drew no random numbers, and nothing that the network holds has changed: its forward uses "
+        "random or numpy.random, or what lies outside it, such as a global variable"
+    )
+
+
+def mixing(model: nn.Module, batch: Tensor) -> str:
+    """Return why an image's output depends on the images beside it, with the layers at fault; empty if it does not."""
+    together = outputs(model, batch.clone())
+    alone = [outputs(model, image[None].clone()) for image in batch]
+    if not _apart(together, [torch.cat(parts) for parts in zip(*alone, strict=True)]):
+        return ""
+    if cause := randomness(model, batch):
+        return cause
+    if _rounded(model, batch):
+        return (
+            "its sums are rounded otherwise for one image than for several, by more than is allowed: some values are "
+            "so large that float32 holds little of the rest. Look for biases or inputs of a million and more"
+        )
+    norms = [
+        f"{name or 'the network'} ({type(module).__name__})"
+        for name, module in model.named_modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None  # noqa: SLF001 - as in batchnorm.py
+    ]
+    said = "the output for an image depends on the images beside it in the batch"
+    if norms:
+        return (
+            f"{said}: {', '.join(norms[:NAMED])} has no running statistics and takes those of the batch in evaluation "
+            "too. Expected statistics that stay: track_running_stats=True and a training with it, or GroupNorm"
+        )
+    if changed := kept_state(model, (batch,)):
+        return f"{said}, and its forward changes {changed}, as a norm does that stays in training. {ADVICE}"
+    return f"{said}: its forward computes across them, such as a mean over dimension 0"
+
+
+def _rounded(model: nn.Module, batch: Tensor) -> bool:
+    """Say whether an image's output depends on the images beside it by the rounding of float32 alone."""
+    if not all(each.is_floating_point() for each in (batch, *model.parameters())):
+        return False
+    wide, images = deepcopy(model).double(), batch.double()
+    try:
+        together = outputs(wide, images)
+        alone = [outputs(wide, image[None]) for image in images]
+    except (RuntimeError, TypeError):  # a network that makes float32 tensors itself cannot be asked
+        return False
+    return not _apart(together, [torch.cat(parts) for parts in zip(*alone, strict=True)])
+
+
+def _takes(model: nn.Module, batch: Tensor) -> bool:
+    """Say whether a network takes a batch, whatever its code raises where it does not."""
+    try:
+        with told("", alone=True), torch.no_grad():
+            model(batch.clone())
+    except InputError:
+        return False
+    return True
+
+
+class _Drawn(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Keeps the first operator that draws random numbers, and the line of the network's code that called it."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.operator, self.line = "", ""
+
+    def __torch_dispatch__(
+        self,
+        func: Any,  # noqa: ANN401 - as torch declares it
+        types: Any,  # noqa: ANN401
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401
+        del types
+        if not self.operator and torch.Tag.nondeterministic_seeded in func.tags:
+            self.operator = str(func.overloadpacket).rpartition(".")[2]
+            self.line = line_of(traceback.extract_stack())
+        return func(*args, **(kwargs or {}))
+
+
+def _apart(first: Sequence[Tensor], second: Sequence[Tensor]) -> bool:
+    """Say whether two runs differ by more than rounding, or by their shapes."""
+    for one, other in zip(first, second, strict=True):
+        if one.shape != other.shape:
+            return True
+        scale = float(one[one.isfinite()].abs().max()) if one.isfinite().any() else 0.0
+        if not torch.allclose(one, other, rtol=0, atol=TOLERANCE * scale, equal_nan=True):
+            return True
+    return False

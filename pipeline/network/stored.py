@@ -1,0 +1,285 @@
+"""The torch artifact on disk: definition.py, network.json (arguments and structural plan) and weights.safetensors.
+
+Loading builds the network from its definition, applies the plan's edits in order, and loads the tensors. A network
+whose own code could not be kept comes with a new definition instead, written from its graph; `history` then has the
+edits that are in it already. Nothing is pickled, so an artifact can be read with a text editor and opened without
+trusting it any more than its definition.
+
+What a network has beside its state_dict (see `outside_state`) lies with the tensors where building it anew
+does not give it: every artifact is read back once it is written, and has to compute the same.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors.torch import save_file
+from torch.fx import GraphModule
+
+from pipeline.compress.definition import source
+from pipeline.compress.state.kept import ADVICE, kept_state
+from pipeline.compress.state.outside import differing, encoded, outside_state, split
+from pipeline.compress.state.reproduction import (
+    ROUNDING,
+    alike,
+    different_attributes,
+    example_for,
+    own_randomness,
+    random_layer,
+    run,
+    same_state,
+    unchanged,
+)
+from pipeline.compress.surgery import PrunePlan, apply
+from pipeline.core.artifact import file_digest
+from pipeline.core.code_inputs import dependencies
+from pipeline.core.errors import InputError
+from pipeline.core.problems import examples
+from pipeline.core.reading import read_object
+from pipeline.network.definition import build, initialise
+from pipeline.network.weights import load_weights, read_weights
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor, nn
+
+    from pipeline.compress.state.outside import Place, Value
+    from pipeline.compress.state.reproduction import Example
+    from pipeline.core.artifact import Artifact, TensorSpec
+
+NETWORK_FORMAT = 1
+NETWORK_FILE = "network.json"
+DEFINITION_FILE = "definition.py"
+AGAIN = "run the recipe again"
+#: Attributes that a message names.
+LISTED = 4
+#: Of the random numbers while networks are read back: not those that a run starts with.
+FIRST_SEED = 1_000_003
+TRIES = 3
+
+
+def load_network(artifact: Artifact) -> nn.Module:
+    """Return the network of a torch artifact in eval mode, float32, on the CPU."""
+    return _load(artifact.folder, artifact.inputs)
+
+
+def _load(folder: Path, inputs: Sequence[TensorSpec]) -> nn.Module:
+    content = _read(folder)
+    with dependencies(folder / DEFINITION_FILE) as read:
+        model = _built(folder, content, inputs)
+    _check_reads(content.get("reads", {}), read, folder)
+    for number, edit in enumerate(content["edits"]):
+        try:
+            apply(model, PrunePlan.from_json(edit["keep"]))
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            message = f"{folder}/{NETWORK_FILE} is damaged: edit {number} does not fit the network: {error!r}; {AGAIN}"
+            raise InputError(message) from error
+    load_weights(model, read_weights(folder / "weights.safetensors"), f"{folder}/weights.safetensors")
+    model.eval()
+    return model
+
+
+def _built(folder: Path, content: Mapping[str, Any], inputs: Sequence[TensorSpec]) -> nn.Module:
+    model = build(folder / DEFINITION_FILE, {**content["arguments"], **content["without_pretrained"]})
+    initialise(model, inputs)
+    return model
+
+
+def _check_reads(stored: Mapping[str, str], read: set[Path], folder: Path) -> None:
+    """Raise InputError where a definition reads or imports anything else than when its network was stored."""
+    found = {str(path): file_digest(path) for path in read}
+    if sorted(found.values()) == sorted(stored.values()):
+        return
+    changed = [path for path, digest in stored.items() if digest not in found.values()]
+    changed = changed or [path for path, digest in found.items() if digest not in stored.values()]
+    raise InputError(changed_reads(changed, f"{folder / DEFINITION_FILE}"))
+
+
+def changed_reads(paths: Sequence[str], definition: str) -> str:
+    """Say that a stored network is no longer what its definition builds, and what to do about it."""
+    return (
+        f"{definition} reads or imports {examples(paths)}, which is not what it was when the network was stored. Name "
+        "it below model in the recipe (inputs: [...]), so that finished stages are made anew when it changes, or run "
+        "with --fresh"
+    )
+
+
+def reads_since(folder: Path) -> list[str]:
+    """Return the files outside a stored network's folder that its definition reads and that have changed or gone."""
+    stored: Mapping[str, str] = _read(folder).get("reads", {})
+    return [path for path, digest in stored.items() if not Path(path).is_file() or file_digest(Path(path)) != digest]
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    """Return what network.json holds. Raises InputError where a key is missing or of another kind."""
+    file = folder / NETWORK_FILE
+    content = read_object(file, AGAIN)
+    if content.get("format") != NETWORK_FORMAT:
+        raise InputError(f"{file} has format {content.get('format')}, this version reads {NETWORK_FORMAT}")
+    kinds = {"arguments": dict, "without_pretrained": dict, "edits": list, "reads": dict}
+    for key, kind in kinds.items():
+        if not isinstance({"reads": {}, **content}.get(key), kind):
+            raise InputError(f"{file} is damaged: {key} is no {kind.__name__}; {AGAIN}")
+    return content
+
+
+def loads_alike(artifact: Artifact) -> bool:
+    """Say whether a torch artifact gives the same outputs and state whatever random numbers it is built with."""
+    example = example_for([(spec.shape, spec.dtype) for spec in artifact.inputs])
+    first, *others = (_loaded_again(artifact.folder, artifact.inputs, example, seed) for seed in range(1 + TRIES))
+    if not all(same_state(first, other) for other in others):
+        return False
+    with own_randomness(FIRST_SEED):
+        return not example or alike(run(first, example), run(others[0], example), rounding=ROUNDING)
+
+
+def load_other(definition: Path, weights: Path, arguments: Mapping[str, Any]) -> tuple[nn.Module, set[Path]]:
+    """Return a network from its definition and weight file, such as a teacher, in eval mode; and what build read."""
+    with dependencies(definition) as read:
+        model = build(definition, arguments)
+    load_weights(model, read_weights(weights), str(weights))
+    model.eval()
+    return model, read
+
+
+def _save(
+    folder: Path, model: nn.Module, content: Mapping[str, Any], inputs: Sequence[TensorSpec], *, half: bool = False
+) -> None:
+    """Write the plan and the tensors, read them back, and add what the network has that did not come back."""
+    (folder / "network.json").write_text(json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
+    file = folder / "weights.safetensors"
+    save_tensors(model.state_dict(), file, half=half)
+    example = example_for([(spec.shape, spec.dtype) for spec in inputs])
+    rounded = _in_single(read_weights(file)) if half else None
+    with unchanged(model), own_randomness(FIRST_SEED):
+        expected = run(model, example, rounded) if example else []
+        again, lost = _lost(folder, inputs, model, example)
+        if lost:
+            save_tensors({**model.state_dict(), **encoded(lost)}, file, half=half)
+            again = _loaded_again(folder, inputs, (), FIRST_SEED + 1)
+        found = run(again, example) if example else []
+        rounding = ROUNDING if same_state(model, again, rounded) else 0.0
+        if not alike(expected, found, rounding=rounding):
+            raise InputError(_unlike(model, again, example))
+
+
+def _lost(
+    folder: Path, inputs: Sequence[TensorSpec], model: nn.Module, example: Example
+) -> tuple[nn.Module, dict[Place, Value]]:
+    """Return a network that was read back, and the state beside the state_dict that did not come back with it.
+
+    Few numbers (an order of three things) may be drawn the same again: they are asked for several times.
+    """
+    state = outside_state(model)
+    lost: dict[Place, Value] = {}
+    for seed in range(FIRST_SEED + 1, FIRST_SEED + 1 + (TRIES if state else 1)):
+        again = _loaded_again(folder, inputs, example, seed)
+        lost |= differing(state, outside_state(again))
+    return again, lost
+
+
+def _in_single(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+
+
+def _loaded_again(folder: Path, inputs: Sequence[TensorSpec], example: Example, seed: int) -> nn.Module:
+    """Return what an artifact loads to, with random numbers of this seed, after it has run once on an example."""
+    with own_randomness(seed):
+        again = _load(folder, inputs)
+        if example:
+            run(again, example)
+    return again
+
+
+def _unlike(model: nn.Module, again: nn.Module, example: Example) -> str:
+    """Say why a network computes something else once it was stored and read back."""
+    if changed := kept_state(model, example):
+        return f"the network keeps state in evaluation: its forward changes {changed}. {ADVICE}."
+    layer = random_layer(model, example)
+    if layer is not None:
+        where = f"layer {layer} ({type(model.get_submodule(layer)).__name__})" if layer else "its own forward"
+        return (
+            f"the network gives other outputs each time it runs in evaluation mode: {where} draws random numbers. Draw "
+            "them in training alone (`if self.training`, or nn.Dropout), or once in __init__, kept by register_buffer."
+        )
+    named = different_attributes(model, again)
+    listed = "; ".join(named[:LISTED]) or "no attribute that could be compared"
+    return (
+        "the network computes something else once it was stored and built anew from its definition, since it has state "
+        f"beside its state_dict that cannot be stored: {listed}. Keep it as a tensor by register_buffer in __init__, "
+        "or compute it from the arguments of build alone."
+    )
+
+
+def save_tensors(tensors: Mapping[str, Tensor], file: Path, *, half: bool = False) -> None:
+    """Write tensors as safetensors, contiguous, from the CPU; with `half`, those of two dimensions or more as float16.
+
+    Biases and norms stay in float32: running variances may lie outside float16's range.
+    """
+    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    inside, _ = split(plain)
+    smaller = {name: tensor.half() for name, tensor in inside.items() if half and tensor.ndim > 1}
+    save_file({**plain, **smaller}, file)
+
+
+def write_network(
+    folder: Path,
+    model: nn.Module,
+    *,
+    parent: Artifact,
+    edits: Sequence[Mapping[str, Any]] = (),
+    half: bool = False,
+) -> None:
+    """Write a torch artifact's payload: the parent's definition and plan with `edits` appended, and the tensors.
+
+    A graph module (of a rewritten network) is written as a definition of its own.
+
+    Raises:
+        StageError: the graph cannot be written as a plain file.
+        InputError: read back it computes something else, from random numbers or from state that cannot be stored.
+    """
+    content = _read(parent.folder)
+    content["edits"] = [*content["edits"], *(dict(edit) for edit in edits)]
+    if isinstance(model, GraphModule):
+        history = [*content.get("history", ()), *content["edits"]]
+        content |= {"arguments": {}, "without_pretrained": {}, "edits": [], "history": history}
+        content.pop("reads", None)
+        (folder / DEFINITION_FILE).write_text(source(model, "A pruned network, rewritten."))
+    else:
+        (folder / DEFINITION_FILE).write_bytes((parent.folder / DEFINITION_FILE).read_bytes())
+    _save(folder, model, content, parent.inputs, half=half)
+
+
+def write_original(
+    folder: Path,
+    model: nn.Module,
+    definition: Path,
+    arguments: Mapping[str, Any],
+    inputs: Sequence[TensorSpec] = (),
+    *,
+    reads: bool = False,
+) -> None:
+    """Write the payload of the network that a recipe starts from.
+
+    An argument `pretrained` is switched off for later loading: the weights that it brought lie in the artifact.
+    With `inputs` the artifact is also run, as `write_network` does. With `reads` the definition reads other files:
+    these are written down, and each time that the network is loaded they have to be the same.
+
+    Raises InputError when it computes something else once it was read back.
+    """
+    without = {"pretrained": False} if "pretrained" in arguments else {}
+    (folder / DEFINITION_FILE).write_bytes(definition.read_bytes())
+    content = {
+        "format": NETWORK_FORMAT,
+        "arguments": dict(arguments),
+        "without_pretrained": without,
+        "edits": [],
+    }
+    if reads:
+        with own_randomness(FIRST_SEED), dependencies(folder / DEFINITION_FILE) as read:
+            _built(folder, content, inputs)  # without what `pretrained` reads
+        content |= {"reads": {str(path): file_digest(path) for path in sorted(read)}} if read else {}
+    _save(folder, model, content, inputs)

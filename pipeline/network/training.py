@@ -1,0 +1,199 @@
+"""Training of an artifact's network as a recipe says, resumable between epochs from a file in the stage's folder."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from pipeline.compress.allocation import uniform
+from pipeline.compress.augmentation import Augmentation
+from pipeline.compress.capture import capture
+from pipeline.compress.distillation import Distillation
+from pipeline.compress.graph import layer_of, trace
+from pipeline.compress.inference import first_line
+from pipeline.compress.regularisation import BatchNormScale, GroupNorm, GrowingL2, squared_norms
+from pipeline.compress.state.outside import fitting, outside_state, restore
+from pipeline.compress.training import Hyperparameters, Training
+from pipeline.core.code_inputs import undeclared
+from pipeline.core.errors import InputError
+from pipeline.network.stored import load_network, load_other, write_network
+from pipeline.network.tracing import example_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from torch import nn
+
+    from pipeline.compress.graph import Group
+    from pipeline.compress.training import Regulariser
+    from pipeline.core.artifact import Artifact
+    from pipeline.core.stage import Context, Progress
+    from pipeline.network.training_config import Regularise, TrainingConfig
+
+#: What a training needs to go on after it was killed, in the stage's folder.
+STATE_FILE = "training.pt"
+
+
+def make_training(
+    config: TrainingConfig, model: nn.Module, context: Context, *, seed: int, regulariser: Regulariser | None = None
+) -> Training:
+    """Return the training of a network (changed in place) on the run's data, at its start."""
+    settings = Hyperparameters(
+        epochs=config.epochs,
+        batch=config.batch,
+        optimizer=config.optimizer,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        momentum=config.momentum,
+        warmup=config.warmup,
+        label_smoothing=config.label_smoothing,
+        ema=config.ema,
+        recalibration_images=config.recalibrate,
+    )
+    return Training(
+        model,
+        context.dataset(),
+        settings,
+        augmentation=Augmentation(**config.augment.model_dump()),
+        distillation=_distillation(config, context),
+        seed=seed,
+        regulariser=regulariser,
+    )
+
+
+def train_artifact(
+    training: Training, given: Artifact, folder: Path, progress: Progress, *, label: str = "", half: bool = False
+) -> nn.Module:
+    """Train a network of the same structure as `given`, write it into `folder`, and return it.
+
+    Goes on from where an earlier, killed run in the same folder got to. `label` stands before the epoch in the
+    progress; `half` as in `write_network`. Raises StageError when training diverges.
+    """
+    trained = run_to_end(training, folder, progress, label=label)
+    network = load_network(given)
+    network.load_state_dict(trained.state_dict())
+    restore(network, fitting(outside_state(trained), network))
+    write_network(folder, network, parent=given, half=half)
+    (folder / STATE_FILE).unlink(missing_ok=True)
+    return network
+
+
+def run_to_end(
+    training: Training, folder: Path, progress: Progress, *, label: str = "", judge_start: bool = False
+) -> nn.Module:
+    """Train to the end, from where an earlier, killed run in the same folder got to; return the network.
+
+    With `judge_start` the network as it was given is kept unless an epoch is better.
+
+    The state stays in `folder` until the caller has written what it needs. Raises StageError when training diverges.
+    """
+    file = folder / STATE_FILE
+    state = _state(file, training.device, progress)
+    if state is not None:
+        training.restore(state)
+        progress.note(f"resumed {label}after epoch {training.epoch} of {training.settings.epochs}")
+        _compare_threads(state.get("threads"), progress)
+    elif judge_start and not training.done:
+        training.judge_start()
+    while not training.done:
+        training.run_epoch(_reporter(training, progress, label))
+        _save(training.state(), file)
+    return training.finish()
+
+
+def _state(file: Path, device: torch.device, progress: Progress) -> dict[str, Any] | None:
+    """Return the state of a training that was ended; None where there is none, or none that can be read."""
+    if not file.exists():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(file, map_location=device, weights_only=True)
+    except Exception as error:  # noqa: BLE001 - zip, pickle and torch have no common root for a damaged file
+        progress.note(f"{file} cannot be read ({first_line(error)}): this training begins anew")
+        return None
+    return state
+
+
+def _compare_threads(before: int | None, progress: Progress) -> None:
+    """Say where a training goes on with another number of threads: sums are then added in another order."""
+    now = torch.get_num_threads()
+    if before not in {None, now}:
+        progress.note(
+            f"it began on {before} threads and goes on with {now}, which add in another order: it will not end with "
+            f"the same bytes as it would with OMP_NUM_THREADS={before}"
+        )
+
+
+def _save(state: dict[str, Any], file: Path) -> None:
+    """Write a state so that the file is either the old one or the new one, whenever the process is killed."""
+    part = file.with_suffix(".part")
+    with part.open("wb") as stream:
+        torch.save(state, stream)
+        stream.flush()
+        os.fsync(stream.fileno())
+    part.replace(file)
+
+
+def removable(model: nn.Module, given: Artifact) -> tuple[Group, ...]:
+    """Return the groups of channels of an artifact's network. Raises InputError when no channel can be removed."""
+    graph = trace(capture(model, example_of(given)))
+    if not graph.groups:
+        reasons = "; ".join(sorted({f"{layer_of(frozen.tensor)}: {frozen.reason}" for frozen in graph.frozen}))
+        raise InputError(f"regularise: no channel of this network can be removed, so none is penalised. {reasons}")
+    return graph.groups
+
+
+def regulariser(config: Regularise, groups: Sequence[Group], model: nn.Module) -> Regulariser:
+    """Return the penalty that a recipe asks for; what it pushes is chosen by the weights that `model` has now."""
+    match config.method:
+        case "group_lasso" | "group_norm" as method:
+            return GroupNorm(groups, config.strength, alpha=config.alpha, squared=method == "group_norm")
+        case "bn_scale":
+            return BatchNormScale(groups, model, config.strength)
+        case "growing_l2":
+            norms = squared_norms(groups, dict(model.named_parameters(remove_duplicate=False)))
+            kept = uniform(norms, config.ratio, align=config.align)
+            return GrowingL2(groups, kept, increment=config.strength, every=config.every, ceiling=config.ceiling)
+
+
+def history(training: Training) -> list[dict[str, float]]:
+    """Return what the epochs did, for the record."""
+    return [
+        {
+            "epoch": result.epoch + 1,
+            "training_loss": round(result.loss, 5),
+            "validation_accuracy": result.accuracy,
+            "validation_loss": round(result.validation_loss, 5),
+        }
+        for result in training.history
+    ]
+
+
+def _distillation(config: TrainingConfig, context: Context) -> Distillation | None:
+    if config.distill is None:
+        return None
+    source = config.distill.source
+    if source == "original":
+        teacher, channels, size = load_network(context.original), context.original.inputs[0].shape[1], 0
+    else:
+        teacher, read = load_other(source.definition, source.weights, source.arguments)
+        named = (*source.inputs, source.weights)
+        for note in undeclared(read, source.definition, source.arguments, named, "build from"):
+            context.progress.note(f"teacher: {note}")
+        channels, size = source.channels, source.size
+    return Distillation(teacher, config.distill.temperature, config.distill.alpha, channels, size)
+
+
+def _reporter(training: Training, progress: Progress, label: str) -> Callable[[int, float], None]:
+    epochs = training.settings.epochs
+
+    def report(step: int, loss: float) -> None:
+        last = f", validation {training.history[-1].accuracy:.2%}" if training.history else ""
+        done = training.epoch * training.steps + step + 1
+        progress.update(
+            done, epochs * training.steps, f"{label}epoch {training.epoch + 1}/{epochs}, loss {loss:.3f}{last}"
+        )
+
+    return report

@@ -1,0 +1,247 @@
+"""The net under every quantization: a file whose outputs are far from the float file's never ships without a word.
+
+Both files run on images that the ranges come from and on images that nothing was calibrated on; test images are never
+looked at. What counts is the session that ships, in the target's runtime, optimised as by default. The file also
+runs unoptimised, as it says itself: other runtimes read the same file.
+
+A far file is mended where few layers are guilty: these go back to float. They are found by making the file anew, not by
+its tensors, so that it makes no difference whether engine, calibration or the runtime's optimizer is to blame.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+
+from pipeline.core.errors import InputError, StageError
+from pipeline.core.nearness import (
+    FAR,
+    MOST_LAYERS,
+    USELESS,
+    Nearness,
+    Seen,
+    classification,
+    decibels,
+    fault,
+    guilty_nodes,
+)
+from pipeline.core.stage import runs_in
+from pipeline.export.execution import onnx_outputs, slices
+from pipeline.measure.runtimes import open_session
+from pipeline.precision.request import training_order
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from pipeline.core.nearness import OnFar, Outputs, Task
+    from pipeline.core.stage import Context, Progress
+
+#: Images of each kind: enough for answers to be certain.
+IMAGES = 64
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images [N, C, H, W] as the network takes them, with their labels [N] and what they are to the ranges."""
+
+    name: str
+    samples_NCHW: NDArray[np.float32]
+    labels: NDArray[np.int64]
+
+
+def images_of(context: Context, calibrated: int) -> tuple[Images, ...]:
+    """Return some of the training images that ranges come from, and some that they do not come from.
+
+    `calibrated` is how many are calibrated on, in the order of `training_images`. Where these are all, the others are
+    validation images; without any there is the one kind alone.
+    """
+    data, order = context.dataset(), training_order(context)
+    kinds = {"calibration": (data.train, order[:calibrated]), "held-out": (data.train, order[calibrated:])}
+    if calibrated >= len(order):
+        drawn = np.random.default_rng(context.seed).permutation(len(data.validation))
+        kinds["held-out"] = data.validation, drawn
+    return tuple(
+        Images(name, data.normalisation(split.images[chosen]), split.labels[chosen])
+        for name, (split, places) in kinds.items()
+        if len(chosen := places[:IMAGES])
+    )
+
+
+def net_of(given: Path, context: Context, calibrated: int) -> Net:
+    """Return the net under the files that a stage makes of a float one."""
+    return Net(given, images_of(context, calibrated), runs_in(context.target), context.target.batch)
+
+
+@dataclass
+class Net:
+    """Compares files with one float file, whose outputs are kept. `task` says what answers are.
+
+    Raises StageError when the float file's own outputs are not finite.
+    """
+
+    given: Path
+    images: Sequence[Images]
+    runtime: Literal["onnxruntime", "openvino"]
+    batch: int
+    task: Task = classification
+    _references: dict[str, Outputs] = field(init=False, default_factory=dict)
+
+    def see(self, file: Path) -> tuple[Seen, ...]:
+        """Return what a file's outputs are to those of the float file, for each kind of images in each session.
+
+        Raises InputError when the runtime cannot run the file.
+        """
+        found = [self._seen(images, self.runtime, self._shipped(file, images)) for images in self.images]
+        for images in self.images:
+            outputs = onnx_outputs(file, images.samples_NCHW)
+            found.append(self._seen(images, "onnxruntime unoptimised", outputs))
+        return tuple(found)
+
+    def fault(self, file: Path) -> str:
+        """Say why a file is far from the float file, on which images and where; empty when it is near."""
+        return words(self.see(file))
+
+    def _seen(self, images: Images, session: str, outputs: Outputs) -> Seen:
+        reference = self._reference(images)
+        shapes, expected = ([output.shape for output in each] for each in (outputs, reference))
+        if shapes != expected:
+            raise StageError(f"outputs have shapes {shapes}, expected {expected}")
+        answers = self.task(reference, outputs, images.labels)
+        return Seen(
+            images=images.name,
+            count=len(images.samples_NCHW),
+            session=session,
+            decibels=min(map(decibels, reference, outputs)),
+            answers=answers,
+            fault=fault(reference, outputs, answers),
+        )
+
+    def _reference(self, images: Images) -> Outputs:
+        if images.name not in self._references:
+            found = onnx_outputs(self.given, images.samples_NCHW)
+            if not all(np.isfinite(output).all() for output in found):
+                raise StageError(f"the float network's outputs are not finite on {images.name} images")
+            self._references[images.name] = found
+        return self._references[images.name]
+
+    def _shipped(self, file: Path, images: Images) -> Outputs:
+        """Return the outputs in a session like the one that ships, in calls of the target's batch."""
+        session = open_session(self.runtime, file, threads=1, batch=self.batch)
+        parts: list[list[NDArray[Any]]] = []
+        for batch_NCHW in slices(images.samples_NCHW, self.batch):
+            try:
+                parts.append([np.array(output) for output in session.run(batch_NCHW)])
+            except Exception as error:  # the runtimes' exception classes are private
+                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                raise InputError(f"{file.name}: {self.runtime} cannot run it: {reason}") from error
+        return [np.concatenate(each)[: len(images.samples_NCHW)] for each in zip(*parts, strict=True)]
+
+
+class Make(Protocol):
+    """Writes the file with some more nodes left in float, by their names, and returns what was made."""
+
+    def __call__(self, in_float: tuple[str, ...]) -> Made:
+        """Make it. Raises InputError or StageError where that cannot be done."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """A file in fewer bits, the nodes that could still go back to float in the order of computation, and what is told.
+
+    `empty` says that nothing of it is in fewer bits any more.
+    """
+
+    file: Path
+    nodes: tuple[str, ...]
+    told: dict[str, Any] = field(default_factory=dict)
+    empty: bool = False
+
+
+def settle(net: Net, make: Make, on_far: OnFar, *, stage: str, progress: Progress) -> tuple[Made, Nearness]:
+    """Make a file that is near the float file, by leaving guilty layers in float where it is far and `on_far` says so.
+
+    Raises:
+        StageError: it is far with `on_far: fail`, no few layers are guilty, or with `on_far: keep` its outputs are
+            constant or not finite.
+        InputError: it cannot be made, or the runtime cannot run it.
+    """
+    made = make(())
+    seen = net.see(made.file)
+    why = words(seen)
+    if not why:
+        return made, _record("near", seen)
+    progress.note(f"{stage}: {why}")
+    if on_far == "keep" and not _useless(seen):
+        return made, _record("kept", seen, text=why)
+    if on_far != "float":
+        raise far_error(stage, seen, "Write on_far: float, and guilty layers go back to float")
+    guilty = guilty_nodes(made.nodes, lambda names: _is_near(net, make, names, progress))
+    if guilty is None:
+        raise far_error(stage, seen, f"No {MOST_LAYERS} layers or fewer in float mend it")
+    mended = make(guilty)
+    if mended.empty:
+        raise far_error(stage, seen, "With the guilty layers in float nothing is left in fewer bits")
+    progress.note(f"{stage}: back to float, and near the float file with it: {', '.join(guilty)}")
+    return mended, _record("float", net.see(mended.file), guilty, why)
+
+
+def observed(net: Net, file: Path, *, stage: str) -> Nearness:
+    """Return the record of a file that is near. Raises StageError where it is far, InputError where it cannot run."""
+    seen = net.see(file)
+    if words(seen):
+        raise far_error(stage, seen, "Nothing was mended")
+    return _record("near", seen)
+
+
+def both(start: Nearness, end: Nearness) -> Nearness:
+    """Return the record of a file that was settled before its training, and again after it."""
+    in_float = (*start.in_float, *end.in_float)
+    if end.decision == "near" and start.in_float:
+        return end.model_copy(update={"decision": "float", "in_float": in_float, "text": start.text})
+    return end.model_copy(update={"in_float": in_float})
+
+
+def words(seen: Sequence[Seen]) -> str:
+    """Say where outputs are far, at the worst; empty where they are near everywhere."""
+    far = [each for each in seen if each.fault]
+    if not far:
+        return ""
+    worst = min(far, key=lambda each: each.decibels)
+    only = " (in no other session)" if {each.session for each in seen} > {each.session for each in far} else ""
+    return f"{FAR}: {worst.fault} on {worst.images} images in {worst.session}{only}"
+
+
+def far_error(stage: str, seen: Sequence[Seen], what_to_do: str) -> StageError:
+    """Return the error of a file that is far and may not ship."""
+    kept = "no recipe ships such a file" if _useless(seen) else "on_far: keep ships the file, and the report says so"
+    return StageError(
+        f"{stage}: {words(seen)}. {what_to_do}. Else take another engine, scheme, calibration or precision, "
+        f"per_channel: true, or keep with the nodes that need it; {kept}"
+    )
+
+
+def _useless(seen: Sequence[Seen]) -> bool:
+    """Say whether outputs are constant or not finite, which no reader of a report could allow for."""
+    return any(each.fault.startswith(USELESS) for each in seen)
+
+
+def _is_near(net: Net, make: Make, names: tuple[str, ...], progress: Progress) -> bool:
+    """Make a file on trial. One in float is near; one that cannot be made or run is not."""
+    progress.update(0, 1, f"looking for the layer that is far from float: {len(names)} in float")
+    try:
+        made = make(names)
+        return made.empty or not net.fault(made.file)
+    except (InputError, StageError):
+        return False
+
+
+def _record(
+    decision: Literal["near", "float", "kept"], seen: tuple[Seen, ...], in_float: tuple[str, ...] = (), text: str = ""
+) -> Nearness:
+    lowest = min(each.decibels for each in seen)
+    return Nearness(decision=decision, decibels=lowest, seen=seen, in_float=in_float, text=text)

@@ -1,0 +1,264 @@
+"""The recipe: what to compress, on which data, for which target, by which stages.
+
+A recipe is YAML, `format: 1`. Reading one finds all its problems in one pass, each with its line, and checks that each
+stage can start from what the stage before it gives, before anything heavy is loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic.json_schema import GenerateJsonSchema
+
+from pipeline import __version__
+from pipeline.core.artifact import Frozen
+from pipeline.core.errors import InputError, Problem, RecipeError
+from pipeline.core.paths import ExistingFile, ExistingPath
+from pipeline.core.stage import Target
+from pipeline.core.units import FactorOrDuration, FactorOrSize, Points
+from pipeline.data.config import Argument, DataConfig
+from pipeline.measure.devices.registry import device_record
+from pipeline.network.library import DefinitionFile, libraries_of, with_name
+from pipeline.recipe.overrides import apply
+from pipeline.recipe.problems import messages, shown
+from pipeline.recipe.values import VALUES, read_values
+from pipeline.recipe.yaml import Document, dotted, read_file
+from pipeline.stages import AnyStage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from pydantic.json_schema import JsonSchemaValue
+    from pydantic_core import core_schema
+
+    from pipeline.core.artifact import Form
+    from pipeline.core.stage import Stage
+    from pipeline.recipe.yaml import Place
+
+#: The newest format of recipes that this version reads.
+FORMAT = 1
+#: Exports go to the right alone.
+ORDER: tuple[Form, ...] = ("torch", "onnx", "openvino")
+
+
+class ModelConfig(Frozen):
+    """The network to start from."""
+
+    definition: DefinitionFile = Field(
+        description="Python file that exposes build(**arguments) -> torch.nn.Module; or timm:NAME, torchvision:NAME, "
+        "transformers:NAME of an installed package."
+    )
+    weights: ExistingFile | None = Field(
+        default=None, description="Its trained tensors (.safetensors, .pt); absent: as build returns them."
+    )
+    arguments: dict[str, Argument] = Field(
+        default={}, description="Keyword arguments of build; of a named network those that its package takes."
+    )
+
+    inputs: tuple[ExistingPath, ...] = Field(
+        default=(),
+        description="Files and folders that build reads or imports from: when their content changes, finished stages "
+        "are made anew.",
+    )
+
+    _name = model_validator(mode="before")(with_name)
+
+    @field_validator("inputs", mode="before")
+    @classmethod
+    def _tuple(cls, given: object) -> object:
+        """Make the tuple of a list that is no longer JSON's behind the validator above."""
+        return tuple(given) if isinstance(given, list) else given
+
+    @property
+    def libraries(self) -> tuple[str, ...]:
+        """The packages whose versions decide what is built."""
+        return libraries_of(self.definition)
+
+
+class Budget(Frozen):
+    """What the result has to keep; it decides whether a run passes. A factor is relative to the original."""
+
+    latency: FactorOrDuration | None = Field(default=None, description="At most this time, such as 0.25x or 3ms.")
+    accuracy_drop: Points | None = Field(default=None, description="At most this much accuracy lost, such as 0.5pt.")
+    size: FactorOrSize | None = Field(default=None, description="At most this size, such as 0.3x or 1.5MB.")
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> Budget:
+        if self.latency is None and self.accuracy_drop is None and self.size is None:
+            raise ValueError("found an empty budget, allowed: at least one of latency, accuracy_drop, size")
+        return self
+
+
+class Recipe(Frozen):
+    """A recipe of Secateur: a trained network goes in, and each stage makes it smaller, faster or measured."""
+
+    format: Literal[1] = Field(description="Version of the recipe's own format.")
+    name: str = Field(min_length=1, description="What the recipe is for, in a few words.")
+    model: ModelConfig = Field(description="The network to start from.")
+    data: DataConfig = Field(description="The images to train, calibrate and judge on.")
+    target: Target = Field(default=Target(), description="Where the result will run: this decides what is measured.")
+    budget: Budget | None = Field(default=None, description="What the result has to keep.")
+    stages: tuple[AnyStage, ...] = Field(min_length=1, description="What is done, in this order.")
+
+
+@dataclass(frozen=True)
+class LoadedRecipe:
+    """A valid recipe, its file, its plain values after `--set`, and the sha256 of those values.
+
+    Where a program made the values, `path` is no file but says where paths start: in its folder.
+    """
+
+    recipe: Recipe
+    path: Path
+    digest: str
+    raw: dict[str, Any]
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
+    """Read, override and validate a recipe; its paths become absolute, relative ones from the recipe's folder.
+
+    Args:
+        path: the YAML file.
+        overrides: texts such as `stages.0.ratio=0.4` or `stages.prune.ratio=0.4`.
+
+    Raises:
+        RecipeError: all problems at once, each with its line, what was found and what is allowed.
+    """
+    name = str(path)
+    return _loaded(read_file(path, name), path.resolve(), name, overrides)
+
+
+def load_values(values: Mapping[str, Any], folder: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
+    """Override and validate a recipe of Python values as `load_recipe` does; relative paths start at `folder`.
+
+    Raises:
+        RecipeError: all problems at once, each with its key, what was found and what is allowed.
+    """
+    return _loaded(read_values(values), folder.resolve() / VALUES, "recipe", overrides)
+
+
+def _loaded(document: Document, path: Path, name: str, overrides: Sequence[str]) -> LoadedRecipe:
+    _check_top_level(document, name)
+    described = schema()
+    overridden = apply(document.data, overrides, described)
+    recipe, found = _validate(overridden.data, path.parent, described)
+    problems = [*overridden.problems, *document.problems.values()]
+    for place, message in found.items():
+        if overridden.touches(place):
+            problems.append(Problem(f"--set {dotted(place)}", message))
+        elif not document.refuses(place):
+            problems.append(Problem(dotted(place), message, document.line(place)))
+    if recipe is None or problems:
+        raise RecipeError(name, tuple(sorted(problems, key=lambda problem: problem.line or 0)))
+    digest = hashlib.sha256(json.dumps(overridden.data, sort_keys=True, allow_nan=False).encode()).hexdigest()
+    return LoadedRecipe(recipe, path, digest, overridden.data)
+
+
+def _check_top_level(document: Document, name: str) -> None:
+    """Refuse what is no recipe at all, and a recipe of a newer format, before anything else is said about it."""
+    data = document.data
+    if () in document.problems:
+        raise RecipeError(name, (document.problems[()],))
+    if not isinstance(data, dict):
+        found = "an empty file" if data is None else f"{shown(data)} at the top level"
+        keys = ", ".join(Recipe.model_fields)
+        problem = Problem("recipe", f"found {found}, allowed: a mapping with the keys {keys}", document.line(()))
+        raise RecipeError(name, (problem,))
+    written = data.get("format")
+    if isinstance(written, int) and written > FORMAT:
+        reads = f"secateur {__version__} reads format {FORMAT}; upgrade secateur: pip install --upgrade secateur"
+        raise RecipeError(name, (Problem("format", f"found {written}, but {reads}", document.line(("format",))),))
+
+
+def _validate(data: dict[str, Any], folder: Path, described: dict[str, Any]) -> tuple[Recipe | None, dict[Place, str]]:
+    """Return the recipe unless it is invalid, and a message for each place that is wrong."""
+    context = {"folder": folder}
+    try:
+        recipe = Recipe.model_validate_json(json.dumps(data, allow_nan=False), strict=True, context=context)
+    except ValidationError as error:
+        found = messages(error.errors(include_url=False), described, data)
+        if any(place[:1] == ("stages",) for place in found):
+            return None, found
+        adapter: TypeAdapter[tuple[Stage, ...]] = TypeAdapter(tuple[AnyStage, ...])
+        stages = adapter.validate_json(json.dumps(data["stages"], allow_nan=False), strict=True, context=context)
+        wrong = any(place[:1] == ("target",) for place in found)
+        target = Target() if wrong else Target.model_validate(data.get("target", {}))
+        return None, found | _stage_messages(stages, target)
+    return recipe, _stage_messages(recipe.stages, recipe.target) | _device_messages(recipe.target.device)
+
+
+def _device_messages(device: str) -> dict[Place, str]:
+    """Return what is wrong with the target's device: it is none, unknown, or has no time of its own."""
+    place = ("target", "device")
+    try:
+        kind = device_record(device).address.kind
+    except InputError as error:
+        return {place: str(error)}
+    emulated = f'found "{device}", which is emulated and has no time of its own, allowed: local, ssh://, adb://, a name'
+    return {place: emulated} if kind == "qemu" else {}
+
+
+def _stage_messages(stages: Sequence[Stage], target: Target) -> dict[Place, str]:
+    """Return what is wrong with stages that are valid by themselves: in this chain, and here for this target."""
+    unmet = [(index, *each) for index, stage in enumerate(stages) for each in stage.unmet(target)]
+    return {("stages", index, key): message for index, key, message in [*chain_problems(stages), *unmet]}
+
+
+def chain_problems(stages: Sequence[Stage]) -> Iterator[tuple[int, str, str]]:
+    """Yield position, key and message for each stage that cannot start from what it is given, or cannot be skipped.
+
+    The chain starts from the recipe's model, which is torch. After a problem the check goes on as if the stage had
+    been given what it needs.
+    """
+    form: Form = "torch"
+    before = "the recipe's model"
+    for index, stage in enumerate(stages):
+        if form not in stage.consumes:
+            needs = " or ".join(sorted(stage.consumes))
+            found = f"{stage.kind} needs {needs}, but {before} gives {form}"
+            yield index, "kind", f"{found}: {_remedy(form, stage.consumes)}"
+            form = min(stage.consumes)
+        made = stage.produces(form)
+        if stage.on_no_gain == "skip" and made != form:
+            why = f"{stage.kind} makes {made} of {form}, so that what follows cannot start from what was there before"
+            yield index, "on_no_gain", f'found "skip", allowed: keep, fail: {why}'
+        if stage.last and index != len(stages) - 1:
+            rest = ", ".join(other.kind for other in stages[index + 1 :])
+            yield index, "kind", f"{stage.kind} has to be the last stage, but after it come {rest}: move it to the end"
+        form = made
+        before = f"the stage before it ({stage.kind})"
+
+
+def _remedy(form: Form, needs: frozenset[Form]) -> str:
+    """Say what to put between, or where to move the stage: an exported network cannot become torch again."""
+    later = ORDER[ORDER.index(form) + 1 :]
+    target = next((each for each in later if each in needs), None)
+    if target is None:
+        return f"move it to before the export to {form}"
+    steps = " and ".join(f"{{kind: export, to: {each}}}" for each in later[: later.index(target) + 1])
+    return f"put {steps} between"
+
+
+class _RecipeSchema(GenerateJsonSchema):
+    """JSON Schema with defaults as a recipe writes them, and without a title for every key."""
+
+    def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
+        described = super().default_schema(schema)
+        inner: Any = schema["schema"]
+        writer = inner.get("serialization", {})
+        if writer.get("type") == "function-plain" and "default" in described:
+            described["default"] = writer["function"](self.get_default_value(schema))
+        return described
+
+    def field_title_should_be_set(self, schema: object) -> bool:  # noqa: ARG002
+        return False
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON Schema (2020-12) of a recipe, for editors and for `recipes/schema.json`."""
+    return {"$schema": GenerateJsonSchema.schema_dialect, **Recipe.model_json_schema(schema_generator=_RecipeSchema)}

@@ -1,0 +1,192 @@
+"""Judges the file that ships: every artifact becomes an exported file, and that file is run on images.
+
+A torch artifact is exported to FP32 ONNX for this. The verdicts are stored like stages, by the digests of what they
+depend on, so that nothing is evaluated twice and the test images are touched once for a given pair of files.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.core.artifact import Artifact, Frozen, TensorSpec, payload_digest, size_bytes
+from pipeline.core.errors import StageError
+from pipeline.core.store import write_artifact
+from pipeline.results.accuracy import paired_difference, score
+from pipeline.results.run import Accuracy, FinalTest
+from pipeline.run.plan import digest_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from pipeline.core.dataset import Dataset, Split
+    from pipeline.core.stage import Progress, Runtime, Target
+    from pipeline.core.store import Store
+
+JUDGEMENT_FILE = "judgement.json"
+#: What an FP32 export for judging depends on.
+EXPORTERS = ("torch", "onnx", "onnxscript")
+#: Raised when the same file would now be judged differently.
+REVISION = 1
+
+
+class Judgement(Frozen):
+    """What was found about one exported file."""
+
+    validation: Accuracy
+    macs: int
+    parameters: int
+    size_bytes: int
+    gzip_bytes: int
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Judges artifacts on one data set for one target. `data_identity` tells the data and their split apart."""
+
+    store: Store
+    dataset: Callable[[], Dataset]
+    data_identity: Mapping[str, object]
+    target: Target
+    threads: int
+    progress: Progress
+
+    def shipped(self, artifact: Artifact) -> Artifact:
+        """Return the exported file of an artifact: itself, or the FP32 ONNX export of a torch network."""
+        if artifact.form != "torch":
+            return artifact
+        key = digest_of(
+            {
+                "kind": "judge export",
+                "revision": REVISION,
+                "of": artifact.digest,
+                "batch": self.target.batch,
+                "inputs": [spec.model_dump(mode="json") for spec in artifact.inputs],
+                "outputs": [spec.name for spec in artifact.outputs],
+                "versions": {name: version(name) for name in EXPORTERS},
+            }
+        )
+        self._obtain(key, partial(self._export, artifact), "the same export")
+        return self.store.read(key)
+
+    def judge(self, artifact: Artifact) -> Judgement:
+        """Return accuracy on the validation split, cost and size of the exported file."""
+        file = self.shipped(artifact)
+        key = digest_of({"kind": "judgement", "revision": REVISION, "of": file.digest, **self._conditions(file)})
+        self._obtain(key, lambda folder: _write(self._judgement(file), folder), "the same evaluation")
+        return Judgement.model_validate_json((self.store.folder(key) / JUDGEMENT_FILE).read_text())
+
+    def final_test(self, original: Artifact, result: Artifact) -> FinalTest:
+        """Return the test accuracy of both exported files on the same images. Taken once for a pair of files."""
+        before, after = self.shipped(original), self.shipped(result)
+        conditions = [self._conditions(file) for file in (before, after)]
+        pair = [before.digest, after.digest]
+        key = digest_of({"kind": "test", "revision": REVISION, "of": pair, "conditions": conditions})
+        self._obtain(key, lambda folder: _write(self._test(before, after), folder), "the same final test")
+        return FinalTest.model_validate_json((self.store.folder(key) / JUDGEMENT_FILE).read_text())
+
+    def runtime_of(self, file: Artifact) -> Runtime:
+        """Return the runtime that a file is evaluated in: the target's where it reads the form, else the form's own."""
+        if file.form == "openvino" or self.target.runtime == "openvino":
+            return "openvino"
+        return "onnxruntime"
+
+    def _conditions(self, file: Artifact) -> dict[str, object]:
+        runtime = self.runtime_of(file)
+        return {
+            "data": dict(self.data_identity),
+            "classes": list(self.dataset().classes),
+            "runtime": runtime,
+            "versions": {runtime: version(runtime)},
+        }
+
+    def _obtain(self, key: str, make: Callable[[Path], None], what: str) -> None:
+        self.store.obtain(key, make, self.progress.note, what=what)
+
+    def _export(self, artifact: Artifact, folder: Path) -> None:
+        from pipeline.export.onnx import export_onnx
+        from pipeline.network.stored import load_network
+
+        inputs, outputs = export_onnx(
+            load_network(artifact),
+            folder,
+            input_shape=(self.target.batch, *artifact.inputs[0].shape[1:]),
+            input_name=artifact.inputs[0].name,
+            output_names=tuple(output.name for output in artifact.outputs),
+        )
+        exported = Artifact(
+            form="onnx",
+            folder=folder,
+            digest=payload_digest("onnx", folder),
+            inputs=inputs,
+            outputs=outputs,
+            lineage=artifact.lineage,
+        )
+        write_artifact(exported, folder)
+
+    def _judgement(self, file: Artifact) -> Judgement:
+        from pipeline.export.cost import gzip_size_bytes, onnx_cost, openvino_cost
+
+        data = self.dataset()
+        predictions = self._predictions(file, data.validation, "validation")
+        cost = onnx_cost(file.file) if file.form == "onnx" else openvino_cost(file.file)
+        return Judgement(
+            validation=score(predictions, data.validation.labels, len(data.classes)),
+            macs=cost.macs,
+            parameters=cost.parameters,
+            size_bytes=size_bytes(file),
+            gzip_bytes=gzip_size_bytes(file.files),
+        )
+
+    def _test(self, before: Artifact, after: Artifact) -> FinalTest:
+        data = self.dataset()
+        labels, classes = data.test.labels, len(data.classes)
+        first = self._predictions(before, data.test, "test, original")
+        second = self._predictions(after, data.test, "test, result")
+        return FinalTest(
+            original=score(first, labels, classes),
+            result=score(second, labels, classes),
+            difference=paired_difference(first, second, labels),
+        )
+
+    def _predictions(self, file: Artifact, split: Split, name: str) -> NDArray[np.int64]:
+        from pipeline.measure.runtimes import open_session
+
+        batch = self.target.batch
+        session = open_session(self.runtime_of(file), file.file, threads=self.threads, batch=batch)
+        found: list[NDArray[np.int64]] = []
+        for done, (images, _) in enumerate(self.dataset().batches(split, batch)):
+            missing = batch - len(images)
+            padded = np.concatenate([images, np.repeat(images[-1:], missing, axis=0)]) if missing else images
+            logits = np.asarray(session.run(padded)[0])[: len(images)]
+            _require_classes(logits, f"images {done * batch} to {done * batch + len(images) - 1} of {name}")
+            found.append(logits.argmax(axis=1).astype(np.int64))
+            self.progress.update(done + 1, -(-len(split) // batch), f"accuracy on {name}")
+        return np.concatenate(found)
+
+
+def _require_classes(logits: NDArray[np.float32], where: str) -> None:
+    """Refuse logits [N, classes] of which one image's largest is NaN or infinite: argmax would call it some class."""
+    undecided = int((~np.isfinite(logits.max(axis=1))).sum())
+    if undecided:
+        raise StageError(
+            f"the exported file's outputs are not finite for {undecided} of the {where}: no class can be told. Look at "
+            "its weights and at what the stage changed: a learning rate too high, numbers beyond float16"
+        )
+
+
+def _write(found: Frozen, folder: Path) -> None:
+    (folder / JUDGEMENT_FILE).write_text(found.model_dump_json(indent=1) + "\n")
+
+
+def input_specs(dataset: Dataset, batch: int) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Return the input and output of a classifier on this data."""
+    inputs = (TensorSpec(name="input", shape=(batch, *dataset.input_shape), layout="NCHW"),)
+    return inputs, (TensorSpec(name="logits", shape=(batch, len(dataset.classes))),)

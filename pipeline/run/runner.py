@@ -1,0 +1,419 @@
+"""Executes a plan: one step after another, each judged on its exported file, and everything written as it is known.
+
+A run folder holds run.json (rewritten after every step), the report, and `stages/` with links to the stored files. A
+run that was killed, interrupted or has failed resumes when it is started again: finished steps are in the store, and a
+stage that can resume finds its working folder.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import platform
+import shutil
+import time
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property, partial
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from pipeline import __version__
+from pipeline.core import interruption
+from pipeline.core.artifact import Artifact, StageRecord, payload_digest
+from pipeline.core.code_inputs import dependencies, undeclared
+from pipeline.core.entry import ARTIFACT_FILE, is_listed
+from pipeline.core.errors import InputError, ResourceError, SecateurError
+from pipeline.core.locks import introduce, locked
+from pipeline.core.partial import write_whole
+from pipeline.core.paths import make_folder
+from pipeline.core.printable import printable
+from pipeline.core.stage import Candidate, Context, SilentProgress
+from pipeline.core.store import Store, link_entry, read_artifact, read_record, write_artifact, write_record
+from pipeline.core.user_code import known_as, told
+from pipeline.data import load as load_data
+from pipeline.data import summary
+from pipeline.measure.machine import Threads, usable_threads
+from pipeline.results.measurement import load as load_measurement
+from pipeline.results.run import Row, RunReport
+from pipeline.results.run_folder import PLAN_FILE, RUN_FILE, previous_ingredients
+from pipeline.run.judge import Judge, input_specs
+from pipeline.run.no_gain import gain, settle
+from pipeline.run.plan import Plan, Step, make_plan
+from pipeline.run.verdicts import budget_lines, in_vain, with_timings, with_verdicts
+from pipeline.stages.bundle import Bundle
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from pipeline.core.dataset import Dataset
+    from pipeline.core.stage import Progress, Stage
+    from pipeline.recipe import LoadedRecipe
+    from pipeline.results.bundle import BundleOptions
+    from pipeline.results.measurement import Measurement
+
+MEASUREMENT_FILE = "measurement.json"
+#: A disk with less than this is full.
+NO_SPACE_BYTES = 64 * 1024
+LIBRARIES = ("torch", "onnx", "onnxscript", "onnxruntime", "onnxsim", "openvino", "numpy")
+
+
+@dataclass
+class Run:
+    """One run of a loaded recipe into a folder. Without `test` the test split is left alone, for while one chooses."""
+
+    loaded: LoadedRecipe
+    folder: Path
+    store: Store
+    seed: int = 0
+    progress: Progress = field(default_factory=SilentProgress)
+    test: bool = True
+    rows: list[Row] = field(default_factory=list)
+    candidates: list[Candidate] = field(default_factory=list)
+    artifacts: list[Artifact] = field(default_factory=list)
+    measurement: Measurement | None = None
+    started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+    def execute(self) -> RunReport:
+        """Run all steps, judge them, take the final test, and write run.json and the report after each step.
+
+        Raises InputError when another run has the folder; SecateurError of the step that failed, after run.json says
+        so; KeyboardInterrupt and Interrupted likewise.
+        """
+        make_folder(self.folder, "the run's folder", "give another with --out")
+        make_folder(self.store.root, "the store", "set SECATEUR_STORE to another folder")
+        _ = self.threads  # refuses a number of threads that is none before anything is done
+        busy = f"another run is writing into {self.folder}: wait for it, or give --out"
+        introduce(printable(f"the run of {self.loaded.path.name} into {self.folder}"))
+        try:
+            with locked(self.folder / ".lock", busy):
+                return self._execute()
+        finally:
+            self.store.release()
+
+    def _execute(self) -> RunReport:
+        started = time.monotonic()
+        try:
+            with _disk_errors(self.folder, self.store.root):
+                self._steps()
+                report = self._finished(time.monotonic() - started)
+                self._write(report)
+        except BaseException as error:
+            # A library may have made an error of its own of an interruption.
+            by_hand = not isinstance(error, Exception) or interruption.received()
+            status, text = ("interrupted", "") if by_hand else ("failed", str(error))
+            with suppress(OSError, ResourceError):  # the disk may be full: the error itself is what has to be told
+                self._write(self._report(status, time.monotonic() - started, text))
+            raise
+        return report
+
+    @cached_property
+    def plan(self) -> Plan:
+        """What will run; the ingredients are kept in the folder so that the next plan can say what changed."""
+        previous = previous_ingredients(self.folder, self.progress.note)
+        return make_plan(self.loaded, self.store, self.seed, previous)
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The data, loaded on first use; what should be known of them is said then."""
+        found = load_data(self.loaded.recipe.data)
+        for note in found.notes:
+            self.progress.note(f"data: {note}")
+        return found
+
+    @cached_property
+    def threads(self) -> Threads:
+        """What training and accuracy use; timing uses what the target says."""
+        return usable_threads()
+
+    @cached_property
+    def judge(self) -> Judge:
+        """The judge of this run's files."""
+        return Judge(
+            store=self.store,
+            dataset=lambda: self.dataset,
+            data_identity=self.plan.data_identity,
+            target=self.loaded.recipe.target,
+            threads=self.threads.number,
+            progress=self.progress,
+        )
+
+    def _steps(self) -> None:
+        known_as(self.loaded.recipe.model.definition)
+        text = json.dumps([step.ingredients for step in self.plan.steps], indent=1, sort_keys=True, allow_nan=False)
+        write_whole(self.folder / PLAN_FILE, text + "\n")
+        for step in self.plan.steps:
+            began = time.monotonic()
+            self.progress.note(f"{step.index}/{len(self.plan.steps) - 1} {step.label}: {step.reason}")
+            with told(f"{step.label} failed"):
+                made = self.store.obtain(
+                    step.key,
+                    partial(self._make, step, began),
+                    self.progress.note,
+                    what=step.label,
+                    unfit=self._unfit,
+                )
+                self._collect(step, self._result(step), began, made=made)
+            self._write(self._report("running", 0.0))
+
+    def _result(self, step: Step) -> Artifact:
+        """Return the artifact after a step; a stage that only looked or was skipped leaves the one before."""
+        if not (self.store.folder(step.key) / ARTIFACT_FILE).exists():
+            return self.artifacts[-1]
+        artifact = self.store.read(step.key)
+        if step.stage is None:
+            self._check_stored_reads(artifact)
+            self._check_stored_classes(artifact)
+        return artifact
+
+    def _unfit(self, folder: Path) -> str:
+        """Say why a stored entry is not what this step would make: it was made from another file, or is not whole."""
+        try:
+            record = read_record(folder)
+            if record and self.artifacts and record.parent_digest != self.artifacts[-1].digest:
+                return "it was made from another file than the one that now stands before it"
+            return "" if is_listed(folder) else self._unfit_network(folder)
+        except (ValidationError, ResourceError) as error:
+            return str(error).splitlines()[0]
+
+    def _unfit_network(self, folder: Path) -> str:
+        """Say why a network does not load to the same one each time, as earlier versions could store it."""
+        if not (folder / ARTIFACT_FILE).exists() or (artifact := read_artifact(folder)).form != "torch":
+            return ""
+        from pipeline.network.stored import loads_alike
+
+        return "" if loads_alike(artifact) else "it lacks state that the network has beside its state_dict"
+
+    def _make(self, step: Step, began: float, folder: Path) -> None:
+        _use_threads(self.threads.number)
+        if step.stage is None:
+            write_artifact(self._original(folder), folder)
+        elif step.made == step.key:
+            self._stage(step, step.stage, began, folder)
+        else:
+            self._stage_for_gain(step, step.stage, folder)
+
+    def _stage(self, step: Step, stage: Stage, began: float, folder: Path) -> None:
+        """Let a stage work in `folder` and write down what it did and made, whatever becomes of it then."""
+        given = self.artifacts[-1]
+        context = Context(
+            folder=folder,
+            seed=self.seed,
+            target=self.loaded.recipe.target,
+            original=self.artifacts[0],
+            dataset=lambda: self.dataset,
+            candidates=tuple(self.candidates),
+            progress=self.progress,
+        )
+        outcome = stage.run(given, context)
+        interruption.check()  # a stage that caught it may have left something out
+        record = StageRecord(
+            kind=stage.kind,
+            revision=stage.revision,
+            config={name: value for name, value in step.ingredients["config"].items() if name != "on_no_gain"},
+            parent_digest=given.digest,
+            seconds=time.monotonic() - began,
+            changed=dict(outcome.changed),
+        )
+        write_record(record, folder)
+        if outcome.form is not None:
+            artifact = Artifact(
+                form=outcome.form,
+                folder=folder,
+                digest=payload_digest(outcome.form, folder),
+                inputs=outcome.inputs,
+                outputs=outcome.outputs,
+                lineage=(*given.lineage, record),
+            )
+            write_artifact(artifact, folder)
+
+    def _stage_for_gain(self, step: Step, stage: Stage, folder: Path) -> None:
+        """Store what the stage makes as if nothing were asked of it, then decide whether it stays in the chain."""
+        work = partial(self._stage, step, stage, time.monotonic())
+        self.store.obtain(step.made, work, self.progress.note, what=step.label, unfit=self._unfit)
+        began = time.monotonic()
+        made = self.store.read(step.made)
+        files = self.judge.shipped(self.artifacts[-1]), self.judge.shipped(made)
+        found = gain(*files, stage, self.loaded.recipe.target, seed=self.seed, progress=self.progress)
+        settle(made, found, folder, config=step.ingredients["config"], seconds=time.monotonic() - began)
+
+    def _original(self, folder: Path) -> Artifact:
+        import torch
+
+        from pipeline.network.definition import build, initialise
+        from pipeline.network.soundness import check_classifier
+        from pipeline.network.stored import write_original
+        from pipeline.network.weights import load_weights, read_weights
+
+        model_config = self.loaded.recipe.model
+        inputs, outputs = input_specs(self.dataset, self.loaded.recipe.target.batch)
+        torch.manual_seed(self.seed)
+        with dependencies(model_config.definition) as read:
+            model = build(model_config.definition, model_config.arguments)
+            initialise(model, inputs)
+        self._note_undeclared(read)
+        if model_config.weights:
+            load_weights(model, read_weights(model_config.weights), str(model_config.weights))
+        check_classifier(model, inputs[0].shape, self.dataset.classes, repeated=self.dataset.repeats_grey)
+        write_original(folder, model, model_config.definition, model_config.arguments, inputs, reads=bool(read))
+        return Artifact(
+            form="torch", folder=folder, digest=payload_digest("torch", folder), inputs=inputs, outputs=outputs
+        )
+
+    def _note_undeclared(self, read: set[Path]) -> None:
+        """Say which files the definition depends on that are no part of its key."""
+        model = self.loaded.recipe.model
+        if model.libraries:  # the package's version decides, and it keeps its own weights
+            return
+        named = (*model.inputs, *([model.weights] if model.weights else []))
+        for note in undeclared(read, model.definition, model.arguments, named, "build model"):
+            self.progress.note(f"model: {note}")
+
+    def _check_stored_reads(self, artifact: Artifact) -> None:
+        """Raise InputError where a file has changed that the definition reads and the recipe does not name."""
+        from pipeline.network.stored import changed_reads, reads_since
+
+        if changed := reads_since(artifact.folder):
+            raise InputError(changed_reads(changed, str(self.loaded.recipe.model.definition)))
+
+    def _check_stored_classes(self, artifact: Artifact) -> None:
+        """Check a stored network against the data that it is run on now, as a new one is checked. Raises InputError."""
+        inputs, outputs = input_specs(self.dataset, self.loaded.recipe.target.batch)
+        stored = [spec.shape[1:] for spec in (*artifact.inputs, *artifact.outputs)]
+        if stored != [spec.shape[1:] for spec in (*inputs, *outputs)]:
+            from pipeline.network.soundness import check_classifier
+            from pipeline.network.stored import load_network
+
+            found = load_network(artifact)
+            check_classifier(found, inputs[0].shape, self.dataset.classes, repeated=self.dataset.repeats_grey)
+
+    def _collect(self, step: Step, artifact: Artifact, began: float, *, made: bool) -> None:
+        """Judge the artifact and add its row, its candidate and its links in the run folder."""
+        found = self.judge.judge(artifact)
+        entry = self.store.folder(step.key)
+        name = f"{step.index:02d}-{step.label.replace(' ', '-').replace('#', '')}"
+        link_entry(entry, self.folder / "stages" / name)
+        record = read_record(entry)
+        self.artifacts.append(artifact)
+        self.candidates.append(Candidate(label=step.label, artifact=self.judge.shipped(artifact)))
+        if artifact.form == "torch":
+            self.candidates.append(Candidate(label=step.label, artifact=artifact))
+        if (entry / MEASUREMENT_FILE).exists():
+            self.measurement = load_measurement(entry / MEASUREMENT_FILE)
+        row = Row(
+            index=step.index,
+            label=step.label,
+            kind=step.stage.kind if step.stage else "original",
+            config=step.ingredients.get("config", {}),
+            form=artifact.form,
+            digest=self.judge.shipped(artifact).digest,
+            artifact=artifact.digest,
+            folder=f"stages/{name}",
+            cached=not made,
+            seconds=record.seconds if record and not made else time.monotonic() - began,
+            changed=record.changed if record else {},
+            **found.model_dump(),
+        )
+        if self.rows and (words := in_vain(self.rows[-1], row)):
+            self.progress.note(f"{step.label}: {words}")
+        self.rows.append(row)
+
+    def _finished(self, seconds: float) -> RunReport:
+        report = self._report("finished", seconds)
+        result = self._result_for_target()
+        final = self.judge.final_test(self.artifacts[0], self.artifacts[result]) if self.test else None
+        report = report.model_copy(update={"final": final})
+        lines = budget_lines(self.loaded.recipe.budget, report.rows[0], report.rows[result], report.target)
+        report = report.model_copy(update={"budget": lines})
+        stage = self.loaded.recipe.stages[-1]
+        return self._bundled(report, stage.options) if isinstance(stage, Bundle) else report
+
+    def _bundled(self, report: RunReport, options: BundleOptions) -> RunReport:
+        """Write the edge bundle of a finished run, and say so in the report."""
+        from pipeline.bundle.assemble import content_of
+        from pipeline.bundle.place import write_beside_run
+
+        record = write_beside_run(content_of(report, self.folder, self.dataset, options, self.progress))
+        return report.model_copy(update={"bundle": record})
+
+    def _result_for_target(self) -> int:
+        """Return the index of the last step whose exported file the target's runtime reads."""
+        readable = [
+            index
+            for index, artifact in enumerate(self.artifacts)
+            if artifact.form != "openvino" or self.loaded.recipe.target.runtime == "openvino"
+        ]
+        return readable[-1]
+
+    def _report(self, status: str, seconds: float, error: str = "") -> RunReport:
+        rows = tuple(self.rows)
+        if self.measurement:
+            rows = with_timings(rows, self.measurement)
+        rows = with_verdicts(rows, self.measurement, self.loaded.recipe.target)
+        return RunReport.model_validate(
+            {
+                "name": self.loaded.recipe.name,
+                "recipe_file": printable(self.loaded.path.name),  # JSON holds no bytes that are no text
+                "recipe_folder": printable(str(self.loaded.path.parent)),
+                "recipe": self.loaded.raw,
+                "recipe_digest": self.loaded.digest,
+                "data": {**summary(self.dataset), **self.plan.data_identity} if self.rows else {},
+                "target": self.loaded.recipe.target,
+                "seed": self.seed,
+                "threads": self.threads.number,
+                "threads_from": self.threads.source,
+                "versions": versions(),
+                "machine": self.plan.machine if self.rows else {},
+                "started": self.started,
+                "seconds": seconds,
+                "status": status,
+                "error": error,
+                "rows": rows,
+            }
+        )
+
+    def _write(self, report: RunReport) -> None:
+        from pipeline.report import write
+
+        write_whole(self.folder / RUN_FILE, report.model_dump_json(indent=1) + "\n")
+        if report.status != "running":
+            write(report, self.folder)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of this program, of Python and of the libraries that make and run the files."""
+    return {"secateur": __version__, "python": platform.python_version()} | {name: version(name) for name in LIBRARIES}
+
+
+@contextmanager
+def _disk_errors(*folders: Path) -> Iterator[None]:
+    """Turn a full disk into a message that says what to do.
+
+    Libraries that write files raise errors of their own for it, so the disks of `folders` are asked when one fails.
+    """
+    try:
+        yield
+    except SecateurError:
+        raise
+    except Exception as error:
+        told = isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
+        full = [folder for folder in folders if shutil.disk_usage(folder).free < NO_SPACE_BYTES]
+        if not told and not full:
+            raise
+        where = full[0] if full else getattr(error, "filename", None) or "while writing"
+        message = f"the disk is full ({where}). Free some space and run again: it resumes."
+        raise ResourceError(message) from error
+
+
+def _use_threads(threads: int) -> None:
+    """Let torch use the cores that this process may use."""
+    # Read when torch is loaded: threads that wait must not burn cores that other programs need.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    import torch
+
+    torch.set_num_threads(threads)

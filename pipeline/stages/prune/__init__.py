@@ -1,0 +1,226 @@
+"""Prune: remove whole channels, so that every runtime has less to compute.
+
+Channels that must leave together (residual sums, depthwise convolutions, the input side of the next layers) are found
+on the exported graph; each class of them gets one score, and the lowest leave. What cannot be removed safely is kept
+whole and listed with the reason. The result is certified: it equals the original with the removed channels zeroed.
+
+Source: each criterion and allocation names its own; the default is the L2 norm of filters (Li et al. 2017). Of fifteen
+comparisons of criteria in PruningBench (2024) the plain norms did best on average; in benchmarks/criteria.md this one
+did best of all that need no data.
+
+It does not help by itself: accuracy falls at once and comes back only in a `finetune` stage after this one, or in the
+training of `schedule`. It buys little time where latency is bound by memory traffic or by few channels, and none when
+widths miss the runtime's vector size, hence `align`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from pipeline.compress.importance.names import CriterionName, Normalisation
+from pipeline.core.artifact import Artifact, Form, Frozen
+from pipeline.core.stage import Context, Outcome, Stage
+from pipeline.core.units import Points, Ratio
+from pipeline.network.training_config import PruneSchedule
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pipeline.compress.selection import CostName
+    from pipeline.stages.prune.channels import Aim, Job
+
+#: Fields that say which channels of a layer leave.
+NOT_OF_BLOCKS = (
+    *("criterion", "normalise", "allocation", "rates", "floor", "align", "constraints", "statistics", "candidates"),
+    "schedule",
+)
+
+
+class CostTarget(Frozen):
+    """A cost to prune down to, as the fraction of the given network's that is left, met within 1 %."""
+
+    macs: Ratio | None = Field(default=None, description="Multiply-accumulates of one image.")
+    parameters: Ratio | None = Field(default=None, description="Number of parameters.")
+    size: Ratio | None = Field(default=None, description="Bytes of all tensors.")
+
+    @model_validator(mode="after")
+    def _one(self) -> CostTarget:
+        if len(self.model_dump(exclude_none=True)) != 1:
+            raise ValueError(
+                f"found {len(self.model_dump(exclude_none=True))} costs, allowed: one of macs, parameters, size"
+            )
+        return self
+
+    def pair(self) -> tuple[CostName, float]:
+        """Return which cost, and the fraction of it."""
+        found: dict[CostName, float | None] = {"macs": self.macs, "parameters": self.parameters, "size": self.size}
+        return next((name, fraction) for name, fraction in found.items() if fraction)
+
+
+class Constraint(Frozen):
+    """What some groups keep, where it differs from the stage's own floor and align."""
+
+    floor: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        default=None, description="Smallest fraction of its channels that a group keeps."
+    )
+    align: Annotated[int, Field(ge=1, le=65_536)] | None = Field(default=None, description="Grid of its kept widths.")
+    max_ratio: Ratio | None = Field(default=None, description="Largest fraction of its channels that may leave.")
+
+
+class Prune(Stage):
+    """Remove the least important channels of a torch network."""
+
+    revision: ClassVar[int] = 3
+    libraries: ClassVar[tuple[str, ...]] = ("torch",)
+
+    kind: Literal["prune"]
+    criterion: CriterionName = Field(
+        default="l2",
+        description="What a channel's score is. From weights: l1 and l2 of the filters, group_l2 of everything that "
+        "leaves with a channel, fpgm (distance to the other filters), bn_scale. From images: hrank (rank of feature "
+        "maps), chip, thinet (which also rescales what stays), apoz, mean_activation. From gradients: taylor, "
+        "taylor_gates, obd, group_fisher. By chance: random, the baseline.",
+    )
+    images: Annotated[int, Field(ge=1)] = Field(
+        default=500,
+        description="Training images that criteria of images and gradients look at, drawn with the run's seed; as many "
+        "validation images judge candidates and sensitivity.",
+    )
+    batch: Annotated[int, Field(ge=1)] = Field(default=64, description="Images in one pass; for memory alone.")
+    normalise: Normalisation | None = Field(
+        default=None,
+        description="What the scores of a group are divided by, so that groups compare: their mean, max or l2 norm; "
+        "rank takes their order alone; none leaves them as they are. Absent: what the criterion calls for.",
+    )
+    allocation: Literal["uniform", "global", "isomorphic", "sensitivity", "rates"] = Field(
+        default="global",
+        description="How many channels each group loses: the same fraction everywhere (uniform), as one ranking of all "
+        "channels has it (global), as a ranking among groups of the same structure has it (isomorphic, Fang et al. "
+        "2024), as global but no more than `tolerance` allows for each group alone (sensitivity, Li et al. 2017), or "
+        "what `rates` says.",
+    )
+    ratio: Ratio | None = Field(
+        default=None,
+        description="Fraction of the removable channels to remove. Operations fall faster: half of the channels are "
+        "about a quarter of the operations.",
+    )
+    target: CostTarget | None = Field(default=None, description="In place of `ratio`: a cost to prune down to.")
+    rates: dict[str, Ratio] = Field(
+        default={},
+        description="In place of `ratio`, for `allocation: rates`: the fraction that leaves by layer or pattern; of "
+        "several patterns the last holds, and groups that none names stay whole.",
+    )
+    tolerance: Points = Field(
+        default=1.0,
+        description="Accuracy on validation images that each group alone may cost, for `allocation: sensitivity`.",
+    )
+    granularity: Literal["channels", "heads", "blocks"] = Field(
+        default="channels",
+        description="What leaves: channels, of attention the same in every head (channels); channels, of attention "
+        "whole heads (heads); whole residual blocks, those that change their input least first (blocks, ShortGPT by "
+        "Men et al. 2024), of which `ratio` is a fraction and a target is met by as many as it takes.",
+    )
+    floor: Ratio = Field(default=0.1, description="Smallest fraction of its channels that every group keeps.")
+    align: Annotated[int, Field(ge=1)] = Field(
+        default=8,
+        description="Kept widths are rounded to the nearest multiple; groups no wider than this stay whole. 8 suits "
+        "the vector units of most CPUs. It does not hold for whole heads.",
+    )
+    constraints: dict[str, Constraint] = Field(
+        default={}, description="Other floors, grids and limits by layer or pattern; the last that names a group holds."
+    )
+    keep: tuple[str, ...] = Field(
+        default=(),
+        description="Layers whose output channels stay as they are, by qualified name; patterns such as layer4.* are "
+        "allowed.",
+    )
+    statistics: Literal["allow", "freeze"] = Field(
+        default="allow",
+        description="Whether channels may leave over which the network takes statistics (layer norm, softmax): these "
+        "then go over the channels that stay, which is another function than with zeros in the others.",
+    )
+    candidates: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
+        default=0,
+        description="Random allocations of the same cost, each judged on validation images with renewed batch-norm "
+        "statistics; the best is taken where it beats the planned one (EagleEye, Li et al. 2020).",
+    )
+    schedule: PruneSchedule | None = Field(
+        default=None, description="Train between the removals, or while channels are still there. Absent: all at once."
+    )
+
+    @model_validator(mode="after")
+    def _one_aim(self) -> Prune:
+        given = [name for name in ("ratio", "target", "rates") if getattr(self, name)]
+        if len(given) != 1:
+            raise ValueError(f"found {' and '.join(given) or 'no aim'}, allowed: one of ratio, target, rates")
+        if bool(self.rates) != (self.allocation == "rates"):
+            raise ValueError(
+                f"found allocation {self.allocation} with {given[0]}, allowed: rates goes with rates alone"
+            )
+        if self.candidates and self.rates:
+            raise ValueError("found candidates with rates, allowed: candidates with ratio or target")
+        return self
+
+    @model_validator(mode="after")
+    def _blocks_have_no_widths(self) -> Prune:
+        others = [name for name in NOT_OF_BLOCKS if getattr(self, name) != type(self).model_fields[name].default]
+        if self.granularity == "blocks" and others:
+            raise ValueError(
+                f"found granularity blocks with {', '.join(others)}, allowed: ratio or target, keep, images"
+            )
+        return self
+
+    @property
+    def consumes(self) -> frozenset[Form]:
+        """Torch networks."""
+        return frozenset({"torch"})
+
+    def produces(self, given: Form) -> Form:
+        """Return the same form."""
+        return given
+
+    def files(self) -> tuple[Path, ...]:
+        """Return the files of the schedule's teacher."""
+        return self.schedule.teacher_files() if self.schedule else ()
+
+    def run(self, given: Artifact, context: Context) -> Outcome:
+        """Prune and certify, on from where an earlier, killed run of a schedule got to.
+
+        Raises:
+            InputError: a pattern names no layer, the aim cannot be reached, or a criterion does not apply.
+            StageError: nothing would be removed, the result is not what it should be, or training diverges.
+        """
+        from pipeline.stages.prune.blocks import prune_depth
+        from pipeline.stages.prune.channels import Pruning
+
+        job = self._job(context.seed)
+        changed = (
+            prune_depth(job, given, context) if self.granularity == "blocks" else Pruning(job, given, context).run()
+        )
+        return Outcome("torch", given.inputs, given.outputs, changed=changed)
+
+    def _job(self, seed: int) -> Job:
+        from pipeline.compress.selection import Limit, Rules
+        from pipeline.stages.prune.channels import Job
+
+        rules = Rules(
+            criterion=self.criterion,
+            normalise=self.normalise,
+            allocation=self.allocation,
+            floor=self.floor,
+            align=self.align,
+            limits={pattern: Limit(**each.model_dump()) for pattern, each in self.constraints.items()},
+            keep=self.keep,
+            heads=self.granularity == "heads",
+            candidates=self.candidates,
+            tolerance=self.tolerance / 100,
+            seed=seed,
+        )
+        return Job(rules, self._aim(), self.statistics, self.images, self.batch, self.schedule)
+
+    def _aim(self) -> Aim:
+        from pipeline.stages.prune.channels import Aim
+
+        return Aim(self.ratio, self.target.pair() if self.target else None, self.rates)
