@@ -7,7 +7,6 @@ multiplies, else for the first. What the runtime added (conversions of layout, o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.core.errors import InputError
@@ -16,7 +15,6 @@ from pipeline.export.onnx_file import onnx_specs, read_onnx
 from pipeline.export.openvino import openvino_specs, read_openvino
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
     import numpy as np
@@ -24,42 +22,7 @@ if TYPE_CHECKING:
 
     from pipeline.core.stage import Runtime
     from pipeline.export.feeds import Feed
-    from pipeline.results.file_inspection import Precision
-
-#: Inferences before times are kept: the first ones allocate memory and choose kernels.
-WARM_UP = 5
-
-
-@dataclass(frozen=True)
-class NodeTime:
-    """One kernel of the runtime.
-
-    `name` is the node of the file that it counts for, or the runtime's own name with `own` False. `nodes` are all nodes
-    of the file that it computes. `operator` and `precision` are what the runtime calls it and computes in.
-    """
-
-    name: str
-    operator: str
-    nanoseconds: float
-    nodes: tuple[str, ...]
-    precision: Precision | None
-    own: bool
-
-
-@dataclass(frozen=True)
-class NodeTimes:
-    """All kernels of one inference, in the order of computation."""
-
-    runtime: Runtime
-    version: str
-    threads: int
-    runs: int
-    kernels: tuple[NodeTime, ...]
-
-    @property
-    def nanoseconds(self) -> float:
-        """The sum over all kernels."""
-        return sum(kernel.nanoseconds for kernel in self.kernels)
+    from pipeline.export.times import NodeTimes
 
 
 def node_time_shares(file: Path, runtime: Runtime, *, samples: NDArray[np.float32], runs: int = 50) -> dict[str, float]:
@@ -101,11 +64,3 @@ def node_times(file: Path, runtime: Runtime, feed: Feed, *, runs: int = 50, thre
 
         return node_times_openvino.profile(file, feed, runs=runs, threads=threads)
     raise InputError(f"{file}: {runtime} cannot profile it; allowed are onnxruntime for .onnx, openvino for both")
-
-
-def middle_mean(times: Sequence[float]) -> float:
-    """Return the mean of the middle half of some times: interruptions fall out, and whole microseconds average out."""
-    ordered = sorted(times)
-    cut = len(ordered) // 4
-    middle = ordered[cut : len(ordered) - cut]
-    return sum(middle) / len(middle)

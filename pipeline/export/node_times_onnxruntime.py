@@ -21,9 +21,9 @@ import onnxruntime
 
 from pipeline.core.errors import InputError
 from pipeline.export.cost import ONNX_WEIGHTED
-from pipeline.export.node_times import WARM_UP, NodeTime, NodeTimes, middle_mean
 from pipeline.export.onnx_file import first_line
 from pipeline.export.onnx_wiring import CONVERTERS, read_wiring
+from pipeline.export.times import WARM_UP, NodeTime, NodeTimes, middle_mean
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -15,11 +15,11 @@ import openvino
 from pipeline.core.errors import InputError
 from pipeline.export.cost import ONNX_WEIGHTED, OPENVINO_WEIGHTED
 from pipeline.export.execution import OPENVINO_SETTINGS
-from pipeline.export.node_times import WARM_UP, NodeTime, NodeTimes
 from pipeline.export.onnx_file import first_line
 from pipeline.export.onnx_wiring import read_wiring
 from pipeline.export.openvino import read_openvino
 from pipeline.export.openvino_layers import read_layers
+from pipeline.export.times import WARM_UP, NodeTime, NodeTimes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from pipeline.core.artifact import TensorSpec
     from pipeline.core.stage import Runtime
     from pipeline.export.feeds import Feed
-    from pipeline.export.node_times import NodeTimes
     from pipeline.export.observe import Watched
     from pipeline.export.onnx_wiring import Wiring
     from pipeline.export.precision_map import PrecisionMap
+    from pipeline.export.times import NodeTimes
     from pipeline.results.file_inspection import FileLayer
 
 

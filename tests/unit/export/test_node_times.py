@@ -11,9 +11,10 @@ from onnxruntime.quantization import quantize_dynamic
 
 from pipeline.compress.quantization.onnxruntime import quantize_static
 from pipeline.core.errors import InputError
-from pipeline.export.node_times import middle_mean, node_time_shares, node_times
+from pipeline.export.node_times import node_time_shares, node_times
 from pipeline.export.onnx_file import finish, read_onnx, write_onnx
 from pipeline.export.onnx_wiring import read_wiring
+from pipeline.export.times import middle_mean
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.core.stage import Runtime
-    from pipeline.export.node_times import NodeTime
+    from pipeline.export.times import NodeTime
 
 RUNS = 12
 
