@@ -29,9 +29,9 @@ from pipeline.compress.quantization.onnxruntime import OnnxRuntime
 from pipeline.compress.quantization.placement import require_float_and_folded
 from pipeline.core.errors import StageError
 from pipeline.export.onnx import FILE_NAME, export_onnx
-from pipeline.export.onnx_file import finish
 from pipeline.export.parity import relative
 from pipeline.export.simplify import simplify_onnx
+from pipeline.onnx_graph.file import finish
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import onnx
 import torch
 
-from pipeline.export.onnx_file import finish, write_onnx
+from pipeline.onnx_graph.file import finish, write_onnx
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -14,8 +14,8 @@ import onnxruntime
 import openvino
 
 from pipeline.core.errors import InputError
-from pipeline.export.onnx_file import first_line, onnx_specs, read_onnx
 from pipeline.export.openvino import openvino_specs, read_openvino
+from pipeline.onnx_graph.file import first_line, onnx_specs, read_onnx
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -24,7 +24,7 @@ from pipeline.export.any_batch import takes_other_batch
 from pipeline.export.attention import spelled_out
 from pipeline.export.bounds import one_kind_of_number
 from pipeline.export.data_attribute import data_as_operations
-from pipeline.export.onnx_file import finish, first_line, onnx_specs, write_onnx
+from pipeline.onnx_graph.file import finish, first_line, onnx_specs, write_onnx
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -10,7 +10,7 @@ import openvino
 from pipeline.core.artifact import TensorSpec
 from pipeline.core.errors import InputError
 from pipeline.core.paths import kind_of
-from pipeline.export.onnx_file import LAYOUTS, first_line, read_onnx, require_size
+from pipeline.onnx_graph.file import LAYOUTS, first_line, read_onnx, require_size
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,8 +16,8 @@ from torch import nn
 
 from pipeline.core.errors import StageError
 from pipeline.export.execution import onnx_batch, onnx_tensors, openvino_tensors, slices, torch_outputs
-from pipeline.export.onnx_file import read_onnx
 from pipeline.export.openvino import openvino_specs, read_openvino
+from pipeline.onnx_graph.file import read_onnx
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -13,8 +13,8 @@ import onnxsim
 
 from pipeline.core.errors import StageError
 from pipeline.export.execution import onnx_outputs
-from pipeline.export.onnx_file import finish, first_line, onnx_specs, read_onnx, write_onnx
 from pipeline.export.parity import FLOAT32_TOLERANCE, check, locate_in_onnx
+from pipeline.onnx_graph.file import finish, first_line, onnx_specs, read_onnx, write_onnx
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.core.errors import DeviceError, InputError
-from pipeline.export.onnx_file import onnx_specs, read_onnx
 from pipeline.measure.devices import open_device
+from pipeline.onnx_graph.file import onnx_specs, read_onnx
 from pipeline.precision.same_bits import Agreement, exact_sums, on_device
 
 if TYPE_CHECKING:

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline.analysis.cost import onnx_macs
+from pipeline.analysis.feeds import fixed_inputs, image_feeds, random_feeds
+from pipeline.analysis.findings import findings, islands
+from pipeline.analysis.node_times import node_times
+from pipeline.analysis.noise import watch_onnx
+from pipeline.analysis.precision_map import onnx_precision_map
 from pipeline.core.errors import InputError
 from pipeline.data import load
-from pipeline.export.cost import onnx_macs
-from pipeline.export.feeds import fixed_inputs, image_feeds, random_feeds
-from pipeline.export.node_times import node_times
-from pipeline.export.noise import watch_onnx
-from pipeline.export.onnx_file import onnx_specs
-from pipeline.export.onnx_wiring import CONVERTERS, read_wiring
-from pipeline.export.precision_findings import findings, islands
-from pipeline.export.precision_map import onnx_precision_map
+from pipeline.onnx_graph.file import onnx_specs
+from pipeline.onnx_graph.wiring import CONVERTERS, read_wiring
 from pipeline.recipe import load_recipe
 from pipeline.results.file_inspection import INTEGERS, FileInspection, OperatorTime, RuntimeProfile
 
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from pipeline.analysis.feeds import Feed
+    from pipeline.analysis.precision_map import PrecisionMap
+    from pipeline.analysis.probes import Watched
+    from pipeline.analysis.times import NodeTimes
     from pipeline.core.artifact import TensorSpec
     from pipeline.core.stage import Runtime
-    from pipeline.export.feeds import Feed
-    from pipeline.export.observe import Watched
-    from pipeline.export.onnx_wiring import Wiring
-    from pipeline.export.precision_map import PrecisionMap
-    from pipeline.export.times import NodeTimes
+    from pipeline.onnx_graph.wiring import Wiring
     from pipeline.results.file_inspection import FileLayer
 
 
@@ -143,10 +143,10 @@ def _read_onnx(
 def _read_ir(
     file: Path, ways: Ways, label: str
 ) -> tuple[tuple[TensorSpec, ...], Sequence[Feed], PrecisionMap, Mapping[str, Watched]]:
-    from pipeline.export.noise_openvino import watch_ir  # noqa: PLC0415 - ONNX files do without
+    from pipeline.analysis.openvino_layers import read_layers  # noqa: PLC0415
+    from pipeline.analysis.openvino_noise import watch_ir  # noqa: PLC0415 - ONNX files do without
+    from pipeline.analysis.openvino_precision import openvino_precision_map  # noqa: PLC0415
     from pipeline.export.openvino import openvino_specs, read_openvino  # noqa: PLC0415
-    from pipeline.export.openvino_layers import read_layers  # noqa: PLC0415
-    from pipeline.export.precision_openvino import openvino_precision_map  # noqa: PLC0415
 
     inputs = fixed_inputs(openvino_specs(read_openvino(file))[0], ways.shapes, label)
     ir = read_layers(file, inputs)

@@ -69,7 +69,7 @@ def work_of(source: Path, batch: int) -> Work | None:
 
     Not counted are files with several inputs, or with sizes left open beyond the batch.
     """
-    from pipeline.export.cost import onnx_cost, openvino_cost  # noqa: PLC0415 - loads both runtimes
+    from pipeline.analysis.cost import onnx_cost, openvino_cost  # noqa: PLC0415 - loads both runtimes
 
     try:
         cost = openvino_cost(source) if source.suffix == ".xml" else onnx_cost(source)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pipeline.compress.quantization.integer_layers import integer_layers
 from pipeline.compress.quantization.saturation import saturation
 from pipeline.core.errors import InputError, StageError
-from pipeline.export.onnx_file import finish, read_onnx, write_onnx
+from pipeline.onnx_graph.file import finish, read_onnx, write_onnx
 from pipeline.precision.tried import FLOAT, Tried, file_of, is_right, speed_of
 from pipeline.precision.variant import build, other_precision
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline.export.noise import own_layer_sqnr
+from pipeline.analysis.noise import own_layer_sqnr
 from pipeline.precision.candidates import decibels_of
 from pipeline.precision.families import families
 from pipeline.precision.tried import file_of, speed_of

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.compress.quantization.placement import suspects
 from pipeline.core.errors import InputError
-from pipeline.export.onnx_file import finish, write_onnx
+from pipeline.onnx_graph.file import finish, write_onnx
 from pipeline.precision.nearness import Made
 from pipeline.precision.variant import build, other_precision
 

@@ -13,10 +13,10 @@ import numpy as np
 from pipeline.compress.quantization.placement import matching_nodes, require_float_and_folded
 from pipeline.compress.quantization.ranges import activation_ranges
 from pipeline.core.errors import InputError, StageError
-from pipeline.export.onnx_file import read_onnx
 from pipeline.measure.devices import open_device
 from pipeline.measure.machine import fingerprint
 from pipeline.measure.subjects import Terms, start_worker
+from pipeline.onnx_graph.file import read_onnx
 from pipeline.precision.evaluation import Evaluation
 from pipeline.precision.exactness import expected
 from pipeline.precision.nearness import net_of

@@ -177,7 +177,7 @@ def _run_here(file: Path, samples_NCHW: NDArray[np.float32], precise: str) -> li
     import onnxruntime  # noqa: PLC0415 - only this way of asking loads it
 
     from pipeline.export.execution import onnx_batch, slices  # noqa: PLC0415
-    from pipeline.export.onnx_file import first_line, read_onnx  # noqa: PLC0415
+    from pipeline.onnx_graph.file import first_line, read_onnx  # noqa: PLC0415
 
     if not len(samples_NCHW):
         raise InputError("found no image to compare on; expected at least one")
@@ -246,6 +246,6 @@ def _batch(file: Path) -> int:
         from pipeline.export.openvino import openvino_specs, read_openvino  # noqa: PLC0415 - loads its library
 
         return max(openvino_specs(read_openvino(file))[0][0].shape[0], 1)
-    from pipeline.export.onnx_file import onnx_specs, read_onnx  # noqa: PLC0415
+    from pipeline.onnx_graph.file import onnx_specs, read_onnx  # noqa: PLC0415
 
     return max(onnx_specs(read_onnx(file))[0][0].shape[0], 1)

@@ -132,7 +132,7 @@ class Judge:
         write_artifact(exported, folder)
 
     def _judgement(self, file: Artifact) -> Judgement:
-        from pipeline.export.cost import gzip_size_bytes, onnx_cost, openvino_cost
+        from pipeline.analysis.cost import gzip_size_bytes, onnx_cost, openvino_cost
 
         data = self.dataset()
         predictions = self._predictions(file, data.validation, "validation")

@@ -115,9 +115,9 @@ class Export(Stage):
 
     def _to_openvino(self, given: Artifact, context: Context, samples: NDArray[np.float32]) -> Outcome:
         from pipeline.export.execution import onnx_outputs, openvino_outputs
-        from pipeline.export.onnx_file import is_quantized, read_onnx
         from pipeline.export.openvino import XML_NAME, export_openvino
         from pipeline.export.parity import FLOAT16_TOLERANCE, FLOAT32_TOLERANCE, check, compare, locate_in_openvino
+        from pipeline.onnx_graph.file import is_quantized, read_onnx
 
         fixed = given.inputs[0].shape[0] > 0
         if fixed and self.batch == "dynamic":

@@ -185,7 +185,7 @@ class Quantize(QuantizationConfig, Stage):
     def _search(self, given: Artifact, context: Context, file: Path) -> dict[str, Any]:
         """Write the fastest file that is right, and return everything that was tried."""
         from pipeline.core.nearness import NEARNESS
-        from pipeline.export.onnx_file import read_onnx
+        from pipeline.onnx_graph.file import read_onnx
         from pipeline.precision.nearness import net_of, observed
         from pipeline.precision.planner import CANDIDATES, find_precision, require_exact_on_arm
 
@@ -210,7 +210,7 @@ class Quantize(QuantizationConfig, Stage):
     def _make(self, given: Artifact, context: Context, file: Path) -> dict[str, Any]:
         """Write the file that was asked for, near the float one, and return what was done."""
         from pipeline.core.nearness import NEARNESS
-        from pipeline.export.onnx_file import read_onnx
+        from pipeline.onnx_graph.file import read_onnx
         from pipeline.precision.making import OtherPrecision, StaticInt8
         from pipeline.precision.nearness import net_of, settle
         from pipeline.precision.request import calibration_images, request_of

@@ -13,12 +13,11 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from pipeline.analysis.cost import onnx_cost
 from pipeline.core.artifact import Artifact
 from pipeline.core.errors import InputError, SecateurError
 from pipeline.core.reading import read_bytes, read_object, read_value
-from pipeline.export.cost import onnx_cost
 from pipeline.export.execution import openvino_outputs
-from pipeline.export.onnx_file import onnx_specs, read_onnx
 from pipeline.export.openvino import export_openvino, openvino_specs, read_openvino
 from pipeline.inspect.file import Ways, inspect_file
 from pipeline.latency.gate_config import read_config
@@ -26,6 +25,7 @@ from pipeline.measure.devices.registry import list_devices
 from pipeline.measure.payload import payload
 from pipeline.network.stored import load_network
 from pipeline.network.weights import read_weights
+from pipeline.onnx_graph.file import onnx_specs, read_onnx
 from pipeline.results.comparison import load_comparison
 from pipeline.results.measurement import load as load_measurement
 from pipeline.results.run_folder import read_run

@@ -12,13 +12,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from pipeline.analysis.probes import Probe, watch
 from pipeline.bundle.on_device import self_test
 from pipeline.bundle.on_device.verify import Found, as_json
 from pipeline.compress import certificate
 from pipeline.core.errors import OutputsError, StageError
 from pipeline.core.stage import SilentProgress, Target
 from pipeline.core.store import Store
-from pipeline.export.observe import Probe, watch
 from pipeline.export.parity import check, compare, first_difference
 from pipeline.measure.outputs import compare_outputs
 from pipeline.precision.same_bits import compared

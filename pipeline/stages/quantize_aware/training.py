@@ -25,10 +25,10 @@ from pipeline.core.errors import InputError, StageError
 from pipeline.core.nearness import NEARNESS
 from pipeline.export.execution import onnx_outputs
 from pipeline.export.onnx import FILE_NAME, export_onnx
-from pipeline.export.onnx_file import finish, onnx_specs, read_onnx, write_onnx
 from pipeline.export.parity import NORMS, compare
 from pipeline.network.stored import load_network
 from pipeline.network.training import STATE_FILE, history, make_training, run_to_end
+from pipeline.onnx_graph.file import finish, onnx_specs, read_onnx, write_onnx
 from pipeline.precision.nearness import Made, both, net_of, settle
 from pipeline.precision.request import calibration_images, request_of
 

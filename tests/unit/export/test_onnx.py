@@ -16,8 +16,8 @@ from pipeline.core.errors import InputError
 from pipeline.export import onnx as onnx_export
 from pipeline.export.execution import onnx_outputs, torch_outputs
 from pipeline.export.onnx import export_onnx
-from pipeline.export.onnx_file import is_quantized, onnx_specs, read_onnx
 from pipeline.network.definition import build
+from pipeline.onnx_graph.file import is_quantized, onnx_specs, read_onnx
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -102,7 +102,7 @@ def test_the_file_says_what_the_network_says(tiny: nn.Module, exported: Path, sa
 
 def test_another_process_and_folder_give_the_same_bytes(exported: Path, tmp_path: Path) -> None:
     """Neither the hash seed, the folder nor what was exported before shows in the file."""
-    root, here = Path(__file__).parents[3], Path(__file__).with_name("conftest.py")
+    root, here = Path(__file__).parents[3], Path(__file__).parents[1] / "conftest.py"
     subprocess.run(
         [sys.executable, "-c", ELSEWHERE, root, here, tmp_path],
         check=True,

@@ -9,8 +9,8 @@ import pytest
 
 from pipeline.core.errors import InputError
 from pipeline.export.execution import onnx_outputs, openvino_outputs
-from pipeline.export.onnx_file import read_onnx
 from pipeline.export.openvino import export_openvino, read_openvino
+from pipeline.onnx_graph.file import read_onnx
 
 if TYPE_CHECKING:
     from pathlib import Path

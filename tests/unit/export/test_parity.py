@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from pipeline.core.errors import StageError
 from pipeline.export.execution import onnx_outputs, openvino_outputs, torch_outputs
 from pipeline.export.onnx import export_onnx
-from pipeline.export.onnx_file import read_onnx, write_onnx
 from pipeline.export.openvino import export_openvino
 from pipeline.export.parity import (
     Difference,
@@ -25,6 +24,7 @@ from pipeline.export.parity import (
     locate_in_openvino,
     module_outputs,
 )
+from pipeline.onnx_graph.file import read_onnx, write_onnx
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,8 +11,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from pipeline.core.errors import StageError
 from pipeline.export import simplify
-from pipeline.export.onnx_file import onnx_specs, read_onnx, write_onnx
 from pipeline.export.simplify import simplify_onnx
+from pipeline.onnx_graph.file import onnx_specs, read_onnx, write_onnx
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,14 +11,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pipeline.analysis.cost import onnx_cost
 from pipeline.compress.quantization.onnxruntime import quantize_static
 from pipeline.core.errors import InputError
-from pipeline.export.cost import onnx_cost
 from pipeline.export.onnx import export_onnx
-from pipeline.export.onnx_file import finish, read_onnx, write_onnx
 from pipeline.export.openvino import export_openvino
 from pipeline.inspect.exported_argument import exported_file
 from pipeline.inspect.file import Images, Ways, inspect_file, training_images
+from pipeline.onnx_graph.file import finish, read_onnx, write_onnx
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import onnx
 import pytest
 
+from pipeline.analysis.cost import onnx_cost
 from pipeline.core.errors import DeviceError
 from pipeline.core.stage import SilentProgress
-from pipeline.export.cost import onnx_cost
 from pipeline.latency import networks
 from pipeline.latency import peaks as peaks_module
 from pipeline.latency import rooflines as rooflines_module
@@ -129,7 +129,7 @@ def test_shortest_inference_is_by_cpu_time_on_one_thread() -> None:
 
 
 def test_probes_have_the_work_that_they_are_counted_with(tmp_path: Path) -> None:
-    """MACs, bytes and 8-bit layers as pipeline.export.cost counts them; the same bytes each time."""
+    """MACs, bytes and 8-bit layers as pipeline.analysis.cost counts them; the same bytes each time."""
     files = write_probes(tmp_path, memory_bytes=None)
     costs = {name: onnx_cost(file) for name, file in files.items()}
     assert costs.keys() == PROBES.keys()

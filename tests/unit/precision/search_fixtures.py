@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from pipeline.compress.quantization.engine import Request
 from pipeline.core.errors import InputError, SecateurError
 from pipeline.core.stage import SilentProgress, Target
-from pipeline.export.onnx_file import read_onnx, write_onnx
+from pipeline.onnx_graph.file import read_onnx, write_onnx
 from pipeline.precision import candidates, search
 from pipeline.precision.evaluation import Timed
 from pipeline.precision.targets import target_facts

@@ -13,7 +13,7 @@ from pipeline.core.dataset import Normalisation, Split
 from pipeline.core.errors import InputError, StageError
 from pipeline.core.nearness import MOST_DECIBELS
 from pipeline.core.stage import SilentProgress, Target
-from pipeline.export.onnx_file import write_onnx
+from pipeline.onnx_graph.file import write_onnx
 from pipeline.precision.evaluation import Evaluation
 
 if TYPE_CHECKING:

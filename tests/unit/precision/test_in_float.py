@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pipeline.analysis.noise import own_layer_sqnr
 from pipeline.core.errors import InputError, StageError
-from pipeline.export.noise import own_layer_sqnr
 from pipeline.precision import in_float as module
 from pipeline.precision.in_float import MOST_LAYERS, TRIAL_IMAGES
 from pipeline.precision.search import FAMILIES, LAYERS

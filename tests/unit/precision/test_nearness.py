@@ -23,7 +23,7 @@ from pipeline.core.nearness import (
     guilty_nodes,
 )
 from pipeline.core.stage import SilentProgress
-from pipeline.export.onnx_file import write_onnx
+from pipeline.onnx_graph.file import write_onnx
 from pipeline.precision.nearness import Images, Made, Net, images_of, settle, words
 
 if TYPE_CHECKING:

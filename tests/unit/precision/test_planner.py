@@ -13,8 +13,8 @@ from pipeline.core.artifact import Artifact, TensorSpec
 from pipeline.core.dataset import Dataset, Normalisation, Split
 from pipeline.core.errors import DeviceError, InputError, StageError
 from pipeline.core.stage import Context, Target
-from pipeline.export.onnx_file import write_onnx
 from pipeline.measure.devices.local import LocalDevice
+from pipeline.onnx_graph.file import write_onnx
 from pipeline.precision import planner
 from pipeline.precision.config import QuantizationConfig
 from pipeline.precision.planner import CANDIDATES, HELD_OUT, facts_of, find_precision, inexact_on_arm

@@ -12,7 +12,7 @@ from pipeline.compress.quantization.engine import Request
 from pipeline.compress.quantization.engines import ENGINES
 from pipeline.compress.quantization.integer_layers import integer_layers
 from pipeline.core.errors import DeviceError, InputError, SecateurError, StageError
-from pipeline.export.onnx_file import read_onnx
+from pipeline.onnx_graph.file import read_onnx
 from pipeline.precision.search import FIRST, LAST, METHODS
 from pipeline.precision.targets import target_facts
 from pipeline.precision.variant import Variant

@@ -10,7 +10,7 @@ from onnx import numpy_helper
 
 from pipeline.compress.quantization.engine import Request
 from pipeline.core.errors import InputError
-from pipeline.export.onnx_file import is_quantized
+from pipeline.onnx_graph.file import is_quantized
 from pipeline.precision import variant as variant_module
 from pipeline.precision.rows import Precision
 from pipeline.precision.variant import IMAGES, Recovery, Variant, build, other_precision

@@ -13,7 +13,7 @@ from pipeline.core.artifact import TensorSpec
 from pipeline.core.errors import InputError, StageError
 from pipeline.export import execution
 from pipeline.export import onnx as onnx_export
-from pipeline.export.onnx_file import read_onnx
+from pipeline.onnx_graph.file import read_onnx
 from pipeline.stages.export import Export
 from pipeline.stages.quantize import Quantize
 

@@ -16,7 +16,7 @@ from pipeline.core.artifact import Artifact, TensorSpec
 from pipeline.core.errors import StageError
 from pipeline.core.nearness import NEARNESS, Nearness
 from pipeline.core.stage import Target
-from pipeline.export.onnx_file import read_onnx, write_onnx
+from pipeline.onnx_graph.file import read_onnx, write_onnx
 from pipeline.precision import making, variant
 from pipeline.results.precision import PrecisionPlan
 from pipeline.stages.quantize import Quantize

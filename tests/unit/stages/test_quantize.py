@@ -19,7 +19,7 @@ from pipeline.compress.quantization.engine import Calibration, EngineName, Reque
 from pipeline.compress.quantization.engines import ENGINES, available
 from pipeline.core.errors import InputError, StageError
 from pipeline.core.stage import Target
-from pipeline.export.onnx_file import is_quantized, read_onnx
+from pipeline.onnx_graph.file import is_quantized, read_onnx
 from pipeline.precision.planner import CANDIDATES
 from pipeline.precision.request import training_images
 from pipeline.results.precision import PrecisionPlan

@@ -15,7 +15,7 @@ from pipeline.compress.quantization.engine import Request
 from pipeline.compress.quantization.holding import hold_in_float
 from pipeline.compress.quantization.onnxruntime import OnnxRuntime
 from pipeline.export.onnx import FILE_NAME, export_onnx
-from pipeline.export.onnx_file import read_onnx
+from pipeline.onnx_graph.file import read_onnx
 from pipeline.precision.variant import Variant, build
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ from pipeline.core.artifact import TensorSpec
 from pipeline.core.errors import InputError, StageError
 from pipeline.core.stage import Context, SilentProgress
 from pipeline.export.execution import onnx_outputs
-from pipeline.export.onnx_file import is_quantized, read_onnx
 from pipeline.network.definition import build
 from pipeline.network.stored import load_network, write_original
+from pipeline.onnx_graph.file import is_quantized, read_onnx
 from pipeline.stages.export import Export
 from pipeline.stages.quantize_aware import QuantizeAwareFinetune
 from pipeline.stages.quantize_aware import training as quantization_training

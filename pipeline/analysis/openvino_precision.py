@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.export.cost import OPENVINO_WEIGHTED, constant_behind, openvino_macs
-from pipeline.export.onnx_wiring import bits_of, quantizer_of
-from pipeline.export.openvino_layers import FAKE, constants, described, fake_behind, readers, type_name
-from pipeline.export.precision_map import CLOSED, FLOAT_TYPES, INTEGER_BITS, Link, PrecisionMap
+from pipeline.analysis.cost import OPENVINO_WEIGHTED, constant_behind, openvino_macs
+from pipeline.analysis.openvino_layers import FAKE, constants, described, fake_behind, readers, type_name
+from pipeline.analysis.precision_map import CLOSED, FLOAT_TYPES, INTEGER_BITS, Link, PrecisionMap
+from pipeline.onnx_graph.wiring import bits_of, quantizer_of
 from pipeline.results.file_inspection import FileLayer, Quantizer, Weights
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import openvino
     from numpy.typing import NDArray
 
-    from pipeline.export.openvino_layers import IrLayers
+    from pipeline.analysis.openvino_layers import IrLayers
     from pipeline.results.file_inspection import Precision
 
 #: Operators with integer kernels that have another name in ONNX, or no such kernel in its runtime.

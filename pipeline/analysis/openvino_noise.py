@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pipeline.analysis.cost import OPENVINO_WEIGHTED
+from pipeline.analysis.feeds import image_feeds
+from pipeline.analysis.openvino_layers import FAKE, described, read_layers, readers
+from pipeline.analysis.probes import Probe, watch
 from pipeline.core.errors import InputError
-from pipeline.export.cost import OPENVINO_WEIGHTED
 from pipeline.export.execution import onnx_traces, openvino_traces
-from pipeline.export.feeds import image_feeds
-from pipeline.export.observe import Probe, watch
-from pipeline.export.onnx_file import onnx_specs, read_onnx
 from pipeline.export.openvino import openvino_specs, read_openvino
-from pipeline.export.openvino_layers import FAKE, described, read_layers, readers
+from pipeline.onnx_graph.file import onnx_specs, read_onnx
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from pipeline.export.feeds import Feed
-    from pipeline.export.observe import Watched
-    from pipeline.export.openvino_layers import IrLayers
+    from pipeline.analysis.feeds import Feed
+    from pipeline.analysis.openvino_layers import IrLayers
+    from pipeline.analysis.probes import Watched
 
 
 def ir_probes(ir: IrLayers) -> tuple[Probe, ...]:

@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING
 
 import openvino
 
+from pipeline.analysis.cost import ONNX_WEIGHTED, OPENVINO_WEIGHTED
+from pipeline.analysis.openvino_layers import read_layers
+from pipeline.analysis.times import WARM_UP, NodeTime, NodeTimes
 from pipeline.core.errors import InputError
-from pipeline.export.cost import ONNX_WEIGHTED, OPENVINO_WEIGHTED
 from pipeline.export.execution import OPENVINO_SETTINGS
-from pipeline.export.onnx_file import first_line
-from pipeline.export.onnx_wiring import read_wiring
 from pipeline.export.openvino import read_openvino
-from pipeline.export.openvino_layers import read_layers
-from pipeline.export.times import WARM_UP, NodeTime, NodeTimes
+from pipeline.onnx_graph.file import first_line
+from pipeline.onnx_graph.wiring import read_wiring
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from pipeline.export.feeds import Feed
+    from pipeline.analysis.feeds import Feed
     from pipeline.results.file_inspection import Precision
 
     #: A node of the file, and whether it multiplies by weights.

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.export.cost import ONNX_WEIGHTED
-from pipeline.export.onnx_wiring import (
+from pipeline.analysis.cost import ONNX_WEIGHTED
+from pipeline.onnx_graph.wiring import (
     DEQUANTIZE,
     DYNAMIC,
     QUANTIZE,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from onnx import NodeProto, TensorProto
 
-    from pipeline.export.onnx_wiring import Wiring
+    from pipeline.onnx_graph.wiring import Wiring
     from pipeline.results.file_inspection import Precision
 
 #: Operators on integers in QOperator format, with the input that holds the weight's scale (its zero point follows) and

@@ -19,19 +19,19 @@ from typing import TYPE_CHECKING, Any
 import onnx
 import onnxruntime
 
+from pipeline.analysis.cost import ONNX_WEIGHTED
+from pipeline.analysis.times import WARM_UP, NodeTime, NodeTimes, middle_mean
 from pipeline.core.errors import InputError
-from pipeline.export.cost import ONNX_WEIGHTED
-from pipeline.export.onnx_file import first_line
-from pipeline.export.onnx_wiring import CONVERTERS, read_wiring
-from pipeline.export.times import WARM_UP, NodeTime, NodeTimes, middle_mean
+from pipeline.onnx_graph.file import first_line
+from pipeline.onnx_graph.wiring import CONVERTERS, read_wiring
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from onnx import ModelProto, NodeProto
 
-    from pipeline.export.feeds import Feed
-    from pipeline.export.onnx_wiring import Wiring
+    from pipeline.analysis.feeds import Feed
+    from pipeline.onnx_graph.wiring import Wiring
     from pipeline.results.file_inspection import Precision
 
 KERNEL = "_kernel_time"

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pipeline.export.onnx_wiring import read_wiring
+from pipeline.analysis.openvino_layers import read_layers
+from pipeline.analysis.openvino_precision import openvino_precision_map
+from pipeline.analysis.precision_map import onnx_precision_map
 from pipeline.export.openvino import export_openvino
-from pipeline.export.openvino_layers import read_layers
-from pipeline.export.precision_map import onnx_precision_map
-from pipeline.export.precision_openvino import openvino_precision_map
+from pipeline.onnx_graph.wiring import read_wiring
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from pipeline.compress.quantization.onnxruntime import quantize_static
 from pipeline.export.onnx import export_onnx
-from pipeline.export.onnx_file import finish, read_onnx, write_onnx
 from pipeline.export.openvino import export_openvino
+from pipeline.onnx_graph.file import finish, read_onnx, write_onnx
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,8 +16,8 @@ import onnx
 
 from pipeline.core.errors import InputError
 from pipeline.export.execution import onnx_batch, onnx_session, run_onnx
-from pipeline.export.onnx_file import onnx_specs, read_onnx
 from pipeline.export.openvino import read_openvino
+from pipeline.onnx_graph.file import onnx_specs, read_onnx
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

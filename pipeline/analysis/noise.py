@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 
+from pipeline.analysis.feeds import image_feeds
+from pipeline.analysis.probes import Probe, watch
 from pipeline.core.errors import InputError
 from pipeline.export.execution import onnx_traces
-from pipeline.export.feeds import image_feeds
-from pipeline.export.observe import Probe, watch
-from pipeline.export.onnx_file import onnx_specs, read_onnx
-from pipeline.export.onnx_wiring import DEQUANTIZE, QUANTIZE, described, element_types, read_wiring
+from pipeline.onnx_graph.file import onnx_specs, read_onnx
+from pipeline.onnx_graph.wiring import DEQUANTIZE, QUANTIZE, described, element_types, read_wiring
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto, NodeProto
 
-    from pipeline.export.feeds import Feed
-    from pipeline.export.observe import Tensors, Watched
-    from pipeline.export.onnx_wiring import Wiring
+    from pipeline.analysis.feeds import Feed
+    from pipeline.analysis.probes import Tensors, Watched
+    from pipeline.onnx_graph.wiring import Wiring
 
 #: Ends the names of what a layer makes when it is computed alone.
 ALONE = "/alone"
@@ -67,7 +67,7 @@ def own_layer_sqnr(float_model: Path, quantized: Path, samples_NCHW: NDArray[np.
 def compared(float_model: Path, quantized: Path, samples_NCHW: NDArray[np.float32]) -> dict[str, Watched]:
     """Run both files on images and return what was seen of each layer. Errors are those of `layer_sqnr`."""
     if quantized.suffix == ".xml":
-        from pipeline.export import noise_openvino  # noqa: PLC0415 - who compares ONNX files does not need it
+        from pipeline.analysis import openvino_noise as noise_openvino  # noqa: PLC0415
 
         return noise_openvino.compared(float_model, quantized, samples_NCHW)
     wiring = read_wiring(quantized)

@@ -15,7 +15,7 @@ from pipeline.results.file_inspection import FLOATS, INTEGERS, Finding, FloatIsl
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from pipeline.export.precision_map import Link
+    from pipeline.analysis.precision_map import Link
     from pipeline.results.file_inspection import FileLayer, Quantizer
 
 #: Smallest scale that means anything: below it float32 has no normal number for a step.

@@ -11,10 +11,10 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_dynamic
 from onnxruntime.quantization import quantize_static as quantize_with_onnxruntime
 
+from pipeline.analysis.precision_map import onnx_precision_map
 from pipeline.compress.quantization.onnxruntime import quantize_static
-from pipeline.export.onnx_file import read_onnx
-from pipeline.export.onnx_wiring import read_wiring, wiring_of
-from pipeline.export.precision_map import onnx_precision_map
+from pipeline.onnx_graph.file import read_onnx
+from pipeline.onnx_graph.wiring import read_wiring, wiring_of
 
 if TYPE_CHECKING:
     from pathlib import Path

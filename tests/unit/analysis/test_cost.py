@@ -10,11 +10,11 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat
 from onnxruntime.quantization import quantize_static as quantize_with_onnxruntime
 from torch import Tensor, nn
 
+from pipeline.analysis.cost import Cost, gzip_size_bytes, onnx_cost, openvino_cost
 from pipeline.compress.quantization.onnxruntime import quantize_static
-from pipeline.export.cost import Cost, gzip_size_bytes, onnx_cost, openvino_cost
 from pipeline.export.onnx import export_onnx
-from pipeline.export.onnx_file import finish, read_onnx, write_onnx
 from pipeline.export.openvino import export_openvino
+from pipeline.onnx_graph.file import finish, read_onnx, write_onnx
 
 if TYPE_CHECKING:
     from pathlib import Path

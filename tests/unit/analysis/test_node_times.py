@@ -9,20 +9,20 @@ import pytest
 from onnx import TensorProto, helper
 from onnxruntime.quantization import quantize_dynamic
 
+from pipeline.analysis.node_times import node_time_shares, node_times
+from pipeline.analysis.times import middle_mean
 from pipeline.compress.quantization.onnxruntime import quantize_static
 from pipeline.core.errors import InputError
-from pipeline.export.node_times import node_time_shares, node_times
-from pipeline.export.onnx_file import finish, read_onnx, write_onnx
-from pipeline.export.onnx_wiring import read_wiring
-from pipeline.export.times import middle_mean
+from pipeline.onnx_graph.file import finish, read_onnx, write_onnx
+from pipeline.onnx_graph.wiring import read_wiring
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
 
+    from pipeline.analysis.times import NodeTime
     from pipeline.core.stage import Runtime
-    from pipeline.export.times import NodeTime
 
 RUNS = 12
 

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from pipeline.export.onnx_file import read_onnx
+from pipeline.onnx_graph.file import read_onnx
 from pipeline.results.file_inspection import Quantizer
 
 if TYPE_CHECKING:

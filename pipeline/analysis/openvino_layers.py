@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.export.cost import OPENVINO_WEIGHTED
+from pipeline.analysis.cost import OPENVINO_WEIGHTED
 from pipeline.export.openvino import openvino_specs, read_openvino
 from pipeline.results.file_inspection import Quantizer
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pipeline.analysis.feeds import image_feeds
 from pipeline.core.errors import InputError
-from pipeline.export.feeds import image_feeds
-from pipeline.export.onnx_file import onnx_specs, read_onnx
 from pipeline.export.openvino import openvino_specs, read_openvino
+from pipeline.onnx_graph.file import onnx_specs, read_onnx
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from pipeline.analysis.feeds import Feed
+    from pipeline.analysis.times import NodeTimes
     from pipeline.core.stage import Runtime
-    from pipeline.export.feeds import Feed
-    from pipeline.export.times import NodeTimes
 
 
 def node_time_shares(file: Path, runtime: Runtime, *, samples: NDArray[np.float32], runs: int = 50) -> dict[str, float]:
@@ -56,11 +56,11 @@ def node_times(file: Path, runtime: Runtime, feed: Feed, *, runs: int = 50, thre
         InputError: the runtime cannot read the file, or has no profiler here.
     """
     if runtime == "onnxruntime" and file.suffix != ".xml":
-        from pipeline.export import node_times_onnxruntime  # noqa: PLC0415 - one of two runtimes
+        from pipeline.analysis import onnxruntime_times as node_times_onnxruntime  # noqa: PLC0415 - one of two runtimes
 
         return node_times_onnxruntime.profile(file, feed, runs=runs, threads=threads)
     if runtime == "openvino":
-        from pipeline.export import node_times_openvino  # noqa: PLC0415 - one of two runtimes
+        from pipeline.analysis import openvino_times as node_times_openvino  # noqa: PLC0415 - one of two runtimes
 
         return node_times_openvino.profile(file, feed, runs=runs, threads=threads)
     raise InputError(f"{file}: {runtime} cannot profile it; allowed are onnxruntime for .onnx, openvino for both")

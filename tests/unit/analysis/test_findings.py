@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pipeline.export.precision_findings import findings, islands
-from pipeline.export.precision_map import Link
+from pipeline.analysis.findings import findings, islands
+from pipeline.analysis.precision_map import Link
 from pipeline.results.file_inspection import FileLayer, Quantizer, Weights
 
 
