@@ -21,14 +21,14 @@ from coverage_worker import CHARACTERS, parameter_bytes, peak, reset_peak
 from torch import nn
 
 from pipeline import compress
-from pipeline.compress import prune as engine
-from pipeline.compress.allocation import uniform
-from pipeline.compress.capture import capture
-from pipeline.compress.certificate import Reference
-from pipeline.compress.graph import layer_of, trace
-from pipeline.compress.importance.criteria import score
-from pipeline.compress.importance.request import ScoreRequest
-from pipeline.compress.inference import outputs
+from pipeline.compress.pruning import prune as engine
+from pipeline.compress.pruning.allocation import uniform
+from pipeline.compress.pruning.certificate import Reference
+from pipeline.compress.pruning.graph import layer_of, trace
+from pipeline.compress.pruning.graph.capture import capture
+from pipeline.compress.pruning.importance.criteria import score
+from pipeline.compress.pruning.importance.request import ScoreRequest
+from pipeline.compress.training.inference import outputs
 from pipeline.export.execution import onnx_outputs, openvino_outputs, torch_outputs
 from pipeline.export.onnx import FILE_NAME, export_onnx
 from pipeline.export.openvino import XML_NAME, export_openvino
@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from coverage_worker import Record
     from torch import Tensor
 
-    from pipeline.compress.graph import ChannelGraph
-    from pipeline.compress.importance.names import CriterionName
+    from pipeline.compress.pruning.graph import ChannelGraph
+    from pipeline.compress.pruning.importance.names import CriterionName
 
 RATIO = 0.5
 CRITERION: CriterionName = "group_l2"

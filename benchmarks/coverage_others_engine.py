@@ -23,10 +23,10 @@ from coverage_engine import shrink, source
 from coverage_others import build, example, load
 from coverage_worker import CHARACTERS, leaves, parameter_bytes
 
-from pipeline.compress.inference import outputs
-from pipeline.compress.quantization.engine import Request
-from pipeline.compress.quantization.onnxruntime import OnnxRuntime
+from pipeline.compress.quantization.engines.engine import Request
+from pipeline.compress.quantization.engines.onnxruntime import OnnxRuntime
 from pipeline.compress.quantization.placement import require_float_and_folded
+from pipeline.compress.training.inference import outputs
 from pipeline.core.errors import StageError
 from pipeline.export.onnx import FILE_NAME, export_onnx
 from pipeline.export.parity import relative

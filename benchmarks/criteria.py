@@ -21,19 +21,19 @@ import numpy as np
 import torch
 from criteria_table import page
 
-from pipeline.compress.allocation import Constraints, global_allocation, uniform_allocation
-from pipeline.compress.augmentation import Augmentation
-from pipeline.compress.capture import capture
-from pipeline.compress.cost import count, macs_model
-from pipeline.compress.graph import trace
-from pipeline.compress.importance.criteria import CRITERIA, score
-from pipeline.compress.importance.normalise import normalised
-from pipeline.compress.importance.reconstruction import rescale
-from pipeline.compress.importance.request import ScoreRequest
-from pipeline.compress.prune import prune
-from pipeline.compress.samples import Samples, loss
-from pipeline.compress.surgery import apply
-from pipeline.compress.training import Hyperparameters, Training
+from pipeline.compress.pruning.allocation import Constraints, global_allocation, uniform_allocation
+from pipeline.compress.pruning.cost import count, macs_model
+from pipeline.compress.pruning.graph import trace
+from pipeline.compress.pruning.graph.capture import capture
+from pipeline.compress.pruning.importance.criteria import CRITERIA, score
+from pipeline.compress.pruning.importance.normalise import normalised
+from pipeline.compress.pruning.importance.reconstruction import rescale
+from pipeline.compress.pruning.importance.request import ScoreRequest
+from pipeline.compress.pruning.prune import prune
+from pipeline.compress.pruning.samples import Samples, loss
+from pipeline.compress.pruning.surgery import apply
+from pipeline.compress.training.augmentation import Augmentation
+from pipeline.compress.training.training import Hyperparameters, Training
 from pipeline.core.dataset import Dataset, Split
 from pipeline.data.fashion_mnist import load
 from pipeline.network.definition import build
@@ -44,10 +44,10 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from pipeline.compress.capture import Captured
-    from pipeline.compress.graph import ChannelGraph
-    from pipeline.compress.importance.names import CriterionName
-    from pipeline.compress.importance.request import Scoring
+    from pipeline.compress.pruning.graph import ChannelGraph
+    from pipeline.compress.pruning.graph.capture import Captured
+    from pipeline.compress.pruning.importance.names import CriterionName
+    from pipeline.compress.pruning.importance.request import Scoring
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "criteria.jsonl"

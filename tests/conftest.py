@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ("pyproject.toml", "README.md", "LICENSE", "pipeline", "recipes", "models", "tests", "benchmarks")
 
 # Assertions in modules that tests share say what they compared, as those in tests do.
-pytest.register_assert_rewrite("tests.unit.compress.networks", "tests.unit.compress.quantization")
+pytest.register_assert_rewrite("tests.unit.compress.pruning.networks", "tests.unit.compress.quantization")
 
 # Processes share the cores: none of them takes all. What is started by a test inherits it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -1,1 +1,4 @@
-"""Methods on torch networks: pure functions of modules and tensors, no configuration, no files."""
+"""Compression methods as pure functions: pruning and training of torch networks, quantization of ONNX graphs.
+
+`state/` is what a torch network holds beside its state_dict.
+"""

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from pipeline.compress.capture import capture
-from pipeline.compress.cost import macs_model, parameters_model
-from pipeline.compress.graph import layer_of, trace
-from pipeline.compress.graph_nodes import layer_path
+from pipeline.compress.pruning.cost import macs_model, parameters_model
+from pipeline.compress.pruning.graph import layer_of, trace
+from pipeline.compress.pruning.graph.capture import capture
+from pipeline.compress.pruning.graph.nodes import layer_path
 from pipeline.core.errors import InputError
 from pipeline.inspect.network_layers import Sides, forward_order, layers_of
 from pipeline.results.inspection import ChannelGroup, Inspection, KeptWhole
@@ -26,8 +26,8 @@ from pipeline.results.inspection import ChannelGroup, Inspection, KeptWhole
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from pipeline.compress.capture import Captured
-    from pipeline.compress.graph import ChannelGraph, Group
+    from pipeline.compress.pruning.graph import ChannelGraph, Group
+    from pipeline.compress.pruning.graph.capture import Captured
     from pipeline.core.artifact import TensorSpec
     from pipeline.results.inspection import Layer
 

@@ -8,14 +8,14 @@ from functools import cached_property
 from math import prod
 from typing import TYPE_CHECKING
 
-from pipeline.compress.cost import macs_model
-from pipeline.compress.graph import layer_of
+from pipeline.compress.pruning.cost import macs_model
+from pipeline.compress.pruning.graph import layer_of
 from pipeline.results.inspection import Layer, Part
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from pipeline.compress.graph import ChannelGraph, Contraction
+    from pipeline.compress.pruning.graph import ChannelGraph, Contraction
 
     Slot = tuple[str, int]
 

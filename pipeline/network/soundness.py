@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pipeline.compress.inference import outputs
 from pipeline.compress.state.kept import ADVICE, kept_state
+from pipeline.compress.training.inference import outputs
 from pipeline.core.errors import InputError
 from pipeline.core.user_code import line_of, told
 

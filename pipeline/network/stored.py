@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 from safetensors.torch import save_file
 from torch.fx import GraphModule
 
-from pipeline.compress.definition import source
+from pipeline.compress.pruning.definition import source
+from pipeline.compress.pruning.surgery import PrunePlan, apply
 from pipeline.compress.state.kept import ADVICE, kept_state
 from pipeline.compress.state.outside import differing, encoded, outside_state, split
 from pipeline.compress.state.reproduction import (
@@ -32,7 +33,6 @@ from pipeline.compress.state.reproduction import (
     same_state,
     unchanged,
 )
-from pipeline.compress.surgery import PrunePlan, apply
 from pipeline.core.artifact import file_digest
 from pipeline.core.code_inputs import dependencies
 from pipeline.core.errors import InputError

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pipeline.compress.samples import Samples
+from pipeline.compress.pruning.samples import Samples
 from pipeline.core.errors import InputError
 
 if TYPE_CHECKING:
-    from pipeline.compress.capture import Captured, Example
+    from pipeline.compress.pruning.graph.capture import Captured, Example
     from pipeline.core.artifact import Artifact, TensorSpec
     from pipeline.core.stage import Context
 

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pipeline.compress.allocation import uniform
-from pipeline.compress.augmentation import Augmentation
-from pipeline.compress.capture import capture
-from pipeline.compress.distillation import Distillation
-from pipeline.compress.graph import layer_of, trace
-from pipeline.compress.inference import first_line
-from pipeline.compress.regularisation import BatchNormScale, GroupNorm, GrowingL2, squared_norms
+from pipeline.compress.pruning.allocation import uniform
+from pipeline.compress.pruning.graph import layer_of, trace
+from pipeline.compress.pruning.graph.capture import capture
+from pipeline.compress.pruning.regularisation import BatchNormScale, GroupNorm, GrowingL2, squared_norms
 from pipeline.compress.state.outside import fitting, outside_state, restore
-from pipeline.compress.training import Hyperparameters, Training
+from pipeline.compress.training.augmentation import Augmentation
+from pipeline.compress.training.distillation import Distillation
+from pipeline.compress.training.inference import first_line
+from pipeline.compress.training.training import Hyperparameters, Training
 from pipeline.core.code_inputs import undeclared
 from pipeline.core.errors import InputError
 from pipeline.network.stored import load_network, load_other, write_network
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from pipeline.compress.graph import Group
-    from pipeline.compress.training import Regulariser
+    from pipeline.compress.pruning.graph import Group
+    from pipeline.compress.training.training import Regulariser
     from pipeline.core.artifact import Artifact
     from pipeline.core.stage import Context, Progress
     from pipeline.network.training_config import Regularise, TrainingConfig

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.compress.quantization.engine import Request
+from pipeline.compress.quantization.engines.engine import Request
 from pipeline.compress.quantization.ranges import activation_ranges
 from pipeline.core.errors import InputError
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto
 
-    from pipeline.compress.calibration import Range
-    from pipeline.compress.quantization.engine import Scheme
+    from pipeline.compress.quantization.calibration import Range
+    from pipeline.compress.quantization.engines.engine import Scheme
     from pipeline.core.stage import Context
     from pipeline.precision.config import QuantizationConfig
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pipeline.compress.quantization.engine import Scheme
+    from pipeline.compress.quantization.engines.engine import Scheme
 
 Architecture = Literal["x86-64", "arm64"]
 #: How much faster than float32 int8 is: `large` is about what its width promises, `small` less than half of that.

@@ -17,8 +17,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pipeline.compress.quantization.engine import missing
-from pipeline.compress.quantization.engines import ENGINES
+from pipeline.compress.quantization.engines.engine import missing
+from pipeline.compress.quantization.engines.registry import ENGINES
 from pipeline.compress.quantization.placement import suspects
 from pipeline.core.nearness import guilty_nodes
 from pipeline.precision.candidates import AS_FAST, Candidates, decibels_of
@@ -29,7 +29,7 @@ from pipeline.precision.variant import LADDER, Variant
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pipeline.compress.quantization.engine import Calibration, EngineName, Request, Scheme
+    from pipeline.compress.quantization.engines.engine import Calibration, EngineName, Request, Scheme
     from pipeline.core.stage import Progress
     from pipeline.precision.evaluation import Evaluation
     from pipeline.precision.rows import Precision

@@ -7,16 +7,16 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from pipeline.compress.quantization.alike import round_alike
-from pipeline.compress.quantization.bias_correction import correct_biases
-from pipeline.compress.quantization.block_weights import block_weights
 from pipeline.compress.quantization.canonical import canonical
-from pipeline.compress.quantization.dynamic import dynamic_int8
-from pipeline.compress.quantization.engines import open_engine
-from pipeline.compress.quantization.equalization import equalize
-from pipeline.compress.quantization.half import half_graph, half_weights
+from pipeline.compress.quantization.engines.registry import open_engine
 from pipeline.compress.quantization.holding import hold_in_float
 from pipeline.compress.quantization.placement import matching_nodes, nodes_like
-from pipeline.compress.quantization.rounding import round_adaptively
+from pipeline.compress.quantization.precisions.block_weights import block_weights
+from pipeline.compress.quantization.precisions.dynamic import dynamic_int8
+from pipeline.compress.quantization.precisions.half import half_graph, half_weights
+from pipeline.compress.quantization.recovery.bias_correction import correct_biases
+from pipeline.compress.quantization.recovery.equalization import equalize
+from pipeline.compress.quantization.recovery.rounding import round_adaptively
 from pipeline.core.stage import SilentProgress
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto
 
-    from pipeline.compress.quantization.engine import EngineName, Quantized, Request
+    from pipeline.compress.quantization.engines.engine import EngineName, Quantized, Request
     from pipeline.core.stage import Progress
     from pipeline.precision.rows import Precision
 

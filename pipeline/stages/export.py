@@ -82,7 +82,7 @@ class Export(Stage):
     def _to_onnx(self, given: Artifact, context: Context, samples: NDArray[np.float32]) -> Outcome:
         import torch
 
-        from pipeline.compress.untouched import untouched
+        from pipeline.compress.pruning.untouched import untouched
         from pipeline.export.execution import onnx_outputs, torch_outputs
         from pipeline.export.onnx import FILE_NAME, export_onnx
         from pipeline.export.parity import FLOAT32_TOLERANCE, check, locate_in_export

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from pipeline.compress.graph import Group
-    from pipeline.compress.training import Training
+    from pipeline.compress.pruning.graph import Group
+    from pipeline.compress.training.training import Training
     from pipeline.core.artifact import Artifact, Form
 
 
@@ -79,7 +79,7 @@ class Finetune(TrainingConfig, Stage):
 
 def _small(groups: tuple[Group, ...], model: nn.Module) -> dict[str, Any]:
     """Return how many channels the penalty has brought near zero."""
-    from pipeline.compress.regularisation import near_zero
+    from pipeline.compress.pruning.regularisation import near_zero
 
     if not groups:
         return {}

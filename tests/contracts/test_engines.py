@@ -21,15 +21,15 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.compress.quantization import engine as interface
-from pipeline.compress.quantization.engine import EngineName, Quantized, Request
-from pipeline.compress.quantization.engines import ENGINES, available, open_engine
+from pipeline.compress.quantization.engines import engine as interface
+from pipeline.compress.quantization.engines.engine import EngineName, Quantized, Request
+from pipeline.compress.quantization.engines.registry import ENGINES, available, open_engine
 from pipeline.core.errors import InputError
 from pipeline.export.onnx import export_onnx
 from pipeline.measure.machine import fingerprint
 from pipeline.precision.targets import target_facts
 from tests.optional import require
-from tests.unit.compress.networks import Net, conv
+from tests.unit.compress.pruning.networks import Net, conv
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -183,7 +183,7 @@ def test_integer_kernels_compute_what_the_file_says(name: EngineName, network: s
 def test_neural_compressors_own_simulation_agrees(network: str) -> None:
     """Its torch graph and the pairs that were read from it, before any other is added, compute the same in float."""
     require("neural_compressor")
-    from pipeline.compress.quantization import neural_compressor, pt2e  # noqa: PLC0415 - loads torch
+    from pipeline.compress.quantization.engines import neural_compressor, pt2e  # noqa: PLC0415 - loads torch
 
     model = onnx.ModelProto()
     model.CopyFrom(exported(network))
@@ -300,8 +300,8 @@ import numpy as np, onnx
 def refuse(*_):
     raise AssertionError("an engine opened a connection")
 socket.socket.connect = socket.getaddrinfo = refuse
-from pipeline.compress.quantization.engine import Request
-from pipeline.compress.quantization.engines import open_engine
+from pipeline.compress.quantization.engines.engine import Request
+from pipeline.compress.quantization.engines.registry import open_engine
 samples = np.random.default_rng(0).standard_normal((6, 3, 8, 8), dtype=np.float32)
 request = Request("u8s8", calibration="min-max")
 model = open_engine(sys.argv[1]).quantize(onnx.load(sys.argv[2]), samples, request).model

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto
 
-    from pipeline.compress.quantization.engine import Request
+    from pipeline.compress.quantization.engines.engine import Request
 
     Array = NDArray[Any]
 

@@ -15,18 +15,18 @@ from hypothesis import HealthCheck, Phase, event, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from pipeline.compress.capture import capture
-from pipeline.compress.cost import count, macs_model, parameters_model
-from pipeline.compress.graph import trace
-from pipeline.compress.inference import outputs
-from pipeline.compress.prune import Pruned, prune
-from pipeline.compress.rewrite import rewrite
-from pipeline.compress.surgery import PrunePlan, apply
+from pipeline.compress.pruning.cost import count, macs_model, parameters_model
+from pipeline.compress.pruning.graph import trace
+from pipeline.compress.pruning.graph.capture import capture
+from pipeline.compress.pruning.prune import Pruned, prune
+from pipeline.compress.pruning.rewrite import rewrite
+from pipeline.compress.pruning.surgery import PrunePlan, apply
+from pipeline.compress.training.inference import outputs
 from tests.properties.networks import SIZE, Network, networks
-from tests.unit.compress.networks import check_training, masked_error
+from tests.unit.compress.pruning.networks import check_training, masked_error
 
 if TYPE_CHECKING:
-    from pipeline.compress.graph_types import ChannelGraph
+    from pipeline.compress.pruning.graph.types import ChannelGraph
 
 WANTED = os.environ.get("SECATEUR_EXAMPLES")
 EXAMPLE = (torch.randn(2, 3, SIZE, SIZE),)

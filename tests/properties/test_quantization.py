@@ -15,8 +15,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from pipeline.compress.quantization.engine import Request, missing
-from pipeline.compress.quantization.engines import ENGINES, open_engine
+from pipeline.compress.quantization.engines.engine import Request, missing
+from pipeline.compress.quantization.engines.registry import ENGINES, open_engine
 from pipeline.compress.quantization.holding import hold_in_float
 from tests.properties.int8_noise import expected_noise, onnxruntime_outputs, openvino_outputs, too_far
 from tests.properties.layer_graphs import random_graph
@@ -24,7 +24,7 @@ from tests.properties.layer_graphs import random_graph
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-    from pipeline.compress.quantization.engine import EngineName
+    from pipeline.compress.quantization.engines.engine import EngineName
     from tests.properties.int8_noise import Array
 
 WANTED = os.environ.get("SECATEUR_EXAMPLES")

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.compress.allocation.constraints import Constraints
-from pipeline.compress.allocation.rates import by_pattern, explicit
-from pipeline.compress.capture import capture
-from pipeline.compress.cost import count
-from pipeline.compress.graph import trace
-from pipeline.compress.surgery import apply, plan_for
+from pipeline.compress.pruning.allocation.constraints import Constraints
+from pipeline.compress.pruning.allocation.rates import by_pattern, explicit
+from pipeline.compress.pruning.cost import count
+from pipeline.compress.pruning.graph import trace
+from pipeline.compress.pruning.graph.capture import capture
+from pipeline.compress.pruning.surgery import apply, plan_for
 from pipeline.network.definition import build
 from pipeline.recipe import load_recipe
 from pipeline.recipe.yaml import read_file

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pipeline.compress.quantization.engine import missing
-from pipeline.compress.quantization.engines import ENGINES
+from pipeline.compress.quantization.engines.engine import missing
+from pipeline.compress.quantization.engines.registry import ENGINES
 from tests.properties.test_quantization import problems
 
 if TYPE_CHECKING:
-    from pipeline.compress.quantization.engine import EngineName
+    from pipeline.compress.quantization.engines.engine import EngineName
     from tests.torture.tally import Tally
 
 pytestmark = pytest.mark.slow

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from pipeline.analysis.probes import Probe, watch
 from pipeline.bundle.on_device import self_test
 from pipeline.bundle.on_device.verify import Found, as_json
-from pipeline.compress import certificate
+from pipeline.compress.pruning import certificate
 from pipeline.core.errors import OutputsError, StageError
 from pipeline.core.stage import SilentProgress, Target
 from pipeline.core.store import Store
@@ -25,7 +25,7 @@ from pipeline.precision.same_bits import compared
 from pipeline.results.measurement import OutputCheck
 from pipeline.results.run import Interval
 from pipeline.run.judge import Judge
-from tests.unit.compress.test_training import DATA, ignore, training
+from tests.unit.compress.training.test_training import DATA, ignore, training
 from tests.unit.measure.test_outputs import told
 from tests.unit.precision.test_same_bits import output
 from tests.unit.run.test_judge import network

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import GraphProto, NodeProto
 
-    from pipeline.compress.calibration import Range
+    from pipeline.compress.quantization.calibration import Range
 
     #: A scale and a zero point, whose type is that of the numbers.
     Grid = tuple[NDArray[np.float32], NDArray[Any]]

@@ -17,7 +17,7 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, numpy_helper
 
-from pipeline.compress.calibration import Histograms, Limits
+from pipeline.compress.quantization.calibration import Histograms, Limits
 from pipeline.compress.quantization.placement import BIAS, PRODUCTS, left_in_float, nodes_like
 from pipeline.compress.quantization.variation import Variation
 from pipeline.core.errors import InputError, StageError
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto, NodeProto
 
-    from pipeline.compress.calibration import Range
-    from pipeline.compress.quantization.engine import Calibration
+    from pipeline.compress.quantization.calibration import Range
+    from pipeline.compress.quantization.engines.engine import Calibration
 
 #: Scores below this have no weight behind a softmax in any float type: they are masked.
 MASKED = -1e4

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import GraphProto, NodeProto
 
-    from pipeline.compress.calibration import Range
-    from pipeline.compress.quantization.engine import Request
+    from pipeline.compress.quantization.calibration import Range
+    from pipeline.compress.quantization.engines.engine import Request
 
 #: Scales up to this may be a floor, if those that values ask for are smaller by this factor.
 FLOOR, SMALLER = 1e-5, 0.7

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from pipeline.compress.calibration import Range, Tensors
+    from pipeline.compress.quantization.calibration import Range, Tensors
 
 #: Steps of 8 bits in a range.
 STEPS = 255

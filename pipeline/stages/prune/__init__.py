@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.compress.importance.names import CriterionName, Normalisation
+from pipeline.compress.pruning.importance.names import CriterionName, Normalisation
 from pipeline.core.artifact import Artifact, Form, Frozen
 from pipeline.core.stage import Context, Outcome, Stage
 from pipeline.core.units import Points, Ratio
@@ -28,7 +28,7 @@ from pipeline.network.training_config import PruneSchedule
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pipeline.compress.selection import CostName
+    from pipeline.compress.pruning.selection import CostName
     from pipeline.stages.prune.channels import Aim, Job
 
 #: Fields that say which channels of a layer leave.
@@ -202,7 +202,7 @@ class Prune(Stage):
         return Outcome("torch", given.inputs, given.outputs, changed=changed)
 
     def _job(self, seed: int) -> Job:
-        from pipeline.compress.selection import Limit, Rules
+        from pipeline.compress.pruning.selection import Limit, Rules
         from pipeline.stages.prune.channels import Job
 
         rules = Rules(

@@ -6,13 +6,13 @@ import fnmatch
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline.compress.capture import capture
-from pipeline.compress.cost import count
-from pipeline.compress.depth import block_influence, prune_blocks, residual_blocks, without_blocks
-from pipeline.compress.graph import trace
-from pipeline.compress.rewrite import rewrite
-from pipeline.compress.selection import check_patterns
-from pipeline.compress.surgery import PrunePlan
+from pipeline.compress.pruning.cost import count
+from pipeline.compress.pruning.depth import block_influence, prune_blocks, residual_blocks, without_blocks
+from pipeline.compress.pruning.graph import trace
+from pipeline.compress.pruning.graph.capture import capture
+from pipeline.compress.pruning.rewrite import rewrite
+from pipeline.compress.pruning.selection import check_patterns
+from pipeline.compress.pruning.surgery import PrunePlan
 from pipeline.core.errors import InputError, StageError
 from pipeline.network.stored import load_network, write_network
 from pipeline.network.tracing import example_of, samples_of
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from pipeline.compress.capture import Captured
-    from pipeline.compress.depth import Block
-    from pipeline.compress.graph import ChannelGraph
-    from pipeline.compress.selection import CostName
+    from pipeline.compress.pruning.depth import Block
+    from pipeline.compress.pruning.graph import ChannelGraph
+    from pipeline.compress.pruning.graph.capture import Captured
+    from pipeline.compress.pruning.selection import CostName
     from pipeline.core.artifact import Artifact
     from pipeline.core.stage import Context
     from pipeline.stages.prune.channels import Job

@@ -8,15 +8,15 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
-from pipeline.compress.allocation import remaining
-from pipeline.compress.allocation.target import TOLERANCE
-from pipeline.compress.capture import capture
-from pipeline.compress.graph import trace
-from pipeline.compress.importance.reconstruction import rescale
-from pipeline.compress.prune import prune
-from pipeline.compress.selection import Amount, Rules, Selection, Traced, select, settings, traced
-from pipeline.compress.soft import SoftPruning
-from pipeline.compress.training import epoch_seed
+from pipeline.compress.pruning.allocation import remaining
+from pipeline.compress.pruning.allocation.target import TOLERANCE
+from pipeline.compress.pruning.graph import trace
+from pipeline.compress.pruning.graph.capture import capture
+from pipeline.compress.pruning.importance.reconstruction import rescale
+from pipeline.compress.pruning.prune import prune
+from pipeline.compress.pruning.selection import Amount, Rules, Selection, Traced, select, settings, traced
+from pipeline.compress.pruning.soft import SoftPruning
+from pipeline.compress.training.training import epoch_seed
 from pipeline.core.artifact import PAYLOAD
 from pipeline.core.errors import InputError, StageError
 from pipeline.network.stored import load_network, write_network
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from pipeline.compress.allocation import Kept
-    from pipeline.compress.capture import Captured
-    from pipeline.compress.graph import ChannelGraph
-    from pipeline.compress.selection import CostName
+    from pipeline.compress.pruning.allocation import Kept
+    from pipeline.compress.pruning.graph import ChannelGraph
+    from pipeline.compress.pruning.graph.capture import Captured
+    from pipeline.compress.pruning.selection import CostName
     from pipeline.core.artifact import Artifact
     from pipeline.core.stage import Context
     from pipeline.network.training_config import PruneSchedule

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pipeline.compress.cost import count
-from pipeline.compress.graph import layer_of
+from pipeline.compress.pruning.cost import count
+from pipeline.compress.pruning.graph import layer_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from torch import nn
 
-    from pipeline.compress.capture import Example
-    from pipeline.compress.graph import ChannelGraph
-    from pipeline.compress.prune import Pruned
-    from pipeline.compress.selection import CostName, Traced
+    from pipeline.compress.pruning.graph import ChannelGraph
+    from pipeline.compress.pruning.graph.capture import Example
+    from pipeline.compress.pruning.prune import Pruned
+    from pipeline.compress.pruning.selection import CostName, Traced
 
     Record = dict[str, Any]
 

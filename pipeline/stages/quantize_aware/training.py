@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.compress.quantization.aware import QuantizationAware
+from pipeline.compress.quantization.aware.graph import QuantizationAware
 from pipeline.compress.quantization.canonical import canonical
+from pipeline.compress.quantization.engines.onnxruntime import quantize_with_ranges
 from pipeline.compress.quantization.holding import hold_in_float
-from pipeline.compress.quantization.onnxruntime import quantize_with_ranges
 from pipeline.compress.quantization.placement import matching_nodes, nodes_like, suspects
 from pipeline.compress.quantization.ranges import activation_ranges
 from pipeline.compress.quantization.separation import separated, with_biases
-from pipeline.compress.training import Regulariser
+from pipeline.compress.training.training import Regulariser
 from pipeline.core.errors import InputError, StageError
 from pipeline.core.nearness import NEARNESS
 from pipeline.export.execution import onnx_outputs
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto
 
-    from pipeline.compress.quantization.engine import Quantized, Scheme
+    from pipeline.compress.quantization.engines.engine import Quantized, Scheme
     from pipeline.core.artifact import Artifact, TensorSpec
     from pipeline.core.stage import Context
     from pipeline.network.training_config import TrainingConfig

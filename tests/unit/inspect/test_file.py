@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.analysis.cost import onnx_cost
-from pipeline.compress.quantization.onnxruntime import quantize_static
+from pipeline.compress.quantization.engines.onnxruntime import quantize_static
 from pipeline.core.errors import InputError
 from pipeline.export.onnx import export_onnx
 from pipeline.export.openvino import export_openvino

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.compress.graph import Axis, ChannelGraph, Contraction, Frozen, Group, Member
+from pipeline.compress.pruning.graph import Axis, ChannelGraph, Contraction, Frozen, Group, Member
 from pipeline.core.artifact import TensorSpec
 from pipeline.core.errors import InputError
 from pipeline.inspect.network import Structure, inspect, inspection_of

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from pipeline.compress.cost import count
+from pipeline.compress.pruning.cost import count
 from pipeline.core.errors import InputError
 from pipeline.network.definition import build
 from pipeline.network.library import LIBRARIES

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+from pipeline.compress.pruning.trial import Trial
 from pipeline.compress.state.kept import kept_state
-from pipeline.compress.trial import Trial
 from pipeline.core.artifact import TensorSpec
 from pipeline.core.errors import InputError
 from pipeline.network.definition import build

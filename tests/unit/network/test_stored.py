@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from pipeline.compress.allocation import uniform
-from pipeline.compress.capture import capture
-from pipeline.compress.graph import trace
-from pipeline.compress.importance.l2 import l2
-from pipeline.compress.prune import prune
-from pipeline.compress.surgery import apply, plan_for
-from pipeline.compress.tensors import stored_tensors
+from pipeline.compress.pruning.allocation import uniform
+from pipeline.compress.pruning.graph import trace
+from pipeline.compress.pruning.graph.capture import capture
+from pipeline.compress.pruning.importance.l2 import l2
+from pipeline.compress.pruning.prune import prune
+from pipeline.compress.pruning.surgery import apply, plan_for
+from pipeline.compress.pruning.tensors import stored_tensors
 from pipeline.core.artifact import Artifact, payload_digest
 from pipeline.core.errors import InputError
 from pipeline.network.definition import build

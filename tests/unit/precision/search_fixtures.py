@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from pipeline.compress.quantization.engine import Request
+from pipeline.compress.quantization.engines.engine import Request
 from pipeline.core.errors import InputError, SecateurError
 from pipeline.core.stage import SilentProgress, Target
 from pipeline.onnx_graph.file import read_onnx, write_onnx
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto
 
-    from pipeline.compress.quantization.engine import Quantized
+    from pipeline.compress.quantization.engines.engine import Quantized
     from pipeline.precision.targets import TargetFacts
     from pipeline.precision.tried import Found
     from pipeline.results.precision import CandidateFile, PrecisionPlan

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from pipeline.compress.quantization.onnxruntime import quantize_static
+from pipeline.compress.quantization.engines.onnxruntime import quantize_static
 from pipeline.compress.quantization.ranges import activation_ranges
 from pipeline.core.artifact import Artifact
 from pipeline.core.dataset import Dataset, Normalisation, Split

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from onnx import TensorProto, numpy_helper
 
-from pipeline.compress.quantization.engine import Request
-from pipeline.compress.quantization.engines import ENGINES
+from pipeline.compress.quantization.engines.engine import Request
+from pipeline.compress.quantization.engines.registry import ENGINES
 from pipeline.compress.quantization.integer_layers import integer_layers
 from pipeline.core.errors import DeviceError, InputError, SecateurError, StageError
 from pipeline.onnx_graph.file import read_onnx

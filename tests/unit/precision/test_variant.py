@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from onnx import numpy_helper
 
-from pipeline.compress.quantization.engine import Request
+from pipeline.compress.quantization.engines.engine import Request
 from pipeline.core.errors import InputError
 from pipeline.onnx_graph.file import is_quantized
 from pipeline.precision import variant as variant_module

@@ -10,8 +10,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from pipeline.compress.quantization.engine import EngineName, missing
-from pipeline.compress.quantization.engines import ENGINES, available
+from pipeline.compress.quantization.engines.engine import EngineName, missing
+from pipeline.compress.quantization.engines.registry import ENGINES, available
 from pipeline.core.artifact import Artifact, TensorSpec
 from pipeline.core.errors import StageError
 from pipeline.core.nearness import NEARNESS, Nearness
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto
 
-    from pipeline.compress.quantization.engine import Engine, Quantized, Request
+    from pipeline.compress.quantization.engines.engine import Engine, Quantized, Request
     from pipeline.core.stage import Context, Outcome
     from pipeline.precision.nearness import Made
 

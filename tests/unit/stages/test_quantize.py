@@ -13,10 +13,10 @@ from onnx import ModelProto, TensorProto
 from onnx.numpy_helper import to_array
 from pydantic import ValidationError
 
-from pipeline.compress.quantization import engine as interface
-from pipeline.compress.quantization import onnxruntime as engine
-from pipeline.compress.quantization.engine import Calibration, EngineName, Request, Scheme, missing
-from pipeline.compress.quantization.engines import ENGINES, available
+from pipeline.compress.quantization.engines import engine as interface
+from pipeline.compress.quantization.engines import onnxruntime as engine
+from pipeline.compress.quantization.engines.engine import Calibration, EngineName, Request, Scheme, missing
+from pipeline.compress.quantization.engines.registry import ENGINES, available
 from pipeline.core.errors import InputError, StageError
 from pipeline.core.stage import Target
 from pipeline.onnx_graph.file import is_quantized, read_onnx

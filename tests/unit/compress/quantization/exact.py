@@ -9,8 +9,8 @@ import onnx
 import pytest
 from onnx import helper
 
-from pipeline.compress.quantization.engine import Request, missing
-from pipeline.compress.quantization.engines import ENGINES
+from pipeline.compress.quantization.engines.engine import Request, missing
+from pipeline.compress.quantization.engines.registry import ENGINES
 from pipeline.compress.quantization.holding import hold_in_float
 from tests.properties.int8_noise import expected_noise, onnxruntime_outputs, too_far
 from tests.unit.compress.quantization.graphs import floats, model_of
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from onnx import ModelProto, NodeProto
 
-    from pipeline.compress.quantization.engine import EngineName, Quantized
+    from pipeline.compress.quantization.engines.engine import EngineName, Quantized
     from tests.unit.compress.quantization.graphs import Array
 
 IMAGES = floats(12, 3, 6, 6) + np.float32(0.3)

@@ -12,7 +12,7 @@ import pytest
 from torch import nn
 
 from pipeline.compress.quantization.alike import round_alike, rounding_nodes
-from pipeline.compress.quantization.engine import Request
+from pipeline.compress.quantization.engines.engine import Request
 from pipeline.export.onnx import FILE_NAME, export_onnx
 from pipeline.onnx_graph.file import read_onnx
 from pipeline.precision.planner import require_exact_on_arm

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from pipeline.compress.quantization.engine import Request
-from pipeline.compress.quantization.engines import ENGINES
+from pipeline.compress.quantization.engines.engine import Request
+from pipeline.compress.quantization.engines.registry import ENGINES
 from pipeline.compress.quantization.weighted import Stored, weighted_layers
 from pipeline.core.errors import StageError
 from tests.properties.int8_noise import onnxruntime_outputs
@@ -22,7 +22,7 @@ from tests.unit.compress.quantization.graphs import floats
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-    from pipeline.compress.quantization.engine import EngineName
+    from pipeline.compress.quantization.engines.engine import EngineName
 
 #: NNCF takes a second for each graph.
 each_engine = pytest.mark.parametrize("name", ["onnxruntime", "nncf"])

@@ -11,9 +11,9 @@ import onnxruntime
 import pytest
 from torch import nn
 
-from pipeline.compress.quantization.engine import Request
+from pipeline.compress.quantization.engines.engine import Request
+from pipeline.compress.quantization.engines.onnxruntime import OnnxRuntime
 from pipeline.compress.quantization.holding import hold_in_float
-from pipeline.compress.quantization.onnxruntime import OnnxRuntime
 from pipeline.export.onnx import FILE_NAME, export_onnx
 from pipeline.onnx_graph.file import read_onnx
 from pipeline.precision.variant import Variant, build

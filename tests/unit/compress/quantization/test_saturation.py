@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper
 
-from pipeline.compress.quantization.onnxruntime import quantize_static
+from pipeline.compress.quantization.engines.onnxruntime import quantize_static
 from pipeline.compress.quantization.saturation import can_saturate, saturation
 from pipeline.core.errors import InputError
 from tests.unit.compress.quantization.products import (

@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pipeline.compress.capture import capture
-from pipeline.compress.graph import trace
-from pipeline.compress.prune import prune
+from pipeline.compress.pruning.graph import trace
+from pipeline.compress.pruning.graph.capture import capture
+from pipeline.compress.pruning.prune import prune
 from pipeline.compress.state.outside import PREFIX, encoded, outside_state, restore, split
 from pipeline.compress.state.reproduction import own_randomness
 from pipeline.core.artifact import Artifact, TensorSpec

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from pipeline.compress.cost import count
+from pipeline.compress.pruning.cost import count
 from pipeline.core.artifact import TensorSpec
 from pipeline.network.stored import load_network
 from tests.unit.stages.prune_networks import DATA, artifact, original, prune, run, widths

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, get_args
 import pytest
 from pydantic import ValidationError
 
-from pipeline.compress.importance.criteria import CRITERIA
+from pipeline.compress.pruning.importance.criteria import CRITERIA
 from pipeline.core.errors import InputError, StageError
 from pipeline.network.training_config import PruneSchedule
 from pipeline.stages.prune import Prune

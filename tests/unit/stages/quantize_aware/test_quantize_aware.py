@@ -11,7 +11,7 @@ import torch
 from pydantic import ValidationError
 
 from pipeline.compress.quantization.weighted import weighted_layers
-from pipeline.compress.training import EpochResult, Training
+from pipeline.compress.training.training import EpochResult, Training
 from pipeline.core.artifact import TensorSpec
 from pipeline.core.errors import InputError, StageError
 from pipeline.core.stage import Context, SilentProgress

@@ -1,0 +1,46 @@
+"""Allocation: how many channels each group keeps. Which ones it keeps is decided by their scores alone.
+
+An `Allocation` spreads the loss over the groups: evenly, by one ranking of all channels, by rankings among groups of
+the same structure, or in proportion to given rates. It is asked for a fraction of the channels (`at_ratio`) or for a
+cost (`at_cost`): operations, parameters, bytes, or whatever else a `pipeline.compress.pruning.cost.CostModel` knows.
+`Constraints` hold for all of them.
+"""
+
+from pipeline.compress.pruning.allocation.candidates import Candidate, judged_candidates
+from pipeline.compress.pruning.allocation.constraints import Constraints, GroupConstraint
+from pipeline.compress.pruning.allocation.ranking import (
+    global_allocation,
+    global_ranking,
+    isomorphic_allocation,
+    uniform,
+    uniform_allocation,
+)
+from pipeline.compress.pruning.allocation.rates import by_pattern, explicit, proportional_allocation
+from pipeline.compress.pruning.allocation.schedule import remaining, step_ratios
+from pipeline.compress.pruning.allocation.sensitivity import limits, sensitivity
+from pipeline.compress.pruning.allocation.target import Widths
+from pipeline.compress.pruning.allocation.widths import Allocation, Kept, Reached, best
+
+__all__ = [
+    "Allocation",
+    "Candidate",
+    "Constraints",
+    "GroupConstraint",
+    "Kept",
+    "Reached",
+    "Widths",
+    "best",
+    "by_pattern",
+    "explicit",
+    "global_allocation",
+    "global_ranking",
+    "isomorphic_allocation",
+    "judged_candidates",
+    "limits",
+    "proportional_allocation",
+    "remaining",
+    "sensitivity",
+    "step_ratios",
+    "uniform",
+    "uniform_allocation",
+]

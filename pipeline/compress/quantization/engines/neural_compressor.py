@@ -1,0 +1,145 @@
+"""Static int8 quantization of an ONNX graph with Intel Neural Compressor 3: torch's PT2E quantizer for x86.
+
+The graph becomes a torch network, which Neural Compressor exports, observes on the calibration images and converts; the
+pairs that it placed go back into the ONNX graph, so that operators, names and biases stay as they were. Weights get a
+symmetric scale for each output channel. Its recipe is that of oneDNN behind torch.compile: convolutions, linear layers,
+products of two activations and what moves their results. An addition stays in float there, fused into the convolution
+before it, which onnxruntime cannot do: without the pairs that `completion.py` adds, nine of the 21 convolutions of
+ResNet-20 run in float and the file is slower than the float file.
+
+Differs from Neural Compressor's defaults: `min-max` is the range of all images, where its observer averages from image
+to image with a weight of 0.01 and so keeps mostly the first one's. `mse` is its "kl", whose observer minimises the
+squared error, whatever its name says.
+Limits: no percentile and no entropy. Its SmoothQuant is not offered: that of 3.10 imports intel_extension_for_pytorch,
+whose last release is for torch 2.8.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import onnx
+import torch
+
+from pipeline.compress.quantization.canonical import canonical
+from pipeline.compress.quantization.engines import pt2e
+from pipeline.compress.quantization.engines.completion import ACTIVATIONS, batches, complete, require_usable
+from pipeline.compress.quantization.engines.engine import Quantized
+from pipeline.compress.quantization.holding import hold_clips
+from pipeline.compress.quantization.kernel_limits import beyond_kernels
+from pipeline.compress.quantization.placement import count, matching_nodes, nodes_like, require_float_and_folded
+from pipeline.core.errors import InputError, StageError
+from pipeline.core.quiet import quiet
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from onnx import ModelProto
+    from torch import fx
+
+    from pipeline.compress.quantization.engines.engine import Calibration, EngineName, Request
+
+#: What it calls each way to find ranges.
+ALGORITHMS: dict[Calibration, str] = {"min-max": "minmax", "mse": "kl"}
+#: What importing it warns of, and what its recipe says of operators that it leaves in float.
+EXPECTED = r"`torch\.jit\.script_method` is deprecated|The input of \w+ is not quantized, skip annotate"
+#: Range of weights in 7 bits.
+REDUCED = (-64, 63)
+
+
+class NeuralCompressor:
+    """Neural Compressor's static quantization by PT2E."""
+
+    name: EngineName = "neural-compressor"
+    package = "neural-compressor"
+    module = "neural_compressor"
+
+    def quantize(self, model: ModelProto, samples_NCHW: NDArray[np.float32], request: Request) -> Quantized:
+        """See `Engine`. Schemes are u8s8, u8s8-reduced and s8s8, calibrations min-max and mse."""
+        _require_possible(request)
+        require_float_and_folded(model)
+        matching_nodes(model, request.keep)
+        given = canonical(model)
+        reasons = require_usable(given, samples_NCHW, request)
+        kept = nodes_like(given, request.keep) | reasons.keys()
+        _, found = simulate(given, samples_NCHW, request)
+        result = onnx.ModelProto()
+        result.CopyFrom(given)
+        pt2e.place_pairs(result.graph, found, kept)
+        complete(result.graph, given, samples_NCHW, request)
+        reasons |= beyond_kernels(result.graph, kept)
+        return Quantized(hold_clips(result), *count(result, kept | reasons.keys()), reasons)
+
+
+def simulate(
+    model: ModelProto, samples_NCHW: NDArray[np.float32], request: Request
+) -> tuple[fx.GraphModule, pt2e.Pairs]:
+    """Return Neural Compressor's quantized torch graph, which computes in float, and where it has its pairs.
+
+    Raises:
+        InputError: an operator has no counterpart in torch.
+        StageError: Neural Compressor fails on this graph.
+    """
+    fed = [torch.from_numpy(batch) for batch in batches(model, samples_NCHW)]
+    network = pt2e.PlacedGraph(model).eval()
+    with quiet(EXPECTED, Warning), torch.no_grad():
+        try:
+            converted, values = _converted(network, fed, request)
+        except Exception as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise StageError(f"neural-compressor cannot quantize this graph: {reason}. Another engine may") from error
+    return converted, pt2e.read_pairs(converted, network, values)
+
+
+def _converted(
+    network: pt2e.PlacedGraph, fed: list[torch.Tensor], request: Request
+) -> tuple[fx.GraphModule, dict[str, str]]:
+    # An extra that may be missing. Its own `export` first tries to read bytecode, and hides why an export failed.
+    from neural_compressor.torch.quantization import StaticQuantConfig, convert, prepare  # noqa: PLC0415
+
+    exported, values = pt2e.export(network, fed[0])
+    exported.dynamic_shapes, exported._exported = None, True  # type: ignore[assignment] # noqa: SLF001 - its own marks
+    config = StaticQuantConfig(
+        act_dtype="int8" if request.scheme == "s8s8" else "uint8",
+        act_sym=request.symmetric,
+        act_algo=ALGORITHMS[request.calibration],
+        w_granularity="per_channel" if request.per_channel else "per_tensor",
+    )
+    prepared = prepare(exported, config)
+    _adjust_observers(prepared, request)
+    for batch in fed:
+        prepared(batch)
+    converted: fx.GraphModule = convert(prepared)
+    return converted, values
+
+
+def _adjust_observers(prepared: fx.GraphModule, request: Request) -> None:
+    """Let observers of moving averages see the whole range, and those of weights use 7 bits if asked to."""
+    from torchao.quantization.pt2e import observer as observers  # noqa: PLC0415 - comes with the extra
+
+    exact: dict[Any, Any] = {}
+    for node in prepared.graph.nodes:
+        if node.op != "call_module" or not isinstance(
+            observer := getattr(prepared, node.target), observers.UniformQuantizationObserverBase
+        ):
+            continue
+        if type(observer) is observers.MovingAverageMinMaxObserver and observer not in exact:
+            exact[observer] = observers.MinMaxObserver(
+                dtype=observer.dtype,
+                qscheme=observer.qscheme,
+                quant_min=observer.quant_min,
+                quant_max=observer.quant_max,
+            )
+        chosen = exact.get(observer, observer)
+        if request.scheme == "u8s8-reduced" and chosen.dtype is torch.int8:
+            chosen.quant_min, chosen.quant_max = REDUCED
+        setattr(prepared, node.target, chosen)
+
+
+def _require_possible(request: Request) -> None:
+    if request.scheme not in ACTIVATIONS:
+        possible = ", ".join(ACTIVATIONS)
+        raise InputError(f"neural-compressor stores weights as s8: scheme is {request.scheme}, possible are {possible}")
+    if request.calibration not in ALGORITHMS:
+        possible = ", ".join(ALGORITHMS)
+        raise InputError(f"neural-compressor has no calibration by {request.calibration}; possible are {possible}")

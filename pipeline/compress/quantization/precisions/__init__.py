@@ -1,0 +1,1 @@
+"""Precisions that need no ranges: half floats, weights in blocks, activations quantized as they come."""

@@ -1,0 +1,1 @@
+"""Accuracy won back without labels: equalization, bias correction, learned rounding."""

@@ -1,0 +1,95 @@
+"""Running a network for its outputs alone, whatever mode it was in before, and saying where it failed."""
+
+from __future__ import annotations
+
+import random
+from contextlib import contextmanager
+from pathlib import Path
+from textwrap import shorten
+from traceback import extract_tb
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch.utils._pytree import tree_leaves
+
+from pipeline.core.user_code import origin
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor, nn
+
+_NOT_THE_USERS = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]))
+
+
+@contextmanager
+def inference(model: nn.Module) -> Iterator[None]:
+    """Within the block: dropout off, batch norm on its running statistics, no gradients. Modes are then restored.
+
+    The fused layer of nn.TransformerEncoder is off too: it hides its products from graphs and counters.
+    """
+    training = {module: module.training for module in model.modules()}
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(value=False)
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+        for module, flag in training.items():
+            module.training = flag
+
+
+@contextmanager
+def in_training(model: nn.Module) -> Iterator[None]:
+    """Within the block the network trains, as its own `train()` says. Modes are then restored."""
+    training = {module: module.training for module in model.modules()}
+    model.train()
+    try:
+        yield
+    finally:
+        for module, flag in training.items():
+            module.training = flag
+
+
+@contextmanager
+def seeded() -> Iterator[None]:
+    """Give all sources of random numbers the same start, and their state back afterwards."""
+    python, state = random.getstate(), np.random.get_state()  # noqa: NPY002 - the state that networks draw from
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            random.seed(0)
+            np.random.seed(0)  # noqa: NPY002
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(state)  # noqa: NPY002
+
+
+def outputs(model: nn.Module, batch: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Return every tensor that the network returns for `batch`, in order; containers are flattened.
+
+    `batch` is the input, or a tuple of all inputs. A forward that writes into its input writes into a copy.
+    """
+    with inference(model):
+        result = model(*(each.clone() for each in (batch if isinstance(batch, tuple) else (batch,))))
+        return tuple(leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor))
+
+
+def where(error: Exception) -> str:
+    """Return the line of the network's own code that failed: 'model.py:12 `x = x.view(-1, 800)`'."""
+    if found := origin(error, layers=False):
+        return found.place
+    own = [frame for frame in extract_tb(error.__traceback__) if not frame.filename.startswith(_NOT_THE_USERS)]
+    if not own:
+        return "an unknown line"
+    code = shorten(own[-1].line or "", 100, placeholder=" ...")
+    return f"{Path(own[-1].filename).name}:{own[-1].lineno} `{code}`"
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's text that says something."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,0 +1,362 @@
+"""Training on labels and a teacher: deterministic by seed, one epoch at a time, resumable between epochs.
+
+Every epoch draws its order, its augmentation and its dropout from (seed, epoch) alone, so a run that was killed and
+resumed from the state after the last epoch ends with the same bytes as one that was not, on the same number of threads.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.compress.state.outside import copied, encoded, outside_state, restore, split
+from pipeline.compress.training.augmentation import Augmentation, augment, mixup
+from pipeline.compress.training.batchnorm import recalibrate
+from pipeline.compress.training.distillation import Distillation, target_loss, teacher_loss
+from pipeline.compress.training.main_output import MainOutput
+from pipeline.core.errors import InputError, StageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from pipeline.core.dataset import Dataset, Split
+
+EVALUATION_BATCH = 256
+UNTRAINABLE = (
+    "the loss depends on no parameter that is trained: all of them are frozen (requires_grad=False), or forward "
+    "computes without gradients (torch.no_grad, detach). Leave some parameters trainable in build()"
+)
+
+
+@dataclass(frozen=True)
+class Hyperparameters:
+    """The schedule. `learning_rate` is the peak: linear warm-up over `warmup` epochs, then cosine to zero.
+
+    Weight decay spares biases and norms. `ema` is the decay of the weights' moving average, 0 for none;
+    `recalibration_images` is how many training images renew the batch-norm statistics before each evaluation, 0 for
+    none: running averages lag behind weights that change fast, and behind averaged weights.
+    """
+
+    epochs: int
+    batch: int
+    optimizer: Literal["adamw", "sgd"]
+    learning_rate: float
+    weight_decay: float
+    momentum: float = 0.9
+    warmup: float = 1.0
+    label_smoothing: float = 0.0
+    ema: float = 0.0
+    recalibration_images: int = 0
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """Mean training loss of the epoch, and validation accuracy and loss after it."""
+
+    epoch: int
+    loss: float
+    accuracy: float
+    validation_loss: float
+
+
+def device_of_choice() -> torch.device:
+    """Return the first GPU when there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def place(model: nn.Module, device: torch.device, memory_format: torch.memory_format) -> nn.Module:
+    """Move a network to a device and lay its 4-d weights out as asked, in place; returns the same network."""
+    moved: nn.Module = model.to(device, memory_format=memory_format)  # type: ignore[call-overload]
+    return moved
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """Return a 63-bit seed that depends on both numbers."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{epoch}".encode()).digest()[:8], "big") >> 1
+
+
+class Regulariser:
+    """Acts on the weights beside the loss: the gradient of a penalty, or channels set to zero. This one does nothing.
+
+    What a subclass remembers from epoch to epoch goes through `state` and `restore`, so that a resumed training ends
+    with the same bytes. Penalties set `keep_last`: the weights of the last epoch are what they work for, while the best
+    validation accuracy is that of an early one.
+    """
+
+    keep_last: ClassVar[bool] = False
+
+    def begin_epoch(self, model: nn.Module) -> None:
+        """Look at the weights before an epoch."""
+
+    def add_gradients(self, model: nn.Module, step: int) -> None:
+        """Add to the gradients in place, after the loss's own; `step` counts from 0 over all epochs."""
+
+    def end_epoch(self, models: Sequence[nn.Module]) -> None:
+        """Change weights in place after an epoch, before it is judged: the network's, then those of its average."""
+
+    def state(self) -> dict[str, Any]:
+        """Return what `restore` needs, as plain values and tensors."""
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` returned."""
+
+
+class Training:
+    """One training run of one network. Call `run_epoch` until `done`, then `finish`."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        dataset: Dataset,
+        settings: Hyperparameters,
+        *,
+        augmentation: Augmentation,
+        distillation: Distillation | None,
+        seed: int,
+        regulariser: Regulariser | None = None,
+    ) -> None:
+        """Take the network (changed in place), data, schedule, and what acts on images, targets and weights."""
+        self.device = device_of_choice()
+        self.model = place(model, self.device, torch.channels_last)
+        self.dataset = dataset
+        self.settings = settings
+        self.augmentation = augmentation
+        self.distillation = distillation
+        self.seed = seed
+        self.regulariser = regulariser or Regulariser()
+        self.epoch = 0
+        self.history: list[EpochResult] = []
+        self.start: EpochResult | None = None
+        self.best: dict[str, Tensor] | None = None
+        self.best_epoch = 0  # how many epochs had been run when `best` was taken
+        self.outside = tuple(
+            outside_state(self.model)
+        )  # places of state beside the state_dict, which training may move
+        self.average = copy.deepcopy(self.model) if settings.ema else None
+        if self.average:
+            self.average.eval()
+        self.outputs = MainOutput(len(dataset.classes))
+        self.optimizer = self._optimizer()
+        if distillation:
+            place(distillation.teacher, self.device, torch.channels_last).eval()
+
+    @property
+    def done(self) -> bool:
+        """Whether all epochs have been run."""
+        return self.epoch >= self.settings.epochs
+
+    @property
+    def steps(self) -> int:
+        """Steps in one epoch; the last incomplete batch is left out."""
+        return max(1, len(self.dataset.train) // self.settings.batch)
+
+    def state(self) -> dict[str, Any]:
+        """Return everything that is needed to go on after the last finished epoch, as plain values and tensors."""
+        return {
+            "epoch": self.epoch,
+            "threads": torch.get_num_threads(),
+            "history": [vars(result) for result in self.history],
+            "start": vars(self.start) if self.start else None,
+            "model": self._state_of(self.model),
+            "optimizer": self.optimizer.state_dict(),
+            "average": self._state_of(self.average) if self.average else None,
+            "best": self.best,
+            "best_epoch": self.best_epoch,
+            "regulariser": self.regulariser.state(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` returned."""
+        self.epoch = state["epoch"]
+        self.history = [EpochResult(**values) for values in state["history"]]
+        self.start = EpochResult(**state["start"]) if state["start"] else None
+        _load(self.model, state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.average:
+            _load(self.average, state["average"])
+        self.best = state["best"]
+        self.best_epoch = state["best_epoch"]
+        self.regulariser.restore(state["regulariser"])
+
+    def judge_start(self) -> None:
+        """Evaluate the network as it was given; it is kept unless an epoch is better. It has no training loss."""
+        self.start = self._evaluate(self.model, math.nan)
+        if not math.isfinite(self.start.validation_loss):
+            raise StageError(
+                f"the network's outputs are not finite on the validation images before any training (its loss is "
+                f"{self.start.validation_loss}): look at its weights, and at what the stage before it made"
+            )
+        self._keep(self.model)
+
+    def run_epoch(self, on_step: Callable[[int, float], None]) -> EpochResult:
+        """Train one epoch, evaluate on the validation split, remember the best weights (or the last, as asked).
+
+        `on_step(step, loss)` is called after every step. Raises StageError when a loss is not finite: a step's, or that
+        on the validation split.
+        """
+        torch.manual_seed(epoch_seed(self.seed, self.epoch))
+        self.model.train()
+        self.regulariser.begin_epoch(self.model)
+        total = 0.0
+        for step, (images, targets) in enumerate(self._batches()):
+            loss = self._step(images, targets, self.epoch * self.steps + step)
+            if not math.isfinite(loss):
+                raise self._diverged(f"the loss is {loss} in epoch {self.epoch + 1}, step {step + 1}")
+            total += loss
+            on_step(step, loss)
+        evaluated = self.average or self.model
+        self.regulariser.end_epoch([self.model] if evaluated is self.model else [self.model, evaluated])
+        self._renew_statistics(evaluated)
+        result = self._evaluate(evaluated, total / self.steps)
+        if not math.isfinite(result.validation_loss):
+            where = f"after epoch {self.epoch + 1}, step {self.steps},"
+            raise self._diverged(f"{where} the loss on the validation images is {result.validation_loss}")
+        self.history.append(result)
+        self.epoch += 1
+        judged = [self.start, *self.history] if self.start else self.history
+        if self.regulariser.keep_last or result is max(judged, key=self._rank):
+            self._keep(evaluated)
+        return result
+
+    def _diverged(self, found: str) -> StageError:
+        advice = f"Lower learning_rate (now {self.settings.learning_rate:g}) or lengthen warmup."
+        return StageError(f"training diverged: {found}. {advice}")
+
+    def _keep(self, model: nn.Module) -> None:
+        self.best = {name: tensor.clone() for name, tensor in self._state_of(model).items()}
+        self.best_epoch = self.epoch
+
+    def finish(self) -> nn.Module:
+        """Load the weights to keep (without an epoch, renew the statistics); return the network on the CPU, in eval."""
+        if self.best is None:
+            self._renew_statistics(self.model)
+        else:
+            _load(self.model, self.best)
+        place(self.model, torch.device("cpu"), torch.contiguous_format).eval()
+        return self.model
+
+    def _state_of(self, model: nn.Module) -> dict[str, Tensor]:
+        """Return what a network holds: its state_dict, and what training may have moved beside it."""
+        now = outside_state(model)
+        return {**model.state_dict(), **encoded({place: now[place] for place in self.outside if place in now})}
+
+    @staticmethod
+    def _rank(result: EpochResult) -> tuple[float, float]:
+        return result.accuracy, -result.validation_loss
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        if not any(parameter.requires_grad for parameter in self.model.parameters()):
+            raise InputError(UNTRAINABLE)
+        weights = [parameter for parameter in self.model.parameters() if parameter.ndim > 1]
+        others = [parameter for parameter in self.model.parameters() if parameter.ndim <= 1]
+        groups = [
+            {"params": weights, "weight_decay": self.settings.weight_decay},
+            {"params": others, "weight_decay": 0},
+        ]
+        if self.settings.optimizer == "adamw":
+            return torch.optim.AdamW(groups, lr=self.settings.learning_rate)
+        return torch.optim.SGD(
+            groups, lr=self.settings.learning_rate, momentum=self.settings.momentum, nesterov=self.settings.momentum > 0
+        )
+
+    def _learning_rate(self, step: int) -> float:
+        warm = round(self.settings.warmup * self.steps)
+        if step < warm:
+            return self.settings.learning_rate * (step + 1) / warm
+        progress = (step - warm) / max(1, self.settings.epochs * self.steps - warm)
+        return self.settings.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+
+    def _tensors(self, split: Split, positions: Tensor) -> tuple[Tensor, Tensor]:
+        images = torch.from_numpy(split.images)[positions].to(self.device)
+        labels = torch.from_numpy(split.labels)[positions].to(self.device)
+        normalisation = self.dataset.normalisation
+        mean = torch.tensor(normalisation.mean, device=self.device)[:, None, None]
+        std = torch.tensor(normalisation.std, device=self.device)[:, None, None]
+        return (images.float() / 255 - mean) / std, labels
+
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        generator = torch.Generator().manual_seed(epoch_seed(self.seed, self.epoch))
+        order = torch.randperm(len(self.dataset.train), generator=generator)
+        classes = len(self.dataset.classes)
+        smoothing = self.settings.label_smoothing
+        for step in range(self.steps):
+            chosen = order[step * self.settings.batch : (step + 1) * self.settings.batch]
+            images, labels = self._tensors(self.dataset.train, chosen)
+            images = augment(images, self.augmentation, generator)
+            targets = nn.functional.one_hot(labels, classes) * (1 - smoothing) + smoothing / classes
+            if self.augmentation.mixup:
+                images, targets = mixup(images, targets, self.augmentation.mixup, generator)
+            yield images.contiguous(memory_format=torch.channels_last), targets
+
+    def _step(self, images: Tensor, targets: Tensor, step: int) -> float:
+        """Take one step, the `step`-th of the whole training, and return its loss."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._learning_rate(step)
+        # Mixed precision only where the hardware has it: emulated bfloat16 is many times slower than float32.
+        mixed = self.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=mixed):
+            logits = self.outputs.logits(self.model, images)
+            loss = target_loss(logits, targets)
+            if self.distillation:
+                teacher = self.distillation.logits(images)
+                distance = teacher_loss(logits, teacher, self.distillation.temperature)
+                loss = (1 - self.distillation.alpha) * loss + self.distillation.alpha * distance
+        if not loss.requires_grad:
+            raise InputError(UNTRAINABLE)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.regulariser.add_gradients(self.model, step)
+        self.optimizer.step()
+        if self.average:
+            self._update_average(self.average, step)
+        return loss.item()
+
+    @torch.no_grad()
+    def _update_average(self, average: nn.Module, step: int) -> None:
+        # The first weights are forgotten quickly: the decay grows with the steps done (step counts from 0).
+        decay = min(self.settings.ema, (2 + step) / (11 + step))
+        for mean, value in zip(average.state_dict().values(), self.model.state_dict().values(), strict=True):
+            if mean.is_floating_point():
+                mean.lerp_(value, 1 - decay)
+            else:
+                mean.copy_(value)
+        if self.outside:
+            now = copied(outside_state(self.model))
+            restore(average, {place: now[place] for place in self.outside if place in now})
+
+    @torch.no_grad()
+    def _evaluate(self, model: nn.Module, training_loss: float) -> EpochResult:
+        model.eval()
+        split, classes = self.dataset.validation, len(self.dataset.classes)
+        right, total = 0, 0.0
+        for start in range(0, len(split), EVALUATION_BATCH):
+            images, labels = self._tensors(split, torch.arange(start, min(start + EVALUATION_BATCH, len(split))))
+            logits = model(images.contiguous(memory_format=torch.channels_last))
+            right += int((logits.argmax(1) == labels).sum())
+            total += float(target_loss(logits, nn.functional.one_hot(labels, classes).float())) * len(labels)
+        return EpochResult(self.epoch, training_loss, right / len(split), total / len(split))
+
+    def _renew_statistics(self, model: nn.Module) -> None:
+        if self.settings.recalibration_images:
+            recalibrate(model, self._calibration_batches())
+
+    def _calibration_batches(self) -> Iterator[Tensor]:
+        generator = torch.Generator().manual_seed(self.seed)
+        count = min(self.settings.recalibration_images, len(self.dataset.train))
+        order = torch.randperm(len(self.dataset.train), generator=generator)[:count]
+        for chosen in torch.split(order, self.settings.batch):
+            yield self._tensors(self.dataset.train, chosen)[0].contiguous(memory_format=torch.channels_last)
+
+
+def _load(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Give a network what `Training._state_of` returned of one."""
+    inside, outside = split(state)
+    model.load_state_dict(inside)
+    restore(model, outside)
