@@ -314,8 +314,8 @@ def _show(found: RunReport, folder: Path, *, as_json: bool) -> None:
         say_json(found.model_dump_json(indent=1))
         return
     from pipeline.report.console import Console
-    from pipeline.report.facts import bundle
-    from pipeline.report.terminal import table
+    from pipeline.report.run.facts import bundle
+    from pipeline.report.run.terminal import table
 
     console = Console()
     console.print(table(found))

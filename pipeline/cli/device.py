@@ -83,7 +83,7 @@ def _show_doctor(found: DoctorReport) -> None:
     from pipeline.latency.doctor import ENOUGH
     from pipeline.latency.noise import noise_in
     from pipeline.report.console import Console
-    from pipeline.report.doctor_terminal import summary
+    from pipeline.report.latency.doctor_terminal import summary
 
     noise, usual = noise_in(found, found.clock), Question()
     margins = {budget_s: noise.smallest_margin(budget_s) for budget_s in sorted({found.budget_s, usual.budget_s})}

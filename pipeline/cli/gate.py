@@ -117,8 +117,8 @@ def _require_sensible(accept: str | None, *, refreeze: bool, drift: bool) -> Non
 
 def _write(found: GateResult, junit: Path | None, markdown: Path | None) -> None:
     from pipeline.core.partial import write_whole
-    from pipeline.report import gate as pages
-    from pipeline.report.junit import junit as junit_xml
+    from pipeline.report.latency import gate as pages
+    from pipeline.report.latency.junit import junit as junit_xml
 
     for path, text in ((junit, junit_xml), (markdown, pages.markdown)):
         if path:
@@ -127,8 +127,8 @@ def _write(found: GateResult, junit: Path | None, markdown: Path | None) -> None
 
 
 def _show(found: GateResult, *, as_json: bool) -> None:
-    from pipeline.report import gate as pages
     from pipeline.report.console import Console
+    from pipeline.report.latency import gate as pages
 
     if os.environ.get("GITHUB_ACTIONS") == "true":
         for line in pages.github_lines(found):

@@ -154,8 +154,8 @@ def _show_file(file: Path, ways: Ways, page: Path | None, *, bit_exact_arm: bool
         )
         raise typer.Exit(worst(agreements))
     from pipeline.inspect.file import inspect_file
-    from pipeline.report import file_inspection_html
-    from pipeline.report.file_inspection_terminal import table
+    from pipeline.report.inspection import file_html as file_inspection_html
+    from pipeline.report.inspection.file_terminal import table
 
     found = inspect_file(file, ways)
     if page is not None:
@@ -175,8 +175,8 @@ def _show_network(
     """Inspect a network in torch."""
     from pipeline.inspect.model_argument import load_model
     from pipeline.inspect.network import inspect as inspect_network
-    from pipeline.report import inspection_html
-    from pipeline.report.inspection_terminal import table
+    from pipeline.report.inspection import network_html as inspection_html
+    from pipeline.report.inspection.network_terminal import table
 
     with printed_aside():  # what the user's code prints is no part of the result
         given = load_model(model, arguments=arguments, inputs=inputs, overrides=overrides)

@@ -101,8 +101,8 @@ def bench(
     if as_json:
         say_json(found.model_dump_json(indent=1))
         return
-    from pipeline.report.bench import bench_table
     from pipeline.report.console import Console
+    from pipeline.report.latency.bench import bench_table
 
     Console().print(bench_table(found))
 
@@ -294,7 +294,7 @@ def show_again(folder: Path, *, as_json: bool) -> None:
 
 
 def _draw(found: Comparison, measurement: Measurement, folder: Path) -> None:
-    from pipeline.report.comparison_html import write
+    from pipeline.report.latency.comparison_html import write
 
     write(found, measurement, folder)
 
@@ -303,8 +303,8 @@ def _show(found: Comparison, folder: Path, *, as_json: bool) -> None:
     if as_json:
         say_json(found.model_dump_json(indent=1))
         return
-    from pipeline.report.comparison_terminal import summary
     from pipeline.report.console import Console
+    from pipeline.report.latency.comparison_terminal import summary
 
     console = Console()
     console.print(summary(found))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pipeline.core.partial import write_whole
-from pipeline.report import html, markdown
+from pipeline.report.run import html, markdown
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -34,7 +34,7 @@ NAN, INF = float("nan"), float("inf")
 BAD = [NAN, INF, -INF]
 PIPELINE = Path(__file__).resolve().parents[2] / "pipeline"
 #: Texts of messages and pages, which show what somebody wrote: not JSON for a program.
-SHOWN = {"core/units.py", "recipe/problems.py", "report/facts.py"}
+SHOWN = {"core/units.py", "recipe/problems.py", "report/run/facts.py"}
 
 
 def array(*numbers: float) -> Any:  # noqa: ANN401 - an array of one row

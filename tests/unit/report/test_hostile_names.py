@@ -22,22 +22,16 @@ from pipeline.cli.say import say, say_json
 from pipeline.core import interruption
 from pipeline.core.errors import InputError
 from pipeline.core.printable import printable, printable_json
-from pipeline.report import (
-    comparison_html,
-    comparison_terminal,
-    gate,
-    html,
-    inspection_html,
-    inspection_terminal,
-    markdown,
-    terminal,
-)
 from pipeline.report.console import Console
-from pipeline.report.junit import junit
+from pipeline.report.inspection import network_html as inspection_html
+from pipeline.report.inspection import network_terminal as inspection_terminal
+from pipeline.report.latency import comparison_html, comparison_terminal, gate
+from pipeline.report.latency.junit import junit
 from pipeline.report.progress import ConsoleProgress
-from tests.unit.report.test_comparison_pages import compared
-from tests.unit.report.test_gate import model, result
-from tests.unit.report.test_inspection_pages import inspection as an_inspection
+from pipeline.report.run import html, markdown, terminal
+from tests.unit.report.inspection.test_network_pages import inspection as an_inspection
+from tests.unit.report.latency.test_comparison_pages import compared
+from tests.unit.report.latency.test_gate import model, result
 from tests.unit.test_damaged_files import small
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pipeline.core.errors import ResourceError
-from pipeline.report import html, markdown, write
+from pipeline.report import write
+from pipeline.report.run import html, markdown
 from pipeline.results.run import SCHEMA_VERSION, RunReport
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import pytest
 from pipeline.core.nearness import NEARNESS, Nearness
 from pipeline.core.stage import Target
 from pipeline.recipe import Budget
-from pipeline.report.gains import told
+from pipeline.report.run.gains import told
 from pipeline.results.measurement import Block, Measurement, SamplingPlan, SessionSamples, SubjectSamples
 from pipeline.results.run import Accuracy, Interval, Row, Timing
 from pipeline.run.verdicts import budget_lines, in_vain, with_timings, with_verdicts

@@ -1,0 +1,1 @@
+"""What pages are drawn with: SVG, charts, labels that keep clear of each other, templates."""

@@ -1,0 +1,1 @@
+"""`secateur inspect` for people: a network, or an exported file."""

@@ -1,0 +1,1 @@
+"""Comparisons, gates and benchmarks for people, and for programs that read JUnit."""

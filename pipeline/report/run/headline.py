@@ -1,0 +1,169 @@
+"""The three questions that a report answers first: is it faster, is it still right, is it smaller."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pipeline.report import numbers
+from pipeline.report.run import rows
+from pipeline.report.run.gains import Tone, made, result, timing
+
+if TYPE_CHECKING:
+    from pipeline.results.run import BudgetLine, FinalTest, Interval, RunReport
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One question with its answer: a number, a sentence around it, and the line of the budget that asks for it."""
+
+    question: str
+    number: str
+    sentence: str
+    tone: Tone
+    budget: BudgetLine | None = None
+
+
+def answers(report: RunReport) -> tuple[Answer, ...]:
+    """Return the three answers; an empty run has none."""
+    return (_faster(report), _right(report), _smaller(report)) if report.rows else ()
+
+
+def banner(report: RunReport) -> str:
+    """Return what to say first about a run that did not finish or ships a far file, or nothing."""
+    kept = f"{numbers.plural(len(report.rows), 'row')} so far {'is' if len(report.rows) == 1 else 'are'} kept and valid"
+    why = f": {report.error.rstrip('.')}" if report.error else ""
+    return {
+        "finished": _far(report),
+        "running": f"Still running{why}. The {kept}.",
+        "interrupted": f"Interrupted{why}. The {kept}; run the recipe again to go on from there.",
+        "failed": f"Failed{why}. The {kept}.",
+    }[report.status]
+
+
+def _far(report: RunReport) -> str:
+    """Name the stages whose files are far from their float files; what follows them is so as well."""
+    rows = [row for row in made(report) if row.nearness and row.nearness.decision == "kept"]
+    named = "; ".join(f"row {row.index} ({row.label}) is {row.nearness.text}" for row in rows if row.nearness)
+    return f"Not the same network: {named}. It was kept since the recipe says on_far: keep." if named else ""
+
+
+def standing(report: RunReport) -> str:
+    """Return the state of the run and of its budget in a few words."""
+    verdicts = [line.verdict for line in report.budget]
+    if not verdicts:
+        return report.status
+    worst = next((v for v in ("missed", "cannot tell") if v in verdicts), "met")
+    return f"{report.status}, budget {'not certain' if worst == 'cannot tell' else worst}"
+
+
+def difference(interval: Interval, images: int) -> str:
+    """Write the paired difference on the test split: "+0.46 points [+0.1, +0.8] on the same 656 images"."""
+    value = f"{numbers.points(interval.value)} points {numbers.points_interval(interval)}"
+    return f"{value} on the same {numbers.plural(images, 'image')}"
+
+
+def metrics(final: FinalTest) -> tuple[tuple[str, str, str, str], ...]:
+    """Return name, original, result and change in points of each metric of the final test."""
+    pairs = (
+        ("Accuracy", final.original.accuracy, final.result.accuracy),
+        ("Balanced accuracy", final.original.balanced_accuracy, final.result.balanced_accuracy),
+        ("F1", final.original.f1, final.result.f1),
+    )
+    return tuple(
+        (name, numbers.percent(old), numbers.percent(new), numbers.points(new - old)) for name, old, new in pairs
+    )
+
+
+def judgement(final: FinalTest) -> str:
+    """Write what the paired interval allows to say about the test accuracy."""
+    gap = final.difference
+    if gap.high < 0:
+        return "Less accurate than the original, beyond chance"
+    if gap.low > 0:
+        return "More accurate than the original, beyond chance"
+    return f"No difference that {numbers.plural(final.result.images, 'test image')} can show"
+
+
+def _faster(report: RunReport) -> Answer:
+    """Answer from the last row that was timed in the target runtime."""
+    question = "Is it faster?"
+    where = f"{rows.place(report.target.runtime, report.target.threads)}, batch {report.target.batch}"
+    budget = _budget(report, "latency")
+    before = timing(report.rows[0], report.target)
+    taken = [(row, t) for row in made(report)[1:] if (t := timing(row, report.target))]
+    found = [(row, t, t.speedup) for row, t in taken if t.speedup]
+    if not found or before is None:
+        return Answer(question, numbers.DASH, f"No file has been compared in {where} yet.", "plain", budget)
+    row, after, factor = found[-1]
+    change = f"{numbers.milliseconds(before.milliseconds.value)} {numbers.ARROW} "
+    change += f"{numbers.milliseconds(after.milliseconds.value)} in {where}. "
+    change += f"{numbers.level(factor)} interval of the speedup {numbers.bounds(factor)}."
+    if row is not result(report):
+        change += f" Row {row.index} ({row.label}) is the last file timed there."
+    if after.contended:
+        change += " Contended: wall and CPU time disagree."
+    return Answer(question, *_speed(factor, contended=after.contended, sentence=change), budget=budget)
+
+
+def _speed(factor: Interval, *, contended: bool, sentence: str) -> tuple[str, str, Tone]:
+    """Return number, sentence and tone for a speedup with its interval."""
+    if factor.low > 1:
+        return f"{numbers.ratio(factor.value)} faster", sentence, "unsure" if contended else "better"
+    if factor.high < 1:
+        return f"{numbers.ratio(1 / factor.value)} slower", sentence, "unsure" if contended else "worse"
+    return numbers.ratio(factor.value), f"No measurable change: {sentence}", "unsure"
+
+
+def _right(report: RunReport) -> Answer:
+    """Answer from the final test, or from validation while there is none."""
+    question = "Is it still right?"
+    budget = _budget(report, "accuracy_drop")
+    final = report.final
+    if final is None:
+        return _right_so_far(report, question, budget)
+    gap = final.difference
+    sentence = (
+        f"{judgement(final)}: {numbers.percent(final.original.accuracy)} {numbers.ARROW} "
+        f"{numbers.percent(final.result.accuracy)}, paired {numbers.level(gap)} interval "
+        f"{numbers.points_interval(gap)} points."
+    )
+    tone: Tone = "worse" if gap.high < 0 else "better" if gap.low > 0 else "plain"
+    return Answer(question, f"{numbers.points(gap.value)} points", sentence, tone, budget)
+
+
+def _right_so_far(report: RunReport, question: str, budget: BudgetLine | None) -> Answer:
+    """Answer from the last row judged on the validation split."""
+    before = report.rows[0].validation
+    judged = [(row, row.validation) for row in made(report)[1:] if row.validation]
+    if before is None or not judged:
+        return Answer(question, numbers.DASH, "No stage has been judged yet.", "plain", budget)
+    row, after = judged[-1]
+    sentence = (
+        f"On validation after row {row.index} ({row.label}): {numbers.percent(before.accuracy)} "
+        f"{numbers.ARROW} {numbers.percent(after.accuracy)}. The test split has not been used."
+    )
+    return Answer(question, f"{numbers.points(after.accuracy - before.accuracy)} points", sentence, "plain", budget)
+
+
+def _smaller(report: RunReport) -> Answer:
+    """Answer from the size of the result."""
+    question = "Is it smaller?"
+    budget = _budget(report, "size")
+    first = report.rows[0]
+    last = result(report)
+    if last is first or not first.size_bytes or not last.size_bytes:
+        return Answer(question, numbers.DASH, "No file has been weighed yet.", "plain", budget)
+    factor = first.size_bytes / last.size_bytes
+    sentence = f"{numbers.size(first.size_bytes)} {numbers.ARROW} {numbers.size(last.size_bytes)} on disk, "
+    sentence += f"{numbers.size(first.gzip_bytes)} {numbers.ARROW} {numbers.size(last.gzip_bytes)} with gzip."
+    if factor >= 1:
+        return Answer(
+            question, f"{numbers.ratio(factor)} smaller", sentence, "better" if factor > 1 else "plain", budget
+        )
+    return Answer(question, f"{numbers.ratio(1 / factor)} larger", sentence, "worse", budget)
+
+
+def _budget(report: RunReport, name: str) -> BudgetLine | None:
+    """Return the budget's line of that name, if the recipe asks for one."""
+    return next((line for line in report.budget if line.name == name), None)

@@ -1,0 +1,223 @@
+"""The report as Markdown with GitHub's tables, for a pull request or a notebook."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pipeline.core.printable import printable
+from pipeline.report import numbers
+from pipeline.report.run import facts, headline, precision_rows, rows
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pipeline.results.run import RunReport
+
+_ESCAPED = str.maketrans({letter: f"\\{letter}" for letter in "\\`*[]|"} | {"<": "&lt;", ">": "&gt;", "\n": " "})
+
+_CANDIDATE = (
+    *("#", "Candidate", "Verdict", "Engine", "Precision", "Calibration", "Recovery", "Left in float", "SQNR"),
+    *("Accuracy, change in points", "Latency", "Speedup", "Saturated sums", "Size"),
+)
+
+
+def render(report: RunReport) -> str:
+    """Return the whole report; text from the run is escaped."""
+    parts = [
+        f"# {escape(report.name)}",
+        escape(" \N{MIDDLE DOT} ".join(facts.about(report))),
+        _banner(report),
+        _answers(report),
+        _stages(report),
+        *_searches(report),
+        _final(report),
+        _runtimes(report),
+        facts_list("How it was measured", facts.header(report)),
+        _budget(report),
+        *(_changed(report)),
+        "## Recipe\n\n```json\n" + facts.recipe_text(report) + "\n```",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def escape(text: str) -> str:
+    """Make text safe inside a paragraph or a table cell."""
+    return printable(text).translate(_ESCAPED)
+
+
+def table(names: Sequence[str], aligned: str, cells: Sequence[Sequence[str]]) -> str:
+    """Write a table; `aligned` has one letter for each column: l or r."""
+    rule = ["---:" if side == "r" else "---" for side in aligned]
+    return "\n".join("| " + " | ".join(line) + " |" for line in (names, rule, *cells))
+
+
+def _joined(text: str, note: str) -> str:
+    """Write a number and the smaller text that belongs to it."""
+    return f"{text} {note}".rstrip()
+
+
+def _banner(report: RunReport) -> str:
+    """Write what kept the run from finishing."""
+    found = headline.banner(report)
+    return f"> **{escape(found)}**" if found else ""
+
+
+def _answers(report: RunReport) -> str:
+    """Write the three questions with their answers as a list."""
+    return "\n".join(
+        f"- {answer.question} **{answer.number}**. {escape(answer.sentence)}" for answer in headline.answers(report)
+    )
+
+
+def _budget(report: RunReport) -> str:
+    """Write the budget with what was found."""
+    if not report.budget:
+        return ""
+    cells = [
+        (line.name.replace("_", " "), escape(line.asked), escape(line.found), f"**{line.verdict}**")
+        for line in report.budget
+    ]
+    return "## Budget\n\n" + table(("Budget", "Asked", "Found", "Verdict"), "llll", cells)
+
+
+def _stages(report: RunReport) -> str:
+    """Write the stage table."""
+    if not report.rows:
+        return ""
+    where = rows.place(report.target.runtime, report.target.threads)
+    names = [
+        "#",
+        "Stage",
+        "Bought, against the row before",
+        "Accuracy",
+        "Change, points",
+        f"Latency, {where}",
+        "Speedup",
+    ]
+    names += ["MACs", "Parameters", "Size", "gzip", "Took"]
+    return "## Which stage bought what\n\n" + table(names, "rllrrrrrrrrr", [_line(line) for line in rows.lines(report)])
+
+
+def _line(line: rows.Line) -> tuple[str, ...]:
+    """Write one row of the stage table."""
+    bought = ", ".join(f"**{chip.text}**" if chip.tone == "nothing" else escape(chip.text) for chip in line.chips)
+    label = f"**{escape(line.label)}**" + (f" ({escape(line.settings)})" if line.settings else "")
+    return (
+        str(line.index),
+        label + (" **result**" if line.role == "result" else ""),
+        "<br>".join(part for part in (bought, escape(line.verdict)) if part),
+        line.accuracy.text,
+        line.accuracy.note or numbers.DASH,
+        _joined(line.latency.text, line.latency.note) + (" contended" if line.contended else ""),
+        _joined(line.speedup.text, line.speedup.note),
+        line.macs,
+        line.parameters,
+        line.raw,
+        line.gzip,
+        line.seconds,
+    )
+
+
+def _searches(report: RunReport) -> list[str]:
+    """Write each search for a precision: its terms, every candidate, and the layers that were tried in float."""
+    found = []
+    for row, plan in precision_rows.searches(report):
+        label, sentence = precision_rows.conclusion(plan)
+        found.append(facts_list(precision_rows.title(row), precision_rows.about(plan)))
+        found.append(f"Chosen: **{escape(label)}**. {escape(sentence)}")
+        found.append(table(_CANDIDATE, "rlllllllrrrrrr", [_candidate(each) for each in precision_rows.lines(plan)]))
+        found.append(precision_rows.READ)
+        if layers := [_layer(each) for each in precision_rows.layer_lines(plan)]:
+            found += [table(("Layer", "Nodes", "Gained", "Speedup over int8", "Verdict"), "llrrl", layers)]
+            found += [precision_rows.READ_LAYERS]
+    return found
+
+
+def _candidate(line: precision_rows.Line) -> tuple[str, ...]:
+    """Write one file that was tried."""
+    nodes = f" ({', '.join(line.nodes)})" if line.nodes else ""
+    return (
+        str(line.number),
+        f"**{escape(line.label)}**",
+        _verdict(line.verdict, line.reason),
+        escape(line.engine),
+        escape(_joined(line.precision.text, line.precision.note)),
+        escape(line.calibration),
+        escape(line.recovery),
+        escape(line.in_float + nodes),
+        line.decibels,
+        _joined(line.accuracy.text, line.accuracy.note),
+        _joined(line.latency.text, line.latency.note),
+        _joined(line.speedup.text, line.speedup.note),
+        line.saturated,
+        line.size,
+    )
+
+
+def _layer(line: precision_rows.LayerLine) -> tuple[str, ...]:
+    """Write one layer that was tried in float."""
+    nodes = ", ".join(map(escape, line.nodes)) or numbers.DASH
+    factor = _joined(line.speedup.text, line.speedup.note)
+    return f"**{escape(line.name)}**", nodes, line.decibels, factor, _verdict(line.verdict, line.reason)
+
+
+def _verdict(word: str, reason: str) -> str:
+    """Write a verdict and why."""
+    return f"**{word}**: {escape(reason)}" if reason else f"**{word}**"
+
+
+def _final(report: RunReport) -> str:
+    """Write the final test."""
+    if report.final is None:
+        return ""
+    found = headline.difference(report.final.difference, report.final.result.images)
+    told = (
+        f"{headline.judgement(report.final)}: **{found}** ({numbers.level(report.final.difference)} paired interval)."
+    )
+    names = ("Metric", "Original", "Result", "Change, points")
+    return f"## Final test\n\n{told}\n\n" + table(names, "lrrr", headline.metrics(report.final))
+
+
+def _runtimes(report: RunReport) -> str:
+    """Write the timings of every file in every runtime."""
+    found = rows.runtime_table(report)
+    if not found.files:
+        return ""
+    names = ["File", *(f"{name}: {what}" for name in found.runtimes for what in ("latency", "speedup"))]
+    cells = [
+        [f"{index} {escape(label)}", *(text for cell in taken for text in _runtime_cells(cell))]
+        for index, label, taken in found.files
+    ]
+    listed = table(names, "l" + "r" * (len(names) - 1), cells)
+    return f"## Every file in every runtime\n\n{listed}\n\n{rows.PAIRED}"
+
+
+def _runtime_cells(cell: rows.RuntimeCell) -> tuple[str, str]:
+    """Write latency and speedup of one file in one runtime, wall time first, then CPU time."""
+    time = _joined(cell.milliseconds, cell.milliseconds_bounds)
+    factor = _joined(cell.speedup, cell.speedup_bounds)
+    return (
+        time + (f", CPU {cell.cpu_milliseconds}" if cell.cpu_milliseconds else ""),
+        factor
+        + (f", CPU {cell.cpu_speedup}" if cell.cpu_speedup else "")
+        + (" **contended**" if cell.contended else ""),
+    )
+
+
+def facts_list(title: str, pairs: facts.Facts, mark: str = "##") -> str:
+    """Write keys and values as a list."""
+    return f"{mark} {escape(title)}\n\n" + "\n".join(f"- {escape(name)}: {escape(text)}" for name, text in pairs)
+
+
+def _changed(report: RunReport) -> list[str]:
+    """Write what each stage changed, and the file that it shipped."""
+    if not report.rows:
+        return []
+    found = ["## What each stage changed"]
+    for row in report.rows:
+        about = (
+            *facts.flat(precision_rows.beside_plan(row)),
+            ("file", f"{row.folder}, {row.form}, sha256 {row.digest}"),
+        )
+        found.append(facts_list(f"{row.index} {row.label}", about, "###"))
+    return found

@@ -1,0 +1,204 @@
+"""The report's drawings as inline SVG: accuracy over latency, and size for each stage.
+
+Colours, fonts and dark mode come from the page's style sheet by class name. Shapes differ as well as colours: the
+original is a hollow square, the result a filled diamond.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from markupsafe import Markup
+
+from pipeline.report import numbers
+from pipeline.report.drawing import chart, svg
+from pipeline.report.drawing.chart import Named
+from pipeline.report.drawing.placement import Axis, Box, axis
+from pipeline.report.run import rows
+from pipeline.report.run.gains import made, timing
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pipeline.results.run import Accuracy, Interval, Row, RunReport
+
+_WIDE = 660
+_WIDE_SIZES = 500
+_NARROW = 360
+_HEIGHT = 400
+_BAR_STEP = 34
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A row that has both accuracy and latency."""
+
+    row: Row
+    accuracy: Accuracy
+    milliseconds: Interval
+
+
+@dataclass(frozen=True)
+class Point:
+    """One file in the accuracy-latency plot, in pixels; whiskers as (low, high)."""
+
+    x: float
+    y: float
+    x_bounds: tuple[float, float]
+    y_bounds: tuple[float, float]
+    number: str
+    name: str
+    role: rows.Role
+
+
+def accuracy_over_latency(report: RunReport, *, wide: bool = True) -> Markup:
+    """Draw validation accuracy over milliseconds in the target runtime; empty when fewer than two files have both.
+
+    Whiskers: the latency's interval, and Wilson's 95 % interval of the accuracy. The last file that has both is drawn
+    as the result.
+    """
+    drawn = _judged(report)
+    if len(drawn) < 2:  # noqa: PLR2004 - one point compares nothing
+        return Markup()
+    width = _WIDE if wide else _NARROW
+    frame = Box(46, 34, width - 14, _HEIGHT - 46)
+    across, up = _axes(drawn, frame, most=8 if wide else 5)
+    roles: list[rows.Role] = ["stage"] * len(drawn)
+    roles[0], roles[-1] = "original", "result"
+    found = [_point(each, across, up, role) for each, role in zip(drawn, roles, strict=True)]
+    title = "Validation accuracy over latency"
+    where = f"{rows.place(report.target.runtime, report.target.threads)}, batch {report.target.batch}"
+    parts = [
+        chart.grid(across, up, frame),
+        _titles(frame, f"Milliseconds, {where}"),
+        _path(found),
+        *(_whiskers(point) for point in found),
+        *(_symbol(point) for point in (*found[1:-1], found[0], found[-1])),
+        *_labels(found, frame),
+    ]
+    return svg.picture((width, _HEIGHT), title, _description(drawn), parts)
+
+
+def sizes(report: RunReport, *, wide: bool = True) -> Markup:
+    """Draw the bytes of every file as two bars, raw and compressed with gzip; empty when nothing was weighed."""
+    largest = max((row.size_bytes or 0 for row in report.rows), default=0)
+    if not largest:
+        return Markup()
+    width, start = (_WIDE_SIZES, 140.0) if wide else (_NARROW, 112.0)
+    scale = Axis(0, largest, start, width - 66, ())
+    parts = [_size_bars(row, scale, top=8 + _BAR_STEP * line) for line, row in enumerate(made(report))]
+    told = "; ".join(f"{row.label}: {numbers.size(row.size_bytes)}" for row in made(report))
+    return svg.picture((width, 12 + _BAR_STEP * len(made(report))), "Size on disk and with gzip", told, parts)
+
+
+def _judged(report: RunReport) -> list[Judged]:
+    """Return the rows with accuracy and latency."""
+    return [
+        Judged(row, row.validation, taken.milliseconds)
+        for row in made(report)
+        if row.validation and (taken := timing(row, report.target))
+    ]
+
+
+def _axes(drawn: Sequence[Judged], frame: Box, most: int) -> tuple[Axis, Axis]:
+    """Return the scale of milliseconds, from zero, and that of accuracy in percent, around what was found."""
+    spans = [numbers.wilson(each.accuracy) for each in drawn]
+    lowest, highest = 100 * min(low for low, _ in spans), 100 * max(high for _, high in spans)
+    slowest = max(max(each.milliseconds.value, each.milliseconds.high) for each in drawn)
+    across = axis(0, slowest, frame.left, frame.right, most=most)
+    return across, axis(lowest, highest, frame.bottom, frame.top, most=7)
+
+
+def _point(judged: Judged, across: Axis, up: Axis, role: rows.Role) -> Point:
+    """Put one row on the scales."""
+    low, high = numbers.wilson(judged.accuracy)
+    taken = judged.milliseconds
+    return Point(
+        x=across(taken.value),
+        y=up(100 * judged.accuracy.accuracy),
+        x_bounds=(across(taken.low), across(taken.high)),
+        y_bounds=(up(100 * low), up(100 * high)),
+        number=str(judged.row.index),
+        name=_label(judged.row),
+        role=role,
+    )
+
+
+def _label(row: Row) -> str:
+    """Write a row's number and label, cut where they would need too much room."""
+    return chart.shortened(f"{row.index} {row.label}")
+
+
+def _description(drawn: Sequence[Judged]) -> str:
+    """Tell the plot to those who cannot see it."""
+    return "; ".join(
+        f"{each.row.label}: {numbers.milliseconds(each.milliseconds.value)}, {numbers.percent(each.accuracy.accuracy)}"
+        for each in drawn
+    )
+
+
+def _titles(frame: Box, across: str) -> Markup:
+    """Name the axes and say where better is."""
+    middle = (frame.left + frame.right) / 2
+    return Markup("").join(
+        [
+            svg.text("name", 4, 16, "Validation accuracy, %"),
+            svg.text("name", middle, frame.bottom + 38, across, "middle"),
+            svg.text("hint", frame.left + 8, frame.top + 16, "\N{NORTH WEST ARROW} better"),
+        ]
+    )
+
+
+def _path(points: Sequence[Point]) -> Markup:
+    """Draw the way from the original to the result."""
+    way = " ".join(f"{point.x:.1f},{point.y:.1f}" for point in points)
+    return Markup('<polyline class="way" points="{}"/>').format(way)
+
+
+def _whiskers(point: Point) -> Markup:
+    """Draw the two intervals of one point."""
+    kind = f"whisker {point.role}"
+    return svg.line(kind, point.x_bounds[0], point.y, point.x_bounds[1], point.y) + svg.line(
+        kind, point.x, point.y_bounds[0], point.x, point.y_bounds[1]
+    )
+
+
+def _symbol(point: Point) -> Markup:
+    """Draw one point: hollow square, dot or diamond."""
+    x, y = point.x, point.y
+    if point.role == "original":
+        frame = Markup('<rect class="symbol original" x="{:.1f}" y="{:.1f}" width="12" height="12"/>')
+        return frame.format(x - 6, y - 6)
+    if point.role == "result":
+        frame = Markup('<path class="symbol result" d="M{0:.1f} {1:.1f}l8 8l-8 8l-8 -8z"/>')
+        return frame.format(x, y - 8)
+    return Markup('<circle class="symbol stage" cx="{:.1f}" cy="{:.1f}" r="4.5"/>').format(x, y)
+
+
+def _labels(points: Sequence[Point], frame: Box) -> list[Markup]:
+    """Write each point's label; the result and the original keep their names."""
+    named = [
+        Named(
+            point.x,
+            point.y,
+            point.name,
+            point.number,
+            Box(point.x - 2, point.y_bounds[1], point.x + 2, point.y_bounds[0]),
+            strong=point.role != "stage",
+        )
+        for point in (points[-1], points[0], *points[1:-1])
+    ]
+    return chart.labels(named, frame)
+
+
+def _size_bars(row: Row, scale: Axis, top: float) -> Markup:
+    """Draw one row's label and its two bars with their numbers."""
+    parts = [svg.text("label", scale.start - 10, top + 17, _label(row), "end")]
+    for kind, number, offset in (("raw", row.size_bytes, 0), ("gzip", row.gzip_bytes, 13)):
+        end = scale(number or 0)
+        if number is not None:
+            frame = Markup('<rect class="bar {}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="11"/>')
+            parts.append(frame.format(kind, scale.start, top + offset, max(1.0, end - scale.start)))
+        parts.append(svg.text("tick", end + 6, top + offset + 10, numbers.size(number)))
+    return Markup("").join(parts)

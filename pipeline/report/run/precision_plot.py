@@ -1,0 +1,211 @@
+"""The drawing of a search for a precision: change in accuracy over speedup, one point for each file that has both.
+
+Colours, fonts and dark mode come from the page's style sheet by class name. Shapes differ as well: the float file is
+a hollow square, the chosen file a filled diamond, one that was kept a filled circle, one that was dropped a cross.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from markupsafe import Markup
+
+from pipeline.report import numbers
+from pipeline.report.drawing import chart, svg
+from pipeline.report.drawing.chart import Named
+from pipeline.report.drawing.placement import CHARACTER_WIDTH, LINE_HEIGHT, Axis, Box, axis
+from pipeline.report.run import precision_rows, rows
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from pipeline.results.precision import CandidateFile, PrecisionPlan
+    from pipeline.results.run import Interval
+
+_WIDE, _NARROW, _HEIGHT = 1000, 360, 420
+_LETTERS_WIDE, _LETTERS_NARROW = 40, 22
+_ROOM = 210  # px that the name of the float file's speed needs, beside the word in the corner
+#: A file that lost more than this many points, and four times what may be lost, is drawn at the lower edge.
+_DEEPEST, _TIMES_ALLOWED = 3.0, 4.0
+
+
+@dataclass(frozen=True)
+class _Point:
+    """One candidate on the scales: both intervals, those of the float file being what all others are compared with."""
+
+    number: int
+    candidate: CandidateFile
+    gap: Interval | None
+    factor: Interval | None
+
+    @property
+    def role(self) -> str:
+        """Its state, or `float` for the float file."""
+        return self.candidate.state if self.number else "float"
+
+    @property
+    def change(self) -> float:
+        """The change in accuracy in points."""
+        return 100 * self.gap.value if self.gap else 0.0
+
+    @property
+    def changes(self) -> tuple[float, float]:
+        """The interval of the change in points."""
+        return (100 * self.gap.low, 100 * self.gap.high) if self.gap else (0.0, 0.0)
+
+    @property
+    def speed(self) -> float:
+        """The speedup."""
+        return self.factor.value if self.factor else 1.0
+
+    @property
+    def speeds(self) -> tuple[float, float]:
+        """The interval of the speedup."""
+        return (self.factor.low, self.factor.high) if self.factor else (1.0, 1.0)
+
+
+def accuracy_over_speedup(plan: PrecisionPlan, *, wide: bool = True) -> Markup:
+    """Draw the change in accuracy over the speedup; empty when no candidate but the float file has both.
+
+    Lines: the allowed drop, and the float file's speed. Whiskers: the intervals of both numbers.
+    """
+    drawn = _drawn(plan)
+    if len(drawn) < 2:  # noqa: PLR2004 - one point compares nothing
+        return Markup()
+    width = _WIDE if wide else _NARROW
+    frame = Box(52, 48, width - 14, _HEIGHT - 46)
+    across, up = _axes(drawn, plan, frame, most=10 if wide else 6)
+    plot = _Plot(plan, frame, across, up, _LETTERS_WIDE if wide else _LETTERS_NARROW)
+    return svg.picture((width, _HEIGHT), "Change in accuracy over speedup", _description(drawn), plot.parts(drawn))
+
+
+def not_drawn(plan: PrecisionPlan) -> str:
+    """Say how many candidates lack one of the two numbers, or nothing."""
+    left = len(plan.candidates) - len(_drawn(plan))
+    return f"{numbers.plural(left, 'candidate')} without one of the two numbers not drawn." if left else ""
+
+
+def _drawn(plan: PrecisionPlan) -> list[_Point]:
+    """Return the float file and the candidates with both numbers."""
+    points = [_Point(number, each, each.difference, each.speedup) for number, each in enumerate(plan.candidates)]
+    return [point for point in points if point.number == 0 or (point.gap and point.factor)]
+
+
+def _axes(drawn: Sequence[_Point], plan: PrecisionPlan, frame: Box, most: int) -> tuple[Axis, Axis]:
+    """Return the scale of speedups and that of points, which ends where reading a loss would help nobody."""
+    deepest = -max(_DEEPEST, _TIMES_ALLOWED * plan.accuracy_drop)
+    lowest = min(-1.2 * plan.accuracy_drop, *(min(point.change, point.changes[0]) for point in drawn))
+    highest = max(0.0, *(max(point.change, point.changes[1]) for point in drawn))
+    slowest = min(1.0, *(min(point.speed, point.speeds[0]) for point in drawn))
+    fastest = max(1.0, *(max(point.speed, point.speeds[1]) for point in drawn))
+    across = axis(slowest, fastest, frame.left, frame.right, most=most)
+    return across, axis(max(lowest, deepest), highest, frame.bottom, frame.top, most=8)
+
+
+@dataclass(frozen=True)
+class _Plot:
+    """Draws points on two scales; labels have at most so many letters."""
+
+    plan: PrecisionPlan
+    frame: Box
+    across: Axis
+    up: Axis
+    letters: int
+
+    def parts(self, drawn: Sequence[_Point]) -> Iterator[Markup]:
+        """Yield everything, what lies below first; the chosen file is drawn last and labelled first."""
+        chosen = self.plan.chosen
+        ordered = sorted(drawn, key=lambda point: (point.number == chosen, point.number == 0, point.number))
+        yield chart.grid(self.across, self.up, self.frame)
+        yield from self._limits()
+        yield from self._titles()
+        yield from (self._candidate(point) for point in ordered)
+        named = [self._named(point) for point in reversed(ordered)]
+        yield from chart.labels(named, self.frame, self._beside())
+
+    def _limits(self) -> Iterator[Markup]:
+        """Yield the field where a file may ship, the line of the allowed drop, and that of the float file's speed."""
+        frame, drop, same = self.frame, self.up(-self.plan.accuracy_drop), self.across(1.0)
+        yield svg.rectangle("allowed", same, frame.top, frame.right - same, drop - frame.top)
+        yield svg.line("limit", frame.left, drop, frame.right, drop)
+        yield svg.line("limit", same, frame.top, same, frame.bottom)
+        yield svg.text("hint", frame.right - 4, drop + 14, self._allowed, "end")
+        anchor = "start" if same < frame.right - _ROOM else "end"
+        yield svg.text("hint", same, frame.top - 6, "1x, as fast as float", anchor)
+
+    @property
+    def _allowed(self) -> str:
+        """The name of the line of the allowed drop."""
+        return f"allowed: {numbers.points(-self.plan.accuracy_drop / 100)} points"
+
+    def _beside(self) -> tuple[Box, Box, Box]:
+        """Return the boxes of both lines and of the name of the lower one, which labels had better not cover."""
+        frame, drop, same = self.frame, self.up(-self.plan.accuracy_drop), self.across(1.0)
+        words = Box(frame.right - 4 - CHARACTER_WIDTH * len(self._allowed), drop, frame.right, drop + LINE_HEIGHT + 3)
+        return words, Box(frame.left, drop - 2, frame.right, drop + 2), Box(same - 2, frame.top, same + 2, frame.bottom)
+
+    def _titles(self) -> Iterator[Markup]:
+        """Name the axes and say where better is."""
+        frame = self.frame
+        where = rows.place(self.plan.runtime, self.plan.threads)
+        middle = (frame.left + frame.right) / 2
+        yield svg.text("name", 4, 16, "Change in validation accuracy, points")
+        yield svg.text("name", middle, frame.bottom + 38, f"Speedup over the float file, {where}", "middle")
+        yield svg.text("hint", frame.right, frame.top - 6, "better \N{NORTH EAST ARROW}", "end")
+
+    def _height(self, change: float) -> float:
+        """Return the pixel of a change in accuracy; what lies below the scale comes to its edge."""
+        return self.up(max(change, self.up.low))
+
+    def _candidate(self, point: _Point) -> Markup:
+        """Draw one candidate with its whiskers, and all that is known of it as a tooltip."""
+        x, y = self.across(point.speed), self._height(point.change)
+        slow, fast = map(self.across, point.speeds)
+        low, high = map(self._height, point.changes)
+        kind = f"whisker {point.role}"
+        parts = [svg.line(kind, slow, y, fast, y), svg.line(kind, x, low, x, high)]
+        if point.change < self.up.low:
+            parts.append(_shape("below", f"M{x - 5:.1f} {y + 7:.1f}h10l-5 8z"))
+        parts += self._symbols(point, x, y)
+        return svg.group("candidate", parts, precision_rows.told(precision_rows.line(point.number, point.candidate)))
+
+    def _symbols(self, point: _Point, x: float, y: float) -> Iterator[Markup]:
+        """Yield the sign of one candidate; the float file that was chosen has both signs."""
+        if point.number == 0:
+            yield svg.rectangle("symbol float", x - 6, y - 6, 12, 12)
+        if point.number == self.plan.chosen:
+            size = 8 if point.number else 5
+            yield _shape("symbol chosen", f"M{x:.1f} {y - size:.1f}l{size} {size}l-{size} {size}l-{size} -{size}z")
+        elif point.role == "dropped":
+            yield _shape("symbol dropped", f"M{x - 5:.1f} {y - 5:.1f}l10 10m0 -10l-10 10")
+        elif point.number:
+            yield svg.circle("symbol kept", x, y, 5)
+
+    def _named(self, point: _Point) -> Named:
+        """Return a candidate's label; one below the scale has its number of points with it."""
+        x = self.across(point.speed)
+        low, high = map(self._height, point.changes)
+        beyond = f" ({numbers.points(point.change / 100, 1)})" if point.change < self.up.low else ""
+        return Named(
+            x,
+            self._height(point.change),
+            chart.shortened(f"{point.number} {point.candidate.label}", self.letters) + beyond,
+            f"{point.number}{beyond}",
+            Box(x - 2, high, x + 2, low),
+            strong=point.number in {0, self.plan.chosen},
+        )
+
+
+def _shape(kind: str, path: str) -> Markup:
+    """Draw a path."""
+    return Markup('<path class="{}" d="{}"/>').format(kind, path)
+
+
+def _description(drawn: Sequence[_Point]) -> str:
+    """Tell the drawing to those who cannot see it."""
+    return "; ".join(
+        f"{point.number} {point.candidate.label}: {numbers.ratio(point.speed)}, "
+        f"{numbers.points(point.change / 100)} points, {point.candidate.state}"
+        for point in drawn
+    )

@@ -1,0 +1,199 @@
+"""The report's stage table as text: one line for each row of a run, ready for terminal, Markdown and HTML."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from pipeline.report import numbers
+from pipeline.report.run.gains import made, result, timing, told
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pipeline.report.run.gains import Chip
+    from pipeline.results.run import Interval, Row, RunReport, Timing
+
+Role = Literal["original", "stage", "result"]
+
+#: What has to be known to read the table of runtimes.
+PAIRED = (
+    "Speedups are paired: each is taken in the same rounds as the original's FP32 file in the same runtime with the "
+    "same number of threads. Milliseconds are wall time, CPU is the process's own time. Contended: the two speedups "
+    "disagree, so something else was using the machine."
+)
+
+_SETTINGS_SHOWN = 4
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A number and the smaller text that belongs to it, such as its interval. `share` (0 to 1) draws a bar."""
+
+    text: str = numbers.DASH
+    note: str = ""
+    share: float | None = None
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row of the stage table as text. `verdict` is what the chips leave of it."""
+
+    index: int
+    label: str
+    settings: str
+    role: Role
+    chips: tuple[Chip, ...]
+    verdict: str
+    accuracy: Cell
+    latency: Cell
+    speedup: Cell
+    macs: str
+    parameters: str
+    raw: str
+    gzip: str
+    seconds: str
+    contended: bool
+
+    @property
+    def bought_nothing(self) -> bool:
+        """Whether the verdict says that the stage improved nothing."""
+        return any(chip.tone == "nothing" for chip in self.chips)
+
+
+@dataclass(frozen=True)
+class RuntimeCell:
+    """Timing of one file in one runtime as text."""
+
+    milliseconds: str = numbers.DASH
+    milliseconds_bounds: str = ""
+    speedup: str = numbers.DASH
+    speedup_bounds: str = ""
+    cpu_milliseconds: str = ""
+    cpu_speedup: str = ""
+    contended: bool = False
+
+
+@dataclass(frozen=True)
+class RuntimeTable:
+    """Timings of all files (rows) in all runtimes (columns)."""
+
+    runtimes: tuple[str, ...]
+    files: tuple[tuple[int, str, tuple[RuntimeCell, ...]], ...]
+
+
+def lines(report: RunReport) -> tuple[Line, ...]:
+    """Return the stage table, the original first."""
+    slowest = max((t.milliseconds.value for row in report.rows if (t := timing(row, report.target))), default=0.0)
+    return tuple(_line(report, row, slowest) for row in report.rows)
+
+
+def role(report: RunReport, row: Row) -> Role:
+    """Return what a row is."""
+    if row is report.rows[0]:
+        return "original"
+    return "result" if row is result(report) else "stage"
+
+
+def place(runtime: str, threads: int) -> str:
+    """Write where a latency was taken: "onnxruntime, 1 thread"."""
+    return f"{runtime}, {numbers.plural(threads, 'thread')}"
+
+
+def runtime_table(report: RunReport) -> RuntimeTable:
+    """Return every timing of the run, file by runtime, the target's runtime first; only files that were timed."""
+    target = (report.target.runtime, report.target.threads)
+    keys = sorted({(t.runtime, t.threads) for row in report.rows for t in row.timings}, key=lambda k: (k != target, k))
+    files = []
+    for row in made(report):
+        taken = {(t.runtime, t.threads): t for t in row.timings}
+        if taken:
+            files.append((row.index, row.label, tuple(_runtime_cell(taken.get(key)) for key in keys)))
+    return RuntimeTable(tuple(place(*key) for key in keys), tuple(files))
+
+
+def _line(report: RunReport, row: Row, slowest: float) -> Line:
+    """Write one row as text."""
+    taken = timing(row, report.target)
+    chips, rest = told(row.verdict)
+    return Line(
+        index=row.index,
+        label=row.label,
+        settings=settings(row),
+        role=role(report, row),
+        chips=chips,
+        verdict=rest,
+        accuracy=_accuracy(row, report.rows[0]),
+        latency=_latency(taken, slowest),
+        speedup=_interval(taken.speedup, numbers.ratio) if taken else Cell(),
+        macs=numbers.count(row.macs),
+        parameters=numbers.count(row.parameters),
+        raw=numbers.size(row.size_bytes),
+        gzip=numbers.size(row.gzip_bytes),
+        seconds="cached" if row.cached else numbers.duration(row.seconds),
+        contended=taken is not None and taken.contended,
+    )
+
+
+def settings(row: Row) -> str:
+    """Write the first settings of a stage, in the order in which the stage declares them; absent ones are left out."""
+    known = {row.kind, *row.label.split()}
+    given = [(key, value) for key, value in row.config.items() if value is not None and str(value) not in known]
+    shown = [f"{key} {short(value)}" for key, value in given[:_SETTINGS_SHOWN]]
+    return ", ".join([*shown, "..."] if len(given) > _SETTINGS_SHOWN else shown)
+
+
+def short(value: Any) -> str:  # noqa: ANN401 - whatever JSON holds
+    """Write a setting's value in a few words; nested settings in parentheses."""
+    if isinstance(value, dict):
+        return "(" + ", ".join(f"{key} {short(inner)}" for key, inner in value.items()) + ")"
+    if isinstance(value, list | tuple):
+        return " ".join(short(inner) for inner in value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return "none" if value is None else str(value)
+
+
+def _accuracy(row: Row, original: Row) -> Cell:
+    """Write validation accuracy and its change against the original in points."""
+    if row.validation is None:
+        return Cell()
+    if row is original or original.validation is None:
+        return Cell(numbers.percent(row.validation.accuracy))
+    change = row.validation.accuracy - original.validation.accuracy
+    return Cell(numbers.percent(row.validation.accuracy), numbers.points(change))
+
+
+def _latency(taken: Timing | None, slowest: float) -> Cell:
+    """Write milliseconds with their interval, and how long a bar to draw."""
+    if taken is None:
+        return Cell()
+    value = taken.milliseconds
+    return Cell(numbers.milliseconds(value.value), numbers.bounds(value), value.value / slowest if slowest else None)
+
+
+def _interval(interval: Interval | None, write: Callable[[float | None], str]) -> Cell:
+    """Write an estimate with its interval, or a dash."""
+    return Cell(write(interval.value), numbers.bounds(interval)) if interval else Cell()
+
+
+def _runtime_cell(taken: Timing | None) -> RuntimeCell:
+    """Write everything that was timed for one file in one runtime."""
+    if taken is None:
+        return RuntimeCell()
+    return RuntimeCell(
+        milliseconds=numbers.milliseconds(taken.milliseconds.value),
+        milliseconds_bounds=numbers.bounds(taken.milliseconds),
+        speedup=numbers.ratio(taken.speedup.value if taken.speedup else None),
+        speedup_bounds=numbers.bounds(taken.speedup),
+        cpu_milliseconds=_with_bounds(taken.cpu_milliseconds, numbers.milliseconds),
+        cpu_speedup=_with_bounds(taken.cpu_speedup, numbers.ratio),
+        contended=taken.contended,
+    )
+
+
+def _with_bounds(interval: Interval | None, write: Callable[[float | None], str]) -> str:
+    """Write an estimate and its interval on one line, or nothing."""
+    return f"{write(interval.value)} {numbers.bounds(interval)}" if interval else ""
