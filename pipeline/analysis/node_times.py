@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.analysis.feeds import image_feeds
 from pipeline.core.errors import InputError
+from pipeline.core.runtimes import FORMS, RUNTIMES, form_of, loaded
 from pipeline.export.openvino import openvino_specs, read_openvino
 from pipeline.onnx_graph.file import onnx_specs, read_onnx
 
@@ -55,12 +56,13 @@ def node_times(file: Path, runtime: Runtime, feed: Feed, *, runs: int = 50, thre
     Raises:
         InputError: the runtime cannot read the file, or has no profiler here.
     """
-    if runtime == "onnxruntime" and file.suffix != ".xml":
-        from pipeline.analysis import onnxruntime_times as node_times_onnxruntime  # noqa: PLC0415 - one of two runtimes
-
-        return node_times_onnxruntime.profile(file, feed, runs=runs, threads=threads)
-    if runtime == "openvino":
-        from pipeline.analysis import openvino_times as node_times_openvino  # noqa: PLC0415 - one of two runtimes
-
-        return node_times_openvino.profile(file, feed, runs=runs, threads=threads)
-    raise InputError(f"{file}: {runtime} cannot profile it; allowed are onnxruntime for .onnx, openvino for both")
+    facts = RUNTIMES[runtime]
+    if not facts.profiler or (form_of(file) or "onnx") not in facts.reads:
+        allowed = "; ".join(
+            f"{name} for {' and '.join(FORMS[form].suffix for form in each.reads)}"
+            for name, each in RUNTIMES.items()
+            if each.profiler
+        )
+        raise InputError(f"{file}: {runtime} cannot profile it; allowed are {allowed}")
+    times: NodeTimes = loaded(facts.profiler).profile(file, feed, runs=runs, threads=threads)
+    return times

@@ -38,6 +38,7 @@ from pipeline.api.values import (
     Simplify,
 )
 from pipeline.core.errors import DeviceError, InputError, OutputsError, RecipeError, SecateurError
+from pipeline.core.runtimes import DEFAULT_RUNTIME
 from pipeline.core.stage import SilentProgress
 from pipeline.core.store import Store, default_root, read_artifact
 from pipeline.core.units import parse_duration, parse_margin
@@ -234,7 +235,7 @@ def compare(
     margin: str | float = "3%",
     budget: str = "30s",
     metric: Metric | None = None,
-    runtime: Runtime = "onnxruntime",
+    runtime: Runtime = DEFAULT_RUNTIME,
     threads: int = 1,
     tolerance: str | float | None = "10%",
     device: str = "local",

@@ -11,6 +11,7 @@ from pipeline import __version__
 from pipeline.bundle.json_text import json_text
 from pipeline.bundle.licences import data_licence, weights_licence
 from pipeline.bundle.selection import device_runtime
+from pipeline.core.runtimes import last_readable
 from pipeline.core.store import read_artifact
 from pipeline.results.bundle import (
     MANIFEST_FILE,
@@ -122,8 +123,8 @@ def _row(content: Content, runtime: Runtime) -> Row | None:
 def _accuracy(content: Content) -> BundledAccuracy:
     """Return what was found of the original and of the default runtime's file; of others the test says nothing."""
     report, shipped = content.report, _row(content, content.runtime)
-    readable = [row for row in report.rows if row.form != "openvino" or report.target.runtime == "openvino"]
-    tested = shipped is not None and readable[-1].digest == shipped.digest
+    judged = report.rows[last_readable((row.form for row in report.rows), report.target.runtime)]
+    tested = shipped is not None and judged.digest == shipped.digest
     return BundledAccuracy(
         validation_original=report.rows[0].validation,
         validation_result=shipped.validation if shipped else None,

@@ -16,6 +16,7 @@ from packaging.utils import canonicalize_name
 
 from pipeline.bundle.wheels import MACHINES, PLACES, wheels_of
 from pipeline.core.errors import InputError
+from pipeline.core.runtimes import RUNTIMES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from pipeline.bundle.content import Content
     from pipeline.bundle.wheels import Wheels
 
-#: Packages of the runtimes, by the runtimes' names.
-RUNTIMES = {"onnxruntime": "onnxruntime", "openvino": "openvino"}
 FILE = "requirements.txt"
 #: glibc of wheels whose tag does not say it.
 OLD_TAGS = {"manylinux1": 5, "manylinux2010": 12, "manylinux2014": 17}
@@ -54,7 +53,7 @@ def pinned(runtime: str) -> tuple[str, ...]:
         InputError: one of them is not installed here.
     """
     found: dict[str, str] = {}
-    waiting = ["numpy", RUNTIMES[runtime]]
+    waiting = ["numpy", RUNTIMES[runtime].package]
     while waiting:
         name = canonicalize_name(waiting.pop())
         if name not in found:

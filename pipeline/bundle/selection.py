@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 from pipeline.core.entry import ARTIFACT_FILE
 from pipeline.core.errors import InputError, ResourceError
+from pipeline.core.runtimes import RUNTIMES, exported_forms, shipping_runtimes
 from pipeline.core.store import read_artifact
-from pipeline.results.bundle import DeviceRuntime
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,10 +15,8 @@ if TYPE_CHECKING:
 
     from pipeline.core.artifact import Artifact, Form
     from pipeline.core.stage import Runtime
-    from pipeline.results.bundle import BundleOptions
+    from pipeline.results.bundle import BundleOptions, DeviceRuntime
     from pipeline.results.run import Row, RunReport
-
-RUNTIMES: tuple[DeviceRuntime, ...] = get_args(DeviceRuntime)
 
 
 def check_finished(report: RunReport, folder: Path) -> None:
@@ -30,7 +28,7 @@ def check_finished(report: RunReport, folder: Path) -> None:
 
 def last_rows(report: RunReport) -> dict[Form, Row]:
     """Return the row that made the last file of each exported form."""
-    made = [row for row in report.rows if row.form != "torch" and not row.looks and not row.skipped]
+    made = [row for row in report.rows if row.form in exported_forms() and not row.looks and not row.skipped]
     return {row.form: row for row in made}
 
 
@@ -44,14 +42,14 @@ def shipping(report: RunReport, options: BundleOptions) -> dict[DeviceRuntime, R
     if not rows:
         raise InputError(f'"{report.name}" exports no file; put {{kind: export, to: onnx}} into its recipe and run it')
     found: dict[DeviceRuntime, Row] = {}
-    for runtime in options.runtimes or RUNTIMES:
-        row = rows.get("openvino", rows.get("onnx")) if runtime == "openvino" else rows.get("onnx")
-        if row is None:
+    for runtime in options.runtimes or shipping_runtimes():
+        reads = RUNTIMES[runtime].reads
+        row = next((rows[form] for form in reads if form in rows), None)
+        if row is None and options.runtimes:
             made = ", ".join(sorted(rows))
             raise InputError(f"runtimes: {runtime} reads none of the exported forms ({made}); leave it out")
-        found[runtime] = row
-    if options.runtimes is None and "openvino" not in rows and report.target.runtime != "openvino":
-        del found["openvino"]
+        if row is not None and (options.runtimes or reads[0] in rows or runtime == report.target.runtime):
+            found[runtime] = row
     return found
 
 
@@ -62,7 +60,7 @@ def default_runtime(report: RunReport, rows: Mapping[DeviceRuntime, Row]) -> Dev
 
 def device_runtime(runtime: Runtime) -> DeviceRuntime:
     """Return a runtime as one that a device can have."""
-    return next(each for each in RUNTIMES if each == runtime)
+    return next(each for each in shipping_runtimes() if each == runtime)
 
 
 def stored(row: Row, run_folder: Path) -> Artifact:

@@ -20,6 +20,7 @@ from pipeline.bundle.json_text import json_text
 from pipeline.core.errors import InputError
 from pipeline.core.partial import write_whole
 from pipeline.core.paths import cache_root
+from pipeline.core.runtimes import shipping_runtimes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -146,9 +147,9 @@ def _cache_file(pin: str) -> Path:
 
 def main() -> None:
     """Write wheels.json for the versions that are installed here."""
-    from pipeline.bundle.requirements import RUNTIMES, pinned  # noqa: PLC0415 - it imports this module
+    from pipeline.bundle.requirements import pinned  # noqa: PLC0415 - it imports this module
 
-    pins = sorted({pin for runtime in RUNTIMES for pin in pinned(runtime)})
+    pins = sorted({pin for runtime in shipping_runtimes() for pin in pinned(runtime)})
     asked = {place: ask_pip(pins, place) for place in PLACES}
     wheels = {pin: {place: list(asked[place][pin]) for place in PLACES} for pin in pins}
     KNOWN.write_text(json_text({"schema_version": 1, "wheels": wheels}), encoding="utf-8")

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from pipeline.cli.choices import FileRuntime  # noqa: TC001 - typer reads annotations
 from pipeline.cli.say import say
+from pipeline.core.runtimes import shipping_runtimes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,7 +41,7 @@ def bundle(
     weights_licence: Annotated[str | None, typer.Option(metavar="SPDX", help="Licence of the weights.")] = None,
     runtime: Annotated[
         list[str] | None,
-        typer.Option(metavar="onnxruntime|openvino", help="Ship files for this runtime alone. Repeatable."),
+        typer.Option(metavar="|".join(shipping_runtimes()), help="Ship files for this runtime alone. Repeatable."),
     ] = None,
     sign: Annotated[Path | None, typer.Option(metavar="KEY", help="Secret key of minisign to sign with.")] = None,
     as_json: AsJson = False,
@@ -82,7 +84,7 @@ def verify(
         Path, typer.Argument(metavar="BUNDLE", help="Folder of a bundle, or its .tar.gz.", show_default=False)
     ],
     runtime: Annotated[
-        Literal["onnxruntime", "openvino"] | None,
+        FileRuntime | None,
         typer.Option(help="What runs the samples; the bundle's own by default."),
     ] = None,
     threads: Annotated[int, typer.Option(min=1, max=4096, help="Threads of the runtime.")] = 1,

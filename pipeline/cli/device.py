@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path  # noqa: TC003 - typer reads the annotations
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipeline.cli.choices import FileRuntime  # noqa: TC001 - typer reads annotations
 from pipeline.cli.say import say, say_json
+from pipeline.core.runtimes import DEFAULT_RUNTIME
 
 if TYPE_CHECKING:
     from pipeline.measure.visit import Visit
@@ -35,9 +37,7 @@ def doctor(
     device: Annotated[
         str, typer.Option(metavar="DEVICE", help="local, ssh://user@host:port, adb://serial, or a name.")
     ] = "local",
-    runtime: Annotated[
-        Literal["onnxruntime", "openvino"], typer.Option(help="Runtime that is measured with.")
-    ] = "onnxruntime",
+    runtime: Annotated[FileRuntime, typer.Option(help="Runtime that is measured with.")] = DEFAULT_RUNTIME,
     threads: Annotated[int, typer.Option(min=1, max=4096, help="Threads of one inference.")] = 1,
     aa: Annotated[int, typer.Option(min=2, max=10_000, help="How often a file is compared with its copy.")] = 10,
     budget: Annotated[str, typer.Option(metavar="TIME", help="Measuring time of one comparison: 2s.")] = "2s",

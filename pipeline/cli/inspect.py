@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline.cli.choices import FileRuntime  # noqa: TC001 - typer reads annotations
 from pipeline.cli.say import say, say_json
 from pipeline.core.errors import InputError
 from pipeline.core.quiet import printed_aside
@@ -74,8 +75,10 @@ def inspect(
     ] = None,
     images: Annotated[int, typer.Option(min=1, max=1_000_000, help="Of a file: how many inputs it is run on.")] = 32,
     runtime: Annotated[
-        Literal["onnxruntime", "openvino"] | None,
-        typer.Option(help="Of a file: what profiles it; left out, onnxruntime for .onnx and openvino for .xml."),
+        FileRuntime | None,
+        typer.Option(
+            help="Of a file: what profiles it; left out, onnxruntime for .onnx and openvino for .xml.",
+        ),
     ] = None,
     runs: Annotated[int, typer.Option(min=0, max=1_000_000, help="Of a file: profiled inferences; 0: no times.")] = 50,
     threads: Annotated[int, typer.Option(min=1, max=4096, help="Of a file: threads of the profiled inferences.")] = 1,

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from pipeline.cli.choices import AnyRuntime
 from pipeline.cli.say import say, say_json
 from pipeline.core.errors import DeviceError, InputError, SecateurError
+from pipeline.core.runtimes import DEFAULT_RUNTIME
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,12 +22,11 @@ if TYPE_CHECKING:
     from pipeline.results.comparison import Comparison
     from pipeline.results.measurement import Measurement
 
-RuntimeName = Literal["onnxruntime", "openvino", "torch"]
 DEFAULT_MARGINS = {"instructions": "1%"}
 BAD_INPUT = 2
 STAGE_FAILED = 3
 
-Runtime = Annotated[RuntimeName, typer.Option(help="Runtime of all files; torch takes folders of torch networks.")]
+Runtime = Annotated[AnyRuntime, typer.Option(help="Runtime of all files; torch takes folders of torch networks.")]
 #: Digits of one size of an input.
 MOST_DIGITS = 9
 Threads = Annotated[int, typer.Option(min=1, max=4096, help="Threads of one inference.")]
@@ -60,7 +61,7 @@ def register(app: typer.Typer) -> None:
 
 def bench(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Exported files (.onnx, .xml), or bundles.")],
-    runtime: Runtime = "onnxruntime",
+    runtime: Runtime = DEFAULT_RUNTIME,
     threads: Threads = 1,
     batch: Batch = 1,
     shape: Shapes = None,
@@ -120,9 +121,10 @@ def compare(
         Literal["wall", "cpu", "instructions"] | None,
         typer.Option(help="What decides. Left out: CPU time with one thread, wall time with more."),
     ] = None,
-    runtime: Runtime = "onnxruntime",
+    runtime: Runtime = DEFAULT_RUNTIME,
     runtime_b: Annotated[
-        RuntimeName | None, typer.Option("--runtime-b", help="Runtime of the candidate: a comparison of runtimes.")
+        AnyRuntime | None,
+        typer.Option("--runtime-b", help="Runtime of the candidate: a comparison of runtimes."),
     ] = None,
     threads: Threads = 1,
     threads_b: Annotated[int | None, typer.Option(min=1, max=4096, help="Threads of the candidate.")] = None,

@@ -5,20 +5,15 @@ from __future__ import annotations
 import errno
 import hashlib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from pipeline.core.one_of import one_of
 from pipeline.core.paths import kind_of
+from pipeline.core.runtimes import FORMS
 
-Form = Literal["torch", "onnx", "openvino"]
-
-#: The files that each form consists of, in a fixed order. Digests are taken over these and nothing else.
-PAYLOAD: dict[Form, tuple[str, ...]] = {
-    "torch": ("definition.py", "network.json", "weights.safetensors"),
-    "onnx": ("model.onnx",),
-    "openvino": ("model.xml", "model.bin"),
-}
+Form = Annotated[str, one_of(lambda: FORMS)]
 #: The key of what a stage changed under which it stands whether it brought a gain (`results.run.Gain`).
 GAIN = "gain"
 #: Kinds of stages that make no file.
@@ -67,12 +62,12 @@ class Artifact(Frozen):
     @property
     def file(self) -> Path:
         """The file that a runtime loads (for torch: the folder's network.json)."""
-        return self.folder / {"torch": "network.json", "onnx": "model.onnx", "openvino": "model.xml"}[self.form]
+        return self.folder / FORMS[self.form].main
 
     @property
     def files(self) -> tuple[Path, ...]:
         """All payload files."""
-        return tuple(self.folder / name for name in PAYLOAD[self.form])
+        return tuple(self.folder / name for name in FORMS[self.form].files)
 
 
 def file_digest(path: Path) -> str:
@@ -86,7 +81,7 @@ def file_digest(path: Path) -> str:
 def payload_digest(form: Form, folder: Path) -> str:
     """Return the sha256 over the names and digests of the form's payload files in `folder`."""
     total = hashlib.sha256()
-    for name in PAYLOAD[form]:
+    for name in FORMS[form].files:
         total.update(f"{name} {file_digest(folder / name)}\n".encode())
     return total.hexdigest()
 

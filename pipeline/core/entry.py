@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, ValidationError
 
-from pipeline.core.artifact import GAIN, LOOKING, PAYLOAD, Artifact, Frozen, StageRecord, file_digest, payload_digest
+from pipeline.core.artifact import GAIN, LOOKING, Artifact, Frozen, StageRecord, file_digest, payload_digest
 from pipeline.core.partial import write_whole
 from pipeline.core.paths import content_of
+from pipeline.core.runtimes import FORMS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +27,7 @@ ARTIFACT_FILE = "artifact.json"
 RECORD_FILE = "record.json"
 #: What a stage that was killed may leave beside its files.
 TEMPORARY = (".part", ".partial")
-PAYLOAD_FILES = frozenset(name for names in PAYLOAD.values() for name in names)
+PAYLOAD_FILES = frozenset(name for facts in FORMS.values() for name in facts.files)
 
 #: Path to (inode, size, modification time): what a file had when its digest was last found right.
 Seen = dict["Path", tuple[int, int, int]]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from pipeline.core.artifact import Artifact, Form, Frozen, TensorSpec
+from pipeline.core.one_of import one_of
+from pipeline.core.runtimes import DEFAULT_RUNTIME, RUNTIMES, runtime_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
     from pipeline.core.dataset import Dataset
 
-Runtime = Literal["onnxruntime", "openvino", "torch"]
+Runtime = Annotated[str, one_of(lambda: RUNTIMES)]
 OnNoGain = Literal["keep", "skip", "fail"]
 
 
@@ -28,14 +30,14 @@ class Target(Frozen):
         min_length=1,
         description="The machine that measures: local, ssh://user@host:port, adb://serial, or a registered name.",
     )
-    runtime: Runtime = Field(default="onnxruntime", description="What runs the exported file.")
+    runtime: Runtime = Field(default=DEFAULT_RUNTIME, description="What runs the exported file.")
     threads: int = Field(default=1, ge=1, le=4096, description="Threads of the runtime.")
     batch: int = Field(default=1, ge=1, le=65_536, description="Images in one call.")
 
 
-def runs_in(target: Target) -> Literal["onnxruntime", "openvino"]:
-    """Return what runs ONNX files for a target: its runtime where that reads files."""
-    return "openvino" if target.runtime == "openvino" else "onnxruntime"
+def runs_in(target: Target) -> Runtime:
+    """Return what runs ONNX files for a target: its runtime where that reads them."""
+    return runtime_for("onnx", target.runtime)
 
 
 class Progress(Protocol):

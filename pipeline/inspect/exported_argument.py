@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-#: Files of each form, the first one the file that a runtime loads.
-FILES = ("model.onnx", "model.xml")
-SUFFIXES = frozenset({".onnx", ".xml"})
+from pipeline.core.runtimes import FORMS, exported_forms, form_of
 
 
 def exported_file(given: str) -> Path | None:
@@ -15,6 +13,11 @@ def exported_file(given: str) -> Path | None:
     Whether the file is there and can be read is not looked at.
     """
     path = Path(given)
-    if path.suffix in SUFFIXES and not path.is_dir():
+    if form_of(path) and not path.is_dir():
         return path
-    return next((path / name for name in FILES if (path / name).is_file()), None)
+    return next((path / name for name in main_files() if (path / name).is_file()), None)
+
+
+def main_files() -> tuple[str, ...]:
+    """Return the name of the file that a runtime loads, of each exported form."""
+    return tuple(FORMS[form].main for form in exported_forms())

@@ -16,6 +16,7 @@ from pipeline.analysis.node_times import node_times
 from pipeline.analysis.noise import watch_onnx
 from pipeline.analysis.precision_map import onnx_precision_map
 from pipeline.core.errors import InputError
+from pipeline.core.runtimes import DEFAULT_RUNTIME, form_of, runtime_for
 from pipeline.data import load
 from pipeline.onnx_graph.file import onnx_specs
 from pipeline.onnx_graph.wiring import CONVERTERS, read_wiring
@@ -102,13 +103,14 @@ def inspect_file(file: Path, ways: Ways) -> FileInspection:
     label = str(file)
     read = _read_ir if file.suffix == ".xml" else _read_onnx
     inputs, feeds, mapped, seen = read(file, ways, label)
-    runtime = ways.runtime or ("openvino" if file.suffix == ".xml" else "onnxruntime")
+    form = form_of(file) or "onnx"
+    runtime = ways.runtime or runtime_for(form, DEFAULT_RUNTIME)
     times = node_times(file, runtime, feeds[0], runs=ways.runs, threads=ways.threads) if ways.runs else None
     layers = tuple(_timed(_seen(layer, seen.get(layer.name)), times) for layer in mapped.layers)
     found_islands = islands(layers, mapped.links)
     counted = [layer for layer in layers if layer.macs]
     return FileInspection(
-        form="openvino" if file.suffix == ".xml" else "onnx",
+        form=form,
         file=label,
         size_bytes=sum(each.stat().st_size for each in (file, file.with_suffix(".bin")) if each.is_file()),
         inputs=inputs,

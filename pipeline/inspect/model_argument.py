@@ -19,7 +19,7 @@ from pipeline.core.errors import InputError, RecipeError
 from pipeline.core.reading import read_value
 from pipeline.data import load as load_data
 from pipeline.data.config import Cifar, DataFile, Elpv, FashionMnist, ImageFolder
-from pipeline.inspect.exported_argument import FILES
+from pipeline.inspect.exported_argument import main_files
 from pipeline.network.definition import build, initialise
 from pipeline.network.library import ALLOWED, ARGUMENT, definition_of, split
 from pipeline.network.stored import load_network
@@ -95,10 +95,10 @@ def _of_recipe(path: Path, overrides: Sequence[str], specs: tuple[TensorSpec, ..
 def _of_folder(folder: Path, specs: tuple[TensorSpec, ...]) -> Model:
     """Load a torch artifact; of a run folder, say which of its stages are one."""
     if not (folder / NETWORK_FILE).exists() or not (folder / ARTIFACT_FILE).exists():
-        stages, files = _of_run(folder, (NETWORK_FILE,)), _of_run(folder, FILES)
+        stages, files = _of_run(folder, (NETWORK_FILE,)), _of_run(folder, main_files())
         of_files = f", its exported files are in {', '.join(files)}" if files else ""
         run = f"a run; its networks in torch are {', '.join(stages)}{of_files}"
-        found = run if stages else f"no {NETWORK_FILE}, {' or '.join(FILES)} in it"
+        found = run if stages else f"no {NETWORK_FILE}, {' or '.join(main_files())} in it"
         raise InputError(f"{folder}: found {found}. Expected the folder of one stored network or exported file.")
     artifact = read_value(folder / ARTIFACT_FILE, Artifact, "that of a stored network: run the recipe again")
     artifact = artifact.model_copy(update={"folder": folder})

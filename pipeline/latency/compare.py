@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from pipeline import __version__
 from pipeline.core.errors import DeviceError, IncomparableError, InputError
 from pipeline.core.partial import write_whole
+from pipeline.core.runtimes import DEFAULT_RUNTIME
 from pipeline.latency.noise import invisible_margin, known_noise, with_floor
 from pipeline.latency.rooflines import with_rooflines
 from pipeline.measure.harness import measure
@@ -62,7 +63,7 @@ class Question:
     budget_s: float = 30.0
     metric: Metric | None = None
     tolerance: float | None = 0.1
-    runtime: Runtime = "onnxruntime"
+    runtime: Runtime = DEFAULT_RUNTIME
     runtime_b: Runtime | None = None
     threads_b: int | None = None
     terms: Terms = field(default_factory=Terms)

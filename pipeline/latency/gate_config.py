@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Field, ValidationError
 from pipeline.core.artifact import Frozen
 from pipeline.core.errors import InputError, Problem, RecipeError
 from pipeline.core.reading import read_bytes
+from pipeline.core.runtimes import DEFAULT_RUNTIME
 from pipeline.core.stage import Runtime
 from pipeline.core.units import parse_duration, parse_margin
 from pipeline.latency.compare import Question
@@ -49,7 +50,7 @@ class Settings(Frozen):
 
     margin: Margin | None = Field(default=None, description="slowdown that is still accepted; 3 %, of instructions 1 %")
     budget: Seconds | None = Field(default=None, description="longest measuring time of one model; 30s")
-    runtime: Runtime | None = Field(default=None, description="onnxruntime")
+    runtime: Runtime | None = Field(default=None, description=DEFAULT_RUNTIME)
     threads: int | None = Field(default=None, ge=1, description="1")
     batch: int | None = Field(default=None, ge=1, description="1")
     shapes: dict[str, tuple[int, ...]] | None = Field(
@@ -133,7 +134,7 @@ def gated(config: GateConfig, folder: Path, *, force: bool = False) -> Iterator[
             budget_s=said["budget"] or 30.0,
             metric=metric,
             tolerance=None if tolerance == ANY else tolerance,
-            runtime=said["runtime"] or "onnxruntime",
+            runtime=said["runtime"] or DEFAULT_RUNTIME,
             terms=terms,
             force=force,
         )

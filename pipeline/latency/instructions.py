@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.core.errors import InputError
+from pipeline.core.runtimes import RUNTIMES
 from pipeline.latency.compare import allowed_differences, comparison_of, two_subjects
 from pipeline.measure.counting import count_instructions
 from pipeline.measure.devices import open_device
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
     from pipeline.measure.devices.record import DeviceRecord
     from pipeline.results.comparison import ReasonCode, Verdict
     from pipeline.results.measurement import Measurement
-
-#: The least of several counts repeats to within this share, from process to process. OpenVINO's threads wait in loops.
-REPEATABILITY = {"onnxruntime": 0.0005, "openvino": 0.002}
 
 
 def compare_instructions(
@@ -69,7 +67,7 @@ def decide_by_instructions(measurement: Measurement, margin: float) -> Decision:
     spread = max(max(counts) / min(counts) - 1 for counts in least)
     value, reach = (
         min(least[1]) / min(least[0]),
-        1 + max(spread, *(REPEATABILITY[each.runtime] for each in measurement.subjects[:2])),
+        1 + max(spread, *(RUNTIMES[each.runtime].repeatability for each in measurement.subjects[:2])),
     )
     ratio = Interval(value=value, low=value / reach, high=value * reach)
     text = f"{value - 1:+.2%} [{ratio.low - 1:+.2%}, {ratio.high - 1:+.2%}] instructions, margin {margin:.1%}"

@@ -8,9 +8,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.core.artifact import PAYLOAD, file_digest
+from pipeline.core.artifact import file_digest
 from pipeline.core.errors import InputError
 from pipeline.core.paths import kind_of
+from pipeline.core.runtimes import FORMS, RUNTIMES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,7 +54,7 @@ def payload(source: Path, runtime: Runtime) -> Payload:
         InputError: a file does not exist, is no file that the runtime reads, or its external data lie elsewhere.
     """
     if runtime == "torch":
-        names, folder = PAYLOAD["torch"], source
+        names, folder = FORMS["torch"].files, source
     else:
         folder = source.parent
         names = (source.name, *_companions(source))
@@ -66,11 +67,7 @@ def payload(source: Path, runtime: Runtime) -> Payload:
 
 
 def _expected(runtime: Runtime) -> str:
-    return {
-        "torch": "the folder of a torch network, such as runs/demo/stages/01-prune",
-        "onnxruntime": "an exported network (.onnx)",
-        "openvino": "an exported network (.onnx, or .xml beside its .bin)",
-    }[runtime]
+    return RUNTIMES[runtime].files
 
 
 def _companions(source: Path) -> tuple[str, ...]:

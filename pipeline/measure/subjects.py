@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.core.errors import DeviceError, InputError
 from pipeline.core.printable import printable
+from pipeline.core.runtimes import RUNTIMES
 from pipeline.measure.connection import Connection, connect
 from pipeline.measure.devices.local import LocalDevice
 from pipeline.measure.installed import missing_packages, missing_text
@@ -142,7 +143,7 @@ def _require_installed(subjects: Sequence[Subject], workers: Sequence[tuple[Conn
     """Refuse a device that lacks a runtime or numpy, with the line that installs it there."""
     for subject in subjects:
         connection, hello = workers[subject.device]
-        missing = missing_packages(hello, ("numpy", subject.runtime))
+        missing = missing_packages(hello, ("numpy", RUNTIMES[subject.runtime].package))
         if missing:
             raise DeviceError(missing_text(connection.device.url, hello, missing))
 

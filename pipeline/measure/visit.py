@@ -7,6 +7,7 @@ from statistics import median
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
+from pipeline.core.runtimes import RUNTIMES, shipping_runtimes
 from pipeline.measure.connection import connect
 from pipeline.measure.installed import install_line, missing_packages
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from pipeline.measure.devices import Device
 
 #: Any of these is enough, with numpy.
-RUNTIMES = ("onnxruntime", "openvino")
+PACKAGES = tuple(RUNTIMES[name].package for name in shipping_runtimes())
 ASKED = 9
 
 
@@ -54,7 +55,7 @@ def visit(device: Device) -> Visit:
                 waits_ns.append(perf_counter_ns() - begun_ns)
     finally:
         device.close()
-    missing = missing_packages(hello, ("numpy", *RUNTIMES))
+    missing = missing_packages(hello, ("numpy", *PACKAGES))
     return Visit(
         url=device.url,
         emulated=device.emulated,
@@ -64,6 +65,6 @@ def visit(device: Device) -> Visit:
         fingerprint=hello["fingerprint"],
         missing=tuple(missing),
         install=install_line(hello, missing) if missing else None,
-        ready="numpy" not in missing and not set(RUNTIMES) <= set(missing),
+        ready="numpy" not in missing and not set(PACKAGES) <= set(missing),
         round_trip_ms=median(waits_ns) / 1e6,
     )

@@ -21,6 +21,7 @@ from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipeline.core.errors import DeviceError, InputError
+from pipeline.core.runtimes import RUNTIMES
 from pipeline.measure import clock
 from pipeline.measure.machine import fingerprint
 from pipeline.measure.runtimes import open_session
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 PROTOCOL = 1
 #: Packages whose versions the host wants to know.
-PACKAGES = ("numpy", "onnxruntime", "openvino", "torch")
+PACKAGES = ("numpy", *(facts.package for facts in RUNTIMES.values()))
 #: Heap blocks up to this size come from the same arena as a runtime's own small ones, and so move them.
 HEAP_OFFSET_BYTES = 65_536
 #: Of larger outputs, this many numbers are told: enough to see that two networks differ.

@@ -21,6 +21,7 @@ MODULES: tuple[str, ...] = (
     "__init__.py",
     "core/__init__.py",
     "core/errors.py",
+    "core/runtimes.py",
     "measure/__init__.py",
     "measure/clock.py",
     "measure/machine.py",

@@ -27,7 +27,7 @@ from pipeline.core.nearness import (
     fault,
     guilty_nodes,
 )
-from pipeline.core.stage import runs_in
+from pipeline.core.stage import Runtime, runs_in
 from pipeline.export.execution import onnx_outputs, slices
 from pipeline.measure.runtimes import open_session
 from pipeline.precision.request import training_order
@@ -86,7 +86,7 @@ class Net:
 
     given: Path
     images: Sequence[Images]
-    runtime: Literal["onnxruntime", "openvino"]
+    runtime: Runtime
     batch: int
     task: Task = classification
     _references: dict[str, Outputs] = field(init=False, default_factory=dict)

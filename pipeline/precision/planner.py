@@ -13,6 +13,7 @@ import numpy as np
 from pipeline.compress.quantization.placement import matching_nodes, require_float_and_folded
 from pipeline.compress.quantization.ranges import activation_ranges
 from pipeline.core.errors import InputError, StageError
+from pipeline.core.runtimes import RUNTIMES
 from pipeline.measure.devices import open_device
 from pipeline.measure.machine import fingerprint
 from pipeline.measure.subjects import Terms, start_worker
@@ -125,10 +126,10 @@ def _held_out(context: Context, calibrated_NCHW: NDArray[np.float32]) -> NDArray
 def facts_of(device: Device | None, runtime: Runtime) -> TargetFacts:
     """Return what is known of the target's processor with a runtime; another device than this one is asked for it."""
     if device is None:
-        return target_facts(fingerprint(), runtime, version(runtime))
+        return target_facts(fingerprint(), runtime, version(RUNTIMES[runtime].package))
     with ExitStack() as stack:
         _, hello = start_worker(stack, device, Terms())
-    return target_facts(hello["fingerprint"], runtime, hello["packages"].get(runtime))
+    return target_facts(hello["fingerprint"], runtime, hello["packages"].get(RUNTIMES[runtime].package))
 
 
 def require_exact_on_arm(model: ModelProto) -> list[str]:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.core.errors import DeviceError, InputError, OutputsError
+from pipeline.core.runtimes import RUNTIMES
 from pipeline.measure.devices.local import LocalDevice
 from pipeline.measure.installed import missing_packages, missing_text
 from pipeline.measure.machine import fingerprint
@@ -217,7 +218,7 @@ def _run_there(
     answers: list[list[Output]] = []
     with ExitStack() as stack:
         connection, hello = start_worker(stack, device, Terms(priority=False))
-        missing = missing_packages(hello, ("numpy", runtime))
+        missing = missing_packages(hello, ("numpy", RUNTIMES[runtime].package))
         if missing:
             raise DeviceError(missing_text(device.url, hello, missing))
         places = device.push({**files, f"{digest}/{IMAGES}": images})

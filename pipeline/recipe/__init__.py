@@ -18,6 +18,7 @@ from pipeline import __version__
 from pipeline.core.artifact import Frozen
 from pipeline.core.errors import InputError, Problem, RecipeError
 from pipeline.core.paths import ExistingFile, ExistingPath
+from pipeline.core.runtimes import FORMS, judged_form, last_readable
 from pipeline.core.stage import Target
 from pipeline.core.units import FactorOrDuration, FactorOrSize, Points
 from pipeline.data.config import Argument, DataConfig
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 #: The newest format of recipes that this version reads.
 FORMAT = 1
 #: Exports go to the right alone.
-ORDER: tuple[Form, ...] = ("torch", "onnx", "openvino")
+ORDER: tuple[Form, ...] = tuple(FORMS)
 
 
 class ModelConfig(Frozen):
@@ -206,7 +207,23 @@ def _device_messages(device: str) -> dict[Place, str]:
 def _stage_messages(stages: Sequence[Stage], target: Target) -> dict[Place, str]:
     """Return what is wrong with stages that are valid by themselves: in this chain, and here for this target."""
     unmet = [(index, *each) for index, stage in enumerate(stages) for each in stage.unmet(target)]
-    return {("stages", index, key): message for index, key, message in [*chain_problems(stages), *unmet]}
+    found: dict[Place, str] = {
+        ("stages", index, key): message for index, key, message in [*chain_problems(stages), *unmet]
+    }
+    return found or _runtime_messages(stages, target)
+
+
+def _runtime_messages(stages: Sequence[Stage], target: Target) -> dict[Place, str]:
+    """Return what is wrong where the target's runtime reads none of the files of a chain that holds."""
+    forms: list[Form] = ["torch"]
+    for stage in stages:
+        forms.append(stage.produces(forms[-1]))
+    try:
+        last_readable(forms, target.runtime)
+    except LookupError as error:
+        made = ", ".join(dict.fromkeys(map(judged_form, forms)))
+        return {("target", "runtime"): f'found "{target.runtime}", which reads none of the files ({made}): {error}'}
+    return {}
 
 
 def chain_problems(stages: Sequence[Stage]) -> Iterator[tuple[int, str, str]]:

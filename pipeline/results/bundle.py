@@ -13,6 +13,8 @@ from pydantic import Field, StringConstraints
 from pydantic.json_schema import GenerateJsonSchema
 
 from pipeline.core.artifact import Frozen, StageRecord
+from pipeline.core.one_of import one_of
+from pipeline.core.runtimes import shipping_runtimes
 from pipeline.core.stage import Target
 from pipeline.results.comparison import ResultSchema
 from pipeline.results.run import Accuracy, BudgetLine, FinalTest, Timing
@@ -25,7 +27,7 @@ SIGNATURE_FILE = "SHA256SUMS.minisig"
 NOT_STATED = "not stated"
 
 #: Runtimes that a bundle's own code can use.
-DeviceRuntime = Literal["onnxruntime", "openvino"]
+DeviceRuntime = Annotated[str, one_of(shipping_runtimes)]
 SampleSource = Literal["auto", "validation", "synthetic"]
 #: Names in a bundle are plain ASCII with `/` between folders, so that they mean the same on every system.
 NAME = r"^[A-Za-z0-9_-]([A-Za-z0-9._-]*[A-Za-z0-9_-])?(/[A-Za-z0-9_-]([A-Za-z0-9._-]*[A-Za-z0-9_-])?)*$"

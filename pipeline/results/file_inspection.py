@@ -7,12 +7,14 @@ noise are in dB, times in nanoseconds of one inference under the runtime's profi
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 from pydantic.json_schema import GenerateJsonSchema
 
 from pipeline.core.artifact import Frozen, TensorSpec
+from pipeline.core.one_of import one_of
+from pipeline.core.runtimes import exported_forms
 from pipeline.core.stage import Runtime
 from pipeline.results.comparison import ResultSchema
 
@@ -168,7 +170,7 @@ class FileInspection(Frozen):
     """All that `secateur inspect` tells about one exported file."""
 
     format: Literal[1] = 1
-    form: Literal["onnx", "openvino"]
+    form: Annotated[str, one_of(exported_forms)]
     file: str
     size_bytes: int
     inputs: tuple[TensorSpec, ...]

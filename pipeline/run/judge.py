@@ -15,6 +15,7 @@ import numpy as np
 
 from pipeline.core.artifact import Artifact, Frozen, TensorSpec, payload_digest, size_bytes
 from pipeline.core.errors import StageError
+from pipeline.core.runtimes import FORMS, RUNTIMES, exported_forms, loaded, runtime_for
 from pipeline.core.store import write_artifact
 from pipeline.results.accuracy import paired_difference, score
 from pipeline.results.run import Accuracy, FinalTest
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from pipeline.analysis.cost import Cost
     from pipeline.core.dataset import Dataset, Split
     from pipeline.core.stage import Progress, Runtime, Target
     from pipeline.core.store import Store
@@ -60,7 +62,7 @@ class Judge:
 
     def shipped(self, artifact: Artifact) -> Artifact:
         """Return the exported file of an artifact: itself, or the FP32 ONNX export of a torch network."""
-        if artifact.form != "torch":
+        if artifact.form in exported_forms():
             return artifact
         key = digest_of(
             {
@@ -94,9 +96,7 @@ class Judge:
 
     def runtime_of(self, file: Artifact) -> Runtime:
         """Return the runtime that a file is evaluated in: the target's where it reads the form, else the form's own."""
-        if file.form == "openvino" or self.target.runtime == "openvino":
-            return "openvino"
-        return "onnxruntime"
+        return runtime_for(file.form, self.target.runtime)
 
     def _conditions(self, file: Artifact) -> dict[str, object]:
         runtime = self.runtime_of(file)
@@ -104,7 +104,7 @@ class Judge:
             "data": dict(self.data_identity),
             "classes": list(self.dataset().classes),
             "runtime": runtime,
-            "versions": {runtime: version(runtime)},
+            "versions": {runtime: version(RUNTIMES[runtime].package)},
         }
 
     def _obtain(self, key: str, make: Callable[[Path], None], what: str) -> None:
@@ -132,11 +132,11 @@ class Judge:
         write_artifact(exported, folder)
 
     def _judgement(self, file: Artifact) -> Judgement:
-        from pipeline.analysis.cost import gzip_size_bytes, onnx_cost, openvino_cost
+        from pipeline.analysis.cost import gzip_size_bytes
 
         data = self.dataset()
         predictions = self._predictions(file, data.validation, "validation")
-        cost = onnx_cost(file.file) if file.form == "onnx" else openvino_cost(file.file)
+        cost: Cost = loaded(FORMS[file.form].cost)(file.file)
         return Judgement(
             validation=score(predictions, data.validation.labels, len(data.classes)),
             macs=cost.macs,

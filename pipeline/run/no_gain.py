@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.core.artifact import GAIN
 from pipeline.core.entry import ARTIFACT_FILE, RECORD_FILE
-from pipeline.core.errors import StageError
+from pipeline.core.errors import InputError, StageError
+from pipeline.core.runtimes import runtime_for
 from pipeline.core.store import link_entry, write_artifact, write_record
 from pipeline.measure.bench import plan_for
 from pipeline.measure.devices import open_device
 from pipeline.measure.harness import measure
 from pipeline.measure.regression import decide
-from pipeline.measure.runtimes import READS
 from pipeline.measure.subjects import Subject, Terms
 from pipeline.results.run import Gain
 
@@ -49,7 +49,7 @@ def gain(before: Artifact, after: Artifact, stage: Stage, target: Target, *, see
         OutputsError: a file's outputs are not finite, or of other shapes than before.
         DeviceError: the target's device cannot be reached, or went away.
     """
-    runtime = _runtime(before, after, target)
+    runtime = timed_in(before, after, target)
     if before.digest == after.digest:
         return _decided(stage, target, runtime, "the same file")
     progress.note(f"timing what {stage.kind} made against what it was given, for at most {BUDGET_S:g} s")
@@ -84,11 +84,12 @@ def settle(made: Artifact, found: Gain, folder: Path, *, config: Mapping[str, An
     write_record(record, folder)
 
 
-def _runtime(before: Artifact, after: Artifact, target: Target) -> Runtime:
-    """Return the target's runtime if it reads both files; OpenVINO reads ONNX as well as its own."""
-    if target.runtime == "openvino" or {before.form, after.form} - READS["onnxruntime"]:
-        return "openvino"
-    return "onnxruntime"
+def timed_in(before: Artifact, after: Artifact, target: Target) -> Runtime:
+    """Return the target's runtime if it reads both files, else one that does. Raises InputError when none does."""
+    try:
+        return runtime_for((before.form, after.form), target.runtime)
+    except LookupError as error:
+        raise InputError(f"on_no_gain cannot time a stage from {before.form} to {after.form}: {error}") from error
 
 
 def _compared(measurement: Measurement) -> Decision:

@@ -20,6 +20,7 @@ from pipeline.core.artifact import file_digest
 from pipeline.core.code_inputs import content_digest, input_digests
 from pipeline.core.cpu import cpu_flags
 from pipeline.core.local_imports import local_modules
+from pipeline.core.runtimes import RUNTIMES, shipping_runtimes
 from pipeline.core.stage import runs_in
 from pipeline.data import digest as data_digest
 from pipeline.data.config import settings
@@ -41,8 +42,6 @@ if TYPE_CHECKING:
 ORIGINAL_REVISION = 1
 #: Raised when a stage's gain would be decided differently.
 GAIN_REVISION = 1
-#: What may time the files of a stage that has to bring a gain.
-RUNTIMES = ("onnxruntime", "openvino")
 
 Ingredients = dict[str, Any]
 
@@ -152,6 +151,7 @@ def _modules(definition: Path) -> Ingredients:
 
 def _stage(loaded: LoadedRecipe, stage: Stage, parent: str, data: Ingredients, seed: int) -> Ingredients:
     runtime = {"runtime": runs_in(loaded.recipe.target)} if stage.computes else {}
+    packages = [RUNTIMES[name].package for name in runtime.values()]
     return {
         "kind": stage.kind,
         "revision": stage.revision,
@@ -159,7 +159,7 @@ def _stage(loaded: LoadedRecipe, stage: Stage, parent: str, data: Ingredients, s
         "parent": parent,
         "data": data,
         "batch": loaded.recipe.target.batch,
-        "versions": {name: version(name) for name in (*stage.depends_on(), *runtime.values())},
+        "versions": {name: version(name) for name in (*stage.depends_on(), *packages)},
         "seed": seed,
         **runtime,
     }
@@ -176,9 +176,10 @@ def _where(loaded: LoadedRecipe, machine: Mapping[str, Any]) -> Ingredients:
 
 def _gain(stage: Stage, own: Ingredients) -> Ingredients:
     """Return what a step that asks for a gain depends on beside what its stage does and where it is timed."""
+    packages = [RUNTIMES[name].package for name in shipping_runtimes()]
     return {
         "config": {**own["config"], "on_no_gain": stage.on_no_gain},
-        "versions": {**own["versions"], **{name: version(name) for name in RUNTIMES}},
+        "versions": {**own["versions"], **{name: version(name) for name in packages}},
         "gain": GAIN_REVISION,
     }
 

@@ -32,6 +32,7 @@ from pipeline.core.locks import introduce, locked
 from pipeline.core.partial import write_whole
 from pipeline.core.paths import make_folder
 from pipeline.core.printable import printable
+from pipeline.core.runtimes import RUNTIMES, last_readable
 from pipeline.core.stage import Candidate, Context, SilentProgress
 from pipeline.core.store import Store, link_entry, read_artifact, read_record, write_artifact, write_record
 from pipeline.core.user_code import known_as, told
@@ -60,7 +61,7 @@ if TYPE_CHECKING:
 MEASUREMENT_FILE = "measurement.json"
 #: A disk with less than this is full.
 NO_SPACE_BYTES = 64 * 1024
-LIBRARIES = ("torch", "onnx", "onnxscript", "onnxruntime", "onnxsim", "openvino", "numpy")
+LIBRARIES = ("numpy", "onnx", "onnxscript", "onnxsim", *(facts.package for facts in RUNTIMES.values()))
 
 
 @dataclass
@@ -343,12 +344,7 @@ class Run:
 
     def _result_for_target(self) -> int:
         """Return the index of the last step whose exported file the target's runtime reads."""
-        readable = [
-            index
-            for index, artifact in enumerate(self.artifacts)
-            if artifact.form != "openvino" or self.loaded.recipe.target.runtime == "openvino"
-        ]
-        return readable[-1]
+        return last_readable((artifact.form for artifact in self.artifacts), self.loaded.recipe.target.runtime)
 
     def _report(self, status: str, seconds: float, error: str = "") -> RunReport:
         rows = tuple(self.rows)

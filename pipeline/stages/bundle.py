@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from pipeline.core.runtimes import exported_forms
 from pipeline.core.stage import Context, Outcome, Stage
 from pipeline.results.bundle import BundleOptions
 
@@ -36,7 +37,7 @@ class Bundle(BundleOptions, Stage):
     @property
     def consumes(self) -> frozenset[Form]:
         """Exported files."""
-        return frozenset({"onnx", "openvino"})
+        return frozenset(exported_forms())
 
     def produces(self, given: Form) -> Form:
         """Return the given form: the artifact goes on unchanged."""

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from pipeline.core.errors import InputError
+from pipeline.core.runtimes import FORMS, RUNTIMES, shipping_runtimes
 from pipeline.core.stage import Candidate, Context, Outcome, Runtime, Stage
 from pipeline.core.units import Duration
 from pipeline.measure.bench import plan_for
 from pipeline.measure.devices import open_device
 from pipeline.measure.harness import measure
-from pipeline.measure.runtimes import READS
 from pipeline.measure.statistics import speedup
 from pipeline.measure.subjects import Subject, Terms
 from pipeline.results.measurement import Measurement, save
@@ -37,11 +37,11 @@ class Measure(Stage):
 
     brings_no_gain: ClassVar[str] = "measure changes no file"
     revision: ClassVar[int] = 2
-    libraries: ClassVar[tuple[str, ...]] = ("onnxruntime", "openvino", "torch")
+    libraries: ClassVar[tuple[str, ...]] = tuple(facts.package for facts in RUNTIMES.values())
 
     kind: Literal["measure"] = "measure"
     runtimes: tuple[Runtime, ...] = Field(
-        default=("onnxruntime", "openvino"),
+        default=shipping_runtimes(),
         min_length=1,
         description="Runtimes to measure in; each takes the files that it can read. `torch` times the networks "
         "before export, beside the original network.",
@@ -63,7 +63,7 @@ class Measure(Stage):
     @property
     def consumes(self) -> frozenset[Form]:
         """Any form: what is measured are the exported files, and the given one when a runtime reads it."""
-        return frozenset({"torch", "onnx", "openvino"})
+        return frozenset(FORMS)
 
     def produces(self, given: Form) -> Form:
         """Return the given form: the artifact goes on unchanged."""
@@ -103,7 +103,7 @@ class Measure(Stage):
             (candidate, runtime)
             for runtime in dict.fromkeys(self.runtimes)
             for candidate in distinct.values()
-            if candidate.artifact.form in READS[runtime]
+            if candidate.artifact.form in RUNTIMES[runtime].reads
         ]
         missing = [runtime for runtime in self.runtimes if runtime not in {found for _, found in readable}]
         if missing:

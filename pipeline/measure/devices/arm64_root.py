@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from pipeline.core.errors import DeviceError
 from pipeline.core.partial import partial_folder
 from pipeline.core.paths import cache_root
+from pipeline.core.runtimes import DEFAULT_RUNTIME, RUNTIMES
 from pipeline.measure.devices.debian_packages import check_programs, download, run, unpack
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 REVISION = 1
 ARCHITECTURE = "arm64"
 PACKAGES = ("base-files", "libgomp1", "libpython3-stdlib", "libstdc++6", "python3-minimal")
-LIBRARIES = ("numpy", "onnxruntime")
+LIBRARIES = ("numpy", RUNTIMES[DEFAULT_RUNTIME].package)
 #: Oldest C libraries that wheels are built for: glibc 2.17 to that of the root.
 OLDEST_GLIBC = 17
 

@@ -16,6 +16,7 @@ from pydantic import AfterValidator, Field, ValidationError, field_validator, mo
 
 from pipeline.core.artifact import Frozen
 from pipeline.core.errors import InputError
+from pipeline.core.runtimes import DEFAULT_RUNTIME, RUNTIMES, shipping_runtimes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -117,7 +118,7 @@ class DeviceRecord(Frozen):
         """Return the device; an emulated one whose root is to be built gets these runtimes beside onnxruntime."""
         if self.address.kind != "qemu" or self.root or self.libraries:
             return self
-        return self.model_copy(update={"libraries": ("numpy", *sorted({"onnxruntime", *runtimes}))})
+        return self.model_copy(update={"libraries": ("numpy", *sorted({DEFAULT_RUNTIME, *runtimes}))})
 
     @field_validator("url")
     @classmethod
@@ -131,9 +132,10 @@ class DeviceRecord(Frozen):
     @field_validator("libraries")
     @classmethod
     def _libraries(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        allowed = {"numpy", "onnxruntime", "openvino"}
-        if names is not None and not {"numpy"} < set(names) <= allowed:
-            raise ValueError(f"found {', '.join(names) or 'none'}, allowed: numpy with onnxruntime, openvino or both")
+        runtimes = [RUNTIMES[name].package for name in shipping_runtimes()]
+        if names is not None and not {"numpy"} < set(names) <= {"numpy", *runtimes}:
+            allowed = f"numpy with one or more of {', '.join(runtimes)}"
+            raise ValueError(f"found {', '.join(names) or 'none'}, allowed: {allowed}")
         return names
 
     @model_validator(mode="after")

@@ -1,7 +1,7 @@
 """One file per inference runtime. A runtime turns a file into a `Session` that infers on the CPU.
 
-To add one: its file with `open_session(path, settings) -> Session`, a case in `open_session` below, its row in
-`READS`, and its name in `pipeline.core.stage.Runtime`.
+To add one: its file with `open_session(path, settings) -> Session`, its row in `pipeline.core.runtimes`, and its line
+in `pipeline.measure.worker_file`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from pipeline.core.errors import InputError
+from pipeline.core.runtimes import RUNTIMES, loaded
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,15 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from pipeline.core.artifact import Form
     from pipeline.core.stage import Runtime
-
-#: The forms that each runtime can load.
-READS: Mapping[Runtime, frozenset[Form]] = {
-    "onnxruntime": frozenset({"onnx"}),
-    "openvino": frozenset({"onnx", "openvino"}),
-    "torch": frozenset({"torch"}),
-}
 
 
 @dataclass(frozen=True)
@@ -83,15 +76,11 @@ def open_session(
     if not path.is_file():
         raise InputError(f"{path} does not exist; expected a file that {runtime} reads")
     settings = Settings(threads, batch, shapes or {})
-    if runtime == "onnxruntime":
-        from pipeline.measure.runtimes import onnxruntime  # noqa: PLC0415 - loads its library
-
-        return onnxruntime.open_session(path, settings)
-    if runtime == "openvino":
-        from pipeline.measure.runtimes import openvino  # noqa: PLC0415 - loads its library
-
-        return openvino.open_session(path, settings)
-    raise InputError(f"{path}: {runtime} reads no files here; export it, or give the network itself")
+    facts = RUNTIMES.get(runtime)
+    if facts is None or not facts.adapter:
+        raise InputError(f"{path}: {runtime} reads no files here; export it, or give the network itself")
+    session: Session = loaded(facts.adapter).open_session(path, settings)
+    return session
 
 
 def fixed_shape(path: Path, name: str, declared: Sequence[int | str | None], settings: Settings) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from pipeline.core.nearness import BACK, FAR
+from pipeline.core.runtimes import last_readable
 from pipeline.report import numbers
 
 if TYPE_CHECKING:
@@ -69,8 +70,8 @@ def made(report: RunReport) -> tuple[Row, ...]:
 
 def result(report: RunReport) -> Row:
     """Return the row of the file that the run is about: the last one that the target's runtime reads."""
-    readable = [row for row in made(report) if row.form != "openvino" or report.target.runtime == "openvino"]
-    return readable[-1]
+    rows = made(report)
+    return rows[last_readable((row.form for row in rows), report.target.runtime)]
 
 
 def _tone(words: str) -> Tone | None:

@@ -17,8 +17,8 @@ from pipeline.compress.pruning.prune import prune
 from pipeline.compress.pruning.selection import Amount, Rules, Selection, Traced, select, settings, traced
 from pipeline.compress.pruning.soft import SoftPruning
 from pipeline.compress.training.training import epoch_seed
-from pipeline.core.artifact import PAYLOAD
 from pipeline.core.errors import InputError, StageError
+from pipeline.core.runtimes import FORMS
 from pipeline.network.stored import load_network, write_network
 from pipeline.network.tracing import example_of, samples_of
 from pipeline.network.training import history, make_training, train_artifact
@@ -175,7 +175,7 @@ class Pruning:
 
     def _decide(self, given: Artifact, folder: Path) -> Record:
         selection = self._decision()
-        for name in PAYLOAD["torch"]:
+        for name in FORMS["torch"].files:
             shutil.copyfile(given.folder / name, folder / name)
         return {"kept": {name: list(classes) for name, classes in selection.kept.items()}, "found": selection.details}
 

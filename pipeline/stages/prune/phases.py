@@ -11,12 +11,14 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 from pipeline.core import entry
-from pipeline.core.artifact import PAYLOAD, Artifact
 from pipeline.core.partial import sync_folder
+from pipeline.core.runtimes import FORMS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from pipeline.core.artifact import Artifact
 
     Record = dict[str, Any]
 
@@ -60,7 +62,7 @@ class Phases:
 
     def finish(self, folder: Path) -> None:
         """Copy the latest network's payload to `folder`. The phases stay until the store has all that it keeps."""
-        for name in PAYLOAD["torch"]:
+        for name in FORMS["torch"].files:
             shutil.copyfile(self.latest.folder / name, folder / name)
 
 
@@ -68,7 +70,7 @@ def _problem(done: Path) -> str:
     """Say why a finished phase cannot be used; one without a listing, of earlier versions, has to have its files."""
     if entry.is_listed(done):
         return entry.problem(done)
-    missing = [name for name in (*PAYLOAD["torch"], RECORD_FILE) if not (done / name).is_file()]
+    missing = [name for name in (*FORMS["torch"].files, RECORD_FILE) if not (done / name).is_file()]
     if missing:
         return f"{missing[0]} is missing"
     try:
