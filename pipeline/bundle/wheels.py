@@ -1,7 +1,7 @@
 """Wheels of pinned packages with their hashes, for every Python and processor that a bundle is for.
 
-Those of the versions that this program is tested with stand in wheels.json, which `python -m pipeline.bundle.wheels`
-writes. For other versions pip is asked, and its answer is kept.
+Those of the versions that this program is tested with stand in wheels.json, which
+`python -m pipeline.bundle.write_wheels` writes. For other versions pip is asked, and its answer is kept.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from pipeline.bundle.json_text import json_text
 from pipeline.core.errors import InputError
 from pipeline.core.partial import write_whole
 from pipeline.core.paths import cache_root
-from pipeline.core.runtimes import shipping_runtimes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -143,17 +142,3 @@ def _cache() -> Path:
 
 def _cache_file(pin: str) -> Path:
     return _cache() / f"{pin.replace('==', '-')}.json"
-
-
-def main() -> None:
-    """Write wheels.json for the versions that are installed here."""
-    from pipeline.bundle.requirements import pinned  # noqa: PLC0415 - it imports this module
-
-    pins = sorted({pin for runtime in shipping_runtimes() for pin in pinned(runtime)})
-    asked = {place: ask_pip(pins, place) for place in PLACES}
-    wheels = {pin: {place: list(asked[place][pin]) for place in PLACES} for pin in pins}
-    KNOWN.write_text(json_text({"schema_version": 1, "wheels": wheels}), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()

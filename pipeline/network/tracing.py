@@ -10,7 +10,8 @@ from pipeline.compress.pruning.samples import Samples
 from pipeline.core.errors import InputError
 
 if TYPE_CHECKING:
-    from pipeline.compress.pruning.graph.capture import Captured, Example
+    from pipeline.compress.pruning.graph.capture import Captured
+    from pipeline.compress.pruning.graph.exported import Example
     from pipeline.core.artifact import Artifact, TensorSpec
     from pipeline.core.stage import Context
 

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
     from pipeline.compress.pruning.graph import ChannelGraph
-    from pipeline.compress.pruning.graph.capture import Captured, Example
+    from pipeline.compress.pruning.graph.capture import Captured
+    from pipeline.compress.pruning.graph.exported import Example
 
 
 @dataclass(frozen=True)

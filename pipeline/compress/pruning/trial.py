@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from pipeline.compress.pruning.certificate import Certificate, Reference
-    from pipeline.compress.pruning.graph.capture import Example
+    from pipeline.compress.pruning.graph.exported import Example
 
 
 @dataclass(frozen=True)

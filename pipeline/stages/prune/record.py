@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from pipeline.compress.pruning.graph import ChannelGraph
-    from pipeline.compress.pruning.graph.capture import Example
+    from pipeline.compress.pruning.graph.exported import Example
     from pipeline.compress.pruning.prune import Pruned
     from pipeline.compress.pruning.selection import CostName, Traced
 

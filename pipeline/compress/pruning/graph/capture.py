@@ -17,7 +17,7 @@ from torch.fx.immutable_collections import immutable_dict, immutable_list
 from torch.utils._pytree import tree_leaves
 
 from pipeline.compress.pruning.graph.baked import bake
-from pipeline.compress.pruning.graph.exported import any_batch, export_program
+from pipeline.compress.pruning.graph.exported import Example, any_batch, export_program
 from pipeline.compress.pruning.graph.nodes import (
     changes_something,
     is_getitem,
@@ -32,9 +32,6 @@ if TYPE_CHECKING:
 
     from torch.export import ExportedProgram
 
-
-#: One tensor for each input of the network, the batch first.
-Example = tuple[Tensor, ...]
 
 #: Attributes of every graph module.
 _TAKEN = frozenset({"meta", "training", *dir(fx.GraphModule)} - set(dir(nn.Module)))

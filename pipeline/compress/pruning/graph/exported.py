@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.export import ExportedProgram
 
-    from pipeline.compress.pruning.graph.capture import Example
 
+#: One tensor for each input of the network, the batch first.
+Example = tuple[Tensor, ...]
 #: What torch warns of when it meets the flat weights of an LSTM.
 _FLAT = r"The tensor attributes? self\."
 
