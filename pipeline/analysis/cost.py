@@ -18,6 +18,7 @@ from pipeline.core.errors import InputError
 from pipeline.export.execution import onnx_batch, onnx_session, run_onnx
 from pipeline.export.openvino import read_openvino
 from pipeline.onnx_graph.file import onnx_specs, read_onnx
+from pipeline.onnx_graph.links import producers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -73,7 +74,7 @@ def onnx_cost(file: Path) -> Cost:
     """
     model = read_onnx(file)
     layers = [node for node in model.graph.node if node.op_type in ONNX_WEIGHTED]
-    made_by = {value: node for node in model.graph.node for value in node.output}
+    made_by = producers(model.graph)
     constants = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     widths = {tensor.name: _onnx_width(tensor.data_type) for tensor in model.graph.initializer}
     shapes = _shapes(model, layers, str(file))
@@ -96,7 +97,7 @@ def onnx_macs(model: ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> dict[
 
     `shapes` are those of the input and of what these layers read and write, in one call; others are left out.
     """
-    made_by = {value: node for node in model.graph.node for value in node.output}
+    made_by = producers(model.graph)
     constants = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     images = shapes[onnx_specs(model)[0][0].name][0]
     return {

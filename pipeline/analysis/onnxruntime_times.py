@@ -23,6 +23,7 @@ from pipeline.analysis.cost import ONNX_WEIGHTED
 from pipeline.analysis.times import WARM_UP, NodeTime, NodeTimes, middle_mean
 from pipeline.core.errors import InputError
 from pipeline.onnx_graph.file import first_line
+from pipeline.onnx_graph.links import producers
 from pipeline.onnx_graph.wiring import CONVERTERS, read_wiring
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ class _Meaning:
         self.wiring = wiring
         self.kernels = kernels
         self.made: dict[str, NodeProto] = {node.name: node for node in wiring.model.graph.node}
-        self.makers: dict[str, NodeProto] = {name: node for node in fused.graph.node for name in node.output}
+        self.makers: dict[str, NodeProto] = producers(fused.graph)
         self.members = self._members(fused)
 
     def nodes(self, kernel: str) -> tuple[str, ...]:

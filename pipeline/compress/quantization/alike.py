@@ -15,6 +15,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from pipeline.compress.quantization.holding import HOLDS, hold_in_float
+from pipeline.onnx_graph.links import producers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,7 +36,7 @@ def round_alike(model: ModelProto) -> ModelProto:
     """
     result = hold_in_float(model, {node.name for node in model.graph.node if node.op_type in SUMS})
     graph = result.graph
-    made = {value: node for node in graph.node for value in node.output}
+    made = producers(graph)
     nodes: list[NodeProto] = []
     for node in graph.node:
         source = made.get(node.input[0]) if node.op_type == MEAN else None
@@ -68,7 +69,7 @@ def _mean_of_whole_numbers(mean: NodeProto, source: NodeProto) -> Iterator[NodeP
 
 def rounding_nodes(model: ModelProto) -> frozenset[str]:
     """Return the names of the float nodes of a graph which `round_alike` has made to round alike."""
-    made = {value: node for node in model.graph.node for value in node.output}
+    made = producers(model.graph)
     return frozenset(node.name for node in model.graph.node if _is_alike(node, made))
 
 

@@ -14,6 +14,7 @@ import onnx
 from onnx import helper
 
 from pipeline.compress.quantization.qdq import SCALE, ZERO_POINT, Wiring, clips_no_further, replace_nodes
+from pipeline.onnx_graph.links import consumers, producers
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -40,11 +41,8 @@ def hold_in_float(model: ModelProto, names: Collection[str]) -> ModelProto:
     result = onnx.ModelProto()
     result.CopyFrom(model)
     graph = result.graph
-    made = {value: node for node in graph.node for value in node.output}
-    readers: dict[str, list[NodeProto]] = {}
-    for node in graph.node:
-        for value in node.input:
-            readers.setdefault(value, []).append(node)
+    made = producers(graph)
+    readers = consumers(graph)
     nodes: list[NodeProto] = []
     for node in graph.node:
         if node.name in names and _quantized_behind(node, readers):

@@ -18,6 +18,8 @@ import numpy as np
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from pipeline.onnx_graph.links import consumers, producers
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -118,10 +120,10 @@ class _Graph:
     """Who makes and reads each tensor, and what is constant."""
 
     def __init__(self, model: ModelProto) -> None:
-        self.made_by = {value: node for node in model.graph.node for value in node.output}
+        self.made_by = producers(model.graph)
         self.constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
         self.opsets = {each.domain: each.version for each in model.opset_import}
-        self.readers: dict[str, list[NodeProto]] = {}
+        self.readers = consumers(model.graph)
         #: Tensors that depend on an input of the network: walking back to it takes paths without number.
         self.varying = {value.name for value in model.graph.input} - self.constants.keys()
         for node in model.graph.node:
@@ -129,8 +131,6 @@ class _Graph:
                 self.varying.update(node.output)
             if node.op_type == "Constant":
                 self.constants[node.output[0]] = np.asarray(_attributes(node)["value"])
-            for value in node.input:
-                self.readers.setdefault(value, []).append(node)
 
     def layer(self, node: NodeProto) -> IntegerLayer | None:
         if node.op_type not in PRODUCTS or (node.op_type == "Conv" and not self._quantized_behind(node)):

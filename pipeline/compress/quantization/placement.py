@@ -10,6 +10,7 @@ import onnx
 from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
 from pipeline.core.errors import InputError, StageError
+from pipeline.onnx_graph.links import consumers, producers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -42,7 +43,7 @@ def require_float_and_folded(model: ModelProto) -> None:
         raise InputError(message)
     readers = Counter(value for node in model.graph.node for value in node.input)
     readers.update(value.name for value in model.graph.output)
-    made_by = {value: node for node in model.graph.node for value in node.output}
+    made_by = producers(model.graph)
     for node in model.graph.node:
         if "Quantize" in node.op_type or node.op_type.startswith("QLinear"):
             message = f"the file is quantized already ({node.op_type} {node.name}); quantize the float file"
@@ -117,10 +118,7 @@ def count(model: ModelProto, kept: frozenset[str]) -> tuple[dict[str, int], tupl
     out those that the QuantizeLinear makes needless.
     """
     made_by = {value: node.op_type for node in model.graph.node for value in node.output}
-    read_by: dict[str, list[NodeProto]] = {}
-    for node in model.graph.node:
-        for value in node.input:
-            read_by.setdefault(value, []).append(node)
+    read_by = consumers(model.graph)
 
     def quantized_behind(node: NodeProto) -> bool:
         readers = read_by.get(node.output[0], [])

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
+from pipeline.onnx_graph.links import consumers, producers
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Any
@@ -31,12 +33,9 @@ class Wiring:
     def __init__(self, graph: GraphProto) -> None:
         """Look at the graph as it is now."""
         self.stored = {tensor.name: tensor for tensor in graph.initializer}
-        self.made_by = {value: node for node in graph.node for value in node.output}
+        self.made_by = producers(graph)
         self.outputs = {value.name for value in graph.output}
-        self.read_by: dict[str, list[NodeProto]] = {}
-        for node in graph.node:
-            for value in node.input:
-                self.read_by.setdefault(value, []).append(node)
+        self.read_by = consumers(graph)
 
     def numbers(self, name: str) -> NDArray[Any]:
         """Return a stored tensor."""

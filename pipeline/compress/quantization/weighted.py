@@ -10,6 +10,7 @@ import numpy as np
 from onnx import numpy_helper
 
 from pipeline.core.errors import InputError
+from pipeline.onnx_graph.links import producers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -86,7 +87,7 @@ def weighted_layers(model: ModelProto) -> dict[str, WeightedLayer]:
 
 def _layers(model: ModelProto) -> Iterator[WeightedLayer]:
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    made_by = {value: node for node in model.graph.node for value in node.output}
+    made_by = producers(model.graph)
     readers = Counter(value for node in model.graph.node for value in node.input)
 
     def stored(name: str) -> Stored | None:

@@ -20,6 +20,7 @@ import onnx
 from onnx import numpy_helper
 
 from pipeline.core.errors import InputError
+from pipeline.onnx_graph.links import consumers
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -56,10 +57,7 @@ def equalize(model: ModelProto) -> tuple[ModelProto, tuple[tuple[str, str], ...]
 
 def _pairs(model: ModelProto) -> list[tuple[NodeProto, NodeProto]]:
     graph = model.graph
-    readers: dict[str, list[NodeProto]] = {}
-    for node in graph.node:
-        for value in node.input:
-            readers.setdefault(value, []).append(node)
+    readers = consumers(graph)
     outputs = {value.name for value in graph.output}
     constants = {tensor.name for tensor in graph.initializer}
     shared = {name for name in constants if len(readers.get(name, [])) > 1}
