@@ -96,7 +96,6 @@ class Flat(nn.Module):
     """A network that returns a dictionary, made to return its values in order."""
 
     def __init__(self, model: nn.Module) -> None:
-        """Take the network."""
         super().__init__()
         self.model = model
 

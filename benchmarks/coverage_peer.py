@@ -126,7 +126,6 @@ class KeptNorms(TorchFunctionMode):
     """
 
     def __init__(self, kept: Mapping[int, Tensor]) -> None:
-        """Take the mask of each parameter by identity."""
         super().__init__()
         self.unknown = ""
         self._kept = kept

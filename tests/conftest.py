@@ -108,7 +108,6 @@ class Project:
     """A folder with a recipe, a model and data, and a store of its own."""
 
     def __init__(self, folder: Path) -> None:
-        """Write the files."""
         self.folder = folder
         self.recipe = folder / "toy.yaml"
         (folder / "model.py").write_text(DEFINITION)

@@ -44,7 +44,6 @@ class ExportedFiles(ExitStack):
     """Opens what stands for an exported file; what is unpacked for it is there until the block ends."""
 
     def __init__(self) -> None:
-        """Open nothing yet."""
         super().__init__()
         self._folders: dict[Path, Path] = {}
 

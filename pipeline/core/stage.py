@@ -105,7 +105,7 @@ class Stage(BaseModel, ABC):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    #: Raised when the same configuration would now give another result; part of the cache key.
+    #: Bump this when the same configuration would now give another result; part of the cache key.
     revision: ClassVar[int] = 1
     #: Distributions whose versions are part of the cache key with any configuration.
     libraries: ClassVar[tuple[str, ...]] = ()

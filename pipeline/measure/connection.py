@@ -33,7 +33,6 @@ class Connection:
     """A worker that has been started on a device."""
 
     def __init__(self, device: Device) -> None:
-        """Start the worker; `hello` is its first request."""
         self.device = device
         self.process = device.start()
         self._answers: queue.Queue[bytes] = queue.Queue()

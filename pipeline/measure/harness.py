@@ -28,7 +28,6 @@ class WorkerRunner:
     """The `BlockRunner` of a measurement: every subject lives in the worker of its device."""
 
     def __init__(self, opened: Sequence[Opened], *, pause_ns: int, seed: int) -> None:
-        """Keep what was opened; nothing is loaded yet."""
         self._opened = opened
         self._pause_ns = pause_ns
         self._seed = seed

@@ -99,7 +99,6 @@ class Bench:
     """The worker's state: the sessions of the current re-creation, and their inputs."""
 
     def __init__(self, opener: Callable[[Mapping[str, Any]], Session]) -> None:
-        """Start with nothing loaded."""
         self._open = opener
         self._sessions: dict[int, tuple[Session, list[Any]]] = {}
         self._heap: list[bytearray] = []

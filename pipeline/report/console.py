@@ -19,7 +19,6 @@ class Console(rich.console.Console):
     """rich's console, on which text is never markup and names never control anything."""
 
     def __init__(self, **options: Any) -> None:  # noqa: ANN401 - rich's own
-        """Take rich's options."""
         super().__init__(**{"markup": False, "emoji": False, "highlight": False, **options})
 
     def on_broken_pipe(self) -> None:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 JUDGEMENT_FILE = "judgement.json"
 #: What an FP32 export for judging depends on.
 EXPORTERS = ("torch", "onnx", "onnxscript")
-#: Raised when the same file would now be judged differently.
+#: Bump this when the same file would now be judged differently.
 REVISION = 1
 
 

@@ -38,9 +38,9 @@ if TYPE_CHECKING:
     from pipeline.core.store import Store
     from pipeline.recipe import LoadedRecipe
 
-#: Raised when the original's artifact would be written differently.
+#: Bump this when the original's artifact would be written differently.
 ORIGINAL_REVISION = 1
-#: Raised when a stage's gain would be decided differently.
+#: Bump this when a stage's gain would be decided differently.
 GAIN_REVISION = 1
 
 Ingredients = dict[str, Any]

@@ -63,7 +63,6 @@ class Lab:
     """Makes bundles and asks devices."""
 
     def __init__(self, folder: Path) -> None:
-        """Nothing is made before it is asked for."""
         self.folder = folder
         self.answers: list[Answer] = []
         self._pool = ThreadPoolExecutor(max_workers=os.cpu_count())

@@ -11,7 +11,6 @@ class Unit(nn.Sequential):
     """A convolution, batch norm and ReLU."""
 
     def __init__(self, inner: int, width: int, kernel: int = 3, groups: int = 1) -> None:
-        """Make the layers."""
         convolution = nn.Conv2d(inner, width, kernel, padding=kernel // 2, groups=groups, bias=False)
         super().__init__(convolution, nn.BatchNorm2d(width), nn.ReLU())
 
@@ -20,7 +19,6 @@ class Residual(nn.Module):
     """A block of ResNet."""
 
     def __init__(self, width: int) -> None:
-        """Make the layers."""
         super().__init__()
         self.first = Unit(width, 2 * width)
         self.second = nn.Conv2d(2 * width, width, 3, padding=1, bias=False)
@@ -35,7 +33,6 @@ class Depthwise(nn.Module):
     """An inverted residual of MobileNet, with ReLU6."""
 
     def __init__(self, width: int) -> None:
-        """Make the layers."""
         super().__init__()
         self.expand, self.expanded = nn.Conv2d(width, 2 * width, 1, bias=False), nn.BatchNorm2d(2 * width)
         self.deep = nn.Conv2d(2 * width, 2 * width, 3, padding=1, groups=2 * width, bias=False)
@@ -53,7 +50,6 @@ class Grouped(nn.Module):
     """A block of ResNeXt: a convolution in groups between two pointwise ones."""
 
     def __init__(self, width: int) -> None:
-        """Make the layers."""
         super().__init__()
         self.before, self.within = Unit(width, width, 1), Unit(width, width, 3, groups=4)
         self.behind, self.norm = nn.Conv2d(width, width, 1, bias=False), nn.BatchNorm2d(width)
@@ -67,7 +63,6 @@ class Joined(nn.Module):
     """Branches next to each other, as in Inception and DenseNet, one of them pooled."""
 
     def __init__(self, width: int) -> None:
-        """Make the layers."""
         super().__init__()
         self.one, self.three = Unit(width, width // 2, 1), Unit(width, width // 2, 3)
         self.pooled = Unit(width, width // 2, 1)
@@ -83,7 +78,6 @@ class Excited(nn.Module):
     """Squeeze-and-excitation, with hard-swish as in MobileNetV3."""
 
     def __init__(self, width: int) -> None:
-        """Make the layers."""
         super().__init__()
         self.conv, self.norm = nn.Conv2d(width, 2 * width, 3, padding=1, bias=False), nn.BatchNorm2d(2 * width)
         self.squeeze, self.excite = nn.Conv2d(2 * width, 8, 1), nn.Conv2d(8, 2 * width, 1)
@@ -100,7 +94,6 @@ class Attention(nn.Module):
     """A block of a vision transformer over the pixels: attention with two heads, then two linear layers."""
 
     def __init__(self, width: int) -> None:
-        """Make the layers."""
         super().__init__()
         self.before, self.behind = nn.LayerNorm(width), nn.LayerNorm(width)
         self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
@@ -132,7 +125,6 @@ class Network(nn.Module):
     """A stem, one block of the family, a convolution that shrinks, and a linear layer."""
 
     def __init__(self, family: str, width: int, classes: int) -> None:
-        """Make the layers."""
         super().__init__()
         self.stem, self.block = Unit(3, width), BLOCKS[family](width)
         self.shrink, self.norm = nn.Conv2d(width, 2 * width, 3, 2, 1, bias=False), nn.BatchNorm2d(2 * width)

@@ -98,7 +98,6 @@ class Runner:
     """Runs stages one after the other, each in a folder of its own, as the runner does."""
 
     def __init__(self, folder: Path, original: Artifact) -> None:
-        """Take where to work."""
         self.folder, self.original = folder, original
 
     def run(self, given: Artifact, name: str, **config: Any) -> tuple[Artifact, Outcome]:  # noqa: ANN401 - a recipe's

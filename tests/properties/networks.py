@@ -17,7 +17,6 @@ class Plain(nn.Module):
     """Convolve, normalise, activate; the variants have other kernels, groups and norms."""
 
     def __init__(self, inner: int, width: int, variant: int) -> None:
-        """Take the widths."""
         super().__init__()
         kernel = 3 if variant % 2 else 1
         groups = 1 if variant < 2 else (2 if inner % 2 == 0 else 1)
@@ -33,7 +32,6 @@ class Depthwise(nn.Module):
     """A depthwise convolution, with a multiplier in half of the variants, and a pointwise one."""
 
     def __init__(self, inner: int, width: int, variant: int) -> None:
-        """Take the widths."""
         super().__init__()
         middle = inner * (1 + variant % 2)
         self.deep = nn.Conv2d(inner, middle, 3, padding=1, groups=inner)
@@ -49,7 +47,6 @@ class Residual(nn.Module):
     """A bottleneck around which the input goes, as it is or projected."""
 
     def __init__(self, inner: int, width: int, variant: int) -> None:
-        """Take the widths."""
         super().__init__()
         out = inner if variant % 2 else width
         self.side = nn.Identity() if out == inner else nn.Conv2d(inner, out, 1)
@@ -64,7 +61,6 @@ class Concat(nn.Module):
     """Two branches next to the input (dense), or next to each other (inception)."""
 
     def __init__(self, inner: int, width: int, variant: int) -> None:
-        """Take the widths."""
         super().__init__()
         self.a, self.b = nn.Conv2d(inner, width, 1), nn.Conv2d(width, 3, 3, padding=1)
         self.dense = bool(variant % 2)
@@ -79,7 +75,6 @@ class Split(nn.Module):
     """One part of a convolution goes through another: by chunks, by sizes, by literals, by slices."""
 
     def __init__(self, inner: int, width: int, variant: int) -> None:
-        """Take the widths."""
         super().__init__()
         self.part = width // 2 if variant < 3 else width - 3
         self.a, self.b = nn.Conv2d(inner, width, 1), nn.Conv2d(self.part, 4, 3, padding=1)
@@ -102,7 +97,6 @@ class Gate(nn.Module):
     """Squeeze-excite, a gate of one channel, GLU, or a product of two convolutions."""
 
     def __init__(self, inner: int, width: int, variant: int) -> None:
-        """Take the widths."""
         super().__init__()
         self.a = nn.Conv2d(inner, 2 * width if variant == 2 else width, 1)
         self.down = nn.Conv2d(width, 4, 1)
@@ -120,7 +114,6 @@ class Shuffle(nn.Module):
     """Channels in another order: by view and transpose, by the module, by pixel shuffle there and back."""
 
     def __init__(self, inner: int, width: int, variant: int) -> None:
-        """Take the widths."""
         super().__init__()
         self.a = nn.Conv2d(inner, width, 1)
         self.mix = nn.ChannelShuffle(2)
@@ -143,7 +136,6 @@ class Attention(nn.Module):
     """Two heads over pixels as tokens, around which the tokens go; layer norm before in half of the variants."""
 
     def __init__(self, inner: int, width: int, variant: int) -> None:
-        """Take the widths."""
         super().__init__()
         self.norm = nn.LayerNorm(inner) if variant % 2 else nn.Identity()
         self.q, self.k, self.v = (nn.Linear(inner, width) for _ in range(3))
@@ -167,7 +159,6 @@ class Tokens(nn.Module):
     """Two linear layers with channels last, as ConvNeXt has them, and a scale of each channel."""
 
     def __init__(self, inner: int, width: int, variant: int) -> None:
-        """Take the widths."""
         super().__init__()
         self.norm = nn.LayerNorm(inner) if variant % 2 else nn.Identity()
         self.up, self.down = nn.Linear(inner, width), nn.Linear(width, inner)

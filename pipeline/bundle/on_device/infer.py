@@ -460,7 +460,6 @@ class Network:
     """The network of a bundle, loaded in one runtime, by default the one that it was made for."""
 
     def __init__(self, folder: Path, runtime: str | None = None, threads: int = 1) -> None:
-        """Load the file; `threads` are the runtime's own."""
         preprocessing = load_preprocessing(folder)
         self.runtime = runtime or preprocessing["runtime"]
         self._shape = [preprocessing[name] for name in ("batch", "channels", "height", "width")]

@@ -57,7 +57,6 @@ class ClassPenalty(Regulariser, ABC):
     keep_last = True
 
     def __init__(self, groups: Sequence[Group]) -> None:
-        """Take the groups whose channels are penalised."""
         self.groups = tuple(groups)
         self._found: Slots | None = None
 

@@ -56,7 +56,6 @@ class Trial:
     """A network that is to be pruned, and its step of training."""
 
     def __init__(self, model: nn.Module, example: Example) -> None:
-        """Run the step."""
         self.model, self._example, self._original = model, example, step(model, example)
 
     def complete(

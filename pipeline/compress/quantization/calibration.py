@@ -35,7 +35,6 @@ class Limits:
     """Smallest and largest value of each tensor."""
 
     def __init__(self) -> None:
-        """Start with nothing seen."""
         self.ranges: dict[str, Range] = {}
 
     def add(self, tensors: Tensors) -> None:

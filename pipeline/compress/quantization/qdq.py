@@ -31,7 +31,6 @@ class Wiring:
     """Who makes and who reads each value of a graph, and the numbers that are stored in it, at one moment."""
 
     def __init__(self, graph: GraphProto) -> None:
-        """Look at the graph as it is now."""
         self.stored = {tensor.name: tensor for tensor in graph.initializer}
         self.made_by = producers(graph)
         self.outputs = {value.name for value in graph.output}

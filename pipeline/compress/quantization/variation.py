@@ -29,7 +29,6 @@ class Variation:
     """Smallest and largest value over the images at each place of tensors [N, ...] whose first dimension are images."""
 
     def __init__(self) -> None:
-        """Start with nothing seen."""
         self._bounds: dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
 
     def add(self, tensors: Tensors, images: int) -> None:

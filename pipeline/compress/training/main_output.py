@@ -22,7 +22,6 @@ class MainOutput:
     """Finds the output that evaluation returns among those of training, once; the others are left alone."""
 
     def __init__(self, classes: int) -> None:
-        """Take the number of classes."""
         self.classes = classes
         self._place: int | None = None
 

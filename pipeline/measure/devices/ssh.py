@@ -60,7 +60,6 @@ class SshDevice:
     emulated: ClassVar[bool] = False
 
     def __init__(self, record: DeviceRecord) -> None:
-        """Keep the address and the options; nothing is connected."""
         self.record = record
         self.url = record.url
         self._python = record.python or "python3"

@@ -33,7 +33,6 @@ class Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no
     """Hands out samples one by one."""
 
     def __init__(self, samples: NDArray[np.float32]) -> None:
-        """Take the samples."""
         self.rest = [{"image": samples[index : index + 1]} for index in range(len(samples))]
 
     def get_next(self) -> dict[str, NDArray[np.float32]] | None:
@@ -45,7 +44,6 @@ class Exotic(nn.Module):
     """Transposed, grouped and token-wise layers."""
 
     def __init__(self) -> None:
-        """Build the layers."""
         super().__init__()
         self.grouped = nn.Conv2d(4, 8, 1, groups=2, bias=False)
         self.up = nn.ConvTranspose2d(8, 6, 2, stride=2)

@@ -29,7 +29,6 @@ class Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no
     """Hands out samples one by one."""
 
     def __init__(self, samples: NDArray[np.float32]) -> None:
-        """Take the samples."""
         self.rest = [{"image": sample[None]} for sample in samples]
 
     def get_next(self) -> dict[str, NDArray[np.float32]] | None:

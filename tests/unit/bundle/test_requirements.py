@@ -36,7 +36,6 @@ class Index:
     """Stands for pip: knows some packages at some places, and remembers what it was asked."""
 
     def __init__(self, *without: str) -> None:
-        """Take the places without wheels."""
         self.without = without
         self.asked: list[tuple[tuple[str, ...], str]] = []
 

@@ -261,7 +261,6 @@ class Countdown:
     """Ends with an error at one of many calls."""
 
     def __init__(self, left: int, end: BaseException | type[BaseException]) -> None:
-        """Take after how many calls, and the error."""
         self.left = left
         self.end = end
         self.over = False

@@ -50,7 +50,6 @@ class Windows(nn.Module):
     """Attention over windows of tokens with a bias for each pair, as vision transformers have it."""
 
     def __init__(self) -> None:
-        """Make the projections and the bias."""
         super().__init__()
         self.qkv, self.proj = nn.Linear(8, 24), nn.Linear(8, 3)
         self.bias = nn.Parameter(torch.randn(2, 4, 4))

@@ -46,7 +46,6 @@ class Twice(nn.Module):
     """One convolution called two times, and a buffer that is added."""
 
     def __init__(self) -> None:
-        """Build the layer."""
         super().__init__()
         self.conv = nn.Conv2d(2, 2, 3, padding=1)
         self.register_buffer("offset", torch.ones(2, 1, 1))
@@ -61,7 +60,6 @@ class Bounded(nn.Module):
     """A convolution and one function of its output."""
 
     def __init__(self, bound: Callable[[Tensor], Tensor]) -> None:
-        """Take the function."""
         super().__init__()
         self.conv, self.bound = nn.Conv2d(3, 2, 3), bound
 
@@ -196,7 +194,6 @@ class Merged(nn.Module):
     """Computes the weights of evaluation from those of training in forward, through `.data`."""
 
     def __init__(self) -> None:
-        """Build the layers."""
         super().__init__()
         self.wide, self.skip, self.merged = (nn.Conv2d(3, 4, size, padding=size // 2) for size in (3, 1, 3))
 

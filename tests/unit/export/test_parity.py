@@ -43,7 +43,6 @@ class Shared(nn.Module):
     """A convolution that is called twice, with an activation that works in place."""
 
     def __init__(self) -> None:
-        """Build the layers."""
         super().__init__()
         self.conv = nn.Conv2d(2, 2, 3, padding=1)
         self.act = nn.ReLU(inplace=True)

@@ -31,7 +31,6 @@ class Small(nn.Module):
     """Two convolutions with something between them that has no integer kernel, and a linear head."""
 
     def __init__(self) -> None:
-        """Build the layers."""
         super().__init__()
         self.first = nn.Conv2d(1, 8, 3, padding=1)
         self.second = nn.Conv2d(8, 4, 3, padding=1)

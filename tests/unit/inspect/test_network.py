@@ -156,7 +156,6 @@ class Mixed(nn.Module):
     """One image channel, depthwise and grouped convolutions, positions, a product of computed tensors, one output."""
 
     def __init__(self) -> None:
-        """Build the layers."""
         super().__init__()
         self.stem = nn.Conv2d(1, 8, 3, padding=1)
         self.depthwise = nn.Conv2d(8, 16, 3, padding=1, groups=8)
@@ -201,7 +200,6 @@ class Tied(nn.Module):
     """An embedding whose table is also the last linear layer, and a head that nobody uses."""
 
     def __init__(self) -> None:
-        """Build the layers."""
         super().__init__()
         self.table = nn.Embedding(20, 8)
         self.hidden = nn.Linear(8, 8)

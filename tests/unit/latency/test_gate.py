@@ -26,7 +26,6 @@ class Project:
     """A folder with a configuration, files of models and a store."""
 
     def __init__(self, folder: Path, *names: str) -> None:
-        """Write a file for each name."""
         self.folder, self.names = folder, names
         for name in names:
             (folder / f"{name}.onnx").write_text(f"network {name}")

@@ -183,7 +183,6 @@ class Notes(SilentProgress):
     """Keeps what is noted."""
 
     def __init__(self) -> None:
-        """Start with nothing."""
         self.told: list[str] = []
 
     def note(self, text: str) -> None:

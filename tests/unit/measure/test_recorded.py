@@ -28,7 +28,6 @@ class Recorded:
     """A runner that gives recorded rounds, with the second side's times multiplied by `factor`; sessions last 1 s."""
 
     def __init__(self, name: str, *, factor: float = 1.0, swapped: bool = False) -> None:
-        """Read the file."""
         sides = json.loads((CASES / f"{name}.json").read_text())["sides"]
         self.sides = sides[::-1] if swapped else sides
         self.factors = (1.0, factor)

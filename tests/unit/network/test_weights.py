@@ -66,7 +66,6 @@ class Beside(nn.Linear):
     """Has `weight` and `module.weight`."""
 
     def __init__(self) -> None:
-        """Make both."""
         super().__init__(3, 2)
         self.module = nn.Linear(3, 2)
 

@@ -45,7 +45,6 @@ class Asked:
     """Stands for the search: remembers what it was asked and chooses the float file."""
 
     def __init__(self, folder: Path) -> None:
-        """Take where contexts and files go."""
         self.folder = folder
         self.questions: list[Question] = []
         self.evaluations: list[Evaluation] = []

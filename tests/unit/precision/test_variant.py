@@ -27,7 +27,6 @@ class Texts:
     """Remembers what was told."""
 
     def __init__(self) -> None:
-        """Begin without any."""
         self.told: list[str] = []
 
     def update(self, done: float, total: float, text: str = "") -> None:

@@ -27,7 +27,6 @@ class Scenes:
     """Stands for `pipeline.measure.harness.measure`: plays a scene and remembers what was asked."""
 
     def __init__(self, scene: Scene) -> None:
-        """Take the scene; `calls` is empty."""
         self.scene = scene
         self.calls: list[tuple[Sequence[Subject], Terms, SamplingPlan]] = []
 

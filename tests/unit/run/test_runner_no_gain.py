@@ -37,7 +37,6 @@ class Chain:
     """The toy project with stages of the test's own."""
 
     def __init__(self, project: Project) -> None:
-        """Keep the project."""
         self.folder = project.folder
         self.recipe = project.recipe
         self.store = Store(project.folder / "store")

@@ -38,7 +38,6 @@ class Stops(SilentProgress):
     """Progress that ends the process after so many reports, as a signal would."""
 
     def __init__(self, after: int) -> None:
-        """Take the number of reports."""
         self.left = after
         self.notes: list[str] = []
 

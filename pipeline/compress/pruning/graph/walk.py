@@ -87,7 +87,6 @@ class _Walker:
     """One walk over a captured graph. Atoms are numbered by stored tensor, dimension and position."""
 
     def __init__(self, captured: Captured, options: Options) -> None:
-        """Give atoms to every stored tensor of floating point."""
         self._captured, self._options = captured, options
         self._slots: dict[Slot, NDArray[np.int64]] = {}
         count = 1  # atom 1 is the network's input

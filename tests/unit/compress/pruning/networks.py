@@ -32,7 +32,6 @@ class Net(nn.Module):
     """Layers and parameters by name, and a function of (layers, inputs)."""
 
     def __init__(self, function: Callable[..., Any], **layers: nn.Module | nn.Parameter) -> None:
-        """Register the layers in order."""
         super().__init__()
         self.function = function
         for name, layer in layers.items():

@@ -75,7 +75,6 @@ class Net(nn.Module):
     """A concatenation of two layers' channels, a depthwise layer with a norm, and a flattened map of 16 pixels."""
 
     def __init__(self, a: int, b: int, c: int) -> None:
-        """Give the three groups of channels their widths."""
         super().__init__()
         self.a, self.b = nn.Conv2d(3, a, 3, padding=1), nn.Conv2d(a, b, 1, bias=False)
         self.deep, self.norm = nn.Conv2d(a, a, 3, padding=1, groups=a, bias=False), nn.BatchNorm2d(a)

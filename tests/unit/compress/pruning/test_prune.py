@@ -213,7 +213,6 @@ class Counted(nn.Module):
     """A network with a method, an attribute and a hook of its own."""
 
     def __init__(self) -> None:
-        """Make two layers."""
         super().__init__()
         self.a, self.b = conv(3, 8), conv(8, 2)
         self.note = "mine"

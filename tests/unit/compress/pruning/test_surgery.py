@@ -26,7 +26,6 @@ class Small(nn.Module):
     """Convolutions, plain and grouped, with norms and a linear layer."""
 
     def __init__(self) -> None:
-        """Give every layer another width."""
         super().__init__()
         self.a = nn.Conv2d(3, 8, 3, padding=1)
         self.bn = nn.BatchNorm2d(8)
@@ -45,7 +44,6 @@ class Sequence(nn.Module):
     """A table, a norm over its features, and a recurrent layer."""
 
     def __init__(self) -> None:
-        """Give every layer another width."""
         super().__init__()
         self.table = nn.Embedding(9, 8)
         self.norm = nn.LayerNorm(8)

@@ -36,7 +36,6 @@ class Keeper(nn.Module):
     latest: ClassVar[Any] = None
 
     def __init__(self, keep: Callable[[Keeper, Tensor], Any]) -> None:
-        """Make everything that `keep` may change."""
         super().__init__()
         self.keep = keep
         self.a, self.n = conv(3, 4), nn.BatchNorm2d(4)

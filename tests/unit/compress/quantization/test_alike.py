@@ -31,7 +31,6 @@ class Residual(nn.Module):
     """A residual block, a mean, and a linear layer."""
 
     def __init__(self) -> None:
-        """Make the layers."""
         super().__init__()
         self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
         self.head = nn.Linear(8, 4)

@@ -31,7 +31,6 @@ class Residual(nn.Module):
     """Four convolutions with an addition, so that each kind of node has quantized neighbours."""
 
     def __init__(self) -> None:
-        """Make the layers."""
         super().__init__()
         self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
         self.third, self.last = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 3)

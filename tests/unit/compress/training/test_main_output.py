@@ -33,7 +33,6 @@ class Network(nn.Module):
     """Returns what `training` makes of its two heads while it trains; dropout and norm differ between the modes."""
 
     def __init__(self, training: Callable[..., object]) -> None:
-        """Take what is returned in training."""
         super().__init__()
         self.stem = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Dropout(0.5))
         self.main, self.aux, self.returned = nn.Linear(8, 3), nn.Linear(8, 3), training

@@ -62,7 +62,6 @@ class Pulling(Regulariser):
     """Pulls weights to zero by an amount that it remembers from epoch to epoch; notes what it is asked."""
 
     def __init__(self) -> None:
-        """Start with nothing seen."""
         self.pull = 0.0
         self.steps: list[int] = []
 
@@ -95,7 +94,6 @@ class Centred(nn.Module):
     """Takes off a mean that it keeps as a plain attribute and moves while it trains."""
 
     def __init__(self) -> None:
-        """Start with no mean."""
         super().__init__()
         self.inner = network()
         self.mean = torch.zeros(1)

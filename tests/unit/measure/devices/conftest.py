@@ -53,7 +53,6 @@ class Adbd:
     """A stand-in for a device, and an adb server of its own that knows it."""
 
     def __init__(self, folder: Path, *options: str) -> None:
-        """Start both and connect them."""
         self.port, self.server_port = SSHD.free_port(), SSHD.free_port()
         self.files = folder / "device"
         self.url = f"adb://127.0.0.1:{self.port}"

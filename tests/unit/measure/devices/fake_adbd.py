@@ -35,7 +35,6 @@ class Stream:
     """One service that the client has opened."""
 
     def __init__(self, link: Link, local: int, remote: int) -> None:
-        """Make it ready for data."""
         self.link, self.local, self.remote = link, local, remote
         self.incoming: queue.Queue[bytes] = queue.Queue()
         self._may_write = threading.Semaphore(1)
@@ -72,7 +71,6 @@ class Link:
     """A connection of a client."""
 
     def __init__(self, connection: socket.socket, arguments: argparse.Namespace) -> None:
-        """Serve nothing yet."""
         self.connection, self.arguments = connection, arguments
         self.streams: dict[int, Stream] = {}
         self._lock = threading.Lock()

@@ -51,7 +51,6 @@ class Sshd:
     """A running sshd. `login` is the script that runs each command that is asked for."""
 
     def __init__(self, folder: Path, login: str = LOGIN) -> None:
-        """Write keys and settings and start it."""
         self.folder, self.port = folder, free_port()
         self.files = folder / "device"
         self.files.mkdir(parents=True)

@@ -26,7 +26,6 @@ class Page(HTMLParser):
     """Tags, attributes and text of a page; `unclosed` is empty when every tag is closed in order."""
 
     def __init__(self, text: str) -> None:
-        """Parse at once."""
         super().__init__()
         self.tags: list[str] = []
         self.attributes: list[tuple[str, str]] = []

@@ -167,7 +167,6 @@ class _Page(HTMLParser):
     """Tags, attributes and words of a page."""
 
     def __init__(self, text: str) -> None:
-        """Parse at once."""
         super().__init__()
         self.tags: list[str] = []
         self.linked: list[str] = []

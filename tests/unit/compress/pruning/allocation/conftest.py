@@ -22,7 +22,6 @@ class Chain:
     name = "multiply-accumulates"
 
     def __init__(self, whole: Mapping[str, int]) -> None:
-        """Take the widths in the order of the layers."""
         self.whole = dict(whole)
 
     def cost(self, widths: Mapping[str, int]) -> float:

@@ -30,7 +30,6 @@ class Sum:
     name = "units"
 
     def __init__(self, whole: Mapping[str, int], **prices: float) -> None:
-        """Take widths and prices by group."""
         self.whole, self.prices = whole, prices
 
     def cost(self, widths: Mapping[str, int]) -> float:

@@ -44,7 +44,6 @@ class Many(nn.Module):
     """A network that takes its inputs as they come."""
 
     def __init__(self) -> None:
-        """Make one layer."""
         super().__init__()
         self.a = nn.Linear(3, 2)
 
@@ -57,7 +56,6 @@ class Optional(nn.Module):
     """A network with an input that may be left out."""
 
     def __init__(self) -> None:
-        """Make one layer."""
         super().__init__()
         self.a = nn.Linear(3, 2)
 

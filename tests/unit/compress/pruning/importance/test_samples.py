@@ -22,7 +22,6 @@ class Rearranged(nn.Module):
     """A linear layer on four tokens of width 3 that one function puts in another order and one puts back."""
 
     def __init__(self, order: Order) -> None:
-        """Take both functions."""
         super().__init__()
         self.there, self.back = order
         self.linear = nn.Linear(3, 5)

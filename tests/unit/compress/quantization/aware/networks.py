@@ -90,7 +90,6 @@ class Attention(nn.Module):
     """Patches, layer norm, attention with softmax, and a linear layer."""
 
     def __init__(self) -> None:
-        """Make the layers."""
         super().__init__()
         self.patch, self.norm = nn.Conv2d(3, 16, 2, 2), nn.LayerNorm(16)
         self.positions = nn.Parameter(torch.randn(1, 16, 16) / 4)

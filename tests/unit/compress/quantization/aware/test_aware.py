@@ -261,7 +261,6 @@ class Preactivation(nn.Module):
     """A batch norm that no convolution can take, a clip that no grid implies, and a dead channel."""
 
     def __init__(self) -> None:
-        """Make the layers."""
         super().__init__()
         self.c1, self.n, self.c2 = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3, padding=1)
         self.fc = nn.Linear(8, 5)

@@ -43,7 +43,6 @@ class Chain:
     """Builds a graph node by node; each reads what the last one made."""
 
     def __init__(self, seed: int = 0) -> None:
-        """Start at the input."""
         self.nodes: list[NodeProto] = []
         self.constants: dict[str, Array] = {}
         self.last, self.seed = "image", seed

@@ -132,7 +132,6 @@ class Tokens(nn.Module):
     """One attention block with a class token and positions."""
 
     def __init__(self) -> None:
-        """Make the layers."""
         super().__init__()
         self.patch = nn.Conv2d(3, 8, 2, 2)
         self.token, self.positions = nn.Parameter(torch.randn(1, 1, 8)), nn.Parameter(torch.randn(1, 10, 8))
