@@ -6,10 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from pipeline.compress.quantization.names import Calibration, Scheme
 from pipeline.core.artifact import Frozen
-
-Scheme = Literal["u8s8", "u8s8-reduced", "s8s8", "u8u8"]
-Method = Literal["min-max", "percentile", "entropy", "mse"]
 
 
 class QuantizationConfig(Frozen):
@@ -25,7 +23,7 @@ class QuantizationConfig(Frozen):
         default=False,
         description="Centre the ranges of activations on zero: slower, since ReLU can no longer be fused.",
     )
-    calibration: Method = Field(
+    calibration: Calibration = Field(
         default="percentile", description="How the ranges of activations follow from what the images bring forth."
     )
     percentile: Annotated[float, Field(gt=50, le=100)] = Field(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
     from pipeline.compress.quantization.calibration import Range
-    from pipeline.compress.quantization.engines.engine import Scheme
+    from pipeline.compress.quantization.names import Scheme
     from pipeline.core.stage import Context
     from pipeline.precision.config import QuantizationConfig
 

@@ -6,15 +6,18 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
+from pipeline.compress.quantization.names import OtherPrecision
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pipeline.compress.quantization.engines.engine import Scheme
+    from pipeline.compress.quantization.names import Scheme
 
 Architecture = Literal["x86-64", "arm64"]
 #: How much faster than float32 int8 is: `large` is about what its width promises, `small` less than half of that.
 Gain = Literal["large", "small", "none", "unknown"]
-Precision = Literal["fp16-weights", "fp16", "bf16", "int8-dynamic", "int8-weights", "int4-weights"]
+#: bfloat16 is a hint of OpenVINO's, not a file: facts speak of it, no stage makes it.
+Precision = Literal[OtherPrecision, "bf16"]
 #: `native`: arithmetic in that precision. `storage`: read, but computed in float32. `none`: not worth a file.
 Support = Literal["native", "storage", "none"]
 

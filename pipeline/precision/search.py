@@ -29,7 +29,8 @@ from pipeline.precision.variant import LADDER, Variant
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pipeline.compress.quantization.engines.engine import Calibration, EngineName, Request, Scheme
+    from pipeline.compress.quantization.engines.engine import Request
+    from pipeline.compress.quantization.names import Calibration, EngineName, Scheme
     from pipeline.core.stage import Progress
     from pipeline.precision.evaluation import Evaluation
     from pipeline.precision.rows import Precision

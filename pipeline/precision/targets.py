@@ -17,7 +17,7 @@ from pipeline.precision.precision_rows import PRECISION_ROWS
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pipeline.compress.quantization.engines.engine import Scheme
+    from pipeline.compress.quantization.names import Scheme
     from pipeline.precision.rows import Architecture, Int8Row, Precision, PrecisionRow
 
 #: What platform.machine() says on different systems.

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto
 
-    from pipeline.compress.quantization.engines.engine import Request, Scheme
+    from pipeline.compress.quantization.engines.engine import Request
+    from pipeline.compress.quantization.names import Scheme
     from pipeline.precision.evaluation import Evaluation, Timed
     from pipeline.precision.targets import TargetFacts
     from pipeline.precision.variant import Variant

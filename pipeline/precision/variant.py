@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from pipeline.compress.quantization.alike import round_alike
 from pipeline.compress.quantization.canonical import canonical
@@ -26,12 +26,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto
 
-    from pipeline.compress.quantization.engines.engine import EngineName, Quantized, Request
+    from pipeline.compress.quantization.engines.engine import Quantized, Request
+    from pipeline.compress.quantization.names import EngineName, Recovery
     from pipeline.core.stage import Progress
     from pipeline.precision.rows import Precision
 
-#: From cheap to dear. `equalize` changes the float graph before it is quantized, the others the int8 weights after.
-Recovery = Literal["equalize", "bias", "adaround"]
 #: What is tried in turn until the accuracy is there.
 LADDER: tuple[tuple[Recovery, ...], ...] = (("bias",), ("equalize", "bias"), ("adaround", "bias"))
 #: Images that activations are compared on: those of all layers are held at once.

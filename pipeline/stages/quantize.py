@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from pipeline.compress.quantization.names import EngineName, OtherPrecision
 from pipeline.core.cpu import cpu_flags
 from pipeline.core.stage import Context, Outcome, Stage
 from pipeline.core.units import Duration, Points
@@ -62,14 +63,14 @@ class Quantize(QuantizationConfig, Stage):
     libraries: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnxruntime")
 
     kind: Literal["quantize"]
-    engine: Literal["auto", "onnxruntime", "neural-compressor", "nncf"] = Field(
+    engine: Literal["auto", EngineName] = Field(
         default="onnxruntime",
         description="What places the QDQ pairs and finds scales. `auto` tries all that are installed with schemes that "
         "suit the target and every calibration, times them there, and takes the fastest file that is right. "
         "`neural-compressor` calibrates by min-max (its default here) or mse, `nncf` not by entropy; both store "
         "weights as s8.",
     )
-    precision: Literal["int8", "int8-dynamic", "int8-weights", "int4-weights", "fp16-weights", "fp16"] = Field(
+    precision: Literal["int8", OtherPrecision] = Field(
         default="int8",
         description="int8: weights and activations. int8-dynamic: matrix products, with ranges found at run time. "
         "int8-weights, int4-weights, fp16-weights: smaller files, computed in float. fp16: all of it.",

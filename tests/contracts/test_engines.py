@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.compress.quantization.engines import engine as interface
-from pipeline.compress.quantization.engines.engine import EngineName, Quantized, Request
+from pipeline.compress.quantization.engines.engine import Quantized, Request
 from pipeline.compress.quantization.engines.registry import ENGINES, available, open_engine
+from pipeline.compress.quantization.names import EngineName
 from pipeline.core.errors import InputError
 from pipeline.export.onnx import export_onnx
 from pipeline.measure.machine import fingerprint

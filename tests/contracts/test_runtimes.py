@@ -41,6 +41,7 @@ OWN = (
     "bundle/on_device/",
     "bundle/tolerance.py",
     "compress/quantization/engines/",
+    "compress/quantization/names.py",
     "precision/",
     "stages/export.py",
     "stages/quantize.py",

@@ -24,7 +24,7 @@ from tests.properties.layer_graphs import random_graph
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-    from pipeline.compress.quantization.engines.engine import EngineName
+    from pipeline.compress.quantization.names import EngineName
     from tests.properties.int8_noise import Array
 
 WANTED = os.environ.get("SECATEUR_EXAMPLES")

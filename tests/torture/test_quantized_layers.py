@@ -15,7 +15,7 @@ from pipeline.compress.quantization.engines.registry import ENGINES
 from tests.properties.test_quantization import problems
 
 if TYPE_CHECKING:
-    from pipeline.compress.quantization.engines.engine import EngineName
+    from pipeline.compress.quantization.names import EngineName
     from tests.torture.tally import Tally
 
 pytestmark = pytest.mark.slow

@@ -7,7 +7,7 @@ the images.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from pipeline.compress.quantization.names import HistogramMethod
+
     Range = tuple[float, float]
     Tensors = Mapping[str, NDArray[np.float32]]
 
-Method = Literal["percentile", "entropy", "mse"]
 
 #: Bins of a histogram over [-m, m], m the largest absolute value: 2048 on each side of zero, as in Migacz 2017.
 BINS = 4096
@@ -60,7 +61,7 @@ class Histograms:
                 bins = ((values.ravel() / bound + 1) * (BINS / 2)).astype(np.int64)
                 self.counts[name] += np.bincount(np.clip(bins, 0, BINS - 1), minlength=BINS)
 
-    def find(self, method: Method, percentile: float = 99.99) -> dict[str, Range]:
+    def find(self, method: HistogramMethod, percentile: float = 99.99) -> dict[str, Range]:
         """Return the range of each tensor by the method; `percentile` is for that one."""
         if method == "percentile":
             return {name: percentile_range(bins, self.limits[name], percentile) for name, bins in self.counts.items()}

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
     from pipeline.compress.quantization.calibration import Range
-    from pipeline.compress.quantization.engines.engine import Calibration
+    from pipeline.compress.quantization.names import Calibration
 
 #: Scores below this have no weight behind a softmax in any float type: they are masked.
 MASKED = -1e4

@@ -39,7 +39,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto
 
-    from pipeline.compress.quantization.engines.engine import Quantized, Scheme
+    from pipeline.compress.quantization.engines.engine import Quantized
+    from pipeline.compress.quantization.names import Scheme
     from pipeline.core.artifact import Artifact, TensorSpec
     from pipeline.core.stage import Context
     from pipeline.network.training_config import TrainingConfig

@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 import pytest
 
-from pipeline.compress.quantization.engines.engine import Scheme
+from pipeline.compress.quantization.names import Scheme
 from pipeline.measure.machine import DISPATCH_FLAGS, fingerprint
 from pipeline.precision.int8_rows import INT8_ROWS
 from pipeline.precision.precision_rows import PRECISION_ROWS

@@ -13,12 +13,14 @@ from pipeline.core.errors import InputError
 from pipeline.onnx_graph.file import is_quantized
 from pipeline.precision import variant as variant_module
 from pipeline.precision.rows import Precision
-from pipeline.precision.variant import IMAGES, Recovery, Variant, build, other_precision
+from pipeline.precision.variant import IMAGES, Variant, build, other_precision
 from tests.unit.precision.search_fixtures import SAMPLES, network
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto
+
+    from pipeline.compress.quantization.names import Recovery
 
 PLAIN = Variant("onnxruntime", Request("u8s8", calibration="min-max"))
 

@@ -10,8 +10,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from pipeline.compress.quantization.engines.engine import EngineName, missing
+from pipeline.compress.quantization.engines.engine import missing
 from pipeline.compress.quantization.engines.registry import ENGINES, available
+from pipeline.compress.quantization.names import EngineName
 from pipeline.core.artifact import Artifact, TensorSpec
 from pipeline.core.errors import StageError
 from pipeline.core.nearness import NEARNESS, Nearness

@@ -15,8 +15,9 @@ from pydantic import ValidationError
 
 from pipeline.compress.quantization.engines import engine as interface
 from pipeline.compress.quantization.engines import onnxruntime as engine
-from pipeline.compress.quantization.engines.engine import Calibration, EngineName, Request, Scheme, missing
+from pipeline.compress.quantization.engines.engine import Request, missing
 from pipeline.compress.quantization.engines.registry import ENGINES, available
+from pipeline.compress.quantization.names import Calibration, EngineName, Scheme
 from pipeline.core.errors import InputError, StageError
 from pipeline.core.stage import Target
 from pipeline.onnx_graph.file import is_quantized, read_onnx

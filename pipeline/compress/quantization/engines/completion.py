@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto
 
     from pipeline.compress.quantization.calibration import Range
-    from pipeline.compress.quantization.engines.engine import Request, Scheme
+    from pipeline.compress.quantization.engines.engine import Request
+    from pipeline.compress.quantization.names import Scheme
 
     Array = NDArray[Any]
     #: The node that multiplies the data, and its factors [inputs].

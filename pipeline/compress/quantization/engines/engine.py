@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -13,9 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto
 
-Scheme = Literal["u8s8", "u8s8-reduced", "s8s8", "u8u8"]
-Calibration = Literal["min-max", "percentile", "entropy", "mse"]
-EngineName = Literal["onnxruntime", "neural-compressor", "nncf"]
+    from pipeline.compress.quantization.names import Calibration, EngineName, Scheme
 
 
 @dataclass(frozen=True)

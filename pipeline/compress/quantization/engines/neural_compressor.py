@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from onnx import ModelProto
     from torch import fx
 
-    from pipeline.compress.quantization.engines.engine import Calibration, EngineName, Request
+    from pipeline.compress.quantization.engines.engine import Request
+    from pipeline.compress.quantization.names import Calibration, EngineName
 
 #: What it calls each way to find ranges.
 ALGORITHMS: dict[Calibration, str] = {"min-max": "minmax", "mse": "kl"}

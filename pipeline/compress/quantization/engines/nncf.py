@@ -43,7 +43,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto
 
-    from pipeline.compress.quantization.engines.engine import Calibration, EngineName, Request
+    from pipeline.compress.quantization.engines.engine import Request
+    from pipeline.compress.quantization.names import Calibration, EngineName
 
 CALIBRATIONS: frozenset[Calibration] = frozenset({"min-max", "percentile", "mse"})
 #: With this in the environment NNCF sends no telemetry; it looks once, when it is imported.

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
     from pipeline.compress.quantization.calibration import Range
-    from pipeline.compress.quantization.engines.engine import Calibration, EngineName, Scheme
+    from pipeline.compress.quantization.names import Calibration, EngineName, Scheme
 
 
 @dataclass(frozen=True)

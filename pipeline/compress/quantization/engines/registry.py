@@ -10,7 +10,8 @@ from pipeline.core.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from pipeline.compress.quantization.engines.engine import Engine, EngineName
+    from pipeline.compress.quantization.engines.engine import Engine
+    from pipeline.compress.quantization.names import EngineName
 
 
 def _onnxruntime() -> Engine:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     from onnx import ModelProto, NodeProto
 
-    from pipeline.compress.quantization.engines.engine import EngineName, Quantized
+    from pipeline.compress.quantization.engines.engine import Quantized
+    from pipeline.compress.quantization.names import EngineName
     from tests.unit.compress.quantization.graphs import Array
 
 IMAGES = floats(12, 3, 6, 6) + np.float32(0.3)

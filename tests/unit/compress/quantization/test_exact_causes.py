@@ -22,7 +22,7 @@ from tests.unit.compress.quantization.graphs import floats
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-    from pipeline.compress.quantization.engines.engine import EngineName
+    from pipeline.compress.quantization.names import EngineName
 
 #: NNCF takes a second for each graph.
 each_engine = pytest.mark.parametrize("name", ["onnxruntime", "nncf"])

@@ -18,7 +18,7 @@ from tests.unit.compress.quantization.graphs import floats
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
-    from pipeline.compress.quantization.engines.engine import EngineName
+    from pipeline.compress.quantization.names import EngineName
 
 each_engine = pytest.mark.parametrize("name", ["onnxruntime", "nncf"])
 POSITIVE = np.abs(IMAGES)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto, NodeProto
 
-    from pipeline.compress.quantization.engines.engine import Calibration, Scheme
+    from pipeline.compress.quantization.names import Calibration, Scheme
 
 SAMPLES = np.random.default_rng(0).standard_normal((6, 3, 8, 8), dtype=np.float32)
 

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto, NodeProto
 
-    from pipeline.compress.quantization.engines.engine import Engine, EngineName
+    from pipeline.compress.quantization.engines.engine import Engine
+    from pipeline.compress.quantization.names import EngineName
 
 MIN_MAX = Request("u8s8", calibration="min-max")
 IMAGES = np.random.default_rng(0).standard_normal((4, 3, 4, 4)).astype(np.float32)

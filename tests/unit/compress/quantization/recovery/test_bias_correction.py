@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto
 
-    from pipeline.compress.quantization.engines.engine import EngineName
+    from pipeline.compress.quantization.names import EngineName
 
 BIASED = [name for name in LAYERS if name not in {"no bias", "tokens"}]
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto
 
-    from pipeline.compress.quantization.engines.engine import EngineName, Scheme
+    from pipeline.compress.quantization.names import EngineName, Scheme
 
 STEPS = 100
 
