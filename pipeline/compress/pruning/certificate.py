@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractContextManager
 
-    from pipeline.compress.pruning.graph.capture import Captured, Example
+    from pipeline.compress.pruning.graph.capture import Captured
+    from pipeline.compress.pruning.graph.exported import Example
     from pipeline.compress.pruning.graph.walk import Walk
     from pipeline.compress.pruning.surgery import Keep, PrunePlan
 
