@@ -13,13 +13,14 @@ import torch
 from onnx import TensorProto, helper
 
 from pipeline.core.errors import InputError
-from pipeline.measure.runtimes import READS, Port, Settings, fixed_shape, numbers_in, open_session
+from pipeline.core.runtimes import shipping_runtimes
+from pipeline.measure.runtimes import Port, Settings, fixed_shape, numbers_in, open_session
 from pipeline.measure.runtimes.torch import open_module
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-FILE_RUNTIMES = sorted(set(READS) - {"torch"})
+FILE_RUNTIMES = sorted(shipping_runtimes())
 
 
 @pytest.mark.parametrize("runtime", FILE_RUNTIMES)

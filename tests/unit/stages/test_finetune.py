@@ -9,8 +9,9 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from pipeline.core.artifact import PAYLOAD, TensorSpec
+from pipeline.core.artifact import TensorSpec
 from pipeline.core.errors import InputError
+from pipeline.core.runtimes import FORMS
 from pipeline.core.stage import SilentProgress
 from pipeline.network.definition import build
 from pipeline.network.stored import load_network, write_original
@@ -64,7 +65,7 @@ def test_it_says_what_the_epochs_did(run_stage: Run, network: Artifact) -> None:
     before, after = load_network(network).state_dict(), load_network(artifact).state_dict()
     assert before.keys() == after.keys()
     assert any(not before[name].equal(after[name]) for name in before)
-    assert sorted(path.name for path in artifact.folder.iterdir()) == sorted(PAYLOAD["torch"])
+    assert sorted(path.name for path in artifact.folder.iterdir()) == sorted(FORMS["torch"].files)
 
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -124,7 +125,7 @@ def test_a_killed_training_ends_with_the_same_bytes(
     last = Stops(1000)
     assert stage.run(network, replaced(killed, last)).changed == outcome.changed
     assert last.notes == ["resumed after epoch 1 of 3"]
-    for name in PAYLOAD["torch"]:
+    for name in FORMS["torch"].files:
         assert (killed.folder / name).read_bytes() == (whole.folder / name).read_bytes()
 
 

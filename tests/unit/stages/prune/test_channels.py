@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.core.artifact import PAYLOAD, Artifact, TensorSpec
+from pipeline.core.artifact import Artifact, TensorSpec
 from pipeline.core.dataset import Dataset, Normalisation, Split
 from pipeline.core.errors import InputError, StageError
+from pipeline.core.runtimes import FORMS
 from pipeline.core.stage import Context, SilentProgress, Target
 from pipeline.network.definition import build
 from pipeline.network.stored import load_network, write_original
@@ -90,7 +91,7 @@ def run(given: Artifact, folder: Path, progress: SilentProgress | None = None, *
     stage = Prune.model_validate({"kind": "prune", "align": 1, "images": 32, **aim, **settings})
     context = Context(folder, 0, Target(), given, lambda: DATA, progress=progress or SilentProgress())
     changed: dict[str, Any] = json.loads(json.dumps(stage.run(given, context).changed))
-    assert sorted(path.name for path in folder.iterdir() if path.is_file()) == sorted(PAYLOAD["torch"])
+    assert sorted(path.name for path in folder.iterdir() if path.is_file()) == sorted(FORMS["torch"].files)
     return changed
 
 
@@ -186,7 +187,7 @@ def test_a_killed_run_ends_with_the_same_bytes(tmp_path: Path, method: str) -> N
     last = Stops(10_000)
     assert run(given, tmp_path / "killed", last, **settings) == whole
     assert any("resumed" in note and "after epoch 1 of 2" in note for note in notes + last.notes)
-    for name in PAYLOAD["torch"]:
+    for name in FORMS["torch"].files:
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 

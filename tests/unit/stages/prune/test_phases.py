@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pipeline.core.artifact import PAYLOAD, Artifact
+from pipeline.core.artifact import Artifact
+from pipeline.core.runtimes import FORMS
 from pipeline.stages.prune.phases import Phases
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ GIVEN = Artifact(form="torch", folder="/given", digest="x", inputs=(), outputs=(
 
 def write(given: Artifact, folder: Path) -> dict[str, Any]:
     """Write a payload that says where it comes from."""
-    for name in PAYLOAD["torch"]:
+    for name in FORMS["torch"].files:
         (folder / name).write_text(f"after {given.folder.name}")
     return {"from": given.folder.name, "pair": [1, 0.1]}
 
@@ -36,7 +37,7 @@ def test_each_phase_starts_from_the_one_before(tmp_path: Path) -> None:
     assert phases.run(write)["from"] == "000"
     phases.finish(tmp_path)
     assert (tmp_path / "weights.safetensors").read_text() == "after 000"
-    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == sorted(PAYLOAD["torch"])
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == sorted(FORMS["torch"].files)
 
 
 def test_a_killed_phase_is_run_again_in_its_folder_and_finished_ones_are_not(tmp_path: Path) -> None:
