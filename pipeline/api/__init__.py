@@ -1,6 +1,7 @@
 """Secateur from Python: the run, checks, store and report of the command, with values in place of YAML.
 
-    from pipeline.api import Bundle, Export, Finetune, Prune, Quantize, Recipe, run, verify
+    from pipeline.report.progress import ConsoleProgress
+from pipeline.api import Bundle, Export, Finetune, Prune, Quantize, Recipe, run, verify
 
     recipe = Recipe(
         name="shapes on a small CPU",
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Bundle",
+    "ConsoleProgress",
     "Export",
     "Finetune",
     "Measure",
@@ -105,7 +107,7 @@ def run(
         overrides: texts such as `stages.prune.ratio=0.4`, as the command's `--set`.
         store: where finished stages are kept; the command's store when left out.
         fresh: take nothing from the store, and replace what is there once the run is finished.
-        progress: told how far it is; `pipeline.report.progress.ConsoleProgress` draws a bar.
+        progress: told how far it is; `ConsoleProgress` draws a bar.
 
     Raises:
         RecipeError: all problems of the recipe, before anything is run.
