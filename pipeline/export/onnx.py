@@ -38,8 +38,6 @@ if TYPE_CHECKING:
 
 FILE_NAME = "model.onnx"
 DEFAULT_OPSET = 20
-#: The operator versions that torch translates to and both runtimes read.
-OPSETS = (18, 24)
 #: Where torch keeps the path of modules that a node was traced in, outermost first; the last entry is the operation.
 SCOPE_KEY = "pkg.torch.onnx.name_scopes"
 BIAS_INPUT = 2

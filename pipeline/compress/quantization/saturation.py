@@ -75,11 +75,6 @@ class Saturation:
         """Sums that were clipped, in all layers."""
         return sum(layer.saturated for layer in self.layers)
 
-    @property
-    def concerned(self) -> tuple[LayerSaturation, ...]:
-        """Layers with a clipped sum, the largest effect first."""
-        return tuple(sorted((each for each in self.layers if each.saturated), key=lambda each: -each.effect))
-
 
 def saturation(model: ModelProto, samples_NCHW: NDArray[np.float32], *, positions: int = POSITIONS) -> Saturation:
     """Count the pair sums of a QDQ graph that would saturate without VNNI, on real images.

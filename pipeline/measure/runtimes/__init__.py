@@ -6,7 +6,6 @@ in `pipeline.measure.worker_file`.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -116,8 +115,3 @@ def dtype_of(path: Path, name: str, written: str, known: Mapping[str, str]) -> s
     if written not in known:
         raise InputError(f"{path}: input {name} is of type {written}, allowed: {', '.join(known)}")
     return known[written]
-
-
-def numbers_in(ports: Sequence[Port]) -> int:
-    """Return how many numbers one inference takes in."""
-    return sum(math.prod(port.shape) for port in ports)

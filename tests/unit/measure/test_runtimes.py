@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 
 from pipeline.core.errors import InputError
 from pipeline.core.runtimes import shipping_runtimes
-from pipeline.measure.runtimes import Port, Settings, fixed_shape, numbers_in, open_session
+from pipeline.measure.runtimes import Port, Settings, fixed_shape, open_session
 from pipeline.measure.runtimes.torch import open_module
 
 if TYPE_CHECKING:
@@ -114,7 +114,6 @@ def test_two_inputs_of_two_types_run_at_the_given_shapes(runtime: Any, tmp_path:
     assert session.inputs == (Port("a", (2, 3), "float32"), Port("ids", (2, 3), "int64"))
     (sums,) = session.run(np.full((2, 3), 0.5, np.float32), np.full((2, 3), 2, np.int64))
     assert np.asarray(sums) == pytest.approx(np.full((2, 3), 2.5))
-    assert numbers_in(session.inputs) == 12
 
 
 @pytest.mark.parametrize("runtime", FILE_RUNTIMES)
