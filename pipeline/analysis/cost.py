@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import openvino
     from onnx import ModelProto, NodeProto
 
-GZIP_LEVEL = 6
+_GZIP_LEVEL = 6
 #: Operators that multiply by weights, each with the inputs that hold the weight and the bias (-1: it has none).
 ONNX_WEIGHTED = {
     "Conv": (1, 2),
@@ -41,7 +41,7 @@ ONNX_WEIGHTED = {
     "MatMulInteger": (1, -1),
 }
 #: Operators that a weight may pass on its way without changing how many numbers it has.
-ONNX_CARRIERS = ("DequantizeLinear", "QuantizeLinear", "Reshape", "Transpose", "Cast", "Identity")
+_ONNX_CARRIERS = ("DequantizeLinear", "QuantizeLinear", "Reshape", "Transpose", "Cast", "Identity")
 OPENVINO_WEIGHTED = (
     "Convolution",
     "GroupConvolution",
@@ -49,7 +49,7 @@ OPENVINO_WEIGHTED = (
     "GroupConvolutionBackpropData",
     "MatMul",
 )
-OPENVINO_CARRIERS = ("Convert", "Subtract", "Multiply", "Reshape", "Transpose", "Unsqueeze", "FakeQuantize")
+_OPENVINO_CARRIERS = ("Convert", "Subtract", "Multiply", "Reshape", "Transpose", "Unsqueeze", "FakeQuantize")
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def openvino_macs(model: openvino.Model) -> dict[str, int]:
 
 def gzip_size_bytes(files: Iterable[Path]) -> int:
     """Return the size of the files' bytes, one after the other, gzip-compressed at level 6 without a time stamp."""
-    return len(gzip.compress(b"".join(file.read_bytes() for file in files), GZIP_LEVEL, mtime=0))
+    return len(gzip.compress(b"".join(file.read_bytes() for file in files), _GZIP_LEVEL, mtime=0))
 
 
 def _shapes(model: ModelProto, layers: Iterable[NodeProto], label: str) -> Mapping[str, tuple[int, ...]]:
@@ -167,7 +167,7 @@ def _source(node: NodeProto, index: int, made_by: Mapping[str, NodeProto]) -> st
     if not 0 <= index < len(node.input):
         return ""
     name: str = node.input[index]
-    while name in made_by and made_by[name].op_type in ONNX_CARRIERS:
+    while name in made_by and made_by[name].op_type in _ONNX_CARRIERS:
         name = made_by[name].input[0]
     return name
 
@@ -180,7 +180,7 @@ def _onnx_width(data_type: int) -> int:
 def _quantized_on_the_way(node: NodeProto, made_by: Mapping[str, NodeProto]) -> bool:
     """Say whether a float weight passes a quantizer before the layer reads it: runtimes keep it in 8 bits then."""
     name = node.input[ONNX_WEIGHTED[node.op_type][0]]
-    while name in made_by and made_by[name].op_type in ONNX_CARRIERS:
+    while name in made_by and made_by[name].op_type in _ONNX_CARRIERS:
         if made_by[name].op_type == "QuantizeLinear":
             return True
         name = made_by[name].input[0]
@@ -232,7 +232,7 @@ def constant_behind(port: openvino.Output) -> openvino.Node | None:
     node = port.get_node()
     if node.get_type_name() == "Constant":
         return node
-    if node.get_type_name() not in OPENVINO_CARRIERS:
+    if node.get_type_name() not in _OPENVINO_CARRIERS:
         return None
     found = [constant_behind(source) for source in node.input_values()]
     constants = [one for one in found if one is not None]
@@ -243,7 +243,7 @@ def _faked(port: openvino.Output) -> bool:
     """Say whether a float weight passes a FakeQuantize: OpenVINO keeps it in 8 bits then."""
     node = port.get_node()
     kind = node.get_type_name()
-    if kind not in OPENVINO_CARRIERS:
+    if kind not in _OPENVINO_CARRIERS:
         return False
     return kind == "FakeQuantize" or any(_faked(source) for source in node.input_values())
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 #: Smallest scale that means anything: below it float32 has no normal number for a step.
 SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
 #: Share of outputs beyond the range from which on it is told; percentile calibration cuts off up to 1e-3.
-CLIPPED = 0.005
+_CLIPPED = 0.005
 #: Operators that only move numbers or look at shapes: in float they cost nothing to speak of.
 MOVERS = frozenset(
     "Reshape Flatten Squeeze Unsqueeze Identity Cast Shape Gather Slice Concat Split Transpose Pad Expand Dropout "
@@ -182,7 +182,7 @@ def _left_in_float(layers: Sequence[FileLayer]) -> Iterator[Finding]:
 
 def _clipped(layers: Sequence[FileLayer]) -> Iterator[Finding]:
     much = sorted(
-        (layer for layer in layers if layer.clipped is not None and layer.clipped >= CLIPPED),
+        (layer for layer in layers if layer.clipped is not None and layer.clipped >= _CLIPPED),
         key=lambda layer: -(layer.clipped or 0.0),
     )
     if much:

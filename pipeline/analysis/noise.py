@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pipeline.onnx_graph.wiring import Wiring
 
 #: Ends the names of what a layer makes when it is computed alone.
-ALONE = "/alone"
+_ALONE = "/alone"
 #: Operators whose channels stand last: [N, C] or [N, tokens, C]; those of convolutions stand second.
 LAST = frozenset({"MatMul", "Gemm", "MatMulNBits", "MatMulInteger", "QLinearMatMul", "QGemm"})
 
@@ -77,7 +77,7 @@ def compared(float_model: Path, quantized: Path, samples_NCHW: NDArray[np.float3
 
 def watch_onnx(wiring: Wiring, feeds: Sequence[Feed], float_model: Path | None, *, label: str) -> dict[str, Watched]:
     """Run an ONNX graph on calls and return what was seen of each layer, without noise where there is no float file."""
-    probes = onnx_probes(wiring)
+    probes = _onnx_probes(wiring)
     wanted = {name for probe in probes for name in (probe.raw, probe.after)}
     found = onnx_traces(_copy(wiring.model), feeds, wanted, label=label)
     if float_model is None:
@@ -86,7 +86,7 @@ def watch_onnx(wiring: Wiring, feeds: Sequence[Feed], float_model: Path | None, 
     return watch(probes, found, cut.traces(feeds), cut.alone(feeds))
 
 
-def onnx_probes(wiring: Wiring) -> tuple[Probe, ...]:
+def _onnx_probes(wiring: Wiring) -> tuple[Probe, ...]:
     """Return where each layer of an ONNX graph is watched."""
     return tuple(_probe(node, wiring) for node in wiring.layers)
 
@@ -177,7 +177,7 @@ def _apart(wiring: Wiring, known: set[str]) -> Apart:
         if node.name not in layers or node.output[0] not in known:
             continue
         tensor = node.output[0]
-        alone = tensor + ALONE
+        alone = tensor + _ALONE
         node.output[0] = alone
         end = _copied_pair(wiring, graph, tensor, alone)
         if _reads_known(node, wiring, known, declared):

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 FAKE = "FakeQuantize"
 #: What OpenVINO adds to the name of an ONNX node that it divides in two.
-WITHOUT_BIAS = "/WithoutBiases"
-ENDS = frozenset({"Parameter", "Result", "Constant"})
+_WITHOUT_BIAS = "/WithoutBiases"
+_ENDS = frozenset({"Parameter", "Result", "Constant"})
 TYPES = {"i": "int", "u": "uint", "f": "float", "bf": "bfloat"}
 
 
@@ -66,14 +66,14 @@ def read_layers(file: Path, inputs: Sequence[TensorSpec] = ()) -> IrLayers:
         before = [port.get_node().get_friendly_name() for port in operation.input_values()]
         if kind == "Constant" or (before and all(each in fixed for each in before)):
             fixed.add(name)
-        elif kind not in ENDS and kind != FAKE and not _is_bias(operation, frozenset(fixed)):
-            layers[layer_name(name)] = operation
+        elif kind not in _ENDS and kind != FAKE and not _is_bias(operation, frozenset(fixed)):
+            layers[_layer_name(name)] = operation
     return IrLayers(model, frozenset(fixed), layers)
 
 
-def layer_name(name: str) -> str:
+def _layer_name(name: str) -> str:
     """Return the name of the layer that an operation belongs to."""
-    return name.removesuffix(WITHOUT_BIAS)
+    return name.removesuffix(_WITHOUT_BIAS)
 
 
 def described(fake: openvino.Node) -> Quantizer:

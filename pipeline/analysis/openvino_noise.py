@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pipeline.analysis.probes import Watched
 
 
-def ir_probes(ir: IrLayers) -> tuple[Probe, ...]:
+def _ir_probes(ir: IrLayers) -> tuple[Probe, ...]:
     """Return where each layer of an IR is watched; layers whose output has no name are left out."""
     found = []
     for name, operation in ir.layers.items():
@@ -66,7 +66,7 @@ def watch_ir(ir: IrLayers, feeds: Sequence[Feed], float_model: Path | None, *, l
 
     What lies inside a fused kernel is watched by making it an output, so that it may be computed apart.
     """
-    probes = ir_probes(ir)
+    probes = _ir_probes(ir)
     wanted = {name for probe in probes for name in (probe.raw, probe.after)}
     found = openvino_traces(ir.model.clone(), feeds, wanted)
     if float_model is None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pipeline.results.file_inspection import Precision
 
 #: Operators with integer kernels that have another name in ONNX, or no such kernel in its runtime.
-CLOSED_HERE = CLOSED | frozenset({"Multiply", "Subtract", "AvgPool", "ReduceMean", "Interpolate", "Clamp"})
+_CLOSED_HERE = CLOSED | frozenset({"Multiply", "Subtract", "AvgPool", "ReduceMean", "Interpolate", "Clamp"})
 
 
 def openvino_precision_map(ir: IrLayers) -> PrecisionMap:
@@ -63,7 +63,7 @@ def _precision(operation: openvino.Node, ir: IrLayers) -> Precision:
     weights = _weights(operation, ir)
     kind = operation.get_type_name()
     narrowed = all(each.get_type_name() == FAKE for each in readers(ir.output(operation)))
-    closed = kind in OPENVINO_WEIGHTED or (kind in CLOSED_HERE and narrowed)
+    closed = kind in OPENVINO_WEIGHTED or (kind in _CLOSED_HERE and narrowed)
     if len(bits) == len(fakes) and fakes and closed and (weights is None or weights.quantizer is not None):
         return INTEGER_BITS.get(max(bits), "other")
     if weights is not None and weights.quantizer is not None:

@@ -43,7 +43,7 @@ _PRECISIONS: dict[str, Precision] = {
 #: What cutting a mean to whole microseconds takes off it, on average.
 HALF = 0.5
 #: The kind of kernels that OpenVINO generates of several operations.
-GENERATED = "Subgraph"
+_GENERATED = "Subgraph"
 #: How the names of kernels end: in the type that they compute in, whatever they read and hand on.
 _ENDING = re.compile(r"_(?P<type>[a-zA-Z]+\d+)\)$")
 #: Lines of an error that tell where in OpenVINO's own source it arose, and not why.
@@ -136,7 +136,7 @@ def _text(info: Mapping[str, object], key: str) -> str:
 
 def _precision(kind: str, told: str, nodes: int) -> Precision | None:
     """Return what a kernel computes in; None for a kernel generated of several operations, which may differ in it."""
-    if kind.startswith(GENERATED) and nodes > 1:
+    if kind.startswith(_GENERATED) and nodes > 1:
         return None
     ending = _ENDING.search(kind)
     return _PRECISIONS.get(ending["type"].lower() if ending else told)

@@ -46,7 +46,7 @@ WHOLE = {
     "MatMulInteger": (-1, -1),
 }
 #: Weights of few bits that are widened inside the operator: inputs of scales and zero points.
-WIDENING = {"MatMulNBits": (2, 3)}
+_WIDENING = {"MatMulNBits": (2, 3)}
 #: Operators with integer kernels that need no quantizer behind them.
 PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 #: Those that do: their result is integers or nothing.
@@ -127,7 +127,7 @@ def _at_the_end(tensor: TensorProto, wiring: Wiring) -> bool:
 def _precision(node: NodeProto, wiring: Wiring, types: dict[str, str], done: dict[str, FileLayer]) -> Precision:
     if node.op_type in WHOLE or node.op_type.startswith("QLinear"):
         return "int8"
-    if node.op_type in WIDENING:
+    if node.op_type in _WIDENING:
         return "weight-only"
     bits = [quantizer.bits for quantizer in _described_inputs(node, wiring)]
     moving = [name for name in node.input if name and name not in wiring.fixed]
@@ -188,7 +188,7 @@ def _zero_type(name: str, wiring: Wiring) -> str:
 
 def _weights(node: NodeProto, wiring: Wiring) -> Weights | None:
     """Describe the stored tensor that a layer multiplies with; None for layers without one."""
-    place = 1 if node.op_type in WIDENING else ONNX_WEIGHTED.get(node.op_type, (-1, -1))[0]
+    place = 1 if node.op_type in _WIDENING else ONNX_WEIGHTED.get(node.op_type, (-1, -1))[0]
     if not 0 <= place < len(node.input) or node.input[place] not in wiring.fixed:
         return None
     name = node.input[place]
@@ -211,12 +211,12 @@ def _weights(node: NodeProto, wiring: Wiring) -> Weights | None:
 
 def _weight_quantizer(node: NodeProto, name: str, wiring: Wiring) -> Quantizer | None:
     """Return how a layer's weight is quantized, by a pair on its way or by inputs of the layer itself."""
-    if node.op_type in WIDENING:
+    if node.op_type in _WIDENING:
         bits = next((each.i for each in node.attribute if each.name == "bits"), 4)
         block = next((each.i for each in node.attribute if each.name == "block_size"), None)
-        scale = wiring.array(node.input[WIDENING[node.op_type][0]])
+        scale = wiring.array(node.input[_WIDENING[node.op_type][0]])
         middle = np.array(2 ** (bits - 1))  # what is stored is shifted by half where no zero points are
-        stored = len(node.input) > WIDENING[node.op_type][1] and node.input[WIDENING[node.op_type][1]]
+        stored = len(node.input) > _WIDENING[node.op_type][1] and node.input[_WIDENING[node.op_type][1]]
         return quantizer_of(name, f"uint{bits}", scale, None if stored else middle, axis=1, block=block)
     if node.op_type in WHOLE:
         place = WHOLE[node.op_type][0]
@@ -237,12 +237,12 @@ def _is_parameter(name: str, node: NodeProto, wiring: Wiring) -> bool:
         return name in {
             node.input[place] for place in ONNX_WEIGHTED.get(node.op_type, ()) if 0 <= place < len(node.input)
         }
-    if node.op_type in WIDENING and name != node.input[1]:
+    if node.op_type in _WIDENING and name != node.input[1]:
         return False
     sources = [wiring.constants[each] for each in wiring.sources(name)]
     types = {type_name(tensor.data_type) for tensor in sources}
     quantized = wiring.quantizer(name) is not None
-    return _numbers(name, wiring) > 1 and (quantized or bool(types & set(FLOAT_TYPES)) or node.op_type in WIDENING)
+    return _numbers(name, wiring) > 1 and (quantized or bool(types & set(FLOAT_TYPES)) or node.op_type in _WIDENING)
 
 
 def _numbers(name: str, wiring: Wiring) -> int:

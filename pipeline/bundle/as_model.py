@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".tar.gz", ".tgz")
 #: Name of the folder that a run writes its bundle into: it says less than the folder around it.
-USUAL = "bundle"
+_USUAL = "bundle"
 
 
 def is_bundle(source: Path) -> bool:
@@ -32,7 +32,7 @@ def short_name(source: Path) -> str:
     """Return a name for what a path stands for: `runs/candidate/bundle.tar.gz` is "candidate", `main.onnx` "main"."""
     suffix = next((each for each in SUFFIXES if source.name.endswith(each)), source.suffix)
     name = source.name.removesuffix(suffix)
-    return source.absolute().parent.name if is_bundle(source) and name == USUAL else name
+    return source.absolute().parent.name if is_bundle(source) and name == _USUAL else name
 
 
 def reason(source: Path, error: Refused) -> str:

@@ -35,7 +35,7 @@ FILE, TEMPLATE = "MODEL_CARD.md", "card.md.j2"
 _ESCAPED = str.maketrans({letter: f"\\{letter}" for letter in "\\`*_[]|#"} | {"<": "&lt;", ">": "&gt;", "\n": " "})
 #: How licences for non-commercial use are named.
 _NON_COMMERCIAL = re.compile(r"\bNC\b|non-?\s?commercial", re.IGNORECASE)
-CLASSES_SHOWN = 30
+_CLASSES_SHOWN = 30
 
 
 def write_card(content: Content, folder: Path) -> None:
@@ -57,8 +57,8 @@ def facts(content: Content, folder: Path) -> dict[str, Any]:
         "precision": "single precision" if precision in FLOAT else precision,
         "is_float": precision in FLOAT,
         "is_exact": is_exact(lineage, content.runtime),
-        "classes": classes[:CLASSES_SHOWN],
-        "more_classes": len(classes) - CLASSES_SHOWN,
+        "classes": classes[:_CLASSES_SHOWN],
+        "more_classes": len(classes) - _CLASSES_SHOWN,
         "rows": chain(content),
         "files": [(path.relative_to(folder).as_posix(), path.stat().st_size) for path in _models(folder)],
         "requirements": {runtime: file_name(content, runtime) for runtime in content.files},

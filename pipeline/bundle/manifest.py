@@ -41,7 +41,7 @@ EXPECTED = "samples/expected.json"
 
 def write_manifest(content: Content, folder: Path) -> str:
     """Write manifest.json and SHA256SUMS over the files in `folder`; return the digest of SHA256SUMS."""
-    files = {name: _described(folder / name) for name in names_in(folder)}
+    files = {name: _described(folder / name) for name in _names_in(folder)}
     (folder / MANIFEST_FILE).write_text(as_json(manifest_of(content, folder, files)), encoding="utf-8")
     sums = {name: entry.sha256 for name, entry in files.items()} | {MANIFEST_FILE: _sha256(folder / MANIFEST_FILE)}
     text = "".join(f"{sums[name]}  {name}\n" for name in sorted(sums))
@@ -49,7 +49,7 @@ def write_manifest(content: Content, folder: Path) -> str:
     return f"sha256:{_sha256(folder / SUMS_FILE)}"
 
 
-def names_in(folder: Path) -> list[str]:
+def _names_in(folder: Path) -> list[str]:
     """Return the names of the files that a manifest describes."""
     own = {MANIFEST_FILE, SUMS_FILE, SIGNATURE_FILE}
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
@@ -63,7 +63,7 @@ def manifest_of(content: Content, folder: Path, files: Mapping[str, BundledFile]
         secateur=__version__,
         name=report.name,
         files=dict(files),
-        main=main_of(content),
+        main=_main_of(content),
         runtime=device_runtime(content.runtime),
         lineage=_lineage(content),
         recipe=report.recipe,
@@ -82,7 +82,7 @@ def manifest_of(content: Content, folder: Path, files: Mapping[str, BundledFile]
     )
 
 
-def main_of(content: Content) -> dict[DeviceRuntime, str]:
+def _main_of(content: Content) -> dict[DeviceRuntime, str]:
     """Return the name of each runtime's model file in the bundle."""
     return {device_runtime(runtime): f"model/{file.name}" for runtime, file in content.files.items()}
 
@@ -137,7 +137,7 @@ def _latency(content: Content) -> tuple[BundledLatency, ...]:
     original = content.report.rows[0]
     timings = [timing for timing in original.timings if timing.runtime in content.files]
     found = [BundledLatency(label=original.label, timing=timing) for timing in timings]
-    for runtime, name in main_of(content).items():
+    for runtime, name in _main_of(content).items():
         row = _row(content, runtime)
         timings = [timing for timing in row.timings if timing.runtime == runtime] if row else []
         found += [BundledLatency(label=row.label, file=name, timing=timing) for timing in timings if row]

@@ -31,7 +31,7 @@ def write_bundle(content: Content, places: Sequence[Path], *, secret_key: Path |
     if secret_key is not None:
         check_key(secret_key)
     for place in places:
-        check_place(place)
+        _check_place(place)
     try:
         with partial_folder(places[0]) as partial:
             made = partial / "bundle"
@@ -56,21 +56,21 @@ def write_beside_run(content: Content, *, secret_key: Path | None = None) -> Bun
     return BundleRecord(folder=folder.name, archive=archive.name, archive_bytes=archive.stat().st_size, digest=digest)
 
 
-def is_archive(place: Path) -> bool:
+def _is_archive(place: Path) -> bool:
     """Say whether a place is meant for an archive."""
     return place.name.endswith((SUFFIX, ".tgz"))
 
 
-def check_place(place: Path) -> None:
+def _check_place(place: Path) -> None:
     """Raise InputError where something is that must not be replaced."""
     if not place.exists() and not place.is_symlink():
         return
-    if is_archive(place):
+    if _is_archive(place):
         replaceable = place.is_file() and is_archive_of_a_bundle(place)
     else:
         replaceable = place.is_dir() and not place.is_symlink() and _replaceable(place)
     if not replaceable:
-        what = "the archive of a bundle" if is_archive(place) else "a bundle, or not that alone"
+        what = "the archive of a bundle" if _is_archive(place) else "a bundle, or not that alone"
         raise InputError(f"{place} is there and is not {what}; allowed: a place that is free, or a bundle to replace")
 
 
@@ -99,7 +99,7 @@ def _put(made: Path, place: Path) -> None:
     """Copy a bundle beside its place under another name, then rename."""
     with partial_folder(place) as partial:
         new = partial / "new"
-        if is_archive(place):
+        if _is_archive(place):
             write_archive(made, new)
             new.replace(place)
             return

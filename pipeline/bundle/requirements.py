@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 FILE = "requirements.txt"
 #: glibc of wheels whose tag does not say it.
-OLD_TAGS = {"manylinux1": 5, "manylinux2010": 12, "manylinux2014": 17}
+_OLD_TAGS = {"manylinux1": 5, "manylinux2010": 12, "manylinux2014": 17}
 
 
 def write_requirements(content: Content, folder: Path) -> None:
@@ -116,4 +116,4 @@ def _glibc(wheels: Mapping[str, Wheels], places: list[str]) -> str:
 def _tags(name: str) -> list[int]:
     """Return the minor versions of glibc that the name of a wheel states."""
     stated = [int(minor) for minor in re.findall(r"manylinux_2_(\d+)_", name)]
-    return stated + [minor for tag, minor in OLD_TAGS.items() if f"{tag}_" in name]
+    return stated + [minor for tag, minor in _OLD_TAGS.items() if f"{tag}_" in name]

@@ -36,16 +36,16 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 FOLDER, EXPECTED_FILE = "samples", "expected.json"
 #: Licences (SPDX) under which anyone may pass images on, for any purpose.
-FREE_LICENCES = frozenset(
+_FREE_LICENCES = frozenset(
     """0BSD Apache-2.0 BSD-2-Clause BSD-3-Clause CC-BY-2.0 CC-BY-3.0 CC-BY-4.0 CC-BY-SA-3.0 CC-BY-SA-4.0 CC0-1.0
     CDLA-Permissive-1.0 CDLA-Permissive-2.0 ISC MIT ODC-By-1.0 PDDL-1.0 Unlicense Zlib""".split()
 )
 #: Drawn images are nobody's work.
-DRAWN_LICENCE = "CC0-1.0"
+_DRAWN_LICENCE = "CC0-1.0"
 #: Images that are looked at for each one that is taken, and at least.
 CANDIDATES, CANDIDATES_AT_LEAST = 6, 48
 #: Training images, at most, whose brightness and contrast drawn ones have.
-IMAGES_MEASURED = 1000
+_IMAGES_MEASURED = 1000
 #: How much more drawn images differ in brightness and contrast than images of the data do.
 SPREAD = 1.5
 
@@ -76,7 +76,7 @@ def write_samples(content: Content, folder: Path) -> None:
     digits = len(str(len(chosen) - 1))
     files = [f"{FOLDER}/{place:0{digits}d}.png" for place in range(len(chosen))]
     for file, index in zip(files, chosen, strict=True):
-        write_png(found.images[index], folder / file)
+        _write_png(found.images[index], folder / file)
     images = np.stack([read_image(folder / file, preprocessing) for file in files])
     outputs = {runtime: network.logits(normalise(images, preprocessing)) for runtime, network in networks.items()}
     samples = [
@@ -100,12 +100,12 @@ def candidates(content: Content) -> Candidates:
         split, classes = content.dataset.validation, content.dataset.classes
         order = by_turns(split.labels)[:count]
         return Candidates(split.images[order], tuple(classes[label] for label in split.labels[order]), licence)
-    return Candidates(drawn(content.dataset, count), (None,) * count, DRAWN_LICENCE)
+    return Candidates(drawn(content.dataset, count), (None,) * count, _DRAWN_LICENCE)
 
 
 def may_be_passed_on(licence: str) -> bool:
     """Return whether a licence is known to let anyone pass images on."""
-    return licence.casefold() in {name.casefold() for name in FREE_LICENCES}
+    return licence.casefold() in {name.casefold() for name in _FREE_LICENCES}
 
 
 def by_turns(groups: NDArray[np.int64]) -> list[int]:
@@ -135,7 +135,7 @@ def choose(answers: NDArray[np.float32], labels: tuple[str | None, ...], count: 
 
 def drawn(data: Dataset, count: int) -> Images:
     """Return made images in the brightness and contrast of the training images, which vary from image to image."""
-    some = data.train.images[:: -(-len(data.train) // IMAGES_MEASURED)].astype(np.float32)
+    some = data.train.images[:: -(-len(data.train) // _IMAGES_MEASURED)].astype(np.float32)
     brightness, contrast = some.mean(axis=(2, 3), keepdims=True), some.std(axis=(2, 3), keepdims=True)
     images = np.empty((count, *some.shape[1:]), np.uint8)
     for seed in range(count):
@@ -164,7 +164,7 @@ def _field(generator: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np
     return field
 
 
-def write_png(image_CHW: Images, file: Path) -> None:
+def _write_png(image_CHW: Images, file: Path) -> None:
     """Write pixels as PNG, grey or colour, with nothing else in the file."""
     pixels = image_CHW[0] if len(image_CHW) == 1 else image_CHW.transpose(1, 2, 0)
     Image.fromarray(np.ascontiguousarray(pixels)).save(file, optimize=True)

@@ -26,7 +26,7 @@ def check_finished(report: RunReport, folder: Path) -> None:
         raise InputError(f"{folder} holds a run that is {report.status}{why}; expected a finished one: run it again")
 
 
-def last_rows(report: RunReport) -> dict[Form, Row]:
+def _last_rows(report: RunReport) -> dict[Form, Row]:
     """Return the row that made the last file of each exported form."""
     made = [row for row in report.rows if row.form in exported_forms() and not row.looks and not row.skipped]
     return {row.form: row for row in made}
@@ -38,7 +38,7 @@ def shipping(report: RunReport, options: BundleOptions) -> dict[DeviceRuntime, R
     Raises:
         InputError: nothing was exported, or nothing that a wanted runtime reads.
     """
-    rows = last_rows(report)
+    rows = _last_rows(report)
     if not rows:
         raise InputError(f'"{report.name}" exports no file; put {{kind: export, to: onnx}} into its recipe and run it')
     found: dict[DeviceRuntime, Row] = {}

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 PROGRAM = "minisign"
 #: Fixed texts, so that the same key and the same bundle give the same bytes.
-COMMENT = "signature of an edge bundle's SHA256SUMS"
-TRUSTED_COMMENT = "edge bundle by secateur"
+_COMMENT = "signature of an edge bundle's SHA256SUMS"
+_TRUSTED_COMMENT = "edge bundle by secateur"
 
 
 def check_key(secret_key: Path) -> None:
@@ -39,7 +39,7 @@ def sign(folder: Path, secret_key: Path) -> None:
     """
     check_key(secret_key)
     files = ["-s", str(secret_key.resolve()), "-m", str(folder / SUMS_FILE), "-x", str(folder / SIGNATURE_FILE)]
-    comments = ["-c", COMMENT, "-t", TRUSTED_COMMENT]
+    comments = ["-c", _COMMENT, "-t", _TRUSTED_COMMENT]
     done = subprocess.run([PROGRAM, "-S", *files, *comments], check=False, stdout=2)  # noqa: S603 - a list, no shell
     if done.returncode or not (folder / SIGNATURE_FILE).is_file():
         raise InputError(

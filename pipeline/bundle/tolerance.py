@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 #: Precisions whose weights are widened when the file is loaded: all else is computed in single precision.
 FLOAT = frozenset({"float", "fp32", "fp16-weights"})
 #: Shares of the largest output, with the reason.
-SHARES: dict[str, tuple[float, str]] = {
+_SHARES: dict[str, tuple[float, str]] = {
     "float": (1e-4, "computed in single precision: sums are taken in another order on another processor"),
     "fp16": (2e-2, "computed in half precision where a processor has it, else in single precision"),
     "int8": (
@@ -61,6 +61,6 @@ def tolerance(lineage: Sequence[StageRecord], runtime: Runtime, outputs: NDArray
     if is_exact(lineage, runtime):
         return 0.0, EXACT
     precision = precision_of(lineage)
-    share, why = SHARES["float" if precision in FLOAT else "fp16" if precision == "fp16" else "int8"]
+    share, why = _SHARES["float" if precision in FLOAT else "fp16" if precision == "fp16" else "int8"]
     largest = float(abs(outputs).max())
     return max(SMALLEST, share * largest), f"{100 * share:g} % of the largest output: {why}"

@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     #: File name and sha256 by place, such as "3.11 aarch64".
     Wheels = Mapping[str, tuple[str, str]]
 
-PYTHONS = ("3.11", "3.12", "3.13")
+_PYTHONS = ("3.11", "3.12", "3.13")
 MACHINES = ("x86_64", "aarch64")
-PLACES = tuple(f"{python} {machine}" for machine in MACHINES for python in PYTHONS)
+PLACES = tuple(f"{python} {machine}" for machine in MACHINES for python in _PYTHONS)
 KNOWN = Path(__file__).with_name("wheels.json")
 #: Versions of glibc whose wheels are looked for, newest first; pip knows no "this or older" for another machine.
 GLIBC = (*(f"manylinux_2_{minor}" for minor in range(39, 16, -1)), "manylinux2014")
-TIMEOUT_S = 300
+_TIMEOUT_S = 300
 
 
 class NoAnswerError(Exception):
@@ -98,10 +98,10 @@ def ask_pip(pins: Iterable[str], place: str) -> dict[str, tuple[str, str]]:
     with tempfile.TemporaryDirectory() as target:
         try:
             done = subprocess.run(  # noqa: S603 - pip, started with a list of arguments
-                [*command, "--target", target, *pins], check=True, capture_output=True, text=True, timeout=TIMEOUT_S
+                [*command, "--target", target, *pins], check=True, capture_output=True, text=True, timeout=_TIMEOUT_S
             )
         except subprocess.TimeoutExpired as error:
-            raise NoAnswerError(f"pip did not answer within {TIMEOUT_S} s") from error
+            raise NoAnswerError(f"pip did not answer within {_TIMEOUT_S} s") from error
         except subprocess.CalledProcessError as error:
             raise NoAnswerError((error.stderr.strip().splitlines() or ["it ended without a word"])[-1]) from error
     return dict(_read(item) for item in json.loads(done.stdout)["install"])

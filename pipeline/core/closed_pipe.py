@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 #: What a shell makes of SIGPIPE, 128 + 13. No verdict of a command has this code.
 UNREAD = 141
-STREAMS = (1, 2)
+_STREAMS = (1, 2)
 
 
 @contextmanager
@@ -30,7 +30,7 @@ def ended_when_unread() -> Iterator[None]:
             sys.stdout.flush()
             sys.stderr.flush()
     except BaseException as error:
-        unread = [stream for stream in STREAMS if _is_unread(stream)]
+        unread = [stream for stream in _STREAMS if _is_unread(stream)]
         if not unread or not _of_a_pipe(error):
             raise
         null = os.open(os.devnull, os.O_WRONLY)

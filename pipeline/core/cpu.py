@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-CPUINFO = Path("/proc/cpuinfo")
+_CPUINFO = Path("/proc/cpuinfo")
 #: The line that lists the instruction sets: `flags` on x86, `Features` on ARM.
-FLAG_KEYS = ("flags", "Features")
+_FLAG_KEYS = ("flags", "Features")
 
 
-def cpu_flags(cpuinfo: Path = CPUINFO) -> frozenset[str]:
+def cpu_flags(cpuinfo: Path = _CPUINFO) -> frozenset[str]:
     """Return the instruction-set flags of the first core, such as avx2, avx512_vnni or asimddp.
 
     Empty where the system has no such file (anything but Linux): nothing is known then, and nothing is assumed.
@@ -18,6 +18,6 @@ def cpu_flags(cpuinfo: Path = CPUINFO) -> frozenset[str]:
         return frozenset()
     for line in cpuinfo.read_text().splitlines():
         key, _, value = line.partition(":")
-        if key.strip() in FLAG_KEYS:
+        if key.strip() in _FLAG_KEYS:
             return frozenset(value.split())
     return frozenset()

@@ -26,8 +26,8 @@ ENTRY_FILE = "entry.json"
 ARTIFACT_FILE = "artifact.json"
 RECORD_FILE = "record.json"
 #: What a stage that was killed may leave beside its files.
-TEMPORARY = (".part", ".partial")
-PAYLOAD_FILES = frozenset(name for facts in FORMS.values() for name in facts.files)
+_TEMPORARY = (".part", ".partial")
+_PAYLOAD_FILES = frozenset(name for facts in FORMS.values() for name in facts.files)
 
 #: Path to (inode, size, modification time): what a file had when its digest was last found right.
 Seen = dict["Path", tuple[int, int, int]]
@@ -102,7 +102,7 @@ def kind_of(folder: Path) -> str:
 
 def _files(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.iterdir()):
-        if path.is_file() and path.name != ENTRY_FILE and not path.name.endswith(TEMPORARY):
+        if path.is_file() and path.name != ENTRY_FILE and not path.name.endswith(_TEMPORARY):
             yield path
 
 
@@ -137,7 +137,7 @@ def _problem_without_listing(folder: Path) -> str:
 def _needs_no_artifact(folder: Path) -> bool:
     """Say whether an entry is that of a stage that only looks or was skipped, or of an evaluation."""
     names = {path.name for path in folder.iterdir()}
-    if names & PAYLOAD_FILES:
+    if names & _PAYLOAD_FILES:
         return False
     if RECORD_FILE not in names:
         return "judgement.json" in names

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 #: Problems of one recipe that its message lists.
-MOST_TOLD = 100
+_MOST_TOLD = 100
 
 
 class SecateurError(Exception):
@@ -54,9 +54,9 @@ class RecipeError(InputError):
         self.problems = problems
         lines = [
             f"{path}:{p.line} {p.key}: {p.message}" if p.line else f"{path} {p.key}: {p.message}"
-            for p in problems[:MOST_TOLD]
+            for p in problems[:_MOST_TOLD]
         ]
-        rest = len(problems) - MOST_TOLD
+        rest = len(problems) - _MOST_TOLD
         super().__init__("\n".join([*lines, f"{path}: and {rest:,} more"] if rest > 0 else lines))
 
 

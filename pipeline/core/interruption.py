@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from types import FrameType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 #: Longest time for native code to give Python a turn, and for what is open to be closed then.
 PATIENCE_S, CLOSING_S = 10.0, 30.0
-SHOW_CURSOR = b"\x1b[?25h"
+_SHOW_CURSOR = b"\x1b[?25h"
 
 
 class Interrupted(BaseException):
@@ -39,7 +39,7 @@ def install() -> None:
     """Take over both signals for the rest of this process. A second signal ends it at once."""
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
-    for number in SIGNALS:
+    for number in _SIGNALS:
         signal.signal(number, _raise)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     sys.unraisablehook = _unraisable
@@ -83,7 +83,7 @@ def _watch(reader: int) -> None:
     """Wait for a signal, then for the end of the process; end it where that does not come."""
     while True:
         number = os.read(reader, 1)[0]
-        if number in SIGNALS:
+        if number in _SIGNALS:
             break
     time.sleep(PATIENCE_S)
     if _State.number:
@@ -94,7 +94,7 @@ def _watch(reader: int) -> None:
 def _end(number: int) -> None:
     """End the process without another line of Python; worker processes end when it does."""
     _State.number = number
-    start = SHOW_CURSOR + b"\n" if os.isatty(2) else b""
+    start = _SHOW_CURSOR + b"\n" if os.isatty(2) else b""
     os.write(2, start + f"{told()}\n".encode(errors="backslashreplace"))
     os._exit(exit_code())
 

@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-FIRST_PAUSE_S = 0.05
-LONGEST_PAUSE_S = 1.0
+_FIRST_PAUSE_S = 0.05
+_LONGEST_PAUSE_S = 1.0
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
-UNNAMED = "another process"
+_UNNAMED = "another process"
 #: After this a lock whose file names nobody is told all the same: its holder may be about to write its name.
-UNNAMED_S = 2.0
+_UNNAMED_S = 2.0
 _held: set[int] = set()
 #: What this process is doing, and since when, as other processes are told it.
 _introduced: dict[str, str] = {}
@@ -110,9 +110,9 @@ def reason(error: OSError) -> str:
 def holder(file: Path) -> str:
     """Say who holds the lock on a file, as far as it says so."""
     try:
-        return _words(file.read_bytes()) or UNNAMED
+        return _words(file.read_bytes()) or _UNNAMED
     except OSError:
-        return UNNAMED
+        return _UNNAMED
 
 
 @contextmanager
@@ -137,7 +137,7 @@ def waited_for(file: Path, what: str, limit_s: float, note: Callable[[str], None
     Raises:
         ResourceError: another process still has it after `limit_s` seconds.
     """
-    began, pause, told = time.monotonic(), FIRST_PAUSE_S, False
+    began, pause, told = time.monotonic(), _FIRST_PAUSE_S, False
     while (lock := acquire(file)) is None:
         who, waited = holder(file), time.monotonic() - began
         if waited >= limit_s:
@@ -146,11 +146,11 @@ def waited_for(file: Path, what: str, limit_s: float, note: Callable[[str], None
                 f"run again with a longer --wait (or SECATEUR_WAIT)"
             )
             raise ResourceError(message)
-        if not told and (who != UNNAMED or waited >= UNNAMED_S):
+        if not told and (who != _UNNAMED or waited >= _UNNAMED_S):
             note(f"waiting for {who}, which is making {what}")
             told = True
         time.sleep(min(pause, max(0.0, began + limit_s - time.monotonic())))
-        pause = min(2 * pause, LONGEST_PAUSE_S)
+        pause = min(2 * pause, _LONGEST_PAUSE_S)
     try:
         yield lock.left_by
     finally:

@@ -40,17 +40,17 @@ BACK = "back in float"
 #: Least ratio of signal to noise in dB, and what stands for equality or for outputs that are no numbers.
 LEAST_DECIBELS, MOST_DECIBELS = 10.0, 150.0
 #: Below this, where the noise is half of the signal, no agreement of answers helps.
-HOPELESS_DECIBELS = 6.0
+_HOPELESS_DECIBELS = 6.0
 #: How words about outputs begin that are of no use to anybody, whatever a recipe allows.
 USELESS = "outputs are"
 #: From here on outputs differ by no more than the rounding of float32, 1e-6 of their size.
-EQUAL_DECIBELS = 120.0
+_EQUAL_DECIBELS = 120.0
 #: Answers are far when, for certain, less than this share of the agreement beyond chance is left (Cohen's kappa).
-LEAST_KAPPA = 0.5
+_LEAST_KAPPA = 0.5
 #: Layers that go back to float at most: where more are guilty, the way of quantizing is.
 MOST_LAYERS = 4
 #: Standard errors that make it certain.
-CERTAIN = 2.0
+_CERTAIN = 2.0
 
 
 class Answers(Frozen):
@@ -70,12 +70,12 @@ class Answers(Frozen):
         """Whether the answers have too little to do with each other, for certain."""
         if not self.knows or self.kappa is None or self.margin is None:
             return False
-        return self.kappa + self.margin < LEAST_KAPPA
+        return self.kappa + self.margin < _LEAST_KAPPA
 
     @property
     def alike(self) -> bool:
         """Whether the answers have much to do with each other, for certain."""
-        return self.kappa is not None and self.margin is not None and self.kappa - self.margin >= LEAST_KAPPA
+        return self.kappa is not None and self.margin is not None and self.kappa - self.margin >= _LEAST_KAPPA
 
 
 class Seen(Frozen):
@@ -153,7 +153,7 @@ def _kappa(before: NDArray[np.int64], after: NDArray[np.int64]) -> tuple[float |
     if chance >= 1:
         return None, None
     spread = math.sqrt(max(same * (1 - same), 1 / len(before)) / len(before))
-    return (same - chance) / (1 - chance), CERTAIN * spread / (1 - chance)
+    return (same - chance) / (1 - chance), _CERTAIN * spread / (1 - chance)
 
 
 def fault(reference: Outputs, found: Outputs, answers: Answers | None) -> str:
@@ -161,10 +161,10 @@ def fault(reference: Outputs, found: Outputs, answers: Answers | None) -> str:
     for one, other in zip(reference, found, strict=True):
         if not np.isfinite(other).all():
             return f"{USELESS} not finite"
-        if _constant(other) and not _constant(one) and decibels(one, other) < EQUAL_DECIBELS:
+        if _constant(other) and not _constant(one) and decibels(one, other) < _EQUAL_DECIBELS:
             return f"{USELESS} the same for all {len(other)} images"
     lowest = min(map(decibels, reference, found))
-    if lowest < HOPELESS_DECIBELS or (lowest < LEAST_DECIBELS and not (answers and answers.alike)):
+    if lowest < _HOPELESS_DECIBELS or (lowest < LEAST_DECIBELS and not (answers and answers.alike)):
         return f"{lowest:.1f} dB of signal to noise where at least {LEAST_DECIBELS:g} are expected"
     if answers is not None and answers.far:
         return f"answers agree on {answers.agreement:.0%} of the images and hardly beyond chance where float is sure"

@@ -11,8 +11,8 @@ import unicodedata
 #: Control characters, halves of pairs, and separators of lines and paragraphs.
 REFUSED = frozenset({"Cc", "Cs", "Zl", "Zp"})
 #: Joiners of letters: the only invisible signs that names are written with.
-JOINERS = "\u200c\u200d"
-NONCHARACTER = 0xFFFE
+_JOINERS = "\u200c\u200d"
+_NONCHARACTER = 0xFFFE
 
 
 def printable(text: str, *, keep: str = "\n\t") -> str:
@@ -32,10 +32,10 @@ def printable_json(text: str) -> str:
 
 
 def _harmless(letter: str) -> bool:
-    if letter.isprintable() or letter in JOINERS:
+    if letter.isprintable() or letter in _JOINERS:
         return True
     kind = unicodedata.category(letter)
-    return kind not in REFUSED and kind != "Cf" and ord(letter) & NONCHARACTER != NONCHARACTER
+    return kind not in REFUSED and kind != "Cf" and ord(letter) & _NONCHARACTER != _NONCHARACTER
 
 
 def _escape(letter: str) -> str:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 #: No description of anything is longer.
-MOST_BYTES = 512 << 20
-MISSING = "does not exist"
+_MOST_BYTES = 512 << 20
+_MISSING = "does not exist"
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -30,14 +30,14 @@ def read_bytes(path: Path, expected: str) -> bytes:
     """
     kind = kind_of(path)
     if kind != "a file":
-        raise InputError(f"{path} {f'is {kind}' if kind else MISSING}; expected {expected}")
+        raise InputError(f"{path} {f'is {kind}' if kind else _MISSING}; expected {expected}")
     try:
         with path.open("rb") as stream:
-            content = stream.read(MOST_BYTES + 1)
+            content = stream.read(_MOST_BYTES + 1)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}; expected {expected}") from error
-    if len(content) > MOST_BYTES:
-        raise InputError(f"{path} has more than {MOST_BYTES >> 20} MiB; expected {expected}")
+    if len(content) > _MOST_BYTES:
+        raise InputError(f"{path} has more than {_MOST_BYTES >> 20} MiB; expected {expected}")
     return content
 
 

@@ -85,7 +85,7 @@ RUNTIMES: dict[str, RuntimeFacts] = {
 }
 DEFAULT_RUNTIME = "onnxruntime"
 #: The form that a network without a runtime of its own is exported to when it is judged.
-JUDGED_FORM = "onnx"
+_JUDGED_FORM = "onnx"
 
 
 def exported_forms() -> tuple[str, ...]:
@@ -113,7 +113,7 @@ def runtime_for(forms: str | Iterable[str], wanted: str) -> str:
 
 def judged_form(form: str) -> str:
     """Return the form of the file that stands for a network of this form."""
-    return form if FORMS[form].cost else JUDGED_FORM
+    return form if FORMS[form].cost else _JUDGED_FORM
 
 
 def last_readable(forms: Iterable[str], wanted: str) -> int:

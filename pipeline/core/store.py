@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 
     from pipeline.core.locks import Lock
 
-WAIT_VARIABLE = "SECATEUR_WAIT"
-DEFAULT_WAIT = "24h"
+_WAIT_VARIABLE = "SECATEUR_WAIT"
+_DEFAULT_WAIT = "24h"
 #: About how long the lock of an entry's users is held while it is being removed.
-REMOVAL_S = 0.01
+_REMOVAL_S = 0.01
 
 
 def default_root() -> Path:
@@ -52,9 +52,9 @@ def default_wait_s() -> float:
         InputError: the variable is no time.
     """
     try:
-        return parse_age(os.environ.get(WAIT_VARIABLE) or DEFAULT_WAIT)
+        return parse_age(os.environ.get(_WAIT_VARIABLE) or _DEFAULT_WAIT)
     except ValueError as error:
-        raise InputError(f"{WAIT_VARIABLE}: {error}") from error
+        raise InputError(f"{_WAIT_VARIABLE}: {error}") from error
 
 
 def _silent(text: str) -> None:
@@ -149,7 +149,7 @@ class Store:
         if key in self._uses or (self.root.exists() and not os.access(self.root, os.W_OK)):
             return
         while (lock := acquire(self.use_file(key), shared=True)) is None:
-            time.sleep(REMOVAL_S)
+            time.sleep(_REMOVAL_S)
         self._uses[key] = lock
         listing = self.folder(key) / ENTRY_FILE
         if listing.exists():

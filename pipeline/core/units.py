@@ -30,16 +30,16 @@ if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 
 #: Seconds in each unit, largest first.
-TIME_UNITS: Mapping[str, Fraction] = {
+_TIME_UNITS: Mapping[str, Fraction] = {
     "min": Fraction(60),
     "s": Fraction(1),
     "ms": Fraction(1, 1000),
     "us": Fraction(1, 1_000_000),
 }
 #: The same for times to wait or to look back.
-AGE_UNITS: Mapping[str, Fraction] = {"d": Fraction(86400), "h": Fraction(3600), **TIME_UNITS}
+_AGE_UNITS: Mapping[str, Fraction] = {"d": Fraction(86400), "h": Fraction(3600), **_TIME_UNITS}
 #: Bytes in each unit, largest first; kB is 1000 bytes and KiB 1024.
-SIZE_UNITS: Mapping[str, Fraction] = {
+_SIZE_UNITS: Mapping[str, Fraction] = {
     "GiB": Fraction(1024**3),
     "GB": Fraction(1000**3),
     "MiB": Fraction(1024**2),
@@ -48,20 +48,20 @@ SIZE_UNITS: Mapping[str, Fraction] = {
     "kB": Fraction(1000),
     "B": Fraction(1),
 }
-POINTS_UNITS: Mapping[str, Fraction] = {"pt": Fraction(1)}
-FACTOR_UNITS: Mapping[str, Fraction] = {"x": Fraction(1)}
-PERCENT: Mapping[str, Fraction] = {"%": Fraction(1, 100)}
+_POINTS_UNITS: Mapping[str, Fraction] = {"pt": Fraction(1)}
+_FACTOR_UNITS: Mapping[str, Fraction] = {"x": Fraction(1)}
+_PERCENT: Mapping[str, Fraction] = {"%": Fraction(1, 100)}
 
-MAX_POINTS = 100
-MAX_TEXT = 64  # characters; more is no quantity that a person wrote
+_MAX_POINTS = 100
+_MAX_TEXT = 64  # characters; more is no quantity that a person wrote
 
-RATIO_ALLOWED = "a ratio between 0 and 1, such as 0.5 or 50%"
-MARGIN_ALLOWED = "a share such as 3% or 0.03"
-DURATION_ALLOWED = "a positive time with its unit (us, ms, s, min), such as 3ms"
-AGE_ALLOWED = "a time with its unit (d, h, min, s, ms), such as 30d, 2h or 0s"
-SIZE_ALLOWED = "a positive whole number of bytes with its unit (B, kB, MB, GB, KiB, MiB, GiB), such as 1.5MB"
-POINTS_ALLOWED = "points of accuracy from 0pt to 100pt, such as 0.5pt"
-FACTOR_ALLOWED = "a positive factor of the original ending in x, such as 0.25x"
+_RATIO_ALLOWED = "a ratio between 0 and 1, such as 0.5 or 50%"
+_MARGIN_ALLOWED = "a share such as 3% or 0.03"
+_DURATION_ALLOWED = "a positive time with its unit (us, ms, s, min), such as 3ms"
+_AGE_ALLOWED = "a time with its unit (d, h, min, s, ms), such as 30d, 2h or 0s"
+_SIZE_ALLOWED = "a positive whole number of bytes with its unit (B, kB, MB, GB, KiB, MiB, GiB), such as 1.5MB"
+_POINTS_ALLOWED = "points of accuracy from 0pt to 100pt, such as 0.5pt"
+_FACTOR_ALLOWED = "a positive factor of the original ending in x, such as 0.25x"
 
 
 class Factor(float):
@@ -84,7 +84,7 @@ class Factor(float):
         cls, _schema: core_schema.CoreSchema, _handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
         """Describe it by a pattern."""
-        return _text_schema(FACTOR_UNITS)
+        return _text_schema(_FACTOR_UNITS)
 
 
 def pattern(units: Mapping[str, Fraction]) -> str:
@@ -94,7 +94,7 @@ def pattern(units: Mapping[str, Fraction]) -> str:
 
 def _amount(found: object, units: Mapping[str, Fraction], allowed: str) -> Fraction:
     """Return the exact amount that a text such as `3ms` names, in the base unit."""
-    text = found if isinstance(found, str) and len(found) <= MAX_TEXT else ""
+    text = found if isinstance(found, str) and len(found) <= _MAX_TEXT else ""
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([A-Za-z%]+)", text, flags=re.ASCII)
     if match is None or match[2] not in units:
         raise _refusal(found, allowed)
@@ -102,22 +102,22 @@ def _amount(found: object, units: Mapping[str, Fraction], allowed: str) -> Fract
 
 
 def _refusal(found: object, allowed: str) -> ValueError:
-    return ValueError(f"found {json.dumps(found, default=repr)[:MAX_TEXT]}, allowed: {allowed}")
+    return ValueError(f"found {json.dumps(found, default=repr)[:_MAX_TEXT]}, allowed: {allowed}")
 
 
 def _shortest(value: float, units: Mapping[str, Fraction], parse: Callable[[str], float]) -> str:
     """Return the shortest text that `parse` maps to exactly `value`; of equally short ones the largest unit."""
     exact = Fraction(repr(value))
     candidates = [f"{_decimal(exact / scale)}{unit}" for unit, scale in units.items()]
-    faithful = [text for text in candidates if len(text) <= MAX_TEXT and parse(text) == value]
+    faithful = [text for text in candidates if len(text) <= _MAX_TEXT and parse(text) == value]
     if not faithful:
-        raise ValueError(f"{value!r} cannot be written exactly in {MAX_TEXT} characters")
+        raise ValueError(f"{value!r} cannot be written exactly in {_MAX_TEXT} characters")
     return min(faithful, key=len)
 
 
 def _decimal(value: Fraction) -> str:
     """Return `value` in decimal digits without exponent; rounded to MAX_TEXT digits where they do not end."""
-    with localcontext(prec=MAX_TEXT):
+    with localcontext(prec=_MAX_TEXT):
         text = f"{Decimal(value.numerator) / Decimal(value.denominator):f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
 
@@ -129,13 +129,13 @@ def parse_ratio(found: object) -> float:
         ValueError: it is neither, or not strictly between 0 and 1.
     """
     if isinstance(found, str):
-        value = float(_amount(found, PERCENT, RATIO_ALLOWED))
+        value = float(_amount(found, _PERCENT, _RATIO_ALLOWED))
     elif isinstance(found, float | int) and not isinstance(found, bool):
         value = float(found)
     else:
-        raise _refusal(found, RATIO_ALLOWED)
+        raise _refusal(found, _RATIO_ALLOWED)
     if not 0 < value < 1:
-        raise _refusal(found, RATIO_ALLOWED)
+        raise _refusal(found, _RATIO_ALLOWED)
     return value
 
 
@@ -149,7 +149,7 @@ def parse_margin(found: object) -> float:
         found = repr(found)
     plain = isinstance(found, str) and re.fullmatch(r"[0-9]+(\.[0-9]+)?", found, flags=re.ASCII)
     return float(
-        _amount(f"{found}x", FACTOR_UNITS, MARGIN_ALLOWED) if plain else _amount(found, PERCENT, MARGIN_ALLOWED)
+        _amount(f"{found}x", _FACTOR_UNITS, _MARGIN_ALLOWED) if plain else _amount(found, _PERCENT, _MARGIN_ALLOWED)
     )
 
 
@@ -159,11 +159,11 @@ def parse_duration(found: object) -> float:
     Raises:
         ValueError: no text, no unit, an unknown unit, or not positive. A bare number has no unit and is refused.
     """
-    return _duration(found, DURATION_ALLOWED)
+    return _duration(found, _DURATION_ALLOWED)
 
 
 def _duration(found: object, allowed: str) -> float:
-    seconds = float(_amount(found, TIME_UNITS, allowed))
+    seconds = float(_amount(found, _TIME_UNITS, allowed))
     if seconds <= 0:
         raise _refusal(found, allowed)
     return seconds
@@ -171,7 +171,7 @@ def _duration(found: object, allowed: str) -> float:
 
 def duration_text(seconds: float) -> str:
     """Return seconds as the shortest exact text, such as `3ms`."""
-    return _shortest(seconds, TIME_UNITS, parse_duration)
+    return _shortest(seconds, _TIME_UNITS, parse_duration)
 
 
 def parse_age(found: object) -> float:
@@ -180,13 +180,13 @@ def parse_age(found: object) -> float:
     Raises:
         ValueError: it is none.
     """
-    return float(_amount(found, AGE_UNITS, AGE_ALLOWED))
+    return float(_amount(found, _AGE_UNITS, _AGE_ALLOWED))
 
 
 def age_text(seconds: float) -> str:
     """Return a time for a person, in the largest unit that makes it one or more: `90s` is `1.5min`."""
     exact = Fraction(repr(float(seconds)))
-    unit, scale = next(((name, each) for name, each in AGE_UNITS.items() if exact >= each), ("s", Fraction(1)))
+    unit, scale = next(((name, each) for name, each in _AGE_UNITS.items() if exact >= each), ("s", Fraction(1)))
     return f"{float(exact / scale):.3g}{unit}"
 
 
@@ -196,11 +196,11 @@ def parse_size(found: object) -> int:
     Raises:
         ValueError: no text, no unit, an unknown unit, not positive, or not a whole number of bytes.
     """
-    return _size(found, SIZE_ALLOWED)
+    return _size(found, _SIZE_ALLOWED)
 
 
 def _size(found: object, allowed: str) -> int:
-    amount = _amount(found, SIZE_UNITS, allowed)
+    amount = _amount(found, _SIZE_UNITS, allowed)
     if amount <= 0 or amount.denominator != 1:
         raise _refusal(found, allowed)
     return amount.numerator
@@ -208,7 +208,7 @@ def _size(found: object, allowed: str) -> int:
 
 def size_text(size_bytes: int) -> str:
     """Return bytes as the shortest exact text, such as `1.5MB`."""
-    return _shortest(size_bytes, SIZE_UNITS, parse_size)
+    return _shortest(size_bytes, _SIZE_UNITS, parse_size)
 
 
 def parse_points(found: object) -> float:
@@ -217,15 +217,15 @@ def parse_points(found: object) -> float:
     Raises:
         ValueError: no text, another unit, or more than 100 points.
     """
-    points = float(_amount(found, POINTS_UNITS, POINTS_ALLOWED))
-    if points > MAX_POINTS:
-        raise _refusal(found, POINTS_ALLOWED)
+    points = float(_amount(found, _POINTS_UNITS, _POINTS_ALLOWED))
+    if points > _MAX_POINTS:
+        raise _refusal(found, _POINTS_ALLOWED)
     return points
 
 
 def points_text(points: float) -> str:
     """Return points of accuracy as text, such as `0.5pt`."""
-    return _shortest(points, POINTS_UNITS, parse_points)
+    return _shortest(points, _POINTS_UNITS, parse_points)
 
 
 def parse_factor(found: object) -> Factor:
@@ -236,15 +236,15 @@ def parse_factor(found: object) -> Factor:
     """
     if isinstance(found, Factor):
         return found
-    factor = Factor(_amount(found, FACTOR_UNITS, FACTOR_ALLOWED))
+    factor = Factor(_amount(found, _FACTOR_UNITS, _FACTOR_ALLOWED))
     if factor <= 0:
-        raise _refusal(found, FACTOR_ALLOWED)
+        raise _refusal(found, _FACTOR_ALLOWED)
     return factor
 
 
 def factor_text(factor: float) -> str:
     """Return a factor as text, such as `0.25x`."""
-    return _shortest(factor, FACTOR_UNITS, parse_factor)
+    return _shortest(factor, _FACTOR_UNITS, parse_factor)
 
 
 def parse_factor_or_duration(found: object) -> Factor | float:
@@ -255,7 +255,7 @@ def parse_factor_or_duration(found: object) -> Factor | float:
     """
     if _looks_like_factor(found):
         return parse_factor(found)
-    return _duration(found, f"{FACTOR_ALLOWED}, or {DURATION_ALLOWED}")
+    return _duration(found, f"{_FACTOR_ALLOWED}, or {_DURATION_ALLOWED}")
 
 
 def factor_or_duration_text(value: Factor | float) -> str:
@@ -271,7 +271,7 @@ def parse_factor_or_size(found: object) -> Factor | int:
     """
     if _looks_like_factor(found):
         return parse_factor(found)
-    return _size(found, f"{FACTOR_ALLOWED}, or {SIZE_ALLOWED}")
+    return _size(found, f"{_FACTOR_ALLOWED}, or {_SIZE_ALLOWED}")
 
 
 def factor_or_size_text(value: Factor | int) -> str:
@@ -292,25 +292,25 @@ Ratio = Annotated[
     float,
     PlainValidator(parse_ratio),
     WithJsonSchema(
-        {"anyOf": [{"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}, _text_schema(PERCENT)]}
+        {"anyOf": [{"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}, _text_schema(_PERCENT)]}
     ),
 ]
 Duration = Annotated[
-    float, PlainValidator(parse_duration), PlainSerializer(duration_text), WithJsonSchema(_text_schema(TIME_UNITS))
+    float, PlainValidator(parse_duration), PlainSerializer(duration_text), WithJsonSchema(_text_schema(_TIME_UNITS))
 ]
-Size = Annotated[int, PlainValidator(parse_size), PlainSerializer(size_text), WithJsonSchema(_text_schema(SIZE_UNITS))]
+Size = Annotated[int, PlainValidator(parse_size), PlainSerializer(size_text), WithJsonSchema(_text_schema(_SIZE_UNITS))]
 Points = Annotated[
-    float, PlainValidator(parse_points), PlainSerializer(points_text), WithJsonSchema(_text_schema(POINTS_UNITS))
+    float, PlainValidator(parse_points), PlainSerializer(points_text), WithJsonSchema(_text_schema(_POINTS_UNITS))
 ]
 FactorOrDuration = Annotated[
     Factor | float,
     PlainValidator(parse_factor_or_duration),
     PlainSerializer(factor_or_duration_text),
-    WithJsonSchema(_text_schema(FACTOR_UNITS, TIME_UNITS)),
+    WithJsonSchema(_text_schema(_FACTOR_UNITS, _TIME_UNITS)),
 ]
 FactorOrSize = Annotated[
     Factor | int,
     PlainValidator(parse_factor_or_size),
     PlainSerializer(factor_or_size_text),
-    WithJsonSchema(_text_schema(FACTOR_UNITS, SIZE_UNITS)),
+    WithJsonSchema(_text_schema(_FACTOR_UNITS, _SIZE_UNITS)),
 ]

@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from traceback import FrameSummary
     from types import FrameType, ModuleType, TracebackType
 
-OURS = str(Path(__file__).parents[1])
+_OURS = str(Path(__file__).parents[1])
 #: Files here are a library's, not the user's.
-LIBRARIES = (OURS, "<", *{sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
-SITE = "site-packages"
+LIBRARIES = (_OURS, "<", *{sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+_SITE = "site-packages"
 #: Where torch calls a network's forward, and its layers'.
 CALL, CALLER = "_call_impl", str(Path("torch", "nn", "modules", "module.py"))
 #: How torch's exporters quote the line that a node of a graph came from.
-QUOTED = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)')
+_QUOTED = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)')
 WIDTH = 100
 
 #: Files that were imported, as the interpreter names them -> as they were given; and names of contents.
@@ -145,7 +145,7 @@ def line_of(stack: Sequence[FrameSummary]) -> str:
 
 def quoted(text: str) -> str:
     """Return the last line of the user's that a library's message quotes as 'File "...", line N'; empty if none."""
-    found = [match for match in QUOTED.finditer(text) if match["file"] in _imported]
+    found = [match for match in _QUOTED.finditer(text) if match["file"] in _imported]
     return _line(found[-1]["file"], int(found[-1]["line"])) if found else ""
 
 
@@ -164,7 +164,7 @@ def _users(frames: Frames) -> Frames:
 
 
 def _library(file: str) -> bool:
-    return file not in _imported and (file.startswith(LIBRARIES) or SITE in Path(file).parts)
+    return file not in _imported and (file.startswith(LIBRARIES) or _SITE in Path(file).parts)
 
 
 def _innermost_layer(frames: Frames) -> str:
@@ -174,7 +174,7 @@ def _innermost_layer(frames: Frames) -> str:
         for frame, _, _ in frames
         if frame.f_code.co_name == CALL and frame.f_code.co_filename.endswith(CALLER)
     ]
-    if not layers or frames[-1][0].f_code.co_filename.startswith(OURS):
+    if not layers or frames[-1][0].f_code.co_filename.startswith(_OURS):
         return ""
     return _layer(layers[0], layers[-1])
 
@@ -205,7 +205,7 @@ def _interrupted(error: BaseException, frames: Frames) -> bool:
     if not frames:
         return True
     frame, _, at = frames[-1]
-    if frame.f_code.co_filename.startswith(OURS):
+    if frame.f_code.co_filename.startswith(_OURS):
         return True
     return isinstance(error, KeyboardInterrupt) and dis.opname[frame.f_code.co_code[at]] != "RAISE_VARARGS"
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 #: Numbers of channels that mark the last axis as theirs.
 CHANNELS = (1, 2, 3, 4)
-WHITE = 255
+_WHITE = 255
 LABEL_DIMENSIONS, IMAGE_DIMENSIONS = 1, 4
 #: A split and a position in it.
 Place = tuple[str, int]
@@ -41,7 +41,7 @@ def plain_images(images: NDArray[Any]) -> NDArray[Any]:
     if images.dtype == np.uint8 or images.dtype.kind not in "iuf" or images.dtype.itemsize == 1 or not images.size:
         return images
     low, high = images.min(), images.max()
-    if not (low >= 0 and 1 < high <= WHITE):
+    if not (low >= 0 and 1 < high <= _WHITE):
         return images
     exact = images.astype(np.uint8)
     return exact if np.array_equal(exact, images) else images
@@ -132,7 +132,7 @@ def _remedy(dtype: np.dtype[Any], low: float, high: float) -> str:
         return "give pixels as they were before normalisation, and its mean and std to Normalisation"
     if high <= 1:
         return "(images * 255).round().astype(np.uint8)"
-    if high <= WHITE:
+    if high <= _WHITE:
         return "images.round().astype(np.uint8)"
     return "(images / white * 255).round().astype(np.uint8), with one value of white for all splits"
 

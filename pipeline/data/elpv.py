@@ -22,7 +22,7 @@ from pipeline.core.errors import InputError
 from pipeline.data.splits import stratified, take
 
 CLASSES = ("functional", "defective")
-TEST_SHARE = 0.25
+_TEST_SHARE = 0.25
 #: The preprocessing of EfficientNet-Lite: (pixel - 127) / 128.
 MEAN, STD = 127 / 255, 128 / 255
 #: What `read_image` does.
@@ -70,7 +70,7 @@ def load(size: int, channels: int, validation: float, split_seed: int) -> Datase
         images_NCHW = np.stack(list(pool.map(lambda row: read_image(folder / row[0], size), rows)))[:, None]
     labels = np.array([int(probability >= 0.5) for _, probability, _ in rows], dtype=np.int64)  # noqa: PLR2004
     strata = np.array([round(probability * 3) + 4 * (kind == "poly") for _, probability, kind in rows], dtype=np.int64)
-    rest, test = stratified(strata, round(len(rows) * TEST_SHARE), split_seed)
+    rest, test = stratified(strata, round(len(rows) * _TEST_SHARE), split_seed)
     kept, held = stratified(strata[rest], round(len(rest) * validation), split_seed + 1)
     train, validating, testing = (take(images_NCHW, labels, part) for part in (rest[kept], rest[held], test))
     normalisation = Normalisation((MEAN,) * channels, (STD,) * channels)

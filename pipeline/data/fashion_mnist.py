@@ -17,13 +17,13 @@ from pipeline.data.fetch import cache_folder, download, read_verified
 from pipeline.data.splits import held_out
 
 CLASSES = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
-DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
-ADDRESS = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com"
-NORMALISATION = Normalisation(mean=(0.2860,), std=(0.3530,))
+_DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
+_ADDRESS = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com"
+_NORMALISATION = Normalisation(mean=(0.2860,), std=(0.3530,))
 PREPROCESSING = Preprocessing("grey", "none")
 LICENCE = "MIT"
 #: sha256 of the unpacked idx files.
-FILES = {
+_FILES = {
     "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
     "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
     "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
@@ -33,7 +33,7 @@ FILES = {
 
 def digest() -> str:
     """Return the digest of the data set: its content is known, so no file is read."""
-    return hashlib.sha256("".join(FILES.values()).encode()).hexdigest()
+    return hashlib.sha256("".join(_FILES.values()).encode()).hexdigest()
 
 
 def find(root: Path | None) -> dict[str, Path]:
@@ -41,13 +41,13 @@ def find(root: Path | None) -> dict[str, Path]:
 
     Raises InputError when the given folder lacks a file.
     """
-    folder = root or (DEBIAN_FOLDER if DEBIAN_FOLDER.is_dir() else None)
+    folder = root or (_DEBIAN_FOLDER if _DEBIAN_FOLDER.is_dir() else None)
     if folder is None:
         folder = cache_folder() / "fashion-mnist"
-        for name, sha256 in FILES.items():
-            download(f"{ADDRESS}/{name}.gz", folder / f"{name}.gz", sha256)
+        for name, sha256 in _FILES.items():
+            download(f"{_ADDRESS}/{name}.gz", folder / f"{name}.gz", sha256)
     found = {}
-    for name in FILES:
+    for name in _FILES:
         present = [path for path in (folder / name, folder / f"{name}.gz") if path.is_file()]
         if not present:
             message = (
@@ -71,7 +71,7 @@ def parse_idx(content: bytes, name: str) -> np.ndarray[tuple[int, ...], np.dtype
 
 def load(root: Path | None, validation_images: int, split_seed: int) -> Dataset:
     """Return the data set; validation images are held out of the 60,000, stratified by class."""
-    arrays = {name: parse_idx(read_verified(path, FILES[name]), name) for name, path in find(root).items()}
+    arrays = {name: parse_idx(read_verified(path, _FILES[name]), name) for name, path in find(root).items()}
     train, validation = held_out(
         arrays["train-images-idx3-ubyte"][:, None],
         arrays["train-labels-idx1-ubyte"].astype(np.int64),
@@ -82,4 +82,4 @@ def load(root: Path | None, validation_images: int, split_seed: int) -> Dataset:
         np.ascontiguousarray(arrays["t10k-images-idx3-ubyte"][:, None]),
         arrays["t10k-labels-idx1-ubyte"].astype(np.int64),
     )
-    return Dataset("fashion-mnist", CLASSES, NORMALISATION, train, validation, test, PREPROCESSING, LICENCE)
+    return Dataset("fashion-mnist", CLASSES, _NORMALISATION, train, validation, test, PREPROCESSING, LICENCE)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 #: Files of 16 bits whose values end here hold fewer bits.
-TWELVE_BITS = 4095
+_TWELVE_BITS = 4095
 ADVICE = "Mend, replace or remove them; nothing was left out by itself."
 
 
@@ -123,7 +123,7 @@ def load(
         splits[name], more, value = read(found, name, size, channels, white)
         problems += more
         brightest = max(brightest, value)
-    if white is None and 0 < brightest <= TWELVE_BITS:
+    if white is None and 0 < brightest <= _TWELVE_BITS:
         bits = int(brightest).bit_length()
         fewer = f"no image of 16 bits has a value above {brightest:.0f}, as if they had {bits} bits"
         problems.append(f"{fewer}: say white, such as white: {2**bits - 1}, or white: 65535 if they are that dark")

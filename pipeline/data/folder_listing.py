@@ -14,11 +14,11 @@ from pipeline.core.problems import NAMED, examples
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
 SPLITS = ("train", "validation", "test")
 #: Other names that folders of validation images have.
-VALIDATION_TOO = ("val", "valid", "dev")
+_VALIDATION_TOO = ("val", "valid", "dev")
 #: Names that are splits, not classes, in whatever case.
-SPLIT_LIKE = frozenset({*SPLITS, *VALIDATION_TOO, "training", "testing", "eval"})
+_SPLIT_LIKE = frozenset({*SPLITS, *_VALIDATION_TOO, "training", "testing", "eval"})
 #: Folders that file managers and archives leave behind; beside them, all whose names begin with a dot.
-LEFT_BEHIND = frozenset({"@eaDir", "__MACOSX", "$RECYCLE.BIN", "System Volume Information"})
+_LEFT_BEHIND = frozenset({"@eaDir", "__MACOSX", "$RECYCLE.BIN", "System Volume Information"})
 Listing = list[tuple[Path, int]]
 
 
@@ -67,18 +67,18 @@ class Found:
         return sorted(below[0]) if same and len(below[0]) > 1 else []
 
 
-def is_hidden(name: str) -> bool:
+def _is_hidden(name: str) -> bool:
     """Whether a name is one that no person put there as data."""
-    return name.startswith(".") or name in LEFT_BEHIND
+    return name.startswith(".") or name in _LEFT_BEHIND
 
 
-def class_names(root: Path) -> tuple[str, ...]:
+def _class_names(root: Path) -> tuple[str, ...]:
     """Return the sorted names of the class folders below `root`; raises InputError when there are fewer than two."""
-    names = tuple(sorted(path.name for path in root.iterdir() if path.is_dir() and not is_hidden(path.name)))
+    names = tuple(sorted(path.name for path in root.iterdir() if path.is_dir() and not _is_hidden(path.name)))
     if len(names) < 2:  # noqa: PLR2004
         message = f"{root} has {len(names)} class folders {list(names)}, expected at least two with images in each"
         raise InputError(message)
-    if all(name.casefold() in SPLIT_LIKE for name in names):
+    if all(name.casefold() in _SPLIT_LIKE for name in names):
         message = (
             f"{root} has the folders {', '.join(names)}, which are splits: name them {', '.join(SPLITS)}, all three"
         )
@@ -100,20 +100,20 @@ def list_folder(root: Path) -> Found:
 
 def _listed(root: Path) -> Found:
     if not (root / "train").is_dir():
-        found = Found(root, class_names(root))
+        found = Found(root, _class_names(root))
         _list_split(found, root, "all")
         return found
     folders = {split: _split_folder(root, split) for split in SPLITS}
-    found = Found(root, class_names(folders["train"]))
+    found = Found(root, _class_names(folders["train"]))
     for split, folder in folders.items():
         _list_split(found, folder, split)
-    found.hidden += [path.name for path in sorted(root.iterdir()) if is_hidden(path.name)]
+    found.hidden += [path.name for path in sorted(root.iterdir()) if _is_hidden(path.name)]
     return found
 
 
 def _split_folder(root: Path, split: str) -> Path:
     """Return the folder of a split; raises InputError that says what is there in its place."""
-    names = (split, *VALIDATION_TOO) if split == "validation" else (split,)
+    names = (split, *_VALIDATION_TOO) if split == "validation" else (split,)
     there = [root / name for name in names if (root / name).is_dir()]
     if len(there) > 1:
         message = f"{root} has {' and '.join(path.name for path in there)}: leave one of them"
@@ -121,19 +121,19 @@ def _split_folder(root: Path, split: str) -> Path:
     if there:
         return there[0]
     message = f"{root} has a train folder but no {split} folder: give all of {', '.join(SPLITS)}, or none"
-    if not any(path.is_dir() and not is_hidden(path.name) for path in (root / "train").iterdir()):
+    if not any(path.is_dir() and not _is_hidden(path.name) for path in (root / "train").iterdir()):
         message += ". If train is a class, give its folder another name"
     raise InputError(message)
 
 
 def _list_split(found: Found, folder: Path, split: str) -> None:
-    names = class_names(folder)
+    names = _class_names(folder)
     if names != found.classes:
         more = [name for name in names if name not in found.classes]
         less = [name for name in found.classes if name not in names]
         found.problems += [f"{found.relative(folder / name)}: train has no such class" for name in more]
         found.problems += [f"{found.relative(folder)}: the class {name} of train has no folder" for name in less]
-    found.hidden += [found.relative(path) for path in sorted(folder.iterdir()) if is_hidden(path.name)]
+    found.hidden += [found.relative(path) for path in sorted(folder.iterdir()) if _is_hidden(path.name)]
     listing: Listing = []
     for index, name in enumerate(found.classes):
         images = _images(found, folder / name) if name in names else []
@@ -149,11 +149,11 @@ def _images(found: Found, folder: Path) -> list[Path]:
     images: list[Path] = []
     for place, folders, files in os.walk(folder, onerror=_raised):
         here = Path(place)
-        found.hidden += [found.relative(here / name) for name in sorted((*folders, *files)) if is_hidden(name)]
-        linked = [name for name in folders if (here / name).is_symlink() and not is_hidden(name)]
+        found.hidden += [found.relative(here / name) for name in sorted((*folders, *files)) if _is_hidden(name)]
+        linked = [name for name in folders if (here / name).is_symlink() and not _is_hidden(name)]
         found.problems += [f"{found.relative(here / name)}: a link to a folder is not followed" for name in linked]
-        folders[:] = [name for name in folders if not is_hidden(name) and name not in linked]
-        for path in (here / name for name in files if not is_hidden(name)):
+        folders[:] = [name for name in folders if not _is_hidden(name) and name not in linked]
+        for path in (here / name for name in files if not _is_hidden(name)):
             if path.suffix.lower() not in SUFFIXES:
                 found.others.append(found.relative(path))
             elif why := odd(path, "an image file"):

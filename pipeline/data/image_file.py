@@ -95,7 +95,7 @@ def turned(image: Image.Image) -> int:
     return orientation(image.info.get("exif", b""))
 
 
-def is_deep(image: Image.Image) -> bool:
+def _is_deep(image: Image.Image) -> bool:
     """Whether a grey image has other values than 8 bits."""
     return image.mode in {"I", "F"} or image.mode.startswith("I;16")
 
@@ -110,7 +110,7 @@ def rule(content: bytes) -> str:
     if not said and (jpeg or (png and content[24:26] != b"\x10\0")):  # 16 bits of grey
         return ""
     with opened(io.BytesIO(content)) as image:
-        if is_deep(image):
+        if _is_deep(image):
             return "deep"
         try:
             turn = turned(image) if said else 1
@@ -128,8 +128,8 @@ def read_pixels(path: Path, channels: int, white: float | None) -> tuple[Image.I
     with opened(path) as image:
         try:
             turn = turned(image)
-            shallow = _from_deep(image, white) if is_deep(image) else image
-            brightest = float(np.asarray(image).max()) if is_deep(image) else 0.0
+            shallow = _from_deep(image, white) if _is_deep(image) else image
+            brightest = float(np.asarray(image).max()) if _is_deep(image) else 0.0
             _refuse_other_white(path, image, white)
             converted = shallow.convert("L" if channels == 1 else "RGB")
         except UnreadableError:
@@ -156,7 +156,7 @@ def _tag(image: Any, number: int) -> Any:  # noqa: ANN401 - of Pillow's TIFF ima
 
 def _refuse_other_white(path: Path, image: Image.Image, white: float | None) -> None:
     """Raise where `white` is asked of 16-bit channels of which Pillow gives the upper eight bits alone."""
-    if white is None or white == SIXTEEN_BITS or is_deep(image):
+    if white is None or white == SIXTEEN_BITS or _is_deep(image):
         return
     bits = _tag(image, _BITS) if image.format == "TIFF" else _png_bits(path) if image.format == "PNG" else ()
     if max(bits or (8,)) > 8:  # noqa: PLR2004 (bits)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 FUSED = torch.nn.functional.scaled_dot_product_attention
 #: Batch, heads, tokens, dimensions of a head.
-DIMENSIONS = 4
+_DIMENSIONS = 4
 
 
 @contextmanager
@@ -47,7 +47,7 @@ def attention(
     `query` [..., L, E], `key` [..., S, E], `value` [..., S, V]; the mask is added, or where it is boolean says which
     keys are seen. The scale is 1/sqrt(E) unless it is given.
     """
-    plain = attn_mask is None and query.dim() == DIMENSIONS
+    plain = attn_mask is None and query.dim() == _DIMENSIONS
     if plain or dropout_p or is_causal or enable_gqa:
         return FUSED(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
     scores = query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)

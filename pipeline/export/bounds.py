@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-CLAMPS = frozenset(
+_CLAMPS = frozenset(
     getattr(owner, name) for owner in (torch, torch.Tensor) for name in ("clamp", "clip", "clamp_", "clip_")
 ) | {torch.ops.aten.clamp.default, torch.ops.aten.clamp_.default, torch.nn.functional.hardtanh}
 
@@ -32,7 +32,7 @@ class one_kind_of_number(TorchFunctionMode):  # noqa: N801 - a context manager, 
         """Call the function, with its bounds made alike."""
         del types
         given = dict(kwargs or {})
-        if func in CLAMPS and {type(each) for each in (*args[1:], *given.values())} >= {int, float}:
+        if func in _CLAMPS and {type(each) for each in (*args[1:], *given.values())} >= {int, float}:
             args = (args[0], *map(_float, args[1:])) if args else args
             given = {name: _float(value) for name, value in given.items()}
         return func(*args, **given)

@@ -37,10 +37,10 @@ if TYPE_CHECKING:
     from pipeline.core.artifact import TensorSpec
 
 FILE_NAME = "model.onnx"
-DEFAULT_OPSET = 20
+_DEFAULT_OPSET = 20
 #: Where torch keeps the path of modules that a node was traced in, outermost first; the last entry is the operation.
-SCOPE_KEY = "pkg.torch.onnx.name_scopes"
-BIAS_INPUT = 2
+_SCOPE_KEY = "pkg.torch.onnx.name_scopes"
+_BIAS_INPUT = 2
 #: What torch warns of that this program sees to.
 _TREES = (r"`isinstance\(treespec, LeafSpec\)`", FutureWarning)
 _ASSIGNED = (r"The tensor attributes? self\.", UserWarning)
@@ -55,7 +55,7 @@ def export_onnx(
     input_shape: Sequence[int],
     input_name: str = "image",
     output_names: Sequence[str] = ("logits",),
-    opset: int = DEFAULT_OPSET,
+    opset: int = _DEFAULT_OPSET,
     dynamic_batch: bool = False,
 ) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
     """Write `model.onnx` into `folder` and return its inputs and outputs.
@@ -182,7 +182,7 @@ def _name_after_modules(proto: ModelProto, tensors: frozenset[str]) -> None:
         for index, value in enumerate(node.input):
             if value in tensors or value in renamed or value in fixed or not value:
                 continue
-            role = "bias" if index == BIAS_INPUT and node.op_type in ("Conv", "ConvTranspose", "Gemm") else "constant"
+            role = "bias" if index == _BIAS_INPUT and node.op_type in ("Conv", "ConvTranspose", "Gemm") else "constant"
             renamed[value] = _free(f"{node.name}.{role}", taken)
     _rename(graph, renamed)
 
@@ -192,7 +192,7 @@ def _layer_name(node: NodeProto, tensors: frozenset[str]) -> str:
         if value.endswith(".weight") and value in tensors:
             return str(value.removesuffix(".weight"))
     properties = {entry.key: entry.value for entry in node.metadata_props}
-    scopes: list[str] = ast.literal_eval(properties.get(SCOPE_KEY, "[]"))
+    scopes: list[str] = ast.literal_eval(properties.get(_SCOPE_KEY, "[]"))
     module = scopes[-2] if len(scopes) > 1 else ""
     return ".".join(filter(None, (module, node.op_type)))
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 XML_NAME = "model.xml"
 #: Where the converter notes the name of the file it read.
-CONVERSION = re.compile(r"\t*<conversion_parameters>.*?</conversion_parameters>\n", re.DOTALL)
+_CONVERSION = re.compile(r"\t*<conversion_parameters>.*?</conversion_parameters>\n", re.DOTALL)
 
 
 def export_openvino(
@@ -43,7 +43,7 @@ def export_openvino(
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / XML_NAME
     openvino.save_model(model, file, compress_to_fp16=half)
-    file.write_text(CONVERSION.sub("", file.read_text()))
+    file.write_text(_CONVERSION.sub("", file.read_text()))
     return openvino_specs(model)
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 #: Largest difference, relative to scale, that rounding in another order explains: between float32 files, of their last
 #: digits alone, and with weights stored as float16 (11 bits of mantissa, so 5e-4 in each weight).
 FLOAT32_TOLERANCE = 1e-4
-FLOAT32_ROUNDING = 1e-6
+_FLOAT32_ROUNDING = 1e-6
 FLOAT16_TOLERANCE = 1e-2
 WEIGHTED = (nn.Conv2d, nn.Conv1d, nn.ConvTranspose2d, nn.Linear)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
@@ -79,7 +79,7 @@ def compare(reference: Sequence[NDArray[np.float32]], outputs: Sequence[NDArray[
         if not np.isfinite(other).all():
             message = f"output {index} holds values that are not finite"
             raise StageError(message)
-        if _is_constant(other) and not _is_constant(one) and relative(one, other) > FLOAT32_ROUNDING:
+        if _is_constant(other) and not _is_constant(one) and relative(one, other) > _FLOAT32_ROUNDING:
             message = f"output {index} is the same for all {len(other)} images"
             raise StageError(message)
     return Parity(

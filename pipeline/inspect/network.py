@@ -74,7 +74,7 @@ def inspect(model: nn.Module, inputs: Sequence[TensorSpec], name: str) -> Inspec
         captured = capture(model, tuple(_example(spec) for spec in inputs))
     except InputError as error:
         raise InputError(f"{name} with input {shapes} (does it fit the network?): {error}") from error
-    return inspection_of(trace(captured), structure_of(model, captured), name=name, inputs=tuple(inputs))
+    return inspection_of(trace(captured), _structure_of(model, captured), name=name, inputs=tuple(inputs))
 
 
 def _example(spec: TensorSpec) -> torch.Tensor:
@@ -82,7 +82,7 @@ def _example(spec: TensorSpec) -> torch.Tensor:
     return torch.zeros(2, *spec.shape[1:], dtype=getattr(torch, spec.dtype))
 
 
-def structure_of(model: nn.Module, captured: Captured) -> Structure:
+def _structure_of(model: nn.Module, captured: Captured) -> Structure:
     """Read the order of use from the graph, and kinds and numbers of groups from the modules."""
     modules = dict(model.named_modules(remove_duplicate=False))
     owners: dict[str, str] = {}

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
     Slot = tuple[str, int]
 
-SINGLE = "a single channel is never removed"
+_SINGLE = "a single channel is never removed"
 #: Stands for a sum of products in the forward of the network itself.
 NETWORK = "(network)"
-UNTOLD = "no channel of it can leave alone"
+_UNTOLD = "no channel of it can leave alone"
 
 
 def forward_order(graph: ChannelGraph, owners: Mapping[str, str]) -> tuple[str, ...]:
@@ -158,14 +158,14 @@ class Sides:
         if layer not in self._macs:
             return ()
         shapes = [self.graph.shapes[tensor] for tensor in self._tensors.get(layer, ())]
-        return (Part(channels=1, reason=SINGLE),) if any(shape[dim] == 1 for shape in shapes) else ()
+        return (Part(channels=1, reason=_SINGLE),) if any(shape[dim] == 1 for shape in shapes) else ()
 
     def _parts(self, slot: Slot, times: int) -> tuple[Part, ...]:
         """Divide a dimension among its groups and what is kept whole; `times` for a kernel that groups share."""
         tensor, dim = slot
         free = [(name, count * times) for _, name, count in self._members.get(slot, ())]
         rest = self.graph.shapes[tensor][dim] * times - sum(count for _, count in free)
-        kept = (Part(channels=rest, reason=self._reasons.get(slot) or UNTOLD),) if rest else ()
+        kept = (Part(channels=rest, reason=self._reasons.get(slot) or _UNTOLD),) if rest else ()
         return (*(Part(channels=count, group=name) for name, count in free), *kept)
 
     def _through(self, layer: str) -> tuple[Part, ...]:

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from pipeline.results.measurement import Measurement
 
 #: Above this share of stolen CPU time other guests of the host take part in every measurement.
-MUCH_STEAL = 0.02
+_MUCH_STEAL = 0.02
 #: Below this share of the highest frequency a processor is slowed down by heat, power or its governor.
-SLOWED = 0.80
+_SLOWED = 0.80
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def frequency(signs: Signs) -> Check:
         return _warn(
             "frequency", f"it moved, {text}; turn boosts off: echo 0 | sudo tee /sys/devices/system/cpu/cpufreq/boost"
         )
-    if highest and high < SLOWED * highest:
+    if highest and high < _SLOWED * highest:
         return _warn("frequency", f"the cores are slowed down, {text}; see the limits: cpupower frequency-info")
     return _ok("frequency", text)
 
@@ -100,7 +100,7 @@ def steal(signs: Signs) -> Check:
     """Check that the host does not give the processor to other guests."""
     if signs.steal is None:
         return _ok("steal", "not told")
-    if signs.steal <= MUCH_STEAL:
+    if signs.steal <= _MUCH_STEAL:
         return _ok("steal", f"{signs.steal:.1%}")
     return _warn(
         "steal",

@@ -34,17 +34,17 @@ if TYPE_CHECKING:
 
     Values = NDArray[np.float64]
 
-WINDOW = 30
-P_VALUE = 1e-3
-WEAK = 10.0
-LEAST_POINTS = 2
-LEAST_SIZE = 0.01
+_WINDOW = 30
+_P_VALUE = 1e-3
+_WEAK = 10.0
+_LEAST_POINTS = 2
+_LEAST_SIZE = 0.01
 #: A spike is further than so many standard deviations from the median of the points within REACH of it.
 SPIKE, REACH = 4.0, 3
 #: The least standard deviation of a ratio, so that a series of equal points has no spikes of a rounding error.
-LEAST_DEVIATION = 1e-4
+_LEAST_DEVIATION = 1e-4
 #: The 3/4 quantile of the standard normal: median absolute deviation over standard deviation.
-MAD = 0.6745
+_MAD = 0.6745
 ACCURACY, TERMS, TINY = 1e-14, 500, 1e-300
 
 
@@ -56,10 +56,10 @@ def find_steps(series: Sequence[tuple[str, float]]) -> tuple[DriftStep, ...]:
         >>> [(step.created, round(step.size, 3)) for step in find_steps(days)]
         [('2026-01-10', 0.03)]
     """
-    logs = without_spikes(np.log([ratio for _, ratio in series]))
+    logs = _without_spikes(np.log([ratio for _, ratio in series]))
     found: set[int] = set()
-    for start in range(0, max(1, len(logs) - WINDOW // 2), WINDOW // 2):
-        found |= {start + split for split in _splits(logs[start : start + WINDOW])}
+    for start in range(0, max(1, len(logs) - _WINDOW // 2), _WINDOW // 2):
+        found |= {start + split for split in _splits(logs[start : start + _WINDOW])}
     kept = _pruned(logs, sorted(found))
     return tuple(
         DriftStep(index=at, created=series[at][0], size=math.expm1(step), p_value=p)
@@ -77,15 +77,15 @@ def lasting(series: Sequence[tuple[str, float]], steps: Sequence[DriftStep]) -> 
 
 def levels(series: Sequence[tuple[str, float]], steps: Sequence[DriftStep]) -> list[float]:
     """Return the mean log-ratio, spikes replaced, of each part of the series between two steps."""
-    logs = without_spikes(np.log([ratio for _, ratio in series]))
+    logs = _without_spikes(np.log([ratio for _, ratio in series]))
     return [float(part.mean()) for part in np.split(logs, [step.index for step in steps])]
 
 
-def without_spikes(values: Values) -> Values:
+def _without_spikes(values: Values) -> Values:
     """Return the series with each point that stands alone replaced by the median of those around it."""
-    if len(values) < 2 * LEAST_POINTS:
+    if len(values) < 2 * _LEAST_POINTS:
         return values
-    deviation = max(float(np.median(np.abs(np.diff(values)))) / MAD / math.sqrt(2), LEAST_DEVIATION)
+    deviation = max(float(np.median(np.abs(np.diff(values)))) / _MAD / math.sqrt(2), _LEAST_DEVIATION)
     cleaned = values.copy()
     for at, value in enumerate(values):
         around = np.delete(values[max(0, at - REACH) : at + REACH + 1], min(at, REACH))
@@ -101,7 +101,7 @@ def without_spikes(values: Values) -> Values:
     return cleaned
 
 
-def t_test(first: Values, second: Values) -> float:
+def _t_test(first: Values, second: Values) -> float:
     """Return the two-sided p-value of Student's t-test, with one variance for both, that the two means are equal."""
     n, m = len(first), len(second)
     freedom = n + m - 2
@@ -122,7 +122,7 @@ def student_survival(t: float, freedom: float) -> float:
     return tail if t >= 0 else 1 - tail
 
 
-_LEAST_LOG = math.log1p(LEAST_SIZE)
+_LEAST_LOG = math.log1p(_LEAST_SIZE)
 
 
 def _incomplete_beta(a: float, b: float, x: float) -> float:
@@ -154,11 +154,11 @@ def _fraction(a: float, b: float, x: float) -> float:
 
 def _splits(values: Values) -> list[int]:
     """Return where a window splits, weakly, and where its parts do."""
-    places = range(LEAST_POINTS, len(values) - LEAST_POINTS + 1)
+    places = range(_LEAST_POINTS, len(values) - _LEAST_POINTS + 1)
     if not places:
         return []
-    p, at = min((t_test(values[:place], values[place:]), place) for place in places)
-    if p >= WEAK * P_VALUE:
+    p, at = min((_t_test(values[:place], values[place:]), place) for place in places)
+    if p >= _WEAK * _P_VALUE:
         return []
     return [*_splits(values[:at]), at, *(at + each for each in _splits(values[at:]))]
 
@@ -166,7 +166,7 @@ def _splits(values: Values) -> list[int]:
 def _tested(values: Values, splits: Sequence[int]) -> list[tuple[float, float]]:
     """Return step and p-value of each split, between the parts beside it."""
     parts = np.split(values, list(splits))
-    return [(float(after.mean() - before.mean()), t_test(before, after)) for before, after in pairwise(parts)]
+    return [(float(after.mean() - before.mean()), _t_test(before, after)) for before, after in pairwise(parts)]
 
 
 def _pruned(values: Values, splits: list[int]) -> list[int]:
@@ -174,13 +174,13 @@ def _pruned(values: Values, splits: list[int]) -> list[int]:
     while splits:
         tested = _tested(values, splits)
         edges = [0, *splits, len(values)]
-        narrow = [min(b - a, c - b) < LEAST_POINTS for a, b, c in zip(edges, edges[1:], edges[2:], strict=False)]
+        narrow = [min(b - a, c - b) < _LEAST_POINTS for a, b, c in zip(edges, edges[1:], edges[2:], strict=False)]
         weak = [
             (p if abs(step) >= _LEAST_LOG and not thin else 1 + p, place)
             for place, ((step, p), thin) in enumerate(zip(tested, narrow, strict=True))
         ]
         worst, place = max(weak)
-        if worst < P_VALUE:
+        if worst < _P_VALUE:
             break
         splits = splits[:place] + splits[place + 1 :]
     return splits

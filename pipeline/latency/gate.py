@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 TRIES = 3
 BAD_INPUT = 2
-LEVEL = 0.95
+_LEVEL = 0.95
 ADVICE = 'accept a new baseline on these terms (--accept), or say machine = "any" where processors change'
 
 
@@ -159,7 +159,7 @@ class Gate:
         """Return the results with Holm's procedure over all that have a p-value: more may be slower than one by one."""
         tested = [i for i, each in enumerate(found) if each.comparison and not math.isnan(_p_value(each))]
         p_values = [min(1.0, self.tries * _p_value(found[i])) for i in tested]
-        slower = {i for i, significant in zip(tested, holm(p_values, (1 - LEVEL) / 2), strict=True) if significant}
+        slower = {i for i, significant in zip(tested, holm(p_values, (1 - _LEVEL) / 2), strict=True) if significant}
         return [_fails(each) if i in slower and _only_short(each) else each for i, each in enumerate(found)]
 
     def _finished(self, model: Gated, found: ModelResult, measurement: Measurement | None) -> ModelResult:

@@ -49,7 +49,7 @@ def compare_instructions(
             ready=lambda found: unfair.extend(allowed_differences(found, question)),
             progress=progress,
         )
-    decision = decide_by_instructions(measurement, question.margin)
+    decision = _decide_by_instructions(measurement, question.margin)
     return comparison_of(measurement, decision, question, name or candidate.stem, unfair), measurement
 
 
@@ -61,7 +61,7 @@ def _emulated(device: str, runtimes: set[Runtime]) -> DeviceRecord:
     return record.with_runtimes(runtimes)
 
 
-def decide_by_instructions(measurement: Measurement, margin: float) -> Decision:
+def _decide_by_instructions(measurement: Measurement, margin: float) -> Decision:
     """Compare the least counts of two subjects; the interval is their repeatability, or the processes' disagreement."""
     least = [[min(process) for process in subject.instructions] for subject in measurement.subjects[:2]]
     spread = max(max(counts) / min(counts) - 1 for counts in least)

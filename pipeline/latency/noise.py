@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pipeline.results.measurement import Measurement, SamplingPlan
 
 #: The share of the noise that is left however long one measures.
-REMAINS = 0.25
+_REMAINS = 0.25
 #: A margin must be so many times the 95th percentile of what two copies differ by.
 HONEST = 2.0
 
@@ -43,7 +43,7 @@ class KnownNoise:
         return self.deviation * self._scale(seconds)
 
     def _scale(self, seconds: float) -> float:
-        return max(math.sqrt(self.seconds / seconds), REMAINS)
+        return max(math.sqrt(self.seconds / seconds), _REMAINS)
 
 
 def noise_in(report: DoctorReport, clock: Clock) -> KnownNoise:

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 MEBIBYTE = 2**20
 #: Sizes of the fully connected networks: within the caches of a core, within those that cores share, beyond both.
-SIZES_MIB = (1, 8, 48)
+_SIZES_MIB = (1, 8, 48)
 #: Devices with less memory than this are spared the largest.
-ENOUGH_MEMORY_BYTES = 2**30
+_ENOUGH_MEMORY_BYTES = 2**30
 MACS = {"products": networks.PRODUCT_MACS, "convolutions": networks.CONVOLUTION_MACS}
 #: Two short sessions: only the shortest inference counts.
 PLAN = SamplingPlan(
@@ -74,8 +74,8 @@ def _probe(subject: SubjectSamples, device: Device) -> Peaks:
 
 def write_probes(folder: Path, memory_bytes: int | None) -> Mapping[str, Path]:
     """Write the networks of the limits; the name of a fully connected one is its size in MiB."""
-    small = memory_bytes is not None and memory_bytes < ENOUGH_MEMORY_BYTES
-    sizes = SIZES_MIB[:-1] if small else SIZES_MIB
+    small = memory_bytes is not None and memory_bytes < _ENOUGH_MEMORY_BYTES
+    sizes = _SIZES_MIB[:-1] if small else _SIZES_MIB
     return {
         "call": networks.write_one_operator(folder / "call.onnx"),
         "products": networks.write_products(folder / "products.onnx", int8=False),

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 ROOT = Path("/")
-STEAL_FIELD = 7  # user nice system idle iowait irq softirq steal guest guest_nice
-TIME_FIELDS = 8  # guest time is counted within user time already
+_STEAL_FIELD = 7  # user nice system idle iowait irq softirq steal guest guest_nice
+_TIME_FIELDS = 8  # guest time is counted within user time already
 
 
 @dataclass(frozen=True)
@@ -105,8 +105,8 @@ def processor_times(root: Path = ROOT) -> tuple[int, int] | None:
     file = root / "proc/stat"
     if not file.is_file():
         return None
-    ticks = [int(field) for field in file.read_text().split("\n", 1)[0].split()[1 : TIME_FIELDS + 1]]
-    return (ticks[STEAL_FIELD], sum(ticks)) if len(ticks) == TIME_FIELDS else None
+    ticks = [int(field) for field in file.read_text().split("\n", 1)[0].split()[1 : _TIME_FIELDS + 1]]
+    return (ticks[_STEAL_FIELD], sum(ticks)) if len(ticks) == _TIME_FIELDS else None
 
 
 def steal_share(before: tuple[int, int] | None, after: tuple[int, int] | None) -> float | None:

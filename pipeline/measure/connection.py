@@ -22,10 +22,10 @@ PROTOCOL = 1
 #: Longest time that a request which times nothing may take: starting an emulated Python takes ten seconds.
 PATIENCE_S = 300.0
 #: The host wakes up this often to notice an interruption.
-POLL_S = 0.2
+_POLL_S = 0.2
 ENDING_S = 5.0
 SHOWN = 200
-STDERR_LINES = 5
+_STDERR_LINES = 5
 KINDS: dict[str, type[SecateurError]] = {"InputError": InputError, "DeviceError": DeviceError}
 
 
@@ -111,7 +111,7 @@ class Connection:
         end = time.monotonic() + patience_s
         while True:
             try:
-                line = self._answers.get(timeout=POLL_S)
+                line = self._answers.get(timeout=_POLL_S)
             except queue.Empty:
                 if time.monotonic() > end:
                     message = f"{self.device.url}: no answer to {op} within {patience_s:.0f} s; is the device alive?"
@@ -140,7 +140,7 @@ class Connection:
         with contextlib.suppress(Exception):
             self.process.wait(ENDING_S)
         self._readers[1].join(ENDING_S)
-        words = b"".join(self._errors).decode(errors="replace").strip().splitlines()[-STDERR_LINES:]
+        words = b"".join(self._errors).decode(errors="replace").strip().splitlines()[-_STDERR_LINES:]
         told = "\n  ".join(words) if words else "it said nothing"
         code = self.process.poll()
         return DeviceError(f"{self.device.url}: the worker ended during {op} (exit code {code}):\n  {told}")

@@ -33,16 +33,16 @@ if TYPE_CHECKING:
     from pipeline.results.run import Interval
 
 #: Below these shares of interrupted blocks and of stolen CPU time nothing else was running.
-QUIET_PREEMPTED = 0.10
-QUIET_STEAL = 0.02
+_QUIET_PREEMPTED = 0.10
+_QUIET_STEAL = 0.02
 #: Above this share of interrupted blocks the wall clock says nothing about the file.
 MOST_PREEMPTED = 0.60
 #: More than this between the two sides, or from the first to the last session, and the device was not the same.
 FREQUENCY_MOVED = 0.05
 TEMPERATURE_RISE_C = 10.0
 FIXED_GOVERNORS = ("performance", "powersave", "userspace")
-POWER = 0.80
-QUIETER = "measure again on a quiet machine, or for longer"
+_POWER = 0.80
+_QUIETER = "measure again on a quiet machine, or for longer"
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def decide(
             clock = "wall" if metric is None else clock
             doubts.append(Reason(code="waiting", text=f"{text}, with nothing else running: the file waits"))
         else:
-            doubts.append(Reason(code="contended", text=f"{text}: other work ran on the cores; {QUIETER}"))
+            doubts.append(Reason(code="contended", text=f"{text}: other work ran on the cores; {_QUIETER}"))
     doubts += _disturbed(measurement, a, b, wall_only=clock == "wall")
     verdict, reason = _judge(logs[clock], plan, margin)
     if any(each.code != "waiting" for each in doubts):
@@ -123,7 +123,7 @@ def _judge(found: LogRatio, plan: SamplingPlan, margin: float) -> tuple[Verdict,
         return "FAIL", Reason(code="slower", text=span)
     if interval.high < limit:
         return "PASS", Reason(code="not slower", text=span)
-    return "INCONCLUSIVE", Reason(code="budget", text=f"{span}: the interval straddles the margin; {QUIETER}")
+    return "INCONCLUSIVE", Reason(code="budget", text=f"{span}: the interval straddles the margin; {_QUIETER}")
 
 
 def _too_short(measurement: Measurement, sessions: int) -> Reason:
@@ -135,14 +135,14 @@ def _too_short(measurement: Measurement, sessions: int) -> Reason:
 
 
 def _detectable(found: LogRatio, plan: SamplingPlan, margin: float) -> float:
-    reach = (plan_quantile(plan) + NormalDist().inv_cdf(POWER)) * found.error
+    reach = (plan_quantile(plan) + NormalDist().inv_cdf(_POWER)) * found.error
     return math.exp(math.log1p(margin) + reach) - 1
 
 
 def _quiet(measurement: Measurement, sides: Sequence[SubjectSamples]) -> bool:
     steal = [each.steal for each in measurement.conditions if each.steal is not None]
-    calm = not steal or float(np.median(steal)) < QUIET_STEAL
-    return calm and max(map(preempted_share, sides)) < QUIET_PREEMPTED
+    calm = not steal or float(np.median(steal)) < _QUIET_STEAL
+    return calm and max(map(preempted_share, sides)) < _QUIET_PREEMPTED
 
 
 def _disturbed(measurement: Measurement, a: SubjectSamples, b: SubjectSamples, *, wall_only: bool) -> list[Reason]:
@@ -161,7 +161,7 @@ def _disturbed(measurement: Measurement, a: SubjectSamples, b: SubjectSamples, *
         doubt("throttled", f"the frequency differed by {moved:.0%} between the sides; fix the governor")
     share = max(preempted_share(a), preempted_share(b))
     if wall_only and share > MOST_PREEMPTED:
-        doubt("preempted", f"{share:.0%} of the blocks were interrupted and wall time alone counts; {QUIETER}")
+        doubt("preempted", f"{share:.0%} of the blocks were interrupted and wall time alone counts; {_QUIETER}")
     return found
 
 

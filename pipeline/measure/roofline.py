@@ -24,11 +24,11 @@ Limit = Literal["compute", "bandwidth", "overhead"]
 
 #: Below this many times the call of one small operator, the time that t_min leaves open is that of calling operators;
 #: it is most of the time when t_min is less than half.
-OVERHEAD_CALLS = 20
-MOSTLY = 0.5
+_OVERHEAD_CALLS = 20
+_MOSTLY = 0.5
 #: Faster than t_min by more than this, and the measurement is wrong, or the peaks are.
-ABOVE = 1.10
-LEVERS: dict[Limit, str] = {
+_ABOVE = 1.10
+_LEVERS: dict[Limit, str] = {
     "compute": "limited by its multiplications: prune widths, or quantize",
     "bandwidth": "limited by reading its weights: quantize them (from float32 to int8 brings 4x at most), or prune",
     "overhead": "its time is mostly that of calling operators: fuse them, or use fewer; narrower layers bring little",
@@ -46,12 +46,12 @@ class Work:
 
 def bound(work: Work, peaks: Peaks, time_ns: float) -> Bound:
     """Return what limits a network that takes `time_ns`, and the share of that limit which it reaches."""
-    compute_s, reading_s = compute_seconds(work, peaks), reading_seconds(work, peaks)
+    compute_s, reading_s = _compute_seconds(work, peaks), reading_seconds(work, peaks)
     least_s = max(compute_s, reading_s)
-    efficiency, few_calls = least_s * 1e9 / time_ns, time_ns < OVERHEAD_CALLS * peaks.call_ns
+    efficiency, few_calls = least_s * 1e9 / time_ns, time_ns < _OVERHEAD_CALLS * peaks.call_ns
     limit: Limit = "compute" if compute_s >= reading_s else "bandwidth"
     return Bound(
-        bound="overhead" if few_calls and efficiency < MOSTLY else limit,
+        bound="overhead" if few_calls and efficiency < _MOSTLY else limit,
         least_ms=least_s * 1e3,
         efficiency=efficiency,
         macs=work.macs,
@@ -59,7 +59,7 @@ def bound(work: Work, peaks: Peaks, time_ns: float) -> Bound:
     )
 
 
-def compute_seconds(work: Work, peaks: Peaks) -> float:
+def _compute_seconds(work: Work, peaks: Peaks) -> float:
     """Return how long the multiplications and additions take at the peaks."""
     wide = work.macs - work.int8_macs
     return 2 * wide / peaks.float32_per_s + 2 * work.int8_macs / max(peaks.int8_per_s, peaks.float32_per_s)
@@ -78,9 +78,9 @@ def reading_seconds(work: Work, peaks: Peaks) -> float:
 
 def above(found: Bound) -> bool:
     """Say whether a network was faster than its operations and bytes allow."""
-    return found.efficiency > ABOVE
+    return found.efficiency > _ABOVE
 
 
 def lever(found: Bound) -> str:
     """Return what limits a network and what would still make it faster."""
-    return LEVERS[found.bound]
+    return _LEVERS[found.bound]

@@ -40,7 +40,7 @@ Series = tuple["NDArray[np.float64]", ...]
 NANOSECONDS_PER_MILLISECOND = 1e6
 #: Up to this many values all pairs are cheaper than a search.
 FEW = 300
-QUANTILES = {"p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
+_QUANTILES = {"p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def distribution(subject: SubjectSamples, clock: Clock) -> Distribution:
     values = np.concatenate([block.wall_ns if clock == "wall" else block.cpu_ns for block in blocks])
     quantiles = {
         name: float(np.quantile(values, share)) if len(values) * (1 - share) >= 1 else None
-        for name, share in QUANTILES.items()
+        for name, share in _QUANTILES.items()
     }
     return Distribution(len(values), float(values.min()), float(values.mean()), **quantiles)
 

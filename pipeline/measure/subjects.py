@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pipeline.results.measurement import OutputCheck, SessionSamples
 
 #: A module that serves as the worker where a torch network is measured: it knows how to load one.
-TORCH_WORKER = "pipeline.network.worker"
+_TORCH_WORKER = "pipeline.network.worker"
 #: Longest wait for a request that infers: a round of slow networks on a slow board.
 PATIENCE_S = 1800.0
 
@@ -80,7 +80,7 @@ class Opened:
 def local_device(subjects: Sequence[Subject]) -> LocalDevice:
     """Return this machine, with a worker that loads torch where a subject needs it."""
     torch = any(subject.runtime == "torch" for subject in subjects)
-    return LocalDevice(module=TORCH_WORKER if torch else None)
+    return LocalDevice(module=_TORCH_WORKER if torch else None)
 
 
 def start_worker(stack: ExitStack, device: Device, terms: Terms) -> tuple[Connection, dict[str, Any]]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 #: Any of these is enough, with numpy.
 PACKAGES = tuple(RUNTIMES[name].package for name in shipping_runtimes())
-ASKED = 9
+_ASKED = 9
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def visit(device: Device) -> Visit:
         connection, hello = connect(device)
         with connection:
             waits_ns = []
-            for _ in range(ASKED):
+            for _ in range(_ASKED):
                 begun_ns = perf_counter_ns()
                 connection.request("sleep", seconds=0)
                 waits_ns.append(perf_counter_ns() - begun_ns)

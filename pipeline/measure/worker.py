@@ -55,11 +55,11 @@ def main(opener: Callable[[Mapping[str, Any]], Session] = open_file) -> None:
     end_with_parent()
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
         os.dup2(2, 1)
-        end_after(sys.stdin.fileno())
+        _end_after(sys.stdin.fileno())
         serve(Bench(opener), sys.stdin, answers)
 
 
-def end_after(descriptor: int) -> None:
+def _end_after(descriptor: int) -> None:
     """End this process a while after the other side of a pipe is gone, whatever it is doing then.
 
     A thread waits for that and reads nothing: whoever holds a lock of Python's while this process forks, to be weighed,

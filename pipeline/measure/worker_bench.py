@@ -35,19 +35,19 @@ PROTOCOL = 1
 #: Packages whose versions the host wants to know.
 PACKAGES = ("numpy", *(facts.package for facts in RUNTIMES.values()))
 #: Heap blocks up to this size come from the same arena as a runtime's own small ones, and so move them.
-HEAP_OFFSET_BYTES = 65_536
+_HEAP_OFFSET_BYTES = 65_536
 #: Of larger outputs, this many numbers are told: enough to see that two networks differ.
 TOLD = 65_536
 #: Option of prctl: the signal that this process gets when the thread that started it ends.
-PARENT_DEATH_SIGNAL = 1
+_PARENT_DEATH_SIGNAL = 1
 #: Calls of prctl with this option mark the instruction counter's place; the kernel refuses it and does nothing.
-MARK = 0x0C0FFEE5
-KILOBYTE = 1024
+_MARK = 0x0C0FFEE5
+_KILOBYTE = 1024
 #: Inferences of one subject before it is another's turn, within a round.
-TURN = 4
+_TURN = 4
 #: Inferences before counting: Python rewrites its own code while it runs for the first times.
 WARM_UP = 8
-MOST_URGENT = -20
+_MOST_URGENT = -20
 #: Linux shares time between sessions first, and only then between their processes.
 AUTOGROUP = Path("/proc/self/autogroup")
 
@@ -74,7 +74,7 @@ def end_with_parent() -> None:
     """
     parent = os.getppid()
     with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
+        ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:  # it ended before that call
         os._exit(0)
 
@@ -155,7 +155,7 @@ class Bench:
 
     def create(self, subject: int, file: Mapping[str, Any], seed: int) -> dict[str, int]:
         """Load a subject behind a heap block of random size, and infer once."""
-        self._heap.append(bytearray(self._random.randrange(HEAP_OFFSET_BYTES)))
+        self._heap.append(bytearray(self._random.randrange(_HEAP_OFFSET_BYTES)))
         begun_ns = perf_counter_ns()
         session = self._open(file)
         loaded_ns = perf_counter_ns()
@@ -199,12 +199,12 @@ class Bench:
     ) -> list[list[dict[str, Any]]]:
         """Time rounds in the given orders until there are no more or `limit_ns` is over; blocks in these orders.
 
-        Within a round the subjects take turns of about `TURN` inferences, in the given order and back again: load and
+        Within a round the subjects take turns of about `_TURN` inferences, in the given order and back again: load and
         frequency change within milliseconds, and what acts on both sides of a ratio cancels.
         """
         done: list[list[dict[str, Any]]] = []
         end_ns = perf_counter_ns() + limit_ns
-        passes = -(-max(sizes) // TURN)
+        passes = -(-max(sizes) // _TURN)
         for order in orders:
             taken: dict[int, list[clock.Readings]] = {subject: [] for subject in order}
             for each in range(passes):
@@ -222,9 +222,9 @@ class Bench:
         session, inputs = self._sessions[subject]
         prctl = ctypes.CDLL(None).prctl
         for number in range(-WARM_UP, repeats):
-            prctl(MARK if number >= 0 else 0, 2 * number)
+            prctl(_MARK if number >= 0 else 0, 2 * number)
             session.run(*inputs)
-            prctl(MARK if number >= 0 else 0, 2 * number + 1)
+            prctl(_MARK if number >= 0 else 0, 2 * number + 1)
         return {"repeats": repeats}
 
     def release(self) -> None:
@@ -256,9 +256,9 @@ class Bench:
 def _go_first() -> None:
     """Ask the scheduler for the highest normal priority, for this process and for its session among others."""
     with suppress(PermissionError):
-        os.nice(MOST_URGENT)
+        os.nice(_MOST_URGENT)
     with suppress(OSError):
-        AUTOGROUP.write_text(str(MOST_URGENT))
+        AUTOGROUP.write_text(str(_MOST_URGENT))
 
 
 def _session_nice() -> int | None:
@@ -299,7 +299,7 @@ def _weigh_and_exit(load: Callable[[], Session], seed: int, writer: int) -> None
         inputs = make_inputs(session.inputs, seed)
         session.run(*inputs)
         session.run(*inputs)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KILOBYTE
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _KILOBYTE
         os.write(writer, json.dumps({"peak_rss_bytes": peak}, allow_nan=False).encode())
     except MemoryError:
         pass  # told by the end of the process

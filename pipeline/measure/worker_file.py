@@ -33,7 +33,7 @@ MODULES: tuple[str, ...] = (
 )
 MAIN = "from pipeline.measure.worker import main\n\nmain()\n"
 #: The oldest date that a zip can have: the file's bytes depend on the code alone.
-EPOCH = (1980, 1, 1, 0, 0, 0)
+_EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
 @lru_cache(maxsize=1)
@@ -52,8 +52,8 @@ def _content() -> bytes:
     root = Path(__file__).resolve().parents[1]
     with tempfile.SpooledTemporaryFile() as stream:
         with zipfile.ZipFile(stream, "w") as archive:
-            archive.writestr(zipfile.ZipInfo("__main__.py", EPOCH), MAIN)
+            archive.writestr(zipfile.ZipInfo("__main__.py", _EPOCH), MAIN)
             for name in MODULES:
-                archive.writestr(zipfile.ZipInfo(f"pipeline/{name}", EPOCH), (root / name).read_bytes())
+                archive.writestr(zipfile.ZipInfo(f"pipeline/{name}", _EPOCH), (root / name).read_bytes())
         stream.seek(0)
         return stream.read()

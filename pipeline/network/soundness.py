@@ -63,11 +63,11 @@ def check_classifier(
         raise InputError(
             f"the network gives logits of another kind ({kind}) than real numbers in a dense tensor on {batch.device}"
         )
-    if cause := randomness(model, batch):
+    if cause := _randomness(model, batch):
         raise InputError(cause)
 
 
-def randomness(model: nn.Module, batch: Tensor) -> str:
+def _randomness(model: nn.Module, batch: Tensor) -> str:
     """Return why two evaluations of the same batch differ, with the line that draws random numbers; empty if equal."""
     if not _apart(outputs(model, batch.clone()), outputs(model, batch.clone())):
         return ""
@@ -94,7 +94,7 @@ def mixing(model: nn.Module, batch: Tensor) -> str:
     alone = [outputs(model, image[None].clone()) for image in batch]
     if not _apart(together, [torch.cat(parts) for parts in zip(*alone, strict=True)]):
         return ""
-    if cause := randomness(model, batch):
+    if cause := _randomness(model, batch):
         return cause
     if _rounded(model, batch):
         return (

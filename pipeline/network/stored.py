@@ -50,14 +50,14 @@ if TYPE_CHECKING:
     from pipeline.compress.state.reproduction import Example
     from pipeline.core.artifact import Artifact, TensorSpec
 
-NETWORK_FORMAT = 1
+_NETWORK_FORMAT = 1
 NETWORK_FILE = "network.json"
-DEFINITION_FILE = "definition.py"
+_DEFINITION_FILE = "definition.py"
 AGAIN = "run the recipe again"
 #: Attributes that a message names.
 LISTED = 4
 #: Of the random numbers while networks are read back: not those that a run starts with.
-FIRST_SEED = 1_000_003
+_FIRST_SEED = 1_000_003
 TRIES = 3
 
 
@@ -68,7 +68,7 @@ def load_network(artifact: Artifact) -> nn.Module:
 
 def _load(folder: Path, inputs: Sequence[TensorSpec]) -> nn.Module:
     content = _read(folder)
-    with dependencies(folder / DEFINITION_FILE) as read:
+    with dependencies(folder / _DEFINITION_FILE) as read:
         model = _built(folder, content, inputs)
     _check_reads(content.get("reads", {}), read, folder)
     for number, edit in enumerate(content["edits"]):
@@ -83,7 +83,7 @@ def _load(folder: Path, inputs: Sequence[TensorSpec]) -> nn.Module:
 
 
 def _built(folder: Path, content: Mapping[str, Any], inputs: Sequence[TensorSpec]) -> nn.Module:
-    model = build(folder / DEFINITION_FILE, {**content["arguments"], **content["without_pretrained"]})
+    model = build(folder / _DEFINITION_FILE, {**content["arguments"], **content["without_pretrained"]})
     initialise(model, inputs)
     return model
 
@@ -95,7 +95,7 @@ def _check_reads(stored: Mapping[str, str], read: set[Path], folder: Path) -> No
         return
     changed = [path for path, digest in stored.items() if digest not in found.values()]
     changed = changed or [path for path, digest in found.items() if digest not in stored.values()]
-    raise InputError(changed_reads(changed, f"{folder / DEFINITION_FILE}"))
+    raise InputError(changed_reads(changed, f"{folder / _DEFINITION_FILE}"))
 
 
 def changed_reads(paths: Sequence[str], definition: str) -> str:
@@ -117,8 +117,8 @@ def _read(folder: Path) -> dict[str, Any]:
     """Return what network.json holds. Raises InputError where a key is missing or of another kind."""
     file = folder / NETWORK_FILE
     content = read_object(file, AGAIN)
-    if content.get("format") != NETWORK_FORMAT:
-        raise InputError(f"{file} has format {content.get('format')}, this version reads {NETWORK_FORMAT}")
+    if content.get("format") != _NETWORK_FORMAT:
+        raise InputError(f"{file} has format {content.get('format')}, this version reads {_NETWORK_FORMAT}")
     kinds = {"arguments": dict, "without_pretrained": dict, "edits": list, "reads": dict}
     for key, kind in kinds.items():
         if not isinstance({"reads": {}, **content}.get(key), kind):
@@ -132,7 +132,7 @@ def loads_alike(artifact: Artifact) -> bool:
     first, *others = (_loaded_again(artifact.folder, artifact.inputs, example, seed) for seed in range(1 + TRIES))
     if not all(same_state(first, other) for other in others):
         return False
-    with own_randomness(FIRST_SEED):
+    with own_randomness(_FIRST_SEED):
         return not example or alike(run(first, example), run(others[0], example), rounding=ROUNDING)
 
 
@@ -151,15 +151,15 @@ def _save(
     """Write the plan and the tensors, read them back, and add what the network has that did not come back."""
     (folder / "network.json").write_text(json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
     file = folder / "weights.safetensors"
-    save_tensors(model.state_dict(), file, half=half)
+    _save_tensors(model.state_dict(), file, half=half)
     example = example_for([(spec.shape, spec.dtype) for spec in inputs])
     rounded = _in_single(read_weights(file)) if half else None
-    with unchanged(model), own_randomness(FIRST_SEED):
+    with unchanged(model), own_randomness(_FIRST_SEED):
         expected = run(model, example, rounded) if example else []
         again, lost = _lost(folder, inputs, model, example)
         if lost:
-            save_tensors({**model.state_dict(), **encoded(lost)}, file, half=half)
-            again = _loaded_again(folder, inputs, (), FIRST_SEED + 1)
+            _save_tensors({**model.state_dict(), **encoded(lost)}, file, half=half)
+            again = _loaded_again(folder, inputs, (), _FIRST_SEED + 1)
         found = run(again, example) if example else []
         rounding = ROUNDING if same_state(model, again, rounded) else 0.0
         if not alike(expected, found, rounding=rounding):
@@ -175,7 +175,7 @@ def _lost(
     """
     state = outside_state(model)
     lost: dict[Place, Value] = {}
-    for seed in range(FIRST_SEED + 1, FIRST_SEED + 1 + (TRIES if state else 1)):
+    for seed in range(_FIRST_SEED + 1, _FIRST_SEED + 1 + (TRIES if state else 1)):
         again = _loaded_again(folder, inputs, example, seed)
         lost |= differing(state, outside_state(again))
     return again, lost
@@ -214,7 +214,7 @@ def _unlike(model: nn.Module, again: nn.Module, example: Example) -> str:
     )
 
 
-def save_tensors(tensors: Mapping[str, Tensor], file: Path, *, half: bool = False) -> None:
+def _save_tensors(tensors: Mapping[str, Tensor], file: Path, *, half: bool = False) -> None:
     """Write tensors as safetensors, contiguous, from the CPU; with `half`, those of two dimensions or more as float16.
 
     Biases and norms stay in float32: running variances may lie outside float16's range.
@@ -247,9 +247,9 @@ def write_network(
         history = [*content.get("history", ()), *content["edits"]]
         content |= {"arguments": {}, "without_pretrained": {}, "edits": [], "history": history}
         content.pop("reads", None)
-        (folder / DEFINITION_FILE).write_text(source(model, "A pruned network, rewritten."))
+        (folder / _DEFINITION_FILE).write_text(source(model, "A pruned network, rewritten."))
     else:
-        (folder / DEFINITION_FILE).write_bytes((parent.folder / DEFINITION_FILE).read_bytes())
+        (folder / _DEFINITION_FILE).write_bytes((parent.folder / _DEFINITION_FILE).read_bytes())
     _save(folder, model, content, parent.inputs, half=half)
 
 
@@ -271,15 +271,15 @@ def write_original(
     Raises InputError when it computes something else once it was read back.
     """
     without = {"pretrained": False} if "pretrained" in arguments else {}
-    (folder / DEFINITION_FILE).write_bytes(definition.read_bytes())
+    (folder / _DEFINITION_FILE).write_bytes(definition.read_bytes())
     content = {
-        "format": NETWORK_FORMAT,
+        "format": _NETWORK_FORMAT,
         "arguments": dict(arguments),
         "without_pretrained": without,
         "edits": [],
     }
     if reads:
-        with own_randomness(FIRST_SEED), dependencies(folder / DEFINITION_FILE) as read:
+        with own_randomness(_FIRST_SEED), dependencies(folder / _DEFINITION_FILE) as read:
             _built(folder, content, inputs)  # without what `pretrained` reads
         content |= {"reads": {str(path): file_digest(path) for path in sorted(read)}} if read else {}
     _save(folder, model, content, inputs)

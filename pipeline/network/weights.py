@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 #: Tensors that a message names of each kind.
 LISTED = 4
-OTHER_WIDTH = (
+_OTHER_WIDTH = (
     "\n  All names fit, so these are weights of the same network in another width: a pruned one, or one built with "
     "other arguments. Give the weights from before pruning, or the model.arguments that they were trained with."
 )
 #: What wrappers put before every name: nn.DataParallel and its kind, torch.compile.
-PREFIXES = ("module.", "_orig_mod.")
+_PREFIXES = ("module.", "_orig_mod.")
 #: Where training programs put the network among what else they save.
 ENTRIES = ("state_dict", "model_state_dict", "model")
 
@@ -94,7 +94,7 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str) -
     if any(wrong.values()):
         lines = [f"\n  {kind}: {each}" for kind, found in wrong.items() for each in found[:LISTED]]
         counts = ", ".join(f"{len(found)} {kind}" for kind, found in wrong.items())
-        advice = "" if wrong["missing"] or wrong["unknown"] else OTHER_WIDTH
+        advice = "" if wrong["missing"] or wrong["unknown"] else _OTHER_WIDTH
         message = f"{source} does not fit the model of {len(expected)} tensors: {counts}{''.join(lines)}{advice}"
         raise InputError(message)
     trained = {name for name, _ in model.named_parameters(remove_duplicate=False)}
@@ -111,7 +111,7 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str) -
 
 def _unwrapped(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """Take away a prefix that all names have, where more of them are then the network's: a layer may be called so."""
-    for prefix in PREFIXES:
+    for prefix in _PREFIXES:
         if weights and all(name.startswith(prefix) for name in weights):
             shorter = {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
             if len(shorter.keys() & expected.keys()) > len(weights.keys() & expected.keys()):

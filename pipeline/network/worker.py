@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pipeline.measure.runtimes import Session
 
 
-def open_any(file: Mapping[str, Any]) -> Session:
+def _open_any(file: Mapping[str, Any]) -> Session:
     """Load an exported file, or the torch network whose definition `path` is."""
     if file["runtime"] != "torch":
         return open_file(file)
@@ -29,4 +29,4 @@ def open_any(file: Mapping[str, Any]) -> Session:
 
 
 if __name__ == "__main__":
-    main(open_any)
+    main(_open_any)

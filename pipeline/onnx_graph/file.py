@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from onnx import ModelProto, ValueInfoProto
 
 #: Numbers of one input or output: two thousand million of them take eight gigabytes.
-MOST_NUMBERS = 2**31
-KNOWN_TYPES = frozenset(onnx.TensorProto.DataType.values()) - {onnx.TensorProto.UNDEFINED}
+_MOST_NUMBERS = 2**31
+_KNOWN_TYPES = frozenset(onnx.TensorProto.DataType.values()) - {onnx.TensorProto.UNDEFINED}
 LAYOUTS = {4: "NCHW", 2: "NC"}
 #: Operators that work on integers start with one of these (QDQ and QOperator format).
-INTEGER_OPERATORS = ("QuantizeLinear", "QLinear", "QGemm", "ConvInteger", "MatMulInteger")
+_INTEGER_OPERATORS = ("QuantizeLinear", "QLinear", "QGemm", "ConvInteger", "MatMulInteger")
 
 
 def read_onnx(file: Path) -> ModelProto:
@@ -71,7 +71,7 @@ def onnx_specs(model: ModelProto) -> tuple[tuple[TensorSpec, ...], tuple[TensorS
 
 def is_quantized(model: ModelProto) -> bool:
     """Return whether any node works on integers."""
-    return any(node.op_type.startswith(INTEGER_OPERATORS) for node in model.graph.node)
+    return any(node.op_type.startswith(_INTEGER_OPERATORS) for node in model.graph.node)
 
 
 def first_line(error: BaseException) -> str:
@@ -85,7 +85,7 @@ def _require_sizes(model: ModelProto, file: Path) -> None:
     for value in (*model.graph.input, *model.graph.output):
         require_size(value.name, [dim.dim_value for dim in value.type.tensor_type.shape.dim], file)
     for tensor in model.graph.initializer:
-        if tensor.data_type not in KNOWN_TYPES:
+        if tensor.data_type not in _KNOWN_TYPES:
             raise InputError(f"{file} is damaged: {tensor.name} is of the type {tensor.data_type}, which there is not")
 
 
@@ -93,7 +93,7 @@ def require_size(name: str, sizes: Sequence[int], file: Path) -> None:
     """Refuse the shape of an input or output that no runtime can have; -1 leaves a size open."""
     if any(size < -1 for size in sizes):
         raise InputError(f"{file} is damaged: {name} has the shape {list(sizes)}; expected sizes of 1 or more")
-    if math.prod(max(size, 1) for size in sizes) > MOST_NUMBERS:
+    if math.prod(max(size, 1) for size in sizes) > _MOST_NUMBERS:
         raise InputError(f"{file}: {name} has the shape {list(sizes)}, more numbers than a runtime can hold")
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 #: Two files within this are equally fast: the more accurate one is taken.
 AS_FAST = 0.01
-SATURATION_IMAGES = 8
+_SATURATION_IMAGES = 8
 
 
 @dataclass
@@ -140,7 +140,7 @@ class Candidates:
         if not integer_layers(model):
             tried.dropped = "no convolution or matrix product of it would run on integers"
             return
-        found = saturation(model, question.samples_NCHW[:SATURATION_IMAGES])
+        found = saturation(model, question.samples_NCHW[:_SATURATION_IMAGES])
         tried.saturated = found.saturated / found.images
         if question.facts.saturates and found.saturated:
             tried.dropped = f"{tried.saturated:.3g} sums an image would be clipped to 16 bits on the target"

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pipeline.results.run import Interval
 
 #: What is predicted for an image whose logits are not finite: no class, so it is wrong.
-NO_CLASS = -1
+_NO_CLASS = -1
 
 
 @dataclass(frozen=True)
@@ -182,4 +182,4 @@ class Evaluation:
 
 def _classes(logits: NDArray[np.float32]) -> NDArray[np.int64]:
     """Return the class of each image [N, classes]; none where a logit is not finite."""
-    return np.where(np.isfinite(logits).all(axis=1), logits.argmax(axis=1), NO_CLASS).astype(np.int64)
+    return np.where(np.isfinite(logits).all(axis=1), logits.argmax(axis=1), _NO_CLASS).astype(np.int64)

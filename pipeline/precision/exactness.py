@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 Expectation = Literal["same", "rounding", "differs"]
 SMALLEST = -128
 #: Operators that only move, select or limit numbers, or are the integer layers themselves.
-EXACT_OPERATORS = frozenset(
+_EXACT_OPERATORS = frozenset(
     """Clip Concat Constant DepthToSpace DequantizeLinear Expand Flatten Gather Identity MaxPool Pad QuantizeLinear Relu
     Reshape Shape Slice SpaceToDepth Split Squeeze Tile Transpose Unsqueeze""".split()
 )
@@ -122,7 +122,7 @@ def expected(model: ModelProto, here: TargetFacts, there: TargetFacts) -> Expect
         name
         for node in model.graph.node
         if (name := node.name or node.output[0]) in products
-        or (node.op_type not in {*EXACT_OPERATORS, *PRODUCTS} and node.name not in alike)
+        or (node.op_type not in {*_EXACT_OPERATORS, *PRODUCTS} and node.name not in alike)
     )
     return Expected("differs" if inexact else "rounding" if floats else "same", inexact, floats)
 

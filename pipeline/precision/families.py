@@ -10,9 +10,9 @@ if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
 PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-EVERYTHING_ELSE = "all but products"
+_EVERYTHING_ELSE = "all but products"
 #: Sums of fewer products than this per output are a small convolution.
-SMALL = 64
+_SMALL = 64
 
 
 def families(model: ModelProto, on_integers: Iterable[str]) -> dict[str, tuple[str, ...]]:
@@ -40,7 +40,7 @@ def families(model: ModelProto, on_integers: Iterable[str]) -> dict[str, tuple[s
 
 def _kinds(node: NodeProto, shapes: dict[str, tuple[int, ...]], *, first: bool) -> list[str]:
     if node.op_type not in PRODUCTS:
-        return [f"every {node.op_type}", EVERYTHING_ELSE]
+        return [f"every {node.op_type}", _EVERYTHING_ELSE]
     shape = shapes.get(node.input[1], ())
     kinds = [f"first {node.op_type}"] if first else []
     if node.op_type == "Conv" and len(shape) > 2:  # noqa: PLR2004 - a kernel
@@ -50,7 +50,7 @@ def _kinds(node: NodeProto, shapes: dict[str, tuple[int, ...]], *, first: bool) 
             sums *= size
         if groups > 1:
             kinds.append("depthwise Conv" if shape[1] == 1 else "grouped Conv")
-        elif sums < SMALL:
+        elif sums < _SMALL:
             kinds.append("small Conv")
     elif node.op_type != "Conv":
         kinds.append(f"every {node.op_type}")

@@ -27,9 +27,9 @@ TRIAL_IMAGES, NOISE_IMAGES = 8, 16
 #: Layers that are tried in float, those with most noise of their own first.
 MOST_LAYERS = 8
 #: A layer costs at least this share of the time, so that gains for nothing can be compared.
-LEAST_COST = 1e-3
+_LEAST_COST = 1e-3
 #: What is said of a layer that could help, until it is known whether it did.
-HELPS = "takes noise away"
+_HELPS = "takes noise away"
 
 
 def families_in_float(candidates: Candidates, best: Tried, shares: tuple[float, float]) -> None:
@@ -117,8 +117,8 @@ def _worth(candidates: Candidates, plain: Tried, variant: Variant, share: float)
         reason = base.dropped or each.dropped or "not timed"
         if cost is not None:
             gained = decibels_of(each) - decibels_of(base)
-            worth[name] = gained / max(1 / cost.value - 1, LEAST_COST)
-            reason = HELPS if gained > 0 else "takes no noise away"
+            worth[name] = gained / max(1 / cost.value - 1, _LEAST_COST)
+            reason = _HELPS if gained > 0 else "takes no noise away"
         candidates.layers.append(
             LayerChoice(
                 name=name, nodes=(name,), decibels_gained=gained, speedup=cost, left_in_float=False, reason=reason
@@ -133,7 +133,7 @@ def settled(layers: list[LayerChoice], chosen: Tried) -> tuple[LayerChoice, ...]
 
 
 def _settled(choice: LayerChoice, left: bool) -> LayerChoice:  # noqa: FBT001 - a fact, not a switch
-    helped = left and choice.reason == HELPS
+    helped = left and choice.reason == _HELPS
     return choice.model_copy(
         update={"left_in_float": left, "reason": "brought accuracy back" if helped else choice.reason}
     )

@@ -10,11 +10,11 @@ DOT_PRODUCT = frozenset({"asimddp", "i8mm"})
 
 ORT_GUIDE = "https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html"
 ORT_KERNELS = "https://github.com/microsoft/onnxruntime/blob/main/onnxruntime/core/mlas/lib/platform.cpp"
-OPENVINO_SATURATION = "https://docs.openvino.ai/latest/pot_saturation_issue.html"
+_OPENVINO_SATURATION = "https://docs.openvino.ai/latest/pot_saturation_issue.html"
 OPENVINO_CPU = (
     "https://docs.openvino.ai/2025/openvino-workflow/running-inference/inference-devices-and-modes/cpu-device.html"
 )
-ONEDNN_INT8 = "https://oneapi-src.github.io/oneDNN/dev_guide_int8_computations.html"
+_ONEDNN_INT8 = "https://oneapi-src.github.io/oneDNN/dev_guide_int8_computations.html"
 
 INT8_ROWS: tuple[Int8Row, ...] = (
     Int8Row(
@@ -101,7 +101,7 @@ INT8_ROWS: tuple[Int8Row, ...] = (
         gain="large",
         reason="oneDNN runs u8 or s8 activations with s8 weights in int8; with u8 weights OpenVINO 2026.4 ran "
         "convolutions in float32, so that scheme is left out.",
-        source=ONEDNN_INT8,
+        source=_ONEDNN_INT8,
     ),
     Int8Row(
         name="openvino, x86-64 without VNNI",
@@ -113,7 +113,7 @@ INT8_ROWS: tuple[Int8Row, ...] = (
         saturates=True,
         gain="small",
         reason="8-bit instructions of SSE, AVX2 and AVX-512 before VNNI saturate in 16 bits; weights of 7 bits do not.",
-        source=OPENVINO_SATURATION,
+        source=_OPENVINO_SATURATION,
     ),
     Int8Row(
         name="openvino, arm64",

@@ -179,13 +179,13 @@ def settle(net: Net, make: Make, on_far: OnFar, *, stage: str, progress: Progres
     if on_far == "keep" and not _useless(seen):
         return made, _record("kept", seen, text=why)
     if on_far != "float":
-        raise far_error(stage, seen, "Write on_far: float, and guilty layers go back to float")
+        raise _far_error(stage, seen, "Write on_far: float, and guilty layers go back to float")
     guilty = guilty_nodes(made.nodes, lambda names: _is_near(net, make, names, progress))
     if guilty is None:
-        raise far_error(stage, seen, f"No {MOST_LAYERS} layers or fewer in float mend it")
+        raise _far_error(stage, seen, f"No {MOST_LAYERS} layers or fewer in float mend it")
     mended = make(guilty)
     if mended.empty:
-        raise far_error(stage, seen, "With the guilty layers in float nothing is left in fewer bits")
+        raise _far_error(stage, seen, "With the guilty layers in float nothing is left in fewer bits")
     progress.note(f"{stage}: back to float, and near the float file with it: {', '.join(guilty)}")
     return mended, _record("float", net.see(mended.file), guilty, why)
 
@@ -194,7 +194,7 @@ def observed(net: Net, file: Path, *, stage: str) -> Nearness:
     """Return the record of a file that is near. Raises StageError where it is far, InputError where it cannot run."""
     seen = net.see(file)
     if words(seen):
-        raise far_error(stage, seen, "Nothing was mended")
+        raise _far_error(stage, seen, "Nothing was mended")
     return _record("near", seen)
 
 
@@ -216,7 +216,7 @@ def words(seen: Sequence[Seen]) -> str:
     return f"{FAR}: {worst.fault} on {worst.images} images in {worst.session}{only}"
 
 
-def far_error(stage: str, seen: Sequence[Seen], what_to_do: str) -> StageError:
+def _far_error(stage: str, seen: Sequence[Seen], what_to_do: str) -> StageError:
     """Return the error of a file that is far and may not ship."""
     kept = "no recipe ships such a file" if _useless(seen) else "on_far: keep ships the file, and the report says so"
     return StageError(

@@ -7,23 +7,23 @@ from types import MappingProxyType
 from pipeline.precision.int8_rows import AVX2, DOT_PRODUCT, OPENVINO_CPU, ORT_GUIDE, ORT_KERNELS, VNNI
 from pipeline.precision.rows import PrecisionRow
 
-BF16 = frozenset({"avx512_bf16", "amx_bf16"})
-FP16_GRAPHS = "https://github.com/microsoft/onnxruntime/pull/29709"
-ORT_BF16 = "https://github.com/microsoft/onnxruntime/pull/17031"
-ORT_FOLDING = "https://onnxruntime.ai/docs/performance/model-optimizations/graph-optimizations.html"
-ORT_CASTS = "https://github.com/microsoft/onnxruntime/issues/16778"
-NBITS = "https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md#com.microsoft.MatMulNBits"
-OPENVINO_ARM = "https://github.com/openvinotoolkit/openvino_build_deploy/pull/440"
-OPENVINO_RUN = "OpenVINO 2026.4.1: runtimePrecision of each layer in CompiledModel.get_runtime_model()"
+_BF16 = frozenset({"avx512_bf16", "amx_bf16"})
+_FP16_GRAPHS = "https://github.com/microsoft/onnxruntime/pull/29709"
+_ORT_BF16 = "https://github.com/microsoft/onnxruntime/pull/17031"
+_ORT_FOLDING = "https://onnxruntime.ai/docs/performance/model-optimizations/graph-optimizations.html"
+_ORT_CASTS = "https://github.com/microsoft/onnxruntime/issues/16778"
+_NBITS = "https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md#com.microsoft.MatMulNBits"
+_OPENVINO_ARM = "https://github.com/openvinotoolkit/openvino_build_deploy/pull/440"
+_OPENVINO_RUN = "OpenVINO 2026.4.1: runtimePrecision of each layer in CompiledModel.get_runtime_model()"
 
-FLOAT_ROWS: tuple[PrecisionRow, ...] = (
+_FLOAT_ROWS: tuple[PrecisionRow, ...] = (
     PrecisionRow(
         name="fp16 weights in onnxruntime",
         runtime="onnxruntime",
         precision="fp16-weights",
         support="storage",
         reason="Casts of constants are folded when the file is loaded: half the bytes, and the speed of float32.",
-        source=ORT_FOLDING,
+        source=_ORT_FOLDING,
     ),
     PrecisionRow(
         name="fp16 weights in openvino",
@@ -43,7 +43,7 @@ FLOAT_ROWS: tuple[PrecisionRow, ...] = (
         support="native",
         reason="Convolution, matrix products, pooling and addition have float16 kernels (seen in 1.31.1); activations "
         "such as sigmoid and softmax are cast to float32 and back.",
-        source=FP16_GRAPHS,
+        source=_FP16_GRAPHS,
     ),
     PrecisionRow(
         name="fp16 in onnxruntime, elsewhere",
@@ -51,7 +51,7 @@ FLOAT_ROWS: tuple[PrecisionRow, ...] = (
         precision="fp16",
         support="none",
         reason="There are no float16 kernels: everything is cast to float32, and casts that stay cost time.",
-        source=ORT_CASTS,
+        source=_ORT_CASTS,
     ),
     PrecisionRow(
         name="fp16 in openvino, x86-64 with AVX512-FP16",
@@ -81,7 +81,7 @@ FLOAT_ROWS: tuple[PrecisionRow, ...] = (
         precision="fp16",
         support="none",
         reason="Without float16 instructions the plugin converts to float32, or takes bf16 where it has that.",
-        source=OPENVINO_RUN,
+        source=_OPENVINO_RUN,
     ),
     PrecisionRow(
         name="bf16 in onnxruntime, arm64 with bf16",
@@ -93,7 +93,7 @@ FLOAT_ROWS: tuple[PrecisionRow, ...] = (
         support="native",
         options=MappingProxyType({"mlas.enable_gemm_fastmath_arm64_bfloat16": "1"}),
         reason="Matrix products of a float file run on bfmmla when the session option asks for it.",
-        source=ORT_BF16,
+        source=_ORT_BF16,
     ),
     PrecisionRow(
         name="bf16 in onnxruntime, elsewhere",
@@ -107,7 +107,7 @@ FLOAT_ROWS: tuple[PrecisionRow, ...] = (
         name="bf16 in openvino, x86-64 with bf16",
         runtime="openvino",
         architecture="x86-64",
-        needs=BF16,
+        needs=_BF16,
         precision="bf16",
         support="native",
         options=MappingProxyType({"INFERENCE_PRECISION_HINT": "bf16"}),
@@ -123,7 +123,7 @@ FLOAT_ROWS: tuple[PrecisionRow, ...] = (
         source=OPENVINO_CPU,
     ),
 )
-INTEGER_ROWS: tuple[PrecisionRow, ...] = (
+_INTEGER_ROWS: tuple[PrecisionRow, ...] = (
     PrecisionRow(
         name="dynamic int8 in onnxruntime, x86-64 with VNNI",
         runtime="onnxruntime",
@@ -160,7 +160,7 @@ INTEGER_ROWS: tuple[PrecisionRow, ...] = (
         precision="int8-dynamic",
         support="storage",
         reason="The file is read, but its matrix products ran in float32 with conversions around them.",
-        source=OPENVINO_RUN,
+        source=_OPENVINO_RUN,
     ),
     PrecisionRow(
         name="int8 weights in onnxruntime",
@@ -169,7 +169,7 @@ INTEGER_ROWS: tuple[PrecisionRow, ...] = (
         precision="int8-weights",
         support="storage",
         reason="MatMulNBits holds weights in blocks of 8 bits and computes in float32.",
-        source=NBITS,
+        source=_NBITS,
     ),
     PrecisionRow(
         name="int4 weights in onnxruntime, with kernels",
@@ -178,7 +178,7 @@ INTEGER_ROWS: tuple[PrecisionRow, ...] = (
         precision="int4-weights",
         support="storage",
         reason="MatMulNBits has kernels for AVX2, AVX-512 and NEON that unpack weights as they multiply.",
-        source=NBITS,
+        source=_NBITS,
     ),
     PrecisionRow(
         name="int4 weights in onnxruntime, elsewhere",
@@ -186,7 +186,7 @@ INTEGER_ROWS: tuple[PrecisionRow, ...] = (
         precision="int4-weights",
         support="storage",
         reason="Without such kernels MatMulNBits unpacks the weights at each call: small, and slower than float32.",
-        source=NBITS,
+        source=_NBITS,
     ),
     PrecisionRow(
         name="compressed weights in openvino, arm64 (int8)",
@@ -195,7 +195,7 @@ INTEGER_ROWS: tuple[PrecisionRow, ...] = (
         precision="int8-weights",
         support="none",
         reason="The CPU plugin has no compressed weights on ARM: it unpacks them, and needs more memory than the file.",
-        source=OPENVINO_ARM,
+        source=_OPENVINO_ARM,
     ),
     PrecisionRow(
         name="compressed weights in openvino, arm64 (int4)",
@@ -204,7 +204,7 @@ INTEGER_ROWS: tuple[PrecisionRow, ...] = (
         precision="int4-weights",
         support="none",
         reason="The CPU plugin has no int4 on ARM: it unpacks the weights, and needs more memory than the file.",
-        source=OPENVINO_ARM,
+        source=_OPENVINO_ARM,
     ),
     PrecisionRow(
         name="compressed weights in openvino, x86-64 (int8)",
@@ -213,7 +213,7 @@ INTEGER_ROWS: tuple[PrecisionRow, ...] = (
         precision="int8-weights",
         support="storage",
         reason="MatMulNBits is read as compressed weights and computed in float32.",
-        source=OPENVINO_RUN,
+        source=_OPENVINO_RUN,
     ),
     PrecisionRow(
         name="compressed weights in openvino, x86-64 (int4)",
@@ -222,11 +222,11 @@ INTEGER_ROWS: tuple[PrecisionRow, ...] = (
         precision="int4-weights",
         support="storage",
         reason="MatMulNBits is read as compressed weights and computed in float32.",
-        source=OPENVINO_RUN,
+        source=_OPENVINO_RUN,
     ),
 )
 #: The last rows: a runtime or processor that no row above is about.
-UNKNOWN_ROWS: tuple[PrecisionRow, ...] = tuple(
+_UNKNOWN_ROWS: tuple[PrecisionRow, ...] = tuple(
     PrecisionRow(
         name=f"{precision}, unknown",
         precision=precision,
@@ -236,4 +236,4 @@ UNKNOWN_ROWS: tuple[PrecisionRow, ...] = tuple(
     )
     for precision in ("fp16-weights", "fp16", "bf16", "int8-dynamic", "int8-weights", "int4-weights")
 )
-PRECISION_ROWS: tuple[PrecisionRow, ...] = (*FLOAT_ROWS, *INTEGER_ROWS, *UNKNOWN_ROWS)
+PRECISION_ROWS: tuple[PrecisionRow, ...] = (*_FLOAT_ROWS, *_INTEGER_ROWS, *_UNKNOWN_ROWS)

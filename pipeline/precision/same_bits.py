@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from pipeline.measure.devices import Device
 
 #: Session option of onnxruntime that turns s8 weights into u8 ones, whose sums never saturate (x86-64 alone).
-EXACT_OPTION = "session.x64quantprecision"
+_EXACT_OPTION = "session.x64quantprecision"
 IMAGES = "images.npy"
 
 
@@ -94,7 +94,7 @@ def exact_sums(file: Path, samples_NCHW: NDArray[np.float32]) -> Agreement:
     answers = [_run_here(file, samples_NCHW, precise) for precise in ("0", "1")]
     here = target_facts(fingerprint(), "onnxruntime")
     note = "" if here.saturates else "sums are exact on this processor: equality says nothing of those without VNNI"
-    return compared("as by default", f"{EXACT_OPTION}=1", *answers, conclusive=here.saturates, note=note)
+    return compared("as by default", f"{_EXACT_OPTION}=1", *answers, conclusive=here.saturates, note=note)
 
 
 def on_device(
@@ -185,7 +185,7 @@ def _run_here(file: Path, samples_NCHW: NDArray[np.float32], precise: str) -> li
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
-    options.add_session_config_entry(EXACT_OPTION, precise)
+    options.add_session_config_entry(_EXACT_OPTION, precise)
     batch = max(onnx_batch(read_onnx(file)), 1)
     try:
         session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])

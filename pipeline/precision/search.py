@@ -41,7 +41,7 @@ METHODS: tuple[Calibration, ...] = ("percentile", "mse", "min-max", "entropy")
 #: The calibration that every other engine has.
 COMMON: Calibration = "min-max"
 #: Schemes beyond these are hardly ever the fastest.
-MOST_SCHEMES = 2
+_MOST_SCHEMES = 2
 #: Shares of the budget: all candidates together; families in float, alone and then together; single layers in float,
 #: what they cost and then the file; the last word.
 FIRST, FAMILIES, LAYERS, LAST = 0.35, (0.15, 0.1), (0.15, 0.05), 0.2
@@ -99,7 +99,7 @@ def _onnxruntime(candidates: Candidates) -> None:
         winner = _calibrated(candidates, scheme, METHODS if best is None else (best,))
         if winner is not None and winner.variant is not None:
             best, found = winner.variant.request.calibration, found + 1
-        if found == MOST_SCHEMES:
+        if found == _MOST_SCHEMES:
             return
 
 

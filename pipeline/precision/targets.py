@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 #: What platform.machine() says on different systems.
 MACHINES: dict[str, Architecture] = {"x86_64": "x86-64", "amd64": "x86-64", "aarch64": "arm64", "arm64": "arm64"}
 #: Flags that tell the architecture where only flags are known.
-TELLING: dict[str, Architecture] = {"asimd": "arm64", "asimddp": "arm64", "avx": "x86-64", "avx2": "x86-64"}
-NUMBER = re.compile(r"\d+")
+_TELLING: dict[str, Architecture] = {"asimd": "arm64", "asimddp": "arm64", "avx": "x86-64", "avx2": "x86-64"}
+_NUMBER = re.compile(r"\d+")
 
 
 @dataclass(frozen=True)
@@ -87,9 +87,9 @@ def _architecture(machine: str | None, flags: frozenset[str]) -> Architecture | 
     """Return the architecture by its name, or where that is not given by flags that only one of them has."""
     if machine:
         return MACHINES.get(machine.lower())
-    return next((TELLING[flag] for flag in TELLING if flag in flags), None)
+    return next((_TELLING[flag] for flag in _TELLING if flag in flags), None)
 
 
 def _numbers(version: str | None) -> tuple[int, ...] | None:
     """Return (1, 31, 1) for "1.31.1"; what follows a space, a plus or a dash is a build's name."""
-    return tuple(int(part) for part in NUMBER.findall(re.split(r"[ +-]", version)[0])) if version else None
+    return tuple(int(part) for part in _NUMBER.findall(re.split(r"[ +-]", version)[0])) if version else None

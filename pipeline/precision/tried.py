@@ -106,17 +106,17 @@ def is_slower(tried: Tried) -> bool:
     return bool(tried.timed and tried.timed.speedup and tried.timed.speedup.high < 1)
 
 
-def lost_points(file: Path, question: Question, evaluation: Evaluation) -> float:
+def _lost_points(file: Path, question: Question, evaluation: Evaluation) -> float:
     """Return by how many points a file's accuracy on the validation split is below that of the float file."""
     return 100 * (evaluation.accuracy(question.given) - evaluation.accuracy(file))
 
 
 def is_right(tried: Tried, question: Question, evaluation: Evaluation) -> bool:
     """Say whether a file loses no more accuracy on the validation split than is allowed."""
-    return lost_points(file_of(tried), question, evaluation) <= question.accuracy_drop + ROUNDING
+    return _lost_points(file_of(tried), question, evaluation) <= question.accuracy_drop + ROUNDING
 
 
-def row_of(each: Tried, chosen: Tried, question: Question, evaluation: Evaluation) -> CandidateFile:
+def _row_of(each: Tried, chosen: Tried, question: Question, evaluation: Evaluation) -> CandidateFile:
     """Return a candidate as the report shows it."""
     state, reason = _verdict(each, chosen, question, evaluation)
     variant, file = each.variant, each.file
@@ -150,7 +150,7 @@ def _verdict(each: Tried, chosen: Tried, question: Question, evaluation: Evaluat
         return "kept", "the file that was given"
     if not each.alive:
         return "missing" if each.missing else "dropped", each.dropped
-    lost = lost_points(file_of(each), question, evaluation)
+    lost = _lost_points(file_of(each), question, evaluation)
     if lost > question.accuracy_drop + ROUNDING:
         return "dropped", f"loses {lost:.3g} points of accuracy, allowed are {question.accuracy_drop:g}"
     if is_slower(each):
@@ -179,7 +179,7 @@ def plan_of(
         "calibration_images": len(question.samples_NCHW),
         "calibration_moved": dict(moved),
         "validation_images": len(evaluation.validation),
-        "candidates": tuple(row_of(each, found.chosen, question, evaluation) for each in tried),
+        "candidates": tuple(_row_of(each, found.chosen, question, evaluation) for each in tried),
         "layers": found.layers,
         "chosen": _place(found.chosen, tried),
         "seconds": time.monotonic() - began,

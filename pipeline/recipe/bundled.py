@@ -19,8 +19,8 @@ from pipeline.core.paths import bundled_root
 if TYPE_CHECKING:
     from pathlib import Path
 
-MODEL_REFERENCE = re.compile(r"\.\./models/([A-Za-z0-9_-]+)/")
-EDITOR_COMMENT = "# yaml-language-server:"
+_MODEL_REFERENCE = re.compile(r"\.\./models/([A-Za-z0-9_-]+)/")
+_EDITOR_COMMENT = "# yaml-language-server:"
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def list_recipes() -> tuple[BundledRecipe, ...]:
     return tuple(_read(path) for path in paths)
 
 
-def find_recipe(name: str) -> BundledRecipe:
+def _find_recipe(name: str) -> BundledRecipe:
     """Return the recipe of that name. Raises InputError that names the recipes there are."""
     known = {recipe.name: recipe for recipe in list_recipes()}
     if name not in known:
@@ -68,7 +68,7 @@ def copy_recipe(name: str, destination: Path, *, overwrite: bool = False) -> tup
     Raises:
         InputError: there is no such recipe, or files are there already (nothing is written then).
     """
-    recipe = find_recipe(name)
+    recipe = _find_recipe(name)
     sources = [recipe.path, root() / "recipes" / "schema.json", *_model_files(recipe.path)]
     targets = [destination / source.relative_to(root()) for source in sources]
     existing = [str(target) for target in targets if target.exists()]
@@ -83,7 +83,7 @@ def copy_recipe(name: str, destination: Path, *, overwrite: bool = False) -> tup
 
 def _model_files(recipe: Path) -> list[Path]:
     """Return the files of the models that a recipe refers to, in name order."""
-    names = sorted(set(MODEL_REFERENCE.findall(recipe.read_text(encoding="utf-8"))))
+    names = sorted(set(_MODEL_REFERENCE.findall(recipe.read_text(encoding="utf-8"))))
     found = (path for name in names for path in sorted((root() / "models" / name).iterdir()))
     return [path for path in found if path.is_file()]
 
@@ -91,6 +91,6 @@ def _model_files(recipe: Path) -> list[Path]:
 def _read(path: Path) -> BundledRecipe:
     """Take purpose and time from the comment at the top: its first line that is not for editors, and `# Time: ...`."""
     comment = takewhile(lambda line: line.startswith("#"), path.read_text(encoding="utf-8").splitlines())
-    lines = [line.removeprefix("#").strip() for line in comment if not line.startswith(EDITOR_COMMENT)]
+    lines = [line.removeprefix("#").strip() for line in comment if not line.startswith(_EDITOR_COMMENT)]
     times = [line.removeprefix("Time:").strip() for line in lines if line.startswith("Time:")]
     return BundledRecipe(path.stem, path, purpose="".join(lines[:1]), time="".join(times[:1]))

@@ -102,7 +102,7 @@ def _resolve(schema: Mapping[str, Any], node: Mapping[str, Any], data: object) -
     return node
 
 
-def place_of(error: ErrorDetails, data: object) -> Place:
+def _place_of(error: ErrorDetails, data: object) -> Place:
     """Return where an error is in the recipe: its location without the names of the alternatives of unions."""
     place: list[str | int] = []
     for position, part in enumerate(error["loc"]):
@@ -123,7 +123,7 @@ def messages(errors: Iterable[ErrorDetails], schema: Mapping[str, Any], data: ob
     for error in errors:
         if error["type"] == "too_short" and len(error["input"]) >= error["ctx"]["min_length"]:
             continue  # pydantic counts valid entries alone; the invalid ones are named one by one
-        place = place_of(error, data)
+        place = _place_of(error, data)
         found_here, allowed_here = _found_and_allowed(error, place, schema, data)
         found.setdefault(place, found_here)
         alternatives = allowed.setdefault(place, [])

@@ -30,9 +30,9 @@ MAX_BYTES = 128 * 1024
 LARGEST = 2**63 - 1
 MAX_DEPTH = 16  # a recipe needs five
 TOO_DEEP = f"found values nested more than {MAX_DEPTH} deep, allowed: a recipe, which needs five"
-TOO_LONG = f"found more than {MAX_BYTES // 1024} KiB, allowed: a recipe; weights and images are files that it names"
-TAG = "tag:yaml.org,2002:"
-PLAIN = frozenset(TAG + name for name in ("map", "seq", "str", "int", "float", "bool", "null", "timestamp"))
+_TOO_LONG = f"found more than {MAX_BYTES // 1024} KiB, allowed: a recipe; weights and images are files that it names"
+_TAG = "tag:yaml.org,2002:"
+PLAIN = frozenset(_TAG + name for name in ("map", "seq", "str", "int", "float", "bool", "null", "timestamp"))
 
 
 def dotted(place: Sequence[str | int]) -> str:
@@ -83,7 +83,7 @@ def read_file(path: Path, name: str) -> Document:
     except OSError as error:
         raise RecipeError(name, (Problem("recipe", f"found {error.strerror}, allowed: a readable file"),)) from None
     if len(content) > MAX_BYTES:
-        raise RecipeError(name, (Problem("recipe", TOO_LONG),))
+        raise RecipeError(name, (Problem("recipe", _TOO_LONG),))
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -129,7 +129,7 @@ def _value(node: Node, place: Place, document: Document) -> Any:  # noqa: ANN401
     line = node.start_mark.line + 1
     document.lines.setdefault(place, line)
     if node.anchor or node.tag not in PLAIN:
-        tag = str(node.tag).replace(TAG, "!!")
+        tag = str(node.tag).replace(_TAG, "!!")
         found = f"an anchor, &{node.anchor}" if node.anchor else f"a tag, {tag}"
         document.refuse(place, line, f"found {found}, allowed: plain values, written out in each place")
         return None
@@ -148,8 +148,8 @@ def _mapping(node: MappingNode, place: Place, document: Document) -> dict[str, A
     values: dict[str, Any] = {}
     for key, value in node.value:
         line = key.start_mark.line + 1
-        if not isinstance(key, ScalarNode) or key.tag != TAG + "str":
-            merge = isinstance(key, ScalarNode) and key.tag == TAG + "merge"
+        if not isinstance(key, ScalarNode) or key.tag != _TAG + "str":
+            merge = isinstance(key, ScalarNode) and key.tag == _TAG + "merge"
             found = "found a merge key <<" if merge else f"found {_source(key)} as a key"
             problem = Problem(dotted(place), f"{found}, allowed: keys of plain text", line)
             document.problems[*place, f"line {line}"] = problem
@@ -173,14 +173,14 @@ def _scalar(node: ScalarNode, place: Place, document: Document) -> str | float |
     if any("\ud800" <= character <= "\udfff" for character in text):
         document.refuse(place, node.start_mark.line + 1, "found half of a surrogate pair, allowed: text")
         return ""
-    if node.tag == TAG + "null":
+    if node.tag == _TAG + "null":
         return None
-    if node.tag == TAG + "bool":
+    if node.tag == _TAG + "bool":
         return text.lower() == "true"
-    if node.tag not in {TAG + "int", TAG + "float"}:
+    if node.tag not in {_TAG + "int", _TAG + "float"}:
         return text
     try:
-        number = _integer(text) if node.tag == TAG + "int" else _real(text)
+        number = _integer(text) if node.tag == _TAG + "int" else _real(text)
     except ValueError:  # more digits than Python reads
         number = math.inf
     if allowed := refusal(number):

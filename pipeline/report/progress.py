@@ -14,8 +14,8 @@ from pipeline.report.console import Console
 if TYPE_CHECKING:
     from types import TracebackType
 
-REFRESH_S = 0.2
-LINE_EVERY_S = 30.0
+_REFRESH_S = 0.2
+_LINE_EVERY_S = 30.0
 
 
 class ConsoleProgress:
@@ -45,7 +45,7 @@ class ConsoleProgress:
         """
         interruption.check()
         now = time.monotonic()
-        wait = REFRESH_S if self.console.is_terminal else LINE_EVERY_S
+        wait = _REFRESH_S if self.console.is_terminal else _LINE_EVERY_S
         if self.task is None:
             self.task, self.drawn = self.bar.add_task(text, total=total), now
         elif done < (self.bar.tasks[0].completed or 0) or self.bar.tasks[0].total != total:

@@ -30,8 +30,8 @@ RESULT_FILE = "gate.json"
 
 #: What an INCONCLUSIVE means for the exit code: 3, or 0, or 1, or measured again for longer.
 Policy = Literal["report", "pass", "fail", "retry"]
-POLICY_CODES: dict[Policy, int] = {"report": 3, "pass": 0, "fail": 1, "retry": 3}
-PRECEDENCE = (6, 1, 2, 5, 4, 3, 0)
+_POLICY_CODES: dict[Policy, int] = {"report": 3, "pass": 0, "fail": 1, "retry": 3}
+_PRECEDENCE = (6, 1, 2, 5, 4, 3, 0)
 
 
 class DriftStep(Frozen):
@@ -110,14 +110,14 @@ def model_code(found: ModelResult, policy: Policy) -> int:
     if found.failure:
         return found.failure.exit_code
     if found.verdict is None or found.verdict == "INCONCLUSIVE":
-        return POLICY_CODES[policy]
+        return _POLICY_CODES[policy]
     return EXIT_CODES[found.verdict]
 
 
 def overall_code(models: tuple[ModelResult, ...]) -> int:
     """Return the exit code of several models, in the order of the table above."""
     codes = {each.exit_code for each in models}
-    return next((code for code in PRECEDENCE if code in codes), 0)
+    return next((code for code in _PRECEDENCE if code in codes), 0)
 
 
 def schema() -> dict[str, Any]:

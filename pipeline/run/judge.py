@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from pipeline.core.stage import Progress, Runtime, Target
     from pipeline.core.store import Store
 
-JUDGEMENT_FILE = "judgement.json"
+_JUDGEMENT_FILE = "judgement.json"
 #: What an FP32 export for judging depends on.
-EXPORTERS = ("torch", "onnx", "onnxscript")
+_EXPORTERS = ("torch", "onnx", "onnxscript")
 #: Bump this when the same file would now be judged differently.
 REVISION = 1
 
@@ -72,7 +72,7 @@ class Judge:
                 "batch": self.target.batch,
                 "inputs": [spec.model_dump(mode="json") for spec in artifact.inputs],
                 "outputs": [spec.name for spec in artifact.outputs],
-                "versions": {name: version(name) for name in EXPORTERS},
+                "versions": {name: version(name) for name in _EXPORTERS},
             }
         )
         self._obtain(key, partial(self._export, artifact), "the same export")
@@ -83,7 +83,7 @@ class Judge:
         file = self.shipped(artifact)
         key = digest_of({"kind": "judgement", "revision": REVISION, "of": file.digest, **self._conditions(file)})
         self._obtain(key, lambda folder: _write(self._judgement(file), folder), "the same evaluation")
-        return Judgement.model_validate_json((self.store.folder(key) / JUDGEMENT_FILE).read_text())
+        return Judgement.model_validate_json((self.store.folder(key) / _JUDGEMENT_FILE).read_text())
 
     def final_test(self, original: Artifact, result: Artifact) -> FinalTest:
         """Return the test accuracy of both exported files on the same images. Taken once for a pair of files."""
@@ -92,7 +92,7 @@ class Judge:
         pair = [before.digest, after.digest]
         key = digest_of({"kind": "test", "revision": REVISION, "of": pair, "conditions": conditions})
         self._obtain(key, lambda folder: _write(self._test(before, after), folder), "the same final test")
-        return FinalTest.model_validate_json((self.store.folder(key) / JUDGEMENT_FILE).read_text())
+        return FinalTest.model_validate_json((self.store.folder(key) / _JUDGEMENT_FILE).read_text())
 
     def runtime_of(self, file: Artifact) -> Runtime:
         """Return the runtime that a file is evaluated in: the target's where it reads the form, else the form's own."""
@@ -183,7 +183,7 @@ def _require_classes(logits: NDArray[np.float32], where: str) -> None:
 
 
 def _write(found: Frozen, folder: Path) -> None:
-    (folder / JUDGEMENT_FILE).write_text(found.model_dump_json(indent=1) + "\n")
+    (folder / _JUDGEMENT_FILE).write_text(found.model_dump_json(indent=1) + "\n")
 
 
 def input_specs(dataset: Dataset, batch: int) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:

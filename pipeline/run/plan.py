@@ -39,9 +39,9 @@ if TYPE_CHECKING:
     from pipeline.recipe import LoadedRecipe
 
 #: Bump this when the original's artifact would be written differently.
-ORIGINAL_REVISION = 1
+_ORIGINAL_REVISION = 1
 #: Bump this when a stage's gain would be decided differently.
-GAIN_REVISION = 1
+_GAIN_REVISION = 1
 
 Ingredients = dict[str, Any]
 
@@ -130,7 +130,7 @@ def _original(loaded: LoadedRecipe, seed: int) -> Ingredients:
     model = loaded.recipe.model
     return {
         "kind": "original",
-        "revision": ORIGINAL_REVISION,
+        "revision": _ORIGINAL_REVISION,
         "definition": file_digest(model.definition),
         **_modules(model.definition),
         **({"inputs": [*input_digests(model.inputs, "model.inputs")]} if model.inputs else {}),
@@ -180,7 +180,7 @@ def _gain(stage: Stage, own: Ingredients) -> Ingredients:
     return {
         "config": {**own["config"], "on_no_gain": stage.on_no_gain},
         "versions": {**own["versions"], **{name: version(name) for name in packages}},
-        "gain": GAIN_REVISION,
+        "gain": _GAIN_REVISION,
     }
 
 

@@ -60,7 +60,7 @@ if TYPE_CHECKING:
 
 MEASUREMENT_FILE = "measurement.json"
 #: A disk with less than this is full.
-NO_SPACE_BYTES = 64 * 1024
+_NO_SPACE_BYTES = 64 * 1024
 LIBRARIES = ("numpy", "onnx", "onnxscript", "onnxsim", *(facts.package for facts in RUNTIMES.values()))
 
 
@@ -398,7 +398,7 @@ def _disk_errors(*folders: Path) -> Iterator[None]:
         raise
     except Exception as error:
         told = isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
-        full = [folder for folder in folders if shutil.disk_usage(folder).free < NO_SPACE_BYTES]
+        full = [folder for folder in folders if shutil.disk_usage(folder).free < _NO_SPACE_BYTES]
         if not told and not full:
             raise
         where = full[0] if full else getattr(error, "filename", None) or "while writing"

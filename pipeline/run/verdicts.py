@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     Verdict = Literal["met", "missed", "cannot tell"]
 
 #: Smaller changes of size are not worth a word.
-SIZE_CHANGE = 0.01
+_SIZE_CHANGE = 0.01
 
 
 def with_timings(rows: Sequence[Row], measurement: Measurement) -> tuple[Row, ...]:
@@ -70,7 +70,7 @@ def in_vain(before: Row, row: Row) -> str:
         return stays
     if not empty and (nodes := len(row.changed.get("float_nodes", ()))):
         stays = f"with {numbers.plural(nodes, 'node')} in float"
-    size = f"{larger:.0%} larger" if larger > SIZE_CHANGE else "no smaller than in float"
+    size = f"{larger:.0%} larger" if larger > _SIZE_CHANGE else "no smaller than in float"
     return ", ".join(filter(None, (size, stays)))
 
 
@@ -108,7 +108,7 @@ def _bought(before: Row, row: Row, speedup: Interval | None) -> str:
         paid.append(f"{1 / speedup.value:.2f}x slower")
     if before.size_bytes and row.size_bytes:
         smaller = 1 - row.size_bytes / before.size_bytes
-        if abs(smaller) > SIZE_CHANGE:
+        if abs(smaller) > _SIZE_CHANGE:
             (bought if smaller > 0 else paid).append(f"{abs(smaller):.0%} {'smaller' if smaller > 0 else 'larger'}")
     if before.validation and row.validation:
         points = 100 * (row.validation.accuracy - before.validation.accuracy)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     Slots = dict[tuple[str, int], list[tuple[str, Tensor]]]
 
 #: A channel counts as near zero when its norm is less than this fraction of the largest in its group.
-NEAR_ZERO = 0.01
+_NEAR_ZERO = 0.01
 
 
 def squared_norms(groups: Sequence[Group], parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -48,7 +48,7 @@ def squared_norms(groups: Sequence[Group], parameters: Mapping[str, Tensor]) -> 
 def near_zero(groups: Sequence[Group], parameters: Mapping[str, Tensor]) -> int:
     """Return how many channels have a norm of less than 1 % of the largest in their group."""
     norms = squared_norms(groups, parameters).values()
-    return sum(int((norm < NEAR_ZERO**2 * norm.max()).sum()) for norm in norms)
+    return sum(int((norm < _NEAR_ZERO**2 * norm.max()).sum()) for norm in norms)
 
 
 class ClassPenalty(Regulariser, ABC):

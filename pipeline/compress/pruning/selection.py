@@ -49,7 +49,7 @@ Setting = TypeVar("Setting")
 AllocationName = Literal["uniform", "global", "isomorphic", "sensitivity", "rates"]
 
 #: Fractions of a group that are removed to see how sensitive it is.
-SENSITIVITY_RATIOS = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875)
+_SENSITIVITY_RATIOS = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875)
 LISTED = 12  # names in a message
 
 
@@ -168,7 +168,7 @@ def traced(captured: Captured, graph: ChannelGraph, rules: Rules) -> Traced:
     Raises:
         InputError: a pattern of `keep` names no layer, or one of `limits` no layer with channels to remove.
     """
-    names = names_of(graph)
+    names = _names_of(graph)
     frozen = {layer_of(frozen.tensor) for frozen in graph.frozen}
     check_patterns("keep", rules.keep, frozen.union(*names.values()))
     whole = {group for group, own in names.items() if any(fnmatch.filter(own, pattern) for pattern in rules.keep)}
@@ -193,11 +193,11 @@ def settings(graph: ChannelGraph, key: str, patterns: Mapping[str, Setting]) -> 
 
     Raises InputError when a pattern names no layer that has channels to remove.
     """
-    check_patterns(key, patterns, set().union(*names_of(graph).values()))
+    check_patterns(key, patterns, set().union(*_names_of(graph).values()))
     return by_pattern(graph.groups, patterns)
 
 
-def names_of(graph: ChannelGraph) -> dict[str, set[str]]:
+def _names_of(graph: ChannelGraph) -> dict[str, set[str]]:
     """Return by group the names that a pattern may match: its own and those of its layers."""
     return {group.name: {group.name, *group.layers} for group in graph.groups}
 
@@ -277,7 +277,7 @@ class _Decision:
 
     def _within_sensitivity(self) -> Constraints:
         tolerance = self.network.rules.tolerance
-        curves = sensitivity(self.scores, SENSITIVITY_RATIOS, self.network.constraints, self._accuracy)
+        curves = sensitivity(self.scores, _SENSITIVITY_RATIOS, self.network.constraints, self._accuracy)
         found = limits(curves, tolerance)
         self.details["sensitivity"] = {
             name: {"widths": list(curve), "accuracy": list(curve.values()), "limit": found[name]}

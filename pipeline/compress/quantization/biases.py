@@ -77,9 +77,9 @@ def store_biases(graph: GraphProto, floats: Mapping[str, Array] | None = None) -
         layer = layers.get(id(node))
         if layer is not None:
             width = layer.integers.shape[layer.axis]
-            needed = needed_scale(layer.bias, layer.x_scale).reshape(-1, width).max(axis=0)
+            needed = _needed_scale(layer.bias, layer.x_scale).reshape(-1, width).max(axis=0)
             weight = _before_rounding(layer, floats or {})
-            scale = roomy_scale(layer.scale, needed, _least_scale(layer, weight))
+            scale = _roomy_scale(layer.scale, needed, _least_scale(layer, weight))
             if scale is not layer.scale:
                 ordered.append(_rescaled(graph, layer, scale, weight))
             ordered.append(_stored_bias(graph, layer))
@@ -87,7 +87,7 @@ def store_biases(graph: GraphProto, floats: Mapping[str, Array] | None = None) -
     replace_nodes(graph, ordered)
 
 
-def roomy_scale(scale: Array, needed: Array, least: Array) -> Array:
+def _roomy_scale(scale: Array, needed: Array, least: Array) -> Array:
     """Return scales of weights that are at least those `needed` [outputs] for biases; the same object if they are.
 
     `scale` is one for each output or one for all, like `least`: what they may be instead. That is less where all
@@ -105,7 +105,7 @@ def roomy_scale(scale: Array, needed: Array, least: Array) -> Array:
     return scale if np.array_equal(wanted, scale) else wanted
 
 
-def needed_scale(bias: Array, x_scale: float) -> Array:
+def _needed_scale(bias: Array, x_scale: float) -> Array:
     """Return the least scale of each output's weights for its bias, 0 where that is zero."""
     least = np.abs(bias.astype(np.float64)) / (LARGEST_BIAS * x_scale)
     return np.where(bias == 0, 0.0, np.maximum(least, 2 * SMALLEST_SCALE / x_scale))

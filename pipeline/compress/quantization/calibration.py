@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 #: Bins of a histogram over [-m, m], m the largest absolute value: 2048 on each side of zero, as in Migacz 2017.
 BINS = 4096
 #: Candidate thresholds of the entropy method are this many bins apart.
-STRIDE = 8
+_STRIDE = 8
 #: Ranges that the MSE method tries: the limits times these factors.
 FACTORS = np.linspace(0.02, 1.0, 99)
 LEVELS = 256
-SMOOTHING = 1e-4
+_SMOOTHING = 1e-4
 
 
 class Limits:
@@ -125,7 +125,7 @@ def entropy_range(counts: NDArray[np.int64], limits: Range) -> Range:
     if magnitudes.sum() == 0:
         return limits
     levels = 128 if limits[0] < 0 else 256
-    candidates = range(levels, BINS // 2 + 1, STRIDE)
+    candidates = range(levels, BINS // 2 + 1, _STRIDE)
     best = min(reversed(candidates), key=lambda stop: _divergence(magnitudes, stop, levels))
     threshold = best * bound / (BINS // 2)
     return max(limits[0], -threshold), min(limits[1], threshold)
@@ -146,7 +146,7 @@ def _divergence(magnitudes: NDArray[np.float64], stop: int, levels: int) -> floa
     spread = np.bincount(level, weights=magnitudes[:stop], minlength=levels) / np.maximum(sharing, 1)
     quantized = np.where(filled, spread[level], 0.0)
     p, q = clipped[filled] / clipped.sum(), quantized[filled] / max(quantized.sum(), 1.0)
-    q = (1 - SMOOTHING) * q + SMOOTHING / len(q)
+    q = (1 - _SMOOTHING) * q + _SMOOTHING / len(q)
     return float((p * np.log(p / q)).sum())
 
 

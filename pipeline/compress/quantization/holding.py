@@ -30,7 +30,7 @@ HOLDS = "LeakyRelu"
 #: How far apart bounds are alike to the optimizer that drops clips, with a little more for rounding.
 FUSED = 1.3e-7
 #: A grid whose steps are larger by this factor is another one.
-COARSER = 1.01
+_COARSER = 1.01
 
 
 def hold_in_float(model: ModelProto, names: Collection[str]) -> ModelProto:
@@ -92,7 +92,7 @@ def _grids_behind(node: NodeProto, wiring: Wiring) -> list[Grid]:
 def _is_rounded(node: NodeProto, wiring: Wiring) -> bool:
     """Say whether the grid in front of a Clip is coarser than each one behind it."""
     before = wiring.activation_grid(node.input[0])
-    return before is not None and all(before[0] > COARSER * behind[0] for behind in _grids_behind(node, wiring))
+    return before is not None and all(before[0] > _COARSER * behind[0] for behind in _grids_behind(node, wiring))
 
 
 def _looks_needless(node: NodeProto, wiring: Wiring) -> bool:

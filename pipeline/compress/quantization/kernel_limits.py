@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 #: Numbers of 8 bits, less their zero point, are at most this large.
 LARGEST = 255.0
 #: Sums up to this many steps of the result are exact in the floats that kernels compute them in.
-FURTHEST = 2.0**24
+_FURTHEST = 2.0**24
 #: Steps of the data of a global mean over those of its result; onnxruntime refuses 256 for each value of the mean.
-FURTHEST_MEAN = 128.0
+_FURTHEST_MEAN = 128.0
 #: Steps of a channel's sums under this share of a step of the result cannot change it, whatever the number of terms.
 NOTHING = 2.0**-64
 REASON = "one step of its result is too small beside its sums for integer kernels"
@@ -50,7 +50,7 @@ def beyond_kernels(graph: GraphProto, kept: Collection[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for node in graph.node:
         steps = min((float(scale.min()) for scale in _scales_behind(node, wiring)), default=0.0)
-        limit = FURTHEST_MEAN * LARGEST if node.op_type == "GlobalAveragePool" else FURTHEST
+        limit = _FURTHEST_MEAN * LARGEST if node.op_type == "GlobalAveragePool" else _FURTHEST
         if steps > 0 and node.name not in kept and _reach(node, wiring) > limit * steps:
             found[node.name] = REASON
     return found

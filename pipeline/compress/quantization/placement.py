@@ -22,9 +22,9 @@ QUANTIZABLE = frozenset(QDQRegistry) | frozenset(QLinearOpsRegistry)
 #: Both inputs must be quantized; of other operators the first.
 PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 #: Have integer kernels that return floats; others must be quantized behind.
-RETURN_FLOATS = frozenset({"Gemm", "MatMul"})
+_RETURN_FLOATS = frozenset({"Gemm", "MatMul"})
 #: QuantizeLinear has a scale for each channel since then.
-OLDEST_OPSET = 13
+_OLDEST_OPSET = 13
 WEIGHT, BIAS = 1, 2
 PAIR = frozenset({"QuantizeLinear", "DequantizeLinear"})
 
@@ -37,8 +37,8 @@ def require_float_and_folded(model: ModelProto) -> None:
         StageError: a batch norm alone reads a convolution, which could take it: it would be computed in float.
     """
     opset = next((each.version for each in model.opset_import if each.domain in {"", "ai.onnx"}), 0)
-    if opset < OLDEST_OPSET:
-        needed = f"{OLDEST_OPSET} (one scale for each channel)"
+    if opset < _OLDEST_OPSET:
+        needed = f"{_OLDEST_OPSET} (one scale for each channel)"
         message = f"the file has opset {opset}, quantization needs {needed}; export it anew"
         raise InputError(message)
     readers = Counter(value for node in model.graph.node for value in node.input)
@@ -129,7 +129,7 @@ def count(model: ModelProto, kept: frozenset[str]) -> tuple[dict[str, int], tupl
             return False
         given = node.input[: 2 if node.op_type in PRODUCTS else 1]
         known = bool(given) and all(made_by.get(value) == "DequantizeLinear" for value in given)
-        return known and (node.op_type in RETURN_FLOATS or quantized_behind(node))
+        return known and (node.op_type in _RETURN_FLOATS or quantized_behind(node))
 
     nodes = [node for node in model.graph.node if node.op_type not in PAIR]
     counts = Counter(node.op_type for node in nodes if on_integers(node))

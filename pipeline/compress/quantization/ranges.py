@@ -35,21 +35,21 @@ if TYPE_CHECKING:
 #: Scores below this have no weight behind a softmax in any float type: they are masked.
 MASKED = -1e4
 #: From this ratio of values to their means on, the noise of 8 bits hides the means. Kernels take twice that.
-CANCELLED = 128.0
+_CANCELLED = 128.0
 #: Magnitudes below this are zero to kernels, whose scales are at least the smallest normal float.
-DEAD = 256 * float(np.finfo(np.float32).tiny)
+_DEAD = 256 * float(np.finfo(np.float32).tiny)
 #: Ends of the range of a dead tensor.
 SMALLEST = 1e-25
 SOFTMAX = frozenset({"LogSoftmax", "Softmax"})
 #: What every engine fuses into the product before it.
 FUSED = frozenset({"Clip", "Relu"})
 #: What is said of a tensor that has no range.
-NO_RANGE = "masked, not finite, or so large that 8 bits hold nothing of what differs between images"
+_NO_RANGE = "masked, not finite, or so large that 8 bits hold nothing of what differs between images"
 #: What may stand between the scores and the softmax.
 BETWEEN = frozenset({"Clip", "Flatten", "Max", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 #: Ranges by the content of the graph and the images, and how they were found.
 _REMEMBERED: dict[tuple[Any, ...], dict[str, Range]] = {}
-MOST_REMEMBERED = 8
+_MOST_REMEMBERED = 8
 
 
 def remembered_ranges(
@@ -64,7 +64,7 @@ def remembered_ranges(
     digests = (hashlib.sha256(each).hexdigest() for each in contents)
     key = (*digests, samples_NCHW.shape, calibration, percentile, tuple(keep))
     if key not in _REMEMBERED:
-        while len(_REMEMBERED) >= MOST_REMEMBERED:
+        while len(_REMEMBERED) >= _MOST_REMEMBERED:
             del _REMEMBERED[next(iter(_REMEMBERED))]
         _REMEMBERED[key] = activation_ranges(
             model, samples_NCHW, calibration=calibration, percentile=percentile, keep=keep
@@ -129,7 +129,7 @@ def _dead(model: ModelProto, ranges: Mapping[str, Range]) -> dict[str, Range]:
     Biases of products that read them are on the scale of their sums, so it must be small beside these: the range ends
     where a product gets as large as the smallest bias.
     """
-    names = {name for name, bounds in ranges.items() if max(map(abs, bounds)) < DEAD}
+    names = {name for name, bounds in ranges.items() if max(map(abs, bounds)) < _DEAD}
     stored = {tensor.name: tensor for tensor in model.graph.initializer} if names else {}
     reach = 1.0
     for node in model.graph.node:
@@ -137,7 +137,7 @@ def _dead(model: ModelProto, ranges: Mapping[str, Range]) -> dict[str, Range]:
         if node.op_type in PRODUCTS and node.input[0] in names and len(given) == BIAS:
             weight, bias = (np.abs(numpy_helper.to_array(tensor).astype(np.float64)) for tensor in given)
             smallest = bias[bias > 0].min(initial=np.inf)
-            reach = min(reach, float(smallest / max(weight.max(initial=0.0), DEAD)))
+            reach = min(reach, float(smallest / max(weight.max(initial=0.0), _DEAD)))
     return dict.fromkeys(names, (0.0, max(reach, SMALLEST)))
 
 
@@ -160,14 +160,14 @@ def _without_range(model: ModelProto, ranges: Mapping[str, Range]) -> dict[str, 
             found[node.name] = "its means are tiny beside its values, which no integer kernel computes"
         touched = [value for value in (*node.input, *node.output) if value in lacking]
         if touched:
-            found[node.name] = f"{touched[0]} holds values that are {NO_RANGE}"
+            found[node.name] = f"{touched[0]} holds values that are {_NO_RANGE}"
     return found
 
 
 def _is_cancelled(node: NodeProto, ranges: Mapping[str, Range]) -> bool:
     """Return whether means are so small beside values that onnxruntime 1.31 refuses to compute them in integers."""
     before, after = (ranges.get(name, (0.0, 0.0)) for name in (node.input[0], node.output[0]))
-    return max(map(abs, before)) > CANCELLED * max(map(abs, after))
+    return max(map(abs, before)) > _CANCELLED * max(map(abs, after))
 
 
 def _require_explained(

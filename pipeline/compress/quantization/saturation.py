@@ -35,11 +35,11 @@ if TYPE_CHECKING:
     from pipeline.compress.quantization.integer_layers import IntegerLayer
 
 LOWEST, HIGHEST, LARGEST_U8 = -(2**15), 2**15 - 1, 255
-SIGN_OFFSET = 128
+_SIGN_OFFSET = 128
 #: Output positions looked at for each layer and image.
-POSITIONS = 256
+_POSITIONS = 256
 #: Sums that are held at a time.
-TILE = 2**20
+_TILE = 2**20
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Saturation:
         return sum(layer.saturated for layer in self.layers)
 
 
-def saturation(model: ModelProto, samples_NCHW: NDArray[np.float32], *, positions: int = POSITIONS) -> Saturation:
+def saturation(model: ModelProto, samples_NCHW: NDArray[np.float32], *, positions: int = _POSITIONS) -> Saturation:
     """Count the pair sums of a QDQ graph that would saturate without VNNI, on real images.
 
     `samples_NCHW` are images as the network takes them. For each layer and image at most `positions` output positions
@@ -139,7 +139,7 @@ class _Counter:
 
     def _count(self, rows_GPK: NDArray[np.int32]) -> None:
         if self.layer.x_signed:
-            rows_GPK = rows_GPK + SIGN_OFFSET
+            rows_GPK = rows_GPK + _SIGN_OFFSET
         even, odd = _pairs(rows_GPK.transpose(0, 2, 1))
         width = self.first.shape[2]
         changes: dict[int, NDArray[np.int64]] = {}
@@ -158,7 +158,7 @@ class _Counter:
             self.change = max(self.change, moved)
 
     def _tiles(self, rows: int) -> Iterator[NDArray[np.int64]]:
-        size = max(TILE // max(rows, 1), 1)
+        size = max(_TILE // max(rows, 1), 1)
         for start in range(0, self.places.shape[1], size):
             yield self.places[:, start : start + size]
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
 #: What a layer calls its inputs.
-ROLES = {WEIGHT: "weight", BIAS: "bias"}
+_ROLES = {WEIGHT: "weight", BIAS: "bias"}
 
 
 def separated(model: ModelProto, tied: Collection[str]) -> ModelProto:
@@ -46,7 +46,9 @@ def separated(model: ModelProto, tied: Collection[str]) -> ModelProto:
             if first.setdefault(name, reader) == reader:
                 continue
             if (name, reader) not in copies:
-                copies[name, reader] = _copy(result, stored[name], f"{node.name}.{ROLES.get(place, 'constant')}", taken)
+                copies[name, reader] = _copy(
+                    result, stored[name], f"{node.name}.{_ROLES.get(place, 'constant')}", taken
+                )
             node.input[place] = copies[name, reader]
     return result
 
@@ -60,7 +62,7 @@ def with_biases(model: ModelProto, names: Collection[str]) -> ModelProto:
     for node in result.graph.node:
         if node.name in names and node.op_type == "Conv" and not any(node.input[BIAS:]):
             zeros = numpy_helper.from_array(np.zeros(widths[node.input[WEIGHT]], np.float32))
-            node.input[BIAS:] = [_copy(result, zeros, f"{node.name}.{ROLES[BIAS]}", taken)]
+            node.input[BIAS:] = [_copy(result, zeros, f"{node.name}.{_ROLES[BIAS]}", taken)]
     return result
 
 

@@ -21,11 +21,11 @@ Value = Tensor | np.ndarray[Any, Any]
 
 #: What stands before a place in the names of stored tensors; arrays of numpy are stored as tensors too.
 PREFIX = "outside state_dict "
-NUMPY_PREFIX = "outside state_dict, numpy "
+_NUMPY_PREFIX = "outside state_dict, numpy "
 #: Attributes that every module has; those of a graph module describe the graph.
 OWN = frozenset(vars(nn.Module())) | {"_graph", "_code", "meta", "graph"}
 #: Modules of definitions are loaded under names that start like this (see `pipeline.network.definition`).
-DEFINITIONS = "secateur_model_"
+_DEFINITIONS = "secateur_model_"
 SIMPLE = (bool, int, float, complex, str)
 
 
@@ -88,7 +88,7 @@ def encoded(state: Mapping[Place, Value]) -> dict[str, Tensor]:
     """Return the state under names for safetensors; what has a key that is no text or number is left out."""
     return {
         # Arrays are copied: torch takes none that cannot be written to without a warning.
-        (PREFIX if isinstance(value, Tensor) else NUMPY_PREFIX) + json.dumps(place, allow_nan=False): (
+        (PREFIX if isinstance(value, Tensor) else _NUMPY_PREFIX) + json.dumps(place, allow_nan=False): (
             value if isinstance(value, Tensor) else torch.from_numpy(value.copy())
         )
         for place, value in state.items()
@@ -98,13 +98,13 @@ def encoded(state: Mapping[Place, Value]) -> dict[str, Tensor]:
 
 def split(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[Place, Value]]:
     """Part what a file holds into the state_dict and the state outside it."""
-    inside = {name: tensor for name, tensor in tensors.items() if not name.startswith((PREFIX, NUMPY_PREFIX))}
+    inside = {name: tensor for name, tensor in tensors.items() if not name.startswith((PREFIX, _NUMPY_PREFIX))}
     outside: dict[Place, Value] = {}
     for name, tensor in tensors.items():
         if name.startswith(PREFIX):
             outside[tuple(json.loads(name.removeprefix(PREFIX)))] = tensor
-        elif name.startswith(NUMPY_PREFIX):
-            outside[tuple(json.loads(name.removeprefix(NUMPY_PREFIX)))] = tensor.cpu().numpy()
+        elif name.startswith(_NUMPY_PREFIX):
+            outside[tuple(json.loads(name.removeprefix(_NUMPY_PREFIX)))] = tensor.cpu().numpy()
     return inside, outside
 
 
@@ -145,7 +145,7 @@ def _items(value: object) -> Iterable[tuple[Any, object]]:
         return list(value.items())
     if isinstance(value, (list, tuple)):
         return enumerate(value)
-    if type(value).__module__.startswith(DEFINITIONS) and hasattr(value, "__dict__"):
+    if type(value).__module__.startswith(_DEFINITIONS) and hasattr(value, "__dict__"):
         return list(vars(value).items())
     return ()
 

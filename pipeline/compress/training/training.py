@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from pipeline.core.dataset import Dataset, Split
 
-EVALUATION_BATCH = 256
+_EVALUATION_BATCH = 256
 UNTRAINABLE = (
     "the loss depends on no parameter that is trained: all of them are frozen (requires_grad=False), or forward "
     "computes without gradients (torch.no_grad, detach). Leave some parameters trainable in build()"
@@ -65,7 +65,7 @@ class EpochResult:
     validation_loss: float
 
 
-def device_of_choice() -> torch.device:
+def _device_of_choice() -> torch.device:
     """Return the first GPU when there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -123,7 +123,7 @@ class Training:
         regulariser: Regulariser | None = None,
     ) -> None:
         """Take the network (changed in place), data, schedule, and what acts on images, targets and weights."""
-        self.device = device_of_choice()
+        self.device = _device_of_choice()
         self.model = place(model, self.device, torch.channels_last)
         self.dataset = dataset
         self.settings = settings
@@ -336,8 +336,8 @@ class Training:
         model.eval()
         split, classes = self.dataset.validation, len(self.dataset.classes)
         right, total = 0, 0.0
-        for start in range(0, len(split), EVALUATION_BATCH):
-            images, labels = self._tensors(split, torch.arange(start, min(start + EVALUATION_BATCH, len(split))))
+        for start in range(0, len(split), _EVALUATION_BATCH):
+            images, labels = self._tensors(split, torch.arange(start, min(start + _EVALUATION_BATCH, len(split))))
             logits = model(images.contiguous(memory_format=torch.channels_last))
             right += int((logits.argmax(1) == labels).sum())
             total += float(target_loss(logits, nn.functional.one_hot(labels, classes).float())) * len(labels)

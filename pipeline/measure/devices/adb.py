@@ -22,14 +22,14 @@ FOLDER = "/data/local/tmp/secateur-worker"
 COMMAND_S = 60.0
 BYTE_S = 1 / 200_000
 #: What to do about a state that `adb devices` shows.
-STATES = {
+_STATES = {
     "unauthorized": "confirm this computer's key on the device's screen, or put ~/.android/adbkey.pub among its keys",
     "authorizing": "confirm this computer's key on the device's screen",
     "offline": "it does not answer: plug it in again, or run: adb reconnect",
     "no": "no permission for the USB port: install android-sdk-platform-tools-common and plug it in again",
     "bootloader": "it is in its bootloader: start its system",
 }
-USABLE = ("device", "recovery")
+_USABLE = ("device", "recovery")
 
 
 class AdbDevice:
@@ -109,14 +109,14 @@ class AdbDevice:
         """Raise DeviceError unless the device is listed as usable."""
         self._start_server()
         state, listed = self._state()
-        if state in USABLE:
+        if state in _USABLE:
             return
         if state is None:
             raise DeviceError(
                 f"{self.url}: adb lists no device of that serial number; it lists: {', '.join(listed) or 'none'}. Plug "
                 "it in and allow USB debugging, or for one on the network run: adb connect HOST:PORT"
             )
-        raise DeviceError(f"{self.url}: adb lists it as {state}: {STATES.get(state, 'start its system')}")
+        raise DeviceError(f"{self.url}: adb lists it as {state}: {_STATES.get(state, 'start its system')}")
 
     def _state(self) -> tuple[str | None, list[str]]:
         """Return the device's state, or None when it is not listed, and the serial numbers that are."""

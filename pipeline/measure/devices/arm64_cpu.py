@@ -21,11 +21,11 @@ from pipeline.measure.devices.arm64_root import root_python
 if TYPE_CHECKING:
     from pathlib import Path
 
-INSTALL = "install qemu-user (Debian, Ubuntu) or qemu-user-binfmt; the static one cannot count instructions"
+_INSTALL = "install qemu-user (Debian, Ubuntu) or qemu-user-binfmt; the static one cannot count instructions"
 #: Names of the bits of AT_HWCAP and AT_HWCAP2, as Linux writes them in /proc/cpuinfo.
 HWCAP = """fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm jscvt fcma lrcpc dcpop sha3
     sm3 sm4 asimddp sha512 sve asimdfhm dit uscat ilrcpc flagm ssbs sb paca pacg""".split()
-HWCAP2 = """dcpodp sve2 sveaes svepmull svebitperm svesha3 svesm4 flagm2 frint svei8mm svef32mm svef64mm svebf16 i8mm
+_HWCAP2 = """dcpodp sve2 sveaes svepmull svebitperm svesha3 svesm4 flagm2 frint svei8mm svef32mm svef64mm svebf16 i8mm
     bf16 dgh rng bti mte ecv afp rpres mte3 sme smei16i64 smef64f64 smei8i32 smef16f32 smeb16f32 smef32f32
     smefa64""".split()
 #: Reads both from getauxval, and MIDR_EL1 by `mrs x0, midr_el1; ret`.
@@ -38,7 +38,7 @@ page.write(struct.pack("<II", 0xD5380000, 0xD65F03C0))
 midr = ctypes.CFUNCTYPE(ctypes.c_uint64)(ctypes.addressof(ctypes.c_char.from_buffer(page)))
 print(json.dumps([ask(16), ask(26), midr()]))
 """
-CORE = """\
+_CORE = """\
 processor\t: {core}
 BogoMIPS\t: 100.00
 Features\t: {features}
@@ -50,8 +50,8 @@ CPU revision\t: {revision}
 
 """
 #: Never taken from a root: the host's own are seen.
-HOSTS_OWN = frozenset("dev proc sys tmp home root run".split())
-PROBE_S = 60
+_HOSTS_OWN = frozenset("dev proc sys tmp home root run".split())
+_PROBE_S = 60
 
 
 def emulator() -> str:
@@ -62,7 +62,7 @@ def emulator() -> str:
     """
     found = shutil.which("qemu-aarch64")
     if found is None:
-        raise DeviceError(f"qemu-aarch64 was not found: {INSTALL}")
+        raise DeviceError(f"qemu-aarch64 was not found: {_INSTALL}")
     return found
 
 
@@ -85,7 +85,7 @@ def root_for_cpu(root: Path, cpu: str) -> Path:
     cpuinfo = cpuinfo_text(*_probe(root, cpu))
     (view / "proc").mkdir(parents=True, exist_ok=True)
     for entry in root.resolve().iterdir():
-        if entry.name not in HOSTS_OWN and not (view / entry.name).is_symlink():
+        if entry.name not in _HOSTS_OWN and not (view / entry.name).is_symlink():
             (view / entry.name).symlink_to(entry)
     write_whole(view / "proc" / "cpuinfo", cpuinfo)
     return view
@@ -94,7 +94,7 @@ def root_for_cpu(root: Path, cpu: str) -> Path:
 def cpuinfo_text(hwcap: int, hwcap2: int, midr: int) -> str:
     """Write /proc/cpuinfo as Linux does on arm64, with as many cores as this machine has."""
     named = [
-        name for names, bits in ((HWCAP, hwcap), (HWCAP2, hwcap2)) for i, name in enumerate(names) if bits >> i & 1
+        name for names, bits in ((HWCAP, hwcap), (_HWCAP2, hwcap2)) for i, name in enumerate(names) if bits >> i & 1
     ]
     fields = {
         "features": " ".join(named),
@@ -103,7 +103,7 @@ def cpuinfo_text(hwcap: int, hwcap2: int, midr: int) -> str:
         "part": midr >> 4 & 0xFFF,
         "revision": midr & 0xF,
     }
-    return "".join(CORE.format(core=core, **fields) for core in range(os.cpu_count() or 1))
+    return "".join(_CORE.format(core=core, **fields) for core in range(os.cpu_count() or 1))
 
 
 def guest_environment() -> dict[str, str]:
@@ -134,9 +134,9 @@ def _output(command: list[str]) -> subprocess.CompletedProcess[str]:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=PROBE_S,
+            timeout=_PROBE_S,
             start_new_session=True,
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise DeviceError(f"{' '.join(command[:3])} did not answer within {PROBE_S} s") from error
+        raise DeviceError(f"{' '.join(command[:3])} did not answer within {_PROBE_S} s") from error

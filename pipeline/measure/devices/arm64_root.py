@@ -30,7 +30,7 @@ ARCHITECTURE = "arm64"
 PACKAGES = ("base-files", "libgomp1", "libpython3-stdlib", "libstdc++6", "python3-minimal")
 LIBRARIES = ("numpy", RUNTIMES[DEFAULT_RUNTIME].package)
 #: Oldest C libraries that wheels are built for: glibc 2.17 to that of the root.
-OLDEST_GLIBC = 17
+_OLDEST_GLIBC = 17
 
 
 def silent(_text: str) -> None:
@@ -109,14 +109,14 @@ def _key(wanted: Mapping[str, str]) -> str:
 def _glibc(archives: Sequence[Path]) -> int:
     """Return the minor version of the root's C library: 36 for 2.36."""
     names = [archive.name.split("_")[1] for archive in archives if archive.name.startswith("libc6_")]
-    return int(names[0].split("-")[0].split(".")[1]) if names else OLDEST_GLIBC
+    return int(names[0].split("-")[0].split(".")[1]) if names else _OLDEST_GLIBC
 
 
 def _wheels(folder: Path, root: Path, wanted: Mapping[str, str], glibc: int) -> None:
     """Download wheels for the root's Python and C library, and put them into it."""
     python = root_python(root).name.removeprefix("python")
     abi = "cp" + python.replace(".", "")
-    platforms = [f"manylinux_2_{minor}_aarch64" for minor in range(glibc, OLDEST_GLIBC - 1, -1)]
+    platforms = [f"manylinux_2_{minor}_aarch64" for minor in range(glibc, _OLDEST_GLIBC - 1, -1)]
     kinds = ["--only-binary=:all:", "--implementation", "cp", "--python-version", python]
     kinds += [word for name in (abi, "abi3", "none") for word in ("--abi", name)]
     kinds += [word for name in (*platforms, "manylinux2014_aarch64", "any") for word in ("--platform", name)]

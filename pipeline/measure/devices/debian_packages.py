@@ -24,7 +24,7 @@ PROGRAMS: Mapping[str, str] = {
     "dpkg-deb": "install the package dpkg",
     "tar": "install the package tar",
 }
-APT = """\
+_APT = """\
 APT::Architecture "{architecture}";
 APT::Architectures {{ "{architecture}"; }};
 APT::Install-Recommends "false";
@@ -54,7 +54,7 @@ def download(packages: Sequence[str], architecture: str, folder: Path) -> list[P
         (folder / name).mkdir(parents=True)
     (folder / "status").touch()
     configuration = folder / "apt.conf"
-    configuration.write_text(APT.format(architecture=architecture, folder=folder))
+    configuration.write_text(_APT.format(architecture=architecture, folder=folder))
     environment = {**os.environ, "APT_CONFIG": str(configuration), "LC_ALL": "C"}
     run(["apt-get", "-qq", "update"], environment)
     run(["apt-get", "-qq", "-y", "--download-only", "install", *packages], environment)

@@ -19,13 +19,13 @@ from pipeline.core.errors import DeviceError
 from pipeline.core.partial import partial_folder
 from pipeline.core.paths import cache_root
 
-SOURCE = Path(__file__).with_name("count_instructions.c")
+_SOURCE = Path(__file__).with_name("count_instructions.c")
 #: First argument of the prctl(MAGIC, k) that sets mark k.
 MAGIC = 0x0C0FFEE5
-COMPILERS = ("cc", "gcc", "clang")
+_COMPILERS = ("cc", "gcc", "clang")
 #: The first version of QEMU that has version 2 of the interface for plugins, and no longer version 1.
-NEWER_QEMU = 9
-COMPILE_S = 60
+_NEWER_QEMU = 9
+_COMPILE_S = 60
 
 
 def plugin_library(qemu_version: str) -> Path:
@@ -34,25 +34,25 @@ def plugin_library(qemu_version: str) -> Path:
     Raises:
         DeviceError: there is no C compiler, with what to install; or it failed.
     """
-    source = SOURCE.read_bytes()
+    source = _SOURCE.read_bytes()
     found = re.search(r"version (\d+)", qemu_version)
-    api = 2 if found and int(found[1]) >= NEWER_QEMU else 1
+    api = 2 if found and int(found[1]) >= _NEWER_QEMU else 1
     folder = cache_root() / "qemu-plugin"
     library = folder / f"{hashlib.sha256(source).hexdigest()[:16]}-{os.uname().machine}-{api}.so"
     if library.is_file():
         return library
-    compiler = next((path for name in COMPILERS if (path := shutil.which(name))), None)
+    compiler = next((path for name in _COMPILERS if (path := shutil.which(name))), None)
     if compiler is None:
         raise DeviceError("counting instructions needs a C compiler and none was found: install gcc (and libc6-dev)")
     folder.mkdir(parents=True, exist_ok=True)
     with partial_folder(library) as folder:
         made = folder / library.name
-        command = [compiler, "-O2", "-fPIC", "-shared", f"-DPLUGIN_API={api}", "-o", str(made), str(SOURCE)]
+        command = [compiler, "-O2", "-fPIC", "-shared", f"-DPLUGIN_API={api}", "-o", str(made), str(_SOURCE)]
         done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=COMPILE_S, check=False
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_COMPILE_S, check=False
         )
         if done.returncode:
-            raise DeviceError(f"{compiler} cannot compile {SOURCE.name}; install libc6-dev?\n  {done.stderr.strip()}")
+            raise DeviceError(f"{compiler} cannot compile {_SOURCE.name}; install libc6-dev?\n  {done.stderr.strip()}")
         made.replace(library)
     return library
 

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 EMULATED = "qemu://cortex-a72"
 WRITTEN = f"local, ssh://[user@]host[:port], adb://serial, qemu://cpu such as {EMULATED}"
-WORD = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
-SSH = re.compile(
-    rf"(?:(?P<user>{WORD})@)?"
-    rf"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+(?:%[A-Za-z0-9][A-Za-z0-9_.-]*)?)\]|(?P<host>{WORD}))"
+_WORD = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
+_SSH = re.compile(
+    rf"(?:(?P<user>{_WORD})@)?"
+    rf"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+(?:%[A-Za-z0-9][A-Za-z0-9_.-]*)?)\]|(?P<host>{_WORD}))"
     r"(?::(?P<port>[0-9]{1,5}))?"
 )
 SERIAL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]*")
@@ -56,7 +56,7 @@ def parse(text: str) -> Address:
     kind, _, rest = text.partition("://")
     if text == "local":
         return Address("local")
-    if kind == "ssh" and (found := SSH.fullmatch(rest)):
+    if kind == "ssh" and (found := _SSH.fullmatch(rest)):
         port = int(found["port"]) if found["port"] else None
         if port is None or port in PORTS:
             return Address("ssh", found["ipv6"] or found["host"], found["user"], port)

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 #: A file's name on the device: two parts or more, none hidden or taken for an option.
-PART = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}"
-FILE_NAME = re.compile(f"{PART}(/{PART})+")
+_PART = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}"
+FILE_NAME = re.compile(f"{_PART}(/{_PART})+")
 #: Exit codes of the scripts below, where they can say more than that they failed.
 INCOMPLETE, NO_FOLDER = 90, 91
 #: What programs say on a full disk; GNU tar tells no more than that a piece was not written whole.
 FULL = re.compile("No space left on device|Disk quota exceeded|Wrote only [0-9]+ of")
 #: Header of a listing: the folder, Python's path and tar's, one line each.
-HEADER = 3
+_HEADER = 3
 
 _SETTINGS = "umask 077; LC_ALL=C; export LC_ALL;"
 _HOME = 'at_home() { case "$1" in "~/"*) printf %s "$HOME/${1#??}";; *) printf %s "$1";; esac; };'
@@ -98,14 +98,14 @@ def listed(text: str, mark: str, names: Iterable[str], python: str, url: str) ->
     """
     names = list(names)
     lines = [line.strip() for line in text.rpartition(f"{mark}\n")[2].splitlines()]
-    if mark not in text or len(lines) != HEADER + len(names):
+    if mark not in text or len(lines) != _HEADER + len(names):
         raise DeviceError(f"{url}: found {text.strip()[-200:]!r} where a list of files was expected: is there an sh?")
     if not lines[1]:
         raise DeviceError(
             f"{url}: no {python} there: install Python 3 with numpy and a runtime, or give the path of one that has "
             "them (option python)"
         )
-    sizes = {name: int(size) if size.isdigit() else None for name, size in zip(names, lines[HEADER:], strict=True)}
+    sizes = {name: int(size) if size.isdigit() else None for name, size in zip(names, lines[_HEADER:], strict=True)}
     return There(lines[0], bool(lines[2]), sizes)
 
 

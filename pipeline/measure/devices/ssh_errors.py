@@ -15,22 +15,22 @@ if TYPE_CHECKING:
 OWN_FAILURE = 255
 LAST_LINES = 3
 
-THERE = "the device's own (there: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub)"
-CHANGED = f"""the host key is not the one that is known: the device was installed anew, or something else answers in \
-its place. Compare the fingerprint below with {THERE}; only if they agree run: {{forget}} and then: {{scan}}"""
+_THERE = "the device's own (there: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub)"
+_CHANGED = f"""the host key is not the one that is known: the device was installed anew, or something else answers in \
+its place. Compare the fingerprint below with {_THERE}; only if they agree run: {{forget}} and then: {{scan}}"""
 UNKNOWN = f"""the host key is not known yet, and nothing is sent to a stranger. Look at its fingerprint: {{look}} and \
-compare it with {THERE}; if they agree run: {{scan}}"""
-DENIED = """the device does not accept the key, and no password is asked for. Put your public key there: {copy} \
+compare it with {_THERE}; if they agree run: {{scan}}"""
+_DENIED = """the device does not accept the key, and no password is asked for. Put your public key there: {copy} \
 or name another private key (option identity)"""
 #: What ssh says, and what is told of it. The first that fits counts.
-MEANINGS: tuple[tuple[str, str], ...] = (
-    ("REMOTE HOST IDENTIFICATION HAS CHANGED", CHANGED),
+_MEANINGS: tuple[tuple[str, str], ...] = (
+    ("REMOTE HOST IDENTIFICATION HAS CHANGED", _CHANGED),
     ("No .*host key is known|Host key verification failed", UNKNOWN),
     (
         "UNPROTECTED PRIVATE KEY|bad permissions",
         "others can read the private key, so ssh does not use it: chmod 600 it",
     ),
-    ("Permission denied|Too many authentication failures", DENIED),
+    ("Permission denied|Too many authentication failures", _DENIED),
     ("Connection refused", "nothing listens there: start sshd on the device, or give its port: ssh://host:port"),
     ("Could not resolve hostname", "no machine of that name is known: check the name, or give its address"),
     ("No route to host|Network is unreachable", "there is no way to that address: same network? cable, Wi-Fi, VPN?"),
@@ -45,7 +45,7 @@ MEANINGS: tuple[tuple[str, str], ...] = (
 
 def explain(record: DeviceRecord, words: str) -> DeviceError:
     """Return the error for a failure of ssh itself: what it means, what to do, and ssh's last words."""
-    meaning = next((text for pattern, text in MEANINGS if re.search(pattern, words)), "ssh failed")
+    meaning = next((text for pattern, text in _MEANINGS if re.search(pattern, words)), "ssh failed")
     told = meaning.format(**_commands(record)) if "{" in meaning else meaning
     lines = [line.strip() for line in words.strip().splitlines() if line.strip()]
     shown = [line for line in lines if "fingerprint" in line.lower() or line.startswith("SHA256:")]

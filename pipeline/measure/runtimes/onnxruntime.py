@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pipeline.core.stage import Runtime
 
 #: What loading a file can raise; these have no common base of their own.
-LOAD_ERRORS: tuple[type[Exception], ...] = (
+_LOAD_ERRORS: tuple[type[Exception], ...] = (
     state.Fail,
     state.InvalidArgument,
     state.InvalidGraph,
@@ -34,7 +34,7 @@ LOAD_ERRORS: tuple[type[Exception], ...] = (
     state.NotImplemented,
     state.RuntimeException,
 )
-ERRORS_ONLY = 3
+_ERRORS_ONLY = 3
 #: numpy's names of ONNX Runtime's types.
 DTYPES = {
     "tensor(float)": "float32",
@@ -74,7 +74,7 @@ def open_session(path: Path, settings: Settings) -> OnnxRuntimeSession:
     threads = settings.threads
     try:
         session = onnxruntime.InferenceSession(path, _session_options(threads), providers=["CPUExecutionProvider"])
-    except LOAD_ERRORS as error:
+    except _LOAD_ERRORS as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"{path}: onnxruntime {onnxruntime.__version__} cannot read it: {reason}") from error
     inputs = tuple(
@@ -102,7 +102,7 @@ def _session_options(threads: int) -> onnxruntime.SessionOptions:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = ERRORS_ONLY
+    options.log_severity_level = _ERRORS_ONLY
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     return options

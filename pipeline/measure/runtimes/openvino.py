@@ -37,7 +37,7 @@ DTYPES = {
     "boolean": "bool",
 }
 #: Lines of an error that tell where in OpenVINO's own source it arose, and not why.
-SOURCE_LINES = ("Exception from ", "Check '", "FrontEnd API failed")
+_SOURCE_LINES = ("Exception from ", "Check '", "FrontEnd API failed")
 
 
 @dataclass(frozen=True)
@@ -104,4 +104,4 @@ def _reading(path: Path) -> Iterator[None]:
 def _reason(error: RuntimeError) -> str:
     """Return the first line that says why, or else the first line."""
     lines = [line for line in str(error).splitlines() if line.strip()]
-    return next((line for line in lines if not line.startswith(SOURCE_LINES)), lines[0])
+    return next((line for line in lines if not line.startswith(_SOURCE_LINES)), lines[0])

@@ -69,14 +69,14 @@ class Axis:
 
 def axis(low: float, high: float, start: float, stop: float, *, most: int = 6) -> Axis:
     """Return a scale that covers `low` to `high` and ends on round ticks, of which there are at most `most`."""
-    step = round_step(high - low, most)
+    step = _round_step(high - low, most)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     last = max(last, first + 1)
     ticks = tuple(round(index * step, 12) for index in range(first, last + 1))
     return Axis(ticks[0], ticks[-1], start, stop, ticks)
 
 
-def round_step(span: float, most: int) -> float:
+def _round_step(span: float, most: int) -> float:
     """Return 1, 2 or 5 times a power of ten, so that no more than `most` ticks are needed for `span`."""
     if span <= 0:
         return 1.0

@@ -54,7 +54,7 @@ def figures(inspection: FileInspection) -> tuple[Figure, ...]:
         Figure(
             "Noise at the end",
             decibels(None if last is None else last.sqnr_db),
-            f"signal to quantization noise of {last.name}" if last and last.sqnr_db is not None else NOT_COMPARED,
+            f"signal to quantization noise of {last.name}" if last and last.sqnr_db is not None else _NOT_COMPARED,
         ),
         Figure(
             "Between layers",
@@ -64,7 +64,7 @@ def figures(inspection: FileInspection) -> tuple[Figure, ...]:
     )
 
 
-NOT_COMPARED = "not measured: give the float file with --against"
+_NOT_COMPARED = "not measured: give the float file with --against"
 
 
 def has_integers(inspection: FileInspection) -> bool:
@@ -137,10 +137,10 @@ def span(quantizer: Quantizer | None) -> str:
     """Tell the values that a quantized output can have."""
     if quantizer is None or quantizer.low is None or quantizer.high is None:
         return numbers.DASH
-    return f"{_short(quantizer.low)} {TO} {_short(quantizer.high)}"
+    return f"{_short(quantizer.low)} {_TO} {_short(quantizer.high)}"
 
 
-TO = "to"
+_TO = "to"
 
 
 def _short(number: float) -> str:

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from pipeline.results.comparison import Comparison, Side, Verdict
     from pipeline.results.measurement import Measurement
 
-TONES: dict[Verdict, str] = {"PASS": "better", "FAIL": "worse", "INCONCLUSIVE": "unsure", "INCOMPARABLE": "unsure"}
-MEANING: dict[Verdict, str] = {
+_TONES: dict[Verdict, str] = {"PASS": "better", "FAIL": "worse", "INCONCLUSIVE": "unsure", "INCOMPARABLE": "unsure"}
+_MEANING: dict[Verdict, str] = {
     "PASS": "The candidate is not slower than the baseline by more than the margin.",
     "FAIL": "The candidate is slower than the baseline by more than the margin.",
     "INCONCLUSIVE": "Neither is proven: too little time, or too much other load.",
@@ -44,8 +44,8 @@ def render(found: Comparison, measurement: Measurement) -> str:
     return template("comparison.html.j2").render(
         found=found,
         version=pipeline.__version__,
-        tone=TONES[found.verdict],
-        meaning=MEANING[found.verdict],
+        tone=_TONES[found.verdict],
+        meaning=_MEANING[found.verdict],
         speed=speed(found),
         what=WHAT[found.metric],
         pictures=_pictures(found, measurement),

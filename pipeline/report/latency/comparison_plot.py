@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 #: The first drawing is as wide as the page, the others half of it.
 ACROSS, WIDE, NARROW = 1180, 580, 360
-HEIGHT = 300
+_HEIGHT = 300
 #: Of the rounds, these shares at either end may lie outside the drawing; of the inferences, those beyond the last.
-ROUNDS_SHOWN = (0.01, 0.99)
-INFERENCES_SHOWN = 0.99
+_ROUNDS_SHOWN = (0.01, 0.99)
+_INFERENCES_SHOWN = 0.99
 STEPS = 200
 NANOSECONDS_PER_MILLISECOND = 1e6
 CLOCKS: dict[Clock, str] = {"wall": "wall time", "cpu": "CPU time"}
@@ -44,8 +44,8 @@ def ratios(found: Comparison, measurement: Measurement, *, wide: bool = True) ->
         return Markup()
     shown, beside = np.concatenate(series), np.concatenate(_percent(measurement, other))
     width = ACROSS if wide else NARROW
-    frame = Box(52, 34, width - 14, HEIGHT - 46)
-    low, high = (float(each) for each in np.quantile(shown, ROUNDS_SHOWN))
+    frame = Box(52, 34, width - 14, _HEIGHT - 46)
+    low, high = (float(each) for each in np.quantile(shown, _ROUNDS_SHOWN))
     spread = [100 * (value - 1) for value in (found.ratio.low, found.ratio.high)]
     limit = 100 * found.margin
     up = axis(min(low, 0.0, spread[0]), max(high, limit, spread[1]), frame.bottom, frame.top, most=8)
@@ -68,7 +68,7 @@ def ratios(found: Comparison, measurement: Measurement, *, wide: bool = True) ->
         f"{len(shown)} rounds in {len(series)} sessions; median {np.median(shown):+.2f} %, interval of the estimate "
         f"{spread[0]:+.2f} to {spread[1]:+.2f} %, margin {limit:g} %; {outside} rounds lie outside the drawing."
     )
-    return svg.picture((width, HEIGHT), "Ratio of every round", words, parts)
+    return svg.picture((width, _HEIGHT), "Ratio of every round", words, parts)
 
 
 def distributions(measurement: Measurement, clock: Clock, *, wide: bool = True) -> Markup:
@@ -77,8 +77,8 @@ def distributions(measurement: Measurement, clock: Clock, *, wide: bool = True) 
     if not all(len(side) for side in sides):
         return Markup()
     width = WIDE if wide else NARROW
-    frame = Box(52, 34, width - 14, HEIGHT - 46)
-    last = max(float(np.quantile(side, INFERENCES_SHOWN)) for side in sides)
+    frame = Box(52, 34, width - 14, _HEIGHT - 46)
+    last = max(float(np.quantile(side, _INFERENCES_SHOWN)) for side in sides)
     across = axis(min(float(side[0]) for side in sides), last, frame.left, frame.right, most=8 if wide else 5)
     up = axis(0, 100, frame.bottom, frame.top)
     beyond = [int((side > across.high).sum()) for side in sides]
@@ -93,7 +93,7 @@ def distributions(measurement: Measurement, clock: Clock, *, wide: bool = True) 
         f"Baseline median {np.median(sides[0]):.4g} ms, candidate median {np.median(sides[1]):.4g} ms; of "
         f"{len(sides[0])} and {len(sides[1])} inferences {beyond[0]} and {beyond[1]} took longer than is drawn."
     )
-    return svg.picture((width, HEIGHT), f"Distribution of {CLOCKS[clock]}", words, parts)
+    return svg.picture((width, _HEIGHT), f"Distribution of {CLOCKS[clock]}", words, parts)
 
 
 def _percent(measurement: Measurement, clock: Clock) -> list[NDArray[np.float64]]:

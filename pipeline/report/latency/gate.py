@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 #: Where GitHub draws a line for a result: those that pass have none.
 LEVELS = {"FAIL": "error", "INCOMPARABLE": "error", "INCONCLUSIVE": "warning"}
 WRONG_OUTPUTS = 6
-OUTCOMES = {
+_OUTCOMES = {
     0: "passed",
     1: "a model is slower",
     2: "bad input",
@@ -29,36 +29,36 @@ OUTCOMES = {
     5: "a device cannot be reached",
     WRONG_OUTPUTS: "wrong outputs",
 }
-EXPLAINED = (
+_EXPLAINED = (
     "Candidate over baseline, both measured side by side, with 95 % intervals. "
     "INCONCLUSIVE: too little time or too much noise to say."
 )
-HEADINGS = ("Model", "Verdict", "Ratio", "Margin", "Limited by", "Why")
+_HEADINGS = ("Model", "Verdict", "Ratio", "Margin", "Limited by", "Why")
 
 
 def summary(found: GateResult) -> RenderableType:
     """Return one row for each model, and what follows for all."""
     table = Table(box=None, pad_edge=False)
-    for name in HEADINGS:
+    for name in _HEADINGS:
         table.add_column(name, overflow="fold")
     for each in found.models:
         style = STYLES.get(each.verdict, "bold red") if each.verdict else "bold red"
         name, verdict, *rest = cells(each)
         table.add_row(Text(name), Text(verdict, style), *map(Text, rest))
-    return Group(table, Text(f"exit code {found.exit_code}: {OUTCOMES[found.exit_code]}"))
+    return Group(table, Text(f"exit code {found.exit_code}: {_OUTCOMES[found.exit_code]}"))
 
 
 def markdown(found: GateResult) -> str:
     """Return a table that fits a comment on a pull request."""
     what = "Latency drift" if found.check == "drift" else "Latency"
     lines = [
-        f"### {what}: {OUTCOMES[found.exit_code]}",
+        f"### {what}: {_OUTCOMES[found.exit_code]}",
         "",
-        f"| {' | '.join(HEADINGS)} |",
-        f"|{'---|' * len(HEADINGS)}",
+        f"| {' | '.join(_HEADINGS)} |",
+        f"|{'---|' * len(_HEADINGS)}",
         *(f"| {' | '.join(map(escaped, cells(each)))} |" for each in found.models),
         "",
-        EXPLAINED,
+        _EXPLAINED,
     ]
     if found.reason:
         lines += ["", f"Accepted as the new baseline: {escaped(found.reason)}"]

@@ -11,18 +11,18 @@ from pipeline.report.latency.gate import cells
 if TYPE_CHECKING:
     from pipeline.results.gate import GateResult, ModelResult
 
-SUITE = "secateur gate"
+_SUITE = "secateur gate"
 
 
 def junit(found: GateResult) -> str:
     """Return the XML: FAIL is a failure, INCONCLUSIVE skipped or by its policy, what was not measured an error."""
-    suite = ET.Element("testsuite", name=SUITE, timestamp=found.created[:19])
+    suite = ET.Element("testsuite", name=_SUITE, timestamp=found.created[:19])
     counts = dict.fromkeys(("failure", "error", "skipped"), 0)
     total = 0.0
     for each in found.models:
         seconds = each.comparison.protocol.seconds if each.comparison else 0.0
         total += seconds
-        case = ET.SubElement(suite, "testcase", classname=SUITE, name=printable(each.model), time=f"{seconds:.3f}")
+        case = ET.SubElement(suite, "testcase", classname=_SUITE, name=printable(each.model), time=f"{seconds:.3f}")
         kind = _kind(found, each)
         if kind:
             counts[kind] += 1

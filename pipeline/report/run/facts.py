@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Facts = tuple[tuple[str, str], ...]
 
-DIGEST_SHOWN = 12
+_DIGEST_SHOWN = 12
 _SPLITS = ("train", "validation", "test")
 
 
@@ -31,7 +31,7 @@ def header(report: RunReport) -> Facts:
         ("Runtime", f"{rows.place(target.runtime, target.threads)}, batch {target.batch}"),
         *_threads(report),
         ("Versions", ", ".join(f"{name} {version}" for name, version in report.versions.items()) or numbers.DASH),
-        ("Recipe", f"{report.recipe_file}, digest {report.recipe_digest[:DIGEST_SHOWN]}, seed {report.seed}"),
+        ("Recipe", f"{report.recipe_file}, digest {report.recipe_digest[:_DIGEST_SHOWN]}, seed {report.seed}"),
         ("Run", f"{_started(report)}, took {numbers.duration(report.seconds)}"),
     )
     return facts if report.bundle is None else (*facts, ("Bundle", bundle(report.bundle)))

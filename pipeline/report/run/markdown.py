@@ -32,7 +32,7 @@ def render(report: RunReport) -> str:
         *_searches(report),
         _final(report),
         _runtimes(report),
-        facts_list("How it was measured", facts.header(report)),
+        _facts_list("How it was measured", facts.header(report)),
         _budget(report),
         *(_changed(report)),
         "## Recipe\n\n```json\n" + facts.recipe_text(report) + "\n```",
@@ -123,7 +123,7 @@ def _searches(report: RunReport) -> list[str]:
     found = []
     for row, plan in precision_rows.searches(report):
         label, sentence = precision_rows.conclusion(plan)
-        found.append(facts_list(precision_rows.title(row), precision_rows.about(plan)))
+        found.append(_facts_list(precision_rows.title(row), precision_rows.about(plan)))
         found.append(f"Chosen: **{escape(label)}**. {escape(sentence)}")
         found.append(table(_CANDIDATE, "rlllllllrrrrrr", [_candidate(each) for each in precision_rows.lines(plan)]))
         found.append(precision_rows.READ)
@@ -204,7 +204,7 @@ def _runtime_cells(cell: rows.RuntimeCell) -> tuple[str, str]:
     )
 
 
-def facts_list(title: str, pairs: facts.Facts, mark: str = "##") -> str:
+def _facts_list(title: str, pairs: facts.Facts, mark: str = "##") -> str:
     """Write keys and values as a list."""
     return f"{mark} {escape(title)}\n\n" + "\n".join(f"- {escape(name)}: {escape(text)}" for name, text in pairs)
 
@@ -219,5 +219,5 @@ def _changed(report: RunReport) -> list[str]:
             *facts.flat(precision_rows.beside_plan(row)),
             ("file", f"{row.folder}, {row.form}, sha256 {row.digest}"),
         )
-        found.append(facts_list(f"{row.index} {row.label}", about, "###"))
+        found.append(_facts_list(f"{row.index} {row.label}", about, "###"))
     return found

@@ -26,7 +26,7 @@ Labels = tuple[Label, ...]
 SYMBOLIC = 2**61 - 1
 
 #: Dimensions wider than this that are filled with one value are pixels or tokens, not channels.
-LARGEST_FILL = 65536
+_LARGEST_FILL = 65536
 
 _FREE = np.iinfo(np.int64).max
 _SILENT = _FREE - 1
@@ -215,7 +215,7 @@ class Site:
 
     def fresh(self, size: int) -> Label:
         """Return a label of new atoms for a dimension whose positions are all alike; None where none can leave."""
-        return self.atoms.fresh(size) if 1 < size <= LARGEST_FILL else None
+        return self.atoms.fresh(size) if 1 < size <= _LARGEST_FILL else None
 
 
 #: Returns the labels of each result of an operator.

@@ -234,7 +234,7 @@ def chunk(site: Site) -> list[Labels]:
     return [(*value.labels[:cut], part, *value.labels[cut + 1 :]) for part in parts]
 
 
-def take_slice(site: Site) -> list[Labels]:
+def _take_slice(site: Site) -> list[Labels]:
     """Take a range along `dim`. One of equal parts ties the parts, as for `chunk`; every n-th ties n neighbours."""
     value, shape = site.value("self"), site.shapes[0]
     cut = site.arguments["dim"] % len(shape)
@@ -294,7 +294,7 @@ def _above_pixels(site: Site) -> Label:
     return channel
 
 
-def channel_shuffle(site: Site) -> list[Labels]:
+def _channel_shuffle(site: Site) -> list[Labels]:
     """Interleave `groups` equal parts of the channels, which are tied."""
     value, groups = site.value("self"), site.arguments["groups"]
     label = value.labels[1]
@@ -316,9 +316,9 @@ LAYOUT_RULES: tuple[tuple[Rule, str], ...] = (
     (concatenate, "cat concat"),
     (stack, "stack"),
     (chunk, "chunk split split_with_sizes unsafe_chunk unsafe_split tensor_split"),
-    (take_slice, "slice narrow"),
+    (_take_slice, "slice narrow"),
     (pad, "pad constant_pad_nd"),
     (pixel_shuffle, "pixel_shuffle"),
     (pixel_unshuffle, "pixel_unshuffle"),
-    (channel_shuffle, "channel_shuffle native_channel_shuffle"),
+    (_channel_shuffle, "channel_shuffle native_channel_shuffle"),
 )

@@ -41,7 +41,7 @@ def recurrent(site: Site) -> list[Labels]:
     return [(*value.labels[:-1], _both(hidden, directions)), *states]
 
 
-def recurrent_cell(site: Site) -> list[Labels]:
+def _recurrent_cell(site: Site) -> list[Labels]:
     """Run one step of an LSTM, GRU or plain recurrent cell: a unit leaves state, gates and both weights."""
     gates = _CELL_GATES[site.operator.rpartition(".")[2]]
     value, states = site.value("input"), site.values("hx")
@@ -67,5 +67,5 @@ def _both(label: Label, directions: int) -> Label:
 #: Operators of this file, by rule; names as in graph_rules.py.
 RECURRENT_RULES: tuple[tuple[Rule, str], ...] = (
     (recurrent, "lstm.input gru.input rnn_tanh.input rnn_relu.input"),
-    (recurrent_cell, "lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell"),
+    (_recurrent_cell, "lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell"),
 )

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 #: A group norm of fewer groups loses the same channels of each group; one of more loses whole groups.
-MANY_GROUPS = 8
+_MANY_GROUPS = 8
 
 
 def elementwise(site: Site) -> list[Labels]:
@@ -59,7 +59,7 @@ def _statistics(site: Site, labels: Iterable[Label]) -> None:
         site.statistic(label, "takes statistics over channels")
 
 
-def picking(site: Site) -> list[Labels]:
+def _picking(site: Site) -> list[Labels]:
     """Pick, order or mix the positions along `dim`, which are kept whole: select, sort, flip, cumulative sums."""
     value = site.value("self", "input")
     axes = site.axes(len(value.shape))
@@ -87,7 +87,7 @@ def sampling(site: Site) -> list[Labels]:
     return [(value.labels[0], value.labels[1], *(None for _ in value.labels[2:]))]
 
 
-def channel_norm(site: Site) -> list[Labels]:
+def _channel_norm(site: Site) -> list[Labels]:
     """Normalise or scale each channel (dimension 1) by its own stored numbers: batch norm, instance norm, PReLU."""
     value = site.value("input", "self")
     stored = site.values("weight", "bias", "running_mean", "running_var")
@@ -109,18 +109,18 @@ def group_norm(site: Site) -> list[Labels]:
     if same:
         _statistics(site, [value.labels[1]])
     _statistics(site, value.labels[2:])
-    return channel_norm(site)
+    return _channel_norm(site)
 
 
 def keeps_groups(groups: int, channels: int) -> bool:
     """Say whether a group norm keeps its number of groups when channels leave."""
-    return groups < min(MANY_GROUPS, channels // groups)
+    return groups < min(_MANY_GROUPS, channels // groups)
 
 
 def instance_norm(site: Site) -> list[Labels]:
     """Normalise each channel over its own pixels."""
     _statistics(site, site.value("input").labels[2:])
-    return channel_norm(site)
+    return _channel_norm(site)
 
 
 def layer_norm(site: Site) -> list[Labels]:
@@ -149,7 +149,7 @@ def embedding(site: Site) -> list[Labels]:
     return [(*indices.labels, table.labels[1])]
 
 
-def indexing(site: Site) -> list[Labels]:
+def _indexing(site: Site) -> list[Labels]:
     """Look entries up by tensors of indices, one per dimension or none; other dimensions keep their labels.
 
     A mask of several dimensions stands for as many, of which one is left.
@@ -206,7 +206,7 @@ _TABLE: tuple[tuple[Rule, str], ...] = (
         "mean sum prod amax amin max min std var std_mean var_mean norm linalg_vector_norm any all logsumexp",
     ),
     (normalisation, "softmax log_softmax _softmax _log_softmax"),
-    (picking, "argmax argmin flip roll select unbind cumsum cumprod topk sort argsort median index_select"),
+    (_picking, "argmax argmin flip roll select unbind cumsum cumprod topk sort argsort median index_select"),
     (spatial, "max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_max_pool3d"),
     (spatial, "max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices lp_pool1d lp_pool2d"),
     (elementwise, "real imag angle conj _conj conj_physical resolve_conj resolve_neg complex polar sgn"),
@@ -215,13 +215,13 @@ _TABLE: tuple[tuple[Rule, str], ...] = (
     (spatial, "upsample_bilinear2d upsample_bicubic2d upsample_trilinear3d _upsample_bilinear2d_aa"),
     (spatial, "_upsample_bicubic2d_aa reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d"),
     (sampling, "grid_sampler grid_sampler_2d grid_sampler_3d"),
-    (channel_norm, "batch_norm prelu"),
+    (_channel_norm, "batch_norm prelu"),
     (instance_norm, "instance_norm"),
     (group_norm, "group_norm"),
     (layer_norm, "layer_norm rms_norm"),
     (gate, "glu"),
     (embedding, "embedding"),
-    (indexing, "index.Tensor"),
+    (_indexing, "index.Tensor"),
     (filled, "zeros ones full new_zeros new_ones new_full empty new_empty rand randn"),
 )
 RULES: dict[str, Rule] = {name: rule for rule, names in _TABLE for name in names.split()}

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pipeline.compress.pruning.graph.labels import Labels, Rule, Site, Value, broadcast
 
 
-def unpooling(site: Site) -> list[Labels]:
+def _unpooling(site: Site) -> list[Labels]:
     """Put pixels back to where a pooling found them: input and indices have the same channels."""
     value, indices = site.value("self"), site.value("indices")
     count = 3 if site.operator.endswith("3d") else 2
@@ -27,7 +27,7 @@ def transformed(site: Site) -> list[Labels]:
     return [tuple(None if axis in axes else label for axis, label in enumerate(value.labels))]
 
 
-def spectrum(site: Site) -> list[Labels]:
+def _spectrum(site: Site) -> list[Labels]:
     """Transform windows of a signal, or back: all of its positions are kept."""
     for value in site.values():
         for label in value.labels:
@@ -35,7 +35,7 @@ def spectrum(site: Site) -> list[Labels]:
     return [(None,) * len(shape) for shape in site.shapes]
 
 
-def pairs_of_parts(site: Site) -> list[Labels]:
+def _pairs_of_parts(site: Site) -> list[Labels]:
     """Lay complex numbers out as pairs along a new last dimension, or pairs as complex numbers."""
     labels = site.value("self").labels
     if site.operator.endswith("view_as_real"):
@@ -61,7 +61,7 @@ def columns(site: Site) -> list[Labels]:
     return [(*value.labels[:-3], None if label is None else label.repeat(taps), None)]
 
 
-def from_columns(site: Site) -> list[Labels]:
+def _from_columns(site: Site) -> list[Labels]:
     """Add columns up to pixels again (col2im): the rows that make one channel leave together."""
     value = site.value("self")
     taps = value.shape[-2] // site.shapes[0][-3]
@@ -78,12 +78,12 @@ def _freeze_pixels(site: Site, value: Value) -> None:
 
 #: Operators of this file, by rule; names as in graph_rules.py.
 SIGNAL_RULES: tuple[tuple[Rule, str], ...] = (
-    (unpooling, "max_unpool2d max_unpool3d"),
+    (_unpooling, "max_unpool2d max_unpool3d"),
     (transformed, "fft_fft fft_ifft fft_rfft fft_irfft fft_hfft fft_ihfft fft_fft2 fft_ifft2 fft_rfft2 fft_irfft2"),
     (transformed, "fft_fftn fft_ifftn fft_rfftn fft_irfftn fft_fftshift fft_ifftshift"),
-    (spectrum, "stft istft"),
-    (pairs_of_parts, "view_as_real view_as_complex"),
+    (_spectrum, "stft istft"),
+    (_pairs_of_parts, "view_as_real view_as_complex"),
     (windows, "unfold"),
     (columns, "im2col"),
-    (from_columns, "col2im"),
+    (_from_columns, "col2im"),
 )

@@ -53,11 +53,11 @@ if TYPE_CHECKING:
     from pipeline.compress.quantization.torch_graph.graph_module import Step
 
 #: Share of the new batch in the moving average of a range.
-MOMENTUM = 0.01
-SCALE_SUFFIX = "_scale"
+_MOMENTUM = 0.01
+_SCALE_SUFFIX = "_scale"
 #: Largest magnitude of a weight in 8 bits, and in the 7 of a reduced range.
 FULL, REDUCED = 127, 64
-UNBOUNDED = (float("-inf"), float("inf"))
+_UNBOUNDED = (float("-inf"), float("inf"))
 #: Scales of weights with a folded batch norm may differ by this share, for the file's were rounded on the way.
 SAME = 1e-3
 
@@ -210,8 +210,8 @@ class QuantizationAware(GraphModule):
         seen_as = self._observers.get(step.name)
         if self.training and self.observing and seen_as is not None:
             with torch.no_grad():
-                seen = torch.clamp(torch.stack([x.min(), x.max()]).float(), *self._clipped.get(seen_as, UNBOUNDED))
-                self.bounds(seen_as).lerp_(seen, MOMENTUM)
+                seen = torch.clamp(torch.stack([x.min(), x.max()]).float(), *self._clipped.get(seen_as, _UNBOUNDED))
+                self.bounds(seen_as).lerp_(seen, _MOMENTUM)
         return self._grid(_tensor(step)).round(x)
 
     def _grid(self, name: str) -> Grid:
@@ -305,7 +305,7 @@ def _call(step: Step, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def _tensor(step: Step) -> str:
     """Return the name of the tensor that a QuantizeLinear takes its scale from."""
-    return step.inputs[SCALE].removesuffix(SCALE_SUFFIX)
+    return step.inputs[SCALE].removesuffix(_SCALE_SUFFIX)
 
 
 def _clipped(model: ModelProto) -> dict[str, tuple[float, float]]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 #: Smaller scales become 1, with the zero point 0.
 SMALLEST = float(np.finfo(np.float32).tiny)
 #: Makes values between 0 and 1, whatever the images were.
-BOUNDED = {"Softmax": (0.0, 1.0)}
+_BOUNDED = {"Softmax": (0.0, 1.0)}
 
 
 class Grid(NamedTuple):
@@ -109,9 +109,9 @@ def shared_ranges(model: ModelProto, kept: Collection[str]) -> dict[str, str]:
 def fixed_ranges(model: ModelProto, kept: Collection[str]) -> dict[str, tuple[float, float]]:
     """Return the ranges that do not depend on images."""
     return {
-        node.output[0]: BOUNDED[node.op_type]
+        node.output[0]: _BOUNDED[node.op_type]
         for node in model.graph.node
-        if node.op_type in BOUNDED and node.op_type in QUANTIZABLE and node.name not in kept
+        if node.op_type in _BOUNDED and node.op_type in QUANTIZABLE and node.name not in kept
     }
 
 

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from pipeline.compress.quantization.names import Calibration, EngineName
 
 #: What it calls each way to find ranges.
-ALGORITHMS: dict[Calibration, str] = {"min-max": "minmax", "mse": "kl"}
+_ALGORITHMS: dict[Calibration, str] = {"min-max": "minmax", "mse": "kl"}
 #: What importing it warns of, and what its recipe says of operators that it leaves in float.
 EXPECTED = r"`torch\.jit\.script_method` is deprecated|The input of \w+ is not quantized, skip annotate"
 #: Range of weights in 7 bits.
@@ -103,7 +103,7 @@ def _converted(
     config = StaticQuantConfig(
         act_dtype="int8" if request.scheme == "s8s8" else "uint8",
         act_sym=request.symmetric,
-        act_algo=ALGORITHMS[request.calibration],
+        act_algo=_ALGORITHMS[request.calibration],
         w_granularity="per_channel" if request.per_channel else "per_tensor",
     )
     prepared = prepare(exported, config)
@@ -141,6 +141,6 @@ def _require_possible(request: Request) -> None:
     if request.scheme not in ACTIVATIONS:
         possible = ", ".join(ACTIVATIONS)
         raise InputError(f"neural-compressor stores weights as s8: scheme is {request.scheme}, possible are {possible}")
-    if request.calibration not in ALGORITHMS:
-        possible = ", ".join(ALGORITHMS)
+    if request.calibration not in _ALGORITHMS:
+        possible = ", ".join(_ALGORITHMS)
         raise InputError(f"neural-compressor has no calibration by {request.calibration}; possible are {possible}")

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 CALIBRATIONS: frozenset[Calibration] = frozenset({"min-max", "percentile", "mse"})
 #: With this in the environment NNCF sends no telemetry; it looks once, when it is imported.
-NO_TELEMETRY = "NNCF_CI"
+_NO_TELEMETRY = "NNCF_CI"
 
 
 class Nncf:
@@ -146,13 +146,13 @@ def _quantized(
 
 def _nncf() -> ModuleType:
     """Return the module, imported in such a way that it sends nothing."""
-    before = os.environ.get(NO_TELEMETRY)
-    os.environ[NO_TELEMETRY] = "1"
+    before = os.environ.get(_NO_TELEMETRY)
+    os.environ[_NO_TELEMETRY] = "1"
     try:
         import nncf  # noqa: PLC0415 - an extra that may be missing
     finally:
         if before is None:
-            del os.environ[NO_TELEMETRY]
+            del os.environ[_NO_TELEMETRY]
     module: ModuleType = nncf
     return module
 

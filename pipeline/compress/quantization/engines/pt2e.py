@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from pipeline.compress.quantization.qdq import Grid
 
 #: Path of a node's module, as `torch.export` records it.
-PLACE = re.compile(r"\bplaces\W+(\d+)")
+_PLACE = re.compile(r"\bplaces\W+(\d+)")
 #: Operators through which a weight may pass on its way to the product.
-VIEWS = frozenset({"t", "transpose", "permute", "view", "reshape", "detach", "clone"})
+_VIEWS = frozenset({"t", "transpose", "permute", "view", "reshape", "detach", "clone"})
 KINDS: dict[torch.dtype, type[np.uint8 | np.int8]] = {torch.uint8: np.uint8, torch.int8: np.int8}
 #: Dimensions of a matrix, and bounds of a Clip.
 MATRIX, BOUNDS = 2, 2
@@ -188,13 +188,13 @@ def place_pairs(graph: GraphProto, found: Pairs, kept: frozenset[str]) -> None:
 def _place(node: fx.Node) -> int | None:
     """Return which node of the ONNX graph an operator belongs to."""
     stack = node.meta.get("nn_module_stack") or {}  # none for the copy of an input that is an output too
-    found = [match for path, _ in stack.values() if (match := PLACE.search(str(path)))]
+    found = [match for path, _ in stack.values() if (match := _PLACE.search(str(path)))]
     return int(found[-1][1]) if found else None
 
 
 def _is_stored(source: fx.Node) -> bool:
     """Return whether what is quantized is a weight, perhaps transposed."""
-    while str(source.target).removeprefix("aten.").partition(".")[0] in VIEWS and len(source.all_input_nodes) == 1:
+    while str(source.target).removeprefix("aten.").partition(".")[0] in _VIEWS and len(source.all_input_nodes) == 1:
         source = source.all_input_nodes[0]
     return bool(source.op == "get_attr")
 

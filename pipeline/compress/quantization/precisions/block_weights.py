@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, TensorProto
 
 Bits = Literal[4, 8]
-DOMAIN = "com.microsoft"
-SMALLEST_BLOCK = 16
+_DOMAIN = "com.microsoft"
+_SMALLEST_BLOCK = 16
 
 
 def block_weights(model: ModelProto, *, bits: Bits = 4, block_size: int = 32, keep: Sequence[str] = ()) -> ModelProto:
@@ -40,8 +40,8 @@ def block_weights(model: ModelProto, *, bits: Bits = 4, block_size: int = 32, ke
     Raises:
         InputError: the block size is no power of two from 16 on, a pattern matches no node, or no weight qualifies.
     """
-    if block_size < SMALLEST_BLOCK or block_size & (block_size - 1):
-        raise InputError(f"found a block size of {block_size}; allowed: powers of two from {SMALLEST_BLOCK} on")
+    if block_size < _SMALLEST_BLOCK or block_size & (block_size - 1):
+        raise InputError(f"found a block size of {block_size}; allowed: powers of two from {_SMALLEST_BLOCK} on")
     kept = matching_nodes(model, keep)
     result = onnx.ModelProto()
     result.CopyFrom(model)
@@ -64,8 +64,8 @@ def block_weights(model: ModelProto, *, bits: Bits = 4, block_size: int = 32, ke
     graph.node.extend(nodes)
     graph.initializer.extend(tensor for pair in packed.values() for tensor in pair)
     _drop_unread(graph)
-    if not any(each.domain == DOMAIN for each in result.opset_import):
-        result.opset_import.append(helper.make_opsetid(DOMAIN, 1))
+    if not any(each.domain == _DOMAIN for each in result.opset_import):
+        result.opset_import.append(helper.make_opsetid(_DOMAIN, 1))
     return result
 
 
@@ -121,7 +121,7 @@ def _replaced(
     bias = node.input[2] if node.op_type == "Gemm" and len(node.input) > 2 and node.input[2] else ""  # noqa: PLR2004
     output = f"{node.output[0]}.product" if bias else node.output[0]
     inputs = [node.input[0], *(tensor.name for tensor in tensors)]
-    product = helper.make_node("MatMulNBits", inputs, [output], node.name, domain=DOMAIN)
+    product = helper.make_node("MatMulNBits", inputs, [output], node.name, domain=_DOMAIN)
     sizes = {"K": shape[0], "N": shape[1], "bits": bits, "block_size": block_size}
     product.attribute.extend(helper.make_attribute(name, size) for name, size in sizes.items())
     added = [helper.make_node("Add", [output, bias], [node.output[0]], f"{node.name}.bias")] if bias else []

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 #: What the quantizer adds to the name of a Gemm when it becomes a MatMul.
-AS_PRODUCT = "_MatMul"
+_AS_PRODUCT = "_MatMul"
 
 
 def dynamic_int8(
@@ -53,7 +53,7 @@ def dynamic_int8(
         QuantType.QUInt8,
         None,
         [],
-        sorted({*kept, *(f"{name}{AS_PRODUCT}" for name in kept)}),
+        sorted({*kept, *(f"{name}{_AS_PRODUCT}" for name in kept)}),
         ["MatMul"],
         {"MatMulConstBOnly": True},
     )

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gather", "Gemm", "MatMul"})
 LARGEST = float(np.finfo(np.float16).max)
 #: Inputs that stay in float32 by the definition of their operator: sizes, not data.
-FLOAT32_INPUTS: dict[str, tuple[int, ...]] = {"Resize": (1, 2), "Upsample": (1,)}
+_FLOAT32_INPUTS: dict[str, tuple[int, ...]] = {"Resize": (1, 2), "Upsample": (1,)}
 FLOAT32, FLOAT16 = TensorProto.FLOAT, TensorProto.FLOAT16
 MATRIX = 2
 #: Ends the names of float32 tensors of nodes that stay in float32.
@@ -83,7 +83,7 @@ def half_graph(model: ModelProto, *, keep: Sequence[str] = ()) -> ModelProto:
     result.CopyFrom(model)
     graph = result.graph
     _require_plain(graph)
-    sizes = {node.input[i] for node in graph.node for i in FLOAT32_INPUTS.get(node.op_type, ()) if i < len(node.input)}
+    sizes = {node.input[i] for node in graph.node for i in _FLOAT32_INPUTS.get(node.op_type, ()) if i < len(node.input)}
     if kept:
         sizes |= _keep_in_float(result, kept)
     halved = [_halve(tensor) for tensor in graph.initializer if tensor.name not in sizes]
@@ -197,7 +197,7 @@ def _cast_ends(graph: onnx.GraphProto) -> None:
     ends = [each.name for each in graph.output if _is_float(each)]
     renamed = {name: f"{name}.half" for name in (*starts, *ends)}
     for node in graph.node:
-        kept = FLOAT32_INPUTS.get(node.op_type, ())
+        kept = _FLOAT32_INPUTS.get(node.op_type, ())
         node.input[:] = [value if i in kept else renamed.get(value, value) for i, value in enumerate(node.input)]
         node.output[:] = [renamed.get(value, value) for value in node.output]
     before = [helper.make_node("Cast", [name], [renamed[name]], f"{name}.to_half", to=FLOAT16) for name in starts]

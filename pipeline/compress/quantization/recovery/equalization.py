@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
 #: Functions with f(s x) = s f(x) for s > 0, channel by channel, of their first input.
-HOMOGENEOUS = frozenset(
+_HOMOGENEOUS = frozenset(
     {"Relu", "LeakyRelu", "PRelu", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Identity"}
 )
 ROUNDS = 20
-CONVERGED = 1e-3
+_CONVERGED = 1e-3
 #: Channels below this share of their layer's range are next to nothing.
-FAINT = 1e-4
+_FAINT = 1e-4
 
 
 def equalize(model: ModelProto) -> tuple[ModelProto, tuple[tuple[str, str], ...]]:
@@ -50,7 +50,7 @@ def equalize(model: ModelProto) -> tuple[ModelProto, tuple[tuple[str, str], ...]
     tensors = {tensor.name: tensor for tensor in result.graph.initializer}
     for _ in range(ROUNDS):
         moved = [_equalize_pair(first, second, tensors) for first, second in pairs]
-        if max(moved) < CONVERGED:
+        if max(moved) < _CONVERGED:
             break
     return result, tuple((first.name, second.name) for first, second in pairs)
 
@@ -68,7 +68,7 @@ def _pairs(model: ModelProto) -> list[tuple[NodeProto, NodeProto]]:
         value = node.output[0]
         while value not in outputs and len(readers.get(value, [])) == 1:
             reader = readers[value][0]
-            if reader.op_type not in HOMOGENEOUS or not {*reader.input[1:]} <= constants:
+            if reader.op_type not in _HOMOGENEOUS or not {*reader.input[1:]} <= constants:
                 weight_is_own = len(reader.input) > 1 and reader.input[1] in constants - shared
                 if reader.op_type == "Conv" and reader.input[0] == value and weight_is_own:
                     pairs.append((node, reader))
@@ -84,7 +84,7 @@ def _equalize_pair(first: NodeProto, second: NodeProto, tensors: dict[str, onnx.
     groups = next((each.i for each in second.attribute if each.name == "group"), 1)
     by_input = _by_input_channel(following, groups)
     ranges = np.abs(weight).reshape(len(weight), -1).max(1), np.abs(by_input).reshape(len(weight), -1).max(1)
-    usable = (ranges[0] > FAINT * ranges[0].max()) & (ranges[1] > FAINT * ranges[1].max())
+    usable = (ranges[0] > _FAINT * ranges[0].max()) & (ranges[1] > _FAINT * ranges[1].max())
     scale = np.ones(len(weight), np.float32)
     scale[usable] = np.sqrt(ranges[0][usable] / ranges[1][usable])
     _write(tensors, first.input[1], weight / scale.reshape(-1, *[1] * (weight.ndim - 1)))

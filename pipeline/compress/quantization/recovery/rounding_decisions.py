@@ -17,16 +17,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-LEARNING_RATE = 0.05
+_LEARNING_RATE = 0.05
 #: Stretch of the sigmoid beyond 0 and 1, as in the paper (zeta, gamma).
 STRETCH, SHIFT = 1.2, -0.1
-PENALTY = 3.0
+_PENALTY = 3.0
 #: The penalty's exponent falls from the first to the second number after a tenth of the steps.
-EXPONENTS = (20.0, 2.0)
-FREE_SHARE = 0.1
+_EXPONENTS = (20.0, 2.0)
+_FREE_SHARE = 0.1
 #: Multiply-accumulates that the relaxation may cost, and the fewest steps that are of any use.
 WORK, FEWEST = 3e10, 50
-DAMPING = 0.3
+_DAMPING = 0.3
 SWEEPS, BLOCK = 10, 64
 HALF = 0.5
 #: A turn must gain more than this share of what it moves: less is rounding.
@@ -54,7 +54,7 @@ class Choices:
 def decide(choices: Choices, steps: int) -> Tensor:
     """Return the chosen integers [G, O, K]. `steps` of the relaxation at most, fewer or none for a large layer."""
     mean = choices.gram.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
-    gram = choices.gram + DAMPING * mean * torch.eye(choices.gram.shape[1])
+    gram = choices.gram + _DAMPING * mean * torch.eye(choices.gram.shape[1])
     rest = choices.exact - choices.lower
     affordable = min(steps, int(WORK / (rest.numel() * rest.shape[2])))
     up = _relaxed(choices, rest, gram, affordable) if affordable >= min(FEWEST, steps) else (rest > HALF).float()
@@ -68,14 +68,14 @@ def _relaxed(choices: Choices, rest_GOK: Tensor, gram_GKK: Tensor, steps: int) -
     plain = _error(((rest_GOK > HALF) * choices.room - rest_GOK) * choices.scale, gram_GKK) + 1e-20
     with torch.enable_grad():
         free = torch.log(share / (1 - share)).requires_grad_()
-        optimiser = torch.optim.Adam([free], lr=LEARNING_RATE)
+        optimiser = torch.optim.Adam([free], lr=_LEARNING_RATE)
         for step in range(steps):
             up = torch.clamp(torch.sigmoid(free) * STRETCH + SHIFT, 0, 1)
             loss = _error((up * choices.room - rest_GOK) * choices.scale, gram_GKK) / plain
-            done = (step / steps - FREE_SHARE) / (1 - FREE_SHARE)
+            done = (step / steps - _FREE_SHARE) / (1 - _FREE_SHARE)
             if done > 0:
-                exponent = EXPONENTS[1] + (EXPONENTS[0] - EXPONENTS[1]) * (1 - done)
-                loss = loss + PENALTY * (1 - (2 * up - 1).abs().pow(exponent)).mean()
+                exponent = _EXPONENTS[1] + (_EXPONENTS[0] - _EXPONENTS[1]) * (1 - done)
+                loss = loss + _PENALTY * (1 - (2 * up - 1).abs().pow(exponent)).mean()
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
 #: Inputs that are statistics or scales, not weights to be trained, by operator.
-NOT_WEIGHTS = {"BatchNormalization": (3, 4), "QuantizeLinear": (1, 2), "DequantizeLinear": (1, 2)}
+_NOT_WEIGHTS = {"BatchNormalization": (3, 4), "QuantizeLinear": (1, 2), "DequantizeLinear": (1, 2)}
 PAIR = frozenset({"QuantizeLinear", "DequantizeLinear"})
 #: Types that a pair may have, and the smallest and largest number of each.
 LIMITS = {
@@ -37,7 +37,7 @@ LIMITS = {
 }
 ZERO_POINT = 2
 #: Operators whose literal shape may begin with the batch.
-BATCHED = frozenset({"Expand", "Reshape"})
+_BATCHED = frozenset({"Expand", "Reshape"})
 
 
 class _Round(torch.autograd.Function):
@@ -176,7 +176,7 @@ class GraphModule(nn.Module):
     def _for_fed(self, step: Step, x: Tensor | None, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return a literal shape with the batch that was fed in place of the file's, if it begins with that."""
         changed = (self.fed, *shape[1:]) if shape[:1] == (self.batch,) else shape
-        if self.batch in {None, self.fed} or step.operator not in BATCHED:
+        if self.batch in {None, self.fed} or step.operator not in _BATCHED:
             return shape
         if step.operator == "Expand":
             return changed
@@ -217,7 +217,7 @@ class GraphModule(nn.Module):
             name
             for step in self.steps
             for place, name in enumerate(step.inputs)
-            if place not in (*NUMBERS.get(step.operator, ()), *NOT_WEIGHTS.get(step.operator, ()))
+            if place not in (*NUMBERS.get(step.operator, ()), *_NOT_WEIGHTS.get(step.operator, ()))
         }
         return frozenset(
             name for name in read if name in weights and weights[name].dtype == np.float32 and weights[name].ndim

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 #: ONNX's numbers of element types that a Cast may name.
-ELEMENT_TYPES = {
+_ELEMENT_TYPES = {
     1: torch.float32,
     2: torch.uint8,
     3: torch.int8,
@@ -51,10 +51,10 @@ ELEMENT_TYPES = {
 
 
 def cast(attributes: Mapping[str, Any], x: Tensor) -> Tensor:
-    """Cast to another type. Raises InputError for one that is not in `ELEMENT_TYPES`."""
-    wanted = ELEMENT_TYPES.get(attributes["to"])
+    """Cast to another type. Raises InputError for one that is not in `_ELEMENT_TYPES`."""
+    wanted = _ELEMENT_TYPES.get(attributes["to"])
     if wanted is None:
-        names = ", ".join(str(kind).removeprefix("torch.") for kind in ELEMENT_TYPES.values())
+        names = ", ".join(str(kind).removeprefix("torch.") for kind in _ELEMENT_TYPES.values())
         message = f"Cast to element type {attributes['to']} has no counterpart in torch here; known are {names}"
         raise InputError(message)
     return x.to(wanted)

@@ -12,7 +12,7 @@ from torch.nn import functional
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-PAD_MODES = {b"constant": "constant", b"reflect": "reflect", b"edge": "replicate", b"wrap": "circular"}
+_PAD_MODES = {b"constant": "constant", b"reflect": "reflect", b"edge": "replicate", b"wrap": "circular"}
 
 
 def reshape(attributes: Mapping[str, Any], x: Tensor, shape: Sequence[int] | None) -> Tensor:
@@ -89,7 +89,7 @@ def pad(
     half = len(pads) // 2
     chosen = [axis % x.dim() for axis in axes] if axes else list(range(half))
     begins, ends = dict(zip(chosen, pads[:half], strict=True)), dict(zip(chosen, pads[half:], strict=True))
-    mode = PAD_MODES[attributes.get("mode", b"constant")]
+    mode = _PAD_MODES[attributes.get("mode", b"constant")]
     if mode == "constant":
         pairs = [side.get(axis, 0) for axis in reversed(range(x.dim())) for side in (begins, ends)]
         return functional.pad(x, pairs, value=value[0] if value else 0.0)

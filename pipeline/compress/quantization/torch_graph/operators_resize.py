@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 ONE, HALF = np.float32(1), np.float32(0.5)
 #: How a coordinate between pixels becomes the nearest one.
-NEAREST: dict[bytes, Callable[[Any], Any]] = {
+_NEAREST: dict[bytes, Callable[[Any], Any]] = {
     b"round_prefer_floor": lambda x: np.ceil(x - HALF),
     b"round_prefer_ceil": lambda x: np.floor(x + HALF),
     b"floor": np.floor,
     b"ceil": np.ceil,
 }
-INTERPOLATIONS = {1: "linear", 2: "bilinear", 3: "trilinear"}
+_INTERPOLATIONS = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
 def resize(
@@ -72,7 +72,7 @@ def _require_known(attributes: Mapping[str, Any]) -> None:
 def _is_torchs(attributes: Mapping[str, Any], x: Tensor, changed: Sequence[tuple[int, int, float]]) -> bool:
     """Return whether all new pixels lie where torch's interpolate has them too."""
     mode = attributes.get("coordinate_transformation_mode", b"half_pixel")
-    if [axis for axis, _, _ in changed] != list(range(2, x.dim())) or x.dim() - 2 not in INTERPOLATIONS:
+    if [axis for axis, _, _ in changed] != list(range(2, x.dim())) or x.dim() - 2 not in _INTERPOLATIONS:
         return False
     if any(length != x.shape[axis] * factor for axis, length, factor in changed):
         return False
@@ -87,7 +87,7 @@ def _interpolated(attributes: Mapping[str, Any], x: Tensor, changed: Sequence[tu
     if attributes.get("mode", b"nearest") == b"nearest":
         return functional.interpolate(x, lengths, mode="nearest")
     aligned = attributes.get("coordinate_transformation_mode", b"half_pixel") == b"align_corners"
-    return functional.interpolate(x, lengths, mode=INTERPOLATIONS[len(lengths)], align_corners=aligned)
+    return functional.interpolate(x, lengths, mode=_INTERPOLATIONS[len(lengths)], align_corners=aligned)
 
 
 def _places(attributes: Mapping[str, Any], before: int, after: int, factor: np.float32) -> Array:
@@ -110,7 +110,7 @@ def _taps(attributes: Mapping[str, Any], places: Array, before: int) -> Iterator
     """Yield the old pixels that make each new one, and their weights."""
     mode = attributes.get("mode", b"nearest")
     if mode == b"nearest":
-        rounded = NEAREST[attributes.get("nearest_mode", b"round_prefer_floor")](places)
+        rounded = _NEAREST[attributes.get("nearest_mode", b"round_prefer_floor")](places)
         yield np.clip(rounded, 0, before - 1).astype(np.int64), np.ones_like(places)
     elif mode == b"linear":
         inside = np.clip(places, 0, before - 1)

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CONVOLUTIONS = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
-TRANSPOSED = {1: functional.conv_transpose1d, 2: functional.conv_transpose2d, 3: functional.conv_transpose3d}
-AVERAGES = {1: functional.avg_pool1d, 2: functional.avg_pool2d, 3: functional.avg_pool3d}
-MAXIMA = {1: functional.max_pool1d, 2: functional.max_pool2d, 3: functional.max_pool3d}
+_TRANSPOSED = {1: functional.conv_transpose1d, 2: functional.conv_transpose2d, 3: functional.conv_transpose3d}
+_AVERAGES = {1: functional.avg_pool1d, 2: functional.avg_pool2d, 3: functional.avg_pool3d}
+_MAXIMA = {1: functional.max_pool1d, 2: functional.max_pool2d, 3: functional.max_pool3d}
 
 
 def window(
@@ -55,7 +55,7 @@ def transposed_convolution(
     extra = list(attributes.get("output_padding", [0] * spatial))
     groups = attributes.get("group", 1)
     strides, dilations, pads = window({**attributes, "auto_pad": b"NOTSET"}, x.shape[2:], weight.shape[2:])
-    full = TRANSPOSED[spatial](x, weight, bias, strides, 0, extra, groups, dilations)
+    full = _TRANSPOSED[spatial](x, weight, bias, strides, 0, extra, groups, dilations)
     mode = attributes.get("auto_pad", b"NOTSET")
     wanted = attributes.get("output_shape")
     if mode in {b"SAME_UPPER", b"SAME_LOWER"} or wanted:
@@ -71,9 +71,9 @@ def max_pool(attributes: Mapping[str, Any], x: Tensor) -> Tensor:
     strides, dilations, pads = window(attributes, x.shape[2:], size)
     spatial, ceil = len(size), bool(attributes.get("ceil_mode", 0))
     if _is_torchs(pads, size):
-        return MAXIMA[spatial](x, size, strides, pads[:spatial], dilations, ceil)
+        return _MAXIMA[spatial](x, size, strides, pads[:spatial], dilations, ceil)
     beyond = _beyond(x.shape[2:], size, (strides, dilations, pads), ceil=ceil)
-    return MAXIMA[spatial](_padded(_padded(x, pads, -math.inf), beyond, -math.inf), size, strides, 0, dilations)
+    return _MAXIMA[spatial](_padded(_padded(x, pads, -math.inf), beyond, -math.inf), size, strides, 0, dilations)
 
 
 def average_pool(attributes: Mapping[str, Any], x: Tensor) -> Tensor:
@@ -83,7 +83,7 @@ def average_pool(attributes: Mapping[str, Any], x: Tensor) -> Tensor:
     spatial, ceil = len(size), bool(attributes.get("ceil_mode", 0))
     counted = bool(attributes.get("count_include_pad", 0))
     if _is_torchs(pads, size) and all(dilation == 1 for dilation in dilations):
-        return AVERAGES[spatial](x, size, strides, pads[:spatial], ceil, counted)
+        return _AVERAGES[spatial](x, size, strides, pads[:spatial], ceil, counted)
     beyond = _beyond(x.shape[2:], size, (strides, dilations, pads), ceil=ceil)
     places = x.new_ones(1, 1, *x.shape[2:])
 
