@@ -1,7 +1,6 @@
 """Secateur from Python: the run, checks, store and report of the command, with values in place of YAML.
 
-    from pipeline.report.progress import ConsoleProgress
-from pipeline.api import Bundle, Export, Finetune, Prune, Quantize, Recipe, run, verify
+    from pipeline.api import Bundle, Export, Finetune, Prune, Quantize, Recipe, run, verify
 
     recipe = Recipe(
         name="shapes on a small CPU",
@@ -39,11 +38,12 @@ from pipeline.api.values import (
     Simplify,
 )
 from pipeline.core.errors import DeviceError, InputError, OutputsError, RecipeError, SecateurError
-from pipeline.core.runtimes import DEFAULT_RUNTIME
+from pipeline.core.runtimes import DEFAULT_RUNTIME, RUNTIMES
 from pipeline.core.stage import SilentProgress
 from pipeline.core.store import Store, default_root, read_artifact
 from pipeline.core.units import parse_duration, parse_margin
 from pipeline.recipe import LoadedRecipe, load_recipe, load_values
+from pipeline.report.progress import ConsoleProgress
 from pipeline.results.run_folder import previous_ingredients, read_run
 from pipeline.run.fresh import own_store, store_of_run
 from pipeline.run.plan import Step, make_plan
@@ -269,6 +269,8 @@ def compare(
     from pipeline.measure.subjects import Terms
 
     _no_telemetry()
+    if runtime not in RUNTIMES:
+        raise InputError(f'runtime: found "{runtime}", allowed: {", ".join(RUNTIMES)}')
     paths = Path(baseline), Path(candidate)
     question = Question(
         margin=_parsed("margin", parse_margin, margin),

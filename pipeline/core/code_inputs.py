@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import json
 import os
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,12 +16,16 @@ from typing import TYPE_CHECKING, Any
 from pipeline.core.artifact import file_digest
 from pipeline.core.files_read import files_read, users
 from pipeline.core.local_imports import imported_modules, local_modules
+from pipeline.core.partial import write_whole
 from pipeline.core.paths import content_of, kind_of, odd
 from pipeline.core.problems import NAMED, examples, refuse
+from pipeline.core.reading import read_object
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+#: What a stage's code read, by path; a torch network has it in its own description.
+READS_FILE, NETWORK_FILE = "reads.json", "network.json"
 ADVICE = "Remove them, or name the files that are read one by one."
 
 
@@ -83,12 +88,43 @@ def undeclared(
     names = [os.path.relpath(each, file.parent) for each in missing]
     common = Path(os.path.commonpath(missing)) if len(names) > NAMED else file.parent
     wanted = names if file.is_relative_to(common) else [os.path.relpath(common, file.parent)]
+    effect, otherwise = (
+        ("A change of them is not seen, and finished stages are taken from the store", ", or run with --fresh")
+        if section == "data"
+        else ("When they change, run makes stages anew, but plan does not see it", "")
+    )
     text = (
         f"files that {function}() of {file.name} reads and the recipe does not name: {len(names):,} "
-        f"({examples(names)}). A change of them is not seen, and finished stages are taken from the store. Write "
-        f"inputs: [{examples(wanted)}] below {section}, or run with --fresh"
+        f"({examples(names)}). {effect}. Write "
+        f"inputs: [{examples(wanted)}] below {section}{otherwise}"
     )
     return (text,)
+
+
+def within(path: Path, inputs: Sequence[Path]) -> bool:
+    """Say whether a file is one of the inputs, or lies in a folder that is."""
+    return any(path.resolve().is_relative_to(given.resolve()) for given in inputs)
+
+
+def write_reads(folder: Path, read: set[Path]) -> None:
+    """Write down what a stage's code read that is no part of its key, so that a change of it can be seen."""
+    if read:
+        write_whole(folder / READS_FILE, json.dumps(digests_of(read), indent=1) + "\n")
+
+
+def digests_of(read: set[Path]) -> dict[str, str]:
+    """Return the sha256 of every file by its path."""
+    return {str(path): file_digest(path) for path in sorted(read)}
+
+
+def changed_since(folder: Path) -> list[str]:
+    """Return the files that what is stored in a folder was made of, by what was written down, that are others now."""
+    stored: dict[str, str] = {}
+    for name in (NETWORK_FILE, READS_FILE):
+        if (folder / name).is_file():
+            found = read_object(folder / name, "what a stage wrote")
+            stored |= found.get("reads", {}) if name == NETWORK_FILE else found
+    return [path for path, digest in stored.items() if not Path(path).is_file() or file_digest(Path(path)) != digest]
 
 
 def _files(given: Path) -> Iterator[tuple[str, Path]]:

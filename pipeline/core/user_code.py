@@ -70,8 +70,10 @@ def known_as(path: Path) -> None:
         _names[_digest(path)] = str(path)
 
 
-def import_file(path: Path, prefix: str) -> ModuleType:
+def import_file(path: Path, prefix: str, origin: Path | None = None) -> ModuleType:
     """Import a Python file under a name of its own, so that no folder needs to be on the import path.
+
+    With `origin` its `__file__` is that.
 
     Raises InputError when it is no Python file; what the file itself raises is for the caller (`told`).
     """
@@ -80,6 +82,8 @@ def import_file(path: Path, prefix: str) -> ModuleType:
     if spec is None or spec.loader is None:
         raise InputError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
+    if origin is not None:
+        module.__file__ = str(origin)
     _imported[str(spec.origin)] = str(path)
     linecache.checkcache(spec.origin)
     sys.modules[name] = module  # as for any import: dataclasses look their module up

@@ -33,14 +33,16 @@ Result = TypeVar("Result")
 DETECTION = "torchvision"
 
 
-def build(definition: Path, arguments: Mapping[str, Any]) -> nn.Module:
+def build(definition: Path, arguments: Mapping[str, Any], origin: Path | None = None) -> nn.Module:
     """Import the file and call its `build`; the network comes in eval mode, float32.
+
+    A copy of a definition that reads files takes itself for the one at `origin`: its `__file__` is that.
 
     Raises InputError, with the line and what the code itself said, when that does not give a network.
     """
     given = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
     with _as_it_was():
-        module = _imported(definition)
+        module = _imported(definition, origin)
         if not callable(getattr(module, "build", None)):
             message = f"model definition {definition} has no function build(**arguments) that returns a torch nn.Module"
             raise InputError(message)
@@ -92,10 +94,10 @@ def _check_tensors(model: nn.Module, definition: Path) -> None:
         raise InputError(f"{definition}: build() returned a network whose {name} {found}")
 
 
-def _imported(definition: Path) -> ModuleType:
+def _imported(definition: Path, origin: Path | None) -> ModuleType:
     try:
         with told(f"model definition {definition} cannot be imported", alone=True):
-            return _with_operators(partial(import_file, definition, "secateur_model"))
+            return _with_operators(partial(import_file, definition, "secateur_model", origin))
     except InputError as error:
         cause = error.__cause__
         if not isinstance(cause, ModuleNotFoundError):

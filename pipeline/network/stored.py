@@ -33,8 +33,7 @@ from pipeline.compress.state.reproduction import (
     same_state,
     unchanged,
 )
-from pipeline.core.artifact import file_digest
-from pipeline.core.code_inputs import dependencies
+from pipeline.core.code_inputs import dependencies, digests_of
 from pipeline.core.errors import InputError
 from pipeline.core.problems import examples
 from pipeline.core.reading import read_object
@@ -83,34 +82,23 @@ def _load(folder: Path, inputs: Sequence[TensorSpec]) -> nn.Module:
 
 
 def _built(folder: Path, content: Mapping[str, Any], inputs: Sequence[TensorSpec]) -> nn.Module:
-    model = build(folder / _DEFINITION_FILE, {**content["arguments"], **content["without_pretrained"]})
+    origin = Path(content["origin"]) if "origin" in content else None
+    model = build(folder / _DEFINITION_FILE, {**content["arguments"], **content["without_pretrained"]}, origin)
     initialise(model, inputs)
     return model
 
 
 def _check_reads(stored: Mapping[str, str], read: set[Path], folder: Path) -> None:
     """Raise InputError where a definition reads or imports anything else than when its network was stored."""
-    found = {str(path): file_digest(path) for path in read}
+    found = digests_of(read)
     if sorted(found.values()) == sorted(stored.values()):
         return
     changed = [path for path, digest in stored.items() if digest not in found.values()]
     changed = changed or [path for path, digest in found.items() if digest not in stored.values()]
-    raise InputError(changed_reads(changed, f"{folder / _DEFINITION_FILE}"))
-
-
-def changed_reads(paths: Sequence[str], definition: str) -> str:
-    """Say that a stored network is no longer what its definition builds, and what to do about it."""
-    return (
-        f"{definition} reads or imports {examples(paths)}, which is not what it was when the network was stored. Name "
-        "it below model in the recipe (inputs: [...]), so that finished stages are made anew when it changes, or run "
-        "with --fresh"
+    raise InputError(
+        f"{folder / _DEFINITION_FILE} reads or imports {examples(changed)}, which is not what it was when the network "
+        "was stored: run the recipe again, which makes it anew"
     )
-
-
-def reads_since(folder: Path) -> list[str]:
-    """Return the files outside a stored network's folder that its definition reads and that have changed or gone."""
-    stored: Mapping[str, str] = _read(folder).get("reads", {})
-    return [path for path, digest in stored.items() if not Path(path).is_file() or file_digest(Path(path)) != digest]
 
 
 def _read(folder: Path) -> dict[str, Any]:
@@ -246,7 +234,7 @@ def write_network(
     if isinstance(model, GraphModule):
         history = [*content.get("history", ()), *content["edits"]]
         content |= {"arguments": {}, "without_pretrained": {}, "edits": [], "history": history}
-        content.pop("reads", None)
+        content = {name: value for name, value in content.items() if name not in {"reads", "origin"}}
         (folder / _DEFINITION_FILE).write_text(source(model, "A pruned network, rewritten."))
     else:
         (folder / _DEFINITION_FILE).write_bytes((parent.folder / _DEFINITION_FILE).read_bytes())
@@ -279,7 +267,8 @@ def write_original(
         "edits": [],
     }
     if reads:
+        content |= {"origin": str(definition.resolve())}
         with own_randomness(_FIRST_SEED), dependencies(folder / _DEFINITION_FILE) as read:
             _built(folder, content, inputs)  # without what `pretrained` reads
-        content |= {"reads": {str(path): file_digest(path) for path in sorted(read)}} if read else {}
+        content = {**content, "reads": digests_of(read)} if read else content
     _save(folder, model, content, inputs)

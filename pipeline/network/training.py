@@ -16,7 +16,7 @@ from pipeline.compress.training.augmentation import Augmentation
 from pipeline.compress.training.distillation import Distillation
 from pipeline.compress.training.inference import first_line
 from pipeline.compress.training.training import Hyperparameters, Training
-from pipeline.core.code_inputs import undeclared
+from pipeline.core.code_inputs import undeclared, within, write_reads
 from pipeline.core.errors import InputError
 from pipeline.network.stored import load_network, load_other, write_network
 from pipeline.network.tracing import example_of
@@ -180,6 +180,7 @@ def _distillation(config: TrainingConfig, context: Context) -> Distillation | No
     else:
         teacher, read = load_other(source.definition, source.weights, source.arguments)
         named = (*source.inputs, source.weights)
+        write_reads(context.folder, {path for path in read if not within(path, named)})
         for note in undeclared(read, source.definition, source.arguments, named, "build from"):
             context.progress.note(f"teacher: {note}")
         channels, size = source.channels, source.size

@@ -25,13 +25,14 @@ from pydantic import ValidationError
 from pipeline import __version__
 from pipeline.core import interruption
 from pipeline.core.artifact import Artifact, StageRecord, payload_digest
-from pipeline.core.code_inputs import dependencies, undeclared
+from pipeline.core.code_inputs import changed_since, dependencies, undeclared
 from pipeline.core.entry import ARTIFACT_FILE, is_listed
-from pipeline.core.errors import InputError, ResourceError, SecateurError
+from pipeline.core.errors import ResourceError, SecateurError
 from pipeline.core.locks import introduce, locked
 from pipeline.core.partial import write_whole
 from pipeline.core.paths import make_folder
 from pipeline.core.printable import printable
+from pipeline.core.problems import examples
 from pipeline.core.runtimes import RUNTIMES, last_readable
 from pipeline.core.stage import Candidate, Context, SilentProgress
 from pipeline.core.store import Store, link_entry, read_artifact, read_record, write_artifact, write_record
@@ -168,7 +169,6 @@ class Run:
             return self.artifacts[-1]
         artifact = self.store.read(step.key)
         if step.stage is None:
-            self._check_stored_reads(artifact)
             self._check_stored_classes(artifact)
         return artifact
 
@@ -178,6 +178,8 @@ class Run:
             record = read_record(folder)
             if record and self.artifacts and record.parent_digest != self.artifacts[-1].digest:
                 return "it was made from another file than the one that now stands before it"
+            if changed := changed_since(folder):
+                return f"{examples(changed)} changed, which its code reads"
             return "" if is_listed(folder) else self._unfit_network(folder)
         except (ValidationError, ResourceError) as error:
             return str(error).splitlines()[0]
@@ -274,13 +276,6 @@ class Run:
         named = (*model.inputs, *([model.weights] if model.weights else []))
         for note in undeclared(read, model.definition, model.arguments, named, "build model"):
             self.progress.note(f"model: {note}")
-
-    def _check_stored_reads(self, artifact: Artifact) -> None:
-        """Raise InputError where a file has changed that the definition reads and the recipe does not name."""
-        from pipeline.network.stored import changed_reads, reads_since
-
-        if changed := reads_since(artifact.folder):
-            raise InputError(changed_reads(changed, str(self.loaded.recipe.model.definition)))
 
     def _check_stored_classes(self, artifact: Artifact) -> None:
         """Check a stored network against the data that it is run on now, as a new one is checked. Raises InputError."""

@@ -72,10 +72,10 @@ def test_what_is_not_named_is_said(code: Path, far: Path, tmp_path: Path) -> Non
     """With the line that names it, after which nothing is said."""
     (note,) = undeclared(found(code), code, {}, (), "build model")
     assert note.startswith("files that build() of model.py reads and the recipe does not name: 5 (../far/far_package/")
-    assert note.endswith("Write inputs: [../far] below model, or run with --fresh")
+    assert note.endswith("Write inputs: [../far] below model")
     assert undeclared(found(code), code, {}, (far,), "build model") == ()
     (note,) = undeclared(found(code), code, {}, (far / "far_package", far / "sizes.json"), "build from")
-    assert note.endswith("Write inputs: [../far/far_parts.py] below from, or run with --fresh")
+    assert note.endswith("Write inputs: [../far/far_parts.py] below from")
     link = tmp_path / "link"
     link.symlink_to(far)
     assert undeclared(found(code), code, {}, (link,), "build model") == ()
@@ -86,10 +86,10 @@ def test_what_code_or_arguments_name_is_said_too(code: Path, far: Path, monkeypa
     np.save(code.parent / "a.npy", np.zeros(1))
     (far / "b.bin").write_text("1")
     (note,) = undeclared(set(), code, {"weights": str(far / "b.bin")}, (far / "sizes.json",), "build model")
-    assert note.endswith("Write inputs: [../far/b.bin, a.npy] below model, or run with --fresh")
+    assert note.endswith("Write inputs: [../far/b.bin, a.npy] below model")
     monkeypatch.chdir(far)
     (note,) = undeclared(set(), code, {"weights": "b.bin"}, (code.parent, far / "sizes.json"), "build model")
-    assert note.endswith("Write inputs: [../far/b.bin] below model, or run with --fresh")
+    assert note.endswith("Write inputs: [../far/b.bin] below model")
 
 
 def test_a_folder_counts_by_the_names_and_content_of_its_files(far: Path) -> None:

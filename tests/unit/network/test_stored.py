@@ -19,9 +19,10 @@ from pipeline.compress.pruning.prune import prune
 from pipeline.compress.pruning.surgery import apply, plan_for
 from pipeline.compress.pruning.tensors import stored_tensors
 from pipeline.core.artifact import Artifact, payload_digest
+from pipeline.core.code_inputs import changed_since
 from pipeline.core.errors import InputError
 from pipeline.network.definition import build
-from pipeline.network.stored import load_network, reads_since, write_network, write_original
+from pipeline.network.stored import load_network, write_network, write_original
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -181,8 +182,22 @@ def test_what_a_definition_reads_has_to_be_the_same_when_it_is_loaded(
         write_original(folder, model, definition, {})
     write_original(folder, model, definition, {}, reads=True)
     assert torch.equal(load_network(artifact(folder))(torch.ones(1, 4)), model(torch.ones(1, 4)))
-    assert reads_since(folder) == []
+    assert changed_since(folder) == []
     (tmp_path / name).write_text((tmp_path / name).read_text().replace("2", "3") + "\n")
-    assert reads_since(folder) == [str(tmp_path / name)]
-    with pytest.raises(InputError, match=rf"reads or imports .*{name}, .*inputs: \[\.\.\.\]"):
+    assert changed_since(folder) == [str(tmp_path / name)]
+    with pytest.raises(InputError, match=rf"reads or imports .*{name}, which is not what it was"):
         load_network(artifact(folder))
+
+
+def test_a_stored_copy_finds_what_lies_beside_the_definition(tmp_path: Path) -> None:
+    """By `__file__`, which is that of the definition itself: the artifact lies elsewhere."""
+    definition, folder = tmp_path / "model.py", tmp_path / "store" / "entry"
+    (tmp_path / "width.txt").write_text("3")
+    definition.write_text(
+        "from pathlib import Path\nfrom torch import nn\n"
+        "def build():\n    return nn.Linear(4, int(Path(__file__).with_name('width.txt').read_text()))\n"
+    )
+    folder.mkdir(parents=True)
+    model = build(definition, {})
+    write_original(folder, model, definition, {}, reads=True)
+    assert torch.equal(load_network(artifact(folder))(torch.ones(1, 4)), model(torch.ones(1, 4)))

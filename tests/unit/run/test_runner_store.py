@@ -6,14 +6,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from safetensors.torch import save_file
 
 from pipeline import api
 from pipeline.core import entry
 from pipeline.core.artifact import Artifact, StageRecord
 from pipeline.core.dataset import Dataset, Normalisation
-from pipeline.core.errors import InputError
 from pipeline.core.stage import SilentProgress, Target
 from pipeline.core.store import Store, write_record
+from pipeline.network.definition import build
 from pipeline.results.run_folder import previous_ingredients
 from pipeline.run import judge
 from pipeline.run.runner import Run
@@ -89,8 +90,31 @@ def test_a_plan_that_cannot_be_read_is_told_and_holds_nothing(tmp_path: Path, co
     assert "it is written anew" in notes[0]
 
 
+def test_what_a_teacher_reads_makes_its_student_anew(project: Project) -> None:
+    """The recipe does not name it: it is said, and what was learnt from it does not come out of the store."""
+    table, teacher = project.folder / "width.txt", project.folder / "teacher.py"
+    table.write_text("16")
+    text = (project.folder / "model.py").read_text()
+    read = "int(Path(__file__).with_name('width.txt').read_text())"
+    teacher.write_text(f"from pathlib import Path\n{text.replace('width=16', f'width={read}')}")
+    save_file(build(project.folder / "model.py", {"classes": 2}).state_dict(), project.folder / "teacher.safetensors")
+    source = "{definition: teacher.py, weights: teacher.safetensors, channels: 1}"
+    stage = f"{{kind: finetune, epochs: 1, batch: 16, distill: {{from: {source}}}}}"
+
+    def run() -> tuple[int, list[bool]]:
+        progress, store, given = Notes(), project.folder / "store", [f"stages=[{stage}]", "data.arguments={train: 16}"]
+        found = api.run(project.recipe, project.folder / "run", overrides=given, store=store, progress=progress)
+        said = sum(line.startswith("teacher: files that build()") for line in progress.lines)
+        return said, [row.cached for row in found.report.rows]
+
+    assert run() == (1, [False, False])
+    assert run() == (0, [True, True])
+    table.write_text("16 ")
+    assert run() == (1, [True, False])
+
+
 def test_a_file_that_build_reads_is_said_and_never_taken_for_the_one_before(project: Project) -> None:
-    """Where the recipe does not name it, a change ends the next run; where it does, the network is made anew."""
+    """A change makes the network anew; where the recipe names the file, under a key of its own."""
     definition, recipe, table = (project.folder / name for name in ("model.py", "toy.yaml", "width.txt"))
     table.write_text("16")
     width = f"int(Path({str(table)!r}).read_text())"
@@ -105,11 +129,12 @@ def test_a_file_that_build_reads_is_said_and_never_taken_for_the_one_before(proj
 
     ((note,), _) = run()
     assert "(width.txt)" in note
-    assert note.endswith("Write inputs: [width.txt] below model, or run with --fresh")
+    assert note.endswith("Write inputs: [width.txt] below model")
     assert run() == ([], [True, True])
     table.write_text("8")
-    with pytest.raises(InputError, match=r"model\.py reads or imports .*width\.txt, which is not what it was"):
-        run()
+    ((_,), cached) = run()
+    assert cached == [False, False]
+    assert run() == ([], [True, True])
     named = "model.inputs=[width.txt]"
     assert run(named) == ([], [False, False])
     assert run(named) == ([], [True, True])
