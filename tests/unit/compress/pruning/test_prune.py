@@ -60,7 +60,7 @@ def test_a_literal_size_is_rewritten_only_where_it_counts() -> None:
     assert prune(captured, graph, net, {"a": [0, 3]}).rewritten == ""
     pruned = prune(captured, graph, net, {"b": [0, 3]})
     assert type(pruned.model) is not Net
-    assert "at test_prune_engine.py:" in pruned.rewritten
+    assert "at test_prune.py:" in pruned.rewritten
     assert "view(-1, 288)" in pruned.rewritten
     assert pruned.model(torch.randn(5, 3, 6, 6)).shape == (5, 2)
 
