@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def test_one_has_it_or_many_share_it(tmp_path: Path) -> None:
+def test_one_has_it_or_many_share_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Exclusive against all, shared against exclusive alone; free again once let go."""
+    monkeypatch.setattr(locks, "_introduced", {})
     file = tmp_path / "locks" / "one"
     first = acquire(file)
     assert first is not None
