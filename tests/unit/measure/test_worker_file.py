@@ -16,6 +16,7 @@ import onnxruntime
 import pytest
 
 import pipeline
+from pipeline.core.runtimes import RUNTIMES
 from pipeline.measure import worker_file as module
 from pipeline.measure.worker_file import MODULES, worker_file
 
@@ -126,6 +127,7 @@ def test_modules_are_all_that_the_worker_imports() -> None:
             path = PACKAGE.parent.joinpath(*each.split("."))
             if path.with_suffix(".py").is_file() or (path / "__init__.py").is_file():
                 used.add(each)
+    used |= {facts.adapter for facts in RUNTIMES.values() if facts.adapter}  # imported by these names
     parents = {each.rpartition(".")[0] for each in used}
     assert used - {"pipeline"} <= files
     assert files <= used | parents
