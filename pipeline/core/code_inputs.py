@@ -109,7 +109,7 @@ def within(path: Path, inputs: Sequence[Path]) -> bool:
 def write_reads(folder: Path, read: set[Path]) -> None:
     """Write down what a stage's code read that is no part of its key, so that a change of it can be seen."""
     if read:
-        write_whole(folder / READS_FILE, json.dumps(digests_of(read), indent=1) + "\n")
+        write_whole(folder / READS_FILE, json.dumps(digests_of(read), indent=1, allow_nan=False) + "\n")
 
 
 def digests_of(read: set[Path]) -> dict[str, str]:

@@ -73,9 +73,8 @@ import os, sys, time
 from pathlib import Path
 from pipeline.core.locks import acquire
 lock = acquire(Path(sys.argv[1]))
-child = os.fork()
-if child:
-    print(child, flush=True)
+if not os.fork():
+    print(os.getpid(), flush=True)  # by then it has let go
 time.sleep(600)
 """
 
