@@ -67,7 +67,7 @@ RUNTIMES: dict[str, RuntimeFacts] = {
         files="an exported network (.onnx)",
         adapter="pipeline.measure.runtimes.onnxruntime",
         profiler="pipeline.analysis.onnxruntime_times",
-        repeatability=0.0005,
+        repeatability=0.001,
     ),
     "openvino": RuntimeFacts(
         package="openvino",

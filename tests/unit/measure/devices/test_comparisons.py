@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pipeline.core.errors import IncomparableError
+from pipeline.core.runtimes import RUNTIMES
 from pipeline.core.stage import SilentProgress
 from pipeline.latency.compare import Question, compare
 from pipeline.latency.instructions import compare_instructions
@@ -52,7 +53,7 @@ def test_two_processors_are_incomparable(arm: SshDevice, write_onnx: Callable[..
 
 @pytest.mark.usefixtures("arm64_root")
 def test_a_byte_copy_needs_as_many_instructions(write_onnx: Callable[..., Path], tmp_path: Path) -> None:
-    """To within 0.05 %; a wider network needs more, and fails."""
+    """To within what the table says of the runtime; a wider network needs more, and fails."""
     network, wider = write_onnx("net.onnx", width=32, size=24), write_onnx("wider.onnx", width=40, size=24)
     copy = tmp_path / "copy.onnx"
     shutil.copyfile(network, copy)
@@ -61,7 +62,8 @@ def test_a_byte_copy_needs_as_many_instructions(write_onnx: Callable[..., Path],
     more, _ = compare_instructions(network, wider, question, device="qemu://cortex-a72", progress=SilentProgress())
     assert same.verdict == "PASS"
     assert same.ratio
-    assert abs(same.ratio.value - 1) < 0.0005
+    assert same.ratio.low <= 1 <= same.ratio.high
+    assert abs(same.ratio.value - 1) < RUNTIMES["onnxruntime"].repeatability
     assert more.verdict == "FAIL"
     assert same.candidate.instructions_per_inference
     assert same.candidate.wall_ns is None
