@@ -64,8 +64,8 @@ def full_from(number: int) -> None:
         done += 1
         if done < number:
             return real(file, mode, *arguments, **options)
-        raw = Full(file, mode.replace("b", "").replace("t", ""))
-        buffered = io.BufferedWriter(raw)
+        raw = Full(file, mode.replace("b", "").replace("t", ""), opener=options.get("opener"))
+        buffered = io.BufferedRandom(raw) if "+" in mode else io.BufferedWriter(raw)
         if "b" in mode:
             return buffered
         encoding = options.get("encoding") or "utf-8"
