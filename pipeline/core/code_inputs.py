@@ -95,8 +95,7 @@ def undeclared(
     )
     text = (
         f"files that {function}() of {file.name} reads and the recipe does not name: {len(names):,} "
-        f"({examples(names)}). {effect}. Write "
-        f"inputs: [{examples(wanted)}] below {section}{otherwise}"
+        f"({examples(names)}). {effect}. Write inputs: [{examples(wanted)}] below {section}{otherwise}"
     )
     return (text,)
 
@@ -118,7 +117,7 @@ def digests_of(read: set[Path]) -> dict[str, str]:
 
 
 def changed_since(folder: Path) -> list[str]:
-    """Return the files that what is stored in a folder was made of, by what was written down, that are others now."""
+    """Return the recorded files of a stored entry that have changed or gone since it was made."""
     stored: dict[str, str] = {}
     for name in (NETWORK_FILE, READS_FILE):
         if (folder / name).is_file():

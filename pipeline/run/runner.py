@@ -7,13 +7,11 @@ stage that can resume finds its working folder.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import platform
-import shutil
 import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property, partial
@@ -27,7 +25,7 @@ from pipeline.core import interruption
 from pipeline.core.artifact import Artifact, StageRecord, payload_digest
 from pipeline.core.code_inputs import changed_since, dependencies, undeclared
 from pipeline.core.entry import ARTIFACT_FILE, is_listed
-from pipeline.core.errors import ResourceError, SecateurError
+from pipeline.core.errors import ResourceError
 from pipeline.core.locks import introduce, locked
 from pipeline.core.partial import write_whole
 from pipeline.core.paths import make_folder
@@ -43,6 +41,7 @@ from pipeline.measure.machine import Threads, usable_threads
 from pipeline.results.measurement import load as load_measurement
 from pipeline.results.run import Row, RunReport
 from pipeline.results.run_folder import PLAN_FILE, RUN_FILE, previous_ingredients
+from pipeline.run.disk import disk_errors
 from pipeline.run.judge import Judge, input_specs
 from pipeline.run.no_gain import gain, settle
 from pipeline.run.plan import Plan, Step, make_plan
@@ -50,7 +49,6 @@ from pipeline.run.verdicts import budget_lines, in_vain, with_timings, with_verd
 from pipeline.stages.bundle import Bundle
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from pipeline.core.dataset import Dataset
@@ -60,8 +58,6 @@ if TYPE_CHECKING:
     from pipeline.results.measurement import Measurement
 
 MEASUREMENT_FILE = "measurement.json"
-#: A disk with less than this is full.
-_NO_SPACE_BYTES = 64 * 1024
 LIBRARIES = ("numpy", "onnx", "onnxscript", "onnxsim", *(facts.package for facts in RUNTIMES.values()))
 
 
@@ -101,7 +97,7 @@ class Run:
     def _execute(self) -> RunReport:
         started = time.monotonic()
         try:
-            with _disk_errors(self.folder, self.store.root):
+            with disk_errors(self.folder, self.store.root):
                 self._steps()
                 report = self._finished(time.monotonic() - started)
                 self._write(report)
@@ -379,26 +375,6 @@ class Run:
 def versions() -> dict[str, str]:
     """Return the versions of this program, of Python and of the libraries that make and run the files."""
     return {"secateur": __version__, "python": platform.python_version()} | {name: version(name) for name in LIBRARIES}
-
-
-@contextmanager
-def _disk_errors(*folders: Path) -> Iterator[None]:
-    """Turn a full disk into a message that says what to do.
-
-    Libraries that write files raise errors of their own for it, so the disks of `folders` are asked when one fails.
-    """
-    try:
-        yield
-    except SecateurError:
-        raise
-    except Exception as error:
-        told = isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
-        full = [folder for folder in folders if shutil.disk_usage(folder).free < _NO_SPACE_BYTES]
-        if not told and not full:
-            raise
-        where = full[0] if full else getattr(error, "filename", None) or "while writing"
-        message = f"the disk is full ({where}). Free some space and run again: it resumes."
-        raise ResourceError(message) from error
 
 
 def _use_threads(threads: int) -> None:

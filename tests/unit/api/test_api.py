@@ -114,6 +114,17 @@ def test_problems_are_found_before_anything_runs(here: Path, recipe: Recipe | di
     assert not (here / "store").exists()
 
 
+def test_every_public_name_is_there() -> None:
+    """As `from pipeline.api import *` asks for them."""
+    assert [name for name in api.__all__ if not hasattr(api, name)] == []
+
+
+def test_an_unknown_runtime_is_told_with_those_that_there_are(tmp_path: Path) -> None:
+    """Before a file is looked at."""
+    with pytest.raises(InputError, match=r'^runtime: found "trt", allowed: onnxruntime, openvino, torch$'):
+        api.compare(tmp_path / "a.onnx", tmp_path / "b.onnx", runtime="trt")
+
+
 def test_stages_are_those_of_a_recipe() -> None:
     """Every kind of stage has its function, which says what its keys mean."""
     names = {each.__name__ for each in get_args(get_args(AnyStage)[0])}
