@@ -21,8 +21,7 @@ import onnxruntime
 
 from pipeline.analysis.cost import ONNX_WEIGHTED
 from pipeline.analysis.times import WARM_UP, NodeTime, NodeTimes, middle_mean
-from pipeline.core.errors import InputError
-from pipeline.onnx_graph.file import first_line
+from pipeline.core.errors import InputError, first_line
 from pipeline.onnx_graph.links import producers
 from pipeline.onnx_graph.wiring import CONVERTERS, read_wiring
 

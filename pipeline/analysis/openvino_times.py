@@ -15,10 +15,9 @@ import openvino
 from pipeline.analysis.cost import ONNX_WEIGHTED, OPENVINO_WEIGHTED
 from pipeline.analysis.openvino_layers import read_layers
 from pipeline.analysis.times import WARM_UP, NodeTime, NodeTimes
-from pipeline.core.errors import InputError
+from pipeline.core.errors import InputError, first_line
 from pipeline.export.execution import OPENVINO_SETTINGS
 from pipeline.export.openvino import read_openvino
-from pipeline.onnx_graph.file import first_line
 from pipeline.onnx_graph.wiring import read_wiring
 
 if TYPE_CHECKING:

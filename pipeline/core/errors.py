@@ -89,3 +89,8 @@ class DeviceError(SecateurError):
 
     exit_code = 5
     partial: object = None
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text that says something: what a person can use of a library's message."""
+    return next((line.strip().rstrip(".:") for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from pipeline.core.artifact import Frozen
+from pipeline.core.classification import is_logits, predicted_classes, share_equal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -132,17 +133,16 @@ def classification(reference: Outputs, found: Outputs, labels: NDArray[np.int64]
     Source: Cohen, "A coefficient of agreement for nominal scales" (1960), also for the standard error.
     """
     logits, others = reference[0], found[0]
-    if logits.ndim != 2 or logits.shape[1] < 2 or others.shape != logits.shape:  # noqa: PLR2004 - classes in columns
+    if not is_logits(logits) or others.shape != logits.shape:
         return None
-    before, after = logits.argmax(axis=1), others.argmax(axis=1)
-    agreement = float((before == after).mean())
+    before, after = predicted_classes(logits), predicted_classes(others)
     commonest = np.bincount(labels).max() / len(labels)
-    knows = bool((before == labels).mean() > commonest + 1 / math.sqrt(len(labels)))
+    knows = bool(share_equal(before, labels) > commonest + 1 / math.sqrt(len(labels)))
     ranked = np.sort(logits, axis=1)
     margins = ranked[:, -1] - ranked[:, -2]
     sure = margins >= np.median(margins)
     kappa, margin = _kappa(before[sure], after[sure])
-    return Answers(agreement=agreement, kappa=kappa, margin=margin, knows=knows)
+    return Answers(agreement=share_equal(before, after), kappa=kappa, margin=margin, knows=knows)
 
 
 def _kappa(before: NDArray[np.int64], after: NDArray[np.int64]) -> tuple[float | None, float | None]:

@@ -13,9 +13,9 @@ import onnx
 import onnxruntime
 import openvino
 
-from pipeline.core.errors import InputError
+from pipeline.core.errors import InputError, first_line
 from pipeline.export.openvino import openvino_specs, read_openvino
-from pipeline.onnx_graph.file import first_line, onnx_specs, read_onnx
+from pipeline.onnx_graph.file import onnx_specs, read_onnx
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -161,7 +161,7 @@ def onnx_batch(model: onnx.ModelProto) -> int:
     return onnx_specs(model)[0][0].shape[0]
 
 
-def slices(samples_NCHW: NDArray[np.float32], batch: int) -> Iterator[NDArray[np.float32]]:
+def slices(samples_NCHW: NDArray[Any], batch: int) -> Iterator[NDArray[Any]]:
     """Yield the samples in groups of exactly `batch`, the last filled up from the start; all at once for -1."""
     batch = batch if batch > 0 else len(samples_NCHW)
     for start in range(0, len(samples_NCHW), batch):

@@ -17,14 +17,14 @@ import torch
 from onnx import AttributeProto
 from torch.onnx._internal.exporter._errors import ConversionError
 
-from pipeline.core.errors import InputError
+from pipeline.core.errors import InputError, first_line
 from pipeline.core.quiet import quiet
 from pipeline.core.user_code import origin, quoted
 from pipeline.export.any_batch import takes_other_batch
 from pipeline.export.attention import spelled_out
 from pipeline.export.bounds import one_kind_of_number
 from pipeline.export.data_attribute import data_as_operations
-from pipeline.onnx_graph.file import finish, first_line, onnx_specs, write_onnx
+from pipeline.onnx_graph.file import finish, onnx_specs, write_onnx
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import openvino
 
 from pipeline.core.artifact import TensorSpec
-from pipeline.core.errors import InputError
+from pipeline.core.errors import InputError, first_line
 from pipeline.core.paths import kind_of
-from pipeline.onnx_graph.file import LAYOUTS, first_line, read_onnx, require_size
+from pipeline.onnx_graph.file import LAYOUTS, read_onnx, require_size
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import nn
 
+from pipeline.core.classification import is_logits, predicted_classes, share_equal
 from pipeline.core.errors import StageError
 from pipeline.export.execution import onnx_batch, onnx_tensors, openvino_tensors, slices, torch_outputs
 from pipeline.export.openvino import openvino_specs, read_openvino
@@ -211,9 +212,7 @@ def _is_constant(output: NDArray[np.float32]) -> bool:
 
 
 def _agreement(reference: NDArray[np.float32], output: NDArray[np.float32]) -> float | None:
-    if reference.ndim != 2 or reference.shape[1] < 2:  # noqa: PLR2004 (classes need two dimensions and two columns)
-        return None
-    return float((reference.argmax(axis=1) == output.argmax(axis=1)).mean())
+    return share_equal(predicted_classes(reference), predicted_classes(output)) if is_logits(reference) else None
 
 
 def _layers(file: Path) -> dict[str, str]:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import onnxsim
 
-from pipeline.core.errors import StageError
+from pipeline.core.errors import StageError, first_line
 from pipeline.export.execution import onnx_outputs
 from pipeline.export.parity import FLOAT32_TOLERANCE, check, locate_in_onnx
-from pipeline.onnx_graph.file import finish, first_line, onnx_specs, read_onnx, write_onnx
+from pipeline.onnx_graph.file import finish, onnx_specs, read_onnx, write_onnx
 
 if TYPE_CHECKING:
     from pathlib import Path

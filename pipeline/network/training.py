@@ -14,10 +14,9 @@ from pipeline.compress.pruning.regularisation import BatchNormScale, GroupNorm, 
 from pipeline.compress.state.outside import fitting, outside_state, restore
 from pipeline.compress.training.augmentation import Augmentation
 from pipeline.compress.training.distillation import Distillation
-from pipeline.compress.training.inference import first_line
 from pipeline.compress.training.training import Hyperparameters, Training
 from pipeline.core.code_inputs import undeclared, within, write_reads
-from pipeline.core.errors import InputError
+from pipeline.core.errors import InputError, first_line
 from pipeline.network.stored import load_network, load_other, write_network
 from pipeline.network.tracing import example_of
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import onnx
 
 from pipeline.core.artifact import TensorSpec
-from pipeline.core.errors import InputError
+from pipeline.core.errors import InputError, first_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,12 +72,6 @@ def onnx_specs(model: ModelProto) -> tuple[tuple[TensorSpec, ...], tuple[TensorS
 def is_quantized(model: ModelProto) -> bool:
     """Return whether any node works on integers."""
     return any(node.op_type.startswith(_INTEGER_OPERATORS) for node in model.graph.node)
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's text: what a person can use of a library's message."""
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".:") if lines else type(error).__name__
 
 
 def _require_sizes(model: ModelProto, file: Path) -> None:

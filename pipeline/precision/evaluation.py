@@ -8,20 +8,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline.core.classification import predicted_classes, share_equal
 from pipeline.core.errors import InputError, StageError
 from pipeline.core.nearness import decibels
+from pipeline.export.execution import slices
+from pipeline.measure.batches import run_in_batches
 from pipeline.measure.bench import plan_for
 from pipeline.measure.devices.local import LocalDevice
 from pipeline.measure.harness import measure
 from pipeline.measure.machine import usable_threads
 from pipeline.measure.payload import payload
-from pipeline.measure.runtimes import open_session
 from pipeline.measure.statistics import milliseconds, speedup
 from pipeline.measure.subjects import Subject, Terms, open_subjects, start_worker
 from pipeline.results.accuracy import paired_difference
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -32,9 +34,6 @@ if TYPE_CHECKING:
     from pipeline.measure.statistics import Clock
     from pipeline.precision.nearness import Net
     from pipeline.results.run import Interval
-
-#: What is predicted for an image whose logits are not finite: no class, so it is wrong.
-_NO_CLASS = -1
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ class Evaluation:
 
     def accuracy(self, file: Path) -> float:
         """Return the accuracy on the validation split. Raises InputError when the runtime cannot run the file."""
-        return float((self._predicted(file) == self.validation.labels).mean())
+        return share_equal(self._predicted(file), self.validation.labels)
 
     def difference(self, before: Path, after: Path) -> Interval:
         """Return accuracy(after) - accuracy(before) on the validation split with a 95 % interval."""
@@ -145,41 +144,21 @@ class Evaluation:
 
     def _predicted(self, file: Path) -> NDArray[np.int64]:
         if file not in self._predictions:
-            found = [_classes(logits) for logits in self._logits(file, self._validation_batches())]
-            self._predictions[file] = np.concatenate(found)[: len(self.validation)]
+            logits = self._logits(file, map(self.normalisation, slices(self.validation.images, self.target.batch)))
+            self._predictions[file] = predicted_classes(logits[: len(self.validation)])
         return self._predictions[file]
-
-    def _validation_batches(self) -> Iterator[NDArray[np.float32]]:
-        for start in range(0, len(self.validation), self.target.batch):
-            images = self.validation.images
-            yield self.normalisation(np.take(images, range(start, start + self.target.batch), axis=0, mode="wrap"))
 
     def _logits_held_out(self, file: Path) -> NDArray[np.float32]:
         if file not in self._held_out:
-            given, batch = self.held_out_NCHW, self.target.batch
-            batches = (
-                np.take(given, range(start, start + batch), axis=0, mode="wrap")
-                for start in range(0, len(given), batch)
-            )
-            found = np.concatenate(list(self._logits(file, batches)))[: len(given)]
+            given_NCHW = self.held_out_NCHW
+            found = self._logits(file, slices(given_NCHW, self.target.batch))[: len(given_NCHW)]
             if not np.isfinite(found).all():
                 raise StageError(f"{file.name}: its outputs on training images are not finite in {self.runtime}")
             self._held_out[file] = found
         return self._held_out[file]
 
-    def _logits(self, file: Path, batches_NCHW: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
-        """Yield the first output for each batch, on the threads that evaluation may use here."""
-        threads = usable_threads().number
-        session = open_session(self.runtime, file, threads=threads, batch=self.target.batch)
-        for images_NCHW in batches_NCHW:
-            try:
-                (logits, *_) = session.run(images_NCHW)
-            except Exception as error:  # the runtimes' exception classes are private
-                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-                raise InputError(f"{file.name}: {self.runtime} cannot run it: {reason}") from error
-            yield np.array(logits, np.float32)  # a copy: a runtime may write the next outputs into the same memory
-
-
-def _classes(logits: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Return the class of each image [N, classes]; none where a logit is not finite."""
-    return np.where(np.isfinite(logits).all(axis=1), logits.argmax(axis=1), _NO_CLASS).astype(np.int64)
+    def _logits(self, file: Path, batches_NCHW: Iterable[NDArray[np.float32]]) -> NDArray[np.float32]:
+        """Return the first output for all batches, on the threads that evaluation may use here."""
+        threads, batch = usable_threads().number, self.target.batch
+        ran = run_in_batches(file, batches_NCHW, runtime=self.runtime, threads=threads, batch=batch)
+        return np.concatenate([logits for logits, *_ in ran]).astype(np.float32)

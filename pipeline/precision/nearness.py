@@ -29,7 +29,7 @@ from pipeline.core.nearness import (
 )
 from pipeline.core.stage import Runtime, runs_in
 from pipeline.export.execution import onnx_outputs, slices
-from pipeline.measure.runtimes import open_session
+from pipeline.measure.batches import run_in_batches
 from pipeline.precision.request import training_order
 
 if TYPE_CHECKING:
@@ -131,14 +131,8 @@ class Net:
 
     def _shipped(self, file: Path, images: Images) -> Outputs:
         """Return the outputs in a session like the one that ships, in calls of the target's batch."""
-        session = open_session(self.runtime, file, threads=1, batch=self.batch)
-        parts: list[list[NDArray[Any]]] = []
-        for batch_NCHW in slices(images.samples_NCHW, self.batch):
-            try:
-                parts.append([np.array(output) for output in session.run(batch_NCHW)])
-            except Exception as error:  # the runtimes' exception classes are private
-                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-                raise InputError(f"{file.name}: {self.runtime} cannot run it: {reason}") from error
+        batches = slices(images.samples_NCHW, self.batch)
+        parts = run_in_batches(file, batches, runtime=self.runtime, threads=1, batch=self.batch)
         return [np.concatenate(each)[: len(images.samples_NCHW)] for each in zip(*parts, strict=True)]
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.core.errors import DeviceError, InputError, OutputsError
+from pipeline.core.errors import DeviceError, InputError, OutputsError, first_line
 from pipeline.core.runtimes import RUNTIMES
 from pipeline.measure.devices.local import LocalDevice
 from pipeline.measure.installed import missing_packages, missing_text
@@ -178,7 +178,7 @@ def _run_here(file: Path, samples_NCHW: NDArray[np.float32], precise: str) -> li
     import onnxruntime  # noqa: PLC0415 - only this way of asking loads it
 
     from pipeline.export.execution import onnx_batch, slices  # noqa: PLC0415
-    from pipeline.onnx_graph.file import first_line, read_onnx  # noqa: PLC0415
+    from pipeline.onnx_graph.file import read_onnx  # noqa: PLC0415
 
     if not len(samples_NCHW):
         raise InputError("found no image to compare on; expected at least one")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.core.artifact import Artifact, Frozen, TensorSpec, payload_digest, size_bytes
+from pipeline.core.classification import NO_CLASS, predicted_classes
 from pipeline.core.errors import StageError
 from pipeline.core.runtimes import FORMS, RUNTIMES, exported_forms, loaded, runtime_for
 from pipeline.core.store import write_artifact
@@ -157,25 +158,21 @@ class Judge:
         )
 
     def _predictions(self, file: Artifact, split: Split, name: str) -> NDArray[np.int64]:
-        from pipeline.measure.runtimes import open_session
+        from pipeline.measure.batches import run_in_batches
 
         batch = self.target.batch
-        session = open_session(self.runtime_of(file), file.file, threads=self.threads, batch=batch)
+        images = (images for images, _ in self.dataset().batches(split, batch))
+        ran = run_in_batches(file.file, images, runtime=self.runtime_of(file), threads=self.threads, batch=batch)
         found: list[NDArray[np.int64]] = []
-        for done, (images, _) in enumerate(self.dataset().batches(split, batch)):
-            missing = batch - len(images)
-            padded = np.concatenate([images, np.repeat(images[-1:], missing, axis=0)]) if missing else images
-            logits = np.asarray(session.run(padded)[0])[: len(images)]
-            _require_classes(logits, f"images {done * batch} to {done * batch + len(images) - 1} of {name}")
-            found.append(logits.argmax(axis=1).astype(np.int64))
+        for done, (logits, *_) in enumerate(ran):
+            found.append(predicted_classes(logits))
+            _require_classes(found[-1], f"images {done * batch} to {done * batch + len(logits) - 1} of {name}")
             self.progress.update(done + 1, -(-len(split) // batch), f"accuracy on {name}")
         return np.concatenate(found)
 
 
-def _require_classes(logits: NDArray[np.float32], where: str) -> None:
-    """Refuse logits [N, classes] of which one image's largest is NaN or infinite: argmax would call it some class."""
-    undecided = int((~np.isfinite(logits.max(axis=1))).sum())
-    if undecided:
+def _require_classes(predictions: NDArray[np.int64], where: str) -> None:
+    if undecided := int((predictions == NO_CLASS).sum()):
         raise StageError(
             f"the exported file's outputs are not finite for {undecided} of the {where}: no class can be told. Look at "
             "its weights and at what the stage changed: a learning rate too high, numbers beyond float16"

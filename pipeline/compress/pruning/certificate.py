@@ -22,8 +22,8 @@ from torch.utils._pytree import tree_leaves
 from pipeline.compress.pruning.masking import MaskedRun, reference_values
 from pipeline.compress.pruning.tensors import copied, masked, sliced, stored_tensors
 from pipeline.compress.pruning.wide import double_precision, widened
-from pipeline.compress.training.inference import first_line, in_training, inference, seeded, where
-from pipeline.core.errors import StageError
+from pipeline.compress.training.inference import in_training, inference, seeded, where
+from pipeline.core.errors import StageError, first_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

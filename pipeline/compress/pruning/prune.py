@@ -12,8 +12,7 @@ from pipeline.compress.pruning.rewrite import rewrite, training_switches
 from pipeline.compress.pruning.surgery import PrunePlan, apply, plan_for
 from pipeline.compress.pruning.tensors import copied
 from pipeline.compress.pruning.trial import Trial
-from pipeline.compress.training.inference import first_line
-from pipeline.core.errors import InputError, StageError
+from pipeline.core.errors import InputError, StageError, first_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

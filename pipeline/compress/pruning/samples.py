@@ -10,6 +10,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from pipeline.compress.training.batchnorm import recalibrate
+from pipeline.core.classification import predicted_classes, share_equal
 from pipeline.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -56,14 +57,12 @@ class Samples:
         model.eval()
         if renew:
             recalibrate(model, (images for images, _ in self.training()))
-        right = total = 0
         with torch.no_grad():
-            for images, labels in self.validation():
-                right += int((model(images).argmax(1) == labels).sum())
-                total += len(labels)
-        if not total:
+            found = [(predicted_classes(model(images).numpy()), labels.numpy()) for images, labels in self.validation()]
+        if not found:
             raise InputError(f"the validation split has less than one batch of {self.batch} images")
-        return right / total
+        predictions, labels = map(np.concatenate, zip(*found, strict=True))
+        return share_equal(predictions, labels)
 
     def _chosen(self, split: Split) -> NDArray[np.int64]:
         chosen: NDArray[np.int64] = np.random.default_rng(self.seed).permutation(len(split))[: self.images]

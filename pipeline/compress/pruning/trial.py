@@ -19,8 +19,8 @@ from pipeline.compress.pruning.tensors import copied, stored_tensors
 from pipeline.compress.pruning.untouched import untouched
 from pipeline.compress.pruning.wide import double_precision, widened
 from pipeline.compress.state.kept import ADVICE, kept_state
-from pipeline.compress.training.inference import first_line, in_training, outputs, seeded, where
-from pipeline.core.errors import InputError, StageError
+from pipeline.compress.training.inference import in_training, outputs, seeded, where
+from pipeline.core.errors import InputError, StageError, first_line
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence

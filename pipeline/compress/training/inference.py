@@ -88,8 +88,3 @@ def where(error: Exception) -> str:
         return "an unknown line"
     code = shorten(own[-1].line or "", 100, placeholder=" ...")
     return f"{Path(own[-1].filename).name}:{own[-1].lineno} `{code}`"
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's text that says something."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -12,6 +12,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +21,7 @@ from pipeline.compress.training.augmentation import Augmentation, augment, mixup
 from pipeline.compress.training.batchnorm import recalibrate
 from pipeline.compress.training.distillation import Distillation, target_loss, teacher_loss
 from pipeline.compress.training.main_output import MainOutput
+from pipeline.core.classification import predicted_classes, share_equal
 from pipeline.core.errors import InputError, StageError
 
 if TYPE_CHECKING:
@@ -335,13 +337,14 @@ class Training:
     def _evaluate(self, model: nn.Module, training_loss: float) -> EpochResult:
         model.eval()
         split, classes = self.dataset.validation, len(self.dataset.classes)
-        right, total = 0, 0.0
+        predictions, total = [], 0.0
         for start in range(0, len(split), _EVALUATION_BATCH):
             images, labels = self._tensors(split, torch.arange(start, min(start + _EVALUATION_BATCH, len(split))))
             logits = model(images.contiguous(memory_format=torch.channels_last))
-            right += int((logits.argmax(1) == labels).sum())
+            predictions.append(predicted_classes(logits.float().numpy(force=True)))
             total += float(target_loss(logits, nn.functional.one_hot(labels, classes).float())) * len(labels)
-        return EpochResult(self.epoch, training_loss, right / len(split), total / len(split))
+        accuracy = share_equal(np.concatenate(predictions), split.labels)
+        return EpochResult(self.epoch, training_loss, accuracy, total / len(split))
 
     def _renew_statistics(self, model: nn.Module) -> None:
         if self.settings.recalibration_images:

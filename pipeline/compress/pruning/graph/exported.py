@@ -13,8 +13,8 @@ from torch.fx.experimental.symbolic_shapes import is_concrete_int
 from torch.utils._pytree import tree_map_only
 
 from pipeline.compress.pruning.untouched import untouched
-from pipeline.compress.training.inference import first_line, in_training, inference, where
-from pipeline.core.errors import InputError
+from pipeline.compress.training.inference import in_training, inference, where
+from pipeline.core.errors import InputError, first_line
 from pipeline.core.quiet import quiet
 from pipeline.core.user_code import origin
 

@@ -28,7 +28,7 @@ from pipeline.compress.quantization.engines.engine import Quantized
 from pipeline.compress.quantization.holding import hold_clips
 from pipeline.compress.quantization.kernel_limits import beyond_kernels
 from pipeline.compress.quantization.placement import count, matching_nodes, nodes_like, require_float_and_folded
-from pipeline.core.errors import InputError, StageError
+from pipeline.core.errors import InputError, StageError, first_line
 from pipeline.core.quiet import quiet
 
 if TYPE_CHECKING:
@@ -87,8 +87,9 @@ def simulate(
         try:
             converted, values = _converted(network, fed, request)
         except Exception as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise StageError(f"neural-compressor cannot quantize this graph: {reason}. Another engine may") from error
+            raise StageError(
+                f"neural-compressor cannot quantize this graph: {first_line(error)}. Another engine may"
+            ) from error
     return converted, pt2e.read_pairs(converted, network, values)
 
 

@@ -34,7 +34,7 @@ from pipeline.compress.quantization.holding import hold_clips
 from pipeline.compress.quantization.kernel_limits import beyond_kernels
 from pipeline.compress.quantization.placement import count, matching_nodes, nodes_like, require_float_and_folded
 from pipeline.compress.quantization.qdq import SCALE, Wiring
-from pipeline.core.errors import InputError, StageError
+from pipeline.core.errors import InputError, StageError, first_line
 from pipeline.core.quiet import quiet
 
 if TYPE_CHECKING:
@@ -139,8 +139,7 @@ def _quantized(
                 advanced_parameters=parameters,
             )
         except Exception as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise StageError(f"nncf cannot quantize this graph: {reason}. Another engine may") from error
+            raise StageError(f"nncf cannot quantize this graph: {first_line(error)}. Another engine may") from error
     return result
 
 
