@@ -19,6 +19,7 @@ from pipeline.core.locks import hold, let_go, reason
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+    from typing import BinaryIO
 
 SUFFIX = ".partial"
 #: Characters of the name in the temporary name: names of the file system's full length leave room for no more.
@@ -46,11 +47,27 @@ def write_whole(path: Path, content: str | bytes) -> None:
     """
     data = content.encode() if isinstance(content, str) else content
     try:
-        remove_left_over(path)
-        _write(path, data)
-        sync_folder(path.parent)
+        write_whole_with(path, lambda stream: stream.write(data))
     except OSError as error:
         raise ResourceError(f"{path} cannot be written: {reason(error)}") from error
+
+
+def write_whole_with(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file as `write_whole` does, by a function that writes to a stream. Raises OSError, and what it raises."""
+    remove_left_over(path)
+    partial, descriptor = _new(path, _make_file)
+    try:
+        with os.fdopen(os.dup(descriptor), "wb") as stream:
+            write(stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    finally:
+        let_go(descriptor)
+    sync_folder(path.parent)
 
 
 def append_line(path: Path, line: str) -> None:
@@ -100,21 +117,6 @@ def remove_left_over(place: Path) -> None:
             if descriptor is not None:
                 _remove(found, place)
                 let_go(descriptor)
-
-
-def _write(path: Path, data: bytes) -> None:
-    partial, descriptor = _new(path, _make_file)
-    try:
-        with os.fdopen(os.dup(descriptor), "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    finally:
-        let_go(descriptor)
 
 
 def _new(place: Path, make: Callable[[Path], int]) -> tuple[Path, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +17,7 @@ from pipeline.compress.training.distillation import Distillation
 from pipeline.compress.training.training import Hyperparameters, Training
 from pipeline.core.code_inputs import undeclared, within, write_reads
 from pipeline.core.errors import InputError, first_line
+from pipeline.core.partial import write_whole_with
 from pipeline.network.stored import load_network, load_other, write_network
 from pipeline.network.tracing import example_of
 
@@ -99,7 +100,7 @@ def run_to_end(
         training.judge_start()
     while not training.done:
         training.run_epoch(_reporter(training, progress, label))
-        _save(training.state(), file)
+        write_whole_with(file, partial(torch.save, training.state()))
     return training.finish()
 
 
@@ -123,16 +124,6 @@ def _compare_threads(before: int | None, progress: Progress) -> None:
             f"it began on {before} threads and goes on with {now}, which add in another order: it will not end with "
             f"the same bytes as it would with OMP_NUM_THREADS={before}"
         )
-
-
-def _save(state: dict[str, Any], file: Path) -> None:
-    """Write a state so that the file is either the old one or the new one, whenever the process is killed."""
-    part = file.with_suffix(".part")
-    with part.open("wb") as stream:
-        torch.save(state, stream)
-        stream.flush()
-        os.fsync(stream.fileno())
-    part.replace(file)
 
 
 def removable(model: nn.Module, given: Artifact) -> tuple[Group, ...]:
