@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import not_
 from typing import Any, Literal
 
 from pydantic import Field
@@ -11,6 +12,23 @@ from pipeline.core.nearness import NEARNESS, Nearness
 from pipeline.core.stage import Runtime, Target
 
 SCHEMA_VERSION = 1
+#: What a stage can do; `report.run.gains` has the words.
+What = Literal[
+    "speed",
+    "size",
+    "accuracy",
+    "nothing",
+    "untimed",
+    "no gain",
+    "far",
+    "back in float",
+    "nodes in float",
+    "not quantized",
+    "not smaller",
+    "same file",
+    "bundle",
+    "measurement",
+]
 
 
 class Interval(Frozen):
@@ -62,12 +80,30 @@ class Gain(Frozen):
     text: str
 
 
+class Effect(Frozen):
+    """One thing that a stage did, against the row before.
+
+    `change` is the speedup of `speed` (2 is twice as fast), the relative change of `size` (-0.5 is half as large), the
+    difference in `accuracy` (0.01 is a point), the seconds of a `measurement`. `count` is of nodes or measured files,
+    `names` are the nodes that went back to float, `why` the reason in words. `nothing` says that nothing got better,
+    `untimed` that nothing else did, and that it was not timed against the row before. In JSON only what there is.
+    """
+
+    what: What
+    change: float = Field(default=0.0, exclude_if=not_)
+    judged: Literal["better", "worse", "unsure"] | None = Field(default=None, exclude_if=not_)
+    count: int = Field(default=0, exclude_if=not_)
+    names: tuple[str, ...] = Field(default=(), exclude_if=not_)
+    why: str = Field(default="", exclude_if=not_)
+
+
 class Row(Frozen):
     """One line of the report: the original (index 0) or what one stage shipped.
 
     `digest` is the exported file's, `artifact` the stage's own: they differ for a torch network, which is judged on its
-    ONNX export. `folder` is relative to the run folder. `verdict` says in words what the stage bought, or that it
-    bought nothing. The file of a stage that was skipped is that of the row before.
+    ONNX export. `folder` is relative to the run folder. `effects` are what the stage did, and `verdict` says them in
+    words; runs of earlier versions have the words alone. The file of a stage that was skipped is that of the row
+    before.
     """
 
     index: int
@@ -87,6 +123,7 @@ class Row(Frozen):
     gzip_bytes: int | None = None
     timings: tuple[Timing, ...] = ()
     changed: dict[str, Any] = Field(default={})
+    effects: tuple[Effect, ...] = ()
     verdict: str = ""
 
     @property

@@ -38,6 +38,7 @@ from pipeline.core.user_code import known_as, told
 from pipeline.data import load as load_data
 from pipeline.data import summary
 from pipeline.measure.machine import Threads, usable_threads
+from pipeline.report.run.gains import sentence
 from pipeline.results.measurement import load as load_measurement
 from pipeline.results.run import Row, RunReport
 from pipeline.results.run_folder import PLAN_FILE, RUN_FILE, previous_ingredients
@@ -45,7 +46,7 @@ from pipeline.run.disk import disk_errors
 from pipeline.run.judge import Judge, input_specs
 from pipeline.run.no_gain import gain, settle
 from pipeline.run.plan import Plan, Step, make_plan
-from pipeline.run.verdicts import budget_lines, in_vain, with_timings, with_verdicts
+from pipeline.run.verdicts import budget_lines, in_vain, with_effects, with_timings
 from pipeline.stages.bundle import Bundle
 
 if TYPE_CHECKING:
@@ -311,8 +312,8 @@ class Run:
             changed=record.changed if record else {},
             **found.model_dump(),
         )
-        if self.rows and (words := in_vain(self.rows[-1], row)):
-            self.progress.note(f"{step.label}: {words}")
+        if self.rows and (effects := in_vain(self.rows[-1], row)):
+            self.progress.note(f"{step.label}: {sentence(effects)}")
         self.rows.append(row)
 
     def _finished(self, seconds: float) -> RunReport:
@@ -341,7 +342,7 @@ class Run:
         rows = tuple(self.rows)
         if self.measurement:
             rows = with_timings(rows, self.measurement)
-        rows = with_verdicts(rows, self.measurement, self.loaded.recipe.target)
+        rows = with_effects(rows, self.measurement, self.loaded.recipe.target)
         return RunReport.model_validate(
             {
                 "name": self.loaded.recipe.name,

@@ -5,11 +5,10 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from pipeline.core.nearness import BACK, FAR
 from pipeline.core.units import Factor
 from pipeline.measure.statistics import ratio_interval, round_statistics, timings
-from pipeline.report import numbers
-from pipeline.results.run import BudgetLine, Interval
+from pipeline.report.run.gains import sentence
+from pipeline.results.run import BudgetLine, Effect, Interval
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from pipeline.results.measurement import Measurement
     from pipeline.results.run import Row
 
+    Judged = Literal["better", "worse"]
     Verdict = Literal["met", "missed", "cannot tell"]
 
 #: Smaller changes of size are not worth a word.
@@ -40,84 +40,87 @@ def with_timings(rows: Sequence[Row], measurement: Measurement) -> tuple[Row, ..
     )
 
 
-def with_verdicts(rows: Sequence[Row], measurement: Measurement | None, target: Target) -> tuple[Row, ...]:
-    """Return the rows with a sentence each that says what the stage bought against the row before it.
+def with_effects(rows: Sequence[Row], measurement: Measurement | None, target: Target) -> tuple[Row, ...]:
+    """Return the rows with what each stage did against the row before it, and a sentence that says so.
 
-    Without a measurement only those rows have one that were timed for their own sake (`on_no_gain`).
+    Without a measurement only those rows say what they bought that were timed for their own sake (`on_no_gain`).
     """
     judged = list(rows[:1])
     for before, row in pairwise(rows):
-        judged.append(row.model_copy(update={"verdict": _verdict(before, row, measurement, target)}))
+        effects = _effects(before, row, measurement, target)
+        judged.append(row.model_copy(update={"effects": effects, "verdict": sentence(effects)}))
     return tuple(judged)
 
 
-def _verdict(before: Row, row: Row, measurement: Measurement | None, target: Target) -> str:
+def _effects(before: Row, row: Row, measurement: Measurement | None, target: Target) -> tuple[Effect, ...]:
     if row.gain and row.gain.decision == "skipped":
-        return f"skipped: no gain ({row.gain.text})"
+        return (Effect(what="no gain", why=row.gain.text),)
     traded, vain = _traded(before, row, measurement, target), in_vain(before, row)
     if traded:  # which says itself how large the file is
-        vain = vain if vain.startswith("nothing") else vain.partition(", ")[2]
-    return ", ".join(filter(None, (_far(row), traded, vain)))
+        vain = tuple(effect for effect in vain if effect.what not in {"size", "not smaller"})
+    return (*_far(row), *traded, *vain)
 
 
-def in_vain(before: Row, row: Row) -> str:
-    """Say that a file in fewer bits is no smaller than its float file, or that nothing of it is; else empty."""
+def in_vain(before: Row, row: Row) -> tuple[Effect, ...]:
+    """Return that a file in fewer bits is no smaller than its float file, or that nothing of it is; else nothing."""
     if row.nearness is None or not before.size_bytes or not row.size_bytes:
-        return ""
+        return ()
     larger, empty = row.size_bytes / before.size_bytes - 1, row.changed.get("quantized_nodes") == {}
-    stays = "nothing is in fewer bits" if empty else ""
+    stays = (Effect(what="not quantized"),) if empty else ()
     if larger < 0:
         return stays
     if not empty and (nodes := len(row.changed.get("float_nodes", ()))):
-        stays = f"with {numbers.plural(nodes, 'node')} in float"
-    size = f"{larger:.0%} larger" if larger > _SIZE_CHANGE else "no smaller than in float"
-    return ", ".join(filter(None, (size, stays)))
+        stays = (Effect(what="nodes in float", count=nodes),)
+    return (*(_size(before, row) or (Effect(what="not smaller"),)), *stays)
 
 
-def _far(row: Row) -> str:
-    """Say that a file is far from its float file, or what went back to float for it to be near; empty where it is."""
+def _far(row: Row) -> tuple[Effect, ...]:
+    """Return that a file is far from its float file, or what went back to float for it to be near."""
     found = row.nearness
     if found is None or found.decision == "near":
-        return ""
+        return ()
     if found.decision == "kept":
-        return f"{FAR}: {found.why}"
-    return f"{BACK}: {' and '.join(found.in_float)} (in fewer bits: {found.why})"
+        return (Effect(what="far", judged="worse", why=found.why),)
+    return (Effect(what="back in float", judged="unsure", names=found.in_float, why=found.why),)
 
 
-def _traded(before: Row, row: Row, measurement: Measurement | None, target: Target) -> str:
-    """Say what a stage bought for what, as far as that was measured."""
+def _traded(before: Row, row: Row, measurement: Measurement | None, target: Target) -> tuple[Effect, ...]:
+    """Return what a stage bought for what, as far as that was measured."""
     if measurement is None:
-        return _bought(before, row, _gained(row)) if row.gain else ""
+        return _bought(before, row, _gained(row)) if row.gain else ()
     if row.kind == "bundle":
-        return "ships the files above"
+        return (Effect(what="bundle"),)
     if row.kind == "measure":
         files = len({subject.digest for subject in measurement.subjects})
-        return f"measured {files} files in {measurement.seconds:.0f} s"
+        return (Effect(what="measurement", change=measurement.seconds, count=files),)
     if before.digest == row.digest:
-        return "the same file"
+        return (Effect(what="same file"),)
     return _bought(before, row, _gained(row) or _paired(before, row, measurement, target.runtime))
 
 
-def _bought(before: Row, row: Row, speedup: Interval | None) -> str:
-    """Say what a stage bought and what it paid for it."""
-    bought: list[str] = []
-    paid: list[str] = []
-    if speedup and speedup.low > 1:
-        bought.append(f"{speedup.value:.2f}x faster")
-    if speedup and speedup.high < 1:
-        paid.append(f"{1 / speedup.value:.2f}x slower")
-    if before.size_bytes and row.size_bytes:
-        smaller = 1 - row.size_bytes / before.size_bytes
-        if abs(smaller) > _SIZE_CHANGE:
-            (bought if smaller > 0 else paid).append(f"{abs(smaller):.0%} {'smaller' if smaller > 0 else 'larger'}")
+def _bought(before: Row, row: Row, speedup: Interval | None) -> tuple[Effect, ...]:
+    """Return what a stage bought, and behind it what it paid."""
+    found = list(_size(before, row))
+    if speedup and (speedup.low > 1 or speedup.high < 1):
+        judged: Judged = "better" if speedup.low > 1 else "worse"
+        found.insert(0, Effect(what="speed", change=speedup.value, judged=judged))
     if before.validation and row.validation:
-        points = 100 * (row.validation.accuracy - before.validation.accuracy)
-        if points:
-            (bought if points > 0 else paid).append(f"{points:+.2f} points")
-    if bought:
-        return ", ".join(bought) + (f", for {', '.join(paid)}" if paid else "")
-    unmeasured = "" if speedup else " (not timed against the stage before)"
-    return "bought nothing" + unmeasured + (f", cost {', '.join(paid)}" if paid else "")
+        change = row.validation.accuracy - before.validation.accuracy
+        if change:
+            found.append(Effect(what="accuracy", change=change, judged="better" if change > 0 else "worse"))
+    better = [effect for effect in found if effect.judged == "better"]
+    nothing = Effect(what="nothing" if speedup else "untimed")
+    return (*(better or [nothing]), *(effect for effect in found if effect.judged == "worse"))
+
+
+def _size(before: Row, row: Row) -> tuple[Effect, ...]:
+    """Return how the size changed, where that is worth a word."""
+    if not before.size_bytes or not row.size_bytes:
+        return ()
+    change = row.size_bytes / before.size_bytes - 1
+    if abs(change) <= _SIZE_CHANGE:
+        return ()
+    return (Effect(what="size", change=change, judged="better" if change < 0 else "worse"),)
 
 
 def _gained(row: Row) -> Interval | None:

@@ -1,4 +1,4 @@
-"""What one stage bought and what it cost, read from its verdict, and the row that the run is about."""
+"""What one stage bought and what it cost, in words, and the row that the run is about."""
 
 from __future__ import annotations
 
@@ -10,17 +10,39 @@ from pipeline.core.runtimes import last_readable
 from pipeline.report import numbers
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from pipeline.core.stage import Target
-    from pipeline.results.run import Row, RunReport, Timing
+    from pipeline.results.run import Effect, Row, RunReport, Timing, What
 
 Tone = Literal["better", "worse", "unsure", "nothing", "plain"]
 
-_NOTHING = "bought nothing"
-_SKIPPED = "skipped: no gain"
-#: What the net under quantization said.
-_NET: dict[str, Tone] = {FAR: "worse", BACK: "unsure"}
-_BETTER = (" faster", " smaller")
-_WORSE = (" slower", " larger")
+_FIGURES = {"speed", "size", "accuracy"}
+_NOTHING = {"nothing", "untimed", "no gain"}
+#: An effect in two or three words, where it is one that is marked.
+_MARKED: dict[What, Callable[[Effect], str]] = {
+    "speed": lambda each: f"{each.change:.2f}x faster" if each.change > 1 else f"{1 / each.change:.2f}x slower",
+    "size": lambda each: f"{abs(each.change):.0%} {'smaller' if each.change < 0 else 'larger'}",
+    "accuracy": lambda each: f"{100 * each.change:+.2f} points",
+    "nothing": lambda _: "bought nothing",
+    "untimed": lambda _: "bought nothing",
+    "no gain": lambda _: "skipped: no gain",
+    "far": lambda _: FAR,
+    "back in float": lambda _: BACK,
+}
+#: What stands beside these words, or the effect where it has none.
+_BESIDE: dict[What, Callable[[Effect], str]] = {
+    "untimed": lambda _: "not timed against the stage before",
+    "no gain": lambda each: each.why,
+    "far": lambda each: each.why,
+    "back in float": lambda each: f"{' and '.join(each.names)} (in fewer bits: {each.why})",
+    "nodes in float": lambda each: f"with {numbers.plural(each.count, 'node')} in float",
+    "not quantized": lambda _: "nothing is in fewer bits",
+    "not smaller": lambda _: "no smaller than in float",
+    "same file": lambda _: "the same file",
+    "bundle": lambda _: "ships the files above",
+    "measurement": lambda each: f"measured {each.count} files in {each.change:.0f} s",
+}
 
 
 @dataclass(frozen=True)
@@ -31,30 +53,27 @@ class Chip:
     tone: Tone
 
 
-def told(verdict: str) -> tuple[tuple[Chip, ...], str]:
-    """Split a verdict such as "1.90x faster, 71% smaller, for -0.31 points" into its gains and costs, and the rest.
+def chips(effects: Sequence[Effect]) -> tuple[tuple[Chip, ...], str]:
+    """Return gains and costs in two or three words each, and what else there is to say."""
+    found = [
+        Chip(_MARKED[each.what](each).replace("-", numbers.MINUS), _tone(each))
+        for each in effects
+        if each.what in _MARKED
+    ]
+    return tuple(found), ", ".join(_BESIDE[each.what](each) for each in effects if each.what in _BESIDE)
 
-    What is neither a gain nor a cost nor "bought nothing" stays text, as it is written. Of a stage that was skipped,
-    or whose file is far from its float file, the reason is the rest.
-    """
-    if verdict.startswith(_SKIPPED):
-        return (Chip(_SKIPPED, "nothing"),), verdict.removeprefix(f"{_SKIPPED} (").removesuffix(")")
-    chips: list[Chip] = []
-    rest: list[str] = []
-    for part in filter(None, verdict.split(", ")):
-        words = part.removeprefix("for ").removeprefix("cost ")
-        net = next((each for each in _NET if words.startswith(each)), None)
-        if net:
-            chips.append(Chip(net, _NET[net]))
-            rest.append(words.removeprefix(f"{net}: "))
-        elif words.startswith(_NOTHING):
-            chips.append(Chip(_NOTHING, "nothing"))
-            rest.extend(filter(None, [words.removeprefix(_NOTHING).strip(" :;()")]))
-        elif tone := _tone(words):
-            chips.append(Chip(words.replace("-", numbers.MINUS), tone))
-        else:
-            rest.append(part)
-    return tuple(chips), ", ".join(rest)
+
+def sentence(effects: Sequence[Effect]) -> str:
+    """Write what a stage did as run.json has it: "1.90x faster, 71% smaller, for -0.31 points"."""
+    parts, price = [], ""
+    for each in effects:
+        words = [table[each.what](each) for table in (_MARKED, _BESIDE) if each.what in table]
+        if each.what in _FIGURES and each.judged == "worse":
+            words[0], price = price + words[0], ""
+        elif each.what in _FIGURES | _NOTHING:
+            price = "for " if each.what in _FIGURES else "cost "
+        parts.append(f"{words[0]} ({words[1]})" if each.what in _NOTHING and words[1:] else ": ".join(words))
+    return ", ".join(parts)
 
 
 def timing(row: Row, target: Target) -> Timing | None:
@@ -74,11 +93,6 @@ def result(report: RunReport) -> Row:
     return rows[last_readable((row.form for row in rows), report.target.runtime)]
 
 
-def _tone(words: str) -> Tone | None:
-    """Say whether words tell a gain or a cost."""
-    points = words.endswith(" points")
-    if words.endswith(_BETTER) or (points and words.startswith("+")):
-        return "better"
-    if words.endswith(_WORSE) or (points and words.startswith("-")):
-        return "worse"
-    return None
+def _tone(effect: Effect) -> Tone:
+    """Return how an effect is coloured."""
+    return "nothing" if effect.what in _NOTHING else effect.judged or "plain"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.report import numbers
-from pipeline.report.run.gains import made, result, timing, told
+from pipeline.report.run.gains import chips, made, result, timing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -115,14 +115,14 @@ def runtime_table(report: RunReport) -> RuntimeTable:
 def _line(report: RunReport, row: Row, slowest: float) -> Line:
     """Write one row as text."""
     taken = timing(row, report.target)
-    chips, rest = told(row.verdict)
+    marked, rest = chips(row.effects)
     return Line(
         index=row.index,
         label=row.label,
         settings=settings(row),
         role=role(report, row),
-        chips=chips,
-        verdict=rest,
+        chips=marked,
+        verdict=rest if row.effects else row.verdict,
         accuracy=_accuracy(row, report.rows[0]),
         latency=_latency(taken, slowest),
         speedup=_interval(taken.speedup, numbers.ratio) if taken else Cell(),

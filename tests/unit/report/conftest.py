@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pipeline.core.stage import Target
-from pipeline.results.run import Accuracy, BudgetLine, FinalTest, Interval, Row, RunReport, Timing
+from pipeline.report.run.gains import sentence
+from pipeline.results.run import Accuracy, BudgetLine, Effect, FinalTest, Interval, Row, RunReport, Timing
 
 if TYPE_CHECKING:
     from pipeline.core.artifact import Form
@@ -55,9 +56,20 @@ def timed(runtime: Runtime, value: float, factor: float | None, *, contended: bo
     )
 
 
+def better(what: Any, change: float) -> Effect:  # noqa: ANN401 - checked by the model
+    """Return a gain."""
+    return Effect(what=what, change=change, judged="better")
+
+
+def worse(what: Any, change: float) -> Effect:  # noqa: ANN401 - checked by the model
+    """Return a cost."""
+    return Effect(what=what, change=change, judged="worse")
+
+
 def row(index: int, label: str, kind: str, form: Form, **rest: Any) -> Row:  # noqa: ANN401 - passed to the model
     """Return one row; its digest and folder follow from its number unless they are given."""
     given: dict[str, Any] = {"digest": f"{index:x}" * 64, "folder": f"{index:02d}-{kind}", "seconds": 12.3}
+    given["verdict"] = sentence(rest.get("effects", ()))
     return Row(index=index, label=label, kind=kind, form=form, **{**given, **rest})
 
 
@@ -98,7 +110,7 @@ def _rows() -> tuple[Row, ...]:
                 },
                 "certificate": {"max_error": 3.1e-06, "tolerance": 1e-4},
             },
-            verdict="1.79x faster, 52% smaller, for -5.95 points",
+            effects=[better("speed", 1.79), better("size", -0.52), worse("accuracy", -0.0595)],
         ),
         row(
             2,
@@ -114,7 +126,7 @@ def _rows() -> tuple[Row, ...]:
             gzip_bytes=6_030_000,
             timings=(timed("onnxruntime", 21.41, 1.786), timed("openvino", 18.88, 1.753)),
             changed={"device": "cpu", "history": [{"epoch": 1, "loss": 0.41}, {"epoch": 2, "loss": 0.28}]},
-            verdict="+5.49 points",
+            effects=[better("accuracy", 0.0549)],
         ),
         row(
             3,
@@ -132,7 +144,7 @@ def _rows() -> tuple[Row, ...]:
             gzip_bytes=6_030_000,
             timings=(timed("onnxruntime", 21.41, 1.786), timed("openvino", 18.88, 1.753)),
             changed={"parity": {"max_absolute_error": 1.4e-05, "same_class": 1.0}},
-            verdict="the same file",
+            effects=[Effect(what="same file")],
         ),
         row(
             4,
@@ -149,7 +161,7 @@ def _rows() -> tuple[Row, ...]:
             gzip_bytes=6_010_000,
             timings=(timed("onnxruntime", 21.35, 1.791), timed("openvino", 18.91, 1.75)),
             changed={"nodes": {"before": 214, "after": 209}},
-            verdict="bought nothing",
+            effects=[Effect(what="nothing")],
         ),
         row(
             5,
@@ -165,7 +177,7 @@ def _rows() -> tuple[Row, ...]:
             gzip_bytes=1_614_000,
             timings=(timed("onnxruntime", 11.22, 3.408), timed("openvino", 9.13, 3.622, contended=True)),
             changed={"engine": "static QDQ", "calibration": "minmax"},
-            verdict="1.90x faster, 71% smaller, for -0.30 points",
+            effects=[better("speed", 1.90), better("size", -0.71), worse("accuracy", -0.0030)],
         ),
         row(
             6,
@@ -178,7 +190,7 @@ def _rows() -> tuple[Row, ...]:
             size_bytes=1_951_000,
             gzip_bytes=1_640_000,
             timings=(timed("openvino", 9.02, 3.668),),
-            verdict="bought nothing (not timed against the stage before), cost 3% larger",
+            effects=[Effect(what="untimed"), worse("size", 0.03)],
         ),
         row(
             7,
@@ -192,7 +204,7 @@ def _rows() -> tuple[Row, ...]:
             size_bytes=1_951_000,
             gzip_bytes=1_640_000,
             timings=(timed("openvino", 9.02, 3.668),),
-            verdict="measured 6 files in 311 s",
+            effects=[Effect(what="measurement", change=311.2, count=6)],
         ),
     )
 

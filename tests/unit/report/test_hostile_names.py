@@ -29,6 +29,7 @@ from pipeline.report.latency import comparison_html, comparison_terminal, gate
 from pipeline.report.latency.junit import junit
 from pipeline.report.progress import ConsoleProgress
 from pipeline.report.run import html, markdown, terminal
+from pipeline.results.run import Effect
 from tests.unit.report.inspection.test_network_pages import inspection as an_inspection
 from tests.unit.report.latency.test_comparison_pages import compared
 from tests.unit.report.latency.test_gate import model, result
@@ -146,6 +147,7 @@ def renamed(report: RunReport) -> RunReport:
                 "label": JSON_SAFE,
                 "config": {JSON_SAFE: JSON_SAFE},
                 "changed": {JSON_SAFE: [JSON_SAFE]},
+                "effects": (Effect(what="far", judged="worse", why=JSON_SAFE),) if row.index % 2 else (),
                 "verdict": JSON_SAFE,
                 "folder": JSON_SAFE,
             }

@@ -9,10 +9,10 @@ import pytest
 from pipeline.core.nearness import NEARNESS, Nearness
 from pipeline.core.stage import Target
 from pipeline.recipe import Budget
-from pipeline.report.run.gains import told
+from pipeline.report.run.gains import chips, sentence
 from pipeline.results.measurement import Block, Measurement, SamplingPlan, SessionSamples, SubjectSamples
 from pipeline.results.run import Accuracy, Interval, Row, Timing
-from pipeline.run.verdicts import budget_lines, in_vain, with_timings, with_verdicts
+from pipeline.run.verdicts import budget_lines, in_vain, with_effects, with_timings
 
 TARGET = Target()
 
@@ -79,8 +79,14 @@ def test_rows_say_what_was_bought_and_what_it_cost() -> None:
     """Twice as fast and half as large for a point; then nothing, at the price of size."""
     rows = [row("a"), row("b", accuracy=0.89, size=500), row("c", accuracy=0.89, size=600), row("c", kind="simplify")]
     found = measured({"a": 2.0, "b": 1.0, "c": 1.0})
-    judged = with_verdicts(with_timings(rows, found), found, TARGET)
+    judged = with_effects(with_timings(rows, found), found, TARGET)
     assert judged[1].verdict == "2.00x faster, 50% smaller, for -1.00 points"
+    assert [(each.what, each.judged) for each in judged[1].effects] == [
+        ("speed", "better"),
+        ("size", "better"),
+        ("accuracy", "worse"),
+    ]
+    assert [each.change for each in judged[1].effects] == pytest.approx([2, -0.5, -0.01])
     assert judged[2].verdict == "bought nothing, cost 20% larger"
     assert judged[3].verdict == "the same file"
 
@@ -93,7 +99,7 @@ KEPT = {"decision": "kept", "runtime": "onnxruntime", "speedup": 1.5, "low": 1.4
 def test_a_skipped_stage_says_why(*, timed: bool) -> None:
     """The figures that it was skipped for are its verdict, with a measurement as without."""
     skipped = row("a").model_copy(update={"changed": {"gain": {**SKIPPED, "text": "0.98x [0.96, 1.01]"}}})
-    found = with_verdicts([row("a"), skipped], measured({"a": 2.0}) if timed else None, TARGET)
+    found = with_effects([row("a"), skipped], measured({"a": 2.0}) if timed else None, TARGET)
     assert skipped.skipped
     assert found[1].verdict == "skipped: no gain (0.98x [0.96, 1.01])"
 
@@ -104,20 +110,20 @@ def test_a_stage_that_was_kept_for_its_gain_shows_that(*, timed: bool) -> None:
     kept = row("b", size=500).model_copy(update={"changed": {"gain": KEPT}})
     rows = [row("a"), kept, row("c")]
     found = measured({"a": 2.0, "b": 1.0, "c": 1.0}) if timed else None
-    judged = with_verdicts(with_timings(rows, found) if found else rows, found, TARGET)
+    judged = with_effects(with_timings(rows, found) if found else rows, found, TARGET)
     assert judged[1].verdict == "1.50x faster, 50% smaller"
     assert judged[2].verdict == ("bought nothing, cost 100% larger" if timed else "")
 
 
 def test_no_rows_have_no_verdicts() -> None:
     """A run that failed before its first row has nothing to say."""
-    assert with_verdicts([], None, TARGET) == ()
+    assert with_effects([], None, TARGET) == ()
 
 
 def test_a_slower_file_is_said_to_be_slower() -> None:
     """int8 that is slower than what it was made of has bought its size only."""
     found = measured({"a": 1.0, "b": 1.5})
-    judged = with_verdicts(with_timings([row("a"), row("b", size=300)], found), found, TARGET)
+    judged = with_effects(with_timings([row("a"), row("b", size=300)], found), found, TARGET)
     assert judged[1].verdict == "70% smaller, for 1.50x slower"
 
 
@@ -169,11 +175,11 @@ def test_far_files_are_told_first(
     text = "far from the float file: 4.9 dB"
     found = Nearness(decision=decision, decibels=4.9, seen=(), in_float=in_float, text=text)
     quantized = row("b", size=500).model_copy(update={"changed": {NEARNESS: found.model_dump(mode="json")}})
-    _, judged = with_verdicts((row("a"), quantized), measured({"a": 2.0, "b": 1.0}) if timed else None, TARGET)
+    _, judged = with_effects((row("a"), quantized), measured({"a": 2.0, "b": 1.0}) if timed else None, TARGET)
     assert judged.verdict == ", ".join(filter(None, (said, "50% smaller" if timed else "")))
-    chips, rest = told(judged.verdict)
+    marked, rest = chips(judged.effects)
     tones = {"near": [], "kept": ["worse"], "float": ["unsure"]}[decision]
-    assert [chip.tone for chip in chips] == [*tones, *(["better"] if timed else [])]
+    assert [chip.tone for chip in marked] == [*tones, *(["better"] if timed else [])]
     assert rest == said.partition(": ")[2]
 
 
@@ -201,10 +207,10 @@ def test_a_quantized_file_that_is_no_smaller_is_told(
     if nodes is not None:
         changed |= {"quantized_nodes": nodes, "float_nodes": ["a", "b", "c"]}
     before, after = row("a"), row("b", size=size).model_copy(update={"changed": changed})
-    assert in_vain(before, after) == said
-    assert in_vain(before, row("b", size=size)) == ""
-    _, judged = with_verdicts((before, after), measured({"a": 2.0, "b": 2.0}) if timed else None, TARGET)
+    assert sentence(in_vain(before, after)) == said
+    assert in_vain(before, row("b", size=size)) == ()
+    _, judged = with_effects((before, after), measured({"a": 2.0, "b": 2.0}) if timed else None, TARGET)
     assert said.rpartition(", ")[2] in judged.verdict or timed
     assert ("nothing is in fewer bits" in judged.verdict) is (nodes == {})
     assert bool(judged.verdict) == (timed or bool(said))
-    assert [chip.tone for chip in told("20% larger, with 3 nodes in float")[0]] == ["worse"]
+    assert [chip.tone for chip in chips(in_vain(before, after))[0]] == (["worse"] if size > 1010 else [])

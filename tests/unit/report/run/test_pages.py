@@ -12,7 +12,7 @@ from rich.console import Console
 
 from pipeline.report import numbers
 from pipeline.report.run import facts, headline, html, markdown, rows, terminal
-from pipeline.results.run import BundleRecord
+from pipeline.results.run import BundleRecord, Effect
 
 if TYPE_CHECKING:
     from pipeline.results.run import RunReport
@@ -115,7 +115,7 @@ def test_stage_that_bought_nothing_is_seen(report: RunReport) -> None:
 
 def test_skipped_stage_is_seen_with_its_figures(report: RunReport) -> None:
     """Every form says that it was skipped and with which interval."""
-    skipped = report.rows[4].model_copy(update={"verdict": "skipped: no gain (0.98x [0.96, 1.01])"})
+    skipped = report.rows[4].model_copy(update={"effects": (Effect(what="no gain", why="0.98x [0.96, 1.01]"),)})
     changed = report.model_copy(update={"rows": (*report.rows[:4], skipped, *report.rows[5:])})
     for text in (_printed(changed), markdown.render(changed).replace("\\", ""), html.render(changed)):
         assert "skipped: no gain" in text
@@ -223,10 +223,9 @@ def test_markdown_is_the_one_that_was_looked_at(report: RunReport) -> None:
 
 def _poisoned(report: RunReport) -> RunReport:
     """Return the report with hostile text wherever a run could bring text in."""
-    bad = [
-        row.model_copy(update={"label": EVIL, "verdict": EVIL, "config": {EVIL: EVIL}, "changed": {EVIL: {EVIL: EVIL}}})
-        for row in report.rows
-    ]
+    back = Effect(what="back in float", judged="unsure", names=(EVIL,), why=EVIL)
+    poison = {"label": EVIL, "verdict": EVIL, "config": {EVIL: EVIL}, "changed": {EVIL: {EVIL: EVIL}}}
+    bad = [row.model_copy(update={**poison, "effects": (back,) if row.index % 2 else ()}) for row in report.rows]
     budget = [line.model_copy(update={"asked": EVIL, "found": EVIL}) for line in report.budget]
     changes = {"name": EVIL, "recipe_file": EVIL, "recipe_digest": EVIL, "error": EVIL, "status": "failed"}
     texts = {"machine": {"cpu_model": EVIL, "isa": [EVIL]}, "data": {"name": EVIL}, "versions": {EVIL: EVIL}}

@@ -2,50 +2,98 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import get_args
 
 import pytest
 
 from pipeline.core.stage import Target
 from pipeline.report import numbers
 from pipeline.report.run import facts, headline, rows
-from pipeline.report.run.gains import result, told
-
-if TYPE_CHECKING:
-    from pipeline.results.run import RunReport
+from pipeline.report.run.gains import chips, result, sentence
+from pipeline.results.run import Effect, RunReport
 
 MINUS = numbers.MINUS
 
 
-def test_verdict_is_split_into_gains_and_costs() -> None:
-    """Gains, costs and the remark that nothing was bought are told apart."""
-    chips, rest = told("1.90x faster, 71% smaller, for -0.31 points")
-    assert [(chip.text, chip.tone) for chip in chips] == [
-        ("1.90x faster", "better"),
-        ("71% smaller", "better"),
-        (f"{MINUS}0.31 points", "worse"),
-    ]
-    assert rest == ""
+FASTER = Effect(what="speed", change=1.9, judged="better")
+SMALLER = Effect(what="size", change=-0.71, judged="better")
+LARGER = Effect(what="size", change=0.03, judged="worse")
+WORSE = Effect(what="accuracy", change=-0.0031, judged="worse")
+WARM = "0.98x [0.96, 1.01]; the device warmed up by 12 C; let it cool down"
+BACK = Effect(what="back in float", judged="unsure", names=("a", "b"), why="4.9 dB, and so far, is 2x faster")
 
 
-def test_stage_that_bought_nothing_is_marked() -> None:
-    """What stands beside "bought nothing" is kept as a cost or as text."""
-    chips, rest = told("bought nothing (not timed against the stage before), cost 3% larger")
-    assert [(chip.text, chip.tone) for chip in chips] == [("bought nothing", "nothing"), ("3% larger", "worse")]
-    assert rest == "not timed against the stage before"
+@pytest.mark.parametrize(
+    ("effects", "said", "marked", "rest"),
+    [
+        (
+            (FASTER, SMALLER, WORSE),
+            "1.90x faster, 71% smaller, for -0.31 points",
+            [("1.90x faster", "better"), ("71% smaller", "better"), (f"{MINUS}0.31 points", "worse")],
+            "",
+        ),
+        (
+            (Effect(what="untimed"), LARGER, WORSE),
+            "bought nothing (not timed against the stage before), cost 3% larger, -0.31 points",
+            [("bought nothing", "nothing"), ("3% larger", "worse"), (f"{MINUS}0.31 points", "worse")],
+            "not timed against the stage before",
+        ),
+        ((Effect(what="nothing"),), "bought nothing", [("bought nothing", "nothing")], ""),
+        (
+            (SMALLER, Effect(what="speed", change=0.5, judged="worse")),
+            "71% smaller, for 2.00x slower",
+            [("71% smaller", "better"), ("2.00x slower", "worse")],
+            "",
+        ),
+        ((Effect(what="no gain", why=WARM),), f"skipped: no gain ({WARM})", [("skipped: no gain", "nothing")], WARM),
+        (
+            (BACK, SMALLER, Effect(what="nodes in float", count=1)),
+            f"back in float: a and b (in fewer bits: {BACK.why}), 71% smaller, with 1 node in float",
+            [("back in float", "unsure"), ("71% smaller", "better")],
+            f"a and b (in fewer bits: {BACK.why}), with 1 node in float",
+        ),
+        ((Effect(what="same file"),), "the same file", [], "the same file"),
+        ((Effect(what="bundle"),), "ships the files above", [], "ships the files above"),
+        (
+            (Effect(what="measurement", change=311.2, count=6),),
+            "measured 6 files in 311 s",
+            [],
+            "measured 6 files in 311 s",
+        ),
+        ((), "", [], ""),
+    ],
+)
+def test_effects_are_written_as_a_sentence_and_as_chips(
+    effects: tuple[Effect, ...], said: str, marked: list[tuple[str, str]], rest: str
+) -> None:
+    """Gains and costs are marked, reasons stay in one piece whatever words they have, and the rest stays text."""
+    assert sentence(effects) == said
+    found, beside = chips(effects)
+    assert [(chip.text, chip.tone) for chip in found] == marked
+    assert beside == rest
 
 
-def test_skipped_stage_is_marked_with_its_figures() -> None:
-    """Why a stage was skipped stays in one piece, commas included."""
-    chips, rest = told("skipped: no gain (0.98x [0.96, 1.01]; the device warmed up by 12 C; let it cool down)")
-    assert [(chip.text, chip.tone) for chip in chips] == [("skipped: no gain", "nothing")]
-    assert rest == "0.98x [0.96, 1.01]; the device warmed up by 12 C; let it cool down"
+def test_every_effect_is_written() -> None:
+    """None of what an effect can be is left out of the sentence."""
+    for what in get_args(Effect.model_fields["what"].annotation):
+        assert sentence((Effect(what=what, change=2, count=1, names=("a",), why="so"),)), what
 
 
-@pytest.mark.parametrize("verdict", ["the same file", "measured 6 files in 311 s", "fast, for small images", ""])
-def test_other_words_stay_as_they_are(verdict: str) -> None:
-    """A verdict that names no gain and no cost is text."""
-    assert told(verdict) == ((), verdict)
+def test_an_effect_is_stored_as_what_there_is_of_it() -> None:
+    """In JSON what an effect has not is absent, and what was stored is read again."""
+    assert FASTER.model_dump(mode="json") == {"what": "speed", "change": 1.9, "judged": "better"}
+    for effect in (FASTER, BACK, Effect(what="nothing")):
+        assert Effect.model_validate_json(effect.model_dump_json()) == effect
+
+
+def test_runs_of_earlier_versions_have_words_alone(report: RunReport) -> None:
+    """Their sentence is shown as it is, and nothing is coloured."""
+    text = report.model_dump(mode="json")
+    for row in text["rows"]:
+        del row["effects"]
+    found = rows.lines(RunReport.model_validate(text))
+    assert [line.verdict for line in found] == [row.verdict for row in report.rows]
+    assert not any(line.chips for line in found)
 
 
 def test_every_stage_has_its_line(report: RunReport) -> None:
