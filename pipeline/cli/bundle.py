@@ -10,7 +10,7 @@ import typer
 
 from pipeline.cli.choices import FileRuntime  # noqa: TC001 - typer reads annotations
 from pipeline.cli.say import say
-from pipeline.core.runtimes import shipping_runtimes
+from pipeline.core.runtimes import BOARDS, EMULATED, shipping_runtimes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -96,10 +96,7 @@ def verify(
     ] = None,
     device: Annotated[
         str | None,
-        typer.Option(
-            metavar="DEVICE",
-            help="Run the samples there: ssh://user@host:port, adb://serial, qemu://cpu, or a registered name.",
-        ),
+        typer.Option(metavar="DEVICE", help=f"Run the samples there: {BOARDS}, {EMULATED}, or a registered name."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -11,7 +11,7 @@ import typer
 
 from pipeline.cli.choices import FileRuntime  # noqa: TC001 - typer reads annotations
 from pipeline.cli.say import say, say_json
-from pipeline.core.runtimes import DEFAULT_RUNTIME
+from pipeline.core.runtimes import BOARDS, DEFAULT_RUNTIME, EMULATED
 
 if TYPE_CHECKING:
     from pipeline.measure.visit import Visit
@@ -34,9 +34,7 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor(
-    device: Annotated[
-        str, typer.Option(metavar="DEVICE", help="local, ssh://user@host:port, adb://serial, or a name.")
-    ] = "local",
+    device: Annotated[str, typer.Option(metavar="DEVICE", help=f"local, {BOARDS}, or a name.")] = "local",
     runtime: Annotated[FileRuntime, typer.Option(help="Runtime that is measured with.")] = DEFAULT_RUNTIME,
     threads: Annotated[int, typer.Option(min=1, max=4096, help="Threads of one inference.")] = 1,
     aa: Annotated[int, typer.Option(min=2, max=10_000, help="How often a file is compared with its copy.")] = 10,
@@ -96,9 +94,7 @@ def device_add(
     name: Name,
     url: Annotated[
         str,
-        typer.Argument(
-            metavar="URL", help="ssh://user@host:port, adb://serial, qemu://cpu or local.", show_default=False
-        ),
+        typer.Argument(metavar="URL", help=f"{BOARDS}, {EMULATED} or local.", show_default=False),
     ],
     python: Annotated[str | None, typer.Option(help="Interpreter on the device; python3 when left out.")] = None,
     folder: Annotated[str | None, typer.Option(help="Folder on the device for files.")] = None,

@@ -10,7 +10,7 @@ import typer
 from pipeline.cli.choices import AnyRuntime
 from pipeline.cli.say import say, say_json
 from pipeline.core.errors import DeviceError, InputError, SecateurError
-from pipeline.core.runtimes import DEFAULT_RUNTIME
+from pipeline.core.runtimes import BOARDS, DEFAULT_RUNTIME, EMULATED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,9 +37,7 @@ Shapes = Annotated[
 ]
 DeviceName = Annotated[
     str,
-    typer.Option(
-        "--device", metavar="DEVICE", help="local, ssh://user@host:port, adb://serial, qemu://cpu, or a name."
-    ),
+    typer.Option("--device", metavar="DEVICE", help=f"local, {BOARDS}, {EMULATED}, or a name."),
 ]
 Duty = Annotated[
     str | None,

@@ -53,6 +53,8 @@ class RuntimeFacts:
     repeatability: float = 0.002
 
 
+#: How devices are written beside `local`, and one that computes without time; `pipeline.measure.devices` opens them.
+BOARDS, EMULATED = "ssh://user@host:port, adb://serial", "qemu://cpu"
 #: By name, in the order in which exports lead from one to the next.
 FORMS: dict[str, FormFacts] = {
     "torch": FormFacts(("definition.py", "network.json", "weights.safetensors"), "network.json"),

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from pipeline.core.artifact import Artifact, Form, Frozen, TensorSpec
 from pipeline.core.one_of import one_of
-from pipeline.core.runtimes import DEFAULT_RUNTIME, RUNTIMES, runtime_for
+from pipeline.core.runtimes import BOARDS, DEFAULT_RUNTIME, RUNTIMES, runtime_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -28,7 +28,7 @@ class Target(Frozen):
     device: str = Field(
         default="local",
         min_length=1,
-        description="The machine that measures: local, ssh://user@host:port, adb://serial, or a registered name.",
+        description=f"The machine that measures: local, {BOARDS}, or a registered name.",
     )
     runtime: Runtime = Field(default=DEFAULT_RUNTIME, description="What runs the exported file.")
     threads: int = Field(default=1, ge=1, le=4096, description="Threads of the runtime.")

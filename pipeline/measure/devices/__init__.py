@@ -84,7 +84,7 @@ def open_device(
     address = device.address
     if counts and address.kind != "qemu":
         raise InputError(
-            f"found {device.url}, which does not count instructions; allowed: an emulated one such as {record.EMULATED}"
+            f"found {device.url}, which does not count instructions; allowed: an emulated one such as {record.EXAMPLE}"
         )
     if address.kind == "qemu":
         return _emulated(device, counts, note)

@@ -16,13 +16,14 @@ from pydantic import AfterValidator, Field, ValidationError, field_validator, mo
 
 from pipeline.core.artifact import Frozen
 from pipeline.core.errors import InputError
-from pipeline.core.runtimes import DEFAULT_RUNTIME, RUNTIMES, shipping_runtimes
+from pipeline.core.runtimes import BOARDS, DEFAULT_RUNTIME, EMULATED, RUNTIMES, shipping_runtimes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-EMULATED = "qemu://cortex-a72"
-WRITTEN = f"local, ssh://[user@]host[:port], adb://serial, qemu://cpu such as {EMULATED}"
+EXAMPLE = "qemu://cortex-a72"
+_OPTIONAL = BOARDS.replace("user@", "[user@]").replace(":port", "[:port]")
+WRITTEN = f"local, {_OPTIONAL}, {EMULATED} such as {EXAMPLE}"
 _WORD = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
 _SSH = re.compile(
     rf"(?:(?P<user>{_WORD})@)?"
