@@ -30,7 +30,6 @@ from pipeline.core.quiet import printed_aside
 if TYPE_CHECKING:
     from pipeline.results.run import RunReport
 
-BAD_INPUT = 2
 CANNOT_TELL = 4
 #: What a disk or a network says: no other path would help.
 MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE}
@@ -148,7 +147,8 @@ def run(
         ):
             report = Run(loaded, folder, store, seed, progress, test).execute()
     except SecateurError as error:
-        if error.exit_code == BAD_INPUT or interruption.received():  # there is nothing to resume; or `main` says it
+        # There is nothing to resume; or `main` says it.
+        if error.exit_code == InputError.exit_code or interruption.received():
             raise
         _show_traceback(error)
         say(f"\n{error}\n{_how_to_go_on(error, command)}", err=True)

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from pipeline.results.measurement import Measurement
 
 DEFAULT_MARGINS = {"instructions": "1%"}
-BAD_INPUT = 2
 STAGE_FAILED = 3
 
 Runtime = Annotated[AnyRuntime, typer.Option(help="Runtime of all files; torch takes folders of torch networks.")]
@@ -202,7 +201,7 @@ def compare(
         if error.exit_code != STAGE_FAILED:
             raise
         say(f"error: {error}", err=True)  # with an exit code that no verdict has
-        raise typer.Exit(BAD_INPUT) from error
+        raise typer.Exit(InputError.exit_code) from error
     _show(found, folder, as_json=as_json)
     raise typer.Exit(found.exit_code)
 

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 
+MEBIBYTE = 2**20
+NANOSECONDS_PER_MILLISECOND = 1e6
 #: Seconds in each unit, largest first.
 _TIME_UNITS: Mapping[str, Fraction] = {
     "min": Fraction(60),

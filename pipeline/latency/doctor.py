@@ -15,6 +15,7 @@ from pipeline import __version__
 from pipeline.core.artifact import file_digest
 from pipeline.core.errors import InputError
 from pipeline.core.stage import SilentProgress
+from pipeline.core.units import NANOSECONDS_PER_MILLISECOND
 from pipeline.latency.checks import all_checks, signs_of
 from pipeline.latency.kept import keep, kept_file
 from pipeline.latency.networks import write_small_cnn
@@ -38,7 +39,6 @@ SESSION_S = 0.6
 #: Of the copies' outputs: threads may add numbers up in another order.
 TOLERANCE = 1e-3
 CLOCKS: tuple[Clock, ...] = ("wall", "cpu")
-NANOSECONDS_PER_MILLISECOND = 1e6
 
 
 def examine(

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from pipeline.results.measurement import Measurement
 
 TRIES = 3
-BAD_INPUT = 2
 _LEVEL = 0.95
 ADVICE = 'accept a new baseline on these terms (--accept), or say machine = "any" where processors change'
 
@@ -122,7 +121,7 @@ class Gate:
         except SecateurError as error:
             if isinstance(error, DeviceError):
                 keep_partial(error, self.results / model.name)
-            code = error.exit_code if error.exit_code in {5, 6} else BAD_INPUT
+            code = error.exit_code if error.exit_code in {5, 6} else InputError.exit_code
             return found.model_copy(update={"failure": Failure(exit_code=code, text=str(error))}), None
         update = {"verdict": comparison.verdict, "reasons": comparison.reasons, "comparison": comparison}
         return found.model_copy(update=update), measurement

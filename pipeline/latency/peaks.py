@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.core.artifact import file_digest
+from pipeline.core.units import MEBIBYTE
 from pipeline.latency import networks
 from pipeline.latency.kept import keep, kept_file, read_kept
 from pipeline.measure.harness import measure
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from pipeline.measure.devices import Device
     from pipeline.results.measurement import Measurement, SubjectSamples
 
-MEBIBYTE = 2**20
 #: Sizes of the fully connected networks: within the caches of a core, within those that cores share, beyond both.
 _SIZES_MIB = (1, 8, 48)
 #: Devices with less memory than this are spared the largest.

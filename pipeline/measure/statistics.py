@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from pipeline.core.units import NANOSECONDS_PER_MILLISECOND
 from pipeline.results.run import Interval, Timing
 
 if TYPE_CHECKING:
@@ -37,7 +38,6 @@ Clock = Literal["wall", "cpu"]
 #: One value per round, an array for each session.
 Series = tuple["NDArray[np.float64]", ...]
 
-NANOSECONDS_PER_MILLISECOND = 1e6
 #: Up to this many values all pairs are cheaper than a search.
 FEW = 300
 _QUANTILES = {"p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}

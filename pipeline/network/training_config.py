@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
+from pipeline.compress.names import OptimizerName, ScheduleShape
 from pipeline.core.artifact import Frozen
 from pipeline.core.paths import ExistingFile, ExistingPath
 from pipeline.core.units import Ratio
@@ -111,7 +112,7 @@ class TrainingConfig(Frozen):
         description="Passes over the training images; 0 renews batch-norm statistics only."
     )
     batch: Annotated[int, Field(ge=1, le=1_000_000)] = Field(default=64, description="Images in a step.")
-    optimizer: Literal["adamw", "sgd"] = Field(default="adamw", description="AdamW, or SGD with Nesterov momentum.")
+    optimizer: OptimizerName = Field(default="adamw", description="AdamW, or SGD with Nesterov momentum.")
     learning_rate: Annotated[float, Field(gt=0, le=MOST)] = Field(
         default=5e-4, description="Peak rate: linear warm-up, then a cosine to zero."
     )
@@ -156,7 +157,7 @@ class PruneSchedule(TrainingConfig):
         "zero but go on being trained, and leave at the end (SFP, He et al. 2018).",
     )
     steps: Annotated[int, Field(ge=1, le=1000)] = Field(default=3, description="Removals of `iterative`.")
-    shape: Literal["geometric", "linear"] = Field(
+    shape: ScheduleShape = Field(
         default="geometric",
         description="iterative: each step removes the same fraction of what it finds (geometric), or the same amount.",
     )

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from pipeline.results.accuracy import Z95
+
 if TYPE_CHECKING:
     from pipeline.results.run import Accuracy, Interval
 
 DASH = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
 ARROW = "\N{RIGHTWARDS ARROW}"
-
-_NORMAL_QUANTILE = 1.959963984540054  # two-sided 95 %
 
 
 def percent(fraction: float | None) -> str:
@@ -100,7 +100,7 @@ def wilson(accuracy: Accuracy) -> tuple[float, float]:
 
     Source: Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927).
     """
-    n, p, z = accuracy.images, accuracy.accuracy, _NORMAL_QUANTILE
+    n, p, z = accuracy.images, accuracy.accuracy, Z95
     spread = 1 + z * z / n
     middle = (p + z * z / (2 * n)) / spread
     half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / spread

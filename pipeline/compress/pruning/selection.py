@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from pipeline.compress.names import AllocationName
     from pipeline.compress.pruning.allocation import Allocation, Kept
     from pipeline.compress.pruning.cost import CostModel
     from pipeline.compress.pruning.graph import ChannelGraph
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
 
 CostName = Literal["macs", "parameters", "size"]
 Setting = TypeVar("Setting")
-AllocationName = Literal["uniform", "global", "isomorphic", "sensitivity", "rates"]
 
 #: Fractions of a group that are removed to see how sensitive it is.
 _SENSITIVITY_RATIOS = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875)

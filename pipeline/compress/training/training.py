@@ -10,7 +10,7 @@ import copy
 import hashlib
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from pipeline.core.errors import InputError, StageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from pipeline.compress.names import OptimizerName
     from pipeline.core.dataset import Dataset, Split
 
 _EVALUATION_BATCH = 256
@@ -47,7 +48,7 @@ class Hyperparameters:
 
     epochs: int
     batch: int
-    optimizer: Literal["adamw", "sgd"]
+    optimizer: OptimizerName
     learning_rate: float
     weight_decay: float
     momentum: float = 0.9

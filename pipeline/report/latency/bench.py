@@ -9,6 +9,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.core.units import MEBIBYTE, NANOSECONDS_PER_MILLISECOND
 from pipeline.measure.statistics import distribution, preempted_share, timing
 from pipeline.report import numbers
 
@@ -16,9 +17,6 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from pipeline.results.measurement import Measurement, SubjectSamples
-
-NANOSECONDS_PER_MILLISECOND = 1e6
-MEBIBYTE = 1024**2
 
 
 def bench_table(measurement: Measurement) -> RenderableType:

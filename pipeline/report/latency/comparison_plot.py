@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from markupsafe import Markup
 
+from pipeline.core.units import NANOSECONDS_PER_MILLISECOND
 from pipeline.measure.statistics import round_statistics
 from pipeline.report.drawing import svg
 from pipeline.report.drawing.placement import Axis, Box, axis, tick_text
@@ -31,7 +32,6 @@ _HEIGHT = 300
 _ROUNDS_SHOWN = (0.01, 0.99)
 _INFERENCES_SHOWN = 0.99
 STEPS = 200
-NANOSECONDS_PER_MILLISECOND = 1e6
 CLOCKS: dict[Clock, str] = {"wall": "wall time", "cpu": "CPU time"}
 
 

@@ -9,6 +9,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.core.units import MEBIBYTE, NANOSECONDS_PER_MILLISECOND
 from pipeline.measure.roofline import lever
 from pipeline.report import numbers
 
@@ -27,8 +28,6 @@ STYLES: dict[Verdict, str] = {
     "INCOMPARABLE": "bold magenta",
 }
 WHAT: dict[Metric, str] = {"cpu": "CPU time", "wall": "wall time", "instructions": "instructions"}
-MEBIBYTE = 1024**2
-NANOSECONDS_PER_MILLISECOND = 1e6
 
 
 def summary(found: Comparison) -> RenderableType:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from pipeline.compress.names import AllocationName, StatisticsRule
 from pipeline.compress.pruning.importance.names import CriterionName, Normalisation
 from pipeline.core.artifact import Artifact, Form, Frozen
 from pipeline.core.stage import Context, Outcome, Stage
@@ -94,7 +95,7 @@ class Prune(Stage):
         description="What the scores of a group are divided by, so that groups compare: their mean, max or l2 norm; "
         "rank takes their order alone; none leaves them as they are. Absent: what the criterion calls for.",
     )
-    allocation: Literal["uniform", "global", "isomorphic", "sensitivity", "rates"] = Field(
+    allocation: AllocationName = Field(
         default="global",
         description="How many channels each group loses: the same fraction everywhere (uniform), as one ranking of all "
         "channels has it (global), as a ranking among groups of the same structure has it (isomorphic, Fang et al. "
@@ -136,7 +137,7 @@ class Prune(Stage):
         description="Layers whose output channels stay as they are, by qualified name; patterns such as layer4.* are "
         "allowed.",
     )
-    statistics: Literal["allow", "freeze"] = Field(
+    statistics: StatisticsRule = Field(
         default="allow",
         description="Whether channels may leave over which the network takes statistics (layer norm, softmax): these "
         "then go over the channels that stay, which is another function than with zeros in the others.",

@@ -6,7 +6,7 @@ import shutil
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from pipeline.compress.pruning.allocation import remaining
 from pipeline.compress.pruning.allocation.target import TOLERANCE
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from pipeline.compress.names import StatisticsRule
     from pipeline.compress.pruning.allocation import Kept
     from pipeline.compress.pruning.graph import ChannelGraph
     from pipeline.compress.pruning.graph.capture import Captured
@@ -68,7 +69,7 @@ class Job:
 
     rules: Rules
     aim: Aim
-    statistics: Literal["allow", "freeze"] = "allow"
+    statistics: StatisticsRule = "allow"
     images: int = 500
     batch: int = 64
     schedule: PruneSchedule | None = None

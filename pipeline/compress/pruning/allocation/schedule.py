@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Literal
+from typing import TYPE_CHECKING
 
 from pipeline.core.errors import InputError
 
+if TYPE_CHECKING:
+    from pipeline.compress.names import ScheduleShape
 
-def remaining(total: float, steps: int, shape: Literal["geometric", "linear"]) -> tuple[float, ...]:
+
+def remaining(total: float, steps: int, shape: ScheduleShape) -> tuple[float, ...]:
     """Return what is left after each step, as a fraction of the original network; the last is `total`.
 
     As targets of a cost these are used as they are; for ratios of channels see `step_ratios`.

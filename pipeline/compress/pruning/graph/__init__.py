@@ -10,7 +10,7 @@ graph instead of module types, with unknown operators freezing what they touch, 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from pipeline.compress.pruning.graph.groups import collect
 from pipeline.compress.pruning.graph.labels import Options
@@ -27,12 +27,13 @@ from pipeline.compress.pruning.graph.types import (
 from pipeline.compress.pruning.graph.walk import walk
 
 if TYPE_CHECKING:
+    from pipeline.compress.names import StatisticsRule
     from pipeline.compress.pruning.graph.capture import Captured
 
 __all__ = ["Axis", "ChannelGraph", "Contraction", "FeatureMap", "Frozen", "Group", "Member", "layer_of", "trace"]
 
 
-def trace(captured: Captured, *, statistics: Literal["allow", "freeze"] = "allow", heads: bool = False) -> ChannelGraph:
+def trace(captured: Captured, *, statistics: StatisticsRule = "allow", heads: bool = False) -> ChannelGraph:
     """Find the coupled channels of a captured network.
 
     Args:

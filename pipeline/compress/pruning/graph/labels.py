@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,8 @@ from torch.utils._pytree import tree_leaves
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from pipeline.compress.names import StatisticsRule
 
 Label = NDArray[np.int64] | None
 Labels = tuple[Label, ...]
@@ -118,7 +120,7 @@ class Options:
     over those that stay. `heads`: attention heads leave whole, instead of the same dimensions of every head.
     """
 
-    statistics: Literal["allow", "freeze"] = "allow"
+    statistics: StatisticsRule = "allow"
     heads: bool = False
 
 
