@@ -44,8 +44,9 @@ def write_bundle(content: Content, places: Sequence[Path], *, secret_key: Path |
                 _put(made, place)
     except OSError as error:
         where = error.filename or places[0]
-        message = f"{where} cannot be written: {error.strerror or error}. Free some space, or name another place: --out"
-        raise ResourceError(message) from error
+        raise ResourceError(
+            f"{where} cannot be written: {error.strerror or error}. Free some space, or name another place: --out"
+        ) from error
     return digest
 
 

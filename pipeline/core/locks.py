@@ -141,11 +141,10 @@ def waited_for(file: Path, what: str, limit_s: float, note: Callable[[str], None
     while (lock := acquire(file)) is None:
         who, waited = holder(file), time.monotonic() - began
         if waited >= limit_s:
-            message = (
+            raise ResourceError(
                 f"waited {age_text(limit_s)} for {who}, which is making {what}, and it has not finished. Stop it, or "
                 f"run again with a longer --wait (or SECATEUR_WAIT)"
             )
-            raise ResourceError(message)
         if not told and (who != _UNNAMED or waited >= _UNNAMED_S):
             note(f"waiting for {who}, which is making {what}")
             told = True
@@ -170,8 +169,9 @@ def _locked(file: Path, *, shared: bool) -> int | None:
         os.close(descriptor)
         if error.errno in {errno.EWOULDBLOCK, errno.EINTR}:
             return None
-        message = f"{file} cannot be locked ({error.strerror}): put it where the file system has locks"
-        raise ResourceError(message) from error
+        raise ResourceError(
+            f"{file} cannot be locked ({error.strerror}): put it where the file system has locks"
+        ) from error
     return descriptor
 
 

@@ -200,11 +200,13 @@ def read_artifact(folder: Path) -> Artifact:
         stored = Artifact.model_validate_json(content_of(folder / ARTIFACT_FILE))
         digest = payload_digest(stored.form, folder)
     except (ValidationError, OSError) as error:
-        message = f"{folder} holds no whole artifact: {str(error).splitlines()[0]}. Remove that folder and run again."
-        raise ResourceError(message) from error
+        raise ResourceError(
+            f"{folder} holds no whole artifact: {str(error).splitlines()[0]}. Remove that folder and run again."
+        ) from error
     if digest != stored.digest:
-        message = f"the stored stage {folder} is damaged: its digest is not the recorded one. Remove that folder."
-        raise ResourceError(message)
+        raise ResourceError(
+            f"the stored stage {folder} is damaged: its digest is not the recorded one. Remove that folder."
+        )
     return stored.model_copy(update={"folder": folder})
 
 

@@ -58,8 +58,9 @@ def files(source: Literal["cifar10", "cifar100"], root: Path) -> list[Path]:
     paths = [root / name for name in (*layout.train, *layout.test, layout.names)]
     for path in paths:
         if not path.is_file():
-            message = f"{source}: {path} is missing. Unpack the binary version from {HOME} and give its folder as root."
-            raise InputError(message)
+            raise InputError(
+                f"{source}: {path} is missing. Unpack the binary version from {HOME} and give its folder as root."
+            )
     return paths
 
 
@@ -78,8 +79,7 @@ def read(root: Path, names: tuple[str, ...], label_bytes: int) -> Split:
     for name in names:
         content = np.frombuffer((root / name).read_bytes(), dtype=np.uint8)
         if len(content) % record or not len(content):
-            message = f"{root / name}: {len(content)} bytes is not a whole number of records of {record} bytes"
-            raise InputError(message)
+            raise InputError(f"{root / name}: {len(content)} bytes is not a whole number of records of {record} bytes")
         parts.append(content.reshape(-1, record))
     records = np.concatenate(parts)
     images_NCHW = np.ascontiguousarray(records[:, label_bytes:].reshape(-1, 3, 32, 32))

@@ -36,8 +36,7 @@ def find() -> Path:
     places = spec.submodule_search_locations if spec else None
     folder = Path(places[0]) / "data" if places else None
     if folder is None or not (folder / "labels.csv").is_file():
-        message = "ELPV: the package elpv-dataset is not installed. Install it: pip install elpv-dataset"
-        raise InputError(message)
+        raise InputError("ELPV: the package elpv-dataset is not installed. Install it: pip install elpv-dataset")
     return folder
 
 

@@ -50,11 +50,10 @@ def find(root: Path | None) -> dict[str, Path]:
     for name in _FILES:
         present = [path for path in (folder / name, folder / f"{name}.gz") if path.is_file()]
         if not present:
-            message = (
+            raise InputError(
                 f"Fashion-MNIST: {folder} has no {name}[.gz]. Give data.root a folder with the four idx files, install "
                 f"the Debian package dataset-fashion-mnist, or leave data.root out to download them."
             )
-            raise InputError(message)
         found[name] = present[0]
     return found
 
@@ -63,8 +62,9 @@ def parse_idx(content: bytes, name: str) -> np.ndarray[tuple[int, ...], np.dtype
     """Parse an idx file of unsigned bytes: 2 zero bytes, type 8, number of dimensions, big-endian sizes, values."""
     zeros, kind, dimensions = struct.unpack_from(">HBB", content)
     if (zeros, kind) != (0, 8):
-        message = f"{name} is not an idx file of unsigned bytes (it begins with {content[:4].hex()}, expected 0000 08)"
-        raise InputError(message)
+        raise InputError(
+            f"{name} is not an idx file of unsigned bytes (it begins with {content[:4].hex()}, expected 0000 08)"
+        )
     shape = struct.unpack_from(f">{dimensions}I", content, 4)
     return np.frombuffer(content, dtype=np.uint8, offset=4 + 4 * dimensions).reshape(shape)
 

@@ -28,12 +28,10 @@ def read_verified(file: Path, sha256: str) -> bytes:
     try:
         content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
     except (gzip.BadGzipFile, EOFError) as error:
-        message = f"{file} is not a complete gzip file ({error}). Remove it and fetch it again."
-        raise InputError(message) from error
+        raise InputError(f"{file} is not a complete gzip file ({error}). Remove it and fetch it again.") from error
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:
-        message = f"{file}: content has sha256 {found}, expected {sha256}. Remove it and fetch it again."
-        raise InputError(message)
+        raise InputError(f"{file}: content has sha256 {found}, expected {sha256}. Remove it and fetch it again.")
     return content
 
 
@@ -51,7 +49,8 @@ def download(url: str, file: Path, sha256: str) -> None:
             with urllib.request.urlopen(url, timeout=60) as answer:  # noqa: S310 (fixed http(s) addresses of ours)
                 part.write_bytes(answer.read())
         except OSError as error:
-            message = f"cannot download {url} ({error}). Fetch it on another machine and put it at {file}."
-            raise InputError(message) from error
+            raise InputError(
+                f"cannot download {url} ({error}). Fetch it on another machine and put it at {file}."
+            ) from error
         read_verified(part, sha256)
         part.replace(file)

@@ -76,26 +76,26 @@ def _class_names(root: Path) -> tuple[str, ...]:
     """Return the sorted names of the class folders below `root`; raises InputError when there are fewer than two."""
     names = tuple(sorted(path.name for path in root.iterdir() if path.is_dir() and not _is_hidden(path.name)))
     if len(names) < 2:  # noqa: PLR2004
-        message = f"{root} has {len(names)} class folders {list(names)}, expected at least two with images in each"
-        raise InputError(message)
+        raise InputError(
+            f"{root} has {len(names)} class folders {list(names)}, expected at least two with images in each"
+        )
     if all(name.casefold() in _SPLIT_LIKE for name in names):
-        message = (
+        raise InputError(
             f"{root} has the folders {', '.join(names)}, which are splits: name them {', '.join(SPLITS)}, all three"
         )
-        raise InputError(message)
     return names
 
 
 def list_folder(root: Path) -> Found:
     """Return everything below `root`, in name order. Raises InputError when it is no folder of class folders."""
     if not root.is_dir():
-        message = f"data.root: {root} is not a folder"
-        raise InputError(message)
+        raise InputError(f"data.root: {root} is not a folder")
     try:
         return _listed(root)
     except OSError as error:
-        message = f"{error.filename or root} cannot be read: {error.strerror}. Give the right to read it."
-        raise InputError(message) from error
+        raise InputError(
+            f"{error.filename or root} cannot be read: {error.strerror}. Give the right to read it."
+        ) from error
 
 
 def _listed(root: Path) -> Found:
@@ -116,8 +116,7 @@ def _split_folder(root: Path, split: str) -> Path:
     names = (split, *_VALIDATION_TOO) if split == "validation" else (split,)
     there = [root / name for name in names if (root / name).is_dir()]
     if len(there) > 1:
-        message = f"{root} has {' and '.join(path.name for path in there)}: leave one of them"
-        raise InputError(message)
+        raise InputError(f"{root} has {' and '.join(path.name for path in there)}: leave one of them")
     if there:
         return there[0]
     message = f"{root} has a train folder but no {split} folder: give all of {', '.join(SPLITS)}, or none"

@@ -58,12 +58,10 @@ def _called(path: Path, arguments: Mapping[str, Any]) -> Dataset:
     with told(f"data file {path} cannot be imported", alone=True):
         module = import_file(path, "secateur_data")
     if not callable(getattr(module, "load", None)):
-        message = f"{path} has no function load(**arguments) that returns a pipeline.core.dataset.Dataset"
-        raise InputError(message)
+        raise InputError(f"{path} has no function load(**arguments) that returns a pipeline.core.dataset.Dataset")
     given = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
     with told(f"{path}: load({given}) failed", alone=True):
         dataset = module.load(**arguments)
     if not isinstance(dataset, Dataset):
-        message = f"{path}: load() returned {type(dataset).__name__}, expected pipeline.core.dataset.Dataset"
-        raise InputError(message)
+        raise InputError(f"{path}: load() returned {type(dataset).__name__}, expected pipeline.core.dataset.Dataset")
     return dataset

@@ -21,8 +21,7 @@ def stratified(strata: NDArray[np.int64], count: int, seed: int) -> tuple[NDArra
     """
     total = len(strata)
     if not 0 < count < total:
-        message = f"cannot take {count} of {total} images: both parts of a split need at least one image"
-        raise InputError(message)
+        raise InputError(f"cannot take {count} of {total} images: both parts of a split need at least one image")
     generator = np.random.default_rng(seed)
     values, sizes = np.unique(strata, return_counts=True)
     exact = sizes * (count / total)

@@ -125,8 +125,7 @@ def onnx_session(model: onnx.ModelProto, label: str, *, optimised: bool = False)
     try:
         return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exception classes are private
-        message = f"{label} cannot be opened by onnxruntime: {first_line(error)}"
-        raise InputError(message) from error
+        raise InputError(f"{label} cannot be opened by onnxruntime: {first_line(error)}") from error
 
 
 def run_onnx(

@@ -68,17 +68,15 @@ def export_onnx(
         InputError: the network cannot be traced or translated; the message names the line of the definition.
     """
     if any(module.training for module in model.modules()):
-        message = "export needs a network in evaluation mode: call eval() first"
-        raise ValueError(message)
+        raise ValueError("export needs a network in evaluation mode: call eval() first")
     proto = _translate(model, tuple(input_shape), input_name, list(output_names), opset, dynamic=dynamic_batch)
     _name_after_modules(proto, frozenset(model.state_dict()))
     finished = finish(proto)
     if dynamic_batch and (fixed := onnx_specs(finished)[0][0].shape[0]) > 0:
-        message = (
+        raise InputError(
             f"{type(model).__name__} was exported for a batch of {fixed} alone, although any number was asked for: "
             "its code keeps the batch's size. Export with batch fixed, or read x.shape[0] where it is needed"
         )
-        raise InputError(message)
     write_onnx(finished, folder / FILE_NAME)
     return onnx_specs(finished)
 
@@ -104,8 +102,7 @@ def _translate(
                 dynamic_shapes=shapes,
             )
         if program is None:
-            message = "torch.onnx.export returned no program"
-            raise TypeError(message)
+            raise TypeError("torch.onnx.export returned no program")
         return program
 
     try:
@@ -116,8 +113,9 @@ def _translate(
         reason = _reason(error)
         if not reason:
             raise
-        message = f"{type(model).__name__} with input {list(sample.shape)} cannot be exported to ONNX: {reason}"
-        raise InputError(message) from error
+        raise InputError(
+            f"{type(model).__name__} with input {list(sample.shape)} cannot be exported to ONNX: {reason}"
+        ) from error
     return program.model_proto
 
 

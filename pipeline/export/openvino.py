@@ -35,8 +35,7 @@ def export_openvino(
     try:
         model = openvino.convert_model(source)
     except Exception as error:  # OpenVINO raises bare RuntimeError and its own classes, none of them documented
-        message = f"{source} cannot be converted to OpenVINO IR: {first_line(error)}"
-        raise InputError(message) from error
+        raise InputError(f"{source} cannot be converted to OpenVINO IR: {first_line(error)}") from error
     if batch is not None:
         model.reshape({port: [batch, *list(port.partial_shape)[1:]] for port in model.inputs})
     _name_the_unnamed(model, known)
@@ -55,8 +54,7 @@ def openvino_specs(model: openvino.Model) -> tuple[tuple[TensorSpec, ...], tuple
 def read_openvino(file: Path) -> openvino.Model:
     """Read an IR. Raises InputError when the file is missing or OpenVINO cannot read it."""
     if not file.is_file():
-        message = f"{file}: no such file; expected an OpenVINO model.xml with its model.bin"
-        raise InputError(message)
+        raise InputError(f"{file}: no such file; expected an OpenVINO model.xml with its model.bin")
     weights = file.with_suffix(".bin")
     if weights.is_symlink() and not weights.exists():  # OpenVINO ends the process at links in a circle
         raise InputError(f"{weights} is a link to nothing; expected the weights of {file.name}")
@@ -66,8 +64,7 @@ def read_openvino(file: Path) -> openvino.Model:
         model = openvino.Core().read_model(file)
         names = [operation.get_friendly_name() for operation in model.get_ops()]
     except (RuntimeError, UnicodeDecodeError) as error:
-        message = f"{file} is not a readable OpenVINO model: {first_line(error)}"
-        raise InputError(message) from error
+        raise InputError(f"{file} is not a readable OpenVINO model: {first_line(error)}") from error
     if not (names and model.inputs and model.outputs):
         raise InputError(f"{file} is damaged: it has no input or no output")
     for port in (*model.inputs, *model.outputs):

@@ -74,15 +74,12 @@ def compare(reference: Sequence[NDArray[np.float32]], outputs: Sequence[NDArray[
     """
     found, expected = ([array.shape for array in arrays] for arrays in (outputs, reference))
     if found != expected:
-        message = f"outputs have shapes {found}, expected {expected}"
-        raise StageError(message)
+        raise StageError(f"outputs have shapes {found}, expected {expected}")
     for index, (one, other) in enumerate(zip(reference, outputs, strict=True)):
         if not np.isfinite(other).all():
-            message = f"output {index} holds values that are not finite"
-            raise StageError(message)
+            raise StageError(f"output {index} holds values that are not finite")
         if _is_constant(other) and not _is_constant(one) and relative(one, other) > _FLOAT32_ROUNDING:
-            message = f"output {index} is the same for all {len(other)} images"
-            raise StageError(message)
+            raise StageError(f"output {index} is the same for all {len(other)} images")
     return Parity(
         max_abs=max(_distance(*pair) for pair in zip(reference, outputs, strict=True)),  # never NaN, which max() drops
         max_rel_to_scale=max(relative(*pair) for pair in zip(reference, outputs, strict=True)),
@@ -112,11 +109,10 @@ def check(
         if first
         else "Every layer that both have agrees, so it arises in one that only one of them has"
     )
-    message = (
+    raise StageError(
         f"outputs differ by {parity.max_rel_to_scale:.1e} of their scale on {parity.images} images, allowed is "
         f"{tolerance:.0e}. {where}"
     )
-    raise StageError(message)
 
 
 def first_difference(

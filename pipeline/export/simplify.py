@@ -46,12 +46,12 @@ def simplify_onnx(source: Path, destination: Path, samples_NCHW: NDArray[np.floa
     try:
         simplified, _ = onnxsim.simplify(given, check_n=0)
     except Exception as error:  # onnxsim raises bare RuntimeError and whatever its parts raise
-        message = f"onnxsim could not simplify {source}: {first_line(error)}. Leave the simplify stage out"
-        raise StageError(message) from error
+        raise StageError(
+            f"onnxsim could not simplify {source}: {first_line(error)}. Leave the simplify stage out"
+        ) from error
     result = finish(simplified)
     if onnx_specs(result) != onnx_specs(given):
-        message = f"onnxsim changed the inputs or outputs: {onnx_specs(result)}, expected {onnx_specs(given)}"
-        raise StageError(message)
+        raise StageError(f"onnxsim changed the inputs or outputs: {onnx_specs(result)}, expected {onnx_specs(given)}")
     write_onnx(result, destination)
     try:
         parity = _parity(source, destination, samples_NCHW)

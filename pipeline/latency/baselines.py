@@ -112,8 +112,9 @@ class Store:
             if not path.is_file() or path.is_symlink():
                 raise InputError(f"{path} of the baseline of {baseline.model} is missing; restore it, or accept again")
             if file_digest(path) != sha256:
-                message = f"{path} was changed since it was accepted (sha256); restore it, or accept a new baseline"
-                raise InputError(message)
+                raise InputError(
+                    f"{path} was changed since it was accepted (sha256); restore it, or accept a new baseline"
+                )
         return folder / next(iter(baseline.files))
 
     def accept(self, baseline: Baseline, source: Payload) -> None:
@@ -161,10 +162,9 @@ class Store:
             except ValidationError as error:
                 first = error.errors()[0]
                 where = ".".join(str(part) for part in first["loc"])
-                message = (
+                raise InputError(
                     f"{path}:{number} is damaged ({f'{where}: ' if where else ''}{first['msg']}); remove that line"
-                )
-                raise InputError(message) from error
+                ) from error
         return found
 
     def _append(self, name: str, line: BaseModel) -> None:

@@ -114,8 +114,9 @@ class Connection:
                 line = self._answers.get(timeout=_POLL_S)
             except queue.Empty:
                 if time.monotonic() > end:
-                    message = f"{self.device.url}: no answer to {op} within {patience_s:.0f} s; is the device alive?"
-                    raise DeviceError(message) from None
+                    raise DeviceError(
+                        f"{self.device.url}: no answer to {op} within {patience_s:.0f} s; is the device alive?"
+                    ) from None
                 continue
             if not line:
                 raise self._ended(op)

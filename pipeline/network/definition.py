@@ -44,20 +44,20 @@ def build(definition: Path, arguments: Mapping[str, Any], origin: Path | None = 
     with _as_it_was():
         module = _imported(definition, origin)
         if not callable(getattr(module, "build", None)):
-            message = f"model definition {definition} has no function build(**arguments) that returns a torch nn.Module"
-            raise InputError(message)
+            raise InputError(
+                f"model definition {definition} has no function build(**arguments) that returns a torch nn.Module"
+            )
         with told(f"{definition}: build({given}) failed", alone=True):
             model = _with_operators(partial(module.build, **arguments))
     model = getattr(model, "_orig_mod", model)  # torch.compile's wrapper
     if not isinstance(model, nn.Module):
-        message = f"{definition}: build() returned {type(model).__name__}, expected a torch nn.Module"
-        raise InputError(message)
+        raise InputError(f"{definition}: build() returned {type(model).__name__}, expected a torch nn.Module")
     if isinstance(model, torch.jit.ScriptModule):
-        message = f"{definition}: build() returned TorchScript, expected the nn.Module that it was made from"
-        raise InputError(message)
+        raise InputError(f"{definition}: build() returned TorchScript, expected the nn.Module that it was made from")
     if any(getattr(stream, "closed", False) for stream in (sys.stdout, sys.stderr)):
-        message = f"{definition}: it closes standard output or error, where results are told: expected both open"
-        raise InputError(message)
+        raise InputError(
+            f"{definition}: it closes standard output or error, where results are told: expected both open"
+        )
     with told(f"{definition}: the network cannot be put into evaluation mode and float32", alone=True):
         _check_tensors(model, definition)
         model.float()

@@ -74,8 +74,9 @@ def _load(folder: Path, inputs: Sequence[TensorSpec]) -> nn.Module:
         try:
             apply(model, PrunePlan.from_json(edit["keep"]))
         except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-            message = f"{folder}/{NETWORK_FILE} is damaged: edit {number} does not fit the network: {error!r}; {AGAIN}"
-            raise InputError(message) from error
+            raise InputError(
+                f"{folder}/{NETWORK_FILE} is damaged: edit {number} does not fit the network: {error!r}; {AGAIN}"
+            ) from error
     load_weights(model, read_weights(folder / "weights.safetensors"), f"{folder}/weights.safetensors")
     model.eval()
     return model

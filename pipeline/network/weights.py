@@ -42,15 +42,13 @@ def read_weights(file: Path) -> dict[str, Tensor]:
             return dict(load_file(file))
         content = load(file, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError) as error:
-        message = f"weights {file} cannot be read: {error}"
-        raise InputError(message) from error
+        raise InputError(f"weights {file} cannot be read: {error}") from error
     except Exception as error:  # torch raises many kinds for a file that is not its own
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        message = (
+        raise InputError(
             f"weights {file} cannot be read as plain tensors ({first}). Files that need unpickling of objects are "
             f"refused: save model.state_dict(), best as .safetensors."
-        )
-        raise InputError(message) from error
+        ) from error
     return _tensors(content, file)
 
 
@@ -63,11 +61,10 @@ def _tensors(content: Any, file: Path) -> dict[str, Tensor]:  # noqa: ANN401 - w
         return {str(name): value for name, value in found.items()}
     kinds = {str(name): type(value).__name__ for name, value in found.items()} if isinstance(found, dict) else {}
     entries = ", ".join(f"{name} ({kind})" for name, kind in kinds.items() if kind != "Tensor")
-    message = (
+    raise InputError(
         f"weights {file} hold {type(found).__name__}{f' with {entries[:200]}' if entries else ''}, expected a "
         f"dictionary of tensors by name, or one as {', '.join(ENTRIES)}"
     )
-    raise InputError(message)
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
@@ -95,8 +92,9 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str) -
         lines = [f"\n  {kind}: {each}" for kind, found in wrong.items() for each in found[:LISTED]]
         counts = ", ".join(f"{len(found)} {kind}" for kind, found in wrong.items())
         advice = "" if wrong["missing"] or wrong["unknown"] else _OTHER_WIDTH
-        message = f"{source} does not fit the model of {len(expected)} tensors: {counts}{''.join(lines)}{advice}"
-        raise InputError(message)
+        raise InputError(
+            f"{source} does not fit the model of {len(expected)} tensors: {counts}{''.join(lines)}{advice}"
+        )
     trained = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     found = {name: _converted(tensor, expected[name], trained=name in trained) for name, tensor in weights.items()}
     if faults := [f"\n  {name}: {fault}" for name, fault in found.items() if isinstance(fault, str)]:
@@ -105,8 +103,9 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str) -
     try:
         restore(model, outside)
     except LookupError as error:
-        message = f"{source} holds {', '.join(map(words, outside))}, and the model has no such place ({error})"
-        raise InputError(message) from error
+        raise InputError(
+            f"{source} holds {', '.join(map(words, outside))}, and the model has no such place ({error})"
+        ) from error
 
 
 def _unwrapped(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

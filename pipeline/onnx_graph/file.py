@@ -27,14 +27,12 @@ _INTEGER_OPERATORS = ("QuantizeLinear", "QLinear", "QGemm", "ConvInteger", "MatM
 def read_onnx(file: Path) -> ModelProto:
     """Read a model. Raises InputError when the file is missing or is no ONNX model."""
     if not file.is_file():
-        message = f"{file}: no such file; expected an ONNX model"
-        raise InputError(message)
+        raise InputError(f"{file}: no such file; expected an ONNX model")
     try:
         model = onnx.load(file)
         onnx.checker.check_model(model)
     except Exception as error:  # protobuf's DecodeError, onnx's ValidationError: no common root
-        message = f"{file} is not a valid ONNX model: {first_line(error)}"
-        raise InputError(message) from error
+        raise InputError(f"{file} is not a valid ONNX model: {first_line(error)}") from error
     _require_sizes(model, file)
     return model
 

@@ -47,8 +47,9 @@ def read_run(path: Path) -> tuple[RunReport, Path]:
     """Return the report of a run folder (or of its run.json) and the folder. Raises InputError when there is none."""
     file = path / RUN_FILE if kind_of(path) == "a folder" else path
     if kind_of(file) != "a file":
-        message = f"{path} holds no {RUN_FILE}: give the folder of a run (report takes that of a comparison too)"
-        raise InputError(message)
+        raise InputError(
+            f"{path} holds no {RUN_FILE}: give the folder of a run (report takes that of a comparison too)"
+        )
     content = read_object(file, "a run of this program: run the recipe again")
     found = content.get("schema_version")
     if found != SCHEMA_VERSION:

@@ -33,5 +33,4 @@ def disk_errors(*folders: Path) -> Iterator[None]:
         if not told and not full:
             raise
         where = full[0] if full else getattr(error, "filename", None) or "while writing"
-        message = f"the disk is full ({where}). Free some space and run again: it resumes."
-        raise ResourceError(message) from error
+        raise ResourceError(f"the disk is full ({where}). Free some space and run again: it resumes.") from error

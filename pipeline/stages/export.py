@@ -49,8 +49,7 @@ class Export(Stage):
     @model_validator(mode="after")
     def _fp16_is_openvino(self) -> Self:
         if self.weights == "fp16" and self.to == "onnx":
-            message = "fp16 is for openvino, allowed with `to: onnx`: fp32"
-            raise ValueError(message)
+            raise ValueError("fp16 is for openvino, allowed with `to: onnx`: fp32")
         return self
 
     @property
@@ -71,8 +70,7 @@ class Export(Stage):
             StageError: the file's outputs differ from what was exported.
         """
         if len(given.inputs) != 1:
-            message = f"the network has {len(given.inputs)} inputs, export takes networks with one"
-            raise InputError(message)
+            raise InputError(f"the network has {len(given.inputs)} inputs, export takes networks with one")
         dataset = context.dataset()
         samples, _ = next(dataset.batches(dataset.train, PARITY_IMAGES))
         return (
@@ -121,8 +119,9 @@ class Export(Stage):
 
         fixed = given.inputs[0].shape[0] > 0
         if fixed and self.batch == "dynamic":
-            message = f"{given.file} has a fixed batch of {given.inputs[0].shape[0]}: export to onnx with batch dynamic"
-            raise InputError(message)
+            raise InputError(
+                f"{given.file} has a fixed batch of {given.inputs[0].shape[0]}: export to onnx with batch dynamic"
+            )
         batch = None if fixed or self.batch == "dynamic" else context.target.batch
         inputs, outputs = export_openvino(given.file, context.folder, half=self.weights == "fp16", batch=batch)
         file, quantized = context.folder / XML_NAME, is_quantized(read_onnx(given.file))
@@ -150,8 +149,7 @@ def _require_near(references: Sequence[Outputs], found: Outputs) -> None:
 
     faults = [fault(reference, found, None) for reference in references]
     if all(faults):
-        message = (
+        raise StageError(
             f"the IR is far from the int8 file that it was made of: {faults[0]}. Export the float file, and quantize "
             f"it with another engine or scheme"
         )
-        raise StageError(message)

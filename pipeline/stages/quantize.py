@@ -140,8 +140,7 @@ class Quantize(QuantizationConfig, Stage):
             value = getattr(self, key)
             if value not in allowed:
                 found = ", ".join(value) if isinstance(value, tuple) else str(value).lower()
-                message = f'{key} is "{found}", {reason}'
-                raise ValueError(message)
+                raise ValueError(f'{key} is "{found}", {reason}')
         return self
 
     @property

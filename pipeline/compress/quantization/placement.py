@@ -39,22 +39,19 @@ def require_float_and_folded(model: ModelProto) -> None:
     opset = next((each.version for each in model.opset_import if each.domain in {"", "ai.onnx"}), 0)
     if opset < _OLDEST_OPSET:
         needed = f"{_OLDEST_OPSET} (one scale for each channel)"
-        message = f"the file has opset {opset}, quantization needs {needed}; export it anew"
-        raise InputError(message)
+        raise InputError(f"the file has opset {opset}, quantization needs {needed}; export it anew")
     readers = Counter(value for node in model.graph.node for value in node.input)
     readers.update(value.name for value in model.graph.output)
     made_by = producers(model.graph)
     for node in model.graph.node:
         if "Quantize" in node.op_type or node.op_type.startswith("QLinear"):
-            message = f"the file is quantized already ({node.op_type} {node.name}); quantize the float file"
-            raise InputError(message)
+            raise InputError(f"the file is quantized already ({node.op_type} {node.name}); quantize the float file")
         behind = made_by.get(node.input[0]) if node.op_type == "BatchNormalization" else None
         if behind is not None and behind.op_type == "Conv" and readers[node.input[0]] == 1:
-            message = (
+            raise StageError(
                 f"batch norm {node.name} stands behind convolution {behind.name} and would be computed in float: "
                 "put a simplify stage before quantize, which folds it"
             )
-            raise StageError(message)
 
 
 def matching_nodes(model: ModelProto, patterns: Sequence[str]) -> frozenset[str]:
@@ -63,8 +60,7 @@ def matching_nodes(model: ModelProto, patterns: Sequence[str]) -> frozenset[str]
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
             quantizable = ", ".join(node.name for node in model.graph.node if node.op_type in QUANTIZABLE)
-            message = f'keep: "{pattern}" matches no node; the nodes that can be quantized are {quantizable}'
-            raise InputError(message)
+            raise InputError(f'keep: "{pattern}" matches no node; the nodes that can be quantized are {quantizable}')
     return nodes_like(model, patterns)
 
 

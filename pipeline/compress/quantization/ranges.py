@@ -179,11 +179,10 @@ def _require_explained(
         explained = node.name in kept or any(value in known for value in node.input)
         for value in node.output:
             if value in infinite and not (explained and (node.name in kept or not np.isnan(limits[value]).any())):
-                message = (
+                raise StageError(
                     f"calibration found values that are not finite, first in {value} (node {node.name}): mend the "
                     f'network there, or leave it in float: keep: ["{node.name}"]'
                 )
-                raise StageError(message)
             if value in infinite:
                 known.add(value)
 
@@ -216,17 +215,14 @@ def _float_values(model: ModelProto) -> set[str]:
 def _require_fitting(model: ModelProto, samples_NCHW: NDArray[np.float32]) -> None:
     """Raise InputError when there is nothing to calibrate on, or when it does not fit the graph's input."""
     if not len(samples_NCHW):
-        message = "there are no calibration images"
-        raise InputError(message)
+        raise InputError("there are no calibration images")
     if not np.isfinite(samples_NCHW).all():
-        message = "the calibration images hold values that are not finite"
-        raise InputError(message)
+        raise InputError("the calibration images hold values that are not finite")
     dims = model.graph.input[0].type.tensor_type.shape.dim
     wanted = [dim.dim_value or None for dim in dims][1:]
     given = samples_NCHW.shape[1:]
     if len(wanted) != len(given) or any(size not in {None, own} for size, own in zip(wanted, given, strict=True)):
-        message = f"the file takes images of shape {wanted}, the calibration images have {list(given)}"
-        raise InputError(message)
+        raise InputError(f"the file takes images of shape {wanted}, the calibration images have {list(given)}")
 
 
 def _activations(model: ModelProto, samples_NCHW: NDArray[np.float32]) -> Iterator[dict[str, NDArray[np.float32]]]:

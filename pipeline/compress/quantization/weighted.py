@@ -69,8 +69,7 @@ class WeightedLayer:
     def shift_bias(self, shift: NDArray[np.float32]) -> None:
         """Add to the bias, one number for each output channel. Raises InputError when the layer has none."""
         if self.bias is None:
-            message = f"{self.node.op_type} {self.node.name} has no bias"
-            raise InputError(message)
+            raise InputError(f"{self.node.op_type} {self.node.name} has no bias")
         if isinstance(self.bias, Stored):
             steps = np.rint(shift / self.bias.scale.reshape(-1)).astype(np.int64)
             limits = np.iinfo(np.int32)

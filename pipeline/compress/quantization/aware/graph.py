@@ -294,8 +294,9 @@ class QuantizationAware(GraphModule):
             found, expected = np.broadcast_arrays(grid.scale.detach().reshape(-1).numpy(), scale.reshape(-1))
             apart = ~(np.abs(found - expected) <= SAME * expected)
             if apart.any():
-                message = f"{name} has the scale {expected[apart][0]} in the file and {found[apart][0]} in training"
-                raise StageError(message)
+                raise StageError(
+                    f"{name} has the scale {expected[apart][0]} in the file and {found[apart][0]} in training"
+                )
 
 
 def _call(step: Step, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

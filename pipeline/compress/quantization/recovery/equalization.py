@@ -45,8 +45,7 @@ def equalize(model: ModelProto) -> tuple[ModelProto, tuple[tuple[str, str], ...]
     result.CopyFrom(model)
     pairs = _pairs(result)
     if not pairs:
-        message = "no two layers are joined by ReLU, pooling or nothing alone: there is nothing to equalize"
-        raise InputError(message)
+        raise InputError("no two layers are joined by ReLU, pooling or nothing alone: there is nothing to equalize")
     tensors = {tensor.name: tensor for tensor in result.graph.initializer}
     for _ in range(ROUNDS):
         moved = [_equalize_pair(first, second, tensors) for first, second in pairs]

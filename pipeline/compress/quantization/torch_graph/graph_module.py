@@ -183,11 +183,10 @@ class GraphModule(nn.Module):
         if x is None or math.prod(shape) == x.numel():
             return shape
         if min(changed) > 0 and math.prod(changed) != x.numel():
-            message = (
+            raise InputError(
                 f"{step.name} reshapes to {list(shape)}, which holds for batches of {self.batch} alone, {self.fed} "
                 "images were given; export with a dynamic batch"
             )
-            raise InputError(message)
         return changed
 
     def _of_one_batch(self, parts: Sequence[Tensor]) -> list[Tensor]:
@@ -236,16 +235,14 @@ class GraphModule(nn.Module):
         known = OPERATORS.keys() | PAIR
         for step in self.steps:
             if step.operator not in known:
-                message = (
+                raise InputError(
                     f"operator {step.operator} of {step.name} has no counterpart in torch here; known are "
                     f"{', '.join(sorted(known))}. Put a simplify stage before, which folds what is constant."
                 )
-                raise InputError(message)
             if step.operator in PAIR and step.attributes.get("block_size"):
-                message = (
+                raise InputError(
                     f"{step.operator} {step.name} has scales for blocks; known are scales for tensors and channels"
                 )
-                raise InputError(message)
 
 
 def _along(step: Step, x: Tensor, scale: Tensor) -> tuple[int, ...]:

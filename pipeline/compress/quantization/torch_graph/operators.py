@@ -55,8 +55,7 @@ def cast(attributes: Mapping[str, Any], x: Tensor) -> Tensor:
     wanted = _ELEMENT_TYPES.get(attributes["to"])
     if wanted is None:
         names = ", ".join(str(kind).removeprefix("torch.") for kind in _ELEMENT_TYPES.values())
-        message = f"Cast to element type {attributes['to']} has no counterpart in torch here; known are {names}"
-        raise InputError(message)
+        raise InputError(f"Cast to element type {attributes['to']} has no counterpart in torch here; known are {names}")
     return x.to(wanted)
 
 

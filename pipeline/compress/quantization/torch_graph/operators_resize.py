@@ -65,8 +65,9 @@ def _require_known(attributes: Mapping[str, Any]) -> None:
     policy = attributes.get("keep_aspect_ratio_policy", b"stretch")
     cropped = attributes.get("coordinate_transformation_mode") == b"tf_crop_and_resize"
     if cropped or attributes.get("antialias") or policy != b"stretch":
-        message = "Resize with cropping, antialias or a policy for the aspect ratio has no counterpart in torch here"
-        raise InputError(message)
+        raise InputError(
+            "Resize with cropping, antialias or a policy for the aspect ratio has no counterpart in torch here"
+        )
 
 
 def _is_torchs(attributes: Mapping[str, Any], x: Tensor, changed: Sequence[tuple[int, int, float]]) -> bool:
