@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from pipeline.bundle.manifest import EXPECTED, manifest_of
+from pipeline.bundle.manifest import manifest_of
 from pipeline.bundle.on_device.infer import load_preprocessing
+from pipeline.bundle.on_device.self_test import EXPECTED
 from pipeline.bundle.requirements import file_name
 from pipeline.bundle.tolerance import FLOAT, far, is_exact, precision_of
 from pipeline.core.printable import printable

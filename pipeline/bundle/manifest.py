@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline import __version__
 from pipeline.bundle.json_text import json_text
 from pipeline.bundle.licences import data_licence, weights_licence
+from pipeline.bundle.on_device.self_test import EXPECTED
 from pipeline.bundle.selection import device_runtime
 from pipeline.core.runtimes import last_readable
 from pipeline.core.store import read_artifact
@@ -23,6 +24,7 @@ from pipeline.results.bundle import (
     Licences,
     Manifest,
 )
+from pipeline.results.measurement import MEASUREMENT_FILE
 from pipeline.results.measurement import load as load_measurement
 
 if TYPE_CHECKING:
@@ -34,9 +36,6 @@ if TYPE_CHECKING:
     from pipeline.core.stage import Runtime
     from pipeline.results.bundle import DeviceRuntime
     from pipeline.results.run import Row
-
-MEASUREMENT_FILE = "measurement.json"
-EXPECTED = "samples/expected.json"
 
 
 def write_manifest(content: Content, folder: Path) -> str:

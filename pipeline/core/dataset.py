@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+SPLITS = ("train", "validation", "test")
 #: `none`: files have the size already. `stretch`: both sides, whatever their ratio.
 #: `shorter-side-then-centre-crop`: the image covers the size, and what is over at the longer side is cut off.
 ResizeRule = Literal["none", "stretch", "shorter-side-then-centre-crop"]

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 #: What becomes of a far file: guilty layers go back to float, the stage fails, or it ships as it is.
 OnFar = Literal["float", "fail", "keep"]
+#: What became of a file.
+Decision = Literal["near", "float", "kept"]
 #: The key of a row's `changed` under which a `Nearness` stands.
 NEARNESS = "nearness"
 #: How words about a far file begin.
@@ -98,7 +100,7 @@ class Nearness(Frozen):
     words why the file was far.
     """
 
-    decision: Literal["near", "float", "kept"]
+    decision: Decision
     decibels: float
     least_decibels: float = LEAST_DECIBELS
     seen: tuple[Seen, ...]

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from pipeline.core.store import Store
 
+#: `unlisted`: of an earlier version, and whole as far as that can be told.
+State = Literal["whole", "unlisted", "damaged", "in the making"]
 KEY = re.compile(r"[0-9a-f]{64}")
 
 
@@ -31,9 +33,7 @@ class Checked(Frozen):
     key: str
     kind: str
     folder: str
-    state: Literal["whole", "unlisted", "damaged", "in the making"] = Field(
-        description="unlisted: of an earlier version, and whole as far as that can be told"
-    )
+    state: State = Field(description="unlisted: of an earlier version, and whole as far as that can be told")
     problem: str = ""
 
 
@@ -130,7 +130,7 @@ def size(store: Store) -> Size:
 
 def _checked(store: Store, folder: Path) -> Checked:
     listed, wrong = entry.is_listed(folder), entry.problem(folder)
-    state: Literal["whole", "unlisted", "damaged", "in the making"] = "whole" if listed else "unlisted"
+    state: State = "whole" if listed else "unlisted"
     if wrong:
         # Another process may be making it again right now: then what was seen is neither old nor new.
         lock = acquire(store.lock_file(folder.name))

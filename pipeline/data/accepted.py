@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.core.dataset import Dataset, Normalisation, Split
+from pipeline.core.dataset import SPLITS, Dataset, Normalisation, Split
 from pipeline.core.problems import examples, refuse
 from pipeline.data import checks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-SPLITS = ("train", "validation", "test")
 ADVICE = "A data set has images uint8 [N, C, H, W] and labels int64 [N]: see pipeline.core.dataset."
 
 

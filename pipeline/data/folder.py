@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from pipeline.core.dataset import Dataset, Normalisation, Preprocessing, Split
+from pipeline.core.dataset import SPLITS, Dataset, Normalisation, Preprocessing, Split
 from pipeline.core.problems import refuse
 from pipeline.data.accepted import shared_images
-from pipeline.data.folder_listing import SPLITS, Found, Listing, list_folder
+from pipeline.data.folder_listing import Found, Listing, list_folder
 from pipeline.data.image_file import PIXELS_AT_MOST, SIXTEEN_BITS, UnreadableError, read_pixels, rule
 from pipeline.data.splits import stratified, take
 

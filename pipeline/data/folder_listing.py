@@ -7,12 +7,12 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pipeline.core.dataset import SPLITS
 from pipeline.core.errors import InputError
 from pipeline.core.paths import odd
 from pipeline.core.problems import NAMED, examples
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
-SPLITS = ("train", "validation", "test")
 #: Other names that folders of validation images have.
 _VALIDATION_TOO = ("val", "valid", "dev")
 #: Names that are splits, not classes, in whatever case.

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.core.artifact import file_digest
 from pipeline.core.code_inputs import dependencies, input_digests, undeclared
-from pipeline.core.dataset import Dataset
+from pipeline.core.dataset import SPLITS, Dataset
 from pipeline.core.errors import InputError
 from pipeline.core.local_imports import importable, local_modules
 from pipeline.core.paths import content_of
 from pipeline.core.user_code import import_file, told
-from pipeline.data.accepted import SPLITS, accepted, shared_images
+from pipeline.data.accepted import accepted, shared_images
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, assert_never
 import torch
 
 from pipeline.core.artifact import Artifact, TensorSpec
+from pipeline.core.code_inputs import NETWORK_FILE
 from pipeline.core.entry import ARTIFACT_FILE
 from pipeline.core.errors import InputError, RecipeError
 from pipeline.core.reading import read_value
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
     from pipeline.data.config import DataConfig
 
-NETWORK_FILE = "network.json"
 #: Digits of one size of an input.
 MOST_DIGITS = 9
 _RECIPE_SUFFIXES = frozenset({".yaml", ".yml"})

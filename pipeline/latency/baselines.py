@@ -22,6 +22,7 @@ from pipeline.core.errors import InputError, ResourceError
 from pipeline.core.partial import append_line, write_whole
 from pipeline.core.stage import Runtime
 from pipeline.results.comparison import ReasonCode, Verdict
+from pipeline.results.gate import Check
 from pipeline.results.measurement import MUST_MATCH
 from pipeline.results.run import Interval
 
@@ -70,7 +71,7 @@ class Point(Frozen):
 
     schema_version: Literal[1] = 1
     created: str
-    check: Literal["gate", "drift"]
+    check: Check
     baseline: str
     candidate: str
     verdict: Verdict

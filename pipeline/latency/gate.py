@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from pipeline import __version__
 from pipeline.core.errors import DeviceError, IncomparableError, InputError, SecateurError
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from pipeline.latency.compare import Question
     from pipeline.latency.gate_config import Gated
     from pipeline.results.comparison import Comparison
+    from pipeline.results.gate import Check
     from pipeline.results.measurement import Measurement
 
 TRIES = 3
@@ -173,7 +174,7 @@ class Gate:
         comparison = found.comparison
         if comparison is None or comparison.ratio is None or found.verdict is None:
             return found
-        check: Literal["gate", "drift"] = "drift" if self.drift else "gate"
+        check: Check = "drift" if self.drift else "gate"
         key = history_key(comparison, found.model, check)
         point = Point(
             created=comparison.created,

@@ -33,12 +33,12 @@ from pipeline.compress.state.reproduction import (
     same_state,
     unchanged,
 )
-from pipeline.core.code_inputs import dependencies, digests_of
+from pipeline.core.code_inputs import NETWORK_FILE, dependencies, digests_of
 from pipeline.core.errors import InputError
 from pipeline.core.problems import examples
 from pipeline.core.reading import read_object
 from pipeline.network.definition import build, initialise
-from pipeline.network.weights import load_weights, read_weights
+from pipeline.network.weights import LISTED, load_weights, read_weights
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -50,11 +50,8 @@ if TYPE_CHECKING:
     from pipeline.core.artifact import Artifact, TensorSpec
 
 _NETWORK_FORMAT = 1
-NETWORK_FILE = "network.json"
 _DEFINITION_FILE = "definition.py"
 AGAIN = "run the recipe again"
-#: Attributes that a message names.
-LISTED = 4
 #: Of the random numbers while networks are read back: not those that a run starts with.
 _FIRST_SEED = 1_000_003
 TRIES = 3

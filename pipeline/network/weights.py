@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-#: Tensors that a message names of each kind.
+#: Tensors of each kind, or attributes, that a message names.
 LISTED = 4
 _OTHER_WIDTH = (
     "\n  All names fit, so these are weights of the same network in another width: a pruned one, or one built with "

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from pipeline.compress.quantization.names import Calibration, Scheme
 from pipeline.core.artifact import Frozen
+from pipeline.core.nearness import OnFar
 
 
 class QuantizationConfig(Frozen):
@@ -37,7 +38,7 @@ class QuantizationConfig(Frozen):
     keep: tuple[str, ...] = Field(
         default=(), description="Patterns of node names (`stem`, `stage1.*`) that stay in float."
     )
-    on_far: Literal["float", "fail", "keep"] = Field(
+    on_far: OnFar = Field(
         default="float",
         description="What becomes of a file whose outputs are far from those of the float file, on calibration or "
         "held-out images: `float` leaves the layers in float that are guilty, where they are few, and else fails; "

@@ -11,7 +11,7 @@ its tensors, so that it makes no difference whether engine, calibration or the r
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from pipeline.core.nearness import OnFar, Outputs, Task
+    from pipeline.core.nearness import Decision, OnFar, Outputs, Task
     from pipeline.core.stage import Context, Progress
 
 #: Images of each kind: enough for answers to be certain.
@@ -234,8 +234,6 @@ def _is_near(net: Net, make: Make, names: tuple[str, ...], progress: Progress) -
         return False
 
 
-def _record(
-    decision: Literal["near", "float", "kept"], seen: tuple[Seen, ...], in_float: tuple[str, ...] = (), text: str = ""
-) -> Nearness:
+def _record(decision: Decision, seen: tuple[Seen, ...], in_float: tuple[str, ...] = (), text: str = "") -> Nearness:
     lowest = min(each.decibels for each in seen)
     return Nearness(decision=decision, decibels=lowest, seen=seen, in_float=in_float, text=text)

@@ -8,6 +8,7 @@ from numbers import Integral, Real
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
+from pipeline.recipe.problems import SHOWN
 from pipeline.recipe.yaml import MAX_DEPTH, TOO_DEEP, Document, refusal
 
 if TYPE_CHECKING:
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 #: What stands in place of a file's name where there is no file.
 VALUES = "Python values"
 ALLOWED = "text, paths, numbers, true or false, nothing, lists and mappings"
-SHOWN = 60  # characters of a value that is found
 
 
 def read_values(values: object) -> Document:

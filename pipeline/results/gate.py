@@ -28,6 +28,7 @@ from pipeline.results.comparison import EXIT_CODES, Comparison, Reason, ResultSc
 SCHEMA_VERSION: Literal[1] = 1
 RESULT_FILE = "gate.json"
 
+Check = Literal["gate", "drift"]
 #: What an INCONCLUSIVE means for the exit code: 3, or 0, or 1, or measured again for longer.
 Policy = Literal["report", "pass", "fail", "retry"]
 _POLICY_CODES: dict[Policy, int] = {"report": 3, "pass": 0, "fail": 1, "retry": 3}
@@ -96,7 +97,7 @@ class GateResult(Frozen):
     tool_version: str
     created: str
     config: str
-    check: Literal["gate", "drift"] = "gate"
+    check: Check = "gate"
     inconclusive: Policy = "report"
     reason: str | None = None
     models: tuple[ModelResult, ...]

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SCHEMA_VERSION: Literal[2] = 2
+MEASUREMENT_FILE = "measurement.json"
 #: Why sampling ended: every speedup is known closely enough, the verdict stands, the budget or the sessions are used
 #: up, or the device went away in the middle.
 Stop = Literal["precise", "decided", "budget", "sessions", "broken off"]

@@ -12,6 +12,7 @@ from pipeline.core.nearness import NEARNESS, Nearness
 from pipeline.core.stage import Runtime, Target
 
 SCHEMA_VERSION = 1
+BudgetVerdict = Literal["met", "missed", "cannot tell"]
 #: What a stage can do; `report.run.gains` has the words.
 What = Literal[
     "speed",
@@ -164,7 +165,7 @@ class BudgetLine(Frozen):
     name: Literal["latency", "accuracy_drop", "size"]
     asked: str
     found: str
-    verdict: Literal["met", "missed", "cannot tell"]
+    verdict: BudgetVerdict
 
 
 class BundleRecord(Frozen):

@@ -39,6 +39,7 @@ from pipeline.data import load as load_data
 from pipeline.data import summary
 from pipeline.measure.machine import Threads, usable_threads
 from pipeline.report.run.gains import sentence
+from pipeline.results.measurement import MEASUREMENT_FILE
 from pipeline.results.measurement import load as load_measurement
 from pipeline.results.run import Row, RunReport
 from pipeline.results.run_folder import PLAN_FILE, RUN_FILE, previous_ingredients
@@ -58,7 +59,6 @@ if TYPE_CHECKING:
     from pipeline.results.bundle import BundleOptions
     from pipeline.results.measurement import Measurement
 
-MEASUREMENT_FILE = "measurement.json"
 LIBRARIES = ("numpy", "onnx", "onnxscript", "onnxsim", *(facts.package for facts in RUNTIMES.values()))
 
 

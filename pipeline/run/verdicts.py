@@ -17,10 +17,9 @@ if TYPE_CHECKING:
     from pipeline.core.stage import Runtime, Target
     from pipeline.recipe import Budget
     from pipeline.results.measurement import Measurement
-    from pipeline.results.run import Row
+    from pipeline.results.run import BudgetVerdict, Row
 
     Judged = Literal["better", "worse"]
-    Verdict = Literal["met", "missed", "cannot tell"]
 
 #: Smaller changes of size are not worth a word.
 _SIZE_CHANGE = 0.01
@@ -152,7 +151,7 @@ def budget_lines(budget: Budget | None, original: Row, result: Row, target: Targ
         lines.append(_latency(budget.latency, result, target))
     if budget.accuracy_drop is not None and original.validation and result.validation:
         drop = 100 * (original.validation.accuracy - result.validation.accuracy)
-        verdict: Verdict = "met" if drop <= budget.accuracy_drop else "missed"
+        verdict: BudgetVerdict = "met" if drop <= budget.accuracy_drop else "missed"
         asked, found = f"at most {budget.accuracy_drop:g}pt", f"{drop:.2f}pt on validation"
         lines.append(BudgetLine(name="accuracy_drop", asked=asked, found=found, verdict=verdict))
     if budget.size is not None and original.size_bytes and result.size_bytes:
@@ -178,7 +177,7 @@ def _latency(asked: Factor | float, result: Row, target: Target) -> BudgetLine:
         span, limit = (timing.milliseconds if timing else None), asked * 1e3
     if span is None:
         return BudgetLine(name="latency", asked=text, found="not measured", verdict="cannot tell")
-    verdict: Verdict = "met" if span.high <= limit else "missed" if span.low > limit else "cannot tell"
+    verdict: BudgetVerdict = "met" if span.high <= limit else "missed" if span.low > limit else "cannot tell"
     found = f"{span.value:.3g}{unit} [{span.low:.3g}, {span.high:.3g}] in {target.runtime}"
     if timing and timing.contended:
         verdict, found = "cannot tell", f"{found}, but wall and CPU time disagree: other work ran on the cores"

@@ -24,12 +24,10 @@ from pipeline.measure.devices import open_device
 from pipeline.measure.harness import measure
 from pipeline.measure.statistics import speedup
 from pipeline.measure.subjects import Subject, Terms
-from pipeline.results.measurement import Measurement, save
+from pipeline.results.measurement import MEASUREMENT_FILE, Measurement, save
 
 if TYPE_CHECKING:
     from pipeline.core.artifact import Artifact, Form
-
-FILE = "measurement.json"
 
 
 class Measure(Stage):
@@ -86,7 +84,7 @@ class Measure(Stage):
             devices=() if target.device == "local" else (open_device(target.device),),
             progress=context.progress,
         )
-        save(measurement, context.folder / FILE)
+        save(measurement, context.folder / MEASUREMENT_FILE)
         return Outcome(form=None, changed=_summary(measurement))
 
     def _subjects(self, given: Artifact, context: Context) -> list[Subject]:
@@ -126,7 +124,7 @@ def _summary(measurement: Measurement) -> dict[str, Any]:
         if found is not None:
             speedups.setdefault(subject.runtime, {})[subject.label] = found.value
     return {
-        "file": FILE,
+        "file": MEASUREMENT_FILE,
         "files": len({subject.digest for subject in measurement.subjects}),
         "sessions": len(sessions),
         "rounds": sum(len(session.rounds) for session in sessions),

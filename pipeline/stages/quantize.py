@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipeline.compress.quantization.names import EngineName, OtherPrecision
+from pipeline.compress.quantization.names import EngineName, OtherPrecision, Recovery, Scheme
 from pipeline.core.cpu import cpu_flags
 from pipeline.core.stage import Context, Outcome, Stage
 from pipeline.core.units import Duration, Points
@@ -75,7 +75,7 @@ class Quantize(QuantizationConfig, Stage):
         description="int8: weights and activations. int8-dynamic: matrix products, with ranges found at run time. "
         "int8-weights, int4-weights, fp16-weights: smaller files, computed in float. fp16: all of it.",
     )
-    recover: tuple[Literal["equalize", "bias", "adaround"], ...] = Field(
+    recover: tuple[Recovery, ...] = Field(
         default=(),
         description="What brings accuracy back, without a change of time: cross-layer equalization, bias correction, "
         "adaptive rounding. With `engine: auto` they are tried when accuracy is short.",
@@ -238,7 +238,7 @@ class Quantize(QuantizationConfig, Stage):
 
         return {"may_round_on_arm": require_exact_on_arm(model)} if self.arm_exact else {}
 
-    def _scheme_on(self, flags: frozenset[str]) -> Literal["u8s8", "u8s8-reduced", "s8s8", "u8u8"]:
+    def _scheme_on(self, flags: frozenset[str]) -> Scheme:
         """Return the scheme, for `auto` the best one; where the sums must be the same on ARM, the best exact one."""
         if self.scheme == "auto" and self.arm_exact:
             return "u8s8-reduced"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pipeline.core.errors import DeviceError
 from pipeline.measure.devices import remote_shell
+from pipeline.measure.devices.remote_shell import BYTE_S, COMMAND_S
 from pipeline.measure.worker_file import worker_file
 
 if TYPE_CHECKING:
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
     from pipeline.measure.devices.remote_shell import There
 
 FOLDER = "/data/local/tmp/secateur-worker"
-#: Longest time for a command that sends nothing, and what is added for each byte sent (200 kB/s at least).
-COMMAND_S = 60.0
-BYTE_S = 1 / 200_000
 #: What to do about a state that `adb devices` shows.
 _STATES = {
     "unauthorized": "confirm this computer's key on the device's screen, or put ~/.android/adbkey.pub among its keys",

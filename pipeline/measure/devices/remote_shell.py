@@ -18,6 +18,8 @@ from pipeline.core.errors import DeviceError, InputError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+#: Longest time for a command that sends nothing, and what is added for each byte sent (200 kB/s at least).
+COMMAND_S, BYTE_S = 60.0, 1 / 200_000
 #: A file's name on the device: two parts or more, none hidden or taken for an option.
 _PART = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}"
 FILE_NAME = re.compile(f"{_PART}(/{_PART})+")

@@ -16,6 +16,7 @@ from typing import IO, TYPE_CHECKING, ClassVar, NamedTuple
 
 from pipeline.core.errors import DeviceError
 from pipeline.measure.devices import remote_shell, ssh_errors
+from pipeline.measure.devices.remote_shell import BYTE_S, COMMAND_S
 from pipeline.measure.worker_file import worker_file
 
 if TYPE_CHECKING:
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
     from pipeline.measure.devices.remote_shell import There
 
 FOLDER = "~/.cache/secateur-worker"
-#: Longest time for a command that sends nothing, and what is added for each byte sent (200 kB/s at least).
-COMMAND_S = 60.0
-BYTE_S = 1 / 200_000
 #: Stricter and quieter than the user's settings may be: nothing is asked, forwarded or started beside the command, and
 #: a line that has gone silent is given up after a quarter of a minute.
 SETTINGS = {

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.core.dataset import SPLITS
 from pipeline.core.printable import printable_json
 from pipeline.report import numbers
 from pipeline.report.run import rows
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 Facts = tuple[tuple[str, str], ...]
 
 _DIGEST_SHOWN = 12
-_SPLITS = ("train", "validation", "test")
 
 
 def header(report: RunReport) -> Facts:
@@ -131,7 +131,7 @@ def recipe_text(report: RunReport) -> str:
 
 def _data(data: Mapping[str, Any]) -> str:
     """Write the data set's name and the sizes of its splits."""
-    counted = [f"{data[split]:,} {split}" for split in _SPLITS if split in data]
+    counted = [f"{data[split]:,} {split}" for split in SPLITS if split in data]
     name = str(data.get("name", numbers.DASH))
     return f"{name}: {', '.join(counted)}" if counted else name
 

@@ -11,6 +11,7 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 from pipeline.core import entry
+from pipeline.core.entry import RECORD_FILE
 from pipeline.core.partial import sync_folder
 from pipeline.core.runtimes import FORMS
 
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from pipeline.core.artifact import Artifact
 
     Record = dict[str, Any]
-
-RECORD_FILE = "record.json"
 
 
 class Phases:

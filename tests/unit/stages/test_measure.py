@@ -18,8 +18,8 @@ from pipeline.core.stage import Candidate, Context, Target
 from pipeline.core.store import write_artifact
 from pipeline.network.definition import build
 from pipeline.network.stored import write_original
-from pipeline.results.measurement import load
-from pipeline.stages.measure import FILE, Measure
+from pipeline.results.measurement import MEASUREMENT_FILE, load
+from pipeline.stages.measure import Measure
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,7 +68,7 @@ def test_every_distinct_file_is_measured_in_every_runtime(tmp_path: Path) -> Non
     first, second = artifact(tmp_path / "first", width=8), artifact(tmp_path / "second")
     given = context(tmp_path, first, second)
     outcome = Measure.model_validate({"budget": "200ms"}).run(second, given)
-    found = load(given.folder / FILE)
+    found = load(given.folder / MEASUREMENT_FILE)
     assert outcome.form is None
     assert [(subject.runtime, subject.digest) for subject in found.subjects] == [
         ("onnxruntime", "first"),
@@ -105,7 +105,7 @@ def test_networks_before_export_are_measured_in_torch(tmp_path: Path) -> None:
     network = network.model_copy(update={"digest": "pruned"})
     stage = Measure.model_validate({"budget": "100ms", "runtimes": ("torch",), "threads": 1})
     stage.run(network, replace(given, original=original))
-    found = load(given.folder / FILE)
+    found = load(given.folder / MEASUREMENT_FILE)
     assert [subject.label for subject in found.subjects] == ["original", "given"]
     assert found.subjects[0].input_shapes == {"image": (1, 3, 8, 8)}
     assert [subject.threads for subject in found.subjects] == [1, 1]
