@@ -88,7 +88,7 @@ schema: setup ## write the JSON Schemas anew: recipes, and results of compare
 image: setup ## build the image that runs recipes, with docker, podman or buildah
 	TORCH_INDEX=$(TORCH_INDEX) $(BIN)/python -m tests.containers.image
 
-image-test: setup ## run the README's lines on containers; "skipped" and exit code 77 of the command where no engine runs
+image-test: setup ## run the lines of docs/containers.md; "skipped" and exit code 77 of the command where no engine runs
 	TORCH_INDEX=$(TORCH_INDEX) $(BIN)/python -m tests.containers.check
 
 clean: ## remove what was built or cached; runs/ and .venv/ stay

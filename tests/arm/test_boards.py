@@ -1,4 +1,4 @@
-"""BOARDS.md, as far as it runs without a board: a loopback sshd and emulated processors stand in for one."""
+"""docs/devices.md, as far as it runs without a board: a loopback sshd and emulated processors stand in for one."""
 
 from __future__ import annotations
 
@@ -6,30 +6,29 @@ import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.arm.test_clean_environment import NO_INDEX, UNREACHABLE
+from tests.pages import DOCS, blocks
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.arm.lab import Lab
     from tests.unit.measure.devices.sshd import Sshd
 
 pytestmark = [pytest.mark.arm, pytest.mark.slow]
 
-PAGE = Path(__file__).resolve().parents[2] / "BOARDS.md"
 #: Exit codes of a comparison that was made: a busy machine may leave the answer open.
 COMPARED = {0, 3}
 
 
 def lines_of(title: str) -> list[str]:
     """Return the lines of the section's `sh` block, which are those that run here."""
-    sections = re.split(r"^## ", PAGE.read_text(), flags=re.MULTILINE)
-    (section,) = (each for each in sections if each.startswith(f"{title}\n"))
-    (block,) = re.findall(r"^```sh\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
-    return block.splitlines()
+    (shell,) = (block.text for block in blocks(DOCS / "devices.md", title) if block.language == "sh")
+    return shell.splitlines()
 
 
 def program(file: Path, script: str) -> None:

@@ -1,4 +1,4 @@
-"""`make image-test`: what the README says of containers, done with the engine that is there.
+"""`make image-test`: the lines of docs/containers.md, done with the engine that is there.
 
 Exit code 77, with a line that begins with "skipped", where no engine runs images or neither base image can be had: then
 nothing was tested.

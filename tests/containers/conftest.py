@@ -1,4 +1,4 @@
-"""The README's lines on containers, run once with the engine that is there."""
+"""The lines of docs/containers.md, run once with the engine that is there."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from tests.containers import readme
+from tests.containers import page
 from tests.containers.engine import Engine, UnavailableError, find
 from tests.containers.stand_in import ROOT, Base, base_for
 
@@ -34,22 +34,22 @@ def base(engine: Engine) -> Base:
 
 
 @pytest.fixture(scope="session")
-def done(engine: Engine, base: Base, tmp_path_factory: pytest.TempPathFactory) -> readme.Done:
-    """Run the README's lines in a copy of the sources, with a cache of their own, and print what they took."""
+def done(engine: Engine, base: Base, tmp_path_factory: pytest.TempPathFactory) -> page.Done:
+    """Run the page's lines in a copy of the sources, with a cache of their own, and print what they took."""
     folder = tmp_path_factory.mktemp("checkout")
-    for name in readme.SOURCES:
+    for name in page.SOURCES:
         shutil.copy2(ROOT / name, folder)
-    for name in readme.FOLDERS:
+    for name in page.FOLDERS:
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     programs, log = tmp_path_factory.mktemp("programs"), folder / "calls.tsv"
-    readme.put_programs(programs, engine, base, log)
+    page.put_programs(programs, engine, base, log)
     work = folder / "work"
-    readme.put_data(work)
+    page.put_data(work)
     volume = f"secateur-test-{os.getpid()}"
-    script = readme.short_form(readme.readme_blocks()).replace("secateur-cache:", f"{volume}:")
+    script = page.short_form(page.shell_blocks()).replace("secateur-cache:", f"{volume}:")
     search = {**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
     command = ["bash", "-euo", "pipefail", "-c", script]
     ran = subprocess.run(command, cwd=folder, env=search, check=False, capture_output=True, text=True, timeout=LINES_S)
     engine.call("volume", "rm", volume)
     assert ran.returncode == 0, f"{ran.stdout}\n{ran.stderr}"
-    return readme.Done(folder, ran.stdout, tuple(readme.calls_of(log)), work.stat().st_uid)
+    return page.Done(folder, ran.stdout, tuple(page.calls_of(log)), work.stat().st_uid)

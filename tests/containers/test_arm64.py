@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.containers.engine import Engine
-    from tests.containers.readme import Done
+    from tests.containers.page import Done
     from tests.containers.stand_in import Base
 
 IMAGE, CONTAINER = "cells-arm64", "secateur-test-arm64"

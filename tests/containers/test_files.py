@@ -7,7 +7,7 @@ import subprocess
 from typing import TYPE_CHECKING
 
 from tests.containers.engine import BUILD_ARGUMENTS
-from tests.containers.readme import FOLDERS, SOURCES, readme_blocks, short_form
+from tests.containers.page import FOLDERS, SOURCES, shell_blocks, short_form
 from tests.containers.stand_in import ROOT, default_base, mounted_folders, pip_settings
 from tests.optional import found, require
 
@@ -48,9 +48,9 @@ def test_what_is_copied_is_sent() -> None:
     assert "*" in lines
 
 
-def test_the_readme_builds_both_images_and_runs_them_closed() -> None:
-    """Every image that the README runs has no network and a root that cannot be written to."""
-    lines = short_form(readme_blocks()).replace("\\\n", " ").splitlines()
+def test_the_page_builds_both_images_and_runs_them_closed() -> None:
+    """Every image that the page runs has no network and a root that cannot be written to."""
+    lines = short_form(shell_blocks()).replace("\\\n", " ").splitlines()
     builds = [line for line in lines if line.startswith("docker build")]
     runs = [line for line in lines if line.strip().startswith("docker run")]
     assert [re.findall(r"--target (\S+)", line) for line in builds] == [["pipeline"], ["runtime"]]
@@ -59,10 +59,10 @@ def test_the_readme_builds_both_images_and_runs_them_closed() -> None:
     assert sum(line.startswith("secateur ") for line in lines) == 3
 
 
-def test_the_readmes_lines_are_shell() -> None:
+def test_the_pages_lines_are_shell() -> None:
     """Bash reads them without complaint."""
     require("bash")
-    command = [found("bash") or "", "-n", "-c", short_form(readme_blocks())]
+    command = [found("bash") or "", "-n", "-c", short_form(shell_blocks())]
     read = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (read.returncode, read.stderr) == (0, "")
 

@@ -1,4 +1,4 @@
-"""The README's lines on containers do what they say, and the images are what they should be."""
+"""The lines of docs/containers.md do what they say, and the images are what they should be."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.containers.engine import Engine
-    from tests.containers.readme import Done
+    from tests.containers.page import Done
     from tests.containers.stand_in import Base
 
-#: The README's options, under which all must work.
+#: The page's options, under which all must work.
 CLOSED = ("--network", "none", "--read-only", "--tmpfs", "/tmp")  # noqa: S108 (the container's own)
 PIPELINE, RUNTIME = "secateur", "cells"
 RUNTIME_BYTES = 250_000_000
@@ -62,7 +62,7 @@ pytestmark = [pytest.mark.container, pytest.mark.slow, pytest.mark.usefixtures("
 
 
 def run(engine: Engine, image: str, *words: str, options: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
-    """Run an image as the README does, as the image's own user."""
+    """Run an image as the page does, as the image's own user."""
     return engine.call("run", "--rm", *engine.run_options, *CLOSED, *options, image, *words)
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
 from pydantic import TypeAdapter
@@ -12,14 +11,18 @@ from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
 from pipeline import __version__
-from pipeline.api import Result
 from pipeline.cli import app
 from pipeline.core.stage import Stage  # noqa: TC001 (the adapter's annotation is evaluated)
-from pipeline.recipe import load_recipe, load_values
+from pipeline.recipe import Recipe, load_recipe
 from pipeline.stages import AnyStage
+from tests.pages import DOCS, ROOT, anchors, blocks, guides, links
 
-ROOT = Path(__file__).parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("*/README.md"), *ROOT.glob("models/*/card.md")])
+if TYPE_CHECKING:
+    from pathlib import Path
+
+GUIDES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+PATTERNS = ("*.md", "docs/*.md", "recipes/*.md", "benchmarks/*.md", "models/*/card.md", ".github/actions/*/README.md")
+PAGES = sorted(page for pattern in PATTERNS for page in ROOT.glob(pattern))
 RECIPES = sorted(ROOT.glob("recipes/*.yaml"))
 PLACEHOLDER = re.compile(r"\b(TODO|FIXME|XXX|TBD|[A-Z][A-Z0-9]+(VAL|TEST|SPREAD)|TIME_[A-Z0-9]+)\b")
 
@@ -32,39 +35,51 @@ def test_there_are_pages_and_recipes() -> None:
 
 def test_recipe_of_the_readme_is_valid(tmp_path: Path) -> None:
     """The YAML block of the README is a valid recipe when it lies in recipes/."""
-    (block,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (block,) = (block.text for block in blocks(ROOT / "README.md") if block.language == "yaml")
     (tmp_path / "recipes").mkdir()
     (tmp_path / "models").symlink_to(ROOT / "models")
     (tmp_path / "recipes" / "readme.yaml").write_text(block)
     assert len(load_recipe(tmp_path / "recipes" / "readme.yaml").recipe.stages) == 8
 
 
-def test_stages_of_the_readme_are_valid() -> None:
-    """So are the stages that it shows by themselves."""
-    blocks = re.findall(r"```yml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+def test_parts_of_recipes_in_the_guides_are_valid() -> None:
+    """Stages that a page shows by themselves, and other keys of a recipe."""
+    shown = [YAML(typ="safe").load(block.text) for page in GUIDES for block in blocks(page) if block.language == "yml"]
     adapter: TypeAdapter[Stage] = TypeAdapter(AnyStage)
-    stages = [adapter.validate_python(stage) for block in blocks for stage in YAML(typ="safe").load(block)]
+    stages = [adapter.validate_python(stage) for part in shown if isinstance(part, list) for stage in part]
     assert {stage.kind for stage in stages} >= {"prune", "quantize", "quantize-aware-finetune"}
+    for key, value in ((key, value) for part in shown if isinstance(part, dict) for key, value in part.items()):
+        TypeAdapter(Recipe.model_fields[key].annotation).validate_python(value)
 
 
-def test_python_of_the_readme_is_valid(tmp_path: Path) -> None:
-    """Its recipe is one, and what it says of a result is there; EXAMPLES.md has a program that is run."""
-    (block,) = re.findall(r"```py\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    compile(block, "README.md", "exec")
-    names: dict[str, Any] = {}
-    exec(block.partition("result =")[0], names)  # noqa: S102 - the project's own page
-    (tmp_path / "images").mkdir()
-    for name in ("model.py", "mine.safetensors"):
-        (tmp_path / name).touch()
-    recipe = names["recipe"]
-    assert [stage.kind for stage in load_values(recipe.values, tmp_path).recipe.stages] == [
-        "prune",
-        "export",
-        "quantize",
-    ]
-    used = set(re.findall(r"\bresult\.(\w+)", block))
-    assert len(used) >= 4
-    assert used <= {*dir(Result), *Result.__annotations__}
+def test_figures_of_the_readme_are_those_that_were_measured() -> None:
+    """Each row of its table stands in the table of recipes/README.md, which benchmarks/recipes.py writes."""
+    tables = [(ROOT / page).read_text().splitlines() for page in ("README.md", "recipes/README.md")]
+    shown, measured = ([_figures(line) for line in table if re.match(r"\|.*\d+x \[", line)] for table in tables)
+    assert len(shown) == 3
+    assert all(any(set(row) <= set(each) for each in measured) for row in shown)
+
+
+def _figures(row: str) -> list[str]:
+    return [cell.strip() for cell in row.split("|")[2:-1]]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    """Every relative link is a file of the project, and its anchor is a heading there."""
+    for link in links(page):
+        path, _, anchor = link.partition("#")
+        found = (page.parent / path).resolve() if path else page
+        assert found.exists(), link
+        assert not anchor or anchor in anchors(found), link
+
+
+def test_every_guide_is_reached() -> None:
+    """README leads to every page of docs/, and so does the list there."""
+    pages = set(DOCS.glob("*.md")) - {DOCS / "README.md"}
+    assert len(pages) >= 10
+    assert pages == set(guides())
+    assert pages <= {ROOT / link for link in links(ROOT / "README.md")}
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -77,17 +92,17 @@ def test_recipe_opens_with_what_a_reader_needs(path: Path) -> None:
     assert sum(line.startswith(("# Run:", "# Time:", "# Result:")) for line in head) == 3
 
 
-@pytest.mark.parametrize("page", ["README.md", "BOARDS.md"])
-def test_commands_of_a_page_exist(page: str) -> None:
-    """Every `secateur ...` of a page is a command, and its options are options of that command."""
-    lines = re.findall(r"^secateur ([^#\n]+)", (ROOT / page).read_text(), re.MULTILINE)
-    assert len(lines) >= 6
-    for line in lines:
-        words = line.split()
-        command = words[:2] if words[0] in {"recipes", "device"} else words[:1]
-        shown = CliRunner().invoke(app, [*command, "--help"])
-        assert shown.exit_code == 0, line
-        assert all(word in shown.output for word in words if word.startswith("--")), line
+def test_commands_of_the_guides_exist() -> None:
+    """Every `secateur ...` is a command, and its options are options of that command, also where no test can run it."""
+    shell = "".join(block.text for page in GUIDES for block in blocks(page) if block.language in {"sh", "console"})
+    lines = [line.split() for line in re.findall(r"^secateur ([^#(\n]+)", shell, re.MULTILINE)]
+    assert len(lines) >= 40
+    named = {tuple(words[:2] if words[0] in {"recipes", "device", "store"} else words[:1]) for words in lines}
+    shown = {command: CliRunner().invoke(app, [*command, "--help"]) for command in named}
+    assert not [command for command, result in shown.items() if result.exit_code]
+    for words in lines:
+        (options,) = (shown[command].output for command in named if command == tuple(words[: len(command)]))
+        assert all(word in options for word in words if word.startswith("--")), words
 
 
 @pytest.mark.parametrize("path", [*PAGES, *RECIPES], ids=lambda path: str(path.relative_to(ROOT)))

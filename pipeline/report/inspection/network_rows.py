@@ -44,7 +44,7 @@ class GroupLine:
 
 @dataclass(frozen=True)
 class Reason:
-    """Why layers are kept whole, which, and where the operator stands that keeps them."""
+    """Why layers cannot be pruned, which ones, and where the operator stands that prevents it."""
 
     text: str
     layers: tuple[str, ...]
@@ -59,11 +59,11 @@ def figures(inspection: Inspection) -> tuple[Figure, ...]:
     return (
         Figure("Parameters", numbers.count(inspection.parameters), f"in {numbers.plural(layers, 'layer')}"),
         Figure("MACs", numbers.count(inspection.macs), f"of one input {shapes}"),
-        Figure("Groups", str(len(inspection.groups)), f"of {numbers.plural(channels, 'channel')} that can leave"),
+        Figure("Groups", str(len(inspection.groups)), f"of {numbers.plural(channels, 'channel')} that can be removed"),
         Figure(
-            "Prunable", share(inspection.prunable_macs, inspection.macs), "of the MACs have a channel that can leave"
+            "Prunable", share(inspection.prunable_macs, inspection.macs), "of the MACs involve a removable channel"
         ),
-        Figure("Kept whole", f"{whole} of {layers}", "layers, in their outputs"),
+        Figure("Unprunable", f"{whole} of {layers}", "layers, in their outputs"),
     )
 
 
@@ -87,7 +87,7 @@ def group_lines(inspection: Inspection) -> tuple[GroupLine, ...]:
 
 
 def reasons(inspection: Inspection) -> tuple[Reason, ...]:
-    """Return why layers are kept whole, except for operators without a rule."""
+    """Return why layers cannot be pruned, except for operators without a rule."""
     return tuple(
         Reason(why.reason, condensed(why.layers), condensed(why.places))
         for why in inspection.kept_whole

@@ -1,4 +1,4 @@
-"""An inspection in the terminal: headline, groups with a bar for their MACs, what is kept whole and why."""
+"""An inspection in the terminal: headline, groups with a bar for their MACs, what cannot be pruned and why."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def table(inspection: Inspection, width: int) -> RenderableType:
     parts: list[RenderableType] = [Text(inspection.name, style="bold"), Text(), _figures(inspection), Text()]
     if inspection.groups:
         parts += [_groups(inspection, names=width >= _width(inspection)), Text(_EXPLAINED, style="dim"), Text()]
-    parts += _reasons("Kept whole", rows.reasons(inspection), "bold")
+    parts += _reasons("Unprunable", rows.reasons(inspection), "bold")
     parts += _reasons("Operators without a rule (please report them)", rows.without_rule(inspection), "bold yellow")
     return Group(*parts)
 
 
 _EXPLAINED = (
-    "A group's channels leave together in all its layers. Share: MACs in which they take part; a MAC counts for each "
-    "group that does. Halved saves: of all MACs, when half of its channels leave and no others."
+    "A group's channels are removed together, in all its layers. Share: MACs that involve them; a MAC counts for each "
+    "group that it involves. Halved saves: share of all MACs saved if half of this group's channels are removed."
 )
 
 

@@ -110,10 +110,10 @@ def test_terminal_tells_figures_groups_and_reasons(inspection: Inspection, width
     for figure in rows.figures(inspection):
         assert re.search(rf"{figure.name} +{re.escape(figure.number)} +{re.escape(figure.note)}", text)
     assert re.search(r"Prunable +75\.0 %", text)
-    assert re.search(r"Kept whole +1 of 5", text)
+    assert re.search(r"Unprunable +1 of 5", text)
     assert re.search(r"stem +64 .*1\.00 M +1\.70 k .*42\.5 %", text)
     assert ("Also made by" in text) == (width == 140)
-    assert text.index("Kept whole\noutput of the network") < text.index("Operators without a rule")
+    assert text.index("Unprunable\noutput of the network") < text.index("Operators without a rule")
     assert re.search(r"aten\.sort +blocks\.0\.up\s+at the network \(net\.py:7\)", text)
 
 

@@ -1,4 +1,4 @@
-"""The README's lines on containers: read, made short, and run with an engine under the name of docker."""
+"""The lines of docs/containers.md: read, made short, and run with an engine under the name of docker."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from tests.containers.stand_in import ROOT, Base
+from tests.pages import DOCS, blocks
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +27,7 @@ USER = 12345
 
 @dataclass(frozen=True)
 class Call:
-    """One call of the engine by a line of the README."""
+    """One call of the engine by a line of the page."""
 
     words: tuple[str, ...]
     seconds: float
@@ -47,21 +48,18 @@ class Done:
         return found
 
 
-def readme_blocks() -> list[str]:
-    """Return the shell lines of the README's section on containers."""
-    (section,) = re.findall(
-        r"^## In a container\n(.*?)^## ", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL
-    )
-    return re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
+def shell_blocks() -> list[str]:
+    """Return the shell lines of the page on containers."""
+    return [block.text for block in blocks(DOCS / "containers.md") if block.language == "sh"]
 
 
-def short_form(blocks: list[str]) -> str:
+def short_form(written: list[str]) -> str:
     """Return the lines as one script: as they stand, but the recipe short, and nothing from elsewhere.
 
     The recipe's images are those of the package that is installed here; the bundle that ships now is the one just made.
     """
     (short,) = re.findall(r"^DEMO_SHORT := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    script = "\n".join(blocks)
+    script = "\n".join(written)
     script = re.sub(r"^pip install .*\n", "", script, flags=re.MULTILINE)
     script = re.sub(r"^(secateur run [^#\n]*[^#\s])", rf"\1 --no-test {short}", script, flags=re.MULTILINE)
     ship = "cp work/runs/cells/bundle.tar.gz work/main.tar.gz\n"
