@@ -16,7 +16,7 @@
 Every key and value is that of the YAML: stages have a function here, all else is written as it stands there, in dicts
 and lists; paths may be text or `Path`, relative ones start at the current folder. What is wrong is told in the same
 words, all at once and before anything runs (`RecipeError`); any other error is another `SecateurError`. Importing this
-module loads no heavy library, and nothing here prints. EXAMPLES.md has images and a model.py to go with the above.
+module loads no heavy library, and nothing here prints. docs/python.md has a program that runs.
 """
 
 from __future__ import annotations
