@@ -24,7 +24,7 @@ def write_table(results: Path, page: Path, settings: Mapping[str, Any]) -> None:
     parts = [
         "# How often the verdict is right",
         "",
-        "Written by `harness.py table` from `results/harness/`; the protocol stands in [README.md](README.md).",
+        "Written by `harness.py table` from `results/harness/`; the protocol is in [README.md](README.md).",
         "",
         *_machines(paired),
         "",
@@ -69,7 +69,7 @@ def _machines(paired: Sequence[Mapping[str, Any]]) -> list[str]:
     return [
         f"- {len(mine)} comparisons: {mine[0]['cpu_model']} ({isa}), two cores, virtual; one thread, batch 1; load "
         f"average {min(e['load'] for e in mine):.1f} to {max(e['load'] for e in mine):.1f}, since other programs ran "
-        f"beside the hogs; in force: {mine[0]['in_force']}."
+        f"besides the hogs; in force: {mine[0]['in_force']}."
         for isa, mine in by_isa.items()
     ]
 
