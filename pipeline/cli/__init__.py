@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from pipeline.results.run import RunReport
 
 CANNOT_TELL = 4
-#: What a disk or a network says: no other path would help.
+#: Errors of a disk or a network: another path would not help.
 MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE}
 MISSED = 1
-#: Set in the environment, errors come with the traceback of what caused them.
+#: If set in the environment, errors come with the traceback of their cause.
 TRACEBACK = "SECATEUR_TRACEBACK"
 #: Names of `secateur schema` and the modules that have the function `schema`.
 SCHEMAS = {
@@ -50,19 +50,19 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="Compress a trained network by recipe, and prove the exported file: accuracy, size and real CPU latency.\n\n"
+    help="Compress a trained network by a recipe, and prove what the exported file is worth: accuracy, size, real CPU latency.\n\n"
     "A recipe is a YAML file that chains stages: prune, finetune, export, simplify, quantize, measure, bundle. Start "
     "with\n\n"
     "  secateur recipes list\n\n"
     "  secateur recipes copy resnet20-fashion-int8 .\n\n"
     "  secateur plan recipes/resnet20-fashion-int8.yaml\n\n"
     "  secateur run recipes/resnet20-fashion-int8.yaml\n\n"
-    "Latency of exported files, of this program or any other: bench, compare, gate, doctor, device.\n\n"
-    "What a device needs to run the result, and whether it arrived unchanged: bundle, verify.\n\n"
+    "Latency of any exported files, made by this program or not: bench, compare, gate, doctor, device.\n\n"
+    "Everything that a device needs to run the result, and whether it arrived unchanged: bundle, verify.\n\n"
     "Exit codes of run: 0 passed, 1 budget missed, 2 bad input, 3 a stage failed, 4 cannot tell, 130 and 143 "
     "interrupted. Those of compare and gate: 0 PASS, 1 FAIL, 2 bad input, 3 INCONCLUSIVE, 4 INCOMPARABLE, 5 device "
     "unreachable, 6 wrong outputs.\n\n"
-    "SECATEUR_TRACEBACK=1 in the environment shows the traceback behind an error, for code of your own.",
+    "SECATEUR_TRACEBACK=1 in the environment shows the traceback of an error, for example in your own code.",
 )
 recipes_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Recipes that come with the program.")
 app.add_typer(recipes_app, name="recipes")
@@ -79,31 +79,31 @@ Set = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Override a value: --set stages.prune.ratio=0.4. Repeatable. Where two stages are of one kind, take the "
-        "number. Keys count stages from 0 (stages.0.ratio); rows of plan, run and report count from 1, for row 0 is "
-        "the original: stages.0 is row 1.",
+        help="Override a value: --set stages.prune.ratio=0.4. Repeatable. If two stages are of one kind, use the "
+        "number. Keys count stages from 0 (stages.0.ratio); rows of plan, run and report count from 1, because row 0 "
+        "is the original: stages.0 is row 1.",
     ),
 ]
 Out = Annotated[
-    Path | None, typer.Option(metavar="DIR", help="Run folder; runs/<name of the recipe file> when left out.")
+    Path | None, typer.Option(metavar="DIR", help="Run folder. Default: runs/<name of the recipe file>.")
 ]
 Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of everything random.")]
 Test = Annotated[
-    bool, typer.Option("--test/--no-test", help="Judge on the test split at the end; --no-test while you still choose.")
+    bool, typer.Option("--test/--no-test", help="Evaluate on the test split at the end; use --no-test while you are still choosing.")
 ]
 Fresh = Annotated[
     bool,
-    typer.Option("--fresh", help="Make everything anew: take nothing from the store, and replace what is there."),
+    typer.Option("--fresh", help="Make everything again: take nothing from the store, and replace what is there."),
 ]
 Wait = Annotated[
     str | None,
     typer.Option(
         metavar="DURATION",
         show_default=False,
-        help="How long to wait for another run that is making the same stage; $SECATEUR_WAIT when left out, else 24h.",
+        help="How long to wait for another run that is making the same stage. Default: $SECATEUR_WAIT, else 24h.",
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of text.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
 @app.command()
@@ -119,7 +119,7 @@ def run(
 ) -> None:
     """Run a recipe. Finished stages are taken from the store, so running again resumes.
 
-    Several runs may use one store at a time: of two that need the same stage, the second takes what the first makes.
+    Several runs may use one store at once: if two need the same stage, the second takes what the first makes.
 
     Examples:
 
@@ -137,11 +137,11 @@ def run(
     loaded = load_recipe(recipe, overrides or ())
     folder = out or Path("runs") / recipe.stem
     command = shlex.join(["secateur", *sys.argv[1:]])
-    interruption.advise(f"What was finished is kept. Resume with: {command}")
+    interruption.advise(f"Finished stages are kept. Resume with: {command}")
     try:
         shared = Store(default_root(), wait_s)
         with (
-            printed_aside(),  # what the user's code prints is no part of the result
+            printed_aside(),  # what the user's code prints is not part of the result
             ConsoleProgress() as progress,
             store_of_run(shared, folder, progress, fresh=fresh) as store,
         ):
@@ -168,7 +168,7 @@ def plan(
 ) -> None:
     """Show what would run, what is cached, and why. Runs nothing and loads no heavy library.
 
-    Options are those of run: with --fresh it shows what run --fresh would do.
+    The options are those of run: with --fresh it shows what run --fresh would do.
 
     Example: secateur plan my.yaml --set stages.prune.ratio=0.4
     """
@@ -194,7 +194,7 @@ def plan(
 
 @app.command()
 def validate(recipe: Recipe, overrides: Set = None, as_json: AsJson = False) -> None:
-    """Check a recipe: every problem with file and line. Exit code 2 when there is one.
+    """Check a recipe: report every problem with file and line. Exit code 2 if there is one.
 
     Example: secateur validate my.yaml
     """
@@ -215,12 +215,12 @@ def schema(
         str,
         typer.Argument(
             metavar="|".join(SCHEMAS),
-            help="latency: of comparison.json, the result of compare; gate: of gate.json; inspection: of what inspect "
-            "FILE --json prints; bundle: of a bundle's manifest.json.",
+            help="latency: comparison.json, the result of compare; gate: gate.json; inspection: the output of inspect FILE "
+            "--json; bundle: a bundle's manifest.json.",
         ),
     ] = "recipe",
 ) -> None:
-    """Print a JSON Schema: of a recipe, for completion in editors, or of a result, for programs that read it.
+    """Print the JSON Schema of a recipe, for completion in editors, or of a result, for programs that read it.
 
     Examples:
 
@@ -242,7 +242,7 @@ def report(
     ],
     as_json: AsJson = False,
 ) -> None:
-    """Show the report of a run or of a comparison again, and write its Markdown and HTML anew.
+    """Show the report of a run or of a comparison again, and rewrite its Markdown and HTML.
 
     Examples:
 
@@ -286,9 +286,9 @@ def recipes_list(as_json: AsJson = False) -> None:
 def recipes_copy(
     name: Annotated[str, typer.Argument(help="Name of a recipe, as `recipes list` prints it.", show_default=False)],
     destination: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to copy into.")] = Path(),
-    overwrite: Annotated[bool, typer.Option(help="Replace files that are there.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace existing files.")] = False,
 ) -> None:
-    """Copy a recipe with the model definitions and weights that it names, to change it or to run it elsewhere.
+    """Copy a recipe with the model definitions and weights that it names, to change it or run it elsewhere.
 
     Example: secateur recipes copy resnet20-fashion-int8 my-project
     """
@@ -299,13 +299,13 @@ def recipes_copy(
 
 
 def _how_to_go_on(error: SecateurError, command: str) -> str:
-    """Say how to go on after a run that failed: what a stage refused, it refuses again."""
+    """Say how to continue after a run that failed: a stage that refused its input would refuse it again."""
     if isinstance(error, StageError):
         return (
-            "What was finished is kept. The same recipe would most likely fail the same way: change what is said above "
-            f"first, in the recipe or by --set, and then run: {command}"
+            "Finished stages are kept. The same recipe would most likely fail in the same way: first change what is said "
+            f"above, in the recipe or by --set, and then run: {command}"
         )
-    return f"What was finished is kept. Resume with: {command}"
+    return f"Finished stages are kept. Resume with: {command}"
 
 
 def _show(found: RunReport, folder: Path, *, as_json: bool) -> None:
@@ -334,8 +334,8 @@ def _exit_code(found: RunReport) -> int:
 def main() -> None:
     """Run the command; every error of ours, of the file system and every interruption is a message and an exit code.
 
-    It ends the process: threads that were started meanwhile get a while to end, as `ended_in_time` says. Output that
-    nobody reads any more ends it without a word.
+    It ends the process: threads that were started meanwhile get some time to end, as `ended_in_time` says. If nobody reads
+    the output any more, it ends silently.
     """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     interruption.install()
@@ -349,40 +349,40 @@ def _main() -> None:
     except interruption.Interrupted:
         _interrupted()
     except (SystemExit, Exception) as error:
-        if interruption.received():  # a library has made an error of its own of it
+        if interruption.received():  # a library has turned it into its own error
             _interrupted()
-        told = error if isinstance(error, SecateurError) else _file_error(error)
-        if told is None:
+        shown = error if isinstance(error, SecateurError) else _file_error(error)
+        if shown is None:
             raise
         _show_traceback(error)
-        say(f"error: {told}", err=True)
-        sys.exit(told.exit_code)
+        say(f"error: {shown}", err=True)
+        sys.exit(shown.exit_code)
 
 
 def _show_traceback(error: BaseException) -> None:
-    """Print where an error came from, where the environment asks for it."""
+    """Print where an error came from, if the environment asks for it."""
     if os.environ.get(TRACEBACK):
         traceback.print_exception(error)
 
 
 def _interrupted() -> NoReturn:
-    line = "\n" if sys.stderr.isatty() else ""  # behind the ^C that a terminal shows
+    line = "\n" if sys.stderr.isatty() else ""  # after the ^C that a terminal shows
     say(line + interruption.told(), err=True)
     sys.stdout.flush()
-    os._exit(interruption.exit_code())  # a process that has loaded torch takes seconds to take itself apart
+    os._exit(interruption.exit_code())  # a process that has loaded torch takes seconds to shut down
 
 
 def _file_error(error: BaseException) -> SecateurError | None:
-    """Return what to tell of an error of the system, most often of a file or folder; None for other errors.
+    """Return the message for a system error, most often about a file or folder; None for other errors.
 
-    Some name no file: those of writing into an open one, and those that Python's own library makes of a text.
+    Some name no file: those of writing into an open file, and those that Python's library makes from a text.
     """
     if not isinstance(error, OSError):
         return None
     named = error.filename is not None
     text = f"{error.filename}: {error.strerror}" if named else f"{type(error).__name__}: {error.strerror or error}"
     if error.errno in MACHINE:
-        return ResourceError(f"{text}. Run again once that is mended")
+        return ResourceError(f"{text}. Run again once that is fixed")
     if not named:
-        return ResourceError(f"{text}. With {TRACEBACK}=1 in the environment the next run shows where")
+        return ResourceError(f"{text}. With {TRACEBACK}=1 in the environment, the next run shows where")
     return InputError(f"{text}. Give another path, or make this one usable")

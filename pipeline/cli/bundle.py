@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from pipeline.bundle.on_device.verify import Found, Wanted
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of text.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -30,25 +30,26 @@ def bundle(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.", show_default=False)],
     out: Annotated[
         Path | None,
-        typer.Option(metavar="DIR|FILE.tar.gz", help="Where to; RUN/bundle and RUN/bundle.tar.gz when left out."),
+        typer.Option(metavar="DIR|FILE.tar.gz", help="Where to write. Default: RUN/bundle and RUN/bundle.tar.gz."),
     ] = None,
     samples: Annotated[int | None, typer.Option(min=1, max=64, help="Images with expected outputs.")] = None,
     sample_source: Annotated[
         Literal["auto", "validation", "synthetic"] | None,
-        typer.Option(help="validation images, made ones, or what the data's licence allows."),
+        typer.Option(help="Validation images, generated ones, or (auto) what the data's licence allows."),
     ] = None,
     data_licence: Annotated[str | None, typer.Option(metavar="SPDX", help="Licence of the data.")] = None,
     weights_licence: Annotated[str | None, typer.Option(metavar="SPDX", help="Licence of the weights.")] = None,
     runtime: Annotated[
         list[str] | None,
-        typer.Option(metavar="|".join(shipping_runtimes()), help="Ship files for this runtime alone. Repeatable."),
+        typer.Option(metavar="|".join(shipping_runtimes()), help="Ship only files for this runtime. Repeatable."),
     ] = None,
-    sign: Annotated[Path | None, typer.Option(metavar="KEY", help="Secret key of minisign to sign with.")] = None,
+    sign: Annotated[Path | None, typer.Option(metavar="KEY", help="Secret minisign key to sign with.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Write a run's edge bundle: exported files, code to run and check them, and where they came from.
 
-    A device needs Python, numpy and one runtime for it. The recipe's stage `bundle` gives options that are left out.
+    A device needs Python, numpy and one runtime to run it. Options that you leave out are those of the recipe's stage
+    `bundle`.
 
     Examples:
 
@@ -85,14 +86,14 @@ def verify(
     ],
     runtime: Annotated[
         FileRuntime | None,
-        typer.Option(help="What runs the samples; the bundle's own by default."),
+        typer.Option(help="Runtime for the samples. Default: the bundle's own."),
     ] = None,
     threads: Annotated[int, typer.Option(min=1, max=4096, help="Threads of the runtime.")] = 1,
     public_key: Annotated[
-        str | None, typer.Option(metavar="KEY", help="Public key of minisign, a file or its text: check the signature.")
+        str | None, typer.Option(metavar="KEY", help="Public minisign key, a file or its text: check the signature.")
     ] = None,
     digest: Annotated[
-        str | None, typer.Option(metavar="SHA256", help="The digest that `secateur bundle` told.")
+        str | None, typer.Option(metavar="SHA256", help="The digest that `secateur bundle` printed.")
     ] = None,
     device: Annotated[
         str | None,
@@ -102,8 +103,8 @@ def verify(
 ) -> None:
     """Check an edge bundle: files, checksums, signature, digest, and what its network computes on the samples.
 
-    No code of the bundle is run. With --device the bundle is checked here, then brought there and run with the device's
-    own Python; every output is compared with the one expected. Exit codes: 0 verified, 2 refused (the file is named),
+    No code from the bundle is run. With --device the bundle is checked here, then sent there and run with the device's
+    own Python; every output is compared with the expected one. Exit codes: 0 verified, 2 refused (the file is named),
     5 the runtime is missing or the device cannot be used, 6 wrong outputs.
 
     Examples:
@@ -129,7 +130,7 @@ def verify(
 
 
 def _verification(bundle: Path, wanted: Wanted, device: str | None) -> tuple[Found, Callable[[], None]]:
-    """Return what is filled by a verification here or on a device, and the function that does it."""
+    """Return the record that a verification here or on a device fills, and the function that does it."""
     if device is None:
         from pipeline.bundle.check import check
         from pipeline.bundle.on_device.verify import Found

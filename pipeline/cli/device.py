@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from pipeline.results.doctor import DoctorReport
 
 UNREACHABLE = 5
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of text.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Name = Annotated[str, typer.Argument(help="Name of the device.", show_default=False)]
 device_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Devices by name: other machines that files are measured on.",
+    help="Devices by name: other machines on which files are measured.",
 )
 
 
@@ -34,17 +34,17 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor(
-    device: Annotated[str, typer.Option(metavar="DEVICE", help=f"local, {BOARDS}, or a name.")] = "local",
-    runtime: Annotated[FileRuntime, typer.Option(help="Runtime that is measured with.")] = DEFAULT_RUNTIME,
+    device: Annotated[str, typer.Option(metavar="DEVICE", help=f"local, {BOARDS}, or a registered name.")] = "local",
+    runtime: Annotated[FileRuntime, typer.Option(help="Runtime to measure with.")] = DEFAULT_RUNTIME,
     threads: Annotated[int, typer.Option(min=1, max=4096, help="Threads of one inference.")] = 1,
-    aa: Annotated[int, typer.Option(min=2, max=10_000, help="How often a file is compared with its copy.")] = 10,
+    aa: Annotated[int, typer.Option(min=2, max=10_000, help="How often a file is compared with a copy of itself.")] = 10,
     budget: Annotated[str, typer.Option(metavar="TIME", help="Measuring time of one comparison: 2s.")] = "2s",
     as_json: AsJson = False,
 ) -> None:
     """Say how small a slowdown this device can see, and what disturbs it.
 
-    A network of about a millisecond is compared with a copy of itself, again and again: what that finds is noise.
-    compare uses it afterwards: it refuses a margin that the device cannot see.
+    A network of about a millisecond is compared with a copy of itself, again and again: any difference is noise.
+    compare then uses the result: it refuses a margin that the device cannot see.
 
     Examples:
 
@@ -96,7 +96,7 @@ def device_add(
         str,
         typer.Argument(metavar="URL", help=f"{BOARDS}, {EMULATED} or local.", show_default=False),
     ],
-    python: Annotated[str | None, typer.Option(help="Interpreter on the device; python3 when left out.")] = None,
+    python: Annotated[str | None, typer.Option(help="Interpreter on the device. Default: python3.")] = None,
     folder: Annotated[str | None, typer.Option(help="Folder on the device for files.")] = None,
     identity: Annotated[Path | None, typer.Option(metavar="FILE", help="ssh: the private key.")] = None,
     known_hosts: Annotated[Path | None, typer.Option(metavar="FILE", help="ssh: the file of known host keys.")] = None,
@@ -105,10 +105,10 @@ def device_add(
         int | None, typer.Option(min=1, max=65_535, metavar="PORT", help="adb: port of the adb server.")
     ] = None,
     root: Annotated[Path | None, typer.Option(metavar="DIR", help="qemu: the files of an arm64 system.")] = None,
-    library: Annotated[list[str] | None, typer.Option(help="qemu: a package in the root that is built.")] = None,
+    library: Annotated[list[str] | None, typer.Option(help="qemu: a package to install into the root. Repeatable.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Register a device under a name, with its options; nothing is connected.
+    """Register a device under a name, with its options, without connecting to it.
 
     Examples:
 
@@ -132,7 +132,7 @@ def device_add(
     record = make_record({"url": url, **{key: value for key, value in options.items() if value is not None}})
     file = add_device(name, record)
     told = {"name": name, "file": str(file), **record.model_dump(mode="json", exclude_none=True)}
-    _tell(told, f"{name} is {record.url}; see whether it answers: secateur device check {name}", as_json=as_json)
+    _tell(told, f"{name} is {record.url}; check whether it answers: secateur device check {name}", as_json=as_json)
 
 
 @device_app.command("list")
@@ -153,7 +153,7 @@ def device_check(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a device, or its URL.", show_default=False)],
     as_json: AsJson = False,
 ) -> None:
-    """Connect to a device and say what is there, and what is missing. Exit code 5: it cannot be used.
+    """Connect to a device and say what is there and what is missing. Exit code 5 if it cannot be used.
 
     Example: secateur device check pi
     """
@@ -181,17 +181,17 @@ def _described(name: str, found: Visit) -> str:
     told = found.fingerprint
     packages = ", ".join(f"{package} {version}" for package, version in found.packages.items() if version)
     machine = f"{told['cpu_model'] or 'unknown processor'}, {told['architecture']}, {told['logical_cores']} cores"
-    counts = "instructions only: it is emulated, its times say nothing" if found.emulated else "times"
+    counts = "instructions only: it is emulated, so its times mean nothing" if found.emulated else "times"
     lines = [
         f"{name}: {found.url} answers in {found.round_trip_ms:.2g} ms",
         f"  machine   {machine}, {told['system']} {told['kernel']}",
-        f"  isa       {' '.join(told['isa']) or 'not told'}",
+        f"  isa       {' '.join(told['isa']) or 'unknown'}",
         f"  python    {found.executable} (Python {found.python})",
         f"  packages  {packages or 'none'}",
         f"  counts    {counts}",
     ]
     if found.install:
-        need = "missing" if not found.ready else "could have"
+        need = "missing" if not found.ready else "optional"
         lines.append(f"  {need:9} {' and '.join(found.missing)}; run there: {found.install}")
     return "\n".join(lines)
 

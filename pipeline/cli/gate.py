@@ -14,7 +14,7 @@ from pipeline.core.errors import InputError
 if TYPE_CHECKING:
     from pipeline.results.gate import GateResult
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of text.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -30,32 +30,32 @@ def gate(
     markdown: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a Markdown table.")] = None,
     inconclusive: Annotated[
         Literal["pass", "fail", "retry"] | None,
-        typer.Option(help="What INCONCLUSIVE ends with: 0, 1, or up to two more tries for longer. Left out: 3."),
+        typer.Option(help="Exit code of INCONCLUSIVE: 0 (pass), 1 (fail), or up to two longer tries (retry). Default: 3."),
     ] = None,
     accept: Annotated[
-        str | None, typer.Option(metavar="REASON", help="Make every measured candidate the new baseline, and say why.")
+        str | None, typer.Option(metavar="REASON", help="Make every measured candidate the new baseline, for this reason.")
     ] = None,
     refreeze: Annotated[
-        bool, typer.Option(help="With --accept: also the file that drift is measured against from here on.")
+        bool, typer.Option(help="With --accept: also measure drift against these files from now on.")
     ] = False,
     drift: Annotated[
-        bool, typer.Option(help="Measure beside the first accepted file, and look for a step in all such ratios.")
+        bool, typer.Option(help="Measure against the first accepted file, and look for a step in all such ratios.")
     ] = False,
     only: Annotated[
-        list[str] | None, typer.Option(metavar="MODEL", help="Only the model of that name. Repeatable.")
+        list[str] | None, typer.Option(metavar="MODEL", help="Only the model with this name. Repeatable.")
     ] = None,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the single results.")] = Path("runs/gate"),
-    force: Annotated[bool, typer.Option(help="Measure on other terms than the baseline's, marked as unfair.")] = False,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the results of each model.")] = Path("runs/gate"),
+    force: Annotated[bool, typer.Option(help="Measure even on terms other than the baseline's; the result is marked as unfair.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Measure models beside their baselines, and say which are slower: for CI.
+    """Measure models against their baselines, and say which are slower: for CI.
 
-    The baseline is a file kept by its hash and measured again beside the candidate, never a stored number. A model may
-    be a bundle, which stands for its file for the runtime. Exit codes, of several models the first of: 6 wrong outputs,
-    1 FAIL, 2 bad input, 5 device unreachable, 4 INCOMPARABLE, 3 INCONCLUSIVE, 0 PASS.
+    The baseline is a file, kept by its hash and measured again next to the candidate, never a stored number. A model may
+    be a bundle, which stands for its file for the runtime. With several models, the exit code is the first that applies
+    of: 6 wrong outputs, 1 FAIL, 2 bad input, 5 device unreachable, 4 INCOMPARABLE, 3 INCONCLUSIVE, 0 PASS.
 
+    \b
     latency.toml:
-
       margin = "3%"
       budget = "30s"
       [[model]]
@@ -108,11 +108,11 @@ def gate(
 
 def _require_sensible(accept: str | None, *, refreeze: bool, drift: bool) -> None:
     if accept is not None and not accept.strip():
-        raise InputError('found an empty --accept, allowed: why it is good, such as --accept "wider stem, +2 points"')
+        raise InputError('found an empty --accept, allowed: a reason, such as --accept "wider stem, +2 points"')
     if refreeze and accept is None:
-        raise InputError("found --refreeze alone, allowed: with --accept")
+        raise InputError("found --refreeze without --accept, allowed: both together")
     if drift and accept is not None:
-        raise InputError("found --drift with --accept, allowed: one of them; the reference stays until --refreeze")
+        raise InputError("found --drift with --accept, allowed: one of them; --refreeze changes what drift is measured against")
 
 
 def _write(found: GateResult, junit: Path | None, markdown: Path | None) -> None:

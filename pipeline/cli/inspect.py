@@ -50,8 +50,8 @@ def inspect(
         typer.Option(
             "--input",
             metavar="SHAPE",
-            help="Sizes of an input without the batch, and its type where that is not float32: 3,224,224 or 128:int64. "
-            "Repeatable, once for each input; a recipe, a stored network and most files know theirs.",
+            help="Sizes of an input without the batch, and its type if that is not float32: 3,224,224 or 128:int64. Once for "
+            "each input; recipes, stored networks and most files know theirs.",
         ),
     ] = None,
     overrides: Annotated[
@@ -64,41 +64,41 @@ def inspect(
         Path | None,
         typer.Option(
             metavar="FLOAT.onnx",
-            help="Of a quantized file: the float file it was made of, for the noise of each layer.",
+            help="For a quantized file: the float file it was made from, to get the noise of each layer.",
         ),
     ] = None,
     recipe: Annotated[
         Path | None,
         typer.Option(
-            metavar="RECIPE", help="Of a file: run it on training images of this recipe's data, not on noise."
+            metavar="RECIPE", help="For a file: run it on training images of this recipe's data, not on noise."
         ),
     ] = None,
-    images: Annotated[int, typer.Option(min=1, max=1_000_000, help="Of a file: how many inputs it is run on.")] = 32,
+    images: Annotated[int, typer.Option(min=1, max=1_000_000, help="For a file: number of inputs to run it on.")] = 32,
     runtime: Annotated[
         FileRuntime | None,
         typer.Option(
-            help="Of a file: what profiles it; left out, onnxruntime for .onnx and openvino for .xml.",
+            help="For a file: runtime that profiles it. Default: onnxruntime for .onnx, openvino for .xml.",
         ),
     ] = None,
-    runs: Annotated[int, typer.Option(min=0, max=1_000_000, help="Of a file: profiled inferences; 0: no times.")] = 50,
-    threads: Annotated[int, typer.Option(min=1, max=4096, help="Of a file: threads of the profiled inferences.")] = 1,
-    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of a file: seed of the inputs drawn.")] = 0,
+    runs: Annotated[int, typer.Option(min=0, max=1_000_000, help="For a file: profiled inferences; 0: no times.")] = 50,
+    threads: Annotated[int, typer.Option(min=1, max=4096, help="For a file: threads of the profiled inferences.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="For a file: seed of random inputs.")] = 0,
     bit_exact_arm: Annotated[
         bool,
         typer.Option(
             "--bit-exact-arm",
-            help="Of an ONNX file, in place of all else: does it compute the same on ARM? Compares outputs with and "
-            "without the x86 kernels that clip sums, and with an emulated Cortex-A72 and A76.",
+            help="For an ONNX file, instead of all else: does it compute the same on ARM? Compares outputs with and without "
+            "the x86 kernels that clip sums, and with an emulated Cortex-A72 and A76.",
         ),
     ] = False,
-    page: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Draw it: write one HTML page.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of text.")] = False,
+    page: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a page with a drawing.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
 ) -> None:
     """Show what can be pruned in a network, or what an exported file computes.
 
-    Of a network: groups of coupled channels, what each costs, and what is kept whole and why; prunes nothing and needs
-    no trained weights. Of a file: precision, weights and ranges of every layer, its share of the time by the runtime's
-    own profile (profiling itself costs; not a latency), and with --against what quantization costs it in noise.
+    For a network: groups of coupled channels, what each costs, and what cannot be pruned and why. This prunes nothing
+    and needs no trained weights. For a file: precision, weights and ranges of every layer, its share of the time in the
+    runtime's own profile (which itself takes time, so this is no latency), and with --against its quantization noise.
 
     Examples:
 
@@ -122,12 +122,12 @@ def inspect(
     if file is None:
         options = {"--against": against, "--recipe": recipe, "--runtime": runtime, "--bit-exact-arm": bit_exact_arm}
         for option, value in options.items():
-            _refuse(option, value, f"{model}, which is no exported file", ".onnx, model.xml, or a folder with one")
+            _refuse(option, value, f"{model}, which is not an exported file", ".onnx, model.xml, or a folder with one")
         _show_network(model, arguments or (), inputs or (), overrides or (), page, as_json=as_json)
         return
     _refuse("--arguments", arguments, f"the exported file {file}", "a model definition (.py)")
     if recipe is None:
-        _refuse("--set", overrides, f"the exported file {file} alone", "--recipe beside it")
+        _refuse("--set", overrides, f"the exported file {file} alone", "--recipe with it")
     from pipeline.inspect.file import Ways, training_images
 
     ways = Ways(
@@ -181,7 +181,7 @@ def _show_network(
     from pipeline.report.inspection import network_html as inspection_html
     from pipeline.report.inspection.network_terminal import table
 
-    with printed_aside():  # what the user's code prints is no part of the result
+    with printed_aside():  # what the user's code prints is not part of the result
         given = load_model(model, arguments=arguments, inputs=inputs, overrides=overrides)
         found = inspect_network(given.network, given.inputs, given.name)
     if page is not None:

@@ -29,25 +29,25 @@ Runtime = Annotated[AnyRuntime, typer.Option(help="Runtime of all files; torch t
 #: Digits of one size of an input.
 MOST_DIGITS = 9
 Threads = Annotated[int, typer.Option(min=1, max=4096, help="Threads of one inference.")]
-Batch = Annotated[int, typer.Option(min=1, max=65_536, help="Images in one inference, where the file leaves it open.")]
+Batch = Annotated[int, typer.Option(min=1, max=65_536, help="Images per inference, if the file leaves that open.")]
 Shapes = Annotated[
     list[str] | None,
-    typer.Option("--shape", metavar="INPUT=SIZES", help="Sizes of an input that the file leaves open: ids=1,128."),
+    typer.Option("--shape", metavar="INPUT=SIZES", help="Sizes of an input, if the file leaves them open: ids=1,128."),
 ]
 DeviceName = Annotated[
     str,
-    typer.Option("--device", metavar="DEVICE", help=f"local, {BOARDS}, {EMULATED}, or a name."),
+    typer.Option("--device", metavar="DEVICE", help=f"local, {BOARDS}, {EMULATED}, or a registered name."),
 ]
 Duty = Annotated[
     str | None,
-    typer.Option(metavar="TIME", help="Idle time before each inference (30ms), as in an application; none by default."),
+    typer.Option(metavar="TIME", help="Idle time before each inference (30ms), as in an application. Default: none."),
 ]
 Priority = Annotated[
-    bool, typer.Option("--priority/--no-priority", help="Let the worker go before other programs where allowed.")
+    bool, typer.Option("--priority/--no-priority", help="Give the worker priority over other programs if allowed.")
 ]
-Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of orders and inputs.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of text.")]
-Budget = Annotated[str, typer.Option(metavar="TIME", help="Longest measuring time, with its unit: 30s, 2min.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the order and the inputs.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Budget = Annotated[str, typer.Option(metavar="TIME", help="Longest measuring time, with a unit: 30s, 2min.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -69,7 +69,7 @@ def bench(
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Measure the latency of exported files; of two or more, also the ratio to the first, interleaved.
+    """Measure the latency of exported files; with two or more, interleaved, also the ratio to the first.
 
     Examples:
 
@@ -107,21 +107,21 @@ def bench(
 
 def compare(
     baseline: Annotated[
-        Path, typer.Argument(metavar="BASE", help="What was: an exported file or a bundle.", show_default=False)
+        Path, typer.Argument(metavar="BASE", help="The old one: an exported file or a bundle.", show_default=False)
     ],
-    candidate: Annotated[Path, typer.Argument(metavar="CANDIDATE", help="What is new.", show_default=False)],
+    candidate: Annotated[Path, typer.Argument(metavar="CANDIDATE", help="The new one.", show_default=False)],
     margin: Annotated[
-        str | None, typer.Option(metavar="SHARE", help="Slowdown still accepted. Left out: 3%, of instructions 1%.")
+        str | None, typer.Option(metavar="SHARE", help="Largest slowdown that is accepted. Default: 3%; 1% of instructions.")
     ] = None,
     budget: Budget = "30s",
     metric: Annotated[
         Literal["wall", "cpu", "instructions"] | None,
-        typer.Option(help="What decides. Left out: CPU time with one thread, wall time with more."),
+        typer.Option(help="What decides. Default: CPU time with one thread, wall time with more."),
     ] = None,
     runtime: Runtime = DEFAULT_RUNTIME,
     runtime_b: Annotated[
         AnyRuntime | None,
-        typer.Option("--runtime-b", help="Runtime of the candidate: a comparison of runtimes."),
+        typer.Option("--runtime-b", help="Runtime of the candidate, to compare two runtimes."),
     ] = None,
     threads: Threads = 1,
     threads_b: Annotated[int | None, typer.Option(min=1, max=4096, help="Threads of the candidate.")] = None,
@@ -136,22 +136,22 @@ def compare(
     tolerance: Annotated[
         str,
         typer.Option(
-            metavar="SHARE", help="How far outputs may differ, of the largest output; any: as far as they like."
+            metavar="SHARE", help="How far outputs may differ, as a share of the largest output; any: no limit."
         ),
     ] = "10%",
-    force: Annotated[bool, typer.Option(help="Compare on unequal terms all the same, marked as unfair.")] = False,
+    force: Annotated[bool, typer.Option(help="Compare even on unequal terms; the result is marked as unfair.")] = False,
     roofline: Annotated[
-        bool, typer.Option("--roofline/--no-roofline", help="Say what limits each side; probes a device once for that.")
+        bool, typer.Option("--roofline/--no-roofline", help="Say what limits each side; this probes a device once.")
     ] = True,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Result folder; runs/compare/BASE--CANDIDATE when left out.")
+        Path | None, typer.Option(metavar="DIR", help="Result folder. Default: runs/compare/BASE--CANDIDATE.")
     ] = None,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
     """Say whether CANDIDATE is slower than BASE by more than the margin: PASS, FAIL or INCONCLUSIVE.
 
-    Both run side by side, in turns, so that other load acts on both alike; measuring ends as soon as the answer stands.
+    Both run in turns, so that other load affects both alike; measuring ends as soon as the answer is certain.
     Exit codes: 0 PASS, 1 FAIL, 2 bad input, 3 INCONCLUSIVE, 4 INCOMPARABLE, 5 device unreachable, 6 wrong outputs.
 
     Examples:
@@ -195,7 +195,7 @@ def compare(
     except DeviceError as error:
         kept = keep_partial(error, folder)
         if kept:
-            say(f"What was measured until then is kept in {kept}", err=True)
+            say(f"What was measured so far is kept in {kept}", err=True)
         raise
     except SecateurError as error:
         if error.exit_code != STAGE_FAILED:
@@ -234,7 +234,7 @@ def _timed_device(name: str, note: Callable[[str], None]) -> Device | None:
     """Return the device of that name, or None for this machine, whose worker depends on the runtime.
 
     Raises:
-        InputError: there is no such device, or it is emulated and has no time of its own.
+        InputError: there is no such device, or it is emulated, so that its times mean nothing.
     """
     from pipeline.measure.devices import open_device
 
@@ -284,7 +284,7 @@ def _share(text: str, option: str) -> float:
 
 
 def show_again(folder: Path, *, as_json: bool) -> None:
-    """Print a stored comparison and draw it; raises InputError where its rounds are not those that it was made of."""
+    """Print a stored comparison and draw it; raises InputError if its rounds are not those it was made from."""
     from pipeline.latency.compare import read
 
     found, measurement = read(folder)

@@ -21,10 +21,10 @@ store_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     help="Look after the store of finished stages ($SECATEUR_STORE, else ~/.cache/secateur/store).\n\n"
-    "Whatever lies there can be made again: a run takes from it what is whole, and makes again, with a word, what is "
-    "missing or damaged. All commands are safe while runs use the store.",
+    "Everything in it can be made again: a run takes what is intact, and makes again what is missing or damaged, which "
+    "it reports. All commands are safe while runs use the store.",
 )
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of text.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -33,7 +33,7 @@ def register(app: typer.Typer) -> None:
 
 
 def seconds(option: str, text: str) -> float:
-    """Return the seconds of a time such as `30d`. Raises InputError that names the option."""
+    """Return the seconds in a time such as `30d`. Raises InputError that names the option."""
     from pipeline.core.units import parse_age
 
     try:
@@ -44,10 +44,10 @@ def seconds(option: str, text: str) -> float:
 
 @store_app.command()
 def check(as_json: AsJson = False) -> None:
-    """Read every stored file and say which entries are damaged: a file missing, or any byte other than was written.
+    """Read every stored file and say which entries are damaged: a file is missing, or any byte has changed.
 
-    Nothing is changed: the next run that needs a damaged entry makes it again. Entries that earlier versions made have
-    no listing of their files; they get one when a run first uses them. Exit code 1 when something is damaged, else 0.
+    This changes nothing: the next run that needs a damaged entry makes it again. Entries made by earlier versions have
+    no listing of their files; they get one when a run first uses them. Exit code 1 if something is damaged, else 0.
 
     Example: secateur store check
     """
@@ -70,16 +70,16 @@ def prune(
         str,
         typer.Option(
             metavar="DURATION",
-            help="Remove what no run used for that long: a number with d, h, min, s or ms, as 30d, 12h.",
+            help="Remove what no run has used for that long: a number with d, h, min, s or ms, such as 30d or 12h.",
             show_default=False,
         ),
     ],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed, and remove nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove stages that no run has used for long, and what killed runs left unfinished for that long.
+    """Remove stages that no run has used for long, and what killed runs left unfinished that long ago.
 
-    What a running process uses or makes stays, however old. Files that run folders show stay in these folders: they
+    What a running process uses or makes stays, however old. Files that are also in run folders stay there: their bytes
     become free when the run folder is removed too.
 
     Examples:
@@ -101,7 +101,7 @@ def prune(
 def size(as_json: AsJson = False) -> None:
     """Say how many entries the store has, by the kind of stage, and how many bytes they take.
 
-    Files that run folders show are hard links to those in the store: their bytes stay taken while either is there.
+    Files in run folders are hard links to those in the store: their bytes stay in use while either exists.
 
     Example: secateur store size
     """
@@ -139,9 +139,9 @@ def _show_checked(found: list[Checked]) -> None:
     if table.row_count:
         _print(table)
     counted = [_entries(len(found))]
-    counted += [f"{len(states['unlisted'])} of earlier versions without a listing"] if states["unlisted"] else []
+    counted += [f"{len(states['unlisted'])} from earlier versions without a listing"] if states["unlisted"] else []
     counted += [f"{len(states['damaged'])} damaged" if states["damaged"] else "none damaged"]
-    _print(", ".join(counted) + ("; runs that need them make them again" if states["damaged"] else ""))
+    _print(", ".join(counted) + ("; runs that need them will make them again" if states["damaged"] else ""))
 
 
 def _show_removed(removed: Removed, *, dry_run: bool) -> None:
@@ -168,7 +168,7 @@ def _show_size(found: Size) -> None:
     _print(table)
     if found.shared_bytes:
         _print(
-            f"{bytes_text(found.shared_bytes)} of it stand in run folders too and become free when those are removed"
+            f"{bytes_text(found.shared_bytes)} of it are also in run folders and become free when those are removed"
         )
 
 

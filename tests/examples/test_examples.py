@@ -64,6 +64,11 @@ class Place:
                 self.printed[line] = done.stdout
 
 
+def without_numbers(word: str) -> str:
+    """Return a word that is the same whatever was measured: digests and numbers are not."""
+    return re.sub(r"[0-9a-f]{12,}|\d[\d.]*", "#", word)
+
+
 def lines_of(block: Block) -> list[str]:
     """Return the commands that run here: of a `sh` block, or of a workflow's steps."""
     lines: list[str] = []
@@ -119,8 +124,8 @@ def test_page(place: Place, page: Path) -> None:
     ran = [block for block in blocks(page) if block not in signing]
     place.follow(ran)
     shown = [line.split()[0] for block in ran if block.language == "text" for line in block.text.splitlines() if line]
-    printed = set(" ".join(place.printed.values()).split())
-    assert set(shown) <= printed
+    printed = " ".join(place.printed.values()).split()
+    assert set(map(without_numbers, shown)) <= set(map(without_numbers, printed))
 
 
 def test_signing(place: Place) -> None:

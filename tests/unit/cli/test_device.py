@@ -98,7 +98,7 @@ class Hello:
     [
         ({"numpy": None, "onnxruntime": None, "openvino": None}, 5, "missing   numpy and onnxruntime and openvino"),
         ({"numpy": "2", "onnxruntime": None, "openvino": None}, 5, "missing   onnxruntime and openvino"),
-        ({"numpy": "2", "onnxruntime": "1.22", "openvino": None}, 0, "could have openvino"),
+        ({"numpy": "2", "onnxruntime": "1.22", "openvino": None}, 0, "optional  openvino"),
     ],
 )
 def test_check_says_what_is_missing(

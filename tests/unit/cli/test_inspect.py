@@ -72,7 +72,7 @@ def test_text_and_page(files: tuple[Path, Path], project: Project, tmp_path: Pat
         ("broken.onnx", (), "broken.onnx is not a valid ONNX model"),
         ("broken.xml", (), "broken.xml is not a readable OpenVINO model"),
         ("weights.pt", (), "none of the kinds of model. Expected a recipe .* or an exported file"),
-        ("model.py", ("--against", "float.onnx"), "found --against with model.py, which is no exported file"),
+        ("model.py", ("--against", "float.onnx"), "found --against with model.py, which is not an exported file"),
         ("model.py", ("--recipe", "toy.yaml"), "found --recipe with model.py"),
         ("model.py", ("--runtime", "openvino"), "found --runtime with model.py"),
         ("FILE", ("--arguments", "a=1"), "found --arguments with the exported file .*a model definition"),

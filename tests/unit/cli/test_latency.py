@@ -146,7 +146,7 @@ def test_a_missing_file_is_bad_input(
     ("options", "expected"),
     [
         (["--accept", " "], "found an empty --accept"),
-        (["--refreeze"], "found --refreeze alone"),
+        (["--refreeze"], "found --refreeze without --accept"),
         (["--drift", "--accept", "x"], "found --drift with --accept"),
         (["--only", "b"], "found --only b, allowed: a"),
     ],

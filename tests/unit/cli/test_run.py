@@ -42,7 +42,7 @@ def test_a_run_is_resumed_only_where_that_can_help(
     assert done.exit_code == error.exit_code
     assert str(error) in done.stderr
     assert ("Resume with: secateur run toy.yaml" in done.stderr) is resumes
-    assert ("change what is said above first" in done.stderr) is not resumes
+    assert ("first change what is said above" in done.stderr) is not resumes
     assert done.stderr.rstrip().endswith("secateur run toy.yaml")
 
 
