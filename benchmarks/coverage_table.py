@@ -24,8 +24,8 @@ VERDICTS = ("exact", "outputs differ", "unchecked", "forward fails", "prune fail
 HEAD = """\
 # Coverage
 
-Written by `coverage.py table`; README.md has the protocol. Half of the channels of every group are removed. "Exact": the
-outputs equal those of the original with the removed channels zeroed, in float64, to 1e-9 of their scale.
+Written by `coverage.py table`; README.md has the protocol. Half of the channels of every group are removed. "Exact":
+the outputs equal those of the original with the removed channels zeroed, in float64, to 1e-9 of their scale.
 """
 
 

@@ -50,9 +50,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="Compress a trained network by a recipe, and prove what the exported file is worth: accuracy, size, real CPU latency.\n\n"
-    "A recipe is a YAML file that chains stages: prune, finetune, export, simplify, quantize, measure, bundle. Start "
-    "with\n\n"
+    help="Compress a trained network by a recipe, and prove what the exported file is worth: accuracy, size, real CPU "
+    "latency.\n\nA recipe is a YAML file that chains stages: prune, finetune, export, simplify, quantize, measure, "
+    "bundle. Start with\n\n"
     "  secateur recipes list\n\n"
     "  secateur recipes copy resnet20-fashion-int8 .\n\n"
     "  secateur plan recipes/resnet20-fashion-int8.yaml\n\n"
@@ -84,12 +84,13 @@ Set = Annotated[
         "is the original: stages.0 is row 1.",
     ),
 ]
-Out = Annotated[
-    Path | None, typer.Option(metavar="DIR", help="Run folder. Default: runs/<name of the recipe file>.")
-]
+Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Run folder. Default: runs/<name of the recipe file>.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of everything random.")]
 Test = Annotated[
-    bool, typer.Option("--test/--no-test", help="Evaluate on the test split at the end; use --no-test while you are still choosing.")
+    bool,
+    typer.Option(
+        "--test/--no-test", help="Evaluate on the test split at the end; use --no-test while you are still choosing."
+    ),
 ]
 Fresh = Annotated[
     bool,
@@ -215,8 +216,8 @@ def schema(
         str,
         typer.Argument(
             metavar="|".join(SCHEMAS),
-            help="latency: comparison.json, the result of compare; gate: gate.json; inspection: the output of inspect FILE "
-            "--json; bundle: a bundle's manifest.json.",
+            help="latency: comparison.json, the result of compare; gate: gate.json; inspection: the output of inspect "
+            "FILE --json; bundle: a bundle's manifest.json.",
         ),
     ] = "recipe",
 ) -> None:
@@ -302,8 +303,8 @@ def _how_to_go_on(error: SecateurError, command: str) -> str:
     """Say how to continue after a run that failed: a stage that refused its input would refuse it again."""
     if isinstance(error, StageError):
         return (
-            "Finished stages are kept. The same recipe would most likely fail in the same way: first change what is said "
-            f"above, in the recipe or by --set, and then run: {command}"
+            "Finished stages are kept. The same recipe would most likely fail in the same way: first change what is "
+            f"said above, in the recipe or by --set, and then run: {command}"
         )
     return f"Finished stages are kept. Resume with: {command}"
 
@@ -334,8 +335,8 @@ def _exit_code(found: RunReport) -> int:
 def main() -> None:
     """Run the command; every error of ours, of the file system and every interruption is a message and an exit code.
 
-    It ends the process: threads that were started meanwhile get some time to end, as `ended_in_time` says. If nobody reads
-    the output any more, it ends silently.
+    It ends the process: threads that were started meanwhile get some time to end, as `ended_in_time` says. If nobody
+    reads the output any more, it ends silently.
     """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     interruption.install()

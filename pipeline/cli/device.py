@@ -37,7 +37,9 @@ def doctor(
     device: Annotated[str, typer.Option(metavar="DEVICE", help=f"local, {BOARDS}, or a registered name.")] = "local",
     runtime: Annotated[FileRuntime, typer.Option(help="Runtime to measure with.")] = DEFAULT_RUNTIME,
     threads: Annotated[int, typer.Option(min=1, max=4096, help="Threads of one inference.")] = 1,
-    aa: Annotated[int, typer.Option(min=2, max=10_000, help="How often a file is compared with a copy of itself.")] = 10,
+    aa: Annotated[
+        int, typer.Option(min=2, max=10_000, help="How often a file is compared with a copy of itself.")
+    ] = 10,
     budget: Annotated[str, typer.Option(metavar="TIME", help="Measuring time of one comparison: 2s.")] = "2s",
     as_json: AsJson = False,
 ) -> None:
@@ -105,7 +107,9 @@ def device_add(
         int | None, typer.Option(min=1, max=65_535, metavar="PORT", help="adb: port of the adb server.")
     ] = None,
     root: Annotated[Path | None, typer.Option(metavar="DIR", help="qemu: the files of an arm64 system.")] = None,
-    library: Annotated[list[str] | None, typer.Option(help="qemu: a package to install into the root. Repeatable.")] = None,
+    library: Annotated[
+        list[str] | None, typer.Option(help="qemu: a package to install into the root. Repeatable.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Register a device under a name, with its options, without connecting to it.

@@ -30,10 +30,13 @@ def gate(
     markdown: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a Markdown table.")] = None,
     inconclusive: Annotated[
         Literal["pass", "fail", "retry"] | None,
-        typer.Option(help="Exit code of INCONCLUSIVE: 0 (pass), 1 (fail), or up to two longer tries (retry). Default: 3."),
+        typer.Option(
+            help="Exit code of INCONCLUSIVE: 0 (pass), 1 (fail), or up to two longer tries (retry). Default: 3."
+        ),
     ] = None,
     accept: Annotated[
-        str | None, typer.Option(metavar="REASON", help="Make every measured candidate the new baseline, for this reason.")
+        str | None,
+        typer.Option(metavar="REASON", help="Make every measured candidate the new baseline, for this reason."),
     ] = None,
     refreeze: Annotated[
         bool, typer.Option(help="With --accept: also measure drift against these files from now on.")
@@ -45,14 +48,16 @@ def gate(
         list[str] | None, typer.Option(metavar="MODEL", help="Only the model with this name. Repeatable.")
     ] = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the results of each model.")] = Path("runs/gate"),
-    force: Annotated[bool, typer.Option(help="Measure even on terms other than the baseline's; the result is marked as unfair.")] = False,
+    force: Annotated[
+        bool, typer.Option(help="Measure even on terms other than the baseline's; the result is marked as unfair.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure models against their baselines, and say which are slower: for CI.
 
-    The baseline is a file, kept by its hash and measured again next to the candidate, never a stored number. A model may
-    be a bundle, which stands for its file for the runtime. With several models, the exit code is the first that applies
-    of: 6 wrong outputs, 1 FAIL, 2 bad input, 5 device unreachable, 4 INCOMPARABLE, 3 INCONCLUSIVE, 0 PASS.
+    The baseline is a file, kept by its hash and measured again next to the candidate, never a stored number. A model
+    may be a bundle, which stands for its file for the runtime. With several models, the exit code is the first that
+    applies of: 6 wrong outputs, 1 FAIL, 2 bad input, 5 device unreachable, 4 INCOMPARABLE, 3 INCONCLUSIVE, 0 PASS.
 
     \b
     latency.toml:
@@ -69,7 +74,7 @@ def gate(
       secateur gate --config latency.toml --junit latency.xml --markdown latency.md --inconclusive retry
 
       secateur gate --config latency.toml --drift
-    """
+    """  # noqa: D301 - typer keeps the lines of a paragraph after this character
     from pipeline.bundle.as_model import ExportedFiles
     from pipeline.core.partial import write_whole
     from pipeline.core.paths import check_folder
@@ -112,7 +117,9 @@ def _require_sensible(accept: str | None, *, refreeze: bool, drift: bool) -> Non
     if refreeze and accept is None:
         raise InputError("found --refreeze without --accept, allowed: both together")
     if drift and accept is not None:
-        raise InputError("found --drift with --accept, allowed: one of them; --refreeze changes what drift is measured against")
+        raise InputError(
+            "found --drift with --accept, allowed: one of them; --refreeze changes what drift is measured against"
+        )
 
 
 def _write(found: GateResult, junit: Path | None, markdown: Path | None) -> None:

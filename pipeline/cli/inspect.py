@@ -50,8 +50,8 @@ def inspect(
         typer.Option(
             "--input",
             metavar="SHAPE",
-            help="Sizes of an input without the batch, and its type if that is not float32: 3,224,224 or 128:int64. Once for "
-            "each input; recipes, stored networks and most files know theirs.",
+            help="Sizes of an input without the batch, and its type if that is not float32: 3,224,224 or 128:int64. "
+            "Once for each input; recipes, stored networks and most files know theirs.",
         ),
     ] = None,
     overrides: Annotated[
@@ -87,8 +87,8 @@ def inspect(
         bool,
         typer.Option(
             "--bit-exact-arm",
-            help="For an ONNX file, instead of all else: does it compute the same on ARM? Compares outputs with and without "
-            "the x86 kernels that clip sums, and with an emulated Cortex-A72 and A76.",
+            help="For an ONNX file, instead of all else: does it compute the same on ARM? Compares outputs with and "
+            "without the x86 kernels that clip sums, and with an emulated Cortex-A72 and A76.",
         ),
     ] = False,
     page: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a page with a drawing.")] = None,

@@ -111,7 +111,8 @@ def compare(
     ],
     candidate: Annotated[Path, typer.Argument(metavar="CANDIDATE", help="The new one.", show_default=False)],
     margin: Annotated[
-        str | None, typer.Option(metavar="SHARE", help="Largest slowdown that is accepted. Default: 3%; 1% of instructions.")
+        str | None,
+        typer.Option(metavar="SHARE", help="Largest slowdown that is accepted. Default: 3%; 1% of instructions."),
     ] = None,
     budget: Budget = "30s",
     metric: Annotated[

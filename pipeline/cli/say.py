@@ -1,4 +1,4 @@
-"""What the command prints: text for people and JSON for programs, with nothing in it that a terminal would interpret."""
+"""What the command prints: text for people and JSON for programs, nothing in it that a terminal would interpret."""
 
 from __future__ import annotations
 

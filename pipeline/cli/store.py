@@ -167,9 +167,7 @@ def _show_size(found: Size) -> None:
     table.add_row("all", str(sum(found.entries.values())), bytes_text(found.bytes))
     _print(table)
     if found.shared_bytes:
-        _print(
-            f"{bytes_text(found.shared_bytes)} of it are also in run folders and become free when those are removed"
-        )
+        _print(f"{bytes_text(found.shared_bytes)} of it are also in run folders and become free when those are removed")
 
 
 def _entries(number: int) -> str:

@@ -60,9 +60,7 @@ def figures(inspection: Inspection) -> tuple[Figure, ...]:
         Figure("Parameters", numbers.count(inspection.parameters), f"in {numbers.plural(layers, 'layer')}"),
         Figure("MACs", numbers.count(inspection.macs), f"of one input {shapes}"),
         Figure("Groups", str(len(inspection.groups)), f"of {numbers.plural(channels, 'channel')} that can be removed"),
-        Figure(
-            "Prunable", share(inspection.prunable_macs, inspection.macs), "of the MACs involve a removable channel"
-        ),
+        Figure("Prunable", share(inspection.prunable_macs, inspection.macs), "of the MACs involve a removable channel"),
         Figure("Unprunable", f"{whole} of {layers}", "layers, in their outputs"),
     )
 
