@@ -17,7 +17,8 @@ from pipeline.analysis.probes import Probe, watch
 from pipeline.core.errors import InputError
 from pipeline.export.execution import onnx_traces
 from pipeline.onnx_graph.file import onnx_specs, read_onnx
-from pipeline.onnx_graph.wiring import DEQUANTIZE, QUANTIZE, described, element_types, read_wiring
+from pipeline.onnx_graph.links import DEQUANTIZE, QUANTIZE
+from pipeline.onnx_graph.wiring import FileWiring, described, element_types
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
     from pipeline.analysis.feeds import Feed
     from pipeline.analysis.probes import Tensors, Watched
-    from pipeline.onnx_graph.wiring import Wiring
 
 #: Ends the names of what a layer makes when it is computed alone.
 _ALONE = "/alone"
@@ -70,12 +70,14 @@ def compared(float_model: Path, quantized: Path, samples_NCHW: NDArray[np.float3
         from pipeline.analysis import openvino_noise as noise_openvino  # noqa: PLC0415
 
         return noise_openvino.compared(float_model, quantized, samples_NCHW)
-    wiring = read_wiring(quantized)
+    wiring = FileWiring(read_onnx(quantized))
     feeds = image_feeds(onnx_specs(wiring.model)[0], samples_NCHW, str(quantized))
     return watch_onnx(wiring, feeds, float_model, label=str(quantized))
 
 
-def watch_onnx(wiring: Wiring, feeds: Sequence[Feed], float_model: Path | None, *, label: str) -> dict[str, Watched]:
+def watch_onnx(
+    wiring: FileWiring, feeds: Sequence[Feed], float_model: Path | None, *, label: str
+) -> dict[str, Watched]:
     """Run an ONNX graph on calls and return what was seen of each layer, without noise where there is no float file."""
     probes = _onnx_probes(wiring)
     wanted = {name for probe in probes for name in (probe.raw, probe.after)}
@@ -86,12 +88,12 @@ def watch_onnx(wiring: Wiring, feeds: Sequence[Feed], float_model: Path | None, 
     return watch(probes, found, cut.traces(feeds), cut.alone(feeds))
 
 
-def _onnx_probes(wiring: Wiring) -> tuple[Probe, ...]:
+def _onnx_probes(wiring: FileWiring) -> tuple[Probe, ...]:
     """Return where each layer of an ONNX graph is watched."""
     return tuple(_probe(node, wiring) for node in wiring.layers)
 
 
-def _probe(node: NodeProto, wiring: Wiring) -> Probe:
+def _probe(node: NodeProto, wiring: FileWiring) -> Probe:
     raw = node.output[0]
     narrowed = wiring.narrowed(raw)
     weighted = any(name in wiring.fixed for name in node.input[1:2])
@@ -116,7 +118,7 @@ class Reference:
     """
 
     file: Path
-    wiring: Wiring
+    wiring: FileWiring
     probes: tuple[Probe, ...]
     label: str
 
@@ -162,7 +164,7 @@ class Apart:
     made: Mapping[str, str]
 
 
-def _apart(wiring: Wiring, known: set[str]) -> Apart:
+def _apart(wiring: FileWiring, known: set[str]) -> Apart:
     """Cut a graph at every float tensor that is in `known`: layers read it as an input, and make it under another name.
 
     A pair of QuantizeLinear and DequantizeLinear behind such a tensor stays for those who read it, and is copied for
@@ -182,13 +184,13 @@ def _apart(wiring: Wiring, known: set[str]) -> Apart:
         end = _copied_pair(wiring, graph, tensor, alone)
         if _reads_known(node, wiring, known, declared):
             made[end] = node.name
-        if tensor in wiring.readers and tensor not in declared:
+        if tensor in wiring.read_by and tensor not in declared:
             graph.input.append(_float_input(tensor))
     del graph.output[:]
     return Apart(model, made)
 
 
-def _copied_pair(wiring: Wiring, graph: Any, tensor: str, alone: str) -> str:  # noqa: ANN401 - protobuf has no types
+def _copied_pair(wiring: FileWiring, graph: Any, tensor: str, alone: str) -> str:  # noqa: ANN401 - protobuf has no types
     """Copy the pair behind a tensor for its other name; return the name of what comes out, or of what goes in."""
     after = wiring.after(tensor)
     if after == tensor:
@@ -205,7 +207,7 @@ def _copied_pair(wiring: Wiring, graph: Any, tensor: str, alone: str) -> str:  #
     return f"{alone}/{DEQUANTIZE}"
 
 
-def _reads_known(node: NodeProto, wiring: Wiring, known: set[str], declared: set[str]) -> bool:
+def _reads_known(node: NodeProto, wiring: FileWiring, known: set[str], declared: set[str]) -> bool:
     """Say whether all that a layer reads comes from the float file, through its own quantizers at most."""
     moving = [wiring.before(name) for name in node.input if name and name not in wiring.fixed]
     return all(name in known or name in declared for name in moving)

@@ -22,8 +22,9 @@ import onnxruntime
 from pipeline.analysis.cost import ONNX_WEIGHTED
 from pipeline.analysis.times import WARM_UP, NodeTime, NodeTimes, middle_mean
 from pipeline.core.errors import InputError, first_line
+from pipeline.onnx_graph.file import read_onnx
 from pipeline.onnx_graph.links import producers
-from pipeline.onnx_graph.wiring import CONVERTERS, read_wiring
+from pipeline.onnx_graph.wiring import CONVERTERS, FileWiring
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
     from pipeline.analysis.feeds import Feed
-    from pipeline.onnx_graph.wiring import Wiring
     from pipeline.results.file_inspection import Precision
 
 KERNEL = "_kernel_time"
@@ -57,7 +57,7 @@ class _Kernel:
 
 def profile(file: Path, feed: Feed, *, runs: int, threads: int) -> NodeTimes:
     """Profile a file. Raises InputError when it is no ONNX model or onnxruntime refuses it."""
-    wiring = read_wiring(file)
+    wiring = FileWiring(read_onnx(file))
     with tempfile.TemporaryDirectory() as folder:
         fused = _before_layouts(wiring.model, Path(folder) / "fused.onnx", file)
         kernels = _kernels(wiring.model, feed, Path(folder), runs=runs, threads=threads)
@@ -136,7 +136,7 @@ def _options(threads: int) -> onnxruntime.SessionOptions:
 class _Meaning:
     """Finds the nodes of the file that a kernel computes."""
 
-    def __init__(self, wiring: Wiring, fused: ModelProto, kernels: frozenset[str]) -> None:
+    def __init__(self, wiring: FileWiring, fused: ModelProto, kernels: frozenset[str]) -> None:
         """Take the file's graph, the fused one, and the names of all kernels."""
         self.wiring = wiring
         self.kernels = kernels

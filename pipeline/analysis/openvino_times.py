@@ -18,7 +18,8 @@ from pipeline.analysis.times import WARM_UP, NodeTime, NodeTimes
 from pipeline.core.errors import InputError, first_line
 from pipeline.export.execution import OPENVINO_SETTINGS
 from pipeline.export.openvino import read_openvino
-from pipeline.onnx_graph.wiring import read_wiring
+from pipeline.onnx_graph.file import read_onnx
+from pipeline.onnx_graph.wiring import FileWiring
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -99,7 +100,7 @@ def _read(file: Path) -> tuple[openvino.Model, dict[str, Owner]]:
             for end in (operation, ir.output(operation).get_node()):
                 owners[end.get_friendly_name()] = owner
         return read_openvino(file), owners
-    wiring = read_wiring(file)
+    wiring = FileWiring(read_onnx(file))
     try:
         model = openvino.Core().read_model(wiring.model.SerializeToString())
     except RuntimeError as error:

@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.analysis.cost import ONNX_WEIGHTED
+from pipeline.onnx_graph.links import DEQUANTIZE, QUANTIZE
 from pipeline.onnx_graph.wiring import (
-    DEQUANTIZE,
     DYNAMIC,
-    QUANTIZE,
     bits_of,
     described,
     element_types,
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 
     from onnx import NodeProto, TensorProto
 
-    from pipeline.onnx_graph.wiring import Wiring
+    from pipeline.onnx_graph.wiring import FileWiring
     from pipeline.results.file_inspection import Precision
 
 #: Operators on integers in QOperator format, with the input that holds the weight's scale (its zero point follows) and
@@ -84,7 +83,7 @@ class PrecisionMap:
     links: tuple[Link, ...]
 
 
-def onnx_precision_map(wiring: Wiring) -> PrecisionMap:
+def onnx_precision_map(wiring: FileWiring) -> PrecisionMap:
     """Describe every layer of an ONNX graph: FP32, FP16, QDQ of any bits, QOperator format, dynamic or weight-only.
 
     Limits: what stands in bodies of If and Loop is not seen; a weight that is computed of others is described by the
@@ -97,7 +96,7 @@ def onnx_precision_map(wiring: Wiring) -> PrecisionMap:
     return PrecisionMap(tuple(found.values()), tuple(_links(wiring, found)))
 
 
-def _layer(node: NodeProto, wiring: Wiring, types: dict[str, str], done: dict[str, FileLayer]) -> FileLayer:
+def _layer(node: NodeProto, wiring: FileWiring, types: dict[str, str], done: dict[str, FileLayer]) -> FileLayer:
     stored = [name for name in node.input if name in wiring.fixed]
     sources = dict.fromkeys(source for name in stored for source in wiring.sources(name))
     counted = [name for name in stored if _is_parameter(name, node, wiring)]
@@ -115,7 +114,7 @@ def _layer(node: NodeProto, wiring: Wiring, types: dict[str, str], done: dict[st
     )
 
 
-def _at_the_end(tensor: TensorProto, wiring: Wiring) -> bool:
+def _at_the_end(tensor: TensorProto, wiring: FileWiring) -> bool:
     """Say whether numbers of 32 bits, as biases are stored, reach the end of their type."""
     if type_name(tensor.data_type) != "int32":
         return False
@@ -124,7 +123,7 @@ def _at_the_end(tensor: TensorProto, wiring: Wiring) -> bool:
     return numbers is not None and bool(((numbers == ends.max) | (numbers == ends.min)).any())
 
 
-def _precision(node: NodeProto, wiring: Wiring, types: dict[str, str], done: dict[str, FileLayer]) -> Precision:
+def _precision(node: NodeProto, wiring: FileWiring, types: dict[str, str], done: dict[str, FileLayer]) -> Precision:
     if node.op_type in WHOLE or node.op_type.startswith("QLinear"):
         return "int8"
     if node.op_type in _WIDENING:
@@ -140,25 +139,25 @@ def _precision(node: NodeProto, wiring: Wiring, types: dict[str, str], done: dic
         return "weight-only"
     if node.op_type in ACTIVATIONS and _only_narrowed(node, wiring):
         behind = wiring.made_by.get(node.input[0])
-        if behind is not None and behind.name in done and len(wiring.readers[node.input[0]]) == 1:
+        if behind is not None and behind.name in done and len(wiring.read_by[node.input[0]]) == 1:
             precision = done[behind.name].precision
             if precision in INTEGERS:
                 return precision
     return FLOAT_TYPES.get(types.get(node.output[0], "float32"), "other")
 
 
-def _only_narrowed(node: NodeProto, wiring: Wiring) -> bool:
+def _only_narrowed(node: NodeProto, wiring: FileWiring) -> bool:
     """Say whether all that reads a node's output is a QuantizeLinear."""
-    readers = [reader for name in node.output for reader in wiring.readers.get(name, ())]
+    readers = [reader for name in node.output for reader in wiring.read_by.get(name, ())]
     return bool(readers) and all(reader.op_type == QUANTIZE for reader in readers)
 
 
-def _described_inputs(node: NodeProto, wiring: Wiring) -> Iterator[Quantizer]:
+def _described_inputs(node: NodeProto, wiring: FileWiring) -> Iterator[Quantizer]:
     """Yield the quantizers of the inputs that move."""
     for name in node.input:
         if not name or name in wiring.fixed:
             continue
-        widened = wiring.quantizer(name)
+        widened = wiring.dequantizer(name)
         maker = wiring.made_by.get(name)
         if widened is not None:
             yield described(widened, wiring, wiring.before(name))
@@ -169,7 +168,7 @@ def _described_inputs(node: NodeProto, wiring: Wiring) -> Iterator[Quantizer]:
         yield quantizer_of(node.input[0], _zero_type(node.input[2], wiring), scale, point)
 
 
-def _made(node: NodeProto, wiring: Wiring) -> Quantizer | None:
+def _made(node: NodeProto, wiring: FileWiring) -> Quantizer | None:
     """Return the quantizer of the first output."""
     if narrowed := wiring.narrowed(node.output[0]):
         return described(narrowed, wiring, node.output[0])
@@ -182,11 +181,11 @@ def _made(node: NodeProto, wiring: Wiring) -> Quantizer | None:
     return quantizer_of(node.output[0], _zero_type(point, wiring), wiring.array(node.input[place]), wiring.array(point))
 
 
-def _zero_type(name: str, wiring: Wiring) -> str:
+def _zero_type(name: str, wiring: FileWiring) -> str:
     return type_name(wiring.constants[name].data_type) if name in wiring.constants else "uint8"
 
 
-def _weights(node: NodeProto, wiring: Wiring) -> Weights | None:
+def _weights(node: NodeProto, wiring: FileWiring) -> Weights | None:
     """Describe the stored tensor that a layer multiplies with; None for layers without one."""
     place = 1 if node.op_type in _WIDENING else ONNX_WEIGHTED.get(node.op_type, (-1, -1))[0]
     if not 0 <= place < len(node.input) or node.input[place] not in wiring.fixed:
@@ -209,7 +208,7 @@ def _weights(node: NodeProto, wiring: Wiring) -> Weights | None:
     )
 
 
-def _weight_quantizer(node: NodeProto, name: str, wiring: Wiring) -> Quantizer | None:
+def _weight_quantizer(node: NodeProto, name: str, wiring: FileWiring) -> Quantizer | None:
     """Return how a layer's weight is quantized, by a pair on its way or by inputs of the layer itself."""
     if node.op_type in _WIDENING:
         bits = next((each.i for each in node.attribute if each.name == "bits"), 4)
@@ -231,7 +230,7 @@ def _weight_quantizer(node: NodeProto, name: str, wiring: Wiring) -> Quantizer |
     return None
 
 
-def _is_parameter(name: str, node: NodeProto, wiring: Wiring) -> bool:
+def _is_parameter(name: str, node: NodeProto, wiring: FileWiring) -> bool:
     """Say whether a fixed input holds numbers that a network learns: no shapes, no scales, no single constants."""
     if node.op_type in WHOLE or node.op_type.startswith("QLinear"):
         return name in {
@@ -241,16 +240,16 @@ def _is_parameter(name: str, node: NodeProto, wiring: Wiring) -> bool:
         return False
     sources = [wiring.constants[each] for each in wiring.sources(name)]
     types = {type_name(tensor.data_type) for tensor in sources}
-    quantized = wiring.quantizer(name) is not None
+    quantized = wiring.dequantizer(name) is not None
     return _numbers(name, wiring) > 1 and (quantized or bool(types & set(FLOAT_TYPES)) or node.op_type in _WIDENING)
 
 
-def _numbers(name: str, wiring: Wiring) -> int:
+def _numbers(name: str, wiring: FileWiring) -> int:
     """Return how many numbers the largest stored tensor behind a name has."""
     return max((prod(wiring.constants[each].dims) for each in wiring.sources(name)), default=0)
 
 
-def _links(wiring: Wiring, layers: dict[str, FileLayer]) -> Iterator[Link]:
+def _links(wiring: FileWiring, layers: dict[str, FileLayer]) -> Iterator[Link]:
     """Yield what each layer reads of others."""
     for node in wiring.layers:
         for name in node.input:
@@ -267,7 +266,7 @@ def _links(wiring: Wiring, layers: dict[str, FileLayer]) -> Iterator[Link]:
             )
 
 
-def _converter(name: str, wiring: Wiring) -> NodeProto | None:
+def _converter(name: str, wiring: FileWiring) -> NodeProto | None:
     """Return the converter that makes a tensor, if one does: in front of integer layers a QuantizeLinear alone."""
     maker: NodeProto | None = wiring.made_by.get(name)
     return maker if maker is not None and maker.op_type in {DEQUANTIZE, QUANTIZE} else None

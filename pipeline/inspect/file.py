@@ -18,8 +18,8 @@ from pipeline.analysis.precision_map import onnx_precision_map
 from pipeline.core.errors import InputError
 from pipeline.core.runtimes import DEFAULT_RUNTIME, form_of, runtime_for
 from pipeline.data import load
-from pipeline.onnx_graph.file import onnx_specs
-from pipeline.onnx_graph.wiring import CONVERTERS, read_wiring
+from pipeline.onnx_graph.file import onnx_specs, read_onnx
+from pipeline.onnx_graph.wiring import CONVERTERS, FileWiring
 from pipeline.recipe import load_recipe
 from pipeline.results.file_inspection import INTEGERS, FileInspection, OperatorTime, RuntimeProfile
 
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from pipeline.analysis.times import NodeTimes
     from pipeline.core.artifact import TensorSpec
     from pipeline.core.stage import Runtime
-    from pipeline.onnx_graph.wiring import Wiring
     from pipeline.results.file_inspection import FileLayer
 
 
@@ -134,7 +133,7 @@ def _random_words(feeds: Sequence[Feed], seed: int) -> str:
 def _read_onnx(
     file: Path, ways: Ways, label: str
 ) -> tuple[tuple[TensorSpec, ...], Sequence[Feed], PrecisionMap, Mapping[str, Watched]]:
-    wiring = read_wiring(file)
+    wiring = FileWiring(read_onnx(file))
     inputs = fixed_inputs(onnx_specs(wiring.model)[0], ways.shapes, label)
     feeds = _feeds(inputs, ways, label)
     mapped = onnx_precision_map(wiring)
@@ -162,7 +161,7 @@ def _feeds(inputs: Sequence[TensorSpec], ways: Ways, label: str) -> list[Feed]:
     return image_feeds(inputs, ways.images.samples_NCHW, label)
 
 
-def _with_macs(mapped: PrecisionMap, wiring: Wiring, feed: Feed, seen: Mapping[str, Watched]) -> PrecisionMap:
+def _with_macs(mapped: PrecisionMap, wiring: FileWiring, feed: Feed, seen: Mapping[str, Watched]) -> PrecisionMap:
     """Add multiply-accumulates and sizes of outputs, which follow from the shapes that were seen."""
     shapes = {name: tuple(tensor.dims) for name, tensor in wiring.constants.items()}
     shapes |= {name: value.shape for name, value in feed.items()}

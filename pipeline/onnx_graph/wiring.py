@@ -6,53 +6,49 @@ Only the main graph is read; bodies of If and Loop are not.
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
-from dataclasses import dataclass
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from pipeline.onnx_graph.file import read_onnx
+from pipeline.onnx_graph.links import DEQUANTIZE, QUANTIZE, Wiring, varying
 from pipeline.results.file_inspection import Quantizer
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
     from numpy.typing import NDArray
     from onnx import ModelProto, NodeProto, TensorProto
 
-QUANTIZE, DEQUANTIZE, DYNAMIC = "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"
+DYNAMIC = "DynamicQuantizeLinear"
 CONVERTERS = frozenset({QUANTIZE, DEQUANTIZE, DYNAMIC})
 _WHOLE = re.compile(r"(?P<unsigned>u?)int(?P<bits>\d+)")
 _BITS = re.compile(r"\d+")
 
 
-@dataclass(frozen=True)
-class Wiring:
-    """A graph by its tensors.
+class FileWiring(Wiring):
+    """The wiring of a file, whose nodes get names of their own in place: that of the first output where one has none.
 
     `fixed` are tensors that do not depend on the network's input: constants, and what is computed of constants alone.
     """
 
-    model: ModelProto
-    made_by: Mapping[str, NodeProto]
-    readers: Mapping[str, tuple[NodeProto, ...]]
-    constants: Mapping[str, TensorProto]
-    fixed: frozenset[str]
+    def __init__(self, model: ModelProto) -> None:
+        super().__init__(model.graph)
+        self.model = model
+        known = Counter(node.name for node in model.graph.node)
+        self.constants = dict(self.stored)
+        for node in model.graph.node:
+            if not node.name or known[node.name] > 1:
+                node.name = node.output[0]
+            if node.op_type == "Constant":
+                self.constants.update((node.output[0], each.t) for each in node.attribute if each.name == "value")
+        self.fixed = (self.made_by.keys() | self.constants.keys()) - varying(model.graph)
 
     @property
     def layers(self) -> tuple[NodeProto, ...]:
         """The nodes that depend on the input and are no converters, in the order of computation."""
         nodes = self.model.graph.node
         return tuple(node for node in nodes if node.op_type not in CONVERTERS and node.output[0] not in self.fixed)
-
-    def quantizer(self, name: str) -> NodeProto | None:
-        """Return the DequantizeLinear that makes a tensor, if one does."""
-        node = self.made_by.get(name)
-        return node if node is not None and node.op_type == DEQUANTIZE else None
 
     def before(self, name: str) -> str:
         """Return the tensor that stands before the converters that make a tensor; itself where none does."""
@@ -65,16 +61,14 @@ class Wiring:
 
     def after(self, name: str) -> str:
         """Return the tensor that stands behind the first pair that reads a tensor; itself where none does."""
-        for narrowed in self.readers.get(name, ()):
-            if narrowed.op_type == QUANTIZE:
-                for widened in self.readers.get(narrowed.output[0], ()):
-                    if widened.op_type == DEQUANTIZE:
-                        return str(widened.output[0])
+        for narrowed in self.readers(name, QUANTIZE):
+            for widened in self.readers(narrowed.output[0], DEQUANTIZE):
+                return str(widened.output[0])
         return name
 
     def narrowed(self, name: str) -> NodeProto | None:
         """Return the first QuantizeLinear that reads a tensor, if one does."""
-        return next((node for node in self.readers.get(name, ()) if node.op_type == QUANTIZE), None)
+        return next(iter(self.readers(name, QUANTIZE)), None)
 
     def array(self, name: str) -> NDArray[Any] | None:
         """Return a stored tensor, None where it is computed."""
@@ -92,38 +86,7 @@ class Wiring:
         return tuple(found)
 
 
-def read_wiring(file: Path) -> Wiring:
-    """Read a file; every node has a name of its own afterwards (that of its first output where it had none).
-
-    Raises:
-        InputError: the file is missing or is no ONNX model.
-    """
-    return wiring_of(read_onnx(file))
-
-
-def wiring_of(model: ModelProto) -> Wiring:
-    """Follow the tensors of a graph, and name its nodes in place."""
-    graph = model.graph
-    known = Counter(node.name for node in graph.node)
-    made_by, readers = dict[str, Any](), defaultdict[str, list[Any]](list)
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    given = {value.name for value in graph.input} - set(constants)
-    moving = set(given)
-    for node in graph.node:
-        if not node.name or known[node.name] > 1:
-            node.name = node.output[0]
-        if node.op_type == "Constant":
-            constants.update((node.output[0], each.t) for each in node.attribute if each.name == "value")
-        for name in node.input:
-            readers[name].append(node)
-        made_by.update(dict.fromkeys(node.output, node))
-        if any(name in moving for name in node.input):
-            moving.update(node.output)
-    fixed = (set(made_by) | set(constants)) - moving
-    return Wiring(model, made_by, {name: tuple(nodes) for name, nodes in readers.items()}, constants, frozenset(fixed))
-
-
-def described(node: NodeProto, wiring: Wiring, tensor: str) -> Quantizer:
+def described(node: NodeProto, wiring: FileWiring, tensor: str) -> Quantizer:
     """Tell how a QuantizeLinear or DequantizeLinear quantizes; `tensor` is the name that it stands for."""
     scale = wiring.array(node.input[1]) if len(node.input) > 1 else None
     points = node.input[2] if len(node.input) > 2 else ""  # noqa: PLR2004 - tensor, scale, zero point
@@ -194,7 +157,7 @@ def stored_bytes(tensor: TensorProto) -> int:
     return (numbers * bits_of(type_name(tensor.data_type)) + 7) // 8
 
 
-def _type_name(node: NodeProto, wiring: Wiring, points: str, output_type: int) -> str:
+def _type_name(node: NodeProto, wiring: FileWiring, points: str, output_type: int) -> str:
     """Return the type of the whole numbers: that of the zero point, of what is read, or of what is asked for."""
     told = [points, *([node.input[0]] if node.op_type == DEQUANTIZE else [])]
     for name in told:

@@ -16,7 +16,8 @@ import numpy as np
 from onnx import helper, numpy_helper
 
 from pipeline.compress.quantization.canonical import MATRIX, output_axis
-from pipeline.compress.quantization.qdq import SCALE, ZERO_POINT, Wiring, replace_nodes
+from pipeline.compress.quantization.qdq import replace_nodes
+from pipeline.onnx_graph.links import SCALE, ZERO_POINT, Wiring
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -121,12 +122,10 @@ def _layer(node: NodeProto, wiring: Wiring) -> _Layer | None:
     if place >= len(node.input) or node.input[place] not in wiring.stored or product is None:
         return None
     x, bias = wiring.activation_grid(product.input[0]), wiring.numbers(node.input[place])
-    dequantize = wiring.made_by.get(product.input[WEIGHT]) if len(product.input) > WEIGHT else None
+    dequantize = wiring.weight_dequantizer(product.input[WEIGHT]) if len(product.input) > WEIGHT else None
     if (node.op_type == "Add" and product.op_type != "MatMul") or dequantize is None or _is_scaled(product):
         return None
-    if x is None or x[0].size > 1 or bias.ndim != 1 or dequantize.op_type != "DequantizeLinear":
-        return None
-    if dequantize.input[0] not in wiring.stored:
+    if x is None or x[0].size > 1 or bias.ndim != 1:
         return None
     integers, scale = wiring.numbers(dequantize.input[0]), wiring.numbers(dequantize.input[SCALE])
     given = dequantize.input[ZERO_POINT] if len(dequantize.input) > ZERO_POINT else ""

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING
 import onnx
 from onnx import helper
 
-from pipeline.compress.quantization.qdq import SCALE, ZERO_POINT, Wiring, clips_no_further, replace_nodes
-from pipeline.onnx_graph.links import consumers, producers
+from pipeline.compress.quantization.qdq import clips_no_further, replace_nodes
+from pipeline.onnx_graph.links import SCALE, ZERO_POINT, Wiring
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
     from onnx import ModelProto, NodeProto
 
-    from pipeline.compress.quantization.qdq import Grid
+    from pipeline.onnx_graph.links import Grid
 
 #: What onnxruntime looks through on the way to QuantizeLinear.
 TRANSPARENT = ("Relu", "Clip")
@@ -41,13 +41,12 @@ def hold_in_float(model: ModelProto, names: Collection[str]) -> ModelProto:
     result = onnx.ModelProto()
     result.CopyFrom(model)
     graph = result.graph
-    made = producers(graph)
-    readers = consumers(graph)
+    wiring = Wiring(graph)
     nodes: list[NodeProto] = []
     for node in graph.node:
-        if node.name in names and _quantized_behind(node, readers):
+        if node.name in names and wiring.is_quantized_behind(node.output[0], TRANSPARENT):
             for place, value in enumerate(node.input):
-                if _is_activation(made.get(value), made):
+                if wiring.is_activation(value):
                     held = f"{node.name}.float{place or ''}"
                     nodes.append(helper.make_node(HOLDS, [value], [held], held, alpha=1.0))
                     node.input[place] = held
@@ -101,16 +100,3 @@ def _looks_needless(node: NodeProto, wiring: Wiring) -> bool:
         not clips_no_further(node, wiring, grid) and clips_no_further(node, wiring, grid, apart=FUSED)
         for grid in _grids_behind(node, wiring)
     )
-
-
-def _is_activation(node: NodeProto | None, made: dict[str, NodeProto]) -> bool:
-    """Say whether a DequantizeLinear gives back what was quantized in the graph, not stored weights."""
-    return node is not None and node.op_type == "DequantizeLinear" and node.input[0] in made
-
-
-def _quantized_behind(node: NodeProto, readers: dict[str, list[NodeProto]]) -> bool:
-    """Say whether all that reads a node's result is QuantizeLinear, behind an activation function or not."""
-    behind = readers.get(node.output[0], [])
-    while len(behind) == 1 and behind[0].op_type in TRANSPARENT:
-        behind = readers.get(behind[0].output[0], [])
-    return bool(behind) and all(each.op_type == "QuantizeLinear" for each in behind)

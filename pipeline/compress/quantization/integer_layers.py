@@ -18,7 +18,7 @@ import numpy as np
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from pipeline.onnx_graph.links import consumers, producers
+from pipeline.onnx_graph.links import ZERO_POINT, Wiring, varying
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 PRODUCTS = ("Conv", "Gemm", "MatMul")
 #: May stand between a convolution and the QuantizeLinear behind it.
 ACTIVATIONS = ("Relu", "Clip")
-#: Data, scale and zero point: inputs of QuantizeLinear and DequantizeLinear.
-ZERO_POINT = 2
 
 
 @dataclass(frozen=True)
@@ -116,26 +114,25 @@ def float_products(model: ModelProto) -> tuple[str, ...]:
     )
 
 
-class _Graph:
-    """Who makes and reads each tensor, and what is constant."""
+class _Graph(Wiring):
+    """A graph, and what is constant in it."""
 
     def __init__(self, model: ModelProto) -> None:
-        self.made_by = producers(model.graph)
-        self.constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+        super().__init__(model.graph)
+        self.constants = {name: numpy_helper.to_array(tensor) for name, tensor in self.stored.items()}
         self.opsets = {each.domain: each.version for each in model.opset_import}
-        self.readers = consumers(model.graph)
-        #: Tensors that depend on an input of the network: walking back to it takes paths without number.
-        self.varying = {value.name for value in model.graph.input} - self.constants.keys()
+        #: Walking back to an input of the network takes paths without number.
+        self.varying = varying(model.graph)
         for node in model.graph.node:
-            if not self.varying.isdisjoint(node.input):
-                self.varying.update(node.output)
             if node.op_type == "Constant":
                 self.constants[node.output[0]] = np.asarray(_attributes(node)["value"])
 
     def layer(self, node: NodeProto) -> IntegerLayer | None:
-        if node.op_type not in PRODUCTS or (node.op_type == "Conv" and not self._quantized_behind(node)):
+        if node.op_type not in PRODUCTS or (
+            node.op_type == "Conv" and not self.is_quantized_behind(node.output[0], ACTIVATIONS)
+        ):
             return None
-        data, weights = (self._dequantizer(name) for name in node.input[:2])
+        data, weights = map(self.dequantizer, node.input[:2])
         if data is None or weights is None:
             return None
         integers = self._integers(weights.input[0])
@@ -165,16 +162,6 @@ class _Graph:
             w_scale=np.broadcast_to(scales.astype(np.float64).ravel(), (width,)),
             attributes=attributes,
         )
-
-    def _dequantizer(self, name: str) -> NodeProto | None:
-        maker = self.made_by.get(name)
-        return maker if maker is not None and maker.op_type == "DequantizeLinear" else None
-
-    def _quantized_behind(self, node: NodeProto) -> bool:
-        readers = self.readers.get(node.output[0], [])
-        while len(readers) == 1 and readers[0].op_type in ACTIVATIONS:
-            readers = self.readers.get(readers[0].output[0], [])
-        return bool(readers) and all(reader.op_type == "QuantizeLinear" for reader in readers)
 
     def _zero_point(self, node: NodeProto) -> NDArray[Any] | None:
         """Return a zero point of 8 bits; left out, it is an unsigned 0."""

@@ -15,11 +15,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from onnx import numpy_helper
 
 from pipeline.compress.quantization.canonical import output_axis
 from pipeline.compress.quantization.placement import PRODUCTS, WEIGHT
-from pipeline.compress.quantization.qdq import SCALE, Wiring
+from pipeline.onnx_graph.links import SCALE, Wiring
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import GraphProto, NodeProto
 
-    from pipeline.compress.quantization.qdq import Grid
+    from pipeline.onnx_graph.links import Grid
 
     Array = NDArray[Any]
 
@@ -75,19 +74,14 @@ def _reach(node: NodeProto, wiring: Wiring) -> float:
         return LARGEST**2 * steps[0] * steps[1]
     if node.op_type in {"AveragePool", "GlobalAveragePool"} and steps:
         return LARGEST * steps[0]
-    if node.op_type in PRODUCTS and len(steps) == 2 and _is_stored(node.input[WEIGHT], wiring):  # noqa: PLR2004 - both
-        return LARGEST * steps[0] * float(_summed(node, wiring).max(initial=0.0))
+    if node.op_type in PRODUCTS and len(steps) == 2:  # noqa: PLR2004 - both inputs
+        maker = wiring.weight_dequantizer(node.input[WEIGHT])
+        return LARGEST * steps[0] * float(_summed(node, maker, wiring).max(initial=0.0)) if maker is not None else 0.0
     return 0.0
 
 
-def _is_stored(value: str, wiring: Wiring) -> bool:
-    maker = wiring.made_by.get(value)
-    return maker is not None and maker.op_type == "DequantizeLinear" and maker.input[0] in wiring.stored
-
-
-def _summed(node: NodeProto, wiring: Wiring) -> Array:
+def _summed(node: NodeProto, maker: NodeProto, wiring: Wiring) -> Array:
     """Return the sums of a product's absolute weights, one for each output."""
-    maker = wiring.made_by[node.input[WEIGHT]]
     integers, (scale, zero_point) = wiring.numbers(maker.input[0]), _grid_of(maker, wiring)
     groups = next((each.i for each in node.attribute if each.name == "group"), 1)
     sizes = np.abs(integers.astype(np.float64) - _along(node, zero_point, integers.ndim))
@@ -118,9 +112,10 @@ def lift_dead_scales(graph: GraphProto) -> None:
     """
     wiring = Wiring(graph)
     for node in graph.node:
-        if node.op_type not in PRODUCTS or not _is_stored(node.input[WEIGHT], wiring):
+        maker = wiring.weight_dequantizer(node.input[WEIGHT]) if node.op_type in PRODUCTS else None
+        if maker is None:
             continue
-        maker, x = wiring.made_by[node.input[WEIGHT]], wiring.activation_grid(node.input[0])
+        x = wiring.activation_grid(node.input[0])
         behind = [float(scale.min()) for scale in _scales_behind(node, wiring)]
         scale = wiring.numbers(maker.input[SCALE])
         if x is None or not behind or scale.size == 1 or not _is_alone(maker, wiring):
@@ -141,4 +136,4 @@ def _lift(node: NodeProto, maker: NodeProto, scale: Array, wiring: Wiring) -> No
     ratio = _along(node, old.astype(np.float64) / scale, integers.ndim)
     numbers = np.rint((integers - offset) * ratio) + offset
     for name, array in ((maker.input[0], numbers.astype(integers.dtype)), (maker.input[SCALE], scale)):
-        wiring.stored[name].CopyFrom(numpy_helper.from_array(array, name))
+        wiring.store(name, array)

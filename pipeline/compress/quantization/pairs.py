@@ -11,25 +11,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from onnx import numpy_helper
 
 from pipeline.compress.quantization.placement import PRODUCTS, QUANTIZABLE
-from pipeline.compress.quantization.qdq import (
-    SCALE,
-    SIGN,
-    ZERO_POINT,
-    Wiring,
-    clips_no_further,
-    insert_pairs,
-    replace_nodes,
-)
+from pipeline.compress.quantization.qdq import SIGN, clips_no_further, insert_pairs, replace_nodes
+from pipeline.onnx_graph.links import SCALE, ZERO_POINT, Wiring
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from onnx import GraphProto, NodeProto
 
-    from pipeline.compress.quantization.qdq import Grid
+    from pipeline.onnx_graph.links import Grid
 
 #: Operators whose outputs are values of their inputs, elsewhere. Concat has several inputs of data, the others one.
 MOVERS = frozenset({"Concat", "Flatten", "MaxPool", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"})
@@ -45,7 +37,7 @@ def retype(graph: GraphProto, kind: type[np.uint8 | np.int8]) -> None:
         if numbers.dtype != kind:
             shift = SIGN if kind is np.uint8 else -SIGN
             moved = (numbers.astype(np.int16) + shift).astype(kind)
-            wiring.stored[name].CopyFrom(numpy_helper.from_array(moved, name))
+            wiring.store(name, moved)
 
 
 def centre(graph: GraphProto) -> None:
@@ -58,9 +50,9 @@ def centre(graph: GraphProto) -> None:
         reach = max(int(zero_point) - lowest, lowest + 2 * SIGN - 1 - int(zero_point))
         if int(zero_point) != middle:
             scale = np.asarray(wiring.numbers(scale_name) * np.float32(reach / (SIGN - 1)), np.float32)
-            wiring.stored[scale_name].CopyFrom(numpy_helper.from_array(scale, scale_name))
+            wiring.store(scale_name, scale)
             moved = np.array(middle, zero_point.dtype)
-            wiring.stored[zero_point_name].CopyFrom(numpy_helper.from_array(moved, zero_point_name))
+            wiring.store(zero_point_name, moved)
 
 
 def drop_clipped_twice(graph: GraphProto) -> None:
@@ -109,7 +101,9 @@ def _wants_integers(value: str, wiring: Wiring) -> bool:
 
 def _is_clipped_again(node: NodeProto, wiring: Wiring) -> bool:
     """Return whether rounding to each grid behind a node gives the same numbers without it."""
-    return wiring.is_quantized_behind(node.output[0]) and all(
+    if node.output[0] in wiring.outputs or not wiring.is_quantized_behind(node.output[0]):
+        return False
+    return all(
         clips_no_further(node, wiring, (wiring.numbers(reader.input[SCALE]), wiring.numbers(reader.input[ZERO_POINT])))
         for reader in wiring.read_by[node.output[0]]
     )

@@ -10,7 +10,7 @@ import onnx
 from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
 from pipeline.core.errors import InputError, StageError
-from pipeline.onnx_graph.links import consumers, producers
+from pipeline.onnx_graph.links import Wiring, producers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -113,19 +113,14 @@ def count(model: ModelProto, kept: frozenset[str]) -> tuple[dict[str, int], tupl
     only matrix products have integer kernels that return floats. A Relu or Clip between counts as float: engines leave
     out those that the QuantizeLinear makes needless.
     """
-    made_by = {value: node.op_type for node in model.graph.node for value in node.output}
-    read_by = consumers(model.graph)
-
-    def quantized_behind(node: NodeProto) -> bool:
-        readers = read_by.get(node.output[0], [])
-        return bool(readers) and all(reader.op_type == "QuantizeLinear" for reader in readers)
+    wiring = Wiring(model.graph)
 
     def on_integers(node: NodeProto) -> bool:
         if node.op_type not in QUANTIZABLE or node.name in kept:
             return False
         given = node.input[: 2 if node.op_type in PRODUCTS else 1]
-        known = bool(given) and all(made_by.get(value) == "DequantizeLinear" for value in given)
-        return known and (node.op_type in _RETURN_FLOATS or quantized_behind(node))
+        known = bool(given) and all(map(wiring.dequantizer, given))
+        return known and (node.op_type in _RETURN_FLOATS or wiring.is_quantized_behind(node.output[0]))
 
     nodes = [node for node in model.graph.node if node.op_type not in PAIR]
     counts = Counter(node.op_type for node in nodes if on_integers(node))

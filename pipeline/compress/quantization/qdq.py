@@ -1,4 +1,4 @@
-"""QDQ graphs: who makes and reads each value, on which scale it is, and pairs put behind values."""
+"""QDQ graphs: the scales of ranges, and pairs put behind values."""
 
 from __future__ import annotations
 
@@ -7,60 +7,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from pipeline.onnx_graph.links import consumers, producers
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from typing import Any
 
-    from numpy.typing import NDArray
     from onnx import GraphProto, NodeProto
 
     from pipeline.compress.quantization.calibration import Range
+    from pipeline.onnx_graph.links import Grid, Wiring
 
-    #: A scale and a zero point, whose type is that of the numbers.
-    Grid = tuple[NDArray[np.float32], NDArray[Any]]
 
-#: Places of a pair's inputs.
-SCALE, ZERO_POINT = 1, 2
 #: Distance between the zero points of signed and unsigned numbers.
 SIGN = 128
-
-
-class Wiring:
-    """Who makes and who reads each value of a graph, and the numbers that are stored in it, at one moment."""
-
-    def __init__(self, graph: GraphProto) -> None:
-        self.stored = {tensor.name: tensor for tensor in graph.initializer}
-        self.made_by = producers(graph)
-        self.outputs = {value.name for value in graph.output}
-        self.read_by = consumers(graph)
-
-    def numbers(self, name: str) -> NDArray[Any]:
-        """Return a stored tensor."""
-        array: NDArray[Any] = numpy_helper.to_array(self.stored[name])
-        return array
-
-    def readers(self, value: str, operator: str) -> list[NodeProto]:
-        """Return the nodes of one operator that read a value."""
-        return [node for node in self.read_by.get(value, []) if node.op_type == operator]
-
-    def is_quantized_behind(self, value: str) -> bool:
-        """Return whether a value is read, and by QuantizeLinear alone."""
-        readers = self.read_by.get(value, [])
-        return value not in self.outputs and bool(readers) and all(each.op_type == "QuantizeLinear" for each in readers)
-
-    def grid(self, value: str) -> Grid | None:
-        """Return the scale and zero point of a value that comes out of DequantizeLinear, activation or weight."""
-        maker = self.made_by.get(value)
-        if maker is None or maker.op_type != "DequantizeLinear":
-            return None
-        return self.numbers(maker.input[SCALE]), self.numbers(maker.input[ZERO_POINT])
-
-    def activation_grid(self, value: str) -> Grid | None:
-        """Return the same, but None for a weight: what is dequantized must be made in the graph."""
-        maker = self.made_by.get(value)
-        return self.grid(value) if maker is not None and maker.input[:1] and maker.input[0] in self.made_by else None
 
 
 def grid(bounds: Range, kind: type[np.uint8 | np.int8], *, symmetric: bool) -> Grid:

@@ -13,7 +13,8 @@ from onnx import numpy_helper
 
 from pipeline.compress.quantization.canonical import output_axis
 from pipeline.compress.quantization.placement import PRODUCTS
-from pipeline.compress.quantization.qdq import SCALE, ZERO_POINT, Wiring, grid
+from pipeline.compress.quantization.qdq import grid
+from pipeline.onnx_graph.links import SCALE, ZERO_POINT, Wiring
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -60,14 +61,14 @@ def _refine_activation(node: NodeProto, bounds: Range, wiring: Wiring, *, symmet
         return
     wanted = grid(bounds, point.dtype.type, symmetric=symmetric)
     if SMALLEST < float(wanted[0]) < SMALLER * float(scale):
-        wiring.stored[scale_name].CopyFrom(numpy_helper.from_array(wanted[0].reshape(scale.shape), scale_name))
-        wiring.stored[point_name].CopyFrom(numpy_helper.from_array(wanted[1].reshape(point.shape), point_name))
+        wiring.store(scale_name, wanted[0].reshape(scale.shape))
+        wiring.store(point_name, wanted[1].reshape(point.shape))
 
 
 def _refine_weight(node: NodeProto, floats: NDArray[np.float32], wiring: Wiring, largest: int) -> None:
     """Store a weight anew, if what is stored is the given one rounded and its scale may be the floor."""
-    maker = wiring.made_by.get(node.input[1])
-    if maker is None or maker.op_type != "DequantizeLinear" or maker.input[0] not in wiring.stored:
+    maker = wiring.weight_dequantizer(node.input[1])
+    if maker is None:
         return
     integers, scale = wiring.numbers(maker.input[0]), wiring.numbers(maker.input[SCALE])
     axis = output_axis(node) % max(floats.ndim, 1)
@@ -82,6 +83,6 @@ def _refine_weight(node: NodeProto, floats: NDArray[np.float32], wiring: Wiring,
     fits = (broadcast <= FLOOR) & (reach > SMALLEST) & (reach < SMALLER * broadcast)
     wanted = np.where(fits, reach, broadcast).astype(np.float32)
     numbers = np.clip(np.rint(floats / wanted), -128, 127).astype(np.int8)
-    wiring.stored[maker.input[0]].CopyFrom(numpy_helper.from_array(numbers, maker.input[0]))
+    wiring.store(maker.input[0], numbers)
     new = np.asarray(wanted.reshape(scale.shape))
-    wiring.stored[maker.input[SCALE]].CopyFrom(numpy_helper.from_array(new, maker.input[SCALE]))
+    wiring.store(maker.input[SCALE], new)

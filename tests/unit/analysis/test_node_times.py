@@ -14,7 +14,7 @@ from pipeline.analysis.times import middle_mean
 from pipeline.compress.quantization.engines.onnxruntime import quantize_static
 from pipeline.core.errors import InputError
 from pipeline.onnx_graph.file import finish, read_onnx, write_onnx
-from pipeline.onnx_graph.wiring import read_wiring
+from pipeline.onnx_graph.wiring import FileWiring
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,7 +42,7 @@ def test_every_float_layer_has_its_kernel(exported: Path, samples: NDArray[np.fl
     assert {"stem", "depthwise", "fc"} <= set(found)
     assert found["stem"].precision == "float32"
     assert "Conv" in found["stem"].operator
-    layers = {node.name for node in read_wiring(exported).layers}
+    layers = {node.name for node in FileWiring(read_onnx(exported)).layers}
     assert layers >= {node for kernel in found.values() for node in kernel.nodes}
 
 
@@ -99,7 +99,9 @@ def test_products_that_quantize_their_input_are_on_integers(
     """Although they read floats."""
     quantize_dynamic(str(exported), str(tmp_path / "dynamic.onnx"), op_types_to_quantize=["Gemm", "MatMul"])
     found = kernels(tmp_path / "dynamic.onnx", "onnxruntime", samples)
-    (name,) = (node.name for node in read_wiring(tmp_path / "dynamic.onnx").layers if node.op_type == "MatMulInteger")
+    (name,) = (
+        node.name for node in FileWiring(read_onnx(tmp_path / "dynamic.onnx")).layers if node.op_type == "MatMulInteger"
+    )
     assert found[name].precision == "int8"
 
 
@@ -160,5 +162,5 @@ def test_interruptions_do_not_count() -> None:
 def test_reading_names_nodes_once(exported: Path) -> None:
     """The names that times and noise are given by are those of the file."""
     assert {node.name for node in read_onnx(exported).graph.node} == {
-        node.name for node in read_wiring(exported).model.graph.node
+        node.name for node in FileWiring(read_onnx(exported)).model.graph.node
     }

@@ -10,7 +10,8 @@ from pipeline.analysis.openvino_layers import read_layers
 from pipeline.analysis.openvino_precision import openvino_precision_map
 from pipeline.analysis.precision_map import onnx_precision_map
 from pipeline.export.openvino import export_openvino
-from pipeline.onnx_graph.wiring import read_wiring
+from pipeline.onnx_graph.file import read_onnx
+from pipeline.onnx_graph.wiring import FileWiring
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +27,7 @@ def layers(file: Path) -> dict[str, FileLayer]:
 def test_an_ir_tells_what_its_onnx_file_does(quantized: Path, quantized_ir: Path) -> None:
     """Names, weights, parameters and ranges; a bias belongs to its layer."""
     found = layers(quantized_ir)
-    expected = {layer.name: layer for layer in onnx_precision_map(read_wiring(quantized)).layers}
+    expected = {layer.name: layer for layer in onnx_precision_map(FileWiring(read_onnx(quantized))).layers}
     assert set(found) == set(expected)
     for name in ("stem", "depthwise", "fc"):
         one, other = found[name], expected[name]
@@ -59,7 +60,7 @@ def test_sums_of_products_are_counted(quantized_ir: Path) -> None:
 def test_links_join_the_same_layers(quantized: Path, quantized_ir: Path) -> None:
     """Through quantizers."""
     found = openvino_precision_map(read_layers(quantized_ir)).links
-    expected = onnx_precision_map(read_wiring(quantized)).links
+    expected = onnx_precision_map(FileWiring(read_onnx(quantized))).links
     assert {(link.maker, link.reader, link.quantizer is None) for link in found} == {
         (link.maker, link.reader, link.quantizer is None) for link in expected
     }

@@ -14,7 +14,7 @@ from onnxruntime.quantization import quantize_static as quantize_with_onnxruntim
 from pipeline.analysis.precision_map import onnx_precision_map
 from pipeline.compress.quantization.engines.onnxruntime import quantize_static
 from pipeline.onnx_graph.file import read_onnx
-from pipeline.onnx_graph.wiring import read_wiring, wiring_of
+from pipeline.onnx_graph.wiring import FileWiring
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,7 +38,7 @@ class Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no
 
 def layers(model: ModelProto) -> dict[str, FileLayer]:
     """Return the layers of a graph by name."""
-    return {layer.name: layer for layer in onnx_precision_map(wiring_of(model)).layers}
+    return {layer.name: layer for layer in onnx_precision_map(FileWiring(model)).layers}
 
 
 def graph(nodes: list[onnx.NodeProto], constants: dict[str, NDArray[np.generic]], *, size: int = 4) -> ModelProto:
@@ -98,7 +98,7 @@ def test_one_scale_for_a_tensor(exported: Path, samples: NDArray[np.float32]) ->
 def test_kept_layers_are_float_and_links_pass_quantizers(exported: Path, samples: NDArray[np.float32]) -> None:
     """What reads a kept layer's output reads it through a pair, and the pair is told."""
     model = quantize_static(read_onnx(exported), samples, scheme="u8s8", keep=["depthwise"]).model
-    found = onnx_precision_map(wiring_of(model))
+    found = onnx_precision_map(FileWiring(model))
     by_name = {layer.name: layer for layer in found.layers}
     assert by_name["depthwise"].precision == "float32"
     assert by_name["stem"].precision == by_name["fc"].precision == "int8"
@@ -112,7 +112,7 @@ def test_operators_on_integers(exported: Path, samples: NDArray[np.float32], tmp
     quantize_with_onnxruntime(
         str(exported), str(file), Reader(samples), quant_format=QuantFormat.QOperator, per_channel=True
     )
-    described = onnx_precision_map(read_wiring(file))
+    described = onnx_precision_map(FileWiring(read_onnx(file)))
     found = {layer.operator: layer for layer in described.layers}
     convolution = found["QLinearConv"]
     (narrowed,) = (link for link in described.links if link.maker == "ReduceMean")
@@ -131,7 +131,7 @@ def test_dynamic_quantization_has_no_fixed_ranges(exported: Path, tmp_path: Path
     """The scale of an activation is found anew for each input."""
     file = tmp_path / "dynamic.onnx"
     quantize_dynamic(str(exported), str(file), op_types_to_quantize=["Gemm", "MatMul"])
-    found = {layer.operator: layer for layer in onnx_precision_map(read_wiring(file)).layers}
+    found = {layer.operator: layer for layer in onnx_precision_map(FileWiring(read_onnx(file))).layers}
     assert found["MatMulInteger"].precision == "int8"
     (quantizer,) = found["MatMulInteger"].reads
     assert (quantizer.scale_min, quantizer.low, quantizer.scales) == (None, None, 1)

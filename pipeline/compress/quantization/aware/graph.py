@@ -36,12 +36,12 @@ from pipeline.compress.quantization.aware.weights import Weights
 from pipeline.compress.quantization.canonical import output_axis
 from pipeline.compress.quantization.engines.onnxruntime import quantize_with_ranges
 from pipeline.compress.quantization.placement import nodes_like
-from pipeline.compress.quantization.qdq import SCALE, ZERO_POINT
 from pipeline.compress.quantization.ranges import reasons_for_float
 from pipeline.compress.quantization.torch_graph.graph_module import GraphModule
 from pipeline.compress.quantization.torch_graph.operators import OPERATORS
 from pipeline.compress.quantization.weighted import BIAS, WEIGHT, Stored, WeightedLayer, weighted_layers
 from pipeline.core.errors import StageError
+from pipeline.onnx_graph.links import SCALE, ZERO_POINT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

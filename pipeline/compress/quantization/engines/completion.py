@@ -12,6 +12,7 @@ from pipeline.compress.quantization.canonical import output_axis, stored_weights
 from pipeline.compress.quantization.kernel_limits import lift_dead_scales
 from pipeline.compress.quantization.ranges import reasons_for_float, remembered_ranges
 from pipeline.compress.quantization.tiny_scales import has_tiny_scales, refine
+from pipeline.onnx_graph.links import Wiring
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -72,7 +73,7 @@ def _smoothings(graph: GraphProto, given: ModelProto) -> dict[str, Smoothing]:
 
     It multiplies the data by a number for each input, and divides the weights by it.
     """
-    wiring, known = qdq.Wiring(graph), {node.name for node in given.graph.node}
+    wiring, known = Wiring(graph), {node.name for node in given.graph.node}
     found: dict[str, Smoothing] = {}
     for node in graph.node:
         maker = wiring.made_by.get(node.input[0]) if node.op_type in {"Gemm", "MatMul"} else None

@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 import onnxruntime
-from onnx import numpy_helper
 
 from pipeline.compress.quantization.biases import REDUCED
 from pipeline.compress.quantization.canonical import canonical, stored_weights
@@ -33,9 +32,9 @@ from pipeline.compress.quantization.engines.engine import Quantized
 from pipeline.compress.quantization.holding import hold_clips
 from pipeline.compress.quantization.kernel_limits import beyond_kernels
 from pipeline.compress.quantization.placement import count, matching_nodes, nodes_like, require_float_and_folded
-from pipeline.compress.quantization.qdq import SCALE, Wiring
 from pipeline.core.errors import InputError, StageError, first_line
 from pipeline.core.quiet import quiet
+from pipeline.onnx_graph.links import SCALE, Wiring
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -115,7 +114,7 @@ def _reduce_multipliers(quantized: ModelProto, given: ModelProto) -> None:
         broadcast = wanted.reshape([-1, *[1] * (weight.ndim - 1)] if scale.size > 1 else ())
         integers = np.rint(weight / broadcast).astype(np.int8)
         for place, array in ((0, integers), (SCALE, wanted)):
-            wiring.stored[maker.input[place]].CopyFrom(numpy_helper.from_array(array, maker.input[place]))
+            wiring.store(maker.input[place], array)
 
 
 def _quantized(

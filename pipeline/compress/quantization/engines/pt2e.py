@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from onnx import GraphProto, ModelProto, NodeProto
 
-    from pipeline.compress.quantization.qdq import Grid
+    from pipeline.onnx_graph.links import Grid
 
 #: Path of a node's module, as `torch.export` records it.
 _PLACE = re.compile(r"\bplaces\W+(\d+)")

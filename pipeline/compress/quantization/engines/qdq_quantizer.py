@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from onnxruntime.quantization import QDQQuantizer
 
 from pipeline.compress.quantization.canonical import MATRIX
-from pipeline.compress.quantization.qdq import Wiring, clips_no_further
-from pipeline.onnx_graph.links import producers
+from pipeline.compress.quantization.qdq import clips_no_further
+from pipeline.onnx_graph.links import Wiring, producers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, MutableSequence, Sequence

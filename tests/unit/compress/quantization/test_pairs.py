@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto, NodeProto
 
-    from pipeline.compress.quantization.qdq import Grid
+    from pipeline.onnx_graph.links import Grid
 
 IMAGES = np.random.default_rng(0).standard_normal((1, 2, 4, 4)).astype(np.float32)
 TENSORS = {
