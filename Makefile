@@ -81,7 +81,7 @@ bench: setup ## run the int8 recipes, write what they bring, and time the comman
 report: setup ## show the report of the demo again
 	$(BIN)/secateur report runs/demo
 
-schema: setup ## write the JSON Schemas anew: recipes, and results of compare
+schema: setup ## rewrite the JSON Schemas: recipes, and results of compare
 	$(BIN)/secateur schema > recipes/schema.json
 	$(BIN)/secateur schema latency > pipeline/latency/comparison.schema.json
 

@@ -23,14 +23,14 @@ OnNoGain = Literal["keep", "skip", "fail"]
 
 
 class Target(Frozen):
-    """Where the result will run: this decides what is measured."""
+    """Where the result will run; this decides what is measured."""
 
     device: str = Field(
         default="local",
         min_length=1,
         description=f"The machine that measures: local, {BOARDS}, or a registered name.",
     )
-    runtime: Runtime = Field(default=DEFAULT_RUNTIME, description="What runs the exported file.")
+    runtime: Runtime = Field(default=DEFAULT_RUNTIME, description="Runtime of the exported file.")
     threads: int = Field(default=1, ge=1, le=4096, description="Threads of the runtime.")
     batch: int = Field(default=1, ge=1, le=65_536, description="Images in one call.")
 
@@ -119,8 +119,8 @@ class Stage(BaseModel, ABC):
     kind: str
     on_no_gain: OnNoGain = Field(
         default="keep",
-        description="What becomes of the stage when its exported file is not shown to be faster than the one before: "
-        "`keep` it without timing it, `skip` it, so that the next stage starts from what was there before, or `fail`.",
+        description="What to do if the stage's exported file is not shown to be faster than the one before: `keep` the "
+        "stage (without timing it), `skip` it, so that the next stage starts from the file before, or `fail`.",
     )
 
     @field_validator("on_no_gain")

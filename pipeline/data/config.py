@@ -15,13 +15,17 @@ Argument = str | int | float | bool | None
 
 
 class Elpv(Frozen):
-    """Electroluminescence images of solar cells, functional or defective, of the package elpv-dataset."""
+    """Electroluminescence images of solar cells, functional or defective, from the package elpv-dataset."""
 
     source: Literal["elpv"]
     size: int = Field(default=160, ge=32, le=300, description="Side of the images in pixels; the originals have 300.")
-    channels: Channels = Field(default=1, description="1 for grey, 3 for the same grey image three times.")
-    validation: Ratio = Field(default=0.2, description="Share of the images outside the test split held out.")
-    split_seed: int = Field(default=0, ge=0, description="Seed of the split; another seed is another experiment.")
+    channels: Channels = Field(default=1, description="1 for grey; 3 repeats the grey image three times.")
+    validation: Ratio = Field(
+        default=0.2, description="Share of the images outside the test split to hold out for validation."
+    )
+    split_seed: int = Field(
+        default=0, ge=0, description="Seed of the split; results with different seeds cannot be compared."
+    )
 
 
 class FashionMnist(Frozen):
@@ -30,10 +34,12 @@ class FashionMnist(Frozen):
     source: Literal["fashion-mnist"]
     root: ExistingFolder | None = Field(
         default=None,
-        description="Folder of the four idx files; absent: where Debian's dataset-fashion-mnist puts them.",
+        description="Folder with the four idx files; absent: where Debian's dataset-fashion-mnist installs them.",
     )
-    validation_images: int = Field(default=5000, ge=1, lt=60000, description="Training images held out.")
-    split_seed: int = Field(default=0, ge=0, description="Seed of the split; another seed is another experiment.")
+    validation_images: int = Field(default=5000, ge=1, lt=60000, description="Training images to hold out.")
+    split_seed: int = Field(
+        default=0, ge=0, description="Seed of the split; results with different seeds cannot be compared."
+    )
 
 
 class Cifar(Frozen):
@@ -41,8 +47,10 @@ class Cifar(Frozen):
 
     source: Literal["cifar10", "cifar100"]
     root: ExistingFolder = Field(description="Folder of the unpacked binary version.")
-    validation_images: int = Field(default=5000, ge=1, lt=50000, description="Training images held out.")
-    split_seed: int = Field(default=0, ge=0, description="Seed of the split; another seed is another experiment.")
+    validation_images: int = Field(default=5000, ge=1, lt=50000, description="Training images to hold out.")
+    split_seed: int = Field(
+        default=0, ge=0, description="Seed of the split; results with different seeds cannot be compared."
+    )
 
 
 class ImageFolder(Frozen):
@@ -59,8 +67,8 @@ class ImageFolder(Frozen):
     white: float | None = Field(
         default=None,
         gt=0,
-        description="Value that becomes 255 in grey images of more than 8 bits: 4095 of 12 bits, 1.0 of floats from 0 "
-        "to 1; absent: 65535 for 16 bits.",
+        description="Value that becomes 255 in grey images of more than 8 bits: 4095 for 12 bits, 1.0 for floats from "
+        "0 to 1; absent: 65535 for 16 bits.",
     )
 
     @model_validator(mode="after")
@@ -74,14 +82,14 @@ class ImageFolder(Frozen):
 
 
 class DataFile(Frozen):
-    """The user's own Python file, which exposes `load(**arguments) -> pipeline.core.dataset.Dataset`."""
+    """Your own Python file, with a function `load(**arguments) -> pipeline.core.dataset.Dataset`."""
 
     source: Literal["file"]
     path: ExistingFile = Field(description="The Python file.")
-    arguments: dict[str, Argument] = Field(default={}, description="Keyword arguments of its load function.")
+    arguments: dict[str, Argument] = Field(default={}, description="Keyword arguments of load.")
     inputs: tuple[ExistingPath, ...] = Field(
         default=(),
-        description="Files and folders that load reads: when their content changes, finished stages are made anew.",
+        description="Files and folders that load reads: when their content changes, finished stages are made again.",
     )
 
 

@@ -24,7 +24,7 @@ class Augment(Frozen):
 
     flip_horizontal: bool = Field(default=False, description="Mirror half of the images left to right.")
     flip_vertical: bool = Field(default=False, description="Mirror half of the images top to bottom.")
-    rotate_90: bool = Field(default=False, description="Turn half of the images by a quarter.")
+    rotate_90: bool = Field(default=False, description="Rotate half of the images by 90 degrees.")
     shift: Annotated[int, Field(ge=0)] = Field(default=0, description="Largest translation in pixels, zero filled.")
     brightness: Annotated[float, Field(ge=0, le=2)] = Field(
         default=0.0, description="Largest offset of an image, in units of the normalised pixel values."
@@ -41,16 +41,16 @@ class Augment(Frozen):
 
 
 class Teacher(Frozen):
-    """Another network as teacher, given as a recipe's own model is."""
+    """Another network as teacher, given in the same way as the recipe's model."""
 
     definition: ExistingFile = Field(description="Python file that exposes build(**arguments), relative to the recipe.")
     weights: ExistingFile = Field(
         description="Weights (.safetensors, or .pt/.pth of plain tensors), relative to the recipe."
     )
     arguments: dict[str, int | float | bool | str] = Field(default={}, description="Arguments of build().")
-    channels: Literal[1, 3] = Field(default=3, description="Channels that the teacher takes.")
+    channels: Literal[1, 3] = Field(default=3, description="Input channels of the teacher.")
     size: Annotated[int, Field(ge=0, le=65_536)] = Field(
-        default=0, description="Input size of the teacher in pixels when it is not the student's; 0 for the same."
+        default=0, description="Input size of the teacher in pixels; 0 for that of the student."
     )
     inputs: tuple[ExistingPath, ...] = Field(
         default=(),
@@ -74,28 +74,30 @@ class Distill(Frozen):
 class Regularise(Frozen):
     """Make channels small while training, so that a `prune` stage after this one loses little.
 
-    Use SGD: AdamW divides the penalty's gradient by its own size, so that `strength` says little.
+    Use SGD: AdamW divides the penalty's gradient by its own size, so that `strength` has little effect.
     """
 
     method: Literal["group_lasso", "group_norm", "bn_scale", "growing_l2"] = Field(
-        description="What is penalised: the norm of everything that leaves with a channel (group_lasso, Wen et al. "
+        description="What is penalised: the norm of everything that is removed with a channel (group_lasso, Wen et al. "
         "2016), its square (group_norm, as DepGraph by Fang et al. 2023), the scales of batch norms (bn_scale, network "
-        "slimming by Liu et al. 2017), or chosen channels alone by a weight decay that grows (growing_l2, GReg-1 by "
-        "Wang et al. 2021)."
+        "slimming by Liu et al. 2017), or only chosen channels, by a growing weight decay (growing_l2, GReg-1 by Wang "
+        "et al. 2021)."
     )
     strength: Annotated[float, Field(gt=0, le=MOST)] = Field(
-        default=1e-4, description="Factor of the penalty; of growing_l2 the amount by which its weight decay rises."
+        default=1e-4, description="Factor of the penalty; for growing_l2, the amount by which its weight decay rises."
     )
     alpha: Annotated[float, Field(ge=0, le=16)] = Field(
         default=4.0,
         description="group_lasso and group_norm: the weakest channel of a group is pushed 2^alpha times as hard as the "
-        "strongest; 0 for all alike.",
+        "strongest; 0 treats all alike.",
     )
     ratio: Ratio = Field(
-        default=0.5, description="growing_l2: fraction of every group that is pushed, those with the smallest norms."
+        default=0.5,
+        description="growing_l2: fraction of every group that is pushed: the channels with the smallest norms.",
     )
     align: Annotated[int, Field(ge=1, le=65_536)] = Field(
-        default=8, description="growing_l2: as in the `prune` stage that follows, so that it removes what was pushed."
+        default=8,
+        description="growing_l2: same as in the `prune` stage that follows, so that it removes what was pushed.",
     )
     every: Annotated[int, Field(ge=1)] = Field(
         default=10, description="growing_l2: steps after which the weight decay rises again."
@@ -109,15 +111,15 @@ class TrainingConfig(Frozen):
     """The schedule of a training. The weights that do best on the validation split are kept."""
 
     epochs: Annotated[int, Field(ge=0, le=10_000)] = Field(
-        description="Passes over the training images; 0 renews batch-norm statistics only."
+        description="Passes over the training images; 0 only renews batch-norm statistics."
     )
-    batch: Annotated[int, Field(ge=1, le=1_000_000)] = Field(default=64, description="Images in a step.")
+    batch: Annotated[int, Field(ge=1, le=1_000_000)] = Field(default=64, description="Images per step.")
     optimizer: OptimizerName = Field(default="adamw", description="AdamW, or SGD with Nesterov momentum.")
     learning_rate: Annotated[float, Field(gt=0, le=MOST)] = Field(
         default=5e-4, description="Peak rate: linear warm-up, then a cosine to zero."
     )
     weight_decay: Annotated[float, Field(ge=0, le=MOST)] = Field(
-        default=0.02, description="Of weights with two dimensions or more; biases and norms are spared."
+        default=0.02, description="Applied to weights with two or more dimensions, not to biases and norms."
     )
     momentum: Annotated[float, Field(ge=0, lt=1)] = Field(default=0.9, description="Of SGD.")
     warmup: Annotated[float, Field(ge=0, le=10_000)] = Field(default=1.0, description="Epochs of linear warm-up.")
@@ -125,12 +127,13 @@ class TrainingConfig(Frozen):
         default=0.0, description="Probability that is spread evenly over all classes."
     )
     ema: Annotated[float, Field(ge=0, lt=1)] = Field(
-        default=0.0, description="Decay of a moving average of the weights, which is then judged and kept; 0 for none."
+        default=0.0,
+        description="Decay of a moving average of the weights, which is then evaluated and kept; 0 for none.",
     )
     recalibrate: Annotated[int, Field(ge=0)] = Field(
         default=0,
-        description="Training images that renew batch-norm statistics before each evaluation; 0 for none. "
-        "It pays after pruning and with `ema`, when running averages lag behind the weights.",
+        description="Training images that renew batch-norm statistics before each evaluation; 0 for none. It helps "
+        "after pruning and with `ema`, when running averages lag behind the weights.",
     )
     augment: Augment = Field(default=Augment(), description="Random changes of the training images.")
     distill: Distill | None = Field(default=None, description="Learn from a teacher as well as from labels.")
@@ -144,20 +147,21 @@ class TrainingConfig(Frozen):
 
 
 class PruneSchedule(TrainingConfig):
-    """Training between or while channels are removed, in place of removing all of them at once.
+    """Training between removals or during them, instead of removing all channels at once.
 
-    With iterative and soft a target of a cost is met as nearly as the widths of the last step allow.
+    With iterative and soft, a cost target is met as closely as the widths of the last step allow.
     """
 
     method: Literal["iterative", "layerwise", "soft"] = Field(
         default="iterative",
-        description="iterative: `steps` removals on the way to the aim, with `epochs` of training after each. "
-        "layerwise: the channels are chosen once, then leave group by group in forward order, with `epochs` of "
-        "training after each (HRank, Lin et al. 2020). soft: `epochs` in all; after each the lowest filters are set to "
-        "zero but go on being trained, and leave at the end (SFP, He et al. 2018).",
+        description="iterative: `steps` removals, with `epochs` of training after each. layerwise: the channels are "
+        "chosen once, then removed group by group in forward order, with `epochs` of training after each group (HRank, "
+        "Lin et al. 2020). soft: `epochs` in total; after each, the lowest filters are set to zero but continue to be "
+        "trained, and are removed at the end (SFP, He et al. 2018).",
     )
     steps: Annotated[int, Field(ge=1, le=1000)] = Field(default=3, description="Removals of `iterative`.")
     shape: ScheduleShape = Field(
         default="geometric",
-        description="iterative: each step removes the same fraction of what it finds (geometric), or the same amount.",
+        description="iterative: each step removes the same fraction of what is left (geometric), or the same amount "
+        "(linear).",
     )

@@ -51,20 +51,20 @@ class ModelConfig(Frozen):
     """The network to start from."""
 
     definition: DefinitionFile = Field(
-        description="Python file that exposes build(**arguments) -> torch.nn.Module; or timm:NAME, torchvision:NAME, "
-        "transformers:NAME of an installed package."
+        description="Python file with a function build(**arguments) -> torch.nn.Module; or timm:NAME, torchvision:NAME "
+        "or transformers:NAME from an installed package."
     )
     weights: ExistingFile | None = Field(
-        default=None, description="Its trained tensors (.safetensors, .pt); absent: as build returns them."
+        default=None, description="Trained weights (.safetensors, .pt); absent: as build returns them."
     )
     arguments: dict[str, Argument] = Field(
-        default={}, description="Keyword arguments of build; of a named network those that its package takes."
+        default={}, description="Keyword arguments of build; for a named network, those that its package takes."
     )
 
     inputs: tuple[ExistingPath, ...] = Field(
         default=(),
         description="Files and folders that build reads or imports from: when their content changes, finished stages "
-        "are made anew.",
+        "are made again.",
     )
 
     _name = model_validator(mode="before")(with_name)
@@ -82,7 +82,7 @@ class ModelConfig(Frozen):
 
 
 class Budget(Frozen):
-    """What the result has to keep; it decides whether a run passes. A factor is relative to the original."""
+    """Limits that the result must keep; they decide whether a run passes. A factor is relative to the original."""
 
     latency: FactorOrDuration | None = Field(default=None, description="At most this time, such as 0.25x or 3ms.")
     accuracy_drop: Points | None = Field(default=None, description="At most this much accuracy lost, such as 0.5pt.")
@@ -96,15 +96,15 @@ class Budget(Frozen):
 
 
 class Recipe(Frozen):
-    """A recipe of Secateur: a trained network goes in, and each stage makes it smaller, faster or measured."""
+    """A recipe: a trained network, and the stages that prune, train, export, quantize, measure or ship it."""
 
     format: Literal[1] = Field(description="Version of the recipe's own format.")
     name: str = Field(min_length=1, description="What the recipe is for, in a few words.")
     model: ModelConfig = Field(description="The network to start from.")
-    data: DataConfig = Field(description="The images to train, calibrate and judge on.")
-    target: Target = Field(default=Target(), description="Where the result will run: this decides what is measured.")
-    budget: Budget | None = Field(default=None, description="What the result has to keep.")
-    stages: tuple[AnyStage, ...] = Field(min_length=1, description="What is done, in this order.")
+    data: DataConfig = Field(description="The images to train, calibrate and evaluate on.")
+    target: Target = Field(default=Target(), description="Where the result will run; this decides what is measured.")
+    budget: Budget | None = Field(default=None, description="Limits that the result must keep.")
+    stages: tuple[AnyStage, ...] = Field(min_length=1, description="The stages, in this order.")
 
 
 @dataclass(frozen=True)

@@ -40,14 +40,16 @@ class BundleOptions(Frozen):
     samples: int = Field(default=4, ge=1, le=64, description="Images with expected outputs, for the self-test.")
     sample_source: SampleSource = Field(
         default="auto",
-        description="`validation`: images of the validation split; `synthetic`: made ones; `auto`: those of the "
-        "validation split where the data's licence lets anyone pass them on, else synthetic.",
+        description="`validation`: images of the validation split; `synthetic`: generated ones; `auto`: validation "
+        "images if the data's licence lets anyone pass them on, else synthetic.",
     )
     data_licence: str | None = Field(
-        default=None, min_length=1, description="Licence of the data (SPDX id or text); absent: what is known of it."
+        default=None,
+        min_length=1,
+        description="Licence of the data (SPDX id or text); absent: what the data set itself says.",
     )
     weights_licence: str | None = Field(
-        default=None, min_length=1, description="Licence of the weights; absent: what the model's card.md says of it."
+        default=None, min_length=1, description="Licence of the weights; absent: what the model's card.md says."
     )
     runtimes: tuple[DeviceRuntime, ...] | None = Field(
         default=None, min_length=1, description="Runtimes to ship files for; absent: every exported form of the run."

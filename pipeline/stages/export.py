@@ -37,10 +37,10 @@ class Export(Stage):
     kind: Literal["export"]
     to: Literal["onnx", "openvino"] = Field(description="`onnx` from a torch network, `openvino` from an ONNX file.")
     opset: Annotated[int, Field(ge=18, le=24)] = Field(
-        default=20, description="Version of the ONNX operators; an OpenVINO export has the one of its ONNX file."
+        default=20, description="Version of the ONNX operators; an OpenVINO export has that of its ONNX file."
     )
     batch: Literal["fixed", "dynamic"] = Field(
-        default="fixed", description="`fixed` to the target's batch, or `dynamic`: any number of images in a call."
+        default="fixed", description="`fixed`: the target's batch; `dynamic`: any number of images per call."
     )
     weights: Literal["fp32", "fp16"] = Field(
         default="fp32", description="How OpenVINO stores weights: `fp16` halves the file. ONNX files are `fp32`."

@@ -35,7 +35,8 @@ class Finetune(TrainingConfig, Stage):
     kind: Literal["finetune"]
     store: Literal["float32", "float16"] = Field(
         default="float32",
-        description="Precision of the stored weights (biases and norms stay in float32); what is judged is the stored.",
+        description="Precision of the stored weights (biases and norms stay in float32); accuracy is that of the "
+        "stored weights.",
     )
     regularise: Regularise | None = Field(
         default=None, description="Make channels small while training, for a `prune` stage after this one."

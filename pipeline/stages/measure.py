@@ -41,16 +41,16 @@ class Measure(Stage):
     runtimes: tuple[Runtime, ...] = Field(
         default=shipping_runtimes(),
         min_length=1,
-        description="Runtimes to measure in; each takes the files that it can read. `torch` times the networks "
-        "before export, beside the original network.",
+        description="Runtimes to measure in; each measures the files that it can read. `torch` times the networks "
+        "before export, paired with the original network.",
     )
     budget: Duration = Field(
         default=60.0,
-        description="Time for the whole measurement. It ends earlier when every speedup is known to within 4 %, and "
-        "later when four sessions of three rounds do not fit.",
+        description="Time for the whole measurement. It ends earlier if every speedup is known to within 4 %, and "
+        "later if four sessions of three rounds do not fit.",
     )
     threads: int | None = Field(
-        default=None, ge=1, description="Threads of one inference; without a number those of the recipe's target."
+        default=None, ge=1, description="Threads of one inference; absent: those of the recipe's target."
     )
 
     @property

@@ -65,10 +65,10 @@ class Quantize(QuantizationConfig, Stage):
     kind: Literal["quantize"]
     engine: Literal["auto", EngineName] = Field(
         default="onnxruntime",
-        description="What places the QDQ pairs and finds scales. `auto` tries all that are installed with schemes that "
-        "suit the target and every calibration, times them there, and takes the fastest file that is right. "
-        "`neural-compressor` calibrates by min-max (its default here) or mse, `nncf` not by entropy; both store "
-        "weights as s8.",
+        description="What places the QDQ pairs and finds scales. `auto` tries all that are installed, with the schemes "
+        "that suit the target and every calibration, times them there, and takes the fastest file that is accurate "
+        "enough. `neural-compressor` calibrates by min-max (its default here) or mse, `nncf` not by entropy; both "
+        "store weights as s8.",
     )
     precision: Literal["int8", OtherPrecision] = Field(
         default="int8",
@@ -77,8 +77,8 @@ class Quantize(QuantizationConfig, Stage):
     )
     recover: tuple[Recovery, ...] = Field(
         default=(),
-        description="What brings accuracy back, without a change of time: cross-layer equalization, bias correction, "
-        "adaptive rounding. With `engine: auto` they are tried when accuracy is short.",
+        description="How to recover accuracy without a change in time: cross-layer equalization, bias correction, "
+        "adaptive rounding. With `engine: auto` they are tried if accuracy falls short.",
     )
     accuracy_drop: Points = Field(
         default=0.5, description="With `engine: auto`: points of accuracy that may be lost on the validation split."
@@ -87,8 +87,8 @@ class Quantize(QuantizationConfig, Stage):
     arm_exact: bool = Field(
         default=False,
         description="The file must compute the same on ARM as here, in onnxruntime: weights that any kernel clips are "
-        "refused, and additions are computed in float, since integer ones round otherwise there. Other operators in "
-        "float may differ in the last bit: the report lists them.",
+        "refused, and additions are computed in float, because integer additions round differently there. Other float "
+        "operators may differ in the last bit; the report lists them.",
     )
 
     @property

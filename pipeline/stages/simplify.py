@@ -19,7 +19,7 @@ PARITY_IMAGES = 16
 
 
 class Simplify(Stage):
-    """ONNX to a smaller ONNX that computes the same."""
+    """ONNX to a smaller ONNX file that computes the same."""
 
     revision: ClassVar[int] = 1
     libraries: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime", "onnxsim")

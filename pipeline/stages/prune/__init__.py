@@ -40,7 +40,7 @@ NOT_OF_BLOCKS = (
 
 
 class CostTarget(Frozen):
-    """A cost to prune down to, as the fraction of the given network's that is left, met within 1 %."""
+    """A cost to prune down to, as a fraction of that of the given network; met within 1 %."""
 
     macs: Ratio | None = Field(default=None, description="Multiply-accumulates of one image.")
     parameters: Ratio | None = Field(default=None, description="Number of parameters.")
@@ -61,13 +61,15 @@ class CostTarget(Frozen):
 
 
 class Constraint(Frozen):
-    """What some groups keep, where it differs from the stage's own floor and align."""
+    """Limits for some groups that differ from the stage's own floor and align."""
 
     floor: Annotated[float, Field(ge=0, le=1)] | None = Field(
         default=None, description="Smallest fraction of its channels that a group keeps."
     )
-    align: Annotated[int, Field(ge=1, le=65_536)] | None = Field(default=None, description="Grid of its kept widths.")
-    max_ratio: Ratio | None = Field(default=None, description="Largest fraction of its channels that may leave.")
+    align: Annotated[int, Field(ge=1, le=65_536)] | None = Field(
+        default=None, description="Kept widths are multiples of this."
+    )
+    max_ratio: Ratio | None = Field(default=None, description="Largest fraction of its channels that may be removed.")
 
 
 class Prune(Stage):
@@ -79,76 +81,81 @@ class Prune(Stage):
     kind: Literal["prune"]
     criterion: CriterionName = Field(
         default="l2",
-        description="What a channel's score is. From weights: l1 and l2 of the filters, group_l2 of everything that "
-        "leaves with a channel, fpgm (distance to the other filters), bn_scale. From images: hrank (rank of feature "
-        "maps), chip, thinet (which also rescales what stays), apoz, mean_activation. From gradients: taylor, "
-        "taylor_gates, obd, group_fisher. By chance: random, the baseline.",
+        description="How channels are scored. From weights: l1 and l2 of the filters, group_l2 of everything that is "
+        "removed with a channel, fpgm (distance to the other filters), bn_scale. From images: hrank (rank of feature "
+        "maps), chip, thinet (which also rescales the remaining channels), apoz, mean_activation. From gradients: "
+        "taylor, taylor_gates, obd, group_fisher. By chance: random, the baseline.",
     )
     images: Annotated[int, Field(ge=1)] = Field(
         default=500,
-        description="Training images that criteria of images and gradients look at, drawn with the run's seed; as many "
-        "validation images judge candidates and sensitivity.",
+        description="Training images for criteria that use images or gradients, drawn with the run's seed; as many "
+        "validation images rate candidates and sensitivity.",
     )
-    batch: Annotated[int, Field(ge=1)] = Field(default=64, description="Images in one pass; for memory alone.")
+    batch: Annotated[int, Field(ge=1)] = Field(default=64, description="Images in one pass; this affects only memory.")
     normalise: Normalisation | None = Field(
         default=None,
-        description="What the scores of a group are divided by, so that groups compare: their mean, max or l2 norm; "
-        "rank takes their order alone; none leaves them as they are. Absent: what the criterion calls for.",
+        description="What the scores of a group are divided by, so that groups can be compared: their mean, max or l2 "
+        "norm; rank uses only their order; none leaves them unchanged. Absent: what suits the criterion.",
     )
     allocation: AllocationName = Field(
         default="global",
-        description="How many channels each group loses: the same fraction everywhere (uniform), as one ranking of all "
-        "channels has it (global), as a ranking among groups of the same structure has it (isomorphic, Fang et al. "
-        "2024), as global but no more than `tolerance` allows for each group alone (sensitivity, Li et al. 2017), or "
-        "what `rates` says.",
+        description="How many channels each group loses: the same fraction everywhere (uniform), by one ranking of all "
+        "channels (global), by a ranking among groups of the same structure (isomorphic, Fang et al. 2024), like "
+        "global but no more than `tolerance` allows for each group alone (sensitivity, Li et al. 2017), or what "
+        "`rates` says.",
     )
     ratio: Ratio | None = Field(
         default=None,
         description="Fraction of the removable channels to remove. Operations fall faster: half of the channels are "
         "about a quarter of the operations.",
     )
-    target: CostTarget | None = Field(default=None, description="In place of `ratio`: a cost to prune down to.")
+    target: CostTarget | None = Field(default=None, description="Instead of `ratio`: a cost to prune down to.")
     rates: dict[str, Ratio] = Field(
         default={},
-        description="In place of `ratio`, for `allocation: rates`: the fraction that leaves by layer or pattern; of "
-        "several patterns the last holds, and groups that none names stay whole.",
+        description="Instead of `ratio`, for `allocation: rates`: the fraction to remove by layer or pattern; if "
+        "several patterns match, the last one counts, and groups that none matches are not pruned.",
     )
     tolerance: Points = Field(
         default=1.0,
-        description="Accuracy on validation images that each group alone may cost, for `allocation: sensitivity`.",
+        description="Accuracy on validation images that pruning each group alone may cost, for `allocation: "
+        "sensitivity`.",
     )
     granularity: Literal["channels", "heads", "blocks"] = Field(
         default="channels",
-        description="What leaves: channels, of attention the same in every head (channels); channels, of attention "
-        "whole heads (heads); whole residual blocks, those that change their input least first (blocks, ShortGPT by "
-        "Men et al. 2024), of which `ratio` is a fraction and a target is met by as many as it takes.",
+        description="What is removed: channels, and in attention the same ones in every head (channels); channels, and "
+        "in attention whole heads (heads); whole residual blocks, beginning with those that change their input least "
+        "(blocks, ShortGPT by Men et al. 2024). `ratio` is then a fraction of the blocks, and a target is met by "
+        "removing as many as it takes.",
     )
     floor: Ratio = Field(default=0.1, description="Smallest fraction of its channels that every group keeps.")
     align: Annotated[int, Field(ge=1)] = Field(
         default=8,
-        description="Kept widths are rounded to the nearest multiple; groups no wider than this stay whole. 8 suits "
-        "the vector units of most CPUs. It does not hold for whole heads.",
+        description="Kept widths are rounded to the nearest multiple of this; groups no wider than this are not "
+        "pruned. 8 suits the vector units of most CPUs. It does not apply to whole heads.",
     )
     constraints: dict[str, Constraint] = Field(
-        default={}, description="Other floors, grids and limits by layer or pattern; the last that names a group holds."
+        default={},
+        description="Other floors, multiples and limits by layer or pattern; the last that matches a group counts.",
     )
     keep: tuple[str, ...] = Field(
         default=(),
-        description="Layers whose output channels stay as they are, by qualified name; patterns such as layer4.* are "
+        description="Layers whose output channels are not pruned, by qualified name; patterns such as layer4.* are "
         "allowed.",
     )
     statistics: StatisticsRule = Field(
         default="allow",
-        description="Whether channels may leave over which the network takes statistics (layer norm, softmax): these "
-        "then go over the channels that stay, which is another function than with zeros in the others.",
+        description="Whether channels over which the network takes statistics (layer norm, softmax) may be removed: "
+        "the statistics are then taken over the remaining channels, which is not the same function as with zeros in "
+        "the others.",
     )
     candidates: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
         default=0,
-        description="Random allocations of the same cost, each judged on validation images with renewed batch-norm "
-        "statistics; the best is taken where it beats the planned one (EagleEye, Li et al. 2020).",
+        description="Random allocations of the same cost, each evaluated on validation images with renewed batch-norm "
+        "statistics; the best one is used if it beats the planned one (EagleEye, Li et al. 2020).",
     )
     schedule: PruneSchedule | None = Field(
-        default=None, description="Train between the removals, or while channels are still there. Absent: all at once."
+        default=None,
+        description="Train between removals, or while channels are still there. Absent: remove all at once.",
     )
 
     @model_validator(mode="after")

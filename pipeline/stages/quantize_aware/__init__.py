@@ -37,10 +37,10 @@ class QuantizeAwareFinetune(TrainingConfig, QuantizationConfig, Stage):
 
     kind: Literal["quantize-aware-finetune"]
     freeze_observers: Annotated[float, Field(ge=0, le=1)] = Field(
-        default=0.5, description="Share of the epochs after which ranges of activations stay as they are."
+        default=0.5, description="Share of the epochs after which ranges of activations are frozen."
     )
     freeze_norms: Annotated[float, Field(ge=0, le=1)] = Field(
-        default=0.5, description="Share of the epochs after which batch norm keeps its statistics."
+        default=0.5, description="Share of the epochs after which batch-norm statistics are frozen."
     )
     keep_zeros: bool = Field(default=True, description="Weights that are zero stay zero, as after pruning by a mask.")
 
