@@ -81,9 +81,10 @@ bench: setup ## run the int8 recipes, write what they bring, and time the comman
 report: setup ## show the report of the demo again
 	$(BIN)/secateur report runs/demo
 
-schema: setup ## rewrite the JSON Schemas: recipes, and results of compare
+schema: setup ## rewrite the JSON Schemas (recipes, results of compare) and the types of the API's stages
 	$(BIN)/secateur schema > recipes/schema.json
 	$(BIN)/secateur schema latency > pipeline/latency/comparison.schema.json
+	$(BIN)/python -m pipeline.api.write_stub > pipeline/api/stages.pyi
 
 image: setup ## build the image that runs recipes, with docker, podman or buildah
 	TORCH_INDEX=$(TORCH_INDEX) $(BIN)/python -m tests.containers.image

@@ -25,18 +25,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.api.values import (
-    Bundle,
-    Export,
-    Finetune,
-    Measure,
-    Prune,
-    Quantize,
-    QuantizeAwareFinetune,
-    Recipe,
-    Result,
-    Simplify,
-)
+from pipeline.api import stages as _stages
+from pipeline.api.stages import *  # noqa: F403 - a function for each stage, whichever there are
+from pipeline.api.values import Recipe, Result
 from pipeline.core.errors import DeviceError, InputError, OutputsError, RecipeError, SecateurError
 from pipeline.core.runtimes import DEFAULT_RUNTIME, RUNTIMES
 from pipeline.core.stage import SilentProgress
@@ -60,19 +51,11 @@ if TYPE_CHECKING:
     from pipeline.results.comparison import Comparison, Metric
 
 __all__ = [
-    "Bundle",
     "ConsoleProgress",
-    "Export",
-    "Finetune",
-    "Measure",
-    "Prune",
-    "Quantize",
-    "QuantizeAwareFinetune",
     "Recipe",
     "RecipeError",
     "Result",
     "SecateurError",
-    "Simplify",
     "compare",
     "load_network",
     "open_run",
@@ -81,6 +64,7 @@ __all__ = [
     "verify",
     "write_bundle",
 ]
+__all__ += _stages.__all__
 
 #: Errors by the exit codes of a verification.
 REFUSALS = {5: DeviceError, 6: OutputsError}

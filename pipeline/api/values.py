@@ -1,4 +1,4 @@
-"""What a Python program gives and gets: a recipe, with a function for each kind of stage, and the result of a run.
+"""What a Python program gives and gets: a recipe and its stages, and the result of a run.
 
 What a recipe holds is checked when it is planned or run.
 """
@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from inspect import Parameter, Signature
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from pipeline.bundle.selection import check_finished, shipping, stored
 from pipeline.core.errors import InputError
 from pipeline.results.bundle import BundleOptions
-from pipeline.stages import bundle, export, finetune, measure, prune, quantize, quantize_aware, simplify
+from pipeline.stages import STAGES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -24,9 +24,8 @@ if TYPE_CHECKING:
 Settings = dict[str, Any]
 
 
-def _stage(model: type[Stage]) -> Callable[..., Settings]:
-    """Return a function that writes the stage as a recipe has it; its help lists the keys and what they mean."""
-    (kind,) = get_args(model.model_fields["kind"].annotation)
+def _stage(kind: str, model: type[Stage]) -> Callable[..., Settings]:
+    """Return a function that writes a stage as a recipe has it; its help lists the keys and what they mean."""
     fields = {name: field for name, field in model.model_fields.items() if name != "kind"}
 
     def written(**settings: object) -> Settings:
@@ -43,14 +42,8 @@ def _stage(model: type[Stage]) -> Callable[..., Settings]:
     return written
 
 
-Prune = _stage(prune.Prune)
-Finetune = _stage(finetune.Finetune)
-Export = _stage(export.Export)
-Simplify = _stage(simplify.Simplify)
-Quantize = _stage(quantize.Quantize)
-QuantizeAwareFinetune = _stage(quantize_aware.QuantizeAwareFinetune)
-Measure = _stage(measure.Measure)
-Bundle = _stage(bundle.Bundle)
+#: By the names of the stages' classes.
+STAGE_FUNCTIONS = {model.__name__: _stage(kind, model) for kind, model in STAGES.items()}
 
 
 @dataclass(frozen=True)

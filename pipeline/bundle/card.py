@@ -73,7 +73,7 @@ def facts(content: Content, folder: Path) -> dict[str, Any]:
 def chain(content: Content) -> list[Row]:
     """Return the rows of the report that the default runtime's file went through, the original first."""
     digest = read_artifact(content.files[content.runtime].parent).digest
-    rows = [row for row in content.report.rows if not row.looks and not row.skipped]
+    rows = [row for row in content.report.rows if row.makes_file and not row.skipped]
     last = max((place for place, row in enumerate(rows) if row.digest == digest), default=len(rows) - 1)
     return rows[: last + 1]
 

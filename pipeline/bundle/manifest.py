@@ -116,7 +116,7 @@ def _lineage(content: Content) -> tuple[StageRecord, ...]:
 def _row(content: Content, runtime: Runtime) -> Row | None:
     """Return the row of the report that made a runtime's file."""
     digest = read_artifact(content.files[runtime].parent).digest
-    return next((row for row in content.report.rows if row.digest == digest and not row.looks), None)
+    return next((row for row in content.report.rows if row.digest == digest and row.makes_file), None)
 
 
 def _accuracy(content: Content) -> BundledAccuracy:
@@ -146,7 +146,7 @@ def _latency(content: Content) -> tuple[BundledLatency, ...]:
 def _machine(content: Content) -> dict[str, Any]:
     """Return the fingerprint of the machine that timed the shipped file; without timing that of the run."""
     digest = read_artifact(content.files[content.runtime].parent).digest
-    folders = [content.run_folder / row.folder for row in content.report.rows if row.kind == "measure"]
+    folders = [content.run_folder / row.folder for row in content.report.rows]
     for folder in reversed(folders):
         if (folder / MEASUREMENT_FILE).is_file():
             for subject in load_measurement(folder / MEASUREMENT_FILE).subjects:

@@ -20,7 +20,6 @@ from pipeline.recipe.problems import messages
 from pipeline.recipe.yaml import dotted
 from pipeline.results.bundle import BundleOptions
 from pipeline.results.run_folder import RUN_FILE
-from pipeline.stages.bundle import Bundle
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -79,9 +78,7 @@ def _of_recipe(report: RunReport, folder: Path, given: Mapping[str, Any]) -> tup
     if not report.recipe_folder:
         raise InputError(f"{folder} was made by a version without bundles; run its recipe again: stages are kept")
     recipe = load_values(report.recipe, Path(report.recipe_folder)).recipe
-    last = recipe.stages[-1]
-    chosen = last.options if isinstance(last, Bundle) else BundleOptions()
-    values = {**chosen.model_dump(), **given}
+    values = {**(recipe.stages[-1].bundle_options() or {}), **given}
     try:
         options = BundleOptions.model_validate(values)
     except ValidationError as error:

@@ -28,7 +28,7 @@ def check_finished(report: RunReport, folder: Path) -> None:
 
 def _last_rows(report: RunReport) -> dict[Form, Row]:
     """Return the row that made the last file of each exported form."""
-    made = [row for row in report.rows if row.form in exported_forms() and not row.looks and not row.skipped]
+    made = [row for row in report.rows if row.form in exported_forms() and row.makes_file and not row.skipped]
     return {row.form: row for row in made}
 
 

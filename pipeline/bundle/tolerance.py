@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pipeline.core.nearness import NEARNESS, Nearness
-from pipeline.results.precision import PrecisionPlan
+from pipeline.stages import STAGES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,13 +34,7 @@ EXACT = "quantized so that every processor computes the same bits in onnxruntime
 
 def precision_of(lineage: Sequence[StageRecord]) -> str:
     """Return what a file computes in, by the stages that made it: the last one that quantized decides."""
-    for record in reversed(lineage):
-        if record.kind == "quantize-aware-finetune":
-            return "int8"
-        if record.kind == "quantize":
-            plan = record.changed.get("plan")
-            return PrecisionPlan.model_validate(plan).winner.precision if plan else str(record.config["precision"])
-    return "float"
+    return next((precision for record in reversed(lineage) if (precision := _computes_in(record))), "float")
 
 
 def far(lineage: Sequence[StageRecord]) -> str:
@@ -51,7 +45,7 @@ def far(lineage: Sequence[StageRecord]) -> str:
 
 def is_exact(lineage: Sequence[StageRecord], runtime: Runtime) -> bool:
     """Return whether every processor gives the same bits: asked for, and no float operator found that may round."""
-    records = [record for record in lineage if record.kind in {"quantize", "quantize-aware-finetune"}]
+    records = [record for record in lineage if _computes_in(record)]
     asked = bool(records) and records[-1].config.get("arm_exact") is True
     return runtime == "onnxruntime" and asked and records[-1].changed.get("may_round_on_arm") == []
 
@@ -64,3 +58,7 @@ def tolerance(lineage: Sequence[StageRecord], runtime: Runtime, outputs: NDArray
     share, why = _SHARES["float" if precision in FLOAT else "fp16" if precision == "fp16" else "int8"]
     largest = float(abs(outputs).max())
     return max(SMALLEST, share * largest), f"{100 * share:g} % of the largest output: {why}"
+
+
+def _computes_in(record: StageRecord) -> str:
+    return STAGES[record.kind].computes_in(record)

@@ -16,8 +16,8 @@ from pipeline.core.runtimes import FORMS
 Form = Annotated[str, one_of(lambda: FORMS)]
 #: The key of what a stage changed under which it stands whether it brought a gain (`results.run.Gain`).
 GAIN = "gain"
-#: Kinds of stages that make no file.
-LOOKING = {"measure", "bundle"}
+#: Stages that made no file when neither rows nor entries of the store said so. There are no others: later ones say it.
+ONCE_WITHOUT_FILE = frozenset({"measure", "bundle"})
 
 
 class Frozen(BaseModel):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, ValidationError
 
-from pipeline.core.artifact import GAIN, LOOKING, Artifact, Frozen, StageRecord, file_digest, payload_digest
+from pipeline.core.artifact import GAIN, ONCE_WITHOUT_FILE, Artifact, Frozen, StageRecord, file_digest, payload_digest
 from pipeline.core.partial import write_whole
 from pipeline.core.paths import content_of
 from pipeline.core.runtimes import FORMS
@@ -142,7 +142,7 @@ def _needs_no_artifact(folder: Path) -> bool:
     if RECORD_FILE not in names:
         return "judgement.json" in names
     record = StageRecord.model_validate_json(content_of(folder / RECORD_FILE))
-    return record.kind in LOOKING or record.changed.get(GAIN, {}).get("decision") == "skipped"
+    return record.kind in ONCE_WITHOUT_FILE or record.changed.get(GAIN, {}).get("decision") == "skipped"
 
 
 def _json(path: Path) -> Any:  # noqa: ANN401 - whatever JSON holds

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from pipeline.core.artifact import Artifact, Form, Frozen, TensorSpec
+from pipeline.core.artifact import Artifact, Form, Frozen, StageRecord, TensorSpec
 from pipeline.core.one_of import one_of
 from pipeline.core.runtimes import BOARDS, DEFAULT_RUNTIME, RUNTIMES, runtime_for
 
@@ -115,6 +115,10 @@ class Stage(BaseModel, ABC):
     computes: ClassVar[bool] = False
     #: Whether nothing may follow the stage in a recipe.
     last: ClassVar[bool] = False
+    #: Whether the stage makes a file; one that only looks leaves the artifact as it is (`Outcome.form` is None).
+    makes_file: ClassVar[bool] = True
+    #: What a report says that a stage did which makes no file: one of `results.run.What`.
+    effect: ClassVar[str] = ""
 
     kind: str
     on_no_gain: OnNoGain = Field(
@@ -146,6 +150,24 @@ class Stage(BaseModel, ABC):
     @abstractmethod
     def produces(self, given: Form) -> Form:
         """The form that this stage ends with when it starts from `given`."""
+
+    @property
+    def label(self) -> str:
+        """What the stage is called in a report."""
+        return self.kind
+
+    def resolved(self, flags: frozenset[str]) -> Self:  # noqa: ARG002 - not every stage looks at it
+        """Return the stage with every choice made that depends on the processor, whose `flags` these are."""
+        return self
+
+    @classmethod
+    def computes_in(cls, record: StageRecord) -> str:  # noqa: ARG003 - not every stage looks at it
+        """Return the precision that a file has by what was recorded of the stage; empty where it stays as it was."""
+        return ""
+
+    def bundle_options(self) -> dict[str, Any] | None:
+        """Return the options of the edge bundle that the run ends with; None where this stage asks for none."""
+        return None
 
     def depends_on(self) -> tuple[str, ...]:
         """Return the distributions whose versions are part of the cache key with this configuration."""

@@ -10,6 +10,8 @@ from pipeline.core.artifact import Frozen
 from pipeline.core.stage import Runtime
 from pipeline.results.run import Interval
 
+#: The key of a row's `changed` under which a `PrecisionPlan` stands.
+PLAN = "plan"
 #: `chosen` ships; `kept` would do but another is better; `dropped` is out, `reason` says why; `missing`: not installed.
 State = Literal["chosen", "kept", "dropped", "missing"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from operator import not_
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from pipeline.core.artifact import GAIN, LOOKING, Form, Frozen
+from pipeline.core.artifact import GAIN, ONCE_WITHOUT_FILE, Form, Frozen
 from pipeline.core.nearness import NEARNESS, Nearness
 from pipeline.core.stage import Runtime, Target
 
@@ -103,13 +103,14 @@ class Row(Frozen):
 
     `digest` is the exported file's, `artifact` the stage's own: they differ for a torch network, which is judged on its
     ONNX export. `folder` is relative to the run folder. `effects` are what the stage did, and `verdict` says them in
-    words; runs of earlier versions have the words alone. The file of a stage that was skipped is that of the row
-    before.
+    words; runs of earlier versions have the words alone. The file of a stage that was skipped, or that only looked
+    (`makes_file` is false), is that of the row before.
     """
 
     index: int
     label: str
     kind: str
+    makes_file: bool = True
     config: dict[str, Any] = Field(default={})
     form: Form
     digest: str
@@ -127,10 +128,13 @@ class Row(Frozen):
     effects: tuple[Effect, ...] = ()
     verdict: str = ""
 
-    @property
-    def looks(self) -> bool:
-        """Whether the stage only looked at what there was, and made no file of its own."""
-        return self.kind in LOOKING
+    @model_validator(mode="before")
+    @classmethod
+    def _of_earlier_versions(cls, given: Any) -> Any:  # noqa: ANN401 - whatever was stored
+        """Say of rows that do not whether their stage made a file."""
+        if isinstance(given, dict) and given.get("kind") in ONCE_WITHOUT_FILE:
+            return {"makes_file": False, **given}
+        return given
 
     @property
     def gain(self) -> Gain | None:

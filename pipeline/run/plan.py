@@ -27,8 +27,6 @@ from pipeline.data.config import settings
 from pipeline.measure.devices.registry import device_record
 from pipeline.measure.machine import fingerprint
 from pipeline.results.measurement import machine_digest
-from pipeline.stages.quantize import Quantize
-from pipeline.stages.quantize_aware import QuantizeAwareFinetune
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -79,15 +77,14 @@ def digest_of(ingredients: Mapping[str, Any]) -> str:
 
 def resolve(stage: Stage) -> Stage:
     """Return the stage with every choice made that depends on this machine (the scheme of quantization)."""
-    return stage.resolved(cpu_flags()) if isinstance(stage, (Quantize, QuantizeAwareFinetune)) else stage
+    return stage.resolved(cpu_flags())
 
 
 def labels(stages: Sequence[Stage]) -> list[str]:
-    """Return a short name for each stage: its kind, its form where it exports, and a number where names repeat."""
+    """Return a short name for each stage: its own, and a number where names repeat."""
     names: list[str] = []
     for stage in stages:
-        to = getattr(stage, "to", None)
-        name = f"{stage.kind} {to}" if to else stage.kind
+        name = stage.label
         repeats = sum(earlier == name or earlier.startswith(f"{name} #") for earlier in names)
         names.append(f"{name} #{repeats + 1}" if repeats else name)
     return names

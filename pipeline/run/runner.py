@@ -39,6 +39,7 @@ from pipeline.data import load as load_data
 from pipeline.data import summary
 from pipeline.measure.machine import Threads, usable_threads
 from pipeline.report.run.gains import sentence
+from pipeline.results.bundle import BundleOptions
 from pipeline.results.measurement import MEASUREMENT_FILE
 from pipeline.results.measurement import load as load_measurement
 from pipeline.results.run import Row, RunReport
@@ -48,7 +49,6 @@ from pipeline.run.judge import Judge, input_specs
 from pipeline.run.no_gain import gain, settle
 from pipeline.run.plan import Plan, Step, make_plan
 from pipeline.run.verdicts import budget_lines, in_vain, with_effects, with_timings
-from pipeline.stages.bundle import Bundle
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,7 +56,6 @@ if TYPE_CHECKING:
     from pipeline.core.dataset import Dataset
     from pipeline.core.stage import Progress, Stage
     from pipeline.recipe import LoadedRecipe
-    from pipeline.results.bundle import BundleOptions
     from pipeline.results.measurement import Measurement
 
 LIBRARIES = ("numpy", "onnx", "onnxscript", "onnxsim", *(facts.package for facts in RUNTIMES.values()))
@@ -302,6 +301,7 @@ class Run:
             index=step.index,
             label=step.label,
             kind=step.stage.kind if step.stage else "original",
+            makes_file=step.stage is None or step.stage.makes_file,
             config=step.ingredients.get("config", {}),
             form=artifact.form,
             digest=self.judge.shipped(artifact).digest,
@@ -323,8 +323,8 @@ class Run:
         report = report.model_copy(update={"final": final})
         lines = budget_lines(self.loaded.recipe.budget, report.rows[0], report.rows[result], report.target)
         report = report.model_copy(update={"budget": lines})
-        stage = self.loaded.recipe.stages[-1]
-        return self._bundled(report, stage.options) if isinstance(stage, Bundle) else report
+        options = self.loaded.recipe.stages[-1].bundle_options()
+        return report if options is None else self._bundled(report, BundleOptions.model_validate(options))
 
     def _bundled(self, report: RunReport, options: BundleOptions) -> RunReport:
         """Write the edge bundle of a finished run, and say so in the report."""

@@ -9,6 +9,7 @@ from pipeline.core.units import Factor
 from pipeline.measure.statistics import ratio_interval, round_statistics, timings
 from pipeline.report.run.gains import sentence
 from pipeline.results.run import BudgetLine, Effect, Interval
+from pipeline.stages import STAGES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -87,14 +88,18 @@ def _traded(before: Row, row: Row, measurement: Measurement | None, target: Targ
     """Return what a stage bought for what, as far as that was measured."""
     if measurement is None:
         return _bought(before, row, _gained(row)) if row.gain else ()
-    if row.kind == "bundle":
-        return (Effect(what="bundle"),)
-    if row.kind == "measure":
-        files = len({subject.digest for subject in measurement.subjects})
-        return (Effect(what="measurement", change=measurement.seconds, count=files),)
+    if not row.makes_file:
+        return _looked(row)
     if before.digest == row.digest:
         return (Effect(what="same file"),)
     return _bought(before, row, _gained(row) or _paired(before, row, measurement, target.runtime))
+
+
+def _looked(row: Row) -> tuple[Effect, ...]:
+    """Return what a stage did that makes no file."""
+    what = STAGES[row.kind].effect
+    figures = {"change": row.changed.get("seconds", 0.0), "count": row.changed.get("files", 0)}
+    return (Effect.model_validate({"what": what, **figures}),) if what else ()
 
 
 def _bought(before: Row, row: Row, speedup: Interval | None) -> tuple[Effect, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 from pydantic import Field
 
@@ -15,7 +15,14 @@ from pipeline.stages.quantize import Quantize
 from pipeline.stages.quantize_aware import QuantizeAwareFinetune
 from pipeline.stages.simplify import Simplify
 
+if TYPE_CHECKING:
+    from pipeline.core.stage import Stage
+
 AnyStage = Annotated[
     Prune | Finetune | Export | Simplify | Quantize | QuantizeAwareFinetune | Measure | Bundle,
     Field(discriminator="kind"),
 ]
+#: The stages by the `kind` of a recipe.
+STAGES: dict[str, type[Stage]] = {
+    get_args(each.model_fields["kind"].annotation)[0]: each for each in get_args(get_args(AnyStage)[0])
+}

@@ -10,7 +10,7 @@ known from elsewhere.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pipeline.core.runtimes import exported_forms
 from pipeline.core.stage import Context, Outcome, Stage
@@ -26,13 +26,14 @@ class Bundle(BundleOptions, Stage):
     brings_no_gain: ClassVar[str] = "bundle changes no file"
     revision: ClassVar[int] = 1
     last: ClassVar[bool] = True
+    makes_file: ClassVar[bool] = False
+    effect: ClassVar[str] = "bundle"
 
     kind: Literal["bundle"] = "bundle"
 
-    @property
-    def options(self) -> BundleOptions:
-        """What was chosen about the bundle."""
-        return BundleOptions(**{name: getattr(self, name) for name in BundleOptions.model_fields})
+    def bundle_options(self) -> dict[str, Any]:
+        """Return what was chosen about the bundle."""
+        return self.model_dump(include=set(BundleOptions.model_fields))
 
     @property
     def consumes(self) -> frozenset[Form]:

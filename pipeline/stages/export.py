@@ -53,6 +53,11 @@ class Export(Stage):
         return self
 
     @property
+    def label(self) -> str:
+        """Its kind and the form that it exports to."""
+        return f"{self.kind} {self.to}"
+
+    @property
     def consumes(self) -> frozenset[Form]:
         """Torch networks for ONNX, ONNX files for OpenVINO."""
         return frozenset({"torch" if self.to == "onnx" else "onnx"})

@@ -35,6 +35,8 @@ class Measure(Stage):
 
     brings_no_gain: ClassVar[str] = "measure changes no file"
     revision: ClassVar[int] = 2
+    makes_file: ClassVar[bool] = False
+    effect: ClassVar[str] = "measurement"
     libraries: ClassVar[tuple[str, ...]] = tuple(facts.package for facts in RUNTIMES.values())
 
     kind: Literal["measure"] = "measure"

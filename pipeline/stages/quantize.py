@@ -25,6 +25,7 @@ from pipeline.core.stage import Context, Outcome, Stage
 from pipeline.core.units import Duration, Points
 from pipeline.precision.config import QuantizationConfig
 from pipeline.precision.targets import resolved_scheme
+from pipeline.results.precision import PLAN, PrecisionPlan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
     from onnx import ModelProto
 
-    from pipeline.core.artifact import Artifact, Form
+    from pipeline.core.artifact import Artifact, Form, StageRecord
     from pipeline.core.stage import Target
     from pipeline.precision.nearness import Make
 
@@ -122,7 +123,13 @@ class Quantize(QuantizationConfig, Stage):
         install = f"pip install 'secateur[{self.engine}]'"
         return (("engine", f'found "{self.engine}", but its package is not installed: {install}'),)
 
-    def resolved(self, flags: frozenset[str]) -> Quantize:
+    @classmethod
+    def computes_in(cls, record: StageRecord) -> str:
+        """Return the precision that was asked for, or that `engine: auto` chose."""
+        plan = record.changed.get(PLAN)
+        return PrecisionPlan.model_validate(plan).winner.precision if plan else str(record.config["precision"])
+
+    def resolved(self, flags: frozenset[str]) -> Self:
         """Return the configuration with `auto` replaced by the scheme for a CPU with these flags.
 
         With `engine: auto` the scheme is one of the choices, and stays.
@@ -199,7 +206,7 @@ class Quantize(QuantizationConfig, Stage):
         )
         shutil.copyfile(chosen, file)
         shutil.rmtree(context.folder / CANDIDATES)
-        told: dict[str, Any] = {"plan": plan.model_dump(mode="json")}
+        told: dict[str, Any] = {PLAN: plan.model_dump(mode="json")}
         if chosen != given.file:
             near = observed(net_of(given.file, context, plan.calibration_images), file, stage=self.kind)
             told[NEARNESS] = near.model_dump(mode="json", exclude_none=True)

@@ -84,7 +84,7 @@ def timing(row: Row, target: Target) -> Timing | None:
 
 def made(report: RunReport) -> tuple[Row, ...]:
     """Return the rows that have a file of their own: all but those of stages that only look or were skipped."""
-    return tuple(row for row in report.rows if not row.looks and not row.skipped)
+    return tuple(row for row in report.rows if row.makes_file and not row.skipped)
 
 
 def result(report: RunReport) -> Row:

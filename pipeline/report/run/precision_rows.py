@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.report import numbers
 from pipeline.report.inspection.file_rows import decibels, percent
 from pipeline.report.run.rows import Cell, place
-from pipeline.results.precision import PrecisionPlan
+from pipeline.results.precision import PLAN, PrecisionPlan
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from pipeline.results.precision import CandidateFile, LayerChoice, State
     from pipeline.results.run import Interval, Row, RunReport
 
-#: Where a stage of kind `quantize` leaves what it tried.
-_KIND, _KEY = "quantize", "plan"
 _WORDS: Mapping[State, str] = {"chosen": "chosen", "kept": "kept", "dropped": "dropped", "missing": "not installed"}
 _TONES: Mapping[State, Tone] = {"chosen": "better", "kept": "plain", "dropped": "worse", "missing": "unsure"}
 
@@ -77,12 +75,12 @@ def searches(report: RunReport) -> tuple[tuple[Row, PrecisionPlan], ...]:
 
     Raises ValidationError when a row's plan is not one of this version.
     """
-    return tuple((row, PrecisionPlan.model_validate(row.changed[_KEY])) for row in report.rows if _searched(row))
+    return tuple((row, PrecisionPlan.model_validate(row.changed[PLAN])) for row in report.rows if _searched(row))
 
 
 def beside_plan(row: Row) -> dict[str, Any]:
     """Return what a stage changed without the search, which has a section of its own."""
-    return {key: value for key, value in row.changed.items() if not (key == _KEY and _searched(row))}
+    return {key: value for key, value in row.changed.items() if not (key == PLAN and _searched(row))}
 
 
 def title(row: Row) -> str:
@@ -167,7 +165,7 @@ def told(found: Line) -> str:
 
 def _searched(row: Row) -> bool:
     """Say whether a row has a plan."""
-    return row.kind == _KIND and _KEY in row.changed
+    return PLAN in row.changed
 
 
 def _calibration(plan: PrecisionPlan) -> str:

@@ -25,7 +25,7 @@ from pipeline.precision.targets import resolved_scheme
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pipeline.core.artifact import Artifact, Form
+    from pipeline.core.artifact import Artifact, Form, StageRecord
 
 
 class QuantizeAwareFinetune(TrainingConfig, QuantizationConfig, Stage):
@@ -79,7 +79,13 @@ class QuantizeAwareFinetune(TrainingConfig, QuantizationConfig, Stage):
         )
         return Outcome("onnx", inputs, outputs, changed=changed)
 
-    def resolved(self, flags: frozenset[str]) -> QuantizeAwareFinetune:
+    @classmethod
+    def computes_in(cls, record: StageRecord) -> str:
+        """Return int8."""
+        del record
+        return "int8"
+
+    def resolved(self, flags: frozenset[str]) -> Self:
         """Return the configuration with `auto` replaced by the scheme for a CPU with these flags."""
         return self.model_copy(update={"scheme": resolved_scheme(self.scheme, flags)})
 

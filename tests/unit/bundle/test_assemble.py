@@ -132,6 +132,7 @@ def rows_of(report: RunReport, *kinds: tuple[str, str]) -> RunReport:
         looks = kind in {"measure", "bundle"}
         digest = rows[-1].digest if looks else str(len(rows)) * 64
         update = {"index": len(rows), "label": kind, "kind": kind, "form": form, "digest": digest}
+        update |= {"makes_file": not looks}
         rows.append(rows[1].model_copy(update={**update, "folder": f"stages/{len(rows):02}-{kind}"}))
     return report.model_copy(update={"rows": tuple(rows)})
 

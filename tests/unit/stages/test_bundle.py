@@ -21,9 +21,11 @@ if TYPE_CHECKING:
 def test_options_are_its_fields() -> None:
     """Everything but kind and on_no_gain is an option, with the same default."""
     assert set(Bundle.model_fields) == {*BundleOptions.model_fields, "kind", "on_no_gain"}
-    assert Bundle().options == BundleOptions()
+    assert BundleOptions.model_validate(Bundle().bundle_options()) == BundleOptions()
     stage = Bundle(samples=9, data_licence="CC0-1.0", runtimes=("openvino",))
-    assert stage.options == BundleOptions(samples=9, data_licence="CC0-1.0", runtimes=("openvino",))
+    assert BundleOptions.model_validate(stage.bundle_options()) == BundleOptions(
+        samples=9, data_licence="CC0-1.0", runtimes=("openvino",)
+    )
 
 
 def test_it_only_looks(onnx_artifact: Artifact) -> None:

@@ -87,11 +87,13 @@ def test_an_effect_is_stored_as_what_there_is_of_it() -> None:
 
 
 def test_runs_of_earlier_versions_have_words_alone(report: RunReport) -> None:
-    """Their sentence is shown as it is, and nothing is coloured."""
+    """Their sentence is shown as it is, nothing is coloured, and it is known which stages made no file."""
     text = report.model_dump(mode="json")
     for row in text["rows"]:
-        del row["effects"]
-    found = rows.lines(RunReport.model_validate(text))
+        del row["effects"], row["makes_file"]
+    read = RunReport.model_validate(text)
+    assert [row.makes_file for row in read.rows] == [True] * 7 + [False]
+    found = rows.lines(read)
     assert [line.verdict for line in found] == [row.verdict for row in report.rows]
     assert not any(line.chips for line in found)
 

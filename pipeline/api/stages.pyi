@@ -1,0 +1,319 @@
+"""The keys of each stage for editors and type checkers. Written by `make schema`: do not edit."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+__all__ = ["Prune", "Finetune", "Export", "Simplify", "Quantize", "QuantizeAwareFinetune", "Measure", "Bundle"]
+
+
+def Prune(
+    *,
+    on_no_gain: Literal['keep', 'skip', 'fail'] = ...,
+    criterion: Literal['l1', 'l2', 'group_l2', 'fpgm', 'bn_scale', 'taylor', 'taylor_gates', 'obd', 'group_fisher', 'hrank', 'chip', 'thinet', 'apoz', 'mean_activation', 'random'] = ...,
+    images: int = ...,
+    batch: int = ...,
+    normalise: Literal['none', 'mean', 'max', 'l2', 'rank'] | None = ...,
+    allocation: Literal['uniform', 'global', 'isomorphic', 'sensitivity', 'rates'] = ...,
+    ratio: float | str | None = ...,
+    target: Mapping[str, Any] | None = ...,
+    rates: Mapping[str, Any] = ...,
+    tolerance: str = ...,
+    granularity: Literal['channels', 'heads', 'blocks'] = ...,
+    floor: float | str = ...,
+    align: int = ...,
+    constraints: Mapping[str, Any] = ...,
+    keep: Sequence[str] = ...,
+    statistics: Literal['allow', 'freeze'] = ...,
+    candidates: int = ...,
+    schedule: Mapping[str, Any] | None = ...,
+) -> dict[str, Any]:
+    """{kind: prune}: Remove the least important channels of a torch network.
+
+    on_no_gain: What to do if the stage's exported file is not shown to be faster than the one before: `keep` the stage (without timing it), `skip` it, so that the next stage starts from the file before, or `fail`.
+
+    criterion: How channels are scored. From weights: l1 and l2 of the filters, group_l2 of everything that is removed with a channel, fpgm (distance to the other filters), bn_scale. From images: hrank (rank of feature maps), chip, thinet (which also rescales the remaining channels), apoz, mean_activation. From gradients: taylor, taylor_gates, obd, group_fisher. By chance: random, the baseline.
+
+    images: Training images for criteria that use images or gradients, drawn with the run's seed; as many validation images rate candidates and sensitivity.
+
+    batch: Images in one pass; this affects only memory.
+
+    normalise: What the scores of a group are divided by, so that groups can be compared: their mean, max or l2 norm; rank uses only their order; none leaves them unchanged. Absent: what suits the criterion.
+
+    allocation: How many channels each group loses: the same fraction everywhere (uniform), by one ranking of all channels (global), by a ranking among groups of the same structure (isomorphic, Fang et al. 2024), like global but no more than `tolerance` allows for each group alone (sensitivity, Li et al. 2017), or what `rates` says.
+
+    ratio: Fraction of the removable channels to remove. Operations fall faster: half of the channels are about a quarter of the operations.
+
+    target: Instead of `ratio`: a cost to prune down to.
+
+    rates: Instead of `ratio`, for `allocation: rates`: the fraction to remove by layer or pattern; if several patterns match, the last one counts, and groups that none matches are not pruned.
+
+    tolerance: Accuracy on validation images that pruning each group alone may cost, for `allocation: sensitivity`.
+
+    granularity: What is removed: channels, and in attention the same ones in every head (channels); channels, and in attention whole heads (heads); whole residual blocks, beginning with those that change their input least (blocks, ShortGPT by Men et al. 2024). `ratio` is then a fraction of the blocks, and a target is met by removing as many as it takes.
+
+    floor: Smallest fraction of its channels that every group keeps.
+
+    align: Kept widths are rounded to the nearest multiple of this; groups no wider than this are not pruned. 8 suits the vector units of most CPUs. It does not apply to whole heads.
+
+    constraints: Other floors, multiples and limits by layer or pattern; the last that matches a group counts.
+
+    keep: Layers whose output channels are not pruned, by qualified name; patterns such as layer4.* are allowed.
+
+    statistics: Whether channels over which the network takes statistics (layer norm, softmax) may be removed: the statistics are then taken over the remaining channels, which is not the same function as with zeros in the others.
+
+    candidates: Random allocations of the same cost, each evaluated on validation images with renewed batch-norm statistics; the best one is used if it beats the planned one (EagleEye, Li et al. 2020).
+
+    schedule: Train between removals, or while channels are still there. Absent: remove all at once.
+    """
+
+def Finetune(
+    *,
+    on_no_gain: Literal['keep', 'skip', 'fail'] = ...,
+    epochs: int,
+    batch: int = ...,
+    optimizer: Literal['adamw', 'sgd'] = ...,
+    learning_rate: float = ...,
+    weight_decay: float = ...,
+    momentum: float = ...,
+    warmup: float = ...,
+    label_smoothing: float = ...,
+    ema: float = ...,
+    recalibrate: int = ...,
+    augment: Mapping[str, Any] = ...,
+    distill: Mapping[str, Any] | None = ...,
+    store: Literal['float32', 'float16'] = ...,
+    regularise: Mapping[str, Any] | None = ...,
+) -> dict[str, Any]:
+    """{kind: finetune}: Train, keep the best weights by validation accuracy.
+
+    on_no_gain: What to do if the stage's exported file is not shown to be faster than the one before: `keep` the stage (without timing it), `skip` it, so that the next stage starts from the file before, or `fail`.
+
+    epochs: Passes over the training images; 0 only renews batch-norm statistics.
+
+    batch: Images per step.
+
+    optimizer: AdamW, or SGD with Nesterov momentum.
+
+    learning_rate: Peak rate: linear warm-up, then a cosine to zero.
+
+    weight_decay: Applied to weights with two or more dimensions, not to biases and norms.
+
+    momentum: Of SGD.
+
+    warmup: Epochs of linear warm-up.
+
+    label_smoothing: Probability that is spread evenly over all classes.
+
+    ema: Decay of a moving average of the weights, which is then evaluated and kept; 0 for none.
+
+    recalibrate: Training images that renew batch-norm statistics before each evaluation; 0 for none. It helps after pruning and with `ema`, when running averages lag behind the weights.
+
+    augment: Random changes of the training images.
+
+    distill: Learn from a teacher as well as from labels.
+
+    store: Precision of the stored weights (biases and norms stay in float32); accuracy is that of the stored weights.
+
+    regularise: Make channels small while training, for a `prune` stage after this one.
+    """
+
+def Export(
+    *,
+    on_no_gain: Literal['keep', 'skip', 'fail'] = ...,
+    to: Literal['onnx', 'openvino'],
+    opset: int = ...,
+    batch: Literal['fixed', 'dynamic'] = ...,
+    weights: Literal['fp32', 'fp16'] = ...,
+) -> dict[str, Any]:
+    """{kind: export}: Torch to ONNX, or ONNX to OpenVINO.
+
+    on_no_gain: What to do if the stage's exported file is not shown to be faster than the one before: `keep` the stage (without timing it), `skip` it, so that the next stage starts from the file before, or `fail`.
+
+    to: `onnx` from a torch network, `openvino` from an ONNX file.
+
+    opset: Version of the ONNX operators; an OpenVINO export has that of its ONNX file.
+
+    batch: `fixed`: the target's batch; `dynamic`: any number of images per call.
+
+    weights: How OpenVINO stores weights: `fp16` halves the file. ONNX files are `fp32`.
+    """
+
+def Simplify(
+    *,
+    on_no_gain: Literal['keep', 'skip', 'fail'] = ...,
+) -> dict[str, Any]:
+    """{kind: simplify}: ONNX to a smaller ONNX file that computes the same.
+
+    on_no_gain: What to do if the stage's exported file is not shown to be faster than the one before: `keep` the stage (without timing it), `skip` it, so that the next stage starts from the file before, or `fail`.
+    """
+
+def Quantize(
+    *,
+    on_no_gain: Literal['keep', 'skip', 'fail'] = ...,
+    scheme: Literal['auto'] | Literal['u8s8', 'u8s8-reduced', 's8s8', 'u8u8'] = ...,
+    per_channel: bool = ...,
+    symmetric: bool = ...,
+    calibration: Literal['min-max', 'percentile', 'entropy', 'mse'] = ...,
+    percentile: float = ...,
+    images: int | Literal['auto'] = ...,
+    keep: Sequence[str] = ...,
+    on_far: Literal['float', 'fail', 'keep'] = ...,
+    engine: Literal['auto', 'onnxruntime', 'neural-compressor', 'nncf'] = ...,
+    precision: Literal['int8', 'int8-dynamic', 'int8-weights', 'int4-weights', 'fp16-weights', 'fp16'] = ...,
+    recover: Sequence[Literal['equalize', 'bias', 'adaround']] = ...,
+    accuracy_drop: str = ...,
+    budget: str = ...,
+    arm_exact: bool = ...,
+) -> dict[str, Any]:
+    """{kind: quantize}: ONNX FP32 to ONNX int8 (QDQ), or to another precision.
+
+    on_no_gain: What to do if the stage's exported file is not shown to be faster than the one before: `keep` the stage (without timing it), `skip` it, so that the next stage starts from the file before, or `fail`.
+
+    scheme: Types of activations and weights (u unsigned, s signed; `reduced`: weights in 7 bits). `auto` chooses the one that suits the CPU: u8s8 with VNNI, s8s8 on ARM, u8s8-reduced otherwise.
+
+    per_channel: One scale per output channel instead of one per weight.
+
+    symmetric: Centre the ranges of activations on zero: slower, since ReLU can no longer be fused.
+
+    calibration: How the ranges of activations are derived from the values that the images produce.
+
+    percentile: Share of the values, in per cent, inside the range; for `calibration: percentile`.
+
+    images: Training images for calibration, drawn with the run's seed. `auto` doubles their number, starting at 32, until the ranges move by less than 2 %, up to 1024.
+
+    keep: Patterns of node names (`stem`, `stage1.*`) that stay in float.
+
+    on_far: What to do if the file's outputs are far from those of the float file, on calibration or held-out images: `float` leaves the guilty layers in float if they are few, and else fails; `fail` fails at once; `keep` ships the file, and the report says so, unless its outputs are constant or not finite.
+
+    engine: What places the QDQ pairs and finds scales. `auto` tries all that are installed, with the schemes that suit the target and every calibration, times them there, and takes the fastest file that is accurate enough. `neural-compressor` calibrates by min-max (its default here) or mse, `nncf` not by entropy; both store weights as s8.
+
+    precision: int8: weights and activations. int8-dynamic: matrix products, with ranges found at run time. int8-weights, int4-weights, fp16-weights: smaller files, computed in float. fp16: all of it.
+
+    recover: How to recover accuracy without a change in time: cross-layer equalization, bias correction, adaptive rounding. With `engine: auto` they are tried if accuracy falls short.
+
+    accuracy_drop: With `engine: auto`: points of accuracy that may be lost on the validation split.
+
+    budget: With `engine: auto`: time for all measurements.
+
+    arm_exact: The file must compute the same on ARM as here, in onnxruntime: weights that any kernel clips are refused, and additions are computed in float, because integer additions round differently there. Other float operators may differ in the last bit; the report lists them.
+    """
+
+def QuantizeAwareFinetune(
+    *,
+    on_no_gain: Literal['keep', 'skip', 'fail'] = ...,
+    scheme: Literal['auto'] | Literal['u8s8', 'u8s8-reduced', 's8s8', 'u8u8'] = ...,
+    per_channel: bool = ...,
+    symmetric: bool = ...,
+    calibration: Literal['min-max', 'percentile', 'entropy', 'mse'] = ...,
+    percentile: float = ...,
+    images: int | Literal['auto'] = ...,
+    keep: Sequence[str] = ...,
+    on_far: Literal['float', 'fail', 'keep'] = ...,
+    epochs: int,
+    batch: int = ...,
+    optimizer: Literal['adamw', 'sgd'] = ...,
+    learning_rate: float = ...,
+    weight_decay: float = ...,
+    momentum: float = ...,
+    warmup: float = ...,
+    label_smoothing: float = ...,
+    ema: float = ...,
+    recalibrate: int = ...,
+    augment: Mapping[str, Any] = ...,
+    distill: Mapping[str, Any] | None = ...,
+    freeze_observers: float = ...,
+    freeze_norms: float = ...,
+    keep_zeros: bool = ...,
+) -> dict[str, Any]:
+    """{kind: quantize-aware-finetune}: Torch network to ONNX int8 (QDQ).
+
+    on_no_gain: What to do if the stage's exported file is not shown to be faster than the one before: `keep` the stage (without timing it), `skip` it, so that the next stage starts from the file before, or `fail`.
+
+    scheme: Types of activations and weights (u unsigned, s signed; `reduced`: weights in 7 bits). `auto` chooses the one that suits the CPU: u8s8 with VNNI, s8s8 on ARM, u8s8-reduced otherwise.
+
+    per_channel: One scale per output channel instead of one per weight.
+
+    symmetric: Centre the ranges of activations on zero: slower, since ReLU can no longer be fused.
+
+    calibration: How the ranges of activations are derived from the values that the images produce.
+
+    percentile: Share of the values, in per cent, inside the range; for `calibration: percentile`.
+
+    images: Training images for calibration, drawn with the run's seed. `auto` doubles their number, starting at 32, until the ranges move by less than 2 %, up to 1024.
+
+    keep: Patterns of node names (`stem`, `stage1.*`) that stay in float.
+
+    on_far: What to do if the file's outputs are far from those of the float file, on calibration or held-out images: `float` leaves the guilty layers in float if they are few, and else fails; `fail` fails at once; `keep` ships the file, and the report says so, unless its outputs are constant or not finite.
+
+    epochs: Passes over the training images; 0 only renews batch-norm statistics.
+
+    batch: Images per step.
+
+    optimizer: AdamW, or SGD with Nesterov momentum.
+
+    learning_rate: Peak rate: linear warm-up, then a cosine to zero.
+
+    weight_decay: Applied to weights with two or more dimensions, not to biases and norms.
+
+    momentum: Of SGD.
+
+    warmup: Epochs of linear warm-up.
+
+    label_smoothing: Probability that is spread evenly over all classes.
+
+    ema: Decay of a moving average of the weights, which is then evaluated and kept; 0 for none.
+
+    recalibrate: Training images that renew batch-norm statistics before each evaluation; 0 for none. It helps after pruning and with `ema`, when running averages lag behind the weights.
+
+    augment: Random changes of the training images.
+
+    distill: Learn from a teacher as well as from labels.
+
+    freeze_observers: Share of the epochs after which ranges of activations are frozen.
+
+    freeze_norms: Share of the epochs after which batch-norm statistics are frozen.
+
+    keep_zeros: Weights that are zero stay zero, as after pruning by a mask.
+    """
+
+def Measure(
+    *,
+    on_no_gain: Literal['keep', 'skip', 'fail'] = ...,
+    runtimes: Sequence[Literal['onnxruntime', 'openvino', 'torch']] = ...,
+    budget: str = ...,
+    threads: int | None = ...,
+) -> dict[str, Any]:
+    """{kind: measure}: Latency of every file so far, paired with the original's.
+
+    on_no_gain: What to do if the stage's exported file is not shown to be faster than the one before: `keep` the stage (without timing it), `skip` it, so that the next stage starts from the file before, or `fail`.
+
+    runtimes: Runtimes to measure in; each measures the files that it can read. `torch` times the networks before export, paired with the original network.
+
+    budget: Time for the whole measurement. It ends earlier if every speedup is known to within 4 %, and later if four sessions of three rounds do not fit.
+
+    threads: Threads of one inference; absent: those of the recipe's target.
+    """
+
+def Bundle(
+    *,
+    on_no_gain: Literal['keep', 'skip', 'fail'] = ...,
+    samples: int = ...,
+    sample_source: Literal['auto', 'validation', 'synthetic'] = ...,
+    data_licence: str | None = ...,
+    weights_licence: str | None = ...,
+    runtimes: Sequence[Literal['onnxruntime', 'openvino']] | None = ...,
+) -> dict[str, Any]:
+    """{kind: bundle}: The exported files with code to run them, samples to check them, and where they came from.
+
+    on_no_gain: What to do if the stage's exported file is not shown to be faster than the one before: `keep` the stage (without timing it), `skip` it, so that the next stage starts from the file before, or `fail`.
+
+    samples: Images with expected outputs, for the self-test.
+
+    sample_source: `validation`: images of the validation split; `synthetic`: generated ones; `auto`: validation images if the data's licence lets anyone pass them on, else synthetic.
+
+    data_licence: Licence of the data (SPDX id or text); absent: what the data set itself says.
+
+    weights_licence: Licence of the weights; absent: what the model's card.md says.
+
+    runtimes: Runtimes to ship files for; absent: every exported form of the run.
+    """
