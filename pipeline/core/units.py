@@ -196,7 +196,7 @@ def parse_size(found: object) -> int:
     """Return the bytes that a text such as `1.5MB` means.
 
     Raises:
-        ValueError: no text, no unit, an unknown unit, not positive, or not a whole number of bytes.
+        ValueError: no text, no unit, an unknown unit, not positive, or not an integer of bytes.
     """
     return _size(found, _SIZE_ALLOWED)
 

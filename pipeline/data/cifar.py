@@ -73,13 +73,13 @@ def digest(source: Literal["cifar10", "cifar100"], root: Path) -> str:
 
 
 def read(root: Path, names: tuple[str, ...], label_bytes: int) -> Split:
-    """Return the records of some files; raises InputError when a file is not a whole number of records."""
+    """Return the records of some files; raises InputError when a file is not an integer of records."""
     record = label_bytes + PIXELS
     parts = []
     for name in names:
         content = np.frombuffer((root / name).read_bytes(), dtype=np.uint8)
         if len(content) % record or not len(content):
-            raise InputError(f"{root / name}: {len(content)} bytes is not a whole number of records of {record} bytes")
+            raise InputError(f"{root / name}: {len(content)} bytes is not an integer of records of {record} bytes")
         parts.append(content.reshape(-1, record))
     records = np.concatenate(parts)
     images_NCHW = np.ascontiguousarray(records[:, label_bytes:].reshape(-1, 3, 32, 32))

@@ -72,7 +72,7 @@ class ModelConfig(Frozen):
     @field_validator("inputs", mode="before")
     @classmethod
     def _tuple(cls, given: object) -> object:
-        """Make the tuple of a list that is no longer JSON's behind the validator above."""
+        """Turn a list into a tuple: after the validator above it no longer comes from JSON."""
         return tuple(given) if isinstance(given, list) else given
 
     @property
@@ -161,7 +161,7 @@ def _loaded(document: Document, path: Path, name: str, overrides: Sequence[str])
 
 
 def _check_top_level(document: Document, name: str) -> None:
-    """Refuse what is no recipe at all, and a recipe of a newer format, before anything else is said about it."""
+    """Refuse what is not a recipe at all, and a recipe of a newer format, before any other check."""
     data = document.data
     if () in document.problems:
         raise RecipeError(name, (document.problems[()],))
@@ -194,13 +194,15 @@ def _validate(data: dict[str, Any], folder: Path, described: dict[str, Any]) -> 
 
 
 def _device_messages(device: str) -> dict[Place, str]:
-    """Return what is wrong with the target's device: it is none, unknown, or has no time of its own."""
+    """Return what is wrong with the target's device: it is no device, unknown, or emulated and so without a time."""
     place = ("target", "device")
     try:
         kind = device_record(device).address.kind
     except InputError as error:
         return {place: str(error)}
-    emulated = f'found "{device}", which is emulated and has no time of its own, allowed: local, ssh://, adb://, a name'
+    emulated = (
+        f'found "{device}", which is emulated, so that its times mean nothing, allowed: local, ssh://, adb://, a name'
+    )
     return {place: emulated} if kind == "qemu" else {}
 
 
@@ -214,7 +216,7 @@ def _stage_messages(stages: Sequence[Stage], target: Target) -> dict[Place, str]
 
 
 def _runtime_messages(stages: Sequence[Stage], target: Target) -> dict[Place, str]:
-    """Return what is wrong where the target's runtime reads none of the files of a chain that holds."""
+    """Return what is wrong if the target's runtime reads none of the files of a valid chain."""
     forms: list[Form] = ["torch"]
     for stage in stages:
         forms.append(stage.produces(forms[-1]))
@@ -229,7 +231,7 @@ def _runtime_messages(stages: Sequence[Stage], target: Target) -> dict[Place, st
 def chain_problems(stages: Sequence[Stage]) -> Iterator[tuple[int, str, str]]:
     """Yield position, key and message for each stage that cannot start from what it is given, or cannot be skipped.
 
-    The chain starts from the recipe's model, which is torch. After a problem the check goes on as if the stage had
+    The chain starts from the recipe's model, which is torch. After a problem the check continues as if the stage had
     been given what it needs.
     """
     form: Form = "torch"
@@ -242,11 +244,11 @@ def chain_problems(stages: Sequence[Stage]) -> Iterator[tuple[int, str, str]]:
             form = min(stage.consumes)
         made = stage.produces(form)
         if stage.on_no_gain == "skip" and made != form:
-            why = f"{stage.kind} makes {made} of {form}, so that what follows cannot start from what was there before"
+            why = f"{stage.kind} turns {form} into {made}, so the next stage cannot start from the file before"
             yield index, "on_no_gain", f'found "skip", allowed: keep, fail: {why}'
         if stage.last and index != len(stages) - 1:
             rest = ", ".join(other.kind for other in stages[index + 1 :])
-            yield index, "kind", f"{stage.kind} has to be the last stage, but after it come {rest}: move it to the end"
+            yield index, "kind", f"{stage.kind} must be the last stage, but after it come {rest}: move it to the end"
         form = made
         before = f"the stage before it ({stage.kind})"
 

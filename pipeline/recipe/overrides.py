@@ -21,7 +21,7 @@ MOST_DIGITS = 9
 
 
 class OverrideError(ValueError):
-    """An override names a place that a recipe does not have, or its value is no YAML."""
+    """An override names a place that a recipe does not have, or its value is not YAML."""
 
 
 @dataclass
@@ -112,7 +112,7 @@ def _position(entries: list[Any], part: str, place: Place) -> int:
 
 
 def _put(data: Any, place: Place, value: object) -> None:  # noqa: ANN401
-    """Set the value at a place; mappings on the way there that the recipe leaves out are made."""
+    """Set the value at a place; mappings on the way there that the recipe lacks are created."""
     *parents, last = place
     for step in parents:
         if isinstance(data, dict) and data.get(step) is None:

@@ -1,6 +1,6 @@
-"""Says what is wrong with a recipe in the words of the recipe: what was found, what is allowed, what was perhaps meant.
+"""Says what is wrong with a recipe, in the recipe's terms: what was found, what is allowed, what was perhaps meant.
 
-The keys that are allowed at a place are read from the recipe's JSON Schema, so there is no second list of them.
+The keys allowed at a place are read from the recipe's JSON Schema, so there is no second list of them.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ ALLOWED: Mapping[str, str] = {
     "float_type": "a number",
     "greater_than": "more than {gt}",
     "greater_than_equal": "at least {ge}",
-    "int_from_float": "a whole number",
-    "int_type": "a whole number",
+    "int_from_float": "an integer",
+    "int_type": "an integer",
     "less_than": "less than {lt}",
     "less_than_equal": "at most {le}",
     "list_type": "a list",
@@ -68,7 +68,7 @@ def allowed_keys(schema: Mapping[str, Any], data: object, place: Place) -> tuple
 
 
 def _node(schema: Mapping[str, Any], data: object, place: Place) -> tuple[Mapping[str, Any], object]:
-    """Return the part of the schema that describes `place`, as it stands there, and the value at `place`."""
+    """Return the part of the schema that describes `place`, as written there, and the value at `place`."""
     node: Mapping[str, Any] = schema
     for part in place:
         parent = _resolve(schema, node, data)
@@ -78,7 +78,7 @@ def _node(schema: Mapping[str, Any], data: object, place: Place) -> tuple[Mappin
 
 
 def child(data: object, part: str | int) -> object:
-    """Return what stands at a key or a position, or None when there is nothing."""
+    """Return the value at a key or a position, or None if there is none."""
     if isinstance(data, dict):
         return data.get(part)
     if isinstance(data, list) and isinstance(part, int) and part < len(data):

@@ -1,4 +1,4 @@
-"""Reads a recipe that a program made of Python values into the plain values that YAML would have given."""
+"""Reads a recipe given as Python values into the plain values that YAML would have given."""
 
 from __future__ import annotations
 

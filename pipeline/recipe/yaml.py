@@ -116,7 +116,7 @@ def read_text(text: str, name: str) -> Document:
 
 
 def _syntax_problem(error: MarkedYAMLError) -> Problem:
-    """Return ruamel's message as one line, with a word about tabs, which is what it most often is."""
+    """Return ruamel's message as one line, with advice about tabs, the most common cause."""
     mark = error.problem_mark or error.context_mark
     line = mark.line + 1 if mark else None
     said = ", ".join(part for part in (error.context, error.problem) if part)
@@ -144,7 +144,7 @@ def _value(node: Node, place: Place, document: Document) -> Any:  # noqa: ANN401
 
 
 def _mapping(node: MappingNode, place: Place, document: Document) -> dict[str, Any]:
-    """Return a mapping; of a key that stands twice the first value, and a problem that names both lines."""
+    """Return a mapping; a key that appears twice has its first value, and a problem that names both lines."""
     values: dict[str, Any] = {}
     for key, value in node.value:
         line = key.start_mark.line + 1
@@ -155,7 +155,7 @@ def _mapping(node: MappingNode, place: Place, document: Document) -> dict[str, A
             document.problems[*place, f"line {line}"] = problem
         elif key.value in values:
             first = document.lines[*place, key.value]
-            message = f"found a second time, first in line {first}, allowed: once"
+            message = f"found again, first in line {first}, allowed: once"
             document.problems[*place, key.value, f"line {line}"] = Problem(dotted((*place, key.value)), message, line)
         else:
             document.lines[*place, key.value] = line
@@ -190,9 +190,9 @@ def _scalar(node: ScalarNode, place: Place, document: Document) -> str | float |
 
 
 def refusal(number: float) -> str:
-    """Return what is allowed in place of a number that is none, or a whole one beyond 64 bits; empty where it is."""
+    """Return what is allowed instead of an infinite number or NaN, or an integer beyond 64 bits; else nothing."""
     if isinstance(number, int):
-        return "" if abs(number) <= LARGEST else f"a whole number of 64 bits, at most {LARGEST}"
+        return "" if abs(number) <= LARGEST else f"an integer of 64 bits, at most {LARGEST}"
     return "" if math.isfinite(number) else "a finite number"
 
 

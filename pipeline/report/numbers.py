@@ -86,7 +86,7 @@ def duration(seconds: float) -> str:
 
 
 def plural(number: int, noun: str) -> str:
-    """Write a whole number with thousands separators and its noun: "1 thread", "1,312 images"."""
+    """Write an integer with thousands separators and its noun: "1 thread", "1,312 images"."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 

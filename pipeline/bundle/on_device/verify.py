@@ -192,7 +192,7 @@ def _check_entry(name: str, entry: object) -> None:
     if not isinstance(digest, str) or not DIGEST.fullmatch(digest):
         raise Refused(f"{MANIFEST}: the sha256 of {name} is {shown(digest)}, expected 64 hexadecimal digits")
     if type(size) is not int or size <= 0:
-        raise Refused(f"{MANIFEST}: {name} has {shown(size)} bytes, expected a whole number above 0")
+        raise Refused(f"{MANIFEST}: {name} has {shown(size)} bytes, expected an integer above 0")
 
 
 def _check_together(names: Sequence[str]) -> None:

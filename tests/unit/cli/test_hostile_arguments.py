@@ -30,7 +30,7 @@ stages:
   - {kind: export, to: onnx}
 """
 HUGE = "9" * 400
-WHOLE = "a whole number of 64 bits, at most 9223372036854775807"
+WHOLE = "an integer of 64 bits, at most 9223372036854775807"
 
 
 @pytest.fixture

@@ -119,7 +119,7 @@ def test_cifar_layout(tmp_path: Path) -> None:
 
 
 def test_cifar_cut_short(tmp_path: Path) -> None:
-    """A file that is not a whole number of records is refused with its name; a missing one likewise."""
+    """A file that is not an integer of records is refused with its name; a missing one likewise."""
     write_cifar10(tmp_path)
     config = CONFIG.validate_python({"source": "cifar10", "root": tmp_path, "validation_images": 10})
     (tmp_path / "data_batch_2.bin").write_bytes(b"123")
