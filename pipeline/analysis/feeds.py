@@ -28,7 +28,7 @@ def image_feeds(inputs: Sequence[TensorSpec], samples_NCHW: NDArray[np.float32],
     shape = samples_NCHW.shape[1:]
     if len(inputs) != 1 or not _fits(inputs[0].shape[1:], shape):
         found = ", ".join(f"{spec.name} {list(spec.shape)}" for spec in inputs)
-        raise InputError(f"{label} takes {found}; images of shape {list(shape)} do not fit. Name the recipe it is of")
+        raise InputError(f"{label} takes {found}; images of shape {list(shape)} do not fit. Name its recipe")
     batch = max(inputs[0].shape[0], 1)
     return [{inputs[0].name: images} for images in slices(samples_NCHW.astype(inputs[0].dtype, copy=False), batch)]
 
@@ -55,10 +55,10 @@ def fixed_inputs(inputs: Sequence[TensorSpec], shapes: Sequence[tuple[int, ...]]
     for index, spec in enumerate(inputs):
         given = shapes[index][1:] if shapes else spec.shape[1:]
         if any(size < 1 for size in given) or not all(spec.shape[:1]) or not _fits(spec.shape[1:], given):
-            asked = f", given is {list(given)}" if shapes else ""
+            asked = f", found {list(given)}" if shapes else ""
             raise InputError(
-                f"{label}: input {spec.name} has shape {list(spec.shape)}{asked}. Give the sizes that it leaves open, "
-                f"without the batch: --input 3,224,224"
+                f"{label}: input {spec.name} has shape {list(spec.shape)}{asked}. Give the open sizes, without the "
+                "batch: --input 3,224,224"
             )
         found.append(spec.model_copy(update={"shape": (spec.shape[0] if spec.shape else 1, *given)}))
     return tuple(found)

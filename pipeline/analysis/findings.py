@@ -117,7 +117,7 @@ def _zero_scales(layers: Sequence[FileLayer]) -> Iterator[Finding]:
         names = ", ".join(bad)
         yield Finding(
             kind="zero scale",
-            message=f"scales that are zero, not finite or below {SMALLEST_SCALE:.1e}: {names}. Nothing is left of them",
+            message=f"scales that are zero, not finite or below {SMALLEST_SCALE:.1e}: {names}. Their values are lost",
             layers=tuple(dict.fromkeys(bad.values())),
         )
 
@@ -134,7 +134,7 @@ def _saturated(layers: Sequence[FileLayer]) -> Iterator[Finding]:
     if names:
         yield Finding(
             kind="saturated",
-            message="biases at the end of their 32 bits: the scales of input and weight are too small for them",
+            message="biases at the limit of 32 bits: the scales of input and weight are too small for them",
             layers=names,
         )
 
@@ -156,11 +156,11 @@ def _islands(found: Sequence[FloatIsland]) -> Iterator[Finding]:
     for island in found:
         alike[", ".join(dict.fromkeys(island.operators))].append(island)
     for operators, same in sorted(alike.items(), key=lambda each: -_total(each[1])):
-        size = f": {_total(same):,} bytes read and written in each inference" if _total(same) else ""
+        size = f": {_total(same):,} bytes read and written per inference" if _total(same) else ""
         places = f" in {len(same)} places" if len(same) > 1 else ""
         yield Finding(
             kind="float island",
-            message=f"{operators} in float between integer layers{places}, widened and narrowed again{size}",
+            message=f"{operators} in float between integer layers{places}, dequantized and quantized again{size}",
             layers=tuple(name for island in same for name in island.layers),
         )
 
@@ -189,7 +189,7 @@ def _clipped(layers: Sequence[FileLayer]) -> Iterator[Finding]:
         most = f"{much[0].name}: {100 * (much[0].clipped or 0.0):.1f} %"
         yield Finding(
             kind="clipped",
-            message=f"outputs beyond what their scale can tell, most in {most}",
+            message=f"outputs beyond the range of their scale, most in {most}",
             layers=tuple(layer.name for layer in much),
         )
 

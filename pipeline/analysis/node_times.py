@@ -33,6 +33,6 @@ def node_times(file: Path, runtime: Runtime, feed: Feed, *, runs: int = 50, thre
             for name, each in RUNTIMES.items()
             if each.profiler
         )
-        raise InputError(f"{file}: {runtime} cannot profile it; allowed are {allowed}")
+        raise InputError(f"{file}: {runtime} cannot profile it; allowed: {allowed}")
     times: NodeTimes = loaded(facts.profiler).profile(file, feed, runs=runs, threads=threads)
     return times

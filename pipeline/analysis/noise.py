@@ -130,7 +130,7 @@ class Reference:
         if not wanted & made:
             raise InputError(
                 f"{self.file} and {self.label} have no tensor of the same name: compare with the float file that it "
-                f"was made of"
+                "was made from"
             )
         return onnx_traces(model, feeds, wanted, label=str(self.file))
 

@@ -77,7 +77,5 @@ def watch_ir(ir: IrLayers, feeds: Sequence[Feed], float_model: Path | None, *, l
         raise InputError(f"{float_model} takes {sorted(names)}, {label} takes {sorted(expected)}: not the same")
     references = {probe.reference for probe in probes}
     if not references & {name for node in model.graph.node for name in node.output}:
-        raise InputError(
-            f"{float_model} and {label} have no tensor of the same name: compare with the float file of it"
-        )
+        raise InputError(f"{float_model} and {label} have no tensor of the same name: compare with its float file")
     return watch(probes, found, onnx_traces(model, feeds, references, label=str(float_model)))

@@ -127,7 +127,7 @@ def inspect_file(file: Path, ways: Ways) -> FileInspection:
 
 def _random_words(feeds: Sequence[Feed], seed: int) -> str:
     count = sum(len(next(iter(feed.values()))) for feed in feeds)
-    return f"{count} random inputs (normal, seed {seed}), no images: noise and dead channels mean little"
+    return f"{count} random inputs (normal, seed {seed}), not images: noise and dead channels mean little"
 
 
 def _read_onnx(

@@ -130,7 +130,7 @@ def _python_file(given: str) -> Path:
     if not path.exists():
         found = f"found no file or folder {given}"
     elif path.suffix != ".py":
-        found = f"found {given}, which is none of the kinds of model"
+        found = f"found {given}, which is not a kind of model"
     else:
         return path
     raise InputError(

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _SINGLE = "a single channel is never removed"
 #: Stands for a sum of products in the forward of the network itself.
 NETWORK = "(network)"
-_UNTOLD = "no channel of it can leave alone"
+_UNTOLD = "none of its channels can be removed alone"
 
 
 def forward_order(graph: ChannelGraph, owners: Mapping[str, str]) -> tuple[str, ...]:

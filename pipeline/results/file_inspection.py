@@ -25,7 +25,7 @@ FLOATS: frozenset[Precision] = frozenset({"float16", "bfloat16", "float32", "flo
 INTEGERS: frozenset[Precision] = frozenset({"int4", "int8", "int16"})
 #: Stands for tensors that are equal: float32 itself, with its 24 bits, has about 146 dB.
 SQNR_CEILING_DB = 150.0
-PROFILE_NOTE = "share of time, profiled: profiling itself costs; not a latency"
+PROFILE_NOTE = "share of profiled time; profiling itself takes time, so this is no latency"
 
 FindingKind = Literal[
     "left in float", "float island", "runs in float", "zero scale", "saturated", "clipped", "dead channels"
@@ -41,19 +41,17 @@ class Quantizer(Frozen):
     model_config = ConfigDict(allow_inf_nan=True)
 
     tensor: str = Field(description="The tensor before it is quantized; of stored weights, the stored tensor.")
-    dtype: str = Field(description="Type of the whole numbers, such as uint8.")
+    dtype: str = Field(description="Integer type, such as uint8.")
     bits: int
-    scales: int = Field(description="1: one for the tensor. More: one for each channel or block.")
-    axis: int | None = Field(default=None, description="The dimension that has a scale for each position or block.")
-    block: int | None = Field(default=None, description="Numbers along the axis that share a scale, where they do.")
-    scale_min: float | None = Field(
-        default=None, description="Without sign. Absent: the scale is found anew for each input."
-    )
+    scales: int = Field(description="1: one for the tensor. More: one per channel or block.")
+    axis: int | None = Field(default=None, description="The dimension with a scale per position or block.")
+    block: int | None = Field(default=None, description="Numbers along the axis that share a scale, if they do.")
+    scale_min: float | None = Field(default=None, description="Unsigned. Absent: the scale is computed for each input.")
     scale_max: float | None = None
     zero_point_min: int | None = None
     zero_point_max: int | None = None
-    low: float | None = Field(default=None, description="Smallest value that can be told, over all channels.")
-    high: float | None = Field(default=None, description="Largest value that can be told, over all channels.")
+    low: float | None = Field(default=None, description="Smallest representable value, over all channels.")
+    high: float | None = Field(default=None, description="Largest representable value, over all channels.")
 
     @property
     def granularity(self) -> str:
@@ -73,7 +71,7 @@ class Weights(Frozen):
 
     tensor: str
     dtype: str = Field(description="Type as stored: int8, float16, float32.")
-    bits: int = Field(description="Bits of one number while it is multiplied, where that is known; else as stored.")
+    bits: int = Field(description="Bits of one number when it is multiplied, if known; else as stored.")
     shape: tuple[int, ...]
     size_bytes: int
     quantizer: Quantizer | None = None
@@ -90,31 +88,32 @@ class Weights(Frozen):
 class FileLayer(Frozen):
     """One node of the file."""
 
-    name: str = Field(description="Name of the node; of its first output where it has none or shares it.")
+    name: str = Field(description="Name of the node; that of its first output if the node has none or shares it.")
     operator: str
-    precision: Precision = Field(description="How the file asks for it to be computed.")
+    precision: Precision = Field(description="The precision in which the file says it is computed.")
     weights: Weights | None = None
-    reads: tuple[Quantizer, ...] = Field(default=(), description="Quantizers of the inputs that have one.")
+    reads: tuple[Quantizer, ...] = Field(default=(), description="Quantizers of its inputs, where they have one.")
     makes: Quantizer | None = Field(default=None, description="Quantizer of the output.")
     parameters: int = Field(default=0, description="Numbers stored for it: weights, bias, other constants.")
     size_bytes: int = Field(default=0, description="Bytes of all these, with scales and zero points.")
-    saturated_bias: bool = Field(default=False, description="Whether a stored bias stands at the end of 32 bits.")
+    saturated_bias: bool = Field(default=False, description="Whether a stored bias is at the limit of 32 bits.")
     macs: int | None = Field(default=None, description="Multiply-accumulates for one input.")
     outputs: int | None = Field(default=None, description="Numbers in its first output, for one input.")
-    time_ns: float | None = Field(default=None, description="Absent where it is computed within another layer.")
-    ran_as: str | None = Field(default=None, description="What the runtime ran, in its own words.")
-    ran_in: Precision | None = Field(default=None, description="What the runtime computed in.")
+    time_ns: float | None = Field(default=None, description="Absent if it is computed within another layer.")
+    ran_as: str | None = Field(default=None, description="What the runtime ran, by its own name.")
+    ran_in: Precision | None = Field(default=None, description="The precision in which the runtime computed it.")
     fused_into: str | None = Field(default=None, description="The layer within which the runtime computes it.")
     sqnr_db: float | None = Field(
-        default=None, description="Signal to quantization noise of its output, all layers before it quantized as well."
+        default=None,
+        description="Signal-to-quantization-noise ratio of its output, with all layers before it quantized too.",
     )
     own_sqnr_db: float | None = Field(
         default=None, description="The same with inputs from the float file: what this layer alone adds."
     )
-    channels: int | None = Field(default=None, description="Channels of its output, of layers with weights.")
-    dead_channels: int | None = Field(default=None, description="Those that never changed on the inputs given.")
-    lost_channels: int | None = Field(default=None, description="Those of them that do change in the float file.")
-    clipped: float | None = Field(default=None, description="Share of outputs beyond what its quantizer can tell.")
+    channels: int | None = Field(default=None, description="Output channels, for layers with weights.")
+    dead_channels: int | None = Field(default=None, description="Channels that never changed on the given inputs.")
+    lost_channels: int | None = Field(default=None, description="Those of them that change in the float file.")
+    clipped: float | None = Field(default=None, description="Share of outputs beyond the range of its quantizer.")
 
     @property
     def computed_in(self) -> Precision:
@@ -130,7 +129,7 @@ class FileLayer(Frozen):
 class OperatorTime(Frozen):
     """All that the runtime ran of one kind."""
 
-    operator: str = Field(description="In the runtime's own words.")
+    operator: str = Field(description="By the runtime's own name.")
     nodes: int
     time_ns: float
     share: float = Field(description="0 to 1.")
@@ -142,9 +141,9 @@ class RuntimeProfile(Frozen):
     runtime: Runtime
     version: str
     threads: int
-    runs: int = Field(description="Profiled inferences behind each time.")
+    runs: int = Field(description="Profiled inferences per time.")
     time_ns: float = Field(description="Sum over all nodes.")
-    elsewhere_ns: float = Field(description="Of nodes that the runtime added or that belong to no layer: conversions.")
+    elsewhere_ns: float = Field(description="For nodes that the runtime added or that belong to no layer: conversions.")
     operators: tuple[OperatorTime, ...]
     note: str = PROFILE_NOTE
 
@@ -177,8 +176,8 @@ class FileInspection(Frozen):
     samples: str = Field(description="What the file was run on, in words.")
     against: str | None = Field(default=None, description="The float file that it was compared with.")
     parameters: int
-    macs: int = Field(description="Of the layers whose multiply-accumulates are known.")
-    integer_macs: int = Field(description="Of those that compute on integers.")
+    macs: int = Field(description="For the layers whose multiply-accumulates are known.")
+    integer_macs: int = Field(description="For those that compute on integers.")
     layers: tuple[FileLayer, ...] = Field(description="In the order of computation.")
     profile: RuntimeProfile | None = None
     islands: tuple[FloatIsland, ...]

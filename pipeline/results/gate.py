@@ -8,7 +8,7 @@ When models differ, the exit code is the first of these that any of them has:
 | 1    | FAIL: a candidate is slower, or the drift check found a slowdown |
 | 2    | bad input: no baseline, a changed file in the store, a bad file  |
 | 5    | a device cannot be reached                                       |
-| 4    | INCOMPARABLE: measured on other terms than the baseline's        |
+| 4    | INCOMPARABLE: measured on terms other than the baseline's's        |
 | 3    | INCONCLUSIVE                                                     |
 | 0    | PASS                                                             |
 

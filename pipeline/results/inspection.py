@@ -1,4 +1,4 @@
-"""What can be pruned in a network: its layers in forward order, its groups of channels, and what is kept whole and why.
+"""What can be pruned in a network: its layers in forward order, its groups of channels, what cannot be and why.
 
 Counts are exact integers. MACs are multiply-accumulates of one input (batch of one), as the channel graph knows them.
 """
@@ -16,16 +16,16 @@ class Part(Frozen):
     """Some channels on one side of a layer: those of one group, or those that no pruning removes."""
 
     channels: int = Field(ge=1)
-    group: str | None = Field(default=None, description="Name of the group; absent: these channels are kept whole.")
-    reason: str = Field(default="", description="Why they are kept whole, as the channel graph says it.")
+    group: str | None = Field(default=None, description="Name of the group; absent: these channels cannot be pruned.")
+    reason: str = Field(default="", description="Why they cannot be pruned, as the channel graph says.")
 
 
 class Layer(Frozen):
     """One layer that multiplies with a stored matrix or kernel, or a product of computed tensors (attention)."""
 
-    name: str = Field(description="Qualified name of the module, or of the tensor where no module owns it.")
+    name: str = Field(description="Qualified name of the module, or of the tensor if no module owns it.")
     kind: str = Field(description="Class of the module with its kernel: 'Conv2d 3x3'.")
-    parameters: int = Field(description="Parameters that are stored under this layer's name alone.")
+    parameters: int = Field(description="Parameters that are stored only under this layer's name.")
     macs: int
     reads: tuple[Part, ...] = Field(description="Input channels.")
     makes: tuple[Part, ...] = Field(description="Output channels.")
@@ -42,31 +42,31 @@ class Layer(Frozen):
 
     @property
     def kept_whole(self) -> bool:
-        """Whether it has output channels and none of them can leave."""
+        """Whether it has output channels and none of them can be removed."""
         return bool(self.makes) and all(part.group is None for part in self.makes)
 
 
 class ChannelGroup(Frozen):
-    """Channels that can leave one by one, and all that leaves with each."""
+    """Channels that can be removed one by one, and all that is removed with each."""
 
     name: str = Field(description="The layer that first makes the channels.")
     width: int = Field(description="Number of channels.")
     makers: tuple[str, ...] = Field(description="Layers whose output channels these are, in forward order.")
     readers: tuple[str, ...] = Field(description="Layers that sum over these channels, in forward order.")
-    along: tuple[str, ...] = Field(description="Other owners of numbers that leave with a channel: norms, scales.")
-    parameters: int = Field(description="Parameters that would leave with all its channels.")
-    macs: int = Field(description="MACs in which a channel of this group takes part.")
-    saved_macs: int = Field(description="MACs saved when half of its channels (rounded down) leave, no others.")
+    along: tuple[str, ...] = Field(description="Others whose numbers are removed with a channel: norms, scales.")
+    parameters: int = Field(description="Parameters that would be removed with all its channels.")
+    macs: int = Field(description="MACs that involve a channel of this group.")
+    saved_macs: int = Field(description="MACs saved if half of its channels (rounded down) are removed, and no others.")
 
 
 class KeptWhole(Frozen):
     """Layers whose output channels stay, wholly or in part, for one reason."""
 
     reason: str = Field(description="The reason without the places that it names.")
-    operator: str | None = Field(default=None, description="The operator that keeps them, where one does.")
+    operator: str | None = Field(default=None, description="The operator that prevents pruning, if one does.")
     has_rule: bool = Field(default=True, description="Whether the channel graph knows what the operator does.")
-    places: tuple[str, ...] = Field(default=(), description="Modules in which the operator stands.")
-    layers: tuple[str, ...] = Field(description="The layers that stay, in forward order.")
+    places: tuple[str, ...] = Field(default=(), description="Modules that contain the operator.")
+    layers: tuple[str, ...] = Field(description="The layers that cannot be pruned, in forward order.")
 
 
 class Inspection(Frozen):
@@ -77,14 +77,14 @@ class Inspection(Frozen):
     inputs: tuple[TensorSpec, ...]
     parameters: int
     macs: int
-    prunable_macs: int = Field(description="MACs in which at least one channel that can leave takes part.")
+    prunable_macs: int = Field(description="MACs that involve at least one removable channel.")
     layers: tuple[Layer, ...]
     groups: tuple[ChannelGroup, ...]
     kept_whole: tuple[KeptWhole, ...]
 
     @property
     def layers_kept_whole(self) -> tuple[Layer, ...]:
-        """Layers of which no output channel can leave."""
+        """Layers of which no output channel can be removed."""
         return tuple(layer for layer in self.layers if layer.kept_whole)
 
     @property

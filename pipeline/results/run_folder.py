@@ -35,10 +35,10 @@ def previous_ingredients(folder: Path, note: Callable[[str], None]) -> list[dict
     except (ValueError, RecursionError, OSError) as error:
         if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:  # no run could write there either
             raise
-        note(f"{file} cannot be read ({error}): what changed since the last run is not known; it is written anew")
+        note(f"{file} cannot be read ({error}): so it is not known what changed since the last run; it is rewritten")
         return []
     if not isinstance(found, list) or not all(isinstance(each, dict) and "kind" in each for each in found):
-        note(f"{file} does not hold the steps of a run: what changed since then is not known; it is written anew")
+        note(f"{file} does not hold the steps of a run: so it is not known what changed since then; it is rewritten")
         return []
     return found
 
@@ -48,7 +48,7 @@ def read_run(path: Path) -> tuple[RunReport, Path]:
     file = path / RUN_FILE if kind_of(path) == "a folder" else path
     if kind_of(file) != "a file":
         raise InputError(
-            f"{path} holds no {RUN_FILE}: give the folder of a run (report takes that of a comparison too)"
+            f"{path} holds no {RUN_FILE}: give the folder of a run (report also takes that of a comparison)"
         )
     content = read_object(file, "a run of this program: run the recipe again")
     found = content.get("schema_version")

@@ -41,7 +41,7 @@ def store_of_run(store: Store, folder: Path, progress: Progress, *, fresh: bool)
         return
     own = own_store(store, folder)
     if any(own.root.glob(ENTRIES)):
-        progress.note(f"--fresh goes on from the run that was stopped; remove {own.root} to begin anew")
+        progress.note(f"--fresh resumes the run that was stopped; remove {own.root} to start over")
     yield own
     for entry in (folder for folder in sorted(own.root.glob(ENTRIES)) if own.has(folder.name)):
         _replace(entry, store, progress)

@@ -174,8 +174,8 @@ class Judge:
 def _require_classes(predictions: NDArray[np.int64], where: str) -> None:
     if undecided := int((predictions == NO_CLASS).sum()):
         raise StageError(
-            f"the exported file's outputs are not finite for {undecided} of the {where}: no class can be told. Look at "
-            "its weights and at what the stage changed: a learning rate too high, numbers beyond float16"
+            f"the exported file's outputs are not finite for {undecided} of the {where}: there is no class to name. "
+            "Check its weights and what the stage changed: a learning rate that is too high, numbers beyond float16"
         )
 
 

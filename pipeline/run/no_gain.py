@@ -52,7 +52,7 @@ def gain(before: Artifact, after: Artifact, stage: Stage, target: Target, *, see
     runtime = timed_in(before, after, target)
     if before.digest == after.digest:
         return _decided(stage, target, runtime, "the same file")
-    progress.note(f"timing what {stage.kind} made against what it was given, for at most {BUDGET_S:g} s")
+    progress.note(f"timing the file after {stage.kind} against the one before it, for at most {BUDGET_S:g} s")
     measurement = measure(
         [Subject(label, runtime, file.file, file.digest) for label, file in (("before", before), ("after", after))],
         Terms(threads=target.threads, batch=target.batch, weigh=False),
@@ -128,9 +128,9 @@ def _decided(
     """Return what becomes of a stage. Raises StageError for a stage that had to bring a gain and did not."""
     if stage.on_no_gain == "fail" and not faster:
         raise StageError(
-            f"{stage.kind} brought no gain in {runtime} with {target.threads} thread(s): {text}. Expected: an interval "
-            f"above 1x, since it has on_no_gain: fail. Leave the stage out, change its settings, or write on_no_gain: "
-            f"keep; what it made is kept, and is not made again for that"
+            f"{stage.kind} gained no time in {runtime} with {target.threads} thread(s): {text}. Expected: an interval "
+            "above 1x, because it has on_no_gain: fail. Remove the stage, change its settings, or write on_no_gain: "
+            "keep; its result is kept and will not be made again"
         )
     figures = {"speedup": speedup.value, "low": speedup.low, "high": speedup.high} if speedup else {}
     return Gain(decision="kept" if faster else "skipped", runtime=runtime, text=text, **figures)

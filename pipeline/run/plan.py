@@ -118,7 +118,7 @@ def make_plan(loaded: LoadedRecipe, store: Store, seed: int, previous: Sequence[
         before = previous[index] if index < len(previous) else None
         reason = _cached(store) if cached else _left_aside(store, key) or _difference(before, given)
         if not cached and store.has(made[index]):
-            reason = "made before, its gain is still to be timed"
+            reason = "made before; its gain has yet to be timed"
         steps.append(Step(index, name, stages[index - 1] if index else None, given, key, made[index], cached, reason))
     return Plan(tuple(steps), data, machine)
 
@@ -201,7 +201,7 @@ def _cached(store: Store) -> str:
 
 def _left_aside(store: Store, key: str) -> str:
     """Say that a fresh run leaves aside what is in the store; empty where there is nothing, or no such run."""
-    return "in the store, which --fresh leaves aside" if store.aside and store.aside.has(key) else ""
+    return "in the store, which --fresh ignores" if store.aside and store.aside.has(key) else ""
 
 
 def _difference(before: Ingredients | None, now: Ingredients) -> str:

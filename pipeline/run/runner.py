@@ -173,7 +173,7 @@ class Run:
         try:
             record = read_record(folder)
             if record and self.artifacts and record.parent_digest != self.artifacts[-1].digest:
-                return "it was made from another file than the one that now stands before it"
+                return "it was made from a file other than the one now before it"
             if changed := changed_since(folder):
                 return f"{examples(changed)} changed, which its code reads"
             return "" if is_listed(folder) else self._unfit_network(folder)
@@ -186,7 +186,7 @@ class Run:
             return ""
         from pipeline.network.stored import loads_alike
 
-        return "" if loads_alike(artifact) else "it lacks state that the network has beside its state_dict"
+        return "" if loads_alike(artifact) else "it lacks state that the network has outside its state_dict"
 
     def _make(self, step: Step, began: float, folder: Path) -> None:
         _use_threads(self.threads.number)

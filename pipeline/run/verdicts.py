@@ -185,5 +185,5 @@ def _latency(asked: Factor | float, result: Row, target: Target) -> BudgetLine:
     verdict: BudgetVerdict = "met" if span.high <= limit else "missed" if span.low > limit else "cannot tell"
     found = f"{span.value:.3g}{unit} [{span.low:.3g}, {span.high:.3g}] in {target.runtime}"
     if timing and timing.contended:
-        verdict, found = "cannot tell", f"{found}, but wall and CPU time disagree: other work ran on the cores"
+        verdict, found = "cannot tell", f"{found}, but wall and CPU time disagree: other programs ran on the cores"
     return BudgetLine(name="latency", asked=text, found=found, verdict=verdict)

@@ -99,8 +99,8 @@ def _description(inspection: FileInspection) -> str:
     """Tell the drawing to those who cannot see it."""
     most = "; ".join(f"{line.name}: {line.own} alone, {line.sqnr} with all" for line in rows.loses_most(inspection))
     figure = rows.figures(inspection)[0]
-    told = f"Layers that lose most: {most}. " if most else ""
-    return f"{figure.number} {figure.note} compute on integers. {told}The tables below have all of it."
+    told = f"Layers with most noise: {most}. " if most else ""
+    return f"{figure.number} {figure.note} compute on integers. {told}The tables below list everything."
 
 
 def _parts(inspection: FileInspection, layout: Layout) -> Iterator[Markup]:

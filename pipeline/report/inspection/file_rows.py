@@ -54,7 +54,9 @@ def figures(inspection: FileInspection) -> tuple[Figure, ...]:
         Figure(
             "Noise at the end",
             decibels(None if last is None else last.sqnr_db),
-            f"signal to quantization noise of {last.name}" if last and last.sqnr_db is not None else _NOT_COMPARED,
+            f"signal-to-quantization-noise ratio of {last.name}"
+            if last and last.sqnr_db is not None
+            else _NOT_COMPARED,
         ),
         Figure(
             "Between layers",
@@ -76,7 +78,7 @@ def about(inspection: FileInspection) -> tuple[str, ...]:
     """Return on what terms the numbers were taken."""
     told = [f"Run on {inspection.samples}."]
     if inspection.against is not None:
-        told.append(f"Compared with {inspection.against}, nothing optimised.")
+        told.append(f"Compared with {inspection.against}, without optimisations.")
     if profile := inspection.profile:
         threads = numbers.plural(profile.threads, "thread")
         told.append(f"Time: {profile.runtime} {profile.version}, {threads}, {profile.runs} runs; {profile.note}.")

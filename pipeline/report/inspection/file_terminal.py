@@ -36,7 +36,7 @@ def table(inspection: FileInspection, width: int) -> RenderableType:
     """
     parts: list[RenderableType] = [Text(inspection.file, style="bold"), Text(), _figures(inspection), Text()]
     if most := rows.loses_most(inspection):
-        parts += [Text("Loses most", style="bold"), _most(most), Text(_NOISE, style="dim"), Text()]
+        parts += [Text("Most noise", style="bold"), _most(most), Text(_NOISE, style="dim"), Text()]
     parts += _findings(inspection)
     if inspection.profile:
         parts += [Text("Time by operator", style="bold"), _times(inspection), Text()]
@@ -46,8 +46,8 @@ def table(inspection: FileInspection, width: int) -> RenderableType:
 
 
 _NOISE = (
-    "Signal to quantization noise. Alone: the layer's inputs come from the float file. With all before it: the whole "
-    "network is quantized up to there. 6 dB are one bit."
+    "Signal-to-quantization-noise ratio; 6 dB are one bit. Alone: the layer's inputs come from the float file. With "
+    "all before it: the network is quantized up to and including this layer."
 )
 
 
@@ -86,7 +86,7 @@ def _findings(inspection: FileInspection) -> list[RenderableType]:
         more = len(names) - NAMED
         told = ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")
         listed.add_row(Text(finding.message), Text(told, style="dim"))
-    return [Text("To look at", style="bold yellow"), listed, Text()]
+    return [Text("Worth a look", style="bold yellow"), listed, Text()]
 
 
 def _times(inspection: FileInspection) -> Table:
@@ -111,7 +111,7 @@ def _layers(inspection: FileInspection, *, wide: bool) -> list[RenderableType]:
         cells += [Text(line.weights), line.range, line.parameters] if wide else []
         cells += [line.macs, line.time]
         found.add_row(*cells, *([line.sqnr, line.own] if noise else []))
-    rest = f"{numbers.plural(left, 'layer')} without weights, time or noise of their own: --json has them."
+    rest = f"{numbers.plural(left, 'layer')} without weights, time or noise: --json lists them."
     return [Text("Layers", style="bold"), found, *([Text(rest, style="dim")] if left else []), Text()]
 
 

@@ -107,8 +107,8 @@ def _description(inspection: Inspection) -> str:
     coupled = [group for group in inspection.groups if len(group.makers) >= _TRUNK]
     told = "; ".join(f"{group.name}, {group.width} channels of {len(group.makers)} layers" for group in coupled)
     return (
-        f"{len(inspection.layers)} layers in forward order and {len(inspection.groups)} groups of channels. "
-        f"Groups that couple several layers: {told or 'none'}. The tables below have all of it."
+        f"{len(inspection.layers)} layers in forward order and {len(inspection.groups)} groups of channels. Groups "
+        f"that couple several layers: {told or 'none'}. The tables below list everything."
     )
 
 

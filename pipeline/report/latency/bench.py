@@ -47,11 +47,11 @@ def bench_table(measurement: Measurement) -> RenderableType:
     rounds = sum(len(session.rounds) for session in first.sessions)
     spent = f"{len(first.sessions)} sessions, {rounds} rounds, {measurement.seconds:.0f} s"
     lines = [
-        f"{spent}; {share:.0%} of the blocks were interrupted by other work.",
-        "Compare files by their speedup: milliseconds hold for the load and frequency of this moment.",
+        f"{spent}; {share:.0%} of the blocks were interrupted by other programs.",
+        "Compare files by their speedup: milliseconds hold only for the present load and clock frequency.",
     ]
     if noisy:
-        lines.append("Wall and CPU time disagree: other work ran on the cores. Measure again on a quiet machine.")
+        lines.append("Wall and CPU time disagree: other programs ran on the cores. Measure again on a quiet machine.")
     return Group(table, *(Text(line) for line in lines))
 
 

@@ -23,8 +23,8 @@ _TONES: dict[Verdict, str] = {"PASS": "better", "FAIL": "worse", "INCONCLUSIVE":
 _MEANING: dict[Verdict, str] = {
     "PASS": "The candidate is not slower than the baseline by more than the margin.",
     "FAIL": "The candidate is slower than the baseline by more than the margin.",
-    "INCONCLUSIVE": "Neither is proven: too little time, or too much other load.",
-    "INCOMPARABLE": "The two were not to be measured on equal terms.",
+    "INCONCLUSIVE": "Neither could be shown: too little time, or too much other load.",
+    "INCOMPARABLE": "The two could not be measured on equal terms.",
 }
 
 

@@ -66,7 +66,7 @@ def ratios(found: Comparison, measurement: Measurement, *, wide: bool = True) ->
     outside = int(((shown < up.low) | (shown > up.high)).sum())
     words = (
         f"{len(shown)} rounds in {len(series)} sessions; median {np.median(shown):+.2f} %, interval of the estimate "
-        f"{spread[0]:+.2f} to {spread[1]:+.2f} %, margin {limit:g} %; {outside} rounds lie outside the drawing."
+        f"{spread[0]:+.2f} to {spread[1]:+.2f} %, margin {limit:g} %; {outside} rounds are outside the drawing."
     )
     return svg.picture((width, _HEIGHT), "Ratio of every round", words, parts)
 
@@ -86,12 +86,12 @@ def distributions(measurement: Measurement, clock: Clock, *, wide: bool = True) 
         _grid(up, frame, "%"),
         *(_curve(f"curve {kind}", side, across, up) for kind, side in zip(("base", "candidate"), sides, strict=True)),
         *_across(across, frame, "Milliseconds of one inference"),
-        svg.text("strong", frame.left, 20, f"Share of inferences within a time, {CLOCKS[clock]}"),
+        svg.text("strong", frame.left, 20, f"Share of inferences that took at most this long, {CLOCKS[clock]}"),
         svg.text("tick", frame.right - 4, frame.bottom - 8, f"beyond: {beyond[0]} and {beyond[1]}", "end"),
     ]
     words = (
-        f"Baseline median {np.median(sides[0]):.4g} ms, candidate median {np.median(sides[1]):.4g} ms; of "
-        f"{len(sides[0])} and {len(sides[1])} inferences {beyond[0]} and {beyond[1]} took longer than is drawn."
+        f"Baseline median {np.median(sides[0]):.4g} ms, candidate median {np.median(sides[1]):.4g} ms; {beyond[0]} of "
+        f"{len(sides[0])} and {beyond[1]} of {len(sides[1])} inferences took longer than is drawn."
     )
     return svg.picture((width, _HEIGHT), f"Distribution of {CLOCKS[clock]}", words, parts)
 

@@ -35,7 +35,7 @@ def summary(found: Comparison) -> RenderableType:
     head = Text.assemble((found.verdict, STYLES[found.verdict]), f"  {found.name}, {speed(found)}")
     lines = [head, *(Text(f"  {each.code}: {each.text}") for each in found.reasons)]
     if found.candidate.roofline and found.verdict in {"PASS", "FAIL"}:
-        lines.append(Text(f"  what is left: {lever(found.candidate.roofline)}"))
+        lines.append(Text(f"    what could still be improved: {lever(found.candidate.roofline)}"))
     return Group(*lines, Text(), _table(found), Text(_footer(found)))
 
 
@@ -113,5 +113,5 @@ def _footer(found: Comparison) -> str:
     if found.noise.preempted_share is not None:
         parts.append(f"{found.noise.preempted_share:.0%} of the blocks interrupted")
     if found.detectable is not None:
-        parts.append(f"would have found {found.detectable:+.1%} in 8 of 10 cases")
+        parts.append(f"would detect {found.detectable:+.1%} in 8 of 10 cases")
     return "; ".join(parts)

@@ -38,7 +38,7 @@ def summary(
             f"smallest honest margin in {budget_s:g} s: {margin:.1%}{_against(margin, default_margin)}"
             for budget_s, margin in margins.items()
         ),
-        "compare takes this into account from now on" if kept else "not kept: too few comparisons to rely on",
+        "compare will take this into account from now on" if kept else "not kept: too few comparisons to rely on",
     ]
     return Group(Text(head), _checks(found), Text(), _noise(found), Text(), *map(Text, lines))
 

@@ -25,13 +25,13 @@ _OUTCOMES = {
     1: "a model is slower",
     2: "bad input",
     3: "cannot tell",
-    4: "measured on other terms than the baseline",
+    4: "measured on terms other than the baseline's",
     5: "a device cannot be reached",
     WRONG_OUTPUTS: "wrong outputs",
 }
 _EXPLAINED = (
-    "Candidate over baseline, both measured side by side, with 95 % intervals. "
-    "INCONCLUSIVE: too little time or too much noise to say."
+    "Candidate relative to baseline, measured in turns, with 95 % intervals. INCONCLUSIVE: too little time or too much "
+    "noise to decide."
 )
 _HEADINGS = ("Model", "Verdict", "Ratio", "Margin", "Limited by", "Why")
 

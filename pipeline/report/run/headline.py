@@ -36,7 +36,7 @@ def banner(report: RunReport) -> str:
     return {
         "finished": _far(report),
         "running": f"Still running{why}. The {kept}.",
-        "interrupted": f"Interrupted{why}. The {kept}; run the recipe again to go on from there.",
+        "interrupted": f"Interrupted{why}. The {kept}; run the recipe again to resume.",
         "failed": f"Failed{why}. The {kept}.",
     }[report.status]
 
@@ -45,7 +45,7 @@ def _far(report: RunReport) -> str:
     """Name the stages whose files are far from their float files; what follows them is so as well."""
     rows = [row for row in made(report) if row.nearness and row.nearness.decision == "kept"]
     named = "; ".join(f"row {row.index} ({row.label}) is {row.nearness.text}" for row in rows if row.nearness)
-    return f"Not the same network: {named}. It was kept since the recipe says on_far: keep." if named else ""
+    return f"Not the same network: {named}. It was kept because the recipe says on_far: keep." if named else ""
 
 
 def standing(report: RunReport) -> str:
@@ -117,7 +117,7 @@ def _speed(factor: Interval, *, contended: bool, sentence: str) -> tuple[str, st
 
 def _right(report: RunReport) -> Answer:
     """Answer from the final test, or from validation while there is none."""
-    question = "Is it still right?"
+    question = "Is it still accurate?"
     budget = _budget(report, "accuracy_drop")
     final = report.final
     if final is None:
@@ -137,7 +137,7 @@ def _right_so_far(report: RunReport, question: str, budget: BudgetLine | None) -
     before = report.rows[0].validation
     judged = [(row, row.validation) for row in made(report)[1:] if row.validation]
     if before is None or not judged:
-        return Answer(question, numbers.DASH, "No stage has been judged yet.", "plain", budget)
+        return Answer(question, numbers.DASH, "No stage has been evaluated yet.", "plain", budget)
     row, after = judged[-1]
     sentence = (
         f"On validation after row {row.index} ({row.label}): {numbers.percent(before.accuracy)} "
@@ -153,7 +153,7 @@ def _smaller(report: RunReport) -> Answer:
     first = report.rows[0]
     last = result(report)
     if last is first or not first.size_bytes or not last.size_bytes:
-        return Answer(question, numbers.DASH, "No file has been weighed yet.", "plain", budget)
+        return Answer(question, numbers.DASH, "The size of no file is known yet.", "plain", budget)
     factor = first.size_bytes / last.size_bytes
     sentence = f"{numbers.size(first.size_bytes)} {numbers.ARROW} {numbers.size(last.size_bytes)} on disk, "
     sentence += f"{numbers.size(first.gzip_bytes)} {numbers.ARROW} {numbers.size(last.gzip_bytes)} with gzip."

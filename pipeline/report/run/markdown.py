@@ -88,14 +88,14 @@ def _stages(report: RunReport) -> str:
     names = [
         "#",
         "Stage",
-        "Bought, against the row before",
+        "Effect, compared with the row before",
         "Accuracy",
         "Change, points",
         f"Latency, {where}",
         "Speedup",
     ]
     names += ["MACs", "Parameters", "Size", "gzip", "Took"]
-    return "## Which stage bought what\n\n" + table(names, "rllrrrrrrrrr", [_line(line) for line in rows.lines(report)])
+    return "## What each stage did\n\n" + table(names, "rllrrrrrrrrr", [_line(line) for line in rows.lines(report)])
 
 
 def _line(line: rows.Line) -> tuple[str, ...]:

@@ -83,7 +83,7 @@ def accuracy_over_speedup(plan: PrecisionPlan, *, wide: bool = True) -> Markup:
 def not_drawn(plan: PrecisionPlan) -> str:
     """Say how many candidates lack one of the two numbers, or nothing."""
     left = len(plan.candidates) - len(_drawn(plan))
-    return f"{numbers.plural(left, 'candidate')} without one of the two numbers not drawn." if left else ""
+    return f"{numbers.plural(left, 'candidate')} without one of the two numbers: not drawn." if left else ""
 
 
 def _drawn(plan: PrecisionPlan) -> list[_Point]:

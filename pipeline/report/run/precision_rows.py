@@ -25,12 +25,12 @@ _TONES: Mapping[State, Tone] = {"chosen": "better", "kept": "plain", "dropped": 
 READ = (
     "Accuracy is that of the exported file in the target's runtime on the validation split; below it is the paired "
     "change from the float file in points. Speedups are paired with the float file on the target. Brackets hold "
-    "intervals. A dash is a number that was not taken."
+    "intervals. A dash is a number that was not measured."
 )
 #: The same for the table of layers.
 READ_LAYERS = (
-    "Layers, and families of layers, were tried in float again, each alone against an int8 file: what that brings in "
-    "signal to quantization noise, and how many times as fast as the int8 file the file then is."
+    "Layers and families of layers were tried in float again, each alone, compared with an int8 file: what that gains "
+    "in signal-to-quantization-noise ratio, and how many times as fast the file then is."
 )
 
 
@@ -93,9 +93,12 @@ def about(plan: PrecisionPlan) -> Facts:
     source = f" (source: {plan.facts_source})" if plan.facts_source else ""
     return (
         ("Target", f"{place(plan.runtime, plan.threads)}, on {plan.device}"),
-        ("Known of it", f"{plan.facts.rstrip('.')}{source}"),
+        ("Known about it", f"{plan.facts.rstrip('.')}{source}"),
         ("CPU flags", " ".join(plan.flags) or numbers.DASH),
-        ("May be lost", f"{plan.accuracy_drop:g} {'point' if plan.accuracy_drop == 1 else 'points'} of accuracy"),
+        (
+            "Accuracy that may be lost",
+            f"{plan.accuracy_drop:g} {'point' if plan.accuracy_drop == 1 else 'points'} of accuracy",
+        ),
         ("Calibration", _calibration(plan)),
         ("Validation", numbers.plural(plan.validation_images, "image")),
         ("Search", f"{numbers.plural(len(plan.candidates), 'candidate')}, {numbers.duration(plan.seconds)}"),

@@ -132,7 +132,7 @@ def test_a_dynamic_batch_and_nodes_without_names(samples: NDArray[np.float32], t
 def test_what_a_runtime_cannot_profile_is_told(quantized_ir: Path, tmp_path: Path) -> None:
     """An IR in onnxruntime, a runtime without a profiler, a file that is none."""
     feed = {"image": np.zeros((1, 3, 8, 8), np.float32)}
-    with pytest.raises(InputError, match=r"allowed are onnxruntime for \.onnx; openvino for \.xml and \.onnx"):
+    with pytest.raises(InputError, match=r"allowed: onnxruntime for \.onnx; openvino for \.xml and \.onnx"):
         node_times(quantized_ir, "onnxruntime", feed)
     with pytest.raises(InputError, match="torch cannot profile it"):
         node_times(quantized_ir, "torch", feed)

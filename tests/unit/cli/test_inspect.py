@@ -71,7 +71,7 @@ def test_text_and_page(files: tuple[Path, Path], project: Project, tmp_path: Pat
         ("nowhere.xml", (), "nowhere.xml: no such file"),
         ("broken.onnx", (), "broken.onnx is not a valid ONNX model"),
         ("broken.xml", (), "broken.xml is not a readable OpenVINO model"),
-        ("weights.pt", (), "none of the kinds of model. Expected a recipe .* or an exported file"),
+        ("weights.pt", (), "not a kind of model. Expected a recipe .* or an exported file"),
         ("model.py", ("--against", "float.onnx"), "found --against with model.py, which is not an exported file"),
         ("model.py", ("--recipe", "toy.yaml"), "found --recipe with model.py"),
         ("model.py", ("--runtime", "openvino"), "found --runtime with model.py"),
@@ -106,7 +106,7 @@ def test_data_of_another_shape_is_named(project: Project, tmp_path: Path) -> Non
     export_onnx(nn.Sequential(nn.Conv2d(3, 4, 3)).eval(), tmp_path, input_shape=(1, 3, 12, 12))
     done = inspect(tmp_path / "model.onnx", "--recipe", project.recipe)
     assert isinstance(done.exception, InputError)
-    assert "images of shape [1, 12, 12] do not fit. Name the recipe it is of" in str(done.exception)
+    assert "images of shape [1, 12, 12] do not fit. Name its recipe" in str(done.exception)
 
 
 def test_the_stages_of_a_run(finished: tuple[Project, object]) -> None:

@@ -102,7 +102,7 @@ def test_random_inputs_are_said_to_be_random(files: dict[str, Path]) -> None:
     ways = Ways(against=files["float"], count=4, seed=3, runs=0)
     one, two = inspect_file(files["int8"], ways), inspect_file(files["int8"], ways)
     assert one == two
-    assert one.samples.startswith("4 random inputs (normal, seed 3), no images")
+    assert one.samples.startswith("4 random inputs (normal, seed 3), not images")
     assert one.profile is None
     assert {layer.time_ns for layer in one.layers} == {None}
     alone = inspect_file(files["int8"], Ways(count=2, runs=0))
@@ -127,9 +127,9 @@ def test_sizes_that_a_file_leaves_open_are_asked_for(tmp_path: Path) -> None:
             port.type.tensor_type.shape.dim[place].dim_param = f"{port.name}{place}"
     del model.graph.value_info[:]
     write_onnx(model, tmp_path / "open.onnx")
-    with pytest.raises(InputError, match=r"has shape \[-1, 1, -1, -1\]. Give the sizes that it leaves open"):
+    with pytest.raises(InputError, match=r"has shape \[-1, 1, -1, -1\]. Give the open sizes"):
         inspect_file(tmp_path / "open.onnx", Ways())
-    with pytest.raises(InputError, match=r"given is \[3, 10, 10\]"):
+    with pytest.raises(InputError, match=r"found \[3, 10, 10\]"):
         inspect_file(tmp_path / "open.onnx", Ways(shapes=((1, 3, 10, 10),)))
     with pytest.raises(InputError, match="has 1 inputs, found 2 --input"):
         inspect_file(tmp_path / "open.onnx", Ways(shapes=((1, 1, 10, 10),) * 2))

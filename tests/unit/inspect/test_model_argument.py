@@ -81,7 +81,7 @@ def test_damaged_artifact_is_named(project: Project, tmp_path: Path) -> None:
     ("given", "options", "message"),
     [
         ("nowhere.py", {}, "found no file or folder nowhere.py"),
-        ("data.txt", {}, "none of the kinds of model.*or an exported file"),
+        ("data.txt", {}, "not a kind of model.*or an exported file"),
         (".", {}, "found no network.json, model.onnx or model.xml in it"),
         ("model.py", {}, "model.py does not say what it takes"),
         ("toy.yaml", {"arguments": ["width=4"]}, "with a recipe, allowed there: --set model.arguments"),

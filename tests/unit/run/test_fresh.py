@@ -86,7 +86,7 @@ def test_entries_take_their_places_when_the_run_is_finished(tmp_path: Path) -> N
         assert content(given) == {"aa01": "new"}
         write(given, "bb02", "new")
     assert content(store) == {"aa01": "new", "bb02": "new", "bb03": "old"}
-    assert [line.split(";")[0] for line in notes.lines] == ["--fresh goes on from the run that was stopped"]
+    assert [line.split(";")[0] for line in notes.lines] == ["--fresh resumes the run that was stopped"]
     assert not (tmp_path / "run" / FOLDER).exists()
     with store_of_run(store, tmp_path / "run", notes, fresh=True) as given:
         given.root.mkdir(parents=True)
@@ -118,13 +118,13 @@ def test_reasons_of_a_fresh_run(project: Project, tmp_path: Path) -> None:
     assert not run.exists()
     api.run(project.recipe, run, store=store, test=False)
     assert reasons(fresh=False) == ["in the store"] * 2
-    assert reasons(fresh=True) == ["in the store, which --fresh leaves aside"] * 2
+    assert reasons(fresh=True) == ["in the store, which --fresh ignores"] * 2
     own = own_store(Store(store), run)
     first = api.plan(project.recipe, run, store=store)[0].key
     shutil.copytree(Store(store).folder(first), own.folder(first))
     assert reasons(fresh=True) == [
         "made by the --fresh run that was stopped",
-        "in the store, which --fresh leaves aside",
+        "in the store, which --fresh ignores",
     ]
     shutil.rmtree(store)
     assert reasons(fresh=False) == ["not in the store: not finished, or removed"] * 2

@@ -69,7 +69,7 @@ def test_what_is_not_faster_is_skipped(scenes: Scenes, tmp_path: Path, scene: Sc
 def test_failing_says_figures_and_cure(scenes: Scenes, tmp_path: Path) -> None:
     """With `fail` the error has the interval, the runtime and what to write instead."""
     scenes.scene = SLOW
-    with pytest.raises(StageError, match=r"nudge brought no gain in onnxruntime .*0\.83x \[.*on_no_gain: keep"):
+    with pytest.raises(StageError, match=r"nudge gained no time in onnxruntime .*0\.83x \[.*on_no_gain: keep"):
         found_in(tmp_path, "fail")
 
 

@@ -98,7 +98,7 @@ def test_a_stage_with_a_gain_stays(chain: Chain, scenes: Scenes) -> None:
 def test_a_failing_stage_ends_the_run_and_is_not_made_again(chain: Chain, scenes: Scenes) -> None:
     """The error is in run.json; the next try times again, and `keep` takes what was made, without timing."""
     for _ in range(2):
-        with pytest.raises(StageError, match="nudge brought no gain"):
+        with pytest.raises(StageError, match="nudge gained no time"):
             chain.run(nudge(0.5, "fail")).execute()
     written = json.loads((chain.folder / "run/run.json").read_text())
     assert written["status"] == "failed"
@@ -121,7 +121,7 @@ def test_a_run_killed_while_timing_resumes_there(chain: Chain, scenes: Scenes, m
     with pytest.raises(KeyboardInterrupt):
         run.execute()
     plan = make_plan(run.loaded, chain.store, 0)
-    assert [step.reason for step in plan.steps[:2]] == ["in the store", "made before, its gain is still to be timed"]
+    assert [step.reason for step in plan.steps[:2]] == ["in the store", "made before; its gain has yet to be timed"]
     monkeypatch.setattr(no_gain, "measure", scenes)
     report = chain.run(nudge(0.5, "skip")).execute()
     assert report.rows[1].skipped

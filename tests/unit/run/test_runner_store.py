@@ -50,9 +50,7 @@ def test_an_entry_has_to_come_from_what_stands_before_it(
     write_record(StageRecord(kind="measure", revision=1, config={}, parent_digest=parent, seconds=0), folder)
     if listed:
         entry.seal(folder)
-    assert run._unfit(folder) == (
-        "" if fits else "it was made from another file than the one that now stands before it"
-    )
+    assert run._unfit(folder) == ("" if fits else "it was made from a file other than the one now before it")
 
 
 def evaluations(tmp_path: Path, classes: tuple[str, ...]) -> list[dict[str, object]]:
@@ -87,7 +85,7 @@ def test_a_plan_that_cannot_be_read_is_told_and_holds_nothing(tmp_path: Path, co
     assert not notes
     (tmp_path / "plan.json").write_bytes(content)
     assert previous_ingredients(tmp_path, notes.append) == []
-    assert "it is written anew" in notes[0]
+    assert "it is rewritten" in notes[0]
 
 
 def test_what_a_teacher_reads_makes_its_student_anew(project: Project) -> None:

@@ -151,14 +151,16 @@ def test_terminal_tells_everything(inspection: FileInspection, width: int) -> No
     assert text.startswith(EVIL)
     for figure in rows.figures(inspection):
         assert re.search(rf"{figure.name} +{re.escape(figure.number)} +{re.escape(figure.note)}", text)
-    assert text.index("Loses most") < text.index("To look at") < text.index("Time by operator") < text.index("Layers\n")
+    assert (
+        text.index("Most noise") < text.index("Worth a look") < text.index("Time by operator") < text.index("Layers\n")
+    )
     assert re.search(r"stem +Conv +int8.* 13\.8 k +75\.0 % +31\.3 dB +31\.3 dB", text)
     assert re.search(r"head +MatMul .*\u22122\.5 dB +exact", text)
     assert ("int8, 8 scales" in text) == (width == 200)
     assert ("0 to 4.08" in text.split("Layers\n")[1]) == (width == 200)
-    assert "1 layer without weights, time or noise of their own: --json has them." in text
+    assert "1 layer without weights, time or noise: --json lists them." in text
     assert "and 3 more" in text
-    assert "share of time, profiled: profiling itself costs; not a latency" in " ".join(text.split())
+    assert "share of profiled time; profiling itself takes time, so this is no latency" in " ".join(text.split())
 
 
 def test_noise_has_no_columns_without_a_float_file(inspection: FileInspection) -> None:
@@ -228,7 +230,7 @@ def test_page_needs_nothing_else_and_escapes(inspection: FileInspection) -> None
     assert "&lt;script&gt;" in page
     assert "{{ 7" in page
     assert not re.search(r"(src|href)=|url\((?!#)|@import", page)
-    for text in ("3 of 4", "Loses most", "5.0 %", "QLinearConv", "32 training images of toy", "not a latency"):
+    for text in ("3 of 4", "Most noise", "5.0 %", "QLinearConv", "32 training images of toy", "this is no latency"):
         assert text in page
 
 
@@ -239,6 +241,6 @@ def test_page_of_a_file_without_layers(inspection: FileInspection) -> None:
     )
     page = file_inspection_html.render(bare)
     assert "<svg" not in page
-    assert "Loses most" not in page
-    assert "To look at" not in page
+    assert "Most noise" not in page
+    assert "Worth a look" not in page
     assert "0 of 0" in printed(bare, 100)

@@ -116,7 +116,7 @@ def test_changed_rounds_are_refused(tmp_path: Path) -> None:
 def test_a_folder_of_neither_kind_is_refused(tmp_path: Path) -> None:
     """The message names both."""
     said = str(CliRunner().invoke(app, ["report", str(tmp_path)]).exception)
-    assert "of a run (report takes that of a comparison too)" in said
+    assert "of a run (report also takes that of a comparison)" in said
 
 
 def test_reasons_of_doubt_are_told() -> None:

@@ -250,7 +250,7 @@ def test_drawing_names_every_file_with_both_numbers(plan: PrecisionPlan, wide: b
     assert not any(text.startswith("3") for text in texts if "NNCF" in text)
     found = re.findall(r'class="(symbol \w+|below)"', drawing)
     assert sorted(found) == ["below", "symbol chosen", *["symbol dropped"] * 3, "symbol float"]
-    assert precision_plot.not_drawn(plan) == "1 candidate without one of the two numbers not drawn."
+    assert precision_plot.not_drawn(plan) == "1 candidate without one of the two numbers: not drawn."
 
 
 def test_many_candidates_keep_labels_apart(plan: PrecisionPlan) -> None:
