@@ -83,7 +83,7 @@ def warm(_: Sequence[Entry] = ()) -> None:
     captured = capture(model, (example,))
     graph = trace(captured)
     scores = score(CRITERION, ScoreRequest(captured, graph)).scores
-    engine.prune(captured, graph, model, uniform(scores, RATIO, align=1))
+    engine.prune(captured, graph, model, uniform(scores, RATIO, floor=0.1, align=1))
     with TemporaryDirectory() as folder:
         export_onnx(model, Path(folder), input_shape=example.shape)
 
@@ -108,7 +108,7 @@ def shrink(model: nn.Module, example: tuple[Tensor, ...], record: Record) -> tup
     )
     with record.phase("plan"):
         scores = score(CRITERION, ScoreRequest(captured, graph)).scores
-        kept = uniform(scores, RATIO, align=1)
+        kept = uniform(scores, RATIO, floor=0.1, align=1)
     timed, seconds = timed_reference()
     with record.phase("prune"), mock.patch.object(engine, "Reference", timed):
         pruned = engine.prune(captured, graph, model, kept)

@@ -152,7 +152,9 @@ def _quantized(entry: Other, files: dict[int, Path], folder: Path, record: Recor
     made: dict[int, Path] = {}
     for file in dict.fromkeys(files.values()):
         samples = example(entry, CALIBRATION - CALIBRATION % 3 if file == files[3] != files[1] else CALIBRATION)[0]
-        request = Request("u8s8-reduced", calibration="min-max")
+        request = Request(
+            "u8s8-reduced", per_channel=True, symmetric=False, calibration="min-max", percentile=100, keep=()
+        )
         found = OnnxRuntime().quantize(_folded(file, samples.numpy()), samples.numpy(), request)
         record.add(int8={"nodes": found.nodes, "float": len(found.float_nodes)})
         target = file.with_name("int8.onnx")

@@ -37,6 +37,7 @@ from pipeline.compress.training.training import Hyperparameters, Training
 from pipeline.core.dataset import Dataset, Split
 from pipeline.data.fashion_mnist import load
 from pipeline.network.definition import build
+from pipeline.network.training_config import Augment
 from pipeline.network.weights import load_weights, read_weights
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ SEEDS = (0, 1, 2)
 CONSTRAINTS = Constraints(floor=0.1, align=1)
 VALIDATION_IMAGES = 5000
 BATCH = 128
-AUGMENTATION = Augmentation(flip_horizontal=True, shift=2)
+AUGMENTATION = Augmentation(**Augment(flip_horizontal=True, shift=2).model_dump())
 
 
 @dataclass(frozen=True)
@@ -195,7 +196,11 @@ def retrained(model: nn.Module, dataset: Dataset, seed: int, budget: Budget) -> 
         optimizer="sgd",
         learning_rate=budget.learning_rate,
         weight_decay=5e-4,
+        momentum=0.9,
         warmup=0.1,
+        label_smoothing=0,
+        ema=0,
+        recalibration_images=0,
     )
     training = Training(model, dataset, settings, augmentation=AUGMENTATION, distillation=None, seed=seed)
     while not training.done:

@@ -82,7 +82,9 @@ def calibrate(folder: Path, runtimes: list[Runtime]) -> None:
         for kind in SLOWER[runtime]:
             base, candidate = networks(folder, runtime, kind)
             subjects = [Subject(path.name, runtime, path, path.name) for path in (base, candidate)]
-            found = measure(subjects, Terms(), SamplingPlan(budget_s=CALIBRATION_S), seed=0, stop=lambda _: None)
+            found = measure(
+                subjects, Terms(threads=1, batch=1), SamplingPlan(budget_s=CALIBRATION_S), seed=0, stop=lambda _: None
+            )
             record: dict[str, Any] = {"runtime": runtime, "kind": kind, "load": os.getloadavg()[0]}
             record["isa"] = found.subjects[0].fingerprint["isa"]
             for clock in ("wall", "cpu"):
@@ -122,7 +124,11 @@ def paired(folder: Path, runtime: Runtime, kind: str, *, seed: int, priority: bo
     """Compare once as `secateur compare` does."""
     base, candidate = networks(folder, runtime, kind)
     question = Question(
-        margin=MARGINS[runtime], budget_s=BUDGET_S, runtime=runtime, terms=Terms(priority=priority), seed=seed
+        margin=MARGINS[runtime],
+        budget_s=BUDGET_S,
+        runtime=runtime,
+        terms=Terms(threads=1, batch=1, priority=priority),
+        seed=seed,
     )
     begun = time.monotonic()
     found, _ = compare(base, candidate, question)

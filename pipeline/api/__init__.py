@@ -262,7 +262,7 @@ def compare(
         metric=metric,
         tolerance=None if tolerance is None else _parsed("tolerance", parse_margin, tolerance),
         runtime=runtime,
-        terms=Terms(threads=threads),
+        terms=Terms(threads=threads, batch=1),
         labels=(str(baseline), str(candidate)),
     )
     with ExportedFiles() as opened:

@@ -66,7 +66,7 @@ class Question:
     runtime: Runtime = DEFAULT_RUNTIME
     runtime_b: Runtime | None = None
     threads_b: int | None = None
-    terms: Terms = field(default_factory=Terms)
+    terms: Terms = field(default_factory=lambda: Terms(threads=1, batch=1))
     comparisons: int = 1
     force: bool = False
     seed: int = 0

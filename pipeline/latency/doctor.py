@@ -83,7 +83,7 @@ def _copies(
 ) -> Measurement:
     subjects = [Subject(path.name, runtime, path, file_digest(path), tolerance=TOLERANCE) for path in (original, copy)]
     plan = SamplingPlan(budget_s=budget_s, session_s=min(SESSION_S, budget_s / 4))
-    terms = Terms(threads=threads, weigh=False)
+    terms = Terms(threads=threads, batch=1, weigh=False)
     return measure(subjects, terms, plan, seed=seed, devices=(device,), stop=lambda _measurement: None)
 
 

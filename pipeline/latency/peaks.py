@@ -67,7 +67,7 @@ def _probe(subject: SubjectSamples, device: Device) -> Peaks:
     with tempfile.TemporaryDirectory(prefix="secateur-") as folder:
         files = write_probes(Path(folder), subject.fingerprint.get("memory_bytes"))
         subjects = [Subject(name, subject.runtime, file, file_digest(file)) for name, file in files.items()]
-        terms = Terms(threads=subject.threads, weigh=False)
+        terms = Terms(threads=subject.threads, batch=1, weigh=False)
         measured = measure(subjects, terms, PLAN, seed=0, devices=(device,), stop=lambda _measurement: None)
     return peaks_from(measured)
 

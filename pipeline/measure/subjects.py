@@ -56,8 +56,8 @@ class Terms:
     With `weigh` each file is also loaded in a process of its own, for its peak memory.
     """
 
-    threads: int = 1
-    batch: int = 1
+    threads: int
+    batch: int
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     pause_ns: int = 0
     priority: bool = True

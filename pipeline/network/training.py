@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from pipeline.core.stage import Context, Progress
     from pipeline.network.training_config import Regularise, TrainingConfig
 
+#: Fraction of its channels that `growing_l2` spares in every group, whatever its ratio.
+_LEAST_KEPT = 0.1
 #: What a training needs to go on after it was killed, in the stage's folder.
 STATE_FILE = "training.pt"
 
@@ -144,7 +146,7 @@ def regulariser(config: Regularise, groups: Sequence[Group], model: nn.Module) -
             return BatchNormScale(groups, model, config.strength)
         case "growing_l2":
             norms = squared_norms(groups, dict(model.named_parameters(remove_duplicate=False)))
-            kept = uniform(norms, config.ratio, align=config.align)
+            kept = uniform(norms, config.ratio, floor=_LEAST_KEPT, align=config.align)
             return GrowingL2(groups, kept, increment=config.strength, every=config.every, ceiling=config.ceiling)
 
 

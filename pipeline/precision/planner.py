@@ -82,7 +82,9 @@ def find_precision(
     calibrated = calibration_images(config, context, model)
     held_out = _held_out(context, calibrated.samples_NCHW)
     every_image = np.concatenate([calibrated.samples_NCHW, held_out])
-    activation_ranges(model, every_image, calibration="min-max", keep=config.keep)  # refuses what is not finite
+    activation_ranges(
+        model, every_image, calibration="min-max", percentile=config.percentile, keep=config.keep
+    )  # refuses what is not finite
     device = None if target.device == "local" else open_device(target.device)
     facts = facts_of(device, target.runtime)
     schemes = facts.schemes if config.scheme == "auto" else (config.scheme,)
@@ -128,7 +130,7 @@ def facts_of(device: Device | None, runtime: Runtime) -> TargetFacts:
     if device is None:
         return target_facts(fingerprint(), runtime, version(RUNTIMES[runtime].package))
     with ExitStack() as stack:
-        _, hello = start_worker(stack, device, Terms())
+        _, hello = start_worker(stack, device, Terms(threads=1, batch=1))
     return target_facts(hello["fingerprint"], runtime, hello["packages"].get(RUNTIMES[runtime].package))
 
 

@@ -217,7 +217,7 @@ def _run_there(
     files = {f"{brought.digest}/{name}": path for name, path in brought.files.items()}
     answers: list[list[Output]] = []
     with ExitStack() as stack:
-        connection, hello = start_worker(stack, device, Terms(priority=False))
+        connection, hello = start_worker(stack, device, Terms(threads=1, batch=1, priority=False))
         missing = missing_packages(hello, ("numpy", RUNTIMES[runtime].package))
         if missing:
             raise DeviceError(missing_text(device.url, hello, missing))

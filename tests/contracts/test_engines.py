@@ -22,13 +22,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.compress.quantization.engines import engine as interface
-from pipeline.compress.quantization.engines.engine import Quantized, Request
 from pipeline.compress.quantization.engines.registry import ENGINES, available, open_engine
 from pipeline.compress.quantization.names import EngineName
 from pipeline.core.errors import InputError
 from pipeline.export.onnx import export_onnx
 from pipeline.measure.machine import fingerprint
 from pipeline.precision.targets import target_facts
+from tests.defaults import asked
 from tests.optional import require
 from tests.unit.compress.pruning.networks import Net, conv
 
@@ -38,13 +38,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto
 
+    from pipeline.compress.quantization.engines.engine import Quantized, Request
+
     Outputs = NDArray[np.float32]
 
 SAMPLES = np.random.default_rng(0).standard_normal((6, 3, 8, 8), dtype=np.float32)
-PLAIN = Request("u8s8", calibration="min-max")
+PLAIN = asked("u8s8", calibration="min-max")
 #: Seven bits where sums of eight saturate, for which OpenVINO has no setting.
 SATURATES = target_facts(fingerprint(), "openvino").saturates
-IN_OPENVINO = Request("u8s8-reduced", calibration="min-max") if SATURATES else PLAIN
+IN_OPENVINO = asked("u8s8-reduced", calibration="min-max") if SATURATES else PLAIN
 #: Outputs of quantized files are at least this near to those of the float file, in dB; random weights give 40 and more.
 NEAR = 30.0
 #: And integer kernels this near to the same file in float arithmetic.
@@ -224,7 +226,7 @@ def test_weights_have_a_scale_for_each_channel_and_activations_one_type(name: En
 @each_engine
 @pytest.mark.parametrize(
     "request_",
-    [Request("s8s8", symmetric=True, calibration="min-max"), Request("u8s8", symmetric=True, calibration="mse")],
+    [asked("s8s8", symmetric=True, calibration="min-max"), asked("u8s8", symmetric=True, calibration="mse")],
 )
 def test_symmetric_ranges_have_their_zero_points_in_the_middle(name: EngineName, request_: Request) -> None:
     """Also those of tensors that are never negative."""
@@ -238,7 +240,7 @@ def test_symmetric_ranges_have_their_zero_points_in_the_middle(name: EngineName,
 @each_engine
 def test_reduced_weights_use_seven_bits(name: EngineName) -> None:
     """So that two products fit into 16 bits."""
-    model = quantized(name, "residual", Request("u8s8-reduced", calibration="min-max")).model
+    model = quantized(name, "residual", asked("u8s8-reduced", calibration="min-max")).model
     kernels = [array for array in stored(model).values() if array.ndim == 4]
     assert max(int(np.abs(kernel.astype(int)).max()) for kernel in kernels) in {63, 64}
     assert nearness(outputs(exported("residual")), outputs(model)) > NEAR
@@ -247,7 +249,7 @@ def test_reduced_weights_use_seven_bits(name: EngineName) -> None:
 @each_engine
 def test_one_scale_for_a_whole_weight(name: EngineName) -> None:
     """If that is asked for."""
-    model = quantized(name, "residual", Request("u8s8", per_channel=False, calibration="min-max")).model
+    model = quantized(name, "residual", asked("u8s8", per_channel=False, calibration="min-max")).model
     tensors = stored(model)
     scales = [node for node in model.graph.node if node.op_type == "DequantizeLinear" and node.input[0] in tensors]
     assert {tensors[node.input[1]].size for node in scales if tensors[node.input[0]].dtype == np.int8} == {1}
@@ -257,7 +259,7 @@ def test_one_scale_for_a_whole_weight(name: EngineName) -> None:
 @each_engine
 def test_nodes_to_keep_stay_in_float(name: EngineName) -> None:
     """Their weights are those of the float file, and they are named as float."""
-    result = quantized(name, "residual", Request("u8s8", calibration="min-max", keep=("stem", "d*")))
+    result = quantized(name, "residual", asked("u8s8", calibration="min-max", keep=("stem", "d*")))
     before, after = stored(exported("residual")), stored(result.model)
     assert {"stem", "d"} <= set(result.float_nodes)
     assert result.nodes["Conv"] == 4
@@ -304,7 +306,7 @@ socket.socket.connect = socket.getaddrinfo = refuse
 from pipeline.compress.quantization.engines.engine import Request
 from pipeline.compress.quantization.engines.registry import open_engine
 samples = np.random.default_rng(0).standard_normal((6, 3, 8, 8), dtype=np.float32)
-request = Request("u8s8", calibration="min-max")
+request = Request("u8s8", per_channel=True, symmetric=False, calibration="min-max", percentile=100, keep=())
 model = open_engine(sys.argv[1]).quantize(onnx.load(sys.argv[2]), samples, request).model
 print(hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest())
 if sys.argv[1] == "nncf":
@@ -338,11 +340,11 @@ def test_another_process_gives_the_same_bytes_and_opens_no_connection(name: Engi
 @pytest.mark.parametrize(
     ("name", "request_", "says"),
     [
-        ("nncf", Request("u8u8"), "possible are u8s8, u8s8-reduced, s8s8"),
-        ("nncf", Request("u8s8", calibration="entropy"), "possible are min-max, mse, percentile"),
-        ("neural-compressor", Request("u8u8", calibration="min-max"), "possible are u8s8, u8s8-reduced, s8s8"),
-        ("neural-compressor", Request("u8s8", calibration="percentile"), "possible are min-max, mse"),
-        ("neural-compressor", Request("u8s8", calibration="entropy"), "possible are min-max, mse"),
+        ("nncf", asked("u8u8"), "possible are u8s8, u8s8-reduced, s8s8"),
+        ("nncf", asked("u8s8", calibration="entropy"), "possible are min-max, mse, percentile"),
+        ("neural-compressor", asked("u8u8", calibration="min-max"), "possible are u8s8, u8s8-reduced, s8s8"),
+        ("neural-compressor", asked("u8s8", calibration="percentile"), "possible are min-max, mse"),
+        ("neural-compressor", asked("u8s8", calibration="entropy"), "possible are min-max, mse"),
     ],
 )
 def test_what_an_engine_cannot_do_is_refused(name: EngineName, request_: Request, says: str) -> None:
@@ -355,7 +357,7 @@ def test_what_an_engine_cannot_do_is_refused(name: EngineName, request_: Request
 def test_a_pattern_without_a_match_is_refused(name: EngineName) -> None:
     """It would have no effect."""
     with pytest.raises(InputError, match='"head" matches no node'):
-        ENGINES[name]().quantize(exported("residual"), SAMPLES, Request("u8s8", calibration="min-max", keep=("head",)))
+        ENGINES[name]().quantize(exported("residual"), SAMPLES, asked("u8s8", calibration="min-max", keep=("head",)))
 
 
 @each_engine

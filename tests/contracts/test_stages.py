@@ -5,17 +5,18 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 import pytest
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from pipeline import api
 from pipeline.api.write_stub import stub
 from pipeline.core.artifact import StageRecord
-from pipeline.core.stage import Stage  # noqa: TC001 (the adapter's annotation is evaluated)
+from pipeline.core.stage import Stage, Target
 from pipeline.results.run import What
 from pipeline.stages import STAGES, AnyStage
 
@@ -119,6 +120,44 @@ def test_what_is_known_of_a_stage_stands_in_its_class() -> None:
             ):
                 found.append((path.relative_to(PACKAGE), ast.unparse(node)))
     assert len(files) > 300
+    assert found == []
+
+
+def configured() -> dict[str, set[type]]:
+    """Return the keys of all stages and of the settings within them, with the types of their defaults."""
+    found: dict[str, set[type]] = {}
+    models: list[type[BaseModel]] = [*CLASSES, Target]
+    for model in models:
+        for name, field in model.model_fields.items():
+            if not field.is_required():
+                found.setdefault(name, set()).add(type(field.default))
+            models += [each for each in inner(field.annotation) if each not in models]
+    return found
+
+
+def inner(annotation: object) -> list[type[BaseModel]]:
+    """Return the models that an annotation names."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [each for part in get_args(annotation) for each in inner(part)]
+
+
+def test_defaults_stand_in_configurations_alone() -> None:
+    """What methods and measuring are asked for in has no default of its own: a copy drifts from the recipe's."""
+    keys, found, seen = configured(), [], set()
+    assert keys["ratio"] == {type(None), float}
+    for folder in ("compress", "measure", "network", "stages"):
+        for path in sorted((PACKAGE / folder).rglob("*.py")):
+            module = import_module(".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts))
+            for each in vars(module).values():
+                if isinstance(each, type) and is_dataclass(each) and each.__module__ == module.__name__:
+                    seen.add(each.__name__)
+                    found += [
+                        f"{each.__name__}.{field.name}"
+                        for field in fields(each)
+                        if field.default not in (MISSING, None) and type(field.default) in keys.get(field.name, ())
+                    ]
+    assert {"Augmentation", "Constraints", "Hyperparameters", "Request", "Terms"} <= seen
     assert found == []
 
 

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from pipeline.compress.quantization.engines.engine import Request, missing
 from pipeline.compress.quantization.engines.registry import ENGINES, open_engine
 from pipeline.compress.quantization.holding import hold_in_float
+from tests.defaults import asked
 from tests.properties.int8_noise import expected_noise, onnxruntime_outputs, openvino_outputs, too_far
 from tests.properties.layer_graphs import random_graph
 
@@ -40,7 +41,7 @@ def problems(random: Random, engine: EngineName) -> list[str]:
     model, samples = random_graph(random)
     scheme = SCHEMES[random.randrange(4 if engine == "onnxruntime" else 3)]
     symmetric, per_channel = bool(random.randrange(2)), bool(random.randrange(2))
-    request = Request(scheme, per_channel=per_channel, symmetric=symmetric, calibration="min-max")  # type: ignore[arg-type]
+    request = asked(scheme, per_channel=per_channel, symmetric=symmetric, calibration="min-max")  # type: ignore[arg-type]
     exact, noise = expected_noise(model, samples, request)
     quantized = open_engine(engine).quantize(model, samples, request)
     result = hold_in_float(quantized.model, quantized.reasons.keys())

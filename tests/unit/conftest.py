@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.compress.quantization.engines.onnxruntime import quantize_static
 from pipeline.export.onnx import export_onnx
 from pipeline.export.openvino import export_openvino
 from pipeline.onnx_graph.file import finish, read_onnx, write_onnx
+from tests.defaults import quantize_static
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -95,7 +95,7 @@ class GroupNorm(ClassPenalty):
     Cost: one pass over the weights each step.
     """
 
-    def __init__(self, groups: Sequence[Group], strength: float, *, alpha: float = 4.0, squared: bool = False) -> None:
+    def __init__(self, groups: Sequence[Group], strength: float, *, alpha: float, squared: bool = False) -> None:
         """Take the groups, the strength, the exponent of gamma, and whether norms are squared."""
         super().__init__(groups)
         self.strength, self.alpha, self.squared = strength, alpha, squared

@@ -81,16 +81,16 @@ class Rules:
     """
 
     criterion: CriterionName
-    normalise: Normalisation | None = None
-    allocation: AllocationName = "global"
-    floor: float = 0.1
-    align: int = 8
-    limits: Mapping[str, Limit] = field(default_factory=dict)
-    keep: tuple[str, ...] = ()
-    heads: bool = False
-    candidates: int = 0
-    tolerance: float = 0.01
-    seed: int = 0
+    normalise: Normalisation | None
+    allocation: AllocationName
+    floor: float
+    align: int
+    limits: Mapping[str, Limit]
+    keep: tuple[str, ...]
+    heads: bool
+    candidates: int
+    tolerance: float
+    seed: int
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ class Histograms:
                 bins = ((values.ravel() / bound + 1) * (BINS / 2)).astype(np.int64)
                 self.counts[name] += np.bincount(np.clip(bins, 0, BINS - 1), minlength=BINS)
 
-    def find(self, method: HistogramMethod, percentile: float = 99.99) -> dict[str, Range]:
+    def find(self, method: HistogramMethod, percentile: float) -> dict[str, Range]:
         """Return the range of each tensor by the method; `percentile` is for that one."""
         if method == "percentile":
             return {name: percentile_range(bins, self.limits[name], percentile) for name, bins in self.counts.items()}

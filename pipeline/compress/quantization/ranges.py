@@ -77,7 +77,7 @@ def activation_ranges(
     samples_NCHW: NDArray[np.float32],
     *,
     calibration: Calibration,
-    percentile: float = 99.99,
+    percentile: float,
     keep: Sequence[str] = (),
 ) -> dict[str, Range]:
     """Return the range of each float activation of the graph, input and outputs included, that has one.

@@ -21,14 +21,14 @@ class Augmentation:
     `mixup`: alpha of mixup (Zhang et al. 2018); it blends images and targets.
     """
 
-    flip_horizontal: bool = False
-    flip_vertical: bool = False
-    rotate_90: bool = False
-    shift: int = 0
-    brightness: float = 0.0
-    contrast: float = 0.0
-    erase: float = 0.0
-    mixup: float = 0.0
+    flip_horizontal: bool
+    flip_vertical: bool
+    rotate_90: bool
+    shift: int
+    brightness: float
+    contrast: float
+    erase: float
+    mixup: float
 
 
 def augment(images_NCHW: Tensor, choice: Augmentation, generator: Generator) -> Tensor:

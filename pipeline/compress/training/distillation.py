@@ -24,7 +24,7 @@ class Distillation:
     temperature: float
     alpha: float
     channels: int
-    size: int = 0
+    size: int
 
     def logits(self, images_NCHW: Tensor) -> Tensor:
         """Return the teacher's logits [N, K] for the student's (augmented) images."""

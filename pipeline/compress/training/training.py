@@ -51,11 +51,11 @@ class Hyperparameters:
     optimizer: OptimizerName
     learning_rate: float
     weight_decay: float
-    momentum: float = 0.9
-    warmup: float = 1.0
-    label_smoothing: float = 0.0
-    ema: float = 0.0
-    recalibration_images: int = 0
+    momentum: float
+    warmup: float
+    label_smoothing: float
+    ema: float
+    recalibration_images: int
 
 
 @dataclass(frozen=True)

@@ -36,8 +36,8 @@ class Port:
 class Settings:
     """How a file is run. `shapes` gives sizes to inputs by name, where the file leaves more open than the batch."""
 
-    threads: int = 1
-    batch: int = 1
+    threads: int
+    batch: int
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 

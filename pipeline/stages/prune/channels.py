@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -49,9 +49,9 @@ PHASES = "phases"
 class Aim:
     """How much leaves in all: a fraction of the channels, all but a fraction of a cost, or fractions by pattern."""
 
-    ratio: float | None = None
-    target: tuple[CostName, float] | None = None
-    rates: Mapping[str, float] = field(default_factory=dict)
+    ratio: float | None
+    target: tuple[CostName, float] | None
+    rates: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -69,10 +69,10 @@ class Job:
 
     rules: Rules
     aim: Aim
-    statistics: StatisticsRule = "allow"
-    images: int = 500
-    batch: int = 64
-    schedule: PruneSchedule | None = None
+    statistics: StatisticsRule
+    images: int
+    batch: int
+    schedule: PruneSchedule | None
 
 
 @dataclass(frozen=True)

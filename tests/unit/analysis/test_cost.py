@@ -11,10 +11,10 @@ from onnxruntime.quantization import quantize_static as quantize_with_onnxruntim
 from torch import Tensor, nn
 
 from pipeline.analysis.cost import Cost, gzip_size_bytes, onnx_cost, openvino_cost
-from pipeline.compress.quantization.engines.onnxruntime import quantize_static
 from pipeline.export.onnx import export_onnx
 from pipeline.export.openvino import export_openvino
 from pipeline.onnx_graph.file import finish, read_onnx, write_onnx
+from tests.defaults import quantize_static
 
 if TYPE_CHECKING:
     from pathlib import Path

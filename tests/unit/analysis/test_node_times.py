@@ -11,10 +11,10 @@ from onnxruntime.quantization import quantize_dynamic
 
 from pipeline.analysis.node_times import node_times
 from pipeline.analysis.times import middle_mean
-from pipeline.compress.quantization.engines.onnxruntime import quantize_static
 from pipeline.core.errors import InputError
 from pipeline.onnx_graph.file import finish, read_onnx, write_onnx
 from pipeline.onnx_graph.wiring import FileWiring
+from tests.defaults import quantize_static
 
 if TYPE_CHECKING:
     from pathlib import Path

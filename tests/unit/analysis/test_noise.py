@@ -11,11 +11,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from pipeline.analysis.noise import compared, layer_sqnr, own_layer_sqnr
 from pipeline.analysis.probes import Probe, ratio_db, watch
-from pipeline.compress.quantization.engines.onnxruntime import quantize_static
 from pipeline.core.errors import InputError
 from pipeline.export.execution import onnx_outputs
 from pipeline.onnx_graph.file import finish, read_onnx, write_onnx
 from pipeline.results.file_inspection import SQNR_CEILING_DB
+from tests.defaults import quantize_static
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,9 +12,9 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantiz
 from onnxruntime.quantization import quantize_static as quantize_with_onnxruntime
 
 from pipeline.analysis.precision_map import onnx_precision_map
-from pipeline.compress.quantization.engines.onnxruntime import quantize_static
 from pipeline.onnx_graph.file import read_onnx
 from pipeline.onnx_graph.wiring import FileWiring
+from tests.defaults import quantize_static
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.analysis.cost import onnx_cost
-from pipeline.compress.quantization.engines.onnxruntime import quantize_static
 from pipeline.core.errors import InputError
 from pipeline.export.onnx import export_onnx
 from pipeline.export.openvino import export_openvino
 from pipeline.inspect.exported_argument import exported_file
 from pipeline.inspect.file import Images, Ways, inspect_file, training_images
 from pipeline.onnx_graph.file import finish, read_onnx, write_onnx
+from tests.defaults import quantize_static
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 #: Five times as slow is still accepted, so that no load of this machine changes the verdict.
 LENIENT = Question(margin=5.0, budget_s=20, roofline=False)
 #: Refused, or broken off, before its length matters.
-STRICT = Question(budget_s=20, roofline=False, terms=Terms(weigh=False))
+STRICT = Question(budget_s=20, roofline=False, terms=Terms(threads=1, batch=1, weigh=False))
 DYING = """
 import os
 from pipeline.measure import worker

@@ -25,7 +25,7 @@ PLAN = SamplingPlan(budget_s=0.2, session_s=0.05, replicates=20)
 
 def run(subjects: Sequence[Subject], terms: Terms | None = None) -> Measurement:
     """Measure on this machine."""
-    return measure(subjects, terms or Terms(), PLAN, seed=0)
+    return measure(subjects, terms or Terms(threads=1, batch=1), PLAN, seed=0)
 
 
 def subject(path: Path, runtime: Runtime = "onnxruntime", tolerance: float | None = None) -> Subject:
@@ -51,7 +51,7 @@ def test_two_files_in_two_runtimes(write_onnx: Callable[..., Path], tmp_path: Pa
 def test_subject_says_what_it_is_and_on_what_terms_it_ran(write_onnx: Callable[..., Path]) -> None:
     """Path, size, shapes, threads, options, device, machine and peak memory stand beside the samples."""
     path = write_onnx("net.onnx")
-    found = run([subject(path), subject(path)], Terms(batch=2))
+    found = run([subject(path), subject(path)], Terms(threads=1, batch=2))
     (first, second) = found.subjects
     assert first.path == str(path)
     assert first.size_bytes == path.stat().st_size
@@ -79,7 +79,7 @@ def test_two_devices_take_turns(write_onnx: Callable[..., Path]) -> None:
     """Each subject lives in the worker of its device, and every round has one block of both."""
     path = write_onnx("net.onnx")
     subjects = [subject(path), Subject("there", "onnxruntime", path, "there", device=1)]
-    found = measure(subjects, Terms(), PLAN, seed=0, devices=(LocalDevice(), LocalDevice()))
+    found = measure(subjects, Terms(threads=1, batch=1), PLAN, seed=0, devices=(LocalDevice(), LocalDevice()))
     rounds = [
         (a.order, b.order)
         for first, second in zip(*(each.sessions for each in found.subjects), strict=True)
@@ -98,7 +98,7 @@ def test_what_is_in_force_is_said_before_timing(write_onnx: Callable[..., Path])
             notes.append(text)
 
     path = write_onnx("net.onnx")
-    measurement = measure([subject(path)], Terms(batch=2), PLAN, seed=0, progress=Notes())
+    measurement = measure([subject(path)], Terms(threads=1, batch=2), PLAN, seed=0, progress=Notes())
     assert notes[0].startswith("measuring with 1 thread(s), batch 2, nice ")
     assert measurement.in_force.keys() >= {"nice", "affinity"}
 
@@ -112,7 +112,7 @@ def test_whoever_is_asked_before_timing_may_refuse(write_onnx: Callable[..., Pat
         raise InputError("not like this")
 
     with pytest.raises(InputError, match="not like this"):
-        measure([subject(write_onnx("net.onnx"))], Terms(), PLAN, seed=0, ready=refuse)
+        measure([subject(write_onnx("net.onnx"))], Terms(threads=1, batch=1), PLAN, seed=0, ready=refuse)
     assert seen[0].subjects[0].sessions == ()
     assert seen[0].subjects[0].input_shapes == {"image": (1, 3, 8, 8)}
 
@@ -169,4 +169,10 @@ def test_device_without_the_runtime_is_told_what_to_install(
     bare.write_text('#!/bin/sh\nexec "$BARE_PYTHON" -I -S "$@"\n')
     bare.chmod(0o755)
     with pytest.raises(DeviceError, match=r"no numpy.*no onnxruntime.*pip install numpy==\S+ onnxruntime=="):
-        measure([subject(write_onnx("net.onnx"))], Terms(), PLAN, seed=0, devices=(LocalDevice(str(bare)),))
+        measure(
+            [subject(write_onnx("net.onnx"))],
+            Terms(threads=1, batch=1),
+            PLAN,
+            seed=0,
+            devices=(LocalDevice(str(bare)),),
+        )

@@ -137,26 +137,26 @@ def test_input_of_another_type_is_refused(runtime: Any, name: str, tmp_path: Pat
 @pytest.mark.parametrize("declared", [["batch", 3, 8, 8], [None, 3, 8, 8], [-1, 3, 8, 8], [4, 3, 8, 8]])
 def test_batch_is_filled_in(declared: list[int | str | None]) -> None:
     """A named, absent or negative batch becomes the asked one; an equal one stays."""
-    assert fixed_shape(Path("net.onnx"), "image", declared, Settings(batch=4)) == (4, 3, 8, 8)
+    assert fixed_shape(Path("net.onnx"), "image", declared, Settings(threads=1, batch=4)) == (4, 3, 8, 8)
 
 
 def test_single_number_has_no_batch() -> None:
     """An input without dimensions stays as it is."""
-    assert fixed_shape(Path("net.onnx"), "scale", [], Settings(batch=4)) == ()
+    assert fixed_shape(Path("net.onnx"), "scale", [], Settings(threads=1, batch=4)) == ()
 
 
 @pytest.mark.parametrize("declared", [["batch", 3, "height", 8], [1, 3, None, 8]])
 def test_dynamic_size_is_refused(declared: list[int | str | None]) -> None:
     """Without a fixed size there is no latency to speak of."""
     with pytest.raises(InputError, match="dynamic beyond the batch"):
-        fixed_shape(Path("net.onnx"), "image", declared, Settings())
+        fixed_shape(Path("net.onnx"), "image", declared, Settings(threads=1, batch=1))
 
 
 @pytest.mark.parametrize("given", [(1, 3, 9, 8), (1, 3, 8), (2, 3, 8, 8, 1)])
 def test_given_shape_must_agree_with_what_is_fixed(given: tuple[int, ...]) -> None:
     """A fixed size cannot be overridden, nor the number of dimensions."""
     with pytest.raises(InputError, match="input image has shape"):
-        fixed_shape(Path("net.onnx"), "image", ["batch", 3, 8, None], Settings(shapes={"image": given}))
+        fixed_shape(Path("net.onnx"), "image", ["batch", 3, 8, None], Settings(1, 1, shapes={"image": given}))
 
 
 def test_torch_session_copies_the_network_and_keeps_its_mode() -> None:

@@ -110,7 +110,7 @@ def test_two_prunings_load_to_equal_outputs(project: Project, tmp_path: Path) ->
     for before, folder in pairwise(folders):
         folder.mkdir()
         graph = trace(capture(model, (images,)))
-        kept = uniform(l2(graph, stored_tensors(model)), 0.3, align=2)
+        kept = uniform(l2(graph, stored_tensors(model)), 0.3, floor=0.1, align=2)
         plan = plan_for(graph, kept)
         apply(model, plan)
         write_network(folder, model, parent=artifact(before), edits=[{"kind": "prune", "keep": plan.as_json()}])

@@ -11,7 +11,6 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from pipeline.compress.quantization.engines.engine import Request
 from pipeline.core.errors import InputError, SecateurError
 from pipeline.core.stage import SilentProgress, Target
 from pipeline.onnx_graph.file import read_onnx, write_onnx
@@ -21,6 +20,7 @@ from pipeline.precision.targets import target_facts
 from pipeline.precision.tried import Question, plan_of
 from pipeline.precision.variant import Variant, build
 from pipeline.results.run import Interval
+from tests.defaults import asked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -41,7 +41,7 @@ HASWELL = "avx avx2 fma"
 #: The float file, static int8 by what makes it, or the name of another precision.
 What = Variant | str
 #: What a quantization that does nothing special asks for.
-PLAIN = Request("u8s8")
+PLAIN = asked("u8s8")
 BUDGET_S = 100.0
 
 
@@ -89,7 +89,7 @@ def network(
 @cache
 def quantized(scheme: str, calibration: str, kept: tuple[str, ...], names: tuple[str, ...]) -> Quantized:
     """Return what onnxruntime's engine makes of the network; asked for again and again, so made once."""
-    request = Request(scheme, calibration=calibration, keep=kept)  # type: ignore[arg-type]
+    request = asked(scheme, calibration=calibration, keep=kept)  # type: ignore[arg-type]
     return build(network(names), SAMPLES[:4], Variant("onnxruntime", request))
 
 

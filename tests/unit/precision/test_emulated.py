@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from pipeline.compress.quantization.engines.onnxruntime import quantize_static
 from pipeline.compress.quantization.saturation import saturation
 from pipeline.measure.connection import Connection, connect
 from pipeline.precision.exactness import expected
 from pipeline.precision.same_bits import on_device
 from pipeline.precision.targets import target_facts
+from tests.defaults import quantize_static
 from tests.unit.compress.quantization.precisions import test_precisions as others
 from tests.unit.compress.quantization.products import (
     CASES,

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from onnx import TensorProto, numpy_helper
 
-from pipeline.compress.quantization.engines.engine import Request
 from pipeline.compress.quantization.engines.registry import ENGINES
 from pipeline.compress.quantization.integer_layers import integer_layers
 from pipeline.core.errors import DeviceError, InputError, SecateurError, StageError
@@ -16,6 +15,7 @@ from pipeline.onnx_graph.file import read_onnx
 from pipeline.precision.search import FIRST, LAST, METHODS
 from pipeline.precision.targets import target_facts
 from pipeline.precision.variant import Variant
+from tests.defaults import asked
 from tests.unit.precision.search_fixtures import BUDGET_S, HASWELL, SAMPLES, VNNI
 
 if TYPE_CHECKING:
@@ -270,7 +270,7 @@ def test_what_the_recipe_keeps_stays_in_float_everywhere(world: World) -> None:
     """In every static int8 file, and in the other precisions."""
     world.installed = ("onnxruntime", "nncf")
     world.accuracy = lambda what: 0.9 if what == "float" else 0.8
-    found = world.find(request=Request("u8s8", keep=("st*",)))
+    found = world.find(request=asked("u8s8", keep=("st*",)))
     assert len(world.made) > 10
     assert all("st*" in variant.asked.keep for variant, _ in world.made)
     assert all("stem" not in each.on_integers for each in found.candidates)
@@ -279,7 +279,7 @@ def test_what_the_recipe_keeps_stays_in_float_everywhere(world: World) -> None:
 
 def test_a_product_that_is_kept_is_no_dynamic_one(world: World) -> None:
     """The only one here: nothing is left that could be."""
-    rows = world.rows(world.find(request=Request("u8s8", keep=("fc",))))
+    rows = world.rows(world.find(request=asked("u8s8", keep=("fc",))))
     assert rows["dynamic int8"].reason.startswith("found no matrix product")
 
 
@@ -287,7 +287,7 @@ def test_half_precision_is_tried_where_it_is_computed_in(world: World) -> None:
     """On an ARM that does, also where nodes are to stay in float32."""
     facts = target_facts({"architecture": "aarch64", "isa": ["asimd", "asimddp", "asimdhp"]}, "onnxruntime", "1.31.1")
     assert world.rows(world.find(facts=facts))["float16"].state == "kept"
-    assert world.rows(world.find(facts=facts, request=Request("s8s8", keep=("fc",))))["float16"].state == "kept"
+    assert world.rows(world.find(facts=facts, request=asked("s8s8", keep=("fc",))))["float16"].state == "kept"
 
 
 def test_a_precision_that_takes_an_option_is_no_file(world: World) -> None:
@@ -304,7 +304,7 @@ def test_a_precision_that_takes_an_option_is_no_file(world: World) -> None:
 
 def test_nothing_on_integers_is_no_candidate(world: World) -> None:
     """When all products stay in float there is nothing to gain, and nothing that could saturate."""
-    found = world.find(request=Request("u8s8", keep=("stem", "dw", "point", "fc")))
+    found = world.find(request=asked("u8s8", keep=("stem", "dw", "point", "fc")))
     assert found.chosen.label == "FP32"
     assert world.rows(found)["onnxruntime, u8s8, percentile"].reason == (
         "no convolution or matrix product of it would run on integers"

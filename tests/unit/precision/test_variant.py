@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from onnx import numpy_helper
 
-from pipeline.compress.quantization.engines.engine import Request
 from pipeline.core.errors import InputError
 from pipeline.onnx_graph.file import is_quantized
 from pipeline.precision import variant as variant_module
 from pipeline.precision.rows import Precision
 from pipeline.precision.variant import IMAGES, Variant, build, other_precision
+from tests.defaults import asked
 from tests.unit.precision.search_fixtures import SAMPLES, network
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from pipeline.compress.quantization.names import Recovery
 
-PLAIN = Variant("onnxruntime", Request("u8s8", calibration="min-max"))
+PLAIN = Variant("onnxruntime", asked("u8s8", calibration="min-max"))
 
 
 class Texts:
@@ -48,7 +48,7 @@ def stored(model: ModelProto) -> dict[str, NDArray[np.generic]]:
 
 def test_nodes_in_float_are_added_to_those_of_the_recipe() -> None:
     """Each once, in order; a name is a pattern for itself alone."""
-    variant = Variant("nncf", Request("u8s8", keep=("head*",))).keeping(("a[0]", "b")).keeping(("b", "c*"))
+    variant = Variant("nncf", asked("u8s8", keep=("head*",))).keeping(("a[0]", "b")).keeping(("b", "c*"))
     assert variant.in_float == ("a[0]", "b", "c*")
     assert variant.asked.keep == ("head*", "a[[]0]", "b", "c[*]")
     assert variant.request.keep == ("head*",)

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from pipeline.compress.quantization.engines import engine as interface
 from pipeline.compress.quantization.engines import onnxruntime as engine
-from pipeline.compress.quantization.engines.engine import Request, missing
+from pipeline.compress.quantization.engines.engine import missing
 from pipeline.compress.quantization.engines.registry import ENGINES, available
 from pipeline.compress.quantization.names import Calibration, EngineName, Scheme
 from pipeline.core.errors import InputError, StageError
@@ -26,6 +26,7 @@ from pipeline.precision.request import training_images
 from pipeline.results.precision import PrecisionPlan
 from pipeline.stages.export import Export
 from pipeline.stages.quantize import CALIBRATIONS, SIGNED_WEIGHTS, Quantize
+from tests.defaults import asked
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -133,7 +134,7 @@ def test_what_an_engine_allows_is_what_it_does(name: EngineName) -> None:
         allowed = method in CALIBRATIONS[name] and scheme in SIGNED_WEIGHTS
         # An empty graph gets as far as the check of its opset.
         with pytest.raises(InputError, match="opset" if allowed else "possible are"):
-            ENGINES[name]().quantize(ModelProto(), image, Request(scheme, calibration=method))
+            ENGINES[name]().quantize(ModelProto(), image, asked(scheme, calibration=method))
 
 
 def test_a_file_that_was_searched_for_depends_on_where_it_was_timed() -> None:

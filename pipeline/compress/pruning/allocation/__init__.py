@@ -10,7 +10,6 @@ from pipeline.compress.pruning.allocation.candidates import Candidate, judged_ca
 from pipeline.compress.pruning.allocation.constraints import Constraints, GroupConstraint
 from pipeline.compress.pruning.allocation.ranking import (
     global_allocation,
-    global_ranking,
     isomorphic_allocation,
     uniform,
     uniform_allocation,
@@ -33,7 +32,6 @@ __all__ = [
     "by_pattern",
     "explicit",
     "global_allocation",
-    "global_ranking",
     "isomorphic_allocation",
     "judged_candidates",
     "limits",

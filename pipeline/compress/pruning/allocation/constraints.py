@@ -43,8 +43,8 @@ class GroupConstraint:
 class Constraints:
     """The constraints of all groups: `floor` and `align` of those that `per_group` does not name."""
 
-    floor: float = 0.1
-    align: int = 8
+    floor: float
+    align: int
     per_group: Mapping[str, GroupConstraint] = field(default_factory=dict)
 
     def of(self, group: str) -> GroupConstraint:

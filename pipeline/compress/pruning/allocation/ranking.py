@@ -12,7 +12,6 @@ import numpy as np
 
 from pipeline.compress.pruning.allocation.constraints import Constraints
 from pipeline.compress.pruning.allocation.widths import Allocation, Kept
-from pipeline.compress.pruning.importance.normalise import normalised
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -89,14 +88,9 @@ def structure(group: Group, shapes: Mapping[str, Sequence[int]]) -> tuple[tuple[
     )
 
 
-def uniform(scores: Mapping[str, Tensor], ratio: float, *, floor: float = 0.1, align: int = 8) -> Kept:
+def uniform(scores: Mapping[str, Tensor], ratio: float, *, floor: float, align: int) -> Kept:
     """Remove the fraction `ratio` of every group: `uniform_allocation` in one call."""
     return uniform_allocation(scores, Constraints(floor, align)).at_ratio(ratio)
-
-
-def global_ranking(scores: Mapping[str, Tensor], ratio: float, *, floor: float = 0.1, align: int = 8) -> Kept:
-    """Remove the fraction `ratio` that one ranking puts last: `global_allocation` of scores divided by their means."""
-    return global_allocation(normalised(scores, "mean"), Constraints(floor, align)).at_ratio(ratio)
 
 
 def _ranked(scores: Mapping[str, Tensor], constraints: Constraints, pools: Sequence[Sequence[str]]) -> Allocation:

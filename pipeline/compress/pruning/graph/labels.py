@@ -120,8 +120,8 @@ class Options:
     over those that stay. `heads`: attention heads leave whole, instead of the same dimensions of every head.
     """
 
-    statistics: StatisticsRule = "allow"
-    heads: bool = False
+    statistics: StatisticsRule
+    heads: bool
 
 
 @dataclass

@@ -94,7 +94,7 @@ class QuantizationAware(GraphModule):
         request: Request,
         norms: Mapping[str, tuple[nn.Module, nn.Module]],
         *,
-        keep_zeros: bool = True,
+        keep_zeros: bool,
     ) -> None:
         """Take the float graph with batch norm folded, the ranges of its tensors, and how to quantize it.
 

@@ -26,11 +26,11 @@ class Request:
     """
 
     scheme: Scheme
-    per_channel: bool = True
-    symmetric: bool = False
-    calibration: Calibration = "percentile"
-    percentile: float = 99.99
-    keep: tuple[str, ...] = ()
+    per_channel: bool
+    symmetric: bool
+    calibration: Calibration
+    percentile: float
+    keep: tuple[str, ...]
 
 
 @dataclass(frozen=True)

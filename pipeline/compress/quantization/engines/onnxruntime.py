@@ -31,13 +31,13 @@ from pipeline.compress.quantization.ranges import reasons_for_float, remembered_
 from pipeline.core.quiet import quiet
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from numpy.typing import NDArray
     from onnx import ModelProto
 
     from pipeline.compress.quantization.calibration import Range
-    from pipeline.compress.quantization.names import Calibration, EngineName, Scheme
+    from pipeline.compress.quantization.names import EngineName, Scheme
 
 
 @dataclass(frozen=True)
@@ -65,38 +65,18 @@ class OnnxRuntime:
     module = "onnxruntime"
 
     def quantize(self, model: ModelProto, samples_NCHW: NDArray[np.float32], request: Request) -> Quantized:
-        """See `Engine`."""
-        return quantize_static(model, samples_NCHW, **vars(request))
+        """Return the graph in QDQ int8; outputs of the network leave in float. See `Engine`.
 
-
-def quantize_static(
-    model: ModelProto,
-    samples_NCHW: NDArray[np.float32],
-    *,
-    scheme: Scheme,
-    per_channel: bool = True,
-    symmetric: bool = False,
-    calibration: Calibration = "min-max",
-    percentile: float = 99.99,
-    keep: Sequence[str] = (),
-) -> Quantized:
-    """Return the graph in QDQ int8; the given one stays as it is.
-
-    `samples_NCHW` are calibration images as the network takes them. With `symmetric` the ranges of activations are
-    centred on zero. Nodes whose name matches a pattern of `keep` (`stage1.*`) stay in float. Outputs of the network
-    leave in float.
-
-    Raises:
-        InputError: the graph is quantized already, or a pattern of `keep` matches no node.
-        StageError: a batch norm stands behind a convolution (fold it first: it would be computed in float), or an
-            activation is not finite on the samples.
-    """
-    request = Request(scheme, per_channel, symmetric, calibration, percentile, tuple(keep))
-    require_float_and_folded(model)
-    matching_nodes(model, keep)
-    given = canonical(model)
-    ranges = remembered_ranges(given, samples_NCHW, calibration, percentile, keep)
-    return quantize_with_ranges(given, ranges, request)
+        Raises:
+            InputError: the graph is quantized already, or a pattern of `keep` matches no node.
+            StageError: a batch norm stands behind a convolution (fold it first: it would be computed in float), or an
+                activation is not finite on the samples.
+        """
+        require_float_and_folded(model)
+        matching_nodes(model, request.keep)
+        given = canonical(model)
+        ranges = remembered_ranges(given, samples_NCHW, request.calibration, request.percentile, request.keep)
+        return quantize_with_ranges(given, ranges, request)
 
 
 def quantize_with_ranges(model: ModelProto, ranges: Mapping[str, Range], request: Request) -> Quantized:
@@ -105,7 +85,7 @@ def quantize_with_ranges(model: ModelProto, ranges: Mapping[str, Range], request
     Nodes that read or make a tensor without a range stay in float.
 
     Raises:
-        InputError, StageError: see `quantize_static`.
+        InputError, StageError: see `OnnxRuntime.quantize`.
     """
     require_float_and_folded(model)
     copy = canonical(model)

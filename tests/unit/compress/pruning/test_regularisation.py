@@ -108,7 +108,7 @@ def test_a_dead_channel_has_no_gradient() -> None:
     model = network()
     for name, dim in (("0.weight", 0), ("0.bias", 0), ("1.weight", 0), ("2.weight", 1)):
         dict(model.named_parameters())[name].data.select(dim, 1).zero_()
-    found = gradients(model, GroupNorm([INNER], 1))
+    found = gradients(model, GroupNorm([INNER], 1, alpha=4))
     assert not found["0.weight"][1].any()
     assert found["0.weight"][0].any()
     assert near_zero([INNER], dict(model.named_parameters())) == 1
@@ -141,7 +141,7 @@ def test_frozen_parameters_are_left_alone() -> None:
     """A parameter without a gradient is skipped."""
     model = network()
     model[0].weight.requires_grad_(False)  # noqa: FBT003 (torch's own signature)
-    penalty = GroupNorm([INNER], 1)
+    penalty = GroupNorm([INNER], 1, alpha=4)
     penalty.begin_epoch(model)
     penalty.add_gradients(model, 0)
     assert model[0].weight.grad is None
@@ -154,7 +154,7 @@ def test_channels_become_small(method: str) -> None:
     for name, dim in (("0.weight", 0), ("0.bias", 0), ("1.weight", 0), ("2.weight", 1)):
         dict(model.named_parameters())[name].data.select(dim, 1).mul_(0.5)
     penalty: Regulariser = (
-        GroupNorm([INNER], 0.1, squared=True)
+        GroupNorm([INNER], 0.1, alpha=4, squared=True)
         if method == "group_norm"
         else GrowingL2([INNER], {"0": (0, 2)}, increment=0.5, every=2, ceiling=4)
     )

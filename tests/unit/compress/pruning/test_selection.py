@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -13,8 +14,9 @@ from pipeline.compress.pruning.allocation import GroupConstraint
 from pipeline.compress.pruning.graph import ChannelGraph, Frozen, Group, Member, trace
 from pipeline.compress.pruning.graph.capture import capture
 from pipeline.compress.pruning.samples import Samples
-from pipeline.compress.pruning.selection import Amount, Limit, Rules, Traced, select, settings, traced
+from pipeline.compress.pruning.selection import Amount, Limit, Traced, select, settings, traced
 from pipeline.core.errors import InputError
+from tests.defaults import rules
 
 if TYPE_CHECKING:
     from pipeline.compress.pruning.graph.capture import Captured
@@ -34,9 +36,9 @@ GRAPH = ChannelGraph(
 )
 
 
-def resolved(**rules: Any) -> Traced:  # noqa: ANN401 - any rule
+def resolved(**changes: Any) -> Traced:  # noqa: ANN401 - any rule
     """Return the rules matched with the graph above; what is tested does not look at the captured network."""
-    return traced(cast("Captured", None), GRAPH, Rules("l1", **rules))
+    return traced(cast("Captured", None), GRAPH, rules(criterion="l1", **changes))
 
 
 def test_keep_takes_whole_groups_out() -> None:
@@ -87,13 +89,12 @@ def network() -> Traced:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2))
     captured = capture(model, (torch.zeros(2, 4),))
-    rules = Rules("l1", normalise="none", align=1)
-    return traced(captured, trace(captured), rules)
+    return traced(captured, trace(captured), rules(criterion="l1", normalise="none", align=1))
 
 
 def with_rules(network: Traced, **changes: object) -> Traced:
     """Return the network under other rules."""
-    return traced(network.captured, network.graph, Rules(**{**vars(network.rules), **changes}))  # type: ignore[arg-type]
+    return traced(network.captured, network.graph, replace(network.rules, **changes))  # type: ignore[arg-type]
 
 
 class Judged(Samples):

@@ -12,6 +12,7 @@ from onnx import helper
 from pipeline.compress.quantization.engines.engine import Request, missing
 from pipeline.compress.quantization.engines.registry import ENGINES
 from pipeline.compress.quantization.holding import hold_in_float
+from tests.defaults import asked
 from tests.properties.int8_noise import expected_noise, onnxruntime_outputs, too_far
 from tests.unit.compress.quantization.graphs import floats, model_of
 
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 
 IMAGES = floats(12, 3, 6, 6) + np.float32(0.3)
 #: Of 7 bits, so that no sum saturates on any processor.
-PLAIN = Request("u8s8-reduced", calibration="min-max")
-COMMON = Request("u8s8-reduced", per_channel=False, calibration="min-max")
+PLAIN = asked("u8s8-reduced", calibration="min-max")
+COMMON = asked("u8s8-reduced", per_channel=False, calibration="min-max")
 
 
 def node(operator: str, given: str, made: str, **attributes: Any) -> NodeProto:  # noqa: ANN401

@@ -12,11 +12,11 @@ import pytest
 from torch import nn
 
 from pipeline.compress.quantization.alike import round_alike, rounding_nodes
-from pipeline.compress.quantization.engines.engine import Request
 from pipeline.export.onnx import FILE_NAME, export_onnx
 from pipeline.onnx_graph.file import read_onnx
 from pipeline.precision.planner import require_exact_on_arm
 from pipeline.precision.variant import Variant, build
+from tests.defaults import asked
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,7 +50,7 @@ def model(tmp_path: Path) -> ModelProto:
 
 def quantized(model: ModelProto, *, alike: bool) -> ModelProto:
     """Return the int8 graph that a recipe gives."""
-    return build(model, SAMPLES, Variant("onnxruntime", Request("u8s8-reduced"), alike=alike)).model
+    return build(model, SAMPLES, Variant("onnxruntime", asked("u8s8-reduced"), alike=alike)).model
 
 
 def outputs(model: ModelProto) -> np.ndarray:

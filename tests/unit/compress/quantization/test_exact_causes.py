@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from pipeline.compress.quantization.engines.engine import Request
 from pipeline.compress.quantization.engines.registry import ENGINES
 from pipeline.compress.quantization.weighted import Stored, weighted_layers
 from pipeline.core.errors import StageError
+from tests.defaults import asked
 from tests.properties.int8_noise import onnxruntime_outputs
 from tests.unit.compress.quantization.exact import COMMON, IMAGES, PLAIN, graph, node, quantized, wrong
 from tests.unit.compress.quantization.graphs import floats
@@ -22,6 +22,7 @@ from tests.unit.compress.quantization.graphs import floats
 if TYPE_CHECKING:
     from onnx import ModelProto
 
+    from pipeline.compress.quantization.engines.engine import Request
     from pipeline.compress.quantization.names import EngineName
 
 #: NNCF takes a second for each graph.
@@ -65,7 +66,7 @@ def test_a_clip_stays_unless_the_grid_says_the_same(
     name: EngineName, low: float | None, high: float | None, *, symmetric: bool
 ) -> None:
     """Whatever its bounds; one without any goes."""
-    request = Request("u8s8-reduced", symmetric=symmetric, calibration="min-max")
+    request = asked("u8s8-reduced", symmetric=symmetric, calibration="min-max")
     assert wrong(name, clipped(low, high), request) == []
 
 
@@ -103,7 +104,7 @@ def test_a_clip_of_tiny_values_is_not_dropped_by_the_runtime() -> None:
     small = np.float32(1e-9)
     nodes = [node("Conv", "image w", "x"), node("Clip", "x low", "c"), node("Conv", "c v", "y")]
     model = graph(nodes, w=floats(5, 3, 3, 3) * small, v=floats(4, 5, 1, 1), low=np.float32(-2e-10))
-    assert wrong("onnxruntime", model, Request("u8s8-reduced", symmetric=True, calibration="min-max")) == []
+    assert wrong("onnxruntime", model, asked("u8s8-reduced", symmetric=True, calibration="min-max")) == []
 
 
 @ours
@@ -257,7 +258,7 @@ def test_values_that_the_network_makes_infinite_are_refused_and_keep_helps() -> 
     images = np.abs(IMAGES) * (np.abs(IMAGES) > 0.3)
     with pytest.raises(StageError, match=r'first in l \(node l.node\).*keep: \["l.node"\]'):
         ENGINES["onnxruntime"]().quantize(model, images, PLAIN)
-    made = ENGINES["onnxruntime"]().quantize(model, images, Request("u8s8", calibration="min-max", keep=("l.*",)))
+    made = ENGINES["onnxruntime"]().quantize(model, images, asked("u8s8", calibration="min-max", keep=("l.*",)))
     assert made.nodes == {"Conv": 1}
     assert set(made.float_nodes) == {"l.node", "c.node"}
 

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper
 
-from pipeline.compress.quantization.engines.onnxruntime import quantize_static
 from pipeline.compress.quantization.saturation import can_saturate, saturation
 from pipeline.core.errors import InputError
+from tests.defaults import quantize_static
 from tests.unit.compress.quantization.products import (
     CASES,
     W_SCALE,

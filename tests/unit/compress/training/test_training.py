@@ -16,6 +16,7 @@ from pipeline.compress.training.distillation import Distillation, target_loss, t
 from pipeline.compress.training.training import Hyperparameters, Regulariser, Training
 from pipeline.core.dataset import Dataset, Normalisation, Split
 from pipeline.core.errors import StageError
+from tests.defaults import augmentation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -116,12 +117,14 @@ def training(
         "optimizer": "adamw",
         "learning_rate": 0.01,
         "weight_decay": 0.01,
+        "momentum": 0.9,
+        "warmup": 1.0,
         "label_smoothing": 0.05,
         "ema": 0.9,
         "recalibration_images": 32,
     }
     hyperparameters = Hyperparameters(**{**settings, **changes})  # type: ignore[arg-type]
-    teacher = Distillation(network().eval(), temperature=2, alpha=0.3, channels=1)
+    teacher = Distillation(network().eval(), temperature=2, alpha=0.3, channels=1, size=0)
     return Training(
         model or network(),
         DATA,
@@ -232,8 +235,10 @@ def test_it_learns() -> None:
     run = Training(
         network(),
         DATA,
-        Hyperparameters(epochs=8, batch=16, optimizer="adamw", learning_rate=0.01, weight_decay=0.0),
-        augmentation=Augmentation(),
+        Hyperparameters(
+            8, 16, "adamw", 0.01, 0.0, momentum=0.9, warmup=1, label_smoothing=0, ema=0, recalibration_images=0
+        ),
+        augmentation=augmentation(),
         distillation=None,
         seed=0,
     )
@@ -262,13 +267,13 @@ def test_augmentation_keeps_shape_and_depends_on_the_generator_alone() -> None:
     assert first.shape == images.shape
     assert torch.equal(first, second)
     assert not torch.equal(first, other)
-    assert torch.equal(augment(images, Augmentation(), torch.Generator()), images)
+    assert torch.equal(augment(images, augmentation(), torch.Generator()), images)
 
 
 def test_rotation_is_a_rotation() -> None:
     """A turned image is the original or the original turned by a quarter, nothing else."""
     images = torch.arange(2 * 9.0).reshape(2, 1, 3, 3)
-    turned = augment(images, Augmentation(rotate_90=True), torch.Generator().manual_seed(0))
+    turned = augment(images, augmentation(rotate_90=True), torch.Generator().manual_seed(0))
     for before, after in zip(images, turned, strict=True):
         assert torch.equal(after, before) or torch.equal(after, torch.rot90(before, -1, (1, 2)))
 

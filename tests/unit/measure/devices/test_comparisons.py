@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 
-LENIENT = Question(margin=20.0, budget_s=60, roofline=False, terms=Terms(weigh=False))
+LENIENT = Question(margin=20.0, budget_s=60, roofline=False, terms=Terms(threads=1, batch=1, weigh=False))
 
 
 @pytest.fixture

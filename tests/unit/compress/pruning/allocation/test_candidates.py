@@ -58,7 +58,7 @@ def test_no_allocation_is_judged_twice(scores: Scores, chain: Chain) -> None:
         return 0.0
 
     made = scores(32)
-    assert len(judged_candidates(made, Constraints(), chain(made), 13 * 16, judge, count=5, seed=0)) == 1
+    assert len(judged_candidates(made, Constraints(0.1, 8), chain(made), 13 * 16, judge, count=5, seed=0)) == 1
     assert [len(kept["g0"]) for kept in asked] == [16]
 
 
@@ -66,4 +66,4 @@ def test_a_grid_without_widths_at_the_cost_is_refused(scores: Scores, chain: Cha
     """Widths of 8 and 16 cost 104 and 208: 156 is half as much again as the nearer one."""
     made = scores(16)
     with pytest.raises(InputError, match=r"None of 20 random allocations came within 1% of 156 .* 33\.3% away"):
-        judged_candidates(made, Constraints(), chain(made), 156, first_width, count=2, seed=0)
+        judged_candidates(made, Constraints(0.1, 8), chain(made), 156, first_width, count=2, seed=0)

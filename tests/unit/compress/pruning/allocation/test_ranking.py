@@ -14,12 +14,12 @@ from pipeline.compress.pruning.allocation import (
     Constraints,
     GroupConstraint,
     global_allocation,
-    global_ranking,
     isomorphic_allocation,
     uniform,
     uniform_allocation,
 )
 from pipeline.compress.pruning.graph import ChannelGraph, Group, Member
+from pipeline.compress.pruning.importance.normalise import normalised
 from pipeline.core.errors import InputError, StageError
 
 if TYPE_CHECKING:
@@ -27,9 +27,16 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from pipeline.compress.pruning.allocation import Kept
+
     Scores = Callable[..., dict[str, Tensor]]
 
-ONE = Constraints(align=1)
+ONE = Constraints(0.1, 1)
+
+
+def global_ranking(scores: Mapping[str, Tensor], ratio: float, *, floor: float, align: int) -> Kept:
+    """Remove the fraction that one ranking of scores divided by their means puts last."""
+    return global_allocation(normalised(scores, "mean"), Constraints(floor, align)).at_ratio(ratio)
 
 
 def lengths(kept: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
@@ -39,7 +46,7 @@ def lengths(kept: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
 
 def test_uniform_keeps_the_best_of_each_group() -> None:
     """Half of each group stays: the half with the highest scores, in ascending order of index."""
-    kept = uniform({"a": torch.tensor([3.0, 1.0, 4.0, 2.0]), "b": torch.tensor([1.0, 5.0])}, 0.5, align=1)
+    kept = uniform({"a": torch.tensor([3.0, 1.0, 4.0, 2.0]), "b": torch.tensor([1.0, 5.0])}, 0.5, floor=0.1, align=1)
     assert kept == {"a": (0, 2), "b": (1,)}
 
 
@@ -47,14 +54,14 @@ def test_uniform_keeps_the_best_of_each_group() -> None:
 def test_equal_scores_keep_the_first(allocate: object) -> None:
     """Ties are broken by index: the highest leaves."""
     assert callable(allocate)
-    assert allocate({"a": torch.ones(8)}, 0.5, align=1) == {"a": (0, 1, 2, 3)}
+    assert allocate({"a": torch.ones(8)}, 0.5, floor=0.1, align=1) == {"a": (0, 1, 2, 3)}
 
 
 def test_global_ranking_compares_groups_by_their_mean() -> None:
     """A group whose scores are all alike loses nothing to one that has clear losers, whatever their scales."""
     even = torch.full((8,), 1e-3)
     uneven = torch.tensor([1e3] * 4 + [1.0] * 4)
-    assert global_ranking({"even": even, "uneven": uneven}, 0.25, align=1) == {
+    assert global_ranking({"even": even, "uneven": uneven}, 0.25, floor=0.1, align=1) == {
         "even": tuple(range(8)),
         "uneven": (0, 1, 2, 3),
     }
@@ -75,7 +82,7 @@ def test_groups_of_equal_scores_shrink_alike() -> None:
 @pytest.mark.parametrize("ratio", [0.1, 0.37, 0.5, 0.8])
 def test_global_ranking_removes_the_wanted_fraction(scores: Scores, ratio: float) -> None:
     """Without rounding to a grid, the fraction over all groups is the ratio to within one channel."""
-    kept = global_ranking(scores(64, 128, 40), ratio, align=1)
+    kept = global_ranking(scores(64, 128, 40), ratio, floor=0.1, align=1)
     assert sum(map(len, kept.values())) == pytest.approx((1 - ratio) * 232, abs=1)
 
 
@@ -116,7 +123,7 @@ def test_more_is_never_wanted_at_a_higher_ratio(scores: Scores, widths: list[int
 
 def test_narrow_groups_do_not_count_in_the_fraction(scores: Scores) -> None:
     """A group no wider than the grid stays whole and takes no part in the ranking."""
-    kept = global_ranking({"narrow": torch.zeros(8), **scores(64)}, 0.5, align=8)
+    kept = global_ranking({"narrow": torch.zeros(8), **scores(64)}, 0.5, floor=0.1, align=8)
     assert lengths(kept) == {"narrow": 8, "g0": 32}
 
 
@@ -146,7 +153,7 @@ def test_a_limit_holds_in_a_uniform_allocation() -> None:
 def test_a_floor_above_what_the_ratio_leaves_is_refused(scores: Scores) -> None:
     """The message has both numbers."""
     with pytest.raises(InputError, match=r"ratio 0\.9 asks to remove 58 of 64 channels, but .* let only 32 leave"):
-        global_ranking(scores(64), 0.9, floor=0.5)
+        global_ranking(scores(64), 0.9, floor=0.5, align=8)
 
 
 def test_a_layer_that_would_be_empty_is_named() -> None:
@@ -164,7 +171,7 @@ def test_scores_that_are_not_finite_are_refused(value: float) -> None:
     """A weight that is NaN must not decide anything."""
     for allocate in (uniform, global_ranking):
         with pytest.raises(StageError, match="'a' has scores that are not finite"):
-            allocate({"a": torch.tensor([1.0, value, 2.0, 3.0])}, 0.5, align=1)
+            allocate({"a": torch.tensor([1.0, value, 2.0, 3.0])}, 0.5, floor=0.1, align=1)
 
 
 def group(name: str, *slices: tuple[str, int, bool], width: int = 4) -> Group:

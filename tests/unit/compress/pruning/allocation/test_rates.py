@@ -18,7 +18,7 @@ from pipeline.compress.pruning.allocation import (
 from pipeline.compress.pruning.graph import Group, Member
 from pipeline.core.errors import InputError
 
-ONE = Constraints(align=1)
+ONE = Constraints(0.1, 1)
 
 
 def group(name: str, *layers: str) -> Group:
@@ -55,7 +55,7 @@ def test_each_group_loses_its_own_rate() -> None:
 
 def test_rates_are_rounded_to_the_grid() -> None:
     """0.3 of 64 leaves 44.8: 48 is nearest; a group no wider than its grid stays whole."""
-    kept = explicit({"a": torch.arange(64.0), "b": torch.arange(8.0)}, {"a": 0.3, "b": 0.5}, Constraints())
+    kept = explicit({"a": torch.arange(64.0), "b": torch.arange(8.0)}, {"a": 0.3, "b": 0.5}, Constraints(0.1, 8))
     assert (len(kept["a"]), len(kept["b"])) == (48, 8)
 
 
@@ -87,7 +87,7 @@ def test_losses_in_proportion() -> None:
 def test_groups_that_cannot_move_take_no_part() -> None:
     """Rate zero, no rate, or a width of the grid: not in the result, which means whole."""
     scores = {"a": torch.ones(16), "zero": torch.ones(16), "none": torch.ones(16), "narrow": torch.ones(8)}
-    kept = proportional_allocation(scores, {"a": 0.5, "zero": 0, "narrow": 1}, Constraints()).at_ratio(0.5)
+    kept = proportional_allocation(scores, {"a": 0.5, "zero": 0, "narrow": 1}, Constraints(0.1, 8)).at_ratio(0.5)
     assert kept == {"a": tuple(range(8))}
 
 

@@ -30,7 +30,7 @@ def test_curves_have_what_was_measured_at_each_width() -> None:
         asked.append(kept)
         return accuracy(kept)
 
-    curves = sensitivity(SCORES, [0.5, 0.25, 0.3], Constraints(align=4), measure)
+    curves = sensitivity(SCORES, [0.5, 0.25, 0.3], Constraints(0.1, 4), measure)
     assert curves == {
         "robust": {16: 0.9, 12: pytest.approx(0.896), 8: pytest.approx(0.892)},
         "fragile": {16: 0.9, 12: pytest.approx(0.86), 8: pytest.approx(0.82)},
@@ -55,7 +55,7 @@ def test_curves_have_what_was_measured_at_each_width() -> None:
 )
 def test_the_largest_ratio_within_the_tolerance(tolerance: float, expected: dict[str, float]) -> None:
     """Four channels cost `robust` 0.004 and `fragile` 0.04, eight twice that."""
-    assert limits(sensitivity(SCORES, [0.25, 0.5], Constraints(align=4), accuracy), tolerance) == expected
+    assert limits(sensitivity(SCORES, [0.25, 0.5], Constraints(0.1, 4), accuracy), tolerance) == expected
 
 
 def test_a_curve_that_recovers_is_not_trusted() -> None:
@@ -65,7 +65,7 @@ def test_a_curve_that_recovers_is_not_trusted() -> None:
 
 def test_limits_bound_a_ranking() -> None:
     """The fragile group keeps three quarters although its scores are the lowest."""
-    constraints = Constraints(align=4)
+    constraints = Constraints(0.1, 4)
     found = limits(sensitivity(SCORES, [0.25, 0.5], constraints, accuracy), 0.05)
     scores = {"robust": torch.arange(16.0) + 100, "fragile": torch.arange(16.0)}
     kept = global_allocation(scores, constraints.limited(found)).at_ratio(0.25)
@@ -75,4 +75,4 @@ def test_limits_bound_a_ranking() -> None:
 def test_a_measurement_that_is_no_number_is_refused() -> None:
     """NaN compares as false with everything, so it would pass every tolerance."""
     with pytest.raises(StageError, match="measurement of 8 channels of 'robust' gave nan"):
-        sensitivity(SCORES, [0.5], Constraints(), lambda kept: float("nan") if kept else 1.0)
+        sensitivity(SCORES, [0.5], Constraints(0.1, 8), lambda kept: float("nan") if kept else 1.0)

@@ -40,7 +40,7 @@ class Sum:
 def test_the_ratio_that_costs_the_target_is_found(scores: Scores) -> None:
     """One unit a channel: 75 of 100 channels are 75 units, those that a ratio of 0.25 leaves."""
     made = scores(60, 40)
-    allocation = uniform_allocation(made, Constraints(align=1))
+    allocation = uniform_allocation(made, Constraints(0.1, 1))
     reached = allocation.at_cost(Sum({"g0": 60, "g1": 40}, g0=1, g1=1), 75)
     assert reached.kept == allocation.at_ratio(0.25)
     assert (reached.cost, reached.error) == (75, 0)
@@ -50,7 +50,7 @@ def test_groups_that_change_at_one_ratio_change_one_by_one(scores: Scores) -> No
     """Four groups of 16 in steps of 8 are 64, then 32 units: the first two alone narrow make 48."""
     names = ["g0", "g1", "g2", "g3"]
     model = Sum(dict.fromkeys(names, 16), **dict.fromkeys(names, 1))
-    reached = uniform_allocation(scores(16, 16, 16, 16), Constraints()).at_cost(model, 48)
+    reached = uniform_allocation(scores(16, 16, 16, 16), Constraints(0.1, 8)).at_cost(model, 48)
     assert [len(kept) for kept in reached.kept.values()] == [8, 8, 16, 16]
 
 
@@ -58,33 +58,33 @@ def test_a_single_step_adjusts_what_bisection_leaves(scores: Scores) -> None:
     """Whole 880 units, and 580, 480 and 440 on the way: from 580 the step of the last group makes 540."""
     widths = {"g0": 16, "g1": 16, "g2": 16}
     model = Sum(widths, g0=300 / 8, g1=100 / 8, g2=40 / 8)
-    reached = uniform_allocation(scores(16, 16, 16), Constraints()).at_cost(model, 540)
+    reached = uniform_allocation(scores(16, 16, 16), Constraints(0.1, 8)).at_cost(model, 540)
     assert (reached.cost, [len(kept) for kept in reached.kept.values()]) == (540, [8, 16, 8])
 
 
 def test_a_step_back_and_one_elsewhere(scores: Scores) -> None:
     """Whole 380 units, 280 and 190 on the way: neither step from 280 is nearer to 290, but both together are it."""
     model = Sum({"g0": 16, "g1": 16}, g0=100 / 8, g1=90 / 8)
-    reached = uniform_allocation(scores(16, 16), Constraints()).at_cost(model, 290)
+    reached = uniform_allocation(scores(16, 16), Constraints(0.1, 8)).at_cost(model, 290)
     assert (reached.cost, [len(kept) for kept in reached.kept.values()]) == (290, [16, 8])
 
 
 def test_what_is_near_enough_is_not_adjusted(scores: Scores) -> None:
     """280 units are within 4 % of 290."""
     model = Sum({"g0": 16, "g1": 16}, g0=100 / 8, g1=90 / 8)
-    reached = uniform_allocation(scores(16, 16), Constraints()).at_cost(model, 290, tolerance=0.04)
+    reached = uniform_allocation(scores(16, 16), Constraints(0.1, 8)).at_cost(model, 290, tolerance=0.04)
     assert (reached.cost, [len(kept) for kept in reached.kept.values()]) == (280, [8, 16])
 
 
 def test_a_grid_too_coarse_gives_the_nearest(scores: Scores) -> None:
     """Widths of 8, 16, 24 and 32 at one unit a channel: 21 units are nearest to 24, an error of a seventh."""
-    reached = uniform_allocation(scores(32), Constraints()).at_cost(Sum({"g0": 32}, g0=1), 21)
+    reached = uniform_allocation(scores(32), Constraints(0.1, 8)).at_cost(Sum({"g0": 32}, g0=1), 21)
     assert (reached.cost, reached.target, reached.error) == (24, 21, pytest.approx(1 / 7))
 
 
 def test_floors_without_which_the_target_would_be_met(scores: Scores) -> None:
     """The smallest cost that can be reached is in the message; a hundredth above the target is near enough."""
-    allocation = uniform_allocation(scores(32), Constraints(floor=0.5))
+    allocation = uniform_allocation(scores(32), Constraints(0.5, 8))
     model = Sum({"g0": 32}, g0=1)
     with pytest.raises(InputError, match=r"target of 12 units cannot be reached: .* 16 remain, 0\.500 of the .* 32"):
         allocation.at_cost(model, 12)
@@ -94,14 +94,14 @@ def test_floors_without_which_the_target_would_be_met(scores: Scores) -> None:
 def test_a_target_that_is_met_already_is_refused(scores: Scores) -> None:
     """Nothing would be pruned."""
     with pytest.raises(InputError, match=r"target of 40 units is not below the 32 that"):
-        uniform_allocation(scores(32), Constraints()).at_cost(Sum({"g0": 32}, g0=1), 40)
+        uniform_allocation(scores(32), Constraints(0.1, 8)).at_cost(Sum({"g0": 32}, g0=1), 40)
 
 
 def test_groups_without_scores_cost_what_they_cost_whole(scores: Scores) -> None:
     """The group that is left alone keeps its 20 units: 10 are left for the other."""
     model = Sum({"g0": 32, "other": 20}, g0=1, other=1)
-    assert uniform_allocation(scores(32), Constraints(align=1)).at_cost(model, 30).kept.keys() == {"g0"}
-    assert uniform_allocation(scores(32), Constraints(align=1)).at_cost(model, 30).cost == 30
+    assert uniform_allocation(scores(32), Constraints(0.1, 1)).at_cost(model, 30).kept.keys() == {"g0"}
+    assert uniform_allocation(scores(32), Constraints(0.1, 1)).at_cost(model, 30).cost == 30
 
 
 def test_without_floors_no_layer_is_emptied() -> None:

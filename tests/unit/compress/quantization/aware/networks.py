@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.compress.quantization.aware.graph import QuantizationAware
-from pipeline.compress.quantization.engines.engine import Request
 from pipeline.compress.quantization.ranges import activation_ranges
 from pipeline.compress.quantization.separation import separated, with_biases
 from pipeline.export.onnx import export_onnx
 from pipeline.stages.quantize_aware.training import folded_norms, freeze_constants, tied_parameters
+from tests.defaults import asked
 from tests.unit.compress.pruning.networks import Net, conv
 from tests.unit.compress.quantization.graphs import floats, run
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
     from onnx import ModelProto
+
+    from pipeline.compress.quantization.engines.engine import Request
 
 IMAGES = floats(16, 3, 8, 8, seed=4)
 CLASSES = 5
@@ -211,12 +213,12 @@ def simulated(
     keep_zeros: bool = True,
 ) -> QuantizationAware:
     """Return a network with quantization simulated, in evaluation mode; `made` and `model` are those to start from."""
-    asked = request or Request("u8s8", calibration="min-max")
+    asked_for = request or asked("u8s8", calibration="min-max")
     made, model = made or network(name), model or exported(name)
-    ranges = activation_ranges(model, IMAGES, calibration=asked.calibration)
+    ranges = activation_ranges(model, IMAGES, calibration=asked_for.calibration, percentile=asked_for.percentile)
     norms = folded_norms(made, IMAGES[:2])
     own = with_biases(separated(model, tied_parameters(made, IMAGES[:2])), norms)
-    aware = QuantizationAware(own, ranges, asked, norms, keep_zeros=keep_zeros)
+    aware = QuantizationAware(own, ranges, asked_for, norms, keep_zeros=keep_zeros)
     freeze_constants(aware, made)
     aware.eval()
     return aware

@@ -13,9 +13,9 @@ from torch import nn
 from torch.nn import functional
 
 from pipeline.compress.quantization.aware import graph as module
-from pipeline.compress.quantization.engines.engine import Request
 from pipeline.compress.quantization.weighted import weighted_layers
 from pipeline.core.errors import StageError
+from tests.defaults import asked
 from tests.unit.compress.quantization.aware.networks import (
     IMAGES,
     NETWORKS,
@@ -54,7 +54,7 @@ def check_file(aware: QuantizationAware) -> None:
 @pytest.mark.parametrize("scheme", ["u8s8", "s8s8"])
 def test_the_file_is_what_was_trained(name: str, scheme: Any, symmetric: bool) -> None:  # noqa: ANN401, FBT001
     """Before training, and after some steps that moved weights, ranges and statistics."""
-    aware = simulated(name, Request(scheme, symmetric=symmetric, calibration="min-max"))
+    aware = simulated(name, asked(scheme, symmetric=symmetric, calibration="min-max"))
     assert decibels(from_file(exported(name)), outputs(aware)) > 15
     check_file(aware)
     before = outputs(aware)
@@ -69,7 +69,7 @@ def test_the_file_is_what_was_trained(name: str, scheme: Any, symmetric: bool) -
 @pytest.mark.parametrize("name", ["residual", "depthwise"])
 def test_every_scheme(name: str, scheme: Any, per_channel: bool, symmetric: bool) -> None:  # noqa: ANN401, FBT001
     """With a scale for each channel or for all."""
-    request = Request(scheme, per_channel=per_channel, symmetric=symmetric, calibration="mse")
+    request = asked(scheme, per_channel=per_channel, symmetric=symmetric, calibration="mse")
     aware = simulated(name, request)
     check_file(aware)
     train(aware)
@@ -80,7 +80,7 @@ def test_every_scheme(name: str, scheme: Any, per_channel: bool, symmetric: bool
 def test_nodes_that_stay_in_float_are_trained_too(name: str) -> None:
     """And the file has them as they became."""
     first = "patch" if name == "attention" else "c1"
-    aware = simulated(name, Request("u8s8", calibration="min-max", keep=(first, "fc*")))
+    aware = simulated(name, asked("u8s8", calibration="min-max", keep=(first, "fc*")))
     train(aware)
     check_file(aware)
     quantized = aware.shipped()
@@ -186,7 +186,7 @@ def test_frozen_training_is_the_evaluation_mode() -> None:
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_ranges_of_activations_keep_their_bounds(name: str, symmetric: bool) -> None:  # noqa: FBT001 - a parameter
     """What a ReLU makes is never below zero, what ReLU6 makes never above six, whatever is seen before them."""
-    aware = simulated(name, Request("u8s8", symmetric=symmetric, calibration="min-max"))
+    aware = simulated(name, asked("u8s8", symmetric=symmetric, calibration="min-max"))
     clipped = {tensor: bounds for tensor, bounds in aware._clipped.items() if tensor in aware.current_ranges()}
     assert clipped
     aware.train()
@@ -231,7 +231,7 @@ def test_zeros_stay_zero(scheme: Any) -> None:  # noqa: ANN401 - a scheme
         layers.fc.weight[:, 5] = 0
     model = exported_of(made)
     for keep_zeros in (True, False):
-        aware = simulated("residual", Request(scheme), made=deepcopy(made), model=model, keep_zeros=keep_zeros)
+        aware = simulated("residual", asked(scheme), made=deepcopy(made), model=model, keep_zeros=keep_zeros)
         train(aware)
         stored = {name: layer.weight for name, layer in weighted_layers(aware.shipped().model).items()}
         offsets = {name: each.integers.astype(int) - each.broadcast(each.zero_point) for name, each in stored.items()}
@@ -282,7 +282,7 @@ def test_what_stays_in_float_ships_as_it_was_trained(per_channel: bool) -> None:
     """A batch norm behind a convolution that a shortcut reads too; the clip stays in the file."""
     torch.manual_seed(3)
     made = Preactivation().eval()
-    request = Request("u8s8", per_channel=per_channel, calibration="min-max")
+    request = asked("u8s8", per_channel=per_channel, calibration="min-max")
     aware = simulated("", request, made=made, model=exported_of(made))
     train(aware)
     check_file(aware)
@@ -344,7 +344,7 @@ def test_batch_statistics_are_near_those_of_the_float_network() -> None:
 def test_training_lowers_the_loss(name: str) -> None:
     """By a good part of what it does without ranges that clip, in seven bits; and further with frozen norms."""
     without = train(network(name), steps=40, rate=0.03)
-    aware = simulated(name, Request("u8s8-reduced", per_channel=False))
+    aware = simulated(name, asked("u8s8-reduced", per_channel=False))
     first = train(aware, steps=40, rate=0.03)
     assert first[0] - first[-1] > 0.25 * (without[0] - without[-1]) > 0
     aware.observing = aware.normalising = False

@@ -15,12 +15,12 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.compress.quantization.engines.engine import Request
 from pipeline.compress.quantization.engines.registry import ENGINES, open_engine
 from pipeline.core.errors import InputError, StageError
 from pipeline.export.onnx import export_onnx
 from pipeline.measure.machine import fingerprint
 from pipeline.precision.targets import target_facts
+from tests.defaults import asked
 from tests.unit.compress.pruning.networks import Net, conv
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pipeline.compress.quantization.engines.engine import Engine
     from pipeline.compress.quantization.names import EngineName
 
-MIN_MAX = Request("u8s8", calibration="min-max")
+MIN_MAX = asked("u8s8", calibration="min-max")
 IMAGES = np.random.default_rng(0).standard_normal((4, 3, 4, 4)).astype(np.float32)
 #: Where outputs of quantized and float graph are this near, in dB, no scale is on a wrong axis or missing.
 NEAR = 30.0
@@ -146,7 +146,7 @@ def test_attention_is_quantized_for_both_runtimes(engine: Engine, function: obje
     if SATURATES:  # weights in seven bits; both sides of a product of activations have eight
         stored = {tensor.name for tensor in model.graph.initializer}
         products = [node.name for node in model.graph.node if node.op_type == "MatMul" and not stored & {*node.input}]
-        result = engine.quantize(model, IMAGES, Request("u8s8-reduced", calibration="min-max", keep=tuple(products)))
+        result = engine.quantize(model, IMAGES, asked("u8s8-reduced", calibration="min-max", keep=tuple(products)))
     core = openvino.Core()
     compiled = core.compile_model(core.read_model(result.model.SerializeToString()), "CPU")
     assert nearness(expected, np.concatenate([compiled(image[None])[0] for image in IMAGES])) > NEAR

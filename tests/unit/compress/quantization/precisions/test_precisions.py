@@ -11,11 +11,11 @@ import openvino
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from pipeline.compress.quantization.engines.onnxruntime import quantize_static
 from pipeline.compress.quantization.precisions.block_weights import block_weights, packed_blocks
 from pipeline.compress.quantization.precisions.dynamic import dynamic_int8
 from pipeline.compress.quantization.precisions.half import half_graph, half_weights
 from pipeline.core.errors import InputError
+from tests.defaults import quantize_static
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,12 +9,11 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from pipeline.compress.quantization.engines.engine import Request
-from pipeline.compress.quantization.engines.onnxruntime import quantize_static
 from pipeline.compress.quantization.engines.registry import available, open_engine
 from pipeline.compress.quantization.recovery.bias_correction import correct_biases
 from pipeline.compress.quantization.weighted import Stored, weighted_layers
 from pipeline.core.errors import InputError
+from tests.defaults import asked, quantize_static
 from tests.unit.compress.quantization.graphs import floats, model_of, run
 from tests.unit.compress.quantization.layer_graphs import LAYERS, SAMPLES, convolution, twice
 
@@ -141,7 +140,7 @@ def test_graphs_of_every_engine(name: EngineName) -> None:
     if name not in available():
         pytest.skip(f"{name} is not installed")
     model = onnx.shape_inference.infer_shapes(LAYERS["plain"]())
-    request = Request("u8s8-reduced", per_channel=False, calibration="min-max")
+    request = asked("u8s8-reduced", per_channel=False, calibration="min-max")
     quantized = open_engine(name).quantize(model, SAMPLES, request).model
     corrected, shifts = correct_biases(model, quantized, SAMPLES)
     assert set(shifts) == {"conv", "fc"}

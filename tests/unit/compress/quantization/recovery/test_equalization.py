@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
-from pipeline.compress.quantization.engines.onnxruntime import quantize_static
 from pipeline.compress.quantization.recovery.equalization import equalize
 from pipeline.core.errors import InputError
+from tests.defaults import quantize_static
 from tests.unit.compress.quantization.graphs import floats, model_of, run
 
 if TYPE_CHECKING:

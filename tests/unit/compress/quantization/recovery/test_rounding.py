@@ -10,13 +10,12 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from pipeline.compress.quantization.engines.engine import Request
-from pipeline.compress.quantization.engines.onnxruntime import quantize_static
 from pipeline.compress.quantization.engines.registry import available, open_engine
 from pipeline.compress.quantization.recovery import rounding
 from pipeline.compress.quantization.recovery.rounding import round_adaptively
 from pipeline.compress.quantization.recovery.rounding_decisions import Choices, decide
 from pipeline.compress.quantization.weighted import weighted_layers
+from tests.defaults import asked, quantize_static
 from tests.unit.compress.quantization.graphs import floats, run
 from tests.unit.compress.quantization.layer_graphs import LAYERS, SAMPLES, twice
 
@@ -177,7 +176,7 @@ def test_graphs_of_every_engine(name: EngineName) -> None:
     if name not in available():
         pytest.skip(f"{name} is not installed")
     model = onnx.shape_inference.infer_shapes(LAYERS["plain"]())
-    quantized = open_engine(name).quantize(model, SAMPLES, Request("u8s8", calibration="min-max")).model
+    quantized = open_engine(name).quantize(model, SAMPLES, asked("u8s8", calibration="min-max")).model
     rounded, gains = round_adaptively(model, quantized, SAMPLES, steps=STEPS)
     assert gains["conv"] < 0.95
     measured = layer_error(model, rounded, "conv") / layer_error(model, quantized, "conv")

@@ -14,10 +14,10 @@ import torch
 from onnx import helper
 from torch import Tensor, nn
 
-from pipeline.compress.quantization.engines.onnxruntime import quantize_static
 from pipeline.compress.quantization.torch_graph.graph_module import GraphModule, fake_quantize
 from pipeline.core.errors import InputError
 from pipeline.export.onnx import export_onnx
+from tests.defaults import quantize_static
 from tests.unit.compress.pruning.networks import Net, conv
 from tests.unit.compress.quantization.graphs import floats, model_of, run
 

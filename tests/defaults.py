@@ -1,0 +1,49 @@
+"""What methods are asked for by a recipe that says no more than what is given here: defaults stand in stages alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from pipeline.compress.quantization.engines.onnxruntime import OnnxRuntime
+from pipeline.compress.training.augmentation import Augmentation
+from pipeline.network.training_config import Augment
+from pipeline.precision.config import QuantizationConfig
+from pipeline.precision.request import request_of
+from pipeline.stages.prune import Prune
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from onnx import ModelProto
+
+    from pipeline.compress.pruning.selection import Rules
+    from pipeline.compress.quantization.engines.engine import Quantized, Request
+    from pipeline.compress.quantization.names import Scheme
+
+
+def asked(scheme: Scheme, **changes: Any) -> Request:  # noqa: ANN401 - fields of the request
+    """Return a request to an engine of quantization."""
+    return replace(request_of(QuantizationConfig(), scheme), **changes)
+
+
+def quantize_static(
+    model: ModelProto,
+    samples_NCHW: NDArray[np.float32],
+    *,
+    scheme: Scheme,
+    **changes: Any,  # noqa: ANN401 - fields of the request
+) -> Quantized:
+    """Return the graph that onnxruntime's engine quantizes, calibrated by min-max unless another way is given."""
+    changes["keep"] = tuple(changes.get("keep", ()))
+    return OnnxRuntime().quantize(model, samples_NCHW, asked(scheme, **{"calibration": "min-max", **changes}))
+
+
+def rules(**changes: Any) -> Rules:  # noqa: ANN401 - fields of the rules
+    """Return what a pruning is asked for."""
+    return replace(Prune.model_validate({"kind": "prune", "ratio": 0.5})._job(0).rules, **changes)
+
+
+def augmentation(**changes: bool | float) -> Augmentation:
+    """Return random changes of training images."""
+    return Augmentation(**Augment.model_validate(changes).model_dump())
