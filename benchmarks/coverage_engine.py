@@ -22,17 +22,17 @@ from torch import nn
 
 from pipeline import compress
 from pipeline.compress.pruning import prune as engine
-from pipeline.compress.pruning.allocation import uniform
+from pipeline.compress.pruning.allocation import uniform_kept
 from pipeline.compress.pruning.certificate import Reference
-from pipeline.compress.pruning.graph import layer_of, trace
-from pipeline.compress.pruning.graph.capture import capture
-from pipeline.compress.pruning.importance.criteria import score
+from pipeline.compress.pruning.graph import layer_of, trace_channels
+from pipeline.compress.pruning.graph.capture import capture_graph
+from pipeline.compress.pruning.importance.criteria import score_channels
 from pipeline.compress.pruning.importance.request import ScoreRequest
-from pipeline.compress.training.inference import outputs
+from pipeline.compress.training.inference import forward_outputs
 from pipeline.export.execution import onnx_outputs, openvino_outputs, torch_outputs
 from pipeline.export.onnx import FILE_NAME, export_onnx
 from pipeline.export.openvino import XML_NAME, export_openvino
-from pipeline.export.parity import FLOAT32_TOLERANCE, compare
+from pipeline.export.parity import FLOAT32_TOLERANCE, output_differences
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,10 +80,10 @@ def run(entry: Entry, record: Record) -> None:
 def warm(_: Sequence[Entry] = ()) -> None:
     """Prune and export a small network, so that what libraries load on first use is not counted as a network's."""
     model, example = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)).eval(), torch.randn(2, 3, 8, 8)
-    captured = capture(model, (example,))
-    graph = trace(captured)
-    scores = score(CRITERION, ScoreRequest(captured, graph)).scores
-    engine.prune(captured, graph, model, uniform(scores, RATIO, floor=0.1, align=1))
+    captured = capture_graph(model, (example,))
+    graph = trace_channels(captured)
+    scores = score_channels(CRITERION, ScoreRequest(captured, graph)).scores
+    engine.prune_channels(captured, graph, model, uniform_kept(scores, RATIO, floor=0.1, align=1))
     with TemporaryDirectory() as folder:
         export_onnx(model, Path(folder), input_shape=example.shape)
 
@@ -97,9 +97,9 @@ def source() -> str:
 def shrink(model: nn.Module, example: tuple[Tensor, ...], record: Record) -> tuple[nn.Module, ChannelGraph]:
     """Remove half of the channels of each group by the group norm, and certify the result."""
     with record.phase("capture"):
-        captured = capture(model, example)
+        captured = capture_graph(model, example)
     with record.phase("trace"):
-        graph = trace(captured)
+        graph = trace_channels(captured)
     record.add(
         dynamic=captured.dynamic,
         groups=len(graph.groups),
@@ -107,11 +107,11 @@ def shrink(model: nn.Module, example: tuple[Tensor, ...], record: Record) -> tup
         unknown=sorted({each.reason.split()[0] for each in graph.frozen if " has no rule" in each.reason}),
     )
     with record.phase("plan"):
-        scores = score(CRITERION, ScoreRequest(captured, graph)).scores
-        kept = uniform(scores, RATIO, floor=0.1, align=1)
+        scores = score_channels(CRITERION, ScoreRequest(captured, graph)).scores
+        kept = uniform_kept(scores, RATIO, floor=0.1, align=1)
     timed, seconds = timed_reference()
     with record.phase("prune"), mock.patch.object(engine, "Reference", timed):
-        pruned = engine.prune(captured, graph, model, kept)
+        pruned = engine.prune_channels(captured, graph, model, kept)
     record.values["seconds"]["certificate"] = round(sum(seconds), 3)
     record.add(
         certificate=pruned.certificate.relative_error,
@@ -163,7 +163,7 @@ def reasons(graph: ChannelGraph, layers: dict[str, int]) -> dict[str, float]:
 def exported_tokens(model: nn.Module, example: tuple[Tensor, ...], record: Record) -> dict[str, Any]:
     """Return the same for a network of several inputs or of integers, which the program's own export does not take."""
     found: dict[str, Any] = {}
-    reference = [tensor.numpy() for tensor in outputs(model, example) if tensor.is_floating_point()]
+    reference = [tensor.numpy() for tensor in forward_outputs(model, example) if tensor.is_floating_point()]
     with TemporaryDirectory() as path:
         file = Path(path) / FILE_NAME
         try:
@@ -172,11 +172,11 @@ def exported_tokens(model: nn.Module, example: tuple[Tensor, ...], record: Recor
             session = ort.InferenceSession(file, providers=["CPUExecutionProvider"])
             feeds = {given.name: tensor.numpy() for given, tensor in zip(session.get_inputs(), example, strict=True)}
             results = [each for each in session.run(None, feeds) if each.dtype == np.float32]
-            found["onnxruntime"] = compare(reference, results).max_rel_to_scale
+            found["onnxruntime"] = output_differences(reference, results).max_rel_to_scale
             with record.phase("openvino"):
                 compiled = ov.Core().compile_model(str(file), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
                 results = [each for each in compiled(feeds).values() if each.dtype == np.float32]
-            found["openvino"] = compare(reference, results).max_rel_to_scale
+            found["openvino"] = output_differences(reference, results).max_rel_to_scale
         except Exception as error:  # noqa: BLE001 (a vendor's: it is the finding)
             found["error"] = str(error)[:CHARACTERS]
     return found
@@ -197,13 +197,17 @@ def exported(model: nn.Module, example: tuple[Tensor, ...], record: Record | Non
         file = folder / FILE_NAME
 
         def onnxruntime() -> None:
-            found["onnxruntime"] = compare(reference, onnx_outputs(file, images, optimised=True)).max_rel_to_scale
+            found["onnxruntime"] = output_differences(
+                reference, onnx_outputs(file, images, optimised=True)
+            ).max_rel_to_scale
             if found["onnxruntime"] > FLOAT32_TOLERANCE:
-                found["onnxruntime_plain"] = compare(reference, onnx_outputs(file, images)).max_rel_to_scale
+                found["onnxruntime_plain"] = output_differences(reference, onnx_outputs(file, images)).max_rel_to_scale
 
         def openvino() -> None:
             export_openvino(file, folder)
-            found["openvino"] = compare(reference, openvino_outputs(folder / XML_NAME, images)).max_rel_to_scale
+            found["openvino"] = output_differences(
+                reference, openvino_outputs(folder / XML_NAME, images)
+            ).max_rel_to_scale
 
         def onnx() -> None:
             export_onnx(model, folder, input_shape=images.shape, output_names=names)

@@ -23,15 +23,15 @@ from coverage_engine import shrink, source
 from coverage_others import build, example, load
 from coverage_worker import CHARACTERS, leaves, parameter_bytes
 
-from pipeline.compress.quantization.engines.engine import Request
+from pipeline.compress.quantization.engines.engine import QuantizeRequest
 from pipeline.compress.quantization.engines.onnxruntime import OnnxRuntime
 from pipeline.compress.quantization.placement import require_float_and_folded
-from pipeline.compress.training.inference import outputs
+from pipeline.compress.training.inference import forward_outputs
 from pipeline.core.errors import StageError
 from pipeline.export.onnx import FILE_NAME, export_onnx
 from pipeline.export.parity import relative
 from pipeline.export.simplify import simplify_onnx
-from pipeline.onnx_graph.file import finish
+from pipeline.onnx_graph.file import finish_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -138,12 +138,12 @@ def _file(model: nn.Module, inputs: tuple[Tensor, ...], folder: Path, *, dynamic
     folder.mkdir()
     file = folder / FILE_NAME
     if single:
-        names = [f"output{index}" for index in range(len(outputs(model, inputs)))]
+        names = [f"output{index}" for index in range(len(forward_outputs(model, inputs)))]
         export_onnx(model, folder, input_shape=inputs[0].shape, output_names=names, dynamic_batch=dynamic)
         return file
     shapes = tuple({0: torch.export.Dim("batch")} for _ in inputs) if dynamic else None
     program = torch.onnx.export(model, inputs, dynamo=True, verbose=False, dynamic_shapes=shapes)
-    onnx.save(finish(program.model_proto), file)  # type: ignore[union-attr]
+    onnx.save(finish_model(program.model_proto), file)  # type: ignore[union-attr]
     return file
 
 
@@ -152,7 +152,7 @@ def _quantized(entry: Other, files: dict[int, Path], folder: Path, record: Recor
     made: dict[int, Path] = {}
     for file in dict.fromkeys(files.values()):
         samples = example(entry, CALIBRATION - CALIBRATION % 3 if file == files[3] != files[1] else CALIBRATION)[0]
-        request = Request(
+        request = QuantizeRequest(
             "u8s8-reduced", per_channel=True, symmetric=False, calibration="min-max", percentile=100, keep=()
         )
         found = OnnxRuntime().quantize(_folded(file, samples.numpy()), samples.numpy(), request)
@@ -181,7 +181,7 @@ def _compared(
     found: dict[str, float] = {}
     for batch, file in files.items():
         inputs = example(entry, batch)
-        wanted = [tensor.numpy() for tensor in outputs(model, inputs) if tensor.is_floating_point()]
+        wanted = [tensor.numpy() for tensor in forward_outputs(model, inputs) if tensor.is_floating_point()]
         for runtime in RUNTIMES:
             found[f"{runtime} {batch}"] = float(f"{distance(wanted, _outputs(file, inputs, runtime)):.3g}")
     return found

@@ -22,21 +22,21 @@ import torch
 from criteria_table import page
 
 from pipeline.compress.pruning.allocation import Constraints, global_allocation, uniform_allocation
-from pipeline.compress.pruning.cost import count, macs_model
-from pipeline.compress.pruning.graph import trace
-from pipeline.compress.pruning.graph.capture import capture
-from pipeline.compress.pruning.importance.criteria import CRITERIA, score
-from pipeline.compress.pruning.importance.normalise import normalised
-from pipeline.compress.pruning.importance.reconstruction import rescale
+from pipeline.compress.pruning.cost import count_cost, macs_model
+from pipeline.compress.pruning.graph import trace_channels
+from pipeline.compress.pruning.graph.capture import capture_graph
+from pipeline.compress.pruning.importance.criteria import CRITERIA, score_channels
+from pipeline.compress.pruning.importance.normalise import normalised_scores
+from pipeline.compress.pruning.importance.reconstruction import rescale_consumers
 from pipeline.compress.pruning.importance.request import ScoreRequest
-from pipeline.compress.pruning.prune import prune
+from pipeline.compress.pruning.prune import prune_channels
 from pipeline.compress.pruning.samples import Samples, loss
-from pipeline.compress.pruning.surgery import apply
+from pipeline.compress.pruning.surgery import apply_plan
 from pipeline.compress.training.augmentation import Augmentation
-from pipeline.compress.training.training import Hyperparameters, Training
+from pipeline.compress.training.training import Hyperparameters, TrainingRun
 from pipeline.core.dataset import Dataset, Split
 from pipeline.data.fashion_mnist import load
-from pipeline.network.definition import build
+from pipeline.network.definition import build_network
 from pipeline.network.training_config import Augment
 from pipeline.network.weights import load_weights, read_weights
 
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from pipeline.compress.pruning.graph import ChannelGraph
-    from pipeline.compress.pruning.graph.capture import Captured
+    from pipeline.compress.pruning.graph.capture import CapturedGraph
     from pipeline.compress.pruning.importance.names import CriterionName
     from pipeline.compress.pruning.importance.request import Scoring
 
@@ -83,7 +83,7 @@ class Start:
     """The trained network with its channels, and the data."""
 
     model: nn.Module
-    captured: Captured
+    captured: CapturedGraph
     graph: ChannelGraph
     dataset: Dataset
 
@@ -115,11 +115,11 @@ def key(record: Mapping[str, Any]) -> tuple[object, ...]:
 
 def begin() -> Start:
     """Load the trained network and the data, and find the channels."""
-    model = build(MODEL / "model.py", ARGUMENTS)
+    model = build_network(MODEL / "model.py", ARGUMENTS)
     weights = MODEL / "weights.safetensors"
     load_weights(model, read_weights(weights), str(weights))
-    captured = capture(model, (torch.randn(2, 1, 28, 28),))
-    return Start(model, captured, trace(captured), load(None, VALIDATION_IMAGES, split_seed=0))
+    captured = capture_graph(model, (torch.randn(2, 1, 28, 28),))
+    return Start(model, captured, trace_channels(captured), load(None, VALIDATION_IMAGES, split_seed=0))
 
 
 def judged(start: Start, row: str, seed: int, factors: list[int], budget: Budget) -> Iterator[dict[str, Any]]:
@@ -131,14 +131,14 @@ def judged(start: Start, row: str, seed: int, factors: list[int], budget: Budget
     seconds = time.process_time() - begun
     model = macs_model(start.graph)
     for factor in factors:
-        normal = normalised(scoring.scores, CRITERIA[criterion(row)].normalisation)
+        normal = normalised_scores(scoring.scores, CRITERIA[criterion(row)].normalisation)
         spread = uniform_allocation if row in (UNIFORM, SCRATCH) else global_allocation
         reached = spread(normal, CONSTRAINTS).at_cost(model, model.cost({}) / factor)
         pruned = removed(start, row, seed, scoring, reached.kept)
         untrained = samples.accuracy(deepcopy(pruned), renew=True)
         begun = time.process_time()
         trained, validation = retrained(pruned, dataset, seed, budget)
-        cost = count(trained, torch.zeros(1, 1, 28, 28))
+        cost = count_cost(trained, torch.zeros(1, 1, 28, 28))
         yield {
             "row": row,
             "seed": seed,
@@ -164,21 +164,21 @@ def criterion(row: str) -> CriterionName:
 def scored(start: Start, row: str, samples: Samples, seed: int) -> Scoring:
     """Score all channels on as many training images as the budget has."""
     request = ScoreRequest(start.captured, start.graph, samples.training, loss, seed)
-    return score(criterion(row), request)
+    return score_channels(criterion(row), request)
 
 
 def removed(start: Start, row: str, seed: int, scoring: Scoring, kept: Mapping[str, tuple[int, ...]]) -> nn.Module:
     """Return the smaller network, certified; ThiNet's with rescaled channels, `scratch` with new weights."""
     trained = deepcopy(start.model.state_dict())
     if scoring.products is not None:
-        rescale(start.graph, dict(start.model.named_parameters()), scoring.products, kept)
-    found = prune(start.captured, start.graph, start.model, kept)
+        rescale_consumers(start.graph, dict(start.model.named_parameters()), scoring.products, kept)
+    found = prune_channels(start.captured, start.graph, start.model, kept)
     start.model.load_state_dict(trained)
     if row != SCRATCH:
         return found.model
     torch.manual_seed(seed)
-    new = build(MODEL / "model.py", ARGUMENTS)
-    apply(new, found.plan)
+    new = build_network(MODEL / "model.py", ARGUMENTS)
+    apply_plan(new, found.plan)
     return new
 
 
@@ -202,7 +202,7 @@ def retrained(model: nn.Module, dataset: Dataset, seed: int, budget: Budget) -> 
         ema=0,
         recalibration_images=0,
     )
-    training = Training(model, dataset, settings, augmentation=AUGMENTATION, distillation=None, seed=seed)
+    training = TrainingRun(model, dataset, settings, augmentation=AUGMENTATION, distillation=None, seed=seed)
     while not training.done:
         training.run_epoch(lambda _step, _loss: None)
     return training.finish(), max(result.accuracy for result in training.history)

@@ -26,13 +26,13 @@ from typing import TYPE_CHECKING, Any
 from harness_models import write_network
 from harness_table import write_table
 
-from pipeline.latency.compare import Question, compare
+from pipeline.latency.compare import ComparisonRequest, compare_files
 from pipeline.measure.connection import connect
 from pipeline.measure.devices.local import LocalDevice
-from pipeline.measure.harness import measure
-from pipeline.measure.payload import payload
+from pipeline.measure.harness import measure_subjects
+from pipeline.measure.model_files import model_files
 from pipeline.measure.statistics import log_ratio, round_statistics
-from pipeline.measure.subjects import Subject, Terms
+from pipeline.measure.subjects import MeasureTerms, Subject
 from pipeline.results.measurement import SamplingPlan
 
 if TYPE_CHECKING:
@@ -82,8 +82,12 @@ def calibrate(folder: Path, runtimes: list[Runtime]) -> None:
         for kind in SLOWER[runtime]:
             base, candidate = networks(folder, runtime, kind)
             subjects = [Subject(path.name, runtime, path, path.name) for path in (base, candidate)]
-            found = measure(
-                subjects, Terms(threads=1, batch=1), SamplingPlan(budget_s=CALIBRATION_S), seed=0, stop=lambda _: None
+            found = measure_subjects(
+                subjects,
+                MeasureTerms(threads=1, batch=1),
+                SamplingPlan(budget_s=CALIBRATION_S),
+                seed=0,
+                stop=lambda _: None,
             )
             record: dict[str, Any] = {"runtime": runtime, "kind": kind, "load": os.getloadavg()[0]}
             record["isa"] = found.subjects[0].fingerprint["isa"]
@@ -123,15 +127,15 @@ def run(folder: Path, runtimes: list[Runtime], runs: int, limit_s: float, *, pri
 def paired(folder: Path, runtime: Runtime, kind: str, *, seed: int, priority: bool) -> dict[str, Any]:
     """Compare once as `secateur compare` does."""
     base, candidate = networks(folder, runtime, kind)
-    question = Question(
+    question = ComparisonRequest(
         margin=MARGINS[runtime],
         budget_s=BUDGET_S,
         runtime=runtime,
-        terms=Terms(threads=1, batch=1, priority=priority),
+        terms=MeasureTerms(threads=1, batch=1, priority=priority),
         seed=seed,
     )
     begun = time.monotonic()
-    found, _ = compare(base, candidate, question)
+    found, _ = compare_files(base, candidate, question)
     return {
         "runtime": runtime,
         "kind": kind,
@@ -167,7 +171,7 @@ def alone(path: Path, runtime: Runtime, wall_s: float) -> list[int]:
     """Return the wall ns of all inferences that a new process manages in this time, its start included."""
     end = time.monotonic() + wall_s
     connection, _ = connect(LocalDevice())
-    file = {"path": str(path), "sha256": payload(path, runtime).sha256, "runtime": runtime}
+    file = {"path": str(path), "sha256": model_files(path, runtime).sha256, "runtime": runtime}
     times: list[int] = []
     with connection:
         connection.request("create", subject=0, file={**file, "threads": 1, "batch": 1, "shapes": {}}, seed=0)

@@ -190,14 +190,14 @@ def _torch_network(folder: Path, milliseconds: float) -> Path:
     """Write a torch artifact as a recipe's first stage does."""
     from pipeline.core.artifact import Artifact, TensorSpec, payload_digest  # noqa: PLC0415 - torch is only needed here
     from pipeline.core.store import write_artifact  # noqa: PLC0415
-    from pipeline.network.definition import build  # noqa: PLC0415
+    from pipeline.network.definition import build_network  # noqa: PLC0415
     from pipeline.network.stored import write_original  # noqa: PLC0415
 
     folder.mkdir()
     definition = folder.parent / "sleepy.py"
     definition.write_text(SLEEPY)
     arguments = {"milliseconds": milliseconds}
-    write_original(folder, build(definition, arguments), definition, arguments)
+    write_original(folder, build_network(definition, arguments), definition, arguments)
     ports = (TensorSpec(name="input", shape=(1, 3, 32, 32), layout="NCHW"),), (TensorSpec(name="out", shape=(1, 32)),)
     artifact = Artifact(
         form="torch", folder=folder, digest=payload_digest("torch", folder), inputs=ports[0], outputs=ports[1]

@@ -26,7 +26,7 @@ from quantization_table import write_table
 
 from pipeline.core.artifact import Artifact
 from pipeline.core.stage import SilentProgress, Target
-from pipeline.data import load as load_data
+from pipeline.data import load_data
 from pipeline.measure.devices import open_device
 from pipeline.network.stored import load_network
 from pipeline.precision.evaluation import Evaluation

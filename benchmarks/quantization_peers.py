@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import onnx
 import torch
 
-from pipeline.onnx_graph.file import finish, write_onnx
+from pipeline.onnx_graph.file import finish_model, write_onnx
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -51,7 +51,7 @@ def nncf_default(file: Path, samples: Samples, network: torch.nn.Module, out: Pa
     model = onnx.load(file)
     name = model.graph.input[0].name
     dataset = nncf.Dataset([{name: each[None]} for each in samples])
-    write_onnx(finish(nncf.quantize(model, dataset, subset_size=len(samples))), out)
+    write_onnx(finish_model(nncf.quantize(model, dataset, subset_size=len(samples))), out)
 
 
 def neural_compressor_default(file: Path, samples: Samples, network: torch.nn.Module, out: Path) -> None:

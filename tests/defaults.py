@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto
 
-    from pipeline.compress.pruning.selection import Rules
-    from pipeline.compress.quantization.engines.engine import Quantized, Request
+    from pipeline.compress.pruning.selection import SelectionRules
+    from pipeline.compress.quantization.engines.engine import QuantizedGraph, QuantizeRequest
     from pipeline.compress.quantization.names import Scheme
 
 
-def asked(scheme: Scheme, **changes: Any) -> Request:  # noqa: ANN401 - fields of the request
+def asked(scheme: Scheme, **changes: Any) -> QuantizeRequest:  # noqa: ANN401 - fields of the request
     """Return a request to an engine of quantization."""
     return replace(request_of(QuantizationConfig(), scheme), **changes)
 
@@ -33,13 +33,13 @@ def quantize_static(
     *,
     scheme: Scheme,
     **changes: Any,  # noqa: ANN401 - fields of the request
-) -> Quantized:
+) -> QuantizedGraph:
     """Return the graph that onnxruntime's engine quantizes, calibrated by min-max unless another way is given."""
     changes["keep"] = tuple(changes.get("keep", ()))
     return OnnxRuntime().quantize(model, samples_NCHW, asked(scheme, **{"calibration": "min-max", **changes}))
 
 
-def rules(**changes: Any) -> Rules:  # noqa: ANN401 - fields of the rules
+def rules(**changes: Any) -> SelectionRules:  # noqa: ANN401 - fields of the rules
     """Return what a pruning is asked for."""
     return replace(Prune.model_validate({"kind": "prune", "ratio": 0.5})._job(0).rules, **changes)
 

@@ -18,7 +18,7 @@ from pipeline.core.errors import InputError
 from pipeline.export.execution import onnx_batch, onnx_session, run_onnx
 from pipeline.export.openvino import read_openvino
 from pipeline.onnx_graph.file import onnx_specs, read_onnx
-from pipeline.onnx_graph.links import producers
+from pipeline.onnx_graph.links import value_producers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -53,7 +53,7 @@ _OPENVINO_CARRIERS = ("Convert", "Subtract", "Multiply", "Reshape", "Transpose",
 
 
 @dataclass(frozen=True)
-class Cost:
+class FileCost:
     """Multiply-accumulates for one image, and numbers in weights and biases of the layers that multiply.
 
     `int8_macs` are those of layers with 8-bit weights. `weight_bytes` are the weights as they are stored, each tensor
@@ -66,7 +66,7 @@ class Cost:
     weight_bytes: int = field(default=0, compare=False)
 
 
-def onnx_cost(file: Path) -> Cost:
+def onnx_cost(file: Path) -> FileCost:
     """Count an ONNX file, in FP32, QDQ or QOperator format.
 
     Shapes are taken from a run on zeros, since no inference rule knows onnxruntime's own operators. Not counted: batch
@@ -74,7 +74,7 @@ def onnx_cost(file: Path) -> Cost:
     """
     model = read_onnx(file)
     layers = [node for node in model.graph.node if node.op_type in ONNX_WEIGHTED]
-    made_by = producers(model.graph)
+    made_by = value_producers(model.graph)
     constants = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     widths = {tensor.name: _onnx_width(tensor.data_type) for tensor in model.graph.initializer}
     shapes = _shapes(model, layers, str(file))
@@ -89,7 +89,7 @@ def onnx_cost(file: Path) -> Cost:
             width = 1 if _quantized_on_the_way(node, made_by) else widths[weight]
             stored[weight] = math.prod(constants[weight]) * width
             int8_macs += counted[node.output[0]] if width == 1 else 0
-    return Cost(sum(counted.values()), parameters, int8_macs, sum(stored.values()))
+    return FileCost(sum(counted.values()), parameters, int8_macs, sum(stored.values()))
 
 
 def onnx_macs(model: ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
@@ -97,7 +97,7 @@ def onnx_macs(model: ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> dict[
 
     `shapes` are those of the input and of what these layers read and write, in one call; others are left out.
     """
-    made_by = producers(model.graph)
+    made_by = value_producers(model.graph)
     constants = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     images = shapes[onnx_specs(model)[0][0].name][0]
     return {
@@ -108,7 +108,7 @@ def onnx_macs(model: ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> dict[
     }
 
 
-def openvino_cost(file: Path) -> Cost:
+def openvino_cost(file: Path) -> FileCost:
     """Count an OpenVINO IR, with FP32, FP16 or int8 weights."""
     model = read_openvino(file)
     if model.input(0).partial_shape[0].is_dynamic:
@@ -126,7 +126,7 @@ def openvino_cost(file: Path) -> Cost:
             width = 1 if _faked(layer.input_value(1)) else weight.get_element_type().size
             stored[weight.get_name()] = math.prod(weight.shape) * width
             int8_macs += counted[layer.get_friendly_name()] if width == 1 else 0
-    return Cost(sum(counted.values()), parameters, int8_macs, sum(stored.values()))
+    return FileCost(sum(counted.values()), parameters, int8_macs, sum(stored.values()))
 
 
 def openvino_macs(model: openvino.Model) -> dict[str, int]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.core.errors import InputError
-from pipeline.export.execution import slices
+from pipeline.export.execution import batch_slices
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,7 +30,9 @@ def image_feeds(inputs: Sequence[TensorSpec], samples_NCHW: NDArray[np.float32],
         found = ", ".join(f"{spec.name} {list(spec.shape)}" for spec in inputs)
         raise InputError(f"{label} takes {found}; images of shape {list(shape)} do not fit. Name its recipe")
     batch = max(inputs[0].shape[0], 1)
-    return [{inputs[0].name: images} for images in slices(samples_NCHW.astype(inputs[0].dtype, copy=False), batch)]
+    return [
+        {inputs[0].name: images} for images in batch_slices(samples_NCHW.astype(inputs[0].dtype, copy=False), batch)
+    ]
 
 
 def random_feeds(inputs: Sequence[TensorSpec], count: int, seed: int) -> list[Feed]:

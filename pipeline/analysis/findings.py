@@ -29,7 +29,7 @@ MOVERS = frozenset(
 )
 
 
-def islands(layers: Sequence[FileLayer], links: Sequence[Link]) -> tuple[FloatIsland, ...]:
+def float_islands(layers: Sequence[FileLayer], links: Sequence[Link]) -> tuple[FloatIsland, ...]:
     """Return the layers that compute in float between integer ones, those that touch each other together.
 
     A tensor counts where it is widened for such a layer or narrowed behind it: read in one type and written in the
@@ -58,7 +58,7 @@ def islands(layers: Sequence[FileLayer], links: Sequence[Link]) -> tuple[FloatIs
     return tuple(found)
 
 
-def findings(layers: Sequence[FileLayer], found_islands: Sequence[FloatIsland]) -> tuple[Finding, ...]:
+def inspection_findings(layers: Sequence[FileLayer], found_islands: Sequence[FloatIsland]) -> tuple[Finding, ...]:
     """Return everything to look at, what costs most first. A file without integers has nothing left in float."""
     quantized = any({layer.precision, layer.computed_in} & INTEGERS for layer in layers)
     told = [*_zero_scales(layers), *_saturated(layers)]

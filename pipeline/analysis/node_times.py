@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pipeline.core.errors import InputError
-from pipeline.core.runtimes import FORMS, RUNTIMES, form_of, loaded
+from pipeline.core.runtimes import FORMS, RUNTIMES, form_of, load_reference
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,5 +34,5 @@ def node_times(file: Path, runtime: Runtime, feed: Feed, *, runs: int = 50, thre
             if each.profiler
         )
         raise InputError(f"{file}: {runtime} cannot profile it; allowed: {allowed}")
-    times: NodeTimes = loaded(facts.profiler).profile(file, feed, runs=runs, threads=threads)
+    times: NodeTimes = load_reference(facts.profiler).profile(file, feed, runs=runs, threads=threads)
     return times

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
     from pipeline.analysis.feeds import Feed
-    from pipeline.analysis.probes import Tensors, Watched
+    from pipeline.analysis.probes import LayerStatistics, Tensors
 
 #: Ends the names of what a layer makes when it is computed alone.
 _ALONE = "/alone"
@@ -64,7 +64,7 @@ def own_layer_sqnr(float_model: Path, quantized: Path, samples_NCHW: NDArray[np.
     return {name: ratio for name, each in seen.items() if (ratio := each.own_sqnr_db) is not None}
 
 
-def compared(float_model: Path, quantized: Path, samples_NCHW: NDArray[np.float32]) -> dict[str, Watched]:
+def compared(float_model: Path, quantized: Path, samples_NCHW: NDArray[np.float32]) -> dict[str, LayerStatistics]:
     """Run both files on images and return what was seen of each layer. Errors are those of `layer_sqnr`."""
     if quantized.suffix == ".xml":
         from pipeline.analysis import openvino_noise as noise_openvino  # noqa: PLC0415
@@ -77,7 +77,7 @@ def compared(float_model: Path, quantized: Path, samples_NCHW: NDArray[np.float3
 
 def watch_onnx(
     wiring: FileWiring, feeds: Sequence[Feed], float_model: Path | None, *, label: str
-) -> dict[str, Watched]:
+) -> dict[str, LayerStatistics]:
     """Run an ONNX graph on calls and return what was seen of each layer, without noise where there is no float file."""
     probes = _onnx_probes(wiring)
     wanted = {name for probe in probes for name in (probe.raw, probe.after)}

@@ -23,7 +23,7 @@ from pipeline.analysis.cost import ONNX_WEIGHTED
 from pipeline.analysis.times import WARM_UP, NodeTime, NodeTimes, middle_mean
 from pipeline.core.errors import InputError, first_line
 from pipeline.onnx_graph.file import read_onnx
-from pipeline.onnx_graph.links import producers
+from pipeline.onnx_graph.links import value_producers
 from pipeline.onnx_graph.wiring import CONVERTERS, FileWiring
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ class _Meaning:
         self.wiring = wiring
         self.kernels = kernels
         self.made: dict[str, NodeProto] = {node.name: node for node in wiring.model.graph.node}
-        self.makers: dict[str, NodeProto] = producers(fused.graph)
+        self.makers: dict[str, NodeProto] = value_producers(fused.graph)
         self.members = self._members(fused)
 
     def nodes(self, kernel: str) -> tuple[str, ...]:

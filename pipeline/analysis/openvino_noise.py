@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from pipeline.analysis.feeds import Feed
     from pipeline.analysis.openvino_layers import IrLayers
-    from pipeline.analysis.probes import Watched
+    from pipeline.analysis.probes import LayerStatistics
 
 
 def _ir_probes(ir: IrLayers) -> tuple[Probe, ...]:
@@ -50,7 +50,7 @@ def _ir_probes(ir: IrLayers) -> tuple[Probe, ...]:
     return tuple(found)
 
 
-def compared(float_model: Path, quantized: Path, samples_NCHW: NDArray[np.float32]) -> dict[str, Watched]:
+def compared(float_model: Path, quantized: Path, samples_NCHW: NDArray[np.float32]) -> dict[str, LayerStatistics]:
     """Run both files on images and return what was seen of each layer. Errors are those of `noise.layer_sqnr`."""
     inputs = openvino_specs(read_openvino(quantized))[0]
     return watch_ir(
@@ -61,7 +61,9 @@ def compared(float_model: Path, quantized: Path, samples_NCHW: NDArray[np.float3
     )
 
 
-def watch_ir(ir: IrLayers, feeds: Sequence[Feed], float_model: Path | None, *, label: str) -> dict[str, Watched]:
+def watch_ir(
+    ir: IrLayers, feeds: Sequence[Feed], float_model: Path | None, *, label: str
+) -> dict[str, LayerStatistics]:
     """Run an IR on calls and return what was seen of each layer, without noise where there is no float file.
 
     What lies inside a fused kernel is watched by making it an output, so that it may be computed apart.

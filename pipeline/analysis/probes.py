@@ -45,7 +45,7 @@ class Probe:
 
 
 @dataclass
-class Watched:
+class LayerStatistics:
     """What is added up for one layer."""
 
     signal: float = 0.0
@@ -99,7 +99,7 @@ def ratio_db(signal: float, noise: float) -> float | None:
 
 def watch(
     probes: Iterable[Probe], found: Iterable[Tensors], reference: Iterable[Tensors] = (), own: Iterable[Tensors] = ()
-) -> dict[str, Watched]:
+) -> dict[str, LayerStatistics]:
     """Add up call after call and return what was seen of each layer.
 
     Args:
@@ -109,7 +109,7 @@ def watch(
         own: for each call, the tensors `after` of the layers computed alone; empty where that is not possible.
     """
     placed = tuple(probes)
-    seen = {probe.layer: Watched() for probe in placed}
+    seen = {probe.layer: LayerStatistics() for probe in placed}
     references, owns = iter(reference), iter(own)
     for tensors in found:
         expected, alone = next(references, {}), next(owns, {})
@@ -118,7 +118,7 @@ def watch(
     return seen
 
 
-def _add(watched: Watched, probe: Probe, tensors: Tensors, expected: Tensors, alone: Tensors) -> None:
+def _add(watched: LayerStatistics, probe: Probe, tensors: Tensors, expected: Tensors, alone: Tensors) -> None:
     raw, after = tensors.get(probe.raw), tensors.get(probe.after)
     if raw is not None:
         watched.shape = raw.shape
@@ -144,7 +144,7 @@ def _powers(reference: NDArray[Any], other: NDArray[Any]) -> tuple[float, float]
     return float(np.square(exact, where=np.isfinite(exact), out=np.zeros_like(exact)).sum()), float(noise.sum())
 
 
-def _count_clipped(watched: Watched, probe: Probe, raw: NDArray[Any]) -> None:
+def _count_clipped(watched: LayerStatistics, probe: Probe, raw: NDArray[Any]) -> None:
     """Count outputs that lie beyond the range by more than half a step; below zero a ReLU is meant to cut."""
     quantizer = probe.quantizer
     if quantizer is None or quantizer.low is None or quantizer.high is None or quantizer.scales > 1:
@@ -157,7 +157,7 @@ def _count_clipped(watched: Watched, probe: Probe, raw: NDArray[Any]) -> None:
     watched.numbers += raw.size
 
 
-def _widen(watched: Watched, probe: Probe, which: str, value: NDArray[Any]) -> None:
+def _widen(watched: LayerStatistics, probe: Probe, which: str, value: NDArray[Any]) -> None:
     """Take a tensor's values into the spans of its channels."""
     if probe.axis is None or value.ndim == 1:
         return

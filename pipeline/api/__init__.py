@@ -37,7 +37,7 @@ from pipeline.recipe import LoadedRecipe, load_recipe, load_values
 from pipeline.report.progress import ConsoleProgress
 from pipeline.results.run_folder import previous_ingredients, read_run
 from pipeline.run.fresh import own_store, store_of_run
-from pipeline.run.plan import Step, make_plan
+from pipeline.run.plan import PlannedStep, make_plan
 from pipeline.run.runner import Run
 
 if TYPE_CHECKING:
@@ -45,8 +45,8 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from pipeline.bundle.of_run import Written
-    from pipeline.bundle.on_device.verify import Found
+    from pipeline.bundle.of_run import WrittenBundle
+    from pipeline.bundle.on_device.verify import Verification
     from pipeline.core.stage import Progress, Runtime
     from pipeline.results.comparison import Comparison, Metric
 
@@ -112,7 +112,7 @@ def plan(
     overrides: Sequence[str] = (),
     store: str | Path | None = None,
     fresh: bool = False,
-) -> tuple[Step, ...]:
+) -> tuple[PlannedStep, ...]:
     """Check a recipe and return its steps: what `run` would do, what is in the store, and why. Runs nothing.
 
     `out` is the folder of the last run, from which is known what has changed; other arguments and errors as of `run`.
@@ -154,7 +154,7 @@ def write_bundle(
     sign: str | Path | None = None,
     progress: Progress | None = None,
     **options: Any,  # noqa: ANN401 - keys of the stage `Bundle`, which are checked
-) -> Written:
+) -> WrittenBundle:
     """Write the edge bundle of a finished run, as the command `bundle` does; return its digest and places.
 
     Args:
@@ -184,7 +184,7 @@ def verify(
     digest: str | None = None,
     device: str | None = None,
     progress: Progress | None = None,
-) -> Found:
+) -> Verification:
     """Check a bundle, a folder or an archive, as the command `verify` does, and run its samples.
 
     With a `device`, as the command's `--device`, they run there, and what is returned has more
@@ -195,22 +195,22 @@ def verify(
         DeviceError: the runtime is missing, or the device cannot be used.
         OutputsError: the network computes something else than it should.
     """
-    from pipeline.bundle.as_model import reason
-    from pipeline.bundle.check import check
-    from pipeline.bundle.on_device.verify import Found, Refused, Wanted
+    from pipeline.bundle.as_model import refusal_reason
+    from pipeline.bundle.check import check_bundle
+    from pipeline.bundle.on_device.verify import Rejected, Verification, VerifyOptions
     from pipeline.bundle.remote import FoundThere, check_on
 
     _no_telemetry()
-    wanted = Wanted(runtime=runtime, threads=threads, public_key=public_key, digest=digest)
+    wanted = VerifyOptions(runtime=runtime, threads=threads, public_key=public_key, digest=digest)
     try:
         if device is not None:
             there = FoundThere()
             check_on(device, Path(bundle), wanted, there, progress or SilentProgress())
             return there
-        found = Found()
-        check(Path(bundle), wanted, found)
-    except Refused as error:
-        raise REFUSALS.get(error.exit_code, InputError)(reason(Path(bundle), error)) from error
+        found = Verification()
+        check_bundle(Path(bundle), wanted, found)
+    except Rejected as error:
+        raise REFUSALS.get(error.exit_code, InputError)(refusal_reason(Path(bundle), error)) from error
     return found
 
 
@@ -248,21 +248,21 @@ def compare(
         DeviceError: the device cannot be reached.
     """
     from pipeline.bundle.as_model import ExportedFiles, short_name
-    from pipeline.latency.compare import Question
+    from pipeline.latency.compare import ComparisonRequest
     from pipeline.latency.gate import compare_on
-    from pipeline.measure.subjects import Terms
+    from pipeline.measure.subjects import MeasureTerms
 
     _no_telemetry()
     if runtime not in RUNTIMES:
         raise InputError(f'runtime: found "{runtime}", allowed: {", ".join(RUNTIMES)}')
     paths = Path(baseline), Path(candidate)
-    question = Question(
+    question = ComparisonRequest(
         margin=_parsed("margin", parse_margin, margin),
         budget_s=_parsed("budget", parse_duration, budget),
         metric=metric,
         tolerance=None if tolerance is None else _parsed("tolerance", parse_margin, tolerance),
         runtime=runtime,
-        terms=Terms(threads=threads, batch=1),
+        terms=MeasureTerms(threads=threads, batch=1),
         labels=(str(baseline), str(candidate)),
     )
     with ExportedFiles() as opened:

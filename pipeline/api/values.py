@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from inspect import Parameter, Signature
 from typing import TYPE_CHECKING, Any
 
-from pipeline.bundle.selection import check_finished, shipping, stored
+from pipeline.bundle.selection import check_finished, shipping_rows, stored_artifact
 from pipeline.core.errors import InputError
 from pipeline.results.bundle import BundleOptions
 from pipeline.stages import STAGES
@@ -91,8 +91,8 @@ class Result:
             InputError: nothing was exported, the run is not finished, or its files are gone.
         """
         check_finished(self.report, self.folder)
-        rows = shipping(self.report, BundleOptions())
-        return {runtime: stored(row, self.folder).file for runtime, row in rows.items()}
+        rows = shipping_rows(self.report, BundleOptions())
+        return {runtime: stored_artifact(row, self.folder).file for runtime, row in rows.items()}
 
     @property
     def bundle(self) -> Path:

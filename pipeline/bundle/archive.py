@@ -14,7 +14,15 @@ import zlib
 from typing import TYPE_CHECKING, Any
 
 from pipeline.bundle.on_device import verify
-from pipeline.bundle.on_device.verify import MANIFEST, SIGNATURE, SIGNATURE_BYTES, SUMS, TEXT_BYTES, Refused, shown
+from pipeline.bundle.on_device.verify import (
+    MANIFEST,
+    SIGNATURE,
+    SIGNATURE_BYTES,
+    SUMS,
+    TEXT_BYTES,
+    Rejected,
+    printable_value,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -53,7 +61,7 @@ def is_archive_of_a_bundle(archive: Path) -> bool:
     try:
         with archive.open("rb") as raw:
             _read_manifest(_Unpacked(raw, archive.name))
-    except Refused:
+    except Rejected:
         return False
     return True
 
@@ -63,14 +71,14 @@ def unpack(archive: Path, folder: Path) -> None:
     try:
         raw = archive.open("rb")
     except OSError as error:
-        raise Refused(f"{archive.name}: it cannot be read: {error.strerror}") from error
+        raise Rejected(f"{archive.name}: it cannot be read: {error.strerror}") from error
     with raw:
         stream = _Unpacked(raw, archive.name)
         content, manifest = _read_manifest(stream)
         (folder / MANIFEST).write_bytes(content)
         sizes = {name: entry["bytes"] for name, entry in manifest["files"].items()}
         if sum(sizes.values()) > shutil.disk_usage(folder).free:
-            raise Refused(f"{archive.name}: it holds {sum(sizes.values()):,} bytes, more than are free in {folder}")
+            raise Rejected(f"{archive.name}: it holds {sum(sizes.values()):,} bytes, more than are free in {folder}")
         _members(stream, folder, sizes)
         _end(stream)
 
@@ -79,10 +87,10 @@ def _read_manifest(stream: _Unpacked) -> tuple[bytes, dict[str, Any]]:
     """Return the first member, as bytes and as what it says."""
     header = _header(stream)
     if header is None or header.name != MANIFEST:
-        first = "none" if header is None else shown(header.name)
-        raise Refused(f"{stream.name}: its first member is {first}, expected {MANIFEST}; give the .tar.gz of a bundle")
+        first = "none" if header is None else printable_value(header.name)
+        raise Rejected(f"{stream.name}: its first member is {first}, expected {MANIFEST}; give the .tar.gz of a bundle")
     if header.size > TEXT_BYTES:
-        raise Refused(f"{MANIFEST}: it has {header.size:,} bytes in {stream.name}, allowed: {TEXT_BYTES:,}")
+        raise Rejected(f"{MANIFEST}: it has {header.size:,} bytes in {stream.name}, allowed: {TEXT_BYTES:,}")
     content = b"".join(_content(stream, header.size))
     return content, verify.read_manifest(content)
 
@@ -94,12 +102,12 @@ def _members(stream: _Unpacked, folder: Path, sizes: Mapping[str, int]) -> None:
     while (header := _header(stream)) is not None:
         name = header.name
         if name in seen:
-            raise Refused(f"{name}: it stands twice in {stream.name}")
+            raise Rejected(f"{name}: it stands twice in {stream.name}")
         verify.check_name(name, stream.name)
         if name not in most:
-            raise Refused(f"{name}: {MANIFEST} does not name it")
+            raise Rejected(f"{name}: {MANIFEST} does not name it")
         if header.size > most[name] or (name in sizes and header.size != sizes[name]):
-            raise Refused(f"{name}: it has {header.size:,} bytes in {stream.name}, {MANIFEST} says {most[name]:,}")
+            raise Rejected(f"{name}: it has {header.size:,} bytes in {stream.name}, {MANIFEST} says {most[name]:,}")
         seen.add(name)
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -109,7 +117,7 @@ def _members(stream: _Unpacked, folder: Path, sizes: Mapping[str, int]) -> None:
         path.chmod(mode_of(name))
     for name in (*sizes, SUMS):
         if name not in seen:
-            raise Refused(f"{name}: it is missing in {stream.name}")
+            raise Rejected(f"{name}: it is missing in {stream.name}")
 
 
 def _header(stream: _Unpacked) -> tarfile.TarInfo | None:
@@ -120,12 +128,12 @@ def _header(stream: _Unpacked) -> tarfile.TarInfo | None:
     try:
         header = tarfile.TarInfo.frombuf(block, "ascii", "backslashreplace")
     except tarfile.TarError as error:
-        raise Refused(f"{stream.name}: it is no tar archive at byte {stream.at - BLOCK}: {error}") from error
+        raise Rejected(f"{stream.name}: it is no tar archive at byte {stream.at - BLOCK}: {error}") from error
     if header.type != tarfile.REGTYPE or header.linkname:
         kind = _KINDS.get(header.type, f"of the kind {header.type!r}")
-        raise Refused(f"{shown(header.name)}: it is {kind} in {stream.name}, allowed: regular files")
+        raise Rejected(f"{printable_value(header.name)}: it is {kind} in {stream.name}, allowed: regular files")
     if header.size < 0:
-        raise Refused(f"{shown(header.name)}: it has {header.size} bytes in {stream.name}")
+        raise Rejected(f"{printable_value(header.name)}: it has {header.size} bytes in {stream.name}")
     return header
 
 
@@ -151,7 +159,7 @@ def _content(stream: _Unpacked, size: int) -> Iterator[bytes]:
         left -= len(piece)
         yield piece
     if any(stream.read(-size % BLOCK)):
-        raise Refused(f"{stream.name}: there is something between its members, at byte {stream.at}")
+        raise Rejected(f"{stream.name}: there is something between its members, at byte {stream.at}")
 
 
 def _end(stream: _Unpacked) -> None:
@@ -160,9 +168,9 @@ def _end(stream: _Unpacked) -> None:
     while piece := stream.some(tarfile.RECORDSIZE):
         filling += len(piece)
         if any(piece) or filling > tarfile.RECORDSIZE:
-            raise Refused(f"{stream.name}: there is something behind its last member, at byte {stream.at}")
+            raise Rejected(f"{stream.name}: there is something behind its last member, at byte {stream.at}")
     if stream.goes_on():
-        raise Refused(f"{stream.name}: there is something behind the end of the compressed data")
+        raise Rejected(f"{stream.name}: there is something behind the end of the compressed data")
 
 
 class _Unpacked:
@@ -181,7 +189,7 @@ class _Unpacked:
         while len(found) < size:
             piece = self.some(size - len(found))
             if not piece:
-                raise Refused(f"{self.name}: it ends too early, at byte {self.at}")
+                raise Rejected(f"{self.name}: it ends too early, at byte {self.at}")
             found += piece
         return bytes(found)
 
@@ -190,11 +198,11 @@ class _Unpacked:
         while not self._inflater.eof:
             data = self._waiting or self.raw.read(CHUNK)
             if not data:
-                raise Refused(f"{self.name}: it is cut off: the compressed data do not end")
+                raise Rejected(f"{self.name}: it is cut off: the compressed data do not end")
             try:
                 piece = self._inflater.decompress(data, at_most)
             except zlib.error as error:
-                raise Refused(f"{self.name}: it is no gzip file, or damaged, at byte {self.at}: {error}") from error
+                raise Rejected(f"{self.name}: it is no gzip file, or damaged, at byte {self.at}: {error}") from error
             self._waiting = self._inflater.unconsumed_tail
             if piece:
                 self.at += len(piece)

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from pipeline.bundle.check import opened
-from pipeline.bundle.on_device.verify import MANIFEST, Found, Refused, check_files
+from pipeline.bundle.on_device.verify import MANIFEST, Rejected, Verification, check_files
 from pipeline.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def short_name(source: Path) -> str:
     return source.absolute().parent.name if is_bundle(source) and name == _USUAL else name
 
 
-def reason(source: Path, error: Refused) -> str:
+def refusal_reason(source: Path, error: Rejected) -> str:
     """Return why a bundle is refused, with its path where the text names only a file in it."""
     return str(error) if str(error).startswith(str(source)) else f"{source}: {error}"
 
@@ -58,9 +58,9 @@ class ExportedFiles(ExitStack):
         try:
             if source not in self._folders:
                 self._folders[source] = self.enter_context(opened(source))
-            manifest = check_files(self._folders[source], Found())
-        except Refused as error:
-            raise InputError(reason(source, error)) from error
+            manifest = check_files(self._folders[source], Verification())
+        except Rejected as error:
+            raise InputError(refusal_reason(source, error)) from error
         main: dict[str, str] = manifest["main"]
         wanted = runtime or manifest["runtime"]
         if wanted not in main:

@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 from pipeline.bundle.archive import mode_of
 from pipeline.bundle.content import Content
 from pipeline.bundle.manifest import write_manifest
-from pipeline.bundle.selection import check_finished, default_runtime, shipping, stored
+from pipeline.bundle.selection import check_finished, default_runtime, shipping_rows, stored_artifact
 from pipeline.bundle.tolerance import far
 from pipeline.core.stage import SilentProgress
 from pipeline.core.store import read_artifact
@@ -40,11 +40,11 @@ def content_of(
         InputError: the run is not finished, exports nothing that a wanted runtime reads, or its files are gone.
     """
     check_finished(report, run_folder)
-    rows = shipping(report, options)
+    rows = shipping_rows(report, options)
     return Content(
         report=report,
         run_folder=run_folder,
-        files={runtime: stored(row, run_folder).file for runtime, row in rows.items()},
+        files={runtime: stored_artifact(row, run_folder).file for runtime, row in rows.items()},
         runtime=default_runtime(report, rows),
         dataset=dataset,
         options=options,

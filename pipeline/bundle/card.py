@@ -17,7 +17,7 @@ from pipeline.bundle.on_device.infer import load_preprocessing
 from pipeline.bundle.on_device.self_test import EXPECTED
 from pipeline.bundle.requirements import file_name
 from pipeline.bundle.tolerance import FLOAT, far, is_exact, precision_of
-from pipeline.core.printable import printable
+from pipeline.core.printable import printable_text
 from pipeline.core.store import read_artifact
 from pipeline.report import numbers
 from pipeline.results.bundle import NOT_STATED
@@ -86,7 +86,7 @@ def non_commercial(manifest: Manifest) -> list[str]:
 
 def escape(text: object) -> str:
     """Make text safe inside a paragraph or a table cell."""
-    return printable(str(text)).translate(_ESCAPED)
+    return printable_text(str(text)).translate(_ESCAPED)
 
 
 def accuracy(found: Accuracy | None) -> str:

@@ -12,14 +12,14 @@ from pydantic import ValidationError
 from pipeline.bundle.archive import unpack
 from pipeline.bundle.assemble import CODE, ON_DEVICE
 from pipeline.bundle.on_device import verify
-from pipeline.bundle.on_device.verify import MANIFEST, Found, Refused, Wanted
+from pipeline.bundle.on_device.verify import MANIFEST, Rejected, Verification, VerifyOptions
 from pipeline.results.bundle import Manifest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-def check(bundle: Path, wanted: Wanted, found: Found) -> None:
+def check_bundle(bundle: Path, wanted: VerifyOptions, found: Verification) -> None:
     """Verify a bundle, a folder or an archive; `found` is filled while it goes on. Raises Refused."""
     with opened(bundle) as folder:
         manifest = check_content(folder, wanted, found)
@@ -27,7 +27,7 @@ def check(bundle: Path, wanted: Wanted, found: Found) -> None:
         found.verified = True
 
 
-def check_content(folder: Path, wanted: Wanted, found: Found) -> dict[str, Any]:
+def check_content(folder: Path, wanted: VerifyOptions, found: Verification) -> dict[str, Any]:
     """Check all of a bundle's folder that needs no runtime, and return its manifest. Raises Refused."""
     manifest = verify.check_files(folder, found)
     _check_manifest(folder)
@@ -45,12 +45,12 @@ def opened(bundle: Path) -> Iterator[Path]:
         yield bundle
         return
     if not bundle.is_file():
-        raise Refused(f"{bundle}: found no such file or folder, expected a bundle's folder or its .tar.gz")
+        raise Rejected(f"{bundle}: found no such file or folder, expected a bundle's folder or its .tar.gz")
     with tempfile.TemporaryDirectory(prefix="secateur-bundle-") as folder:
         try:
             unpack(bundle, Path(folder))
         except OSError as error:
-            raise Refused(f"{bundle}: it cannot be unpacked into {folder}: {error.strerror or error}") from error
+            raise Rejected(f"{bundle}: it cannot be unpacked into {folder}: {error.strerror or error}") from error
         yield Path(folder)
 
 
@@ -61,4 +61,4 @@ def _check_manifest(folder: Path) -> None:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
-        raise Refused(f"{MANIFEST}: {where}: {first['msg']}") from error
+        raise Rejected(f"{MANIFEST}: {where}: {first['msg']}") from error

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.core.paths import resolved
+from pipeline.core.paths import resolve_path
 from pipeline.results.bundle import NOT_STATED
 
 if TYPE_CHECKING:
@@ -32,9 +32,9 @@ def weights_licence(content: Content) -> str:
     definition, weights = (str(model.get(key) or "") for key in ("definition", "weights"))
     if not (definition.endswith(".py") and weights and start):
         return NOT_STATED
-    folder = resolved(Path(definition), Path(start)).parent
+    folder = resolve_path(Path(definition), Path(start)).parent
     card = folder / "card.md"
-    if resolved(Path(weights), Path(start)).parent != folder or not card.is_file():
+    if resolve_path(Path(weights), Path(start)).parent != folder or not card.is_file():
         return NOT_STATED
     return licence_in(card.read_text(encoding="utf-8"))
 

@@ -24,8 +24,7 @@ from pipeline.results.bundle import (
     Licences,
     Manifest,
 )
-from pipeline.results.measurement import MEASUREMENT_FILE
-from pipeline.results.measurement import load as load_measurement
+from pipeline.results.measurement import MEASUREMENT_FILE, load_measurement
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -12,12 +12,12 @@ from pipeline.bundle.assemble import content_of
 from pipeline.bundle.place import write_beside_run, write_bundle
 from pipeline.bundle.selection import check_finished
 from pipeline.core.errors import InputError
-from pipeline.core.locks import locked
+from pipeline.core.locks import file_lock
 from pipeline.core.partial import write_whole
-from pipeline.data import digest, load
+from pipeline.data import data_digest, load_data
 from pipeline.recipe import load_values
-from pipeline.recipe.problems import messages
-from pipeline.recipe.yaml import dotted
+from pipeline.recipe.problems import problem_messages
+from pipeline.recipe.yaml import dotted_place
 from pipeline.results.bundle import BundleOptions
 from pipeline.results.run_folder import RUN_FILE
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenBundle:
     """A bundle's digest, that of its SHA256SUMS, and where it was written."""
 
     digest: str
@@ -45,7 +45,7 @@ def write_bundle_of(
     *,
     secret_key: Path | None = None,
     progress: Progress | None = None,
-) -> Written:
+) -> WrittenBundle:
     """Write the bundle of a finished run to `out`, or without it into the run's folder, beside an archive of it.
 
     What is in the run's folder stands in its run.json as well.
@@ -65,11 +65,11 @@ def write_bundle_of(
     options, dataset = _of_recipe(report, folder, given)
     content = content_of(report, folder, dataset, options, progress)
     if out is not None:
-        return Written(write_bundle(content, (out,), secret_key=secret_key), (out,))
-    with locked(folder / ".lock", f"a run is writing into {folder}: wait for it, or give --out"):
+        return WrittenBundle(write_bundle(content, (out,), secret_key=secret_key), (out,))
+    with file_lock(folder / ".lock", f"a run is writing into {folder}: wait for it, or give --out"):
         record = write_beside_run(content, secret_key=secret_key)
         write_whole(folder / RUN_FILE, report.model_copy(update={"bundle": record}).model_dump_json(indent=1) + "\n")
-    return Written(record.digest, (folder / record.folder, folder / record.archive))
+    return WrittenBundle(record.digest, (folder / record.folder, folder / record.archive))
 
 
 def _of_recipe(report: RunReport, folder: Path, given: Mapping[str, Any]) -> tuple[BundleOptions, Dataset]:
@@ -82,8 +82,8 @@ def _of_recipe(report: RunReport, folder: Path, given: Mapping[str, Any]) -> tup
     try:
         options = BundleOptions.model_validate(values)
     except ValidationError as error:
-        found = messages(error.errors(include_url=False), BundleOptions.model_json_schema(), values)
-        raise InputError("\n".join(f"{dotted(place)}: {said}" for place, said in found.items())) from error
-    if digest(recipe.data) != report.data.get("digest"):
+        found = problem_messages(error.errors(include_url=False), BundleOptions.model_json_schema(), values)
+        raise InputError("\n".join(f"{dotted_place(place)}: {said}" for place, said in found.items())) from error
+    if data_digest(recipe.data) != report.data.get("digest"):
         raise InputError(f"the data of {folder} are not those of the run any more; run its recipe again")
-    return options, load(recipe.data)
+    return options, load_data(recipe.data)

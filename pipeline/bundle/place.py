@@ -82,7 +82,7 @@ def _replaceable(folder: Path) -> bool:
         return True
     try:
         manifest = verify.read_manifest(verify.read_file(folder, verify.MANIFEST, verify.TEXT_BYTES))
-    except verify.Refused:
+    except verify.Rejected:
         return False
     own = {*manifest["files"], verify.MANIFEST, verify.SUMS, verify.SIGNATURE}
     return all(name in own or "__pycache__" in name.split("/") for name in found)
@@ -91,8 +91,8 @@ def _replaceable(folder: Path) -> bool:
 def _check(made: Path) -> None:
     """Check a new bundle as those who get it will. Raises StageError, which no bundle should ever do."""
     try:
-        verify.check_files(made, verify.Found())
-    except verify.Refused as error:
+        verify.check_files(made, verify.Verification())
+    except verify.Rejected as error:
         raise StageError(f"the new bundle does not pass its own check and was not written: {error}") from error
 
 

@@ -24,11 +24,11 @@ from pipeline.bundle.on_device.verify import (
     MISSING_RUNTIME,
     SUMS,
     TEXT_BYTES,
-    Found,
-    Refused,
-    Wanted,
+    Rejected,
+    Verification,
+    VerifyOptions,
+    printable_value,
     read_file,
-    shown,
     strict_json,
 )
 from pipeline.core.errors import DeviceError
@@ -67,7 +67,7 @@ class Compared:
 
 
 @dataclass
-class FoundThere(Found):
+class FoundThere(Verification):
     """What a verification on a device found. `allowed` is the tolerance, 0 where outputs have to be `exact`."""
 
     device: str = ""
@@ -87,7 +87,7 @@ class _Expected:
     labels: Sequence[str]
 
 
-def check_on(name: str, bundle: Path, wanted: Wanted, found: FoundThere, progress: Progress) -> None:
+def check_on(name: str, bundle: Path, wanted: VerifyOptions, found: FoundThere, progress: Progress) -> None:
     """Verify a bundle, a folder or an archive, on the device of that name; `found` is filled while it goes on.
 
     Raises:
@@ -114,12 +114,12 @@ def check_on(name: str, bundle: Path, wanted: Wanted, found: FoundThere, progres
 def _expected(folder: Path, manifest: Mapping[str, Any], runtime: str) -> _Expected:
     """Read samples/expected.json and labels.txt. Raises Refused."""
     if runtime not in manifest["main"]:
-        raise Refused(f"{MANIFEST}: it has no file for {runtime}, allowed: {', '.join(manifest['main'])}")
+        raise Rejected(f"{MANIFEST}: it has no file for {runtime}, allowed: {', '.join(manifest['main'])}")
     content = strict_json(read_file(folder, EXPECTED, TEXT_BYTES), EXPECTED)
     try:
         outputs, allowed = self_test.read_expected(content, manifest, runtime)
     except self_test.Failed as error:
-        raise Refused(str(error), error.exit_code) from error
+        raise Rejected(str(error), error.exit_code) from error
     labels = (folder / "labels.txt").read_text(encoding="utf-8", errors="replace").splitlines()
     return _Expected(outputs, allowed, content["exact"][runtime], labels)
 
@@ -164,7 +164,7 @@ def _parsed(out: str) -> dict[str, Any] | None:
         told = json.loads(out[start:]) if start >= 0 else None
     except ValueError:
         return None
-    return told if isinstance(told, dict) and set(told) == {each.name for each in fields(Found)} else None
+    return told if isinstance(told, dict) and set(told) == {each.name for each in fields(Verification)} else None
 
 
 def _take(told: Mapping[str, Any], manifest: Mapping[str, Any], expected: _Expected, found: FoundThere) -> None:
@@ -172,7 +172,7 @@ def _take(told: Mapping[str, Any], manifest: Mapping[str, Any], expected: _Expec
     found.runtime, found.version, found.machine = told["runtime"], told["version"], told["machine"]
     where = f"{found.device}: {_processor(found)}"
     if not told["outputs"]:
-        raise Refused(f"{where}: {told['error']}", told["code"])
+        raise Rejected(f"{where}: {told['error']}", told["code"])
     found.passed("device", f"{where}, {found.runtime} {found.version}{', emulated' if found.emulated else ''}")
     found.notes += self_test.notes(manifest, found)
     found.outputs = told["outputs"]
@@ -181,7 +181,7 @@ def _take(told: Mapping[str, Any], manifest: Mapping[str, Any], expected: _Expec
         try:
             found.differences[name] = self_test.difference(name, numbers, found.outputs[name])
         except self_test.Failed as error:
-            raise Refused(f"{where}: {error}", error.exit_code) from error
+            raise Rejected(f"{where}: {error}", error.exit_code) from error
         row = found.samples[name] = _compared(numbers, found.outputs[name], found.differences[name], expected.labels)
         if not row.max_abs <= expected.allowed or (expected.exact and row.same_bits < row.outputs):
             wrong.append(f"{name}: {row}")
@@ -191,7 +191,7 @@ def _take(told: Mapping[str, Any], manifest: Mapping[str, Any], expected: _Expec
     if wrong or told["code"]:
         rest = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
         text = wrong[0] if wrong else told["error"]
-        raise Refused(f"{where}: {text}, allowed: {expected.allowed:.3g}{rest}", self_test.WRONG_OUTPUTS)
+        raise Rejected(f"{where}: {text}, allowed: {expected.allowed:.3g}{rest}", self_test.WRONG_OUTPUTS)
     found.passed("self-test", _summary(found))
     found.verified = True
 
@@ -201,7 +201,7 @@ def _compared(expected: Sequence[float], computed: Sequence[float], max_abs: flo
     one, other = (np.asarray(numbers, np.float64) for numbers in (expected, computed))
     same = int((one.view(np.uint64) == other.view(np.uint64)).sum())
     classes = [int(numbers.argmax()) for numbers in (other, one)]
-    names = [shown(labels[index]) if index < len(labels) else str(index) for index in classes]
+    names = [printable_value(labels[index]) if index < len(labels) else str(index) for index in classes]
     return Compared(len(one), same, max_abs, names[0], names[1])
 
 

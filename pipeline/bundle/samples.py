@@ -16,7 +16,7 @@ from PIL import Image
 
 from pipeline.bundle.json_text import json_text
 from pipeline.bundle.licences import data_licence
-from pipeline.bundle.on_device.infer import Network, load_preprocessing, normalise, read_image
+from pipeline.bundle.on_device.infer import Network, load_preprocessing, normalise_pixels, read_image
 from pipeline.bundle.tolerance import is_exact, tolerance
 from pipeline.core.errors import StageError
 from pipeline.core.store import read_artifact
@@ -51,7 +51,7 @@ SPREAD = 1.5
 
 
 @dataclass(frozen=True)
-class Candidates:
+class SampleCandidates:
     """Images uint8 [N, C, H, W] from which samples are chosen, their class names (None: drawn), and their licence."""
 
     images: Images
@@ -68,7 +68,7 @@ def write_samples(content: Content, folder: Path) -> None:
     networks = {runtime: Network(folder, runtime, threads=1) for runtime in content.files}
     preprocessing = load_preprocessing(folder)
     found = candidates(content)
-    answers = networks[content.runtime].logits(normalise(found.images, preprocessing))
+    answers = networks[content.runtime].logits(normalise_pixels(found.images, preprocessing))
     chosen = choose(answers, found.labels, content.options.samples)
     if len(chosen) < content.options.samples:
         content.progress.note(f"bundle: {len(chosen)} samples, as many as there are validation images")
@@ -78,7 +78,9 @@ def write_samples(content: Content, folder: Path) -> None:
     for file, index in zip(files, chosen, strict=True):
         _write_png(found.images[index], folder / file)
     images = np.stack([read_image(folder / file, preprocessing) for file in files])
-    outputs = {runtime: network.logits(normalise(images, preprocessing)) for runtime, network in networks.items()}
+    outputs = {
+        runtime: network.logits(normalise_pixels(images, preprocessing)) for runtime, network in networks.items()
+    }
     samples = [
         {
             "file": file,
@@ -92,15 +94,15 @@ def write_samples(content: Content, folder: Path) -> None:
     (folder / FOLDER / EXPECTED_FILE).write_text(json_text(expected), encoding="utf-8")
 
 
-def candidates(content: Content) -> Candidates:
+def candidates(content: Content) -> SampleCandidates:
     """Return the images that may become samples, as the options and the data's licence say."""
     licence, source = data_licence(content), content.options.sample_source
     count = max(CANDIDATES_AT_LEAST, CANDIDATES * content.options.samples)
     if source == "validation" or (source == "auto" and may_be_passed_on(licence)):
         split, classes = content.dataset.validation, content.dataset.classes
         order = by_turns(split.labels)[:count]
-        return Candidates(split.images[order], tuple(classes[label] for label in split.labels[order]), licence)
-    return Candidates(drawn(content.dataset, count), (None,) * count, _DRAWN_LICENCE)
+        return SampleCandidates(split.images[order], tuple(classes[label] for label in split.labels[order]), licence)
+    return SampleCandidates(drawn(content.dataset, count), (None,) * count, _DRAWN_LICENCE)
 
 
 def may_be_passed_on(licence: str) -> bool:

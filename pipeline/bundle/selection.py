@@ -32,7 +32,7 @@ def _last_rows(report: RunReport) -> dict[Form, Row]:
     return {row.form: row for row in made}
 
 
-def shipping(report: RunReport, options: BundleOptions) -> dict[DeviceRuntime, Row]:
+def shipping_rows(report: RunReport, options: BundleOptions) -> dict[DeviceRuntime, Row]:
     """Return the row whose file ships, for each runtime: OpenVINO reads ONNX where it has no file of its own.
 
     Raises:
@@ -63,7 +63,7 @@ def device_runtime(runtime: Runtime) -> DeviceRuntime:
     return next(each for each in shipping_runtimes() if each == runtime)
 
 
-def stored(row: Row, run_folder: Path) -> Artifact:
+def stored_artifact(row: Row, run_folder: Path) -> Artifact:
     """Return the artifact of a row from the run's folder.
 
     Raises:

@@ -256,11 +256,11 @@ def report(
     if folder.name == RESULT_FILE or (folder / RESULT_FILE).is_file():
         cli_latency.show_again(folder.parent if folder.name == RESULT_FILE else folder, as_json=as_json)
         return
-    from pipeline.report import write
+    from pipeline.report import write_report
     from pipeline.results.run_folder import read_run
 
     found, run_folder = read_run(folder)
-    write(found, run_folder)
+    write_report(found, run_folder)
     _show(found, run_folder, as_json=as_json)
 
 
@@ -315,13 +315,13 @@ def _show(found: RunReport, folder: Path, *, as_json: bool) -> None:
         say_json(found.model_dump_json(indent=1))
         return
     from pipeline.report.console import Console
-    from pipeline.report.run.facts import bundle
-    from pipeline.report.run.terminal import table
+    from pipeline.report.run.facts import bundle_facts
+    from pipeline.report.run.terminal import run_table
 
     console = Console()
-    console.print(table(found))
+    console.print(run_table(found))
     if found.bundle is not None:
-        console.print(f"Bundle: {bundle(found.bundle, folder)}", soft_wrap=True, markup=False)
+        console.print(f"Bundle: {bundle_facts(found.bundle, folder)}", soft_wrap=True, markup=False)
     console.print(f"Report: {folder / 'report.html'}", soft_wrap=True)
 
 
@@ -368,7 +368,7 @@ def _show_traceback(error: BaseException) -> None:
 
 def _interrupted() -> NoReturn:
     line = "\n" if sys.stderr.isatty() else ""  # after the ^C that a terminal shows
-    say(line + interruption.told(), err=True)
+    say(line + interruption.interruption_lines(), err=True)
     sys.stdout.flush()
     os._exit(interruption.exit_code())  # a process that has loaded torch takes seconds to shut down
 

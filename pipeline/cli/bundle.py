@@ -15,7 +15,7 @@ from pipeline.core.runtimes import BOARDS, EMULATED, shipping_runtimes
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pipeline.bundle.on_device.verify import Found, Wanted
+    from pipeline.bundle.on_device.verify import Verification, VerifyOptions
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
@@ -58,7 +58,7 @@ def bundle(
       secateur bundle runs/demo --out cells.tar.gz --sign minisign.key --data-licence CC-BY-4.0
     """
     from pipeline.bundle.of_run import write_bundle_of
-    from pipeline.report import write as write_report
+    from pipeline.report import write_report
     from pipeline.report.progress import ConsoleProgress
     from pipeline.results.run_folder import read_run
 
@@ -115,28 +115,28 @@ def verify(
 
       secateur verify cells.tar.gz --device ssh://pi@raspberrypi --runtime openvino
     """
-    from pipeline.bundle.on_device.verify import Refused, Wanted
+    from pipeline.bundle.on_device.verify import Rejected, VerifyOptions
     from pipeline.core.errors import DeviceError
 
-    wanted = Wanted(runtime=runtime, threads=threads, public_key=public_key, digest=digest)
+    wanted = VerifyOptions(runtime=runtime, threads=threads, public_key=public_key, digest=digest)
     found, verification = _verification(bundle, wanted, device)
     code = 0
     try:
         verification()
-    except (Refused, DeviceError) as error:
+    except (Rejected, DeviceError) as error:
         found.error, code = str(error), error.exit_code
     _show(found, as_json=as_json)
     raise typer.Exit(code)
 
 
-def _verification(bundle: Path, wanted: Wanted, device: str | None) -> tuple[Found, Callable[[], None]]:
+def _verification(bundle: Path, wanted: VerifyOptions, device: str | None) -> tuple[Verification, Callable[[], None]]:
     """Return the record that a verification here or on a device fills, and the function that does it."""
     if device is None:
-        from pipeline.bundle.check import check
-        from pipeline.bundle.on_device.verify import Found
+        from pipeline.bundle.check import check_bundle
+        from pipeline.bundle.on_device.verify import Verification
 
-        found = Found()
-        return found, lambda: check(bundle, wanted, found)
+        found = Verification()
+        return found, lambda: check_bundle(bundle, wanted, found)
     from pipeline.bundle.remote import FoundThere, check_on
     from pipeline.report.progress import ConsoleProgress
 
@@ -149,11 +149,11 @@ def _verification(bundle: Path, wanted: Wanted, device: str | None) -> tuple[Fou
     return there, on_device
 
 
-def _show(found: Found, *, as_json: bool) -> None:
+def _show(found: Verification, *, as_json: bool) -> None:
     """Print what a verification found; why a bundle is refused goes to stderr."""
     from pipeline.bundle.on_device.verify import as_json as as_json_text
-    from pipeline.bundle.on_device.verify import described
+    from pipeline.bundle.on_device.verify import verification_lines
 
-    say(as_json_text(found) if as_json else described(found))
+    say(as_json_text(found) if as_json else verification_lines(found))
     if found.error:
         say(f"error: {found.error}", err=True)

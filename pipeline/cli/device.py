@@ -14,7 +14,7 @@ from pipeline.cli.say import say, say_json
 from pipeline.core.runtimes import BOARDS, DEFAULT_RUNTIME, EMULATED
 
 if TYPE_CHECKING:
-    from pipeline.measure.visit import Visit
+    from pipeline.measure.probe import DeviceStatus
     from pipeline.results.doctor import DoctorReport
 
 UNREACHABLE = 5
@@ -55,7 +55,7 @@ def doctor(
       secateur doctor --device ssh://pi@raspberrypi --threads 4 --aa 20
     """
     from pipeline.core.units import parse_duration
-    from pipeline.latency.doctor import examine
+    from pipeline.latency.doctor import examine_device
     from pipeline.measure.devices import open_device
     from pipeline.report.progress import ConsoleProgress
 
@@ -64,7 +64,7 @@ def doctor(
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--budget") from error
     with ConsoleProgress() as progress:
-        found = examine(
+        found = examine_device(
             open_device(device, note=progress.note),
             runtime,
             threads=threads,
@@ -79,16 +79,16 @@ def doctor(
 
 
 def _show_doctor(found: DoctorReport) -> None:
-    from pipeline.latency.compare import Question
+    from pipeline.latency.compare import ComparisonRequest
     from pipeline.latency.doctor import ENOUGH
     from pipeline.latency.noise import noise_in
     from pipeline.report.console import Console
-    from pipeline.report.latency.doctor_terminal import summary
+    from pipeline.report.latency.doctor_terminal import doctor_summary
 
-    noise, usual = noise_in(found, found.clock), Question()
+    noise, usual = noise_in(found, found.clock), ComparisonRequest()
     margins = {budget_s: noise.smallest_margin(budget_s) for budget_s in sorted({found.budget_s, usual.budget_s})}
     kept = len(found.noise.ratios) >= ENOUGH
-    Console().print(summary(found, margins, default_margin=usual.margin, kept=kept))
+    Console().print(doctor_summary(found, margins, default_margin=usual.margin, kept=kept))
 
 
 @device_app.command("add")
@@ -162,11 +162,11 @@ def device_check(
     Example: secateur device check pi
     """
     from pipeline.measure.devices import open_device
-    from pipeline.measure.visit import visit
+    from pipeline.measure.probe import probe_device
     from pipeline.report.progress import ConsoleProgress
 
     with ConsoleProgress() as progress:
-        found = visit(open_device(name, note=progress.note))
+        found = probe_device(open_device(name, note=progress.note))
     _tell({"name": name, **asdict(found)}, _described(name, found), as_json=as_json)
     if not found.ready:
         raise typer.Exit(UNREACHABLE)
@@ -181,7 +181,7 @@ def device_remove(name: Name, as_json: AsJson = False) -> None:
     _tell({"name": name, **record.model_dump(mode="json", exclude_none=True)}, f"{name} removed", as_json=as_json)
 
 
-def _described(name: str, found: Visit) -> str:
+def _described(name: str, found: DeviceStatus) -> str:
     told = found.fingerprint
     packages = ", ".join(f"{package} {version}" for package, version in found.packages.items() if version)
     machine = f"{told['cpu_model'] or 'unknown processor'}, {told['architecture']}, {told['logical_cores']} cores"

@@ -78,22 +78,22 @@ def gate(
     from pipeline.bundle.as_model import ExportedFiles
     from pipeline.core.partial import write_whole
     from pipeline.core.paths import check_folder
-    from pipeline.latency.baselines import Store
+    from pipeline.latency.baselines import BaselineStore
     from pipeline.latency.gate import Gate
-    from pipeline.latency.gate_config import gated, read_config
+    from pipeline.latency.gate_config import gated_models, read_config
     from pipeline.report.progress import ConsoleProgress
     from pipeline.results.gate import RESULT_FILE
 
     _require_sensible(accept, refreeze=refreeze, drift=drift)
     read = read_config(config)
-    models = [each for each in gated(read, config.parent, force=force) if not only or each.name in only]
+    models = [each for each in gated_models(read, config.parent, force=force) if not only or each.name in only]
     if only and len(models) != len(set(only)):
         names = ", ".join(each.name for each in read.model)
         raise InputError(f"found --only {', '.join(only)}, allowed: {names}")
     check_folder(out, "the results' folder", "give another with --out")
     with ConsoleProgress() as progress, ExportedFiles() as opened:
         task = Gate(
-            store=Store(config.parent / read.baselines),
+            store=BaselineStore(config.parent / read.baselines),
             config=str(config),
             results=out,
             policy=inconclusive or "report",
@@ -125,7 +125,7 @@ def _require_sensible(accept: str | None, *, refreeze: bool, drift: bool) -> Non
 def _write(found: GateResult, junit: Path | None, markdown: Path | None) -> None:
     from pipeline.core.partial import write_whole
     from pipeline.report.latency import gate as pages
-    from pipeline.report.latency.junit import junit as junit_xml
+    from pipeline.report.latency.junit import junit_xml
 
     for path, text in ((junit, junit_xml), (markdown, pages.markdown)):
         if path:
@@ -143,4 +143,4 @@ def _show(found: GateResult, *, as_json: bool) -> None:
     if as_json:
         say_json(found.model_dump_json(indent=1))
     else:
-        Console().print(pages.summary(found))
+        Console().print(pages.gate_summary(found))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from pipeline.inspect.file import Ways
+    from pipeline.inspect.file import InspectOptions
     from pipeline.results.file_inspection import FileInspection
     from pipeline.results.inspection import Inspection
 
@@ -128,9 +128,9 @@ def inspect(
     _refuse("--arguments", arguments, f"the exported file {file}", "a model definition (.py)")
     if recipe is None:
         _refuse("--set", overrides, f"the exported file {file} alone", "--recipe with it")
-    from pipeline.inspect.file import Ways, training_images
+    from pipeline.inspect.file import InspectOptions, training_images
 
-    ways = Ways(
+    ways = InspectOptions(
         images=training_images(recipe, overrides or (), images, seed) if recipe else None,
         shapes=_shapes(inputs or ()),
         count=images,
@@ -144,26 +144,26 @@ def inspect(
         _show_file(opened(file, runtime), ways, page, bit_exact_arm=bit_exact_arm, as_json=as_json)
 
 
-def _show_file(file: Path, ways: Ways, page: Path | None, *, bit_exact_arm: bool, as_json: bool) -> None:
+def _show_file(file: Path, ways: InspectOptions, page: Path | None, *, bit_exact_arm: bool, as_json: bool) -> None:
     """Inspect an exported file, or say whether it computes the same on ARM."""
     if bit_exact_arm:
-        from pipeline.inspect.bits import bits, text_of, worst
+        from pipeline.inspect.bits import compare_bits, text_of, worst_exit_code
 
-        agreements = bits(file, ways)
+        agreements = compare_bits(file, ways)
         say(
             json.dumps([each.to_json() for each in agreements], indent=1, allow_nan=False)
             if as_json
             else text_of(agreements)
         )
-        raise typer.Exit(worst(agreements))
+        raise typer.Exit(worst_exit_code(agreements))
     from pipeline.inspect.file import inspect_file
     from pipeline.report.inspection import file_html as file_inspection_html
-    from pipeline.report.inspection.file_terminal import table
+    from pipeline.report.inspection.file_terminal import file_table
 
     found = inspect_file(file, ways)
     if page is not None:
-        file_inspection_html.write(found, page)
-    _show(found, lambda width: table(found, width), page, as_json=as_json)
+        file_inspection_html.write_file_page(found, page)
+    _show(found, lambda width: file_table(found, width), page, as_json=as_json)
 
 
 def _show_network(
@@ -177,16 +177,16 @@ def _show_network(
 ) -> None:
     """Inspect a network in torch."""
     from pipeline.inspect.model_argument import load_model
-    from pipeline.inspect.network import inspect as inspect_network
+    from pipeline.inspect.network import inspect_network
     from pipeline.report.inspection import network_html as inspection_html
-    from pipeline.report.inspection.network_terminal import table
+    from pipeline.report.inspection.network_terminal import network_table
 
     with printed_aside():  # what the user's code prints is not part of the result
         given = load_model(model, arguments=arguments, inputs=inputs, overrides=overrides)
         found = inspect_network(given.network, given.inputs, given.name)
     if page is not None:
-        inspection_html.write(found, page)
-    _show(found, lambda width: table(found, width), page, as_json=as_json)
+        inspection_html.write_network_page(found, page)
+    _show(found, lambda width: network_table(found, width), page, as_json=as_json)
 
 
 def _show(

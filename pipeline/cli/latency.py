@@ -15,9 +15,9 @@ from pipeline.core.runtimes import BOARDS, DEFAULT_RUNTIME, EMULATED
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pipeline.latency.compare import Question
+    from pipeline.latency.compare import ComparisonRequest
     from pipeline.measure.devices import Device
-    from pipeline.measure.subjects import Terms
+    from pipeline.measure.subjects import MeasureTerms
     from pipeline.report.progress import ConsoleProgress
     from pipeline.results.comparison import Comparison
     from pipeline.results.measurement import Measurement
@@ -80,7 +80,7 @@ def bench(
       secateur bench model.onnx --device ssh://pi@raspberrypi --duty 30ms
     """
     from pipeline.bundle.as_model import ExportedFiles
-    from pipeline.measure.bench import bench as measure_files
+    from pipeline.measure.bench import bench_files as measure_files
     from pipeline.report.progress import ConsoleProgress
 
     terms = _terms(threads, batch, shape, duty, priority=priority)
@@ -167,10 +167,10 @@ def compare(
     """
     from pipeline.bundle.as_model import ExportedFiles, short_name
     from pipeline.core.paths import check_folder, file_name
-    from pipeline.latency.compare import Question, keep_partial, write
+    from pipeline.latency.compare import ComparisonRequest, keep_partial, write_comparison
     from pipeline.report.progress import ConsoleProgress
 
-    question = Question(
+    question = ComparisonRequest(
         margin=_share(margin or DEFAULT_MARGINS.get(metric or "", "3%"), "--margin"),
         budget_s=_seconds(budget, "--budget"),
         metric=metric,
@@ -191,7 +191,7 @@ def compare(
         with ConsoleProgress() as progress, ExportedFiles() as opened:
             files = opened(baseline, runtime), opened(candidate, runtime_b or runtime)
             found, measurement = _compared(name, files, question, (device, device_b), progress)
-        found = write(found, measurement, folder)
+        found = write_comparison(found, measurement, folder)
         _draw(found, measurement, folder)
     except DeviceError as error:
         kept = keep_partial(error, folder)
@@ -210,12 +210,12 @@ def compare(
 def _compared(
     name: str,
     files: tuple[Path, Path],
-    question: Question,
+    question: ComparisonRequest,
     devices: tuple[str, str | None],
     progress: ConsoleProgress,
 ) -> tuple[Comparison, Measurement]:
     """Compare on the devices of these names, by time or by instructions; `name` is that of the comparison."""
-    from pipeline.latency.compare import compare as compare_files
+    from pipeline.latency.compare import compare_files
     from pipeline.latency.instructions import compare_instructions
 
     if question.metric == "instructions":
@@ -250,12 +250,12 @@ def _timed_device(name: str, note: Callable[[str], None]) -> Device | None:
     return found
 
 
-def _terms(threads: int, batch: int, shapes: list[str] | None, duty: str | None, *, priority: bool) -> Terms:
-    from pipeline.measure.subjects import Terms
+def _terms(threads: int, batch: int, shapes: list[str] | None, duty: str | None, *, priority: bool) -> MeasureTerms:
+    from pipeline.measure.subjects import MeasureTerms
 
     pause_ns = round(_seconds(duty, "--duty") * 1e9) if duty else 0
     given = dict(_shape(each) for each in shapes or ())
-    return Terms(threads=threads, batch=batch, shapes=given, pause_ns=pause_ns, priority=priority)
+    return MeasureTerms(threads=threads, batch=batch, shapes=given, pause_ns=pause_ns, priority=priority)
 
 
 def _shape(text: str) -> tuple[str, tuple[int, ...]]:
@@ -286,17 +286,17 @@ def _share(text: str, option: str) -> float:
 
 def show_again(folder: Path, *, as_json: bool) -> None:
     """Print a stored comparison and draw it; raises InputError if its rounds are not those it was made from."""
-    from pipeline.latency.compare import read
+    from pipeline.latency.compare import read_comparison
 
-    found, measurement = read(folder)
+    found, measurement = read_comparison(folder)
     _draw(found, measurement, folder)
     _show(found, folder, as_json=as_json)
 
 
 def _draw(found: Comparison, measurement: Measurement, folder: Path) -> None:
-    from pipeline.report.latency.comparison_html import write
+    from pipeline.report.latency.comparison_html import write_comparison_page
 
-    write(found, measurement, folder)
+    write_comparison_page(found, measurement, folder)
 
 
 def _show(found: Comparison, folder: Path, *, as_json: bool) -> None:
@@ -304,8 +304,8 @@ def _show(found: Comparison, folder: Path, *, as_json: bool) -> None:
         say_json(found.model_dump_json(indent=1))
         return
     from pipeline.report.console import Console
-    from pipeline.report.latency.comparison_terminal import summary
+    from pipeline.report.latency.comparison_terminal import comparison_summary
 
     console = Console()
-    console.print(summary(found))
+    console.print(comparison_summary(found))
     console.print(f"Drawings: {folder / 'comparison.html'}", soft_wrap=True, markup=False)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import typer
 
-from pipeline.core.printable import printable, printable_json
+from pipeline.core.printable import printable_json, printable_text
 
 
 def say(text: object, *, err: bool = False) -> None:
     """Print text for people."""
-    typer.echo(printable(str(text)), err=err)
+    typer.echo(printable_text(str(text)), err=err)
 
 
 def say_json(text: str) -> None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from pipeline.core.store import Store
-    from pipeline.core.store_care import Checked, Removed, Size
+    from pipeline.core.store_care import EntryCheck, PrunedEntries, StoreSize
 
 DAMAGED = 1
 
@@ -51,7 +51,7 @@ def check(as_json: AsJson = False) -> None:
 
     Example: secateur store check
     """
-    from pipeline.core.store_care import check as check_store
+    from pipeline.core.store_care import check_entries as check_store
     from pipeline.report.progress import ConsoleProgress
 
     with ConsoleProgress() as progress:
@@ -88,7 +88,7 @@ def prune(
 
       secateur store prune --older 30d
     """
-    from pipeline.core.store_care import prune as prune_store
+    from pipeline.core.store_care import prune_entries as prune_store
 
     removed = prune_store(_store(), seconds("--older", older), dry_run=dry_run)
     if as_json:
@@ -105,7 +105,7 @@ def size(as_json: AsJson = False) -> None:
 
     Example: secateur store size
     """
-    from pipeline.core.store_care import size as size_of
+    from pipeline.core.store_care import count_entries as size_of
 
     found = size_of(_store())
     if as_json:
@@ -129,7 +129,7 @@ def _print_json(content: object) -> None:
     say(json.dumps(content, indent=1, allow_nan=False))
 
 
-def _show_checked(found: list[Checked]) -> None:
+def _show_checked(found: list[EntryCheck]) -> None:
     states = {
         state: [each for each in found if each.state == state] for state in ("damaged", "in the making", "unlisted")
     }
@@ -144,7 +144,7 @@ def _show_checked(found: list[Checked]) -> None:
     _print(", ".join(counted) + ("; runs that need them will make them again" if states["damaged"] else ""))
 
 
-def _show_removed(removed: Removed, *, dry_run: bool) -> None:
+def _show_removed(removed: PrunedEntries, *, dry_run: bool) -> None:
     from pipeline.report.numbers import size as bytes_text
 
     number = sum(removed.entries.values())
@@ -156,7 +156,7 @@ def _show_removed(removed: Removed, *, dry_run: bool) -> None:
     _print(f"{_entries(number)}{listed}{left} {done}, {bytes_text(removed.bytes)} freed; {removed.kept} kept{use}")
 
 
-def _show_size(found: Size) -> None:
+def _show_size(found: StoreSize) -> None:
     from pipeline.report.numbers import size as bytes_text
 
     table = _table("Kind", "Entries", "Size")

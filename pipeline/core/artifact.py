@@ -20,13 +20,13 @@ GAIN = "gain"
 ONCE_WITHOUT_FILE = frozenset({"measure", "bundle"})
 
 
-class Frozen(BaseModel):
+class FrozenModel(BaseModel):
     """Base of every value type: immutable, unknown keys refused, and no number that is NaN or infinite."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class TensorSpec(Frozen):
+class TensorSpec(FrozenModel):
     """Name, shape, dtype and layout of one input or output. A dimension of -1 is dynamic."""
 
     name: str
@@ -35,7 +35,7 @@ class TensorSpec(Frozen):
     layout: str = ""
 
 
-class StageRecord(Frozen):
+class StageRecord(FrozenModel):
     """What one stage did: its full configuration, the digest it started from, and what it changed."""
 
     kind: str
@@ -46,7 +46,7 @@ class StageRecord(Frozen):
     changed: dict[str, Any] = Field(default={})
 
 
-class Artifact(Frozen):
+class Artifact(FrozenModel):
     """A network in one of three forms, in a folder of its own.
 
     `digest` is the sha256 of the payload files. `lineage` has one record per stage, oldest first.

@@ -17,8 +17,8 @@ from pipeline.core.artifact import file_digest
 from pipeline.core.files_read import files_read, users
 from pipeline.core.local_imports import imported_modules, local_modules
 from pipeline.core.partial import write_whole
-from pipeline.core.paths import content_of, kind_of, odd
-from pipeline.core.problems import NAMED, examples, refuse
+from pipeline.core.paths import content_of, kind_of, unreadable_reason
+from pipeline.core.problems import NAMED, first_names, refuse_problems
 from pipeline.core.reading import read_object
 
 if TYPE_CHECKING:
@@ -37,11 +37,11 @@ def input_digests(inputs: Sequence[Path], key: str) -> Iterator[tuple[str, str]]
     problems: list[str] = []
     for given in inputs:
         for name, file in _files(given):
-            if why := odd(file, "a file of data"):
+            if why := unreadable_reason(file, "a file of data"):
                 problems.append(f"{file}: {why}")
             else:
                 yield name, file_digest(file)
-    refuse(key, problems, ADVICE)
+    refuse_problems(key, problems, ADVICE)
 
 
 def content_digest(path: Path) -> str:
@@ -55,7 +55,7 @@ def content_digest(path: Path) -> str:
 
 
 @contextmanager
-def dependencies(file: Path) -> Iterator[set[Path]]:
+def recorded_dependencies(file: Path) -> Iterator[set[Path]]:
     """Give a set that holds, after the block, what a file that is imported and called in it reads and imports.
 
     Without the file itself, and without what belongs to the system, to Python or to an installed package.
@@ -67,7 +67,7 @@ def dependencies(file: Path) -> Iterator[set[Path]]:
     found.discard(file)
 
 
-def undeclared(
+def undeclared_inputs(
     found: set[Path], file: Path, arguments: Mapping[str, Any], inputs: Sequence[Path], call: str
 ) -> tuple[str, ...]:
     """Say on which files a function such as `build` depends without the recipe naming them, and what to write there.
@@ -95,12 +95,12 @@ def undeclared(
     )
     text = (
         f"files that {function}() of {file.name} reads and the recipe does not name: {len(names):,} "
-        f"({examples(names)}). {effect}. Write inputs: [{examples(wanted)}] below {section}{otherwise}"
+        f"({first_names(names)}). {effect}. Write inputs: [{first_names(wanted)}] below {section}{otherwise}"
     )
     return (text,)
 
 
-def within(path: Path, inputs: Sequence[Path]) -> bool:
+def within_inputs(path: Path, inputs: Sequence[Path]) -> bool:
     """Say whether a file is one of the inputs, or lies in a folder that is."""
     return any(path.resolve().is_relative_to(given.resolve()) for given in inputs)
 

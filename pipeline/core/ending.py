@@ -13,7 +13,7 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from pipeline.core.printable import printable
+from pipeline.core.printable import printable_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -48,7 +48,7 @@ def _end(threads: Sequence[threading.Thread], code: int) -> None:
     living = [thread.name for thread in threads if thread.is_alive()]
     if not living:
         return
-    names = printable(", ".join(living))
+    names = printable_text(", ".join(living))
     try:
         print(  # noqa: T201 - the command has ended
             f"left running: {names}. No daemon, and still at work {PATIENCE_S:g} s after the end: the process ends "

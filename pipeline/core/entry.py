@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, ValidationError
 
-from pipeline.core.artifact import GAIN, ONCE_WITHOUT_FILE, Artifact, Frozen, StageRecord, file_digest, payload_digest
+from pipeline.core.artifact import (
+    GAIN,
+    ONCE_WITHOUT_FILE,
+    Artifact,
+    FrozenModel,
+    StageRecord,
+    file_digest,
+    payload_digest,
+)
 from pipeline.core.partial import write_whole
 from pipeline.core.paths import content_of
 from pipeline.core.runtimes import FORMS
@@ -33,14 +41,14 @@ _PAYLOAD_FILES = frozenset(name for facts in FORMS.values() for name in facts.fi
 Seen = dict["Path", tuple[int, int, int]]
 
 
-class Listed(Frozen):
+class Listed(FrozenModel):
     """One file of an entry."""
 
     bytes: int = Field(ge=0)
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
-class Listing(Frozen):
+class Listing(FrozenModel):
     """The content of entry.json."""
 
     format: int = Field(default=1, ge=1, le=1)

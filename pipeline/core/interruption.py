@@ -67,7 +67,7 @@ def exit_code() -> int:
     return 128 + (_State.number or signal.SIGINT)
 
 
-def told() -> str:
+def interruption_lines() -> str:
     """Return the line, and the advice below it."""
     return "\n".join(line for line in ("Interrupted", _State.advice) if line)
 
@@ -95,7 +95,7 @@ def _end(number: int) -> None:
     """End the process without another line of Python; worker processes end when it does."""
     _State.number = number
     start = _SHOW_CURSOR + b"\n" if os.isatty(2) else b""
-    os.write(2, start + f"{told()}\n".encode(errors="backslashreplace"))
+    os.write(2, start + f"{interruption_lines()}\n".encode(errors="backslashreplace"))
     os._exit(exit_code())
 
 

@@ -99,7 +99,7 @@ def _files(root: Path, name: str) -> Iterator[tuple[str, Path]]:
 
 
 @contextmanager
-def importable(folder: Path) -> Iterator[None]:
+def importable_folder(folder: Path) -> Iterator[None]:
     """Let modules of `folder` be imported in the block as those beside a script; afterwards they are forgotten.
 
     Two files may so have modules of the same name beside them.

@@ -45,7 +45,7 @@ def _close_in_child() -> None:
 os.register_at_fork(after_in_child=_close_in_child)
 
 
-def introduce(doing: str) -> None:
+def introduce_process(doing: str) -> None:
     """Say what this process is doing from now on, such as `the run into runs/a`: locks that it takes tell it others."""
     _introduced.update(doing=doing, since=_now())
 
@@ -116,7 +116,7 @@ def holder(file: Path) -> str:
 
 
 @contextmanager
-def locked(file: Path, busy: str) -> Iterator[None]:
+def file_lock(file: Path, busy: str) -> Iterator[None]:
     """Hold an exclusive lock on `file` for the block; raises InputError with the text `busy` when another has it."""
     lock = acquire(file)
     if lock is None:

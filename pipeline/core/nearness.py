@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from pipeline.core.artifact import Frozen
+from pipeline.core.artifact import FrozenModel
 from pipeline.core.classification import is_logits, predicted_classes, share_equal
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ MOST_LAYERS = 4
 _CERTAIN = 2.0
 
 
-class Answers(Frozen):
+class Answers(FrozenModel):
     """How often two files give the same answer: on all images, and beyond chance (kappa) on the surer half of them.
 
     `margin` is the uncertainty of `kappa`; both are absent where the images cannot tell: there is one answer only.
@@ -81,7 +81,7 @@ class Answers(Frozen):
         return self.kappa is not None and self.margin is not None and self.kappa - self.margin >= _LEAST_KAPPA
 
 
-class Seen(Frozen):
+class Seen(FrozenModel):
     """Outputs of one kind of images in one kind of session against the float file. `fault` says why they are far."""
 
     images: str
@@ -92,7 +92,7 @@ class Seen(Frozen):
     fault: str = ""
 
 
-class Nearness(Frozen):
+class Nearness(FrozenModel):
     """Whether a file in fewer bits is near its float file, and what was done where it was not.
 
     `near`: nothing had to be done. `float`: the nodes of `in_float` went back to float, without which it was far.
@@ -113,7 +113,7 @@ class Nearness(Frozen):
         return self.text.removeprefix(f"{FAR}: ")
 
 
-def decibels(reference: NDArray[Any], found: NDArray[Any]) -> float:
+def noise_decibels(reference: NDArray[Any], found: NDArray[Any]) -> float:
     """Return the ratio of signal to noise of an output [N, ...] in dB, from -150 to 150.
 
     150 stands for equality, -150 for values that are not finite or a reference that is zero everywhere.
@@ -129,7 +129,7 @@ def decibels(reference: NDArray[Any], found: NDArray[Any]) -> float:
     return max(-MOST_DECIBELS, 10 * math.log10(power / noise)) if power > 0 else -MOST_DECIBELS
 
 
-def classification(reference: Outputs, found: Outputs, labels: NDArray[np.int64]) -> Answers | None:
+def compare_classes(reference: Outputs, found: Outputs, labels: NDArray[np.int64]) -> Answers | None:
     """Compare the largest logits [N, classes] of the first outputs; None where these are no logits.
 
     Source: Cohen, "A coefficient of agreement for nominal scales" (1960), also for the standard error.
@@ -158,14 +158,14 @@ def _kappa(before: NDArray[np.int64], after: NDArray[np.int64]) -> tuple[float |
     return (same - chance) / (1 - chance), _CERTAIN * spread / (1 - chance)
 
 
-def fault(reference: Outputs, found: Outputs, answers: Answers | None) -> str:
+def nearness_fault(reference: Outputs, found: Outputs, answers: Answers | None) -> str:
     """Say why outputs are far from the reference's; empty where they are near."""
     for one, other in zip(reference, found, strict=True):
         if not np.isfinite(other).all():
             return f"{USELESS} not finite"
-        if _constant(other) and not _constant(one) and decibels(one, other) < _EQUAL_DECIBELS:
+        if _constant(other) and not _constant(one) and noise_decibels(one, other) < _EQUAL_DECIBELS:
             return f"{USELESS} the same for all {len(other)} images"
-    lowest = min(map(decibels, reference, found))
+    lowest = min(map(noise_decibels, reference, found))
     if lowest < _HOPELESS_DECIBELS or (lowest < LEAST_DECIBELS and not (answers and answers.alike)):
         return f"{lowest:.1f} dB of signal to noise where at least {LEAST_DECIBELS:g} are expected"
     if answers is not None and answers.far:

@@ -87,7 +87,7 @@ def kind_of(path: Path) -> str:
     return "a file" if stat.S_ISREG(mode) else "a folder" if stat.S_ISDIR(mode) else "no file"
 
 
-def odd(path: Path, expected: str) -> str:
+def unreadable_reason(path: Path, expected: str) -> str:
     """Say why a path is no file that can be read, such as a link to nowhere or a pipe; empty: it is one."""
     try:
         mode = path.stat().st_mode
@@ -110,7 +110,7 @@ def content_of(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def resolved(path: Path, folder: Path) -> Path:
+def resolve_path(path: Path, folder: Path) -> Path:
     """Return `path` as an absolute path: `~` is the user's home, and anything relative starts at `folder`.
 
     Raises ValueError for the home of a user who is not there, for a NUL, and for links that lead in a circle.
@@ -125,7 +125,7 @@ def existing_file(path: Path, info: ValidationInfo, alternative: str = "") -> Pa
     """Return the absolute path of a file; raises ValueError when there is none, with what else is allowed there."""
     if info.context is None:
         return path
-    found = resolved(path, info.context["folder"])
+    found = resolve_path(path, info.context["folder"])
     kind = kind_of(found)
     if kind != "a file":
         what = f"it is {kind}" if kind == "no file" else kind or "no such file"
@@ -140,7 +140,7 @@ def _file(path: Path, info: ValidationInfo) -> Path:
 def _folder(path: Path, info: ValidationInfo) -> Path:
     if info.context is None:
         return path
-    found = resolved(path, info.context["folder"])
+    found = resolve_path(path, info.context["folder"])
     kind = kind_of(found)
     if kind != "a folder":
         what = "no folder" if kind == "no file" else kind or "no such folder"
@@ -151,7 +151,7 @@ def _folder(path: Path, info: ValidationInfo) -> Path:
 def _path(path: Path, info: ValidationInfo) -> Path:
     if info.context is None:
         return path
-    found = resolved(path, info.context["folder"])
+    found = resolve_path(path, info.context["folder"])
     if not found.exists():
         raise ValueError(f'found "{path}", which is {found}: not there, allowed: an existing file or folder')
     return found

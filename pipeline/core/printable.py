@@ -15,7 +15,7 @@ _JOINERS = "\u200c\u200d"
 _NONCHARACTER = 0xFFFE
 
 
-def printable(text: str, *, keep: str = "\n\t") -> str:
+def printable_text(text: str, *, keep: str = "\n\t") -> str:
     """Return text with every harmful character but those in `keep` as Python would write it in a string."""
     if text.isprintable():
         return text

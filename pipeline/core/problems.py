@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 LISTED, NAMED = 12, 3
 
 
-def refuse(where: str, problems: Sequence[str], advice: str) -> None:
+def refuse_problems(where: str, problems: Sequence[str], advice: str) -> None:
     """Raise InputError that lists the problems, the first of them in words, unless there is none."""
     if not problems:
         return
@@ -23,7 +23,7 @@ def refuse(where: str, problems: Sequence[str], advice: str) -> None:
     raise InputError(f"{visible(where)}: {count}{''.join(lines)}{more}\n{advice}")
 
 
-def examples(names: Sequence[str]) -> str:
+def first_names(names: Sequence[str]) -> str:
     """Return the first names, and how many more there are."""
     more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
     return f"{', '.join(map(visible, names[:NAMED]))}{more}"

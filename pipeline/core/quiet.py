@@ -51,7 +51,7 @@ def printed_aside() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def quiet(ignored: str, category: type[Warning]) -> Iterator[None]:
+def quiet_libraries(ignored: str, category: type[Warning]) -> Iterator[None]:
     """Within the block: no log lines, nothing printed, and no warnings whose text matches `ignored`."""
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)

@@ -135,7 +135,7 @@ def form_of(path: PurePath) -> str | None:
     return next((name for name in exported_forms() if FORMS[name].suffix == path.suffix), None)
 
 
-def loaded(reference: str) -> Any:  # noqa: ANN401 - a module, or what stands behind the colon
+def load_reference(reference: str) -> Any:  # noqa: ANN401 - a module, or what stands behind the colon
     """Import what the table names as module or module:name."""
     module, _, name = reference.partition(":")
     found = import_module(module)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, S
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from pipeline.core.artifact import Artifact, Form, Frozen, StageRecord, TensorSpec
+from pipeline.core.artifact import Artifact, Form, FrozenModel, StageRecord, TensorSpec
 from pipeline.core.one_of import one_of
 from pipeline.core.runtimes import BOARDS, DEFAULT_RUNTIME, RUNTIMES, runtime_for
 
@@ -22,7 +22,7 @@ Runtime = Annotated[str, one_of(lambda: RUNTIMES)]
 OnNoGain = Literal["keep", "skip", "fail"]
 
 
-class Target(Frozen):
+class Target(FrozenModel):
     """Where the result will run; this decides what is measured."""
 
     device: str = Field(
@@ -60,7 +60,7 @@ class SilentProgress:
         """Ignore it."""
 
 
-class Candidate(Frozen):
+class ChainFile(FrozenModel):
     """A file of the chain that can be timed: the original's FP32 export, or what one stage ships."""
 
     label: str
@@ -82,7 +82,7 @@ class Context:
     target: Target
     original: Artifact
     dataset: Callable[[], Dataset]
-    candidates: tuple[Candidate, ...] = ()
+    candidates: tuple[ChainFile, ...] = ()
     progress: Progress = field(default_factory=SilentProgress)
 
 

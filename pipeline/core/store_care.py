@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from pipeline.core import entry
-from pipeline.core.artifact import Frozen
+from pipeline.core.artifact import FrozenModel
 from pipeline.core.locks import acquire, holder
 from pipeline.core.partial import SUFFIX, remove, remove_left_over
 
@@ -27,7 +27,7 @@ State = Literal["whole", "unlisted", "damaged", "in the making"]
 KEY = re.compile(r"[0-9a-f]{64}")
 
 
-class Checked(Frozen):
+class EntryCheck(FrozenModel):
     """One entry: what it is, and what is wrong with it where it is damaged."""
 
     key: str
@@ -37,7 +37,7 @@ class Checked(Frozen):
     problem: str = ""
 
 
-class Removed(Frozen):
+class PrunedEntries(FrozenModel):
     """What pruning removed, or would remove: entries by kind, unfinished work, and bytes that become free."""
 
     entries: dict[str, int]
@@ -47,7 +47,7 @@ class Removed(Frozen):
     kept: int
 
 
-class Size(Frozen):
+class StoreSize(FrozenModel):
     """What lies in the store. A file that several entries share counts once, with the first."""
 
     entries: dict[str, int]
@@ -67,7 +67,7 @@ def folders(store: Store) -> list[Path]:
     return [path for path in found if KEY.fullmatch(path.name) and path.is_dir()]
 
 
-def check(store: Store, report: Callable[[int, int], None]) -> list[Checked]:
+def check_entries(store: Store, report: Callable[[int, int], None]) -> list[EntryCheck]:
     """Read every file of every entry and say which entries are damaged. Changes nothing.
 
     `report` is told how many of how many entries are done. A damaged entry is made again by the next run that needs it.
@@ -80,7 +80,7 @@ def check(store: Store, report: Callable[[int, int], None]) -> list[Checked]:
     return found
 
 
-def prune(store: Store, older_s: float, *, dry_run: bool = False) -> Removed:
+def prune_entries(store: Store, older_s: float, *, dry_run: bool = False) -> PrunedEntries:
     """Remove entries and unfinished work that no run has used for `older_s` seconds; with `dry_run` only count."""
     limit = time.time() - older_s
     removed: dict[str, int] = {}
@@ -106,10 +106,10 @@ def prune(store: Store, older_s: float, *, dry_run: bool = False) -> Removed:
                 counts["in_use"] += 1
     if not dry_run:
         _tidy_locks(store, limit)
-    return Removed(entries=removed, unfinished=unfinished, **counts)
+    return PrunedEntries(entries=removed, unfinished=unfinished, **counts)
 
 
-def size(store: Store) -> Size:
+def count_entries(store: Store) -> StoreSize:
     """Count entries and bytes by kind."""
     entries: dict[str, int] = {}
     by_kind: dict[str, int] = {}
@@ -125,10 +125,10 @@ def size(store: Store) -> Size:
                 by_kind[kind] = by_kind.get(kind, 0) + status.st_size
                 shared += status.st_size if status.st_nlink > 1 else 0
     unfinished = sum(path.stat().st_size for path in _files(_unfinished(store)))
-    return Size(entries=entries, bytes_by_kind=by_kind, unfinished_bytes=unfinished, shared_bytes=shared)
+    return StoreSize(entries=entries, bytes_by_kind=by_kind, unfinished_bytes=unfinished, shared_bytes=shared)
 
 
-def _checked(store: Store, folder: Path) -> Checked:
+def _checked(store: Store, folder: Path) -> EntryCheck:
     listed, wrong = entry.is_listed(folder), entry.problem(folder)
     state: State = "whole" if listed else "unlisted"
     if wrong:
@@ -140,7 +140,7 @@ def _checked(store: Store, folder: Path) -> Checked:
             wrong = entry.problem(folder)
             state = "damaged" if wrong else state
             lock.release()
-    return Checked(key=folder.name, kind=entry.kind_of(folder), folder=str(folder), state=state, problem=wrong)
+    return EntryCheck(key=folder.name, kind=entry.kind_of(folder), folder=str(folder), state=state, problem=wrong)
 
 
 def _remove(lock_file: Path, folder: Path, *, dry_run: bool, limit: float) -> bool:

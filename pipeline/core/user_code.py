@@ -1,7 +1,7 @@
 """The user's Python: files that are imported by path, and the line of theirs that an error came from.
 
 A definition's `build`, a data file's `load` and a network's `forward` may raise anything, or end the program. Whoever
-calls them does so within `told`, which says where it happened and what the code itself said.
+calls them does so within `user_code_errors`, which says where it happened and what the code itself said.
 """
 
 from __future__ import annotations
@@ -73,9 +73,9 @@ def known_as(path: Path) -> None:
 def import_file(path: Path, prefix: str, origin: Path | None = None) -> ModuleType:
     """Import a Python file under a name of its own, so that no folder needs to be on the import path.
 
-    With `origin` its `__file__` is that.
+    With `error_origin` its `__file__` is that.
 
-    Raises InputError when it is no Python file; what the file itself raises is for the caller (`told`).
+    Raises InputError when it is no Python file; what the file itself raises is for the caller (`user_code_errors`).
     """
     name = f"{prefix}_{_digest(path)[:12]}"
     spec = importlib.util.spec_from_file_location(name, path)
@@ -96,7 +96,7 @@ def import_file(path: Path, prefix: str, origin: Path | None = None) -> ModuleTy
 
 
 @contextmanager
-def told(doing: str, *, alone: bool = False) -> Iterator[None]:
+def user_code_errors(doing: str, *, alone: bool = False) -> Iterator[None]:
     """Within the block, what the user's code raises becomes an InputError with its line and its own message.
 
     `doing` starts the message. Errors of ours, those that no code of the user's had a part in, and a real Ctrl-C pass;
@@ -107,7 +107,7 @@ def told(doing: str, *, alone: bool = False) -> Iterator[None]:
     except (SecateurError, Interrupted):
         raise
     except BaseException as error:
-        found = origin(error)
+        found = error_origin(error)
         if found is None and not (alone and isinstance(error, Exception)):
             raise
         raise InputError(f"{doing}: {found or described(error)}") from error
@@ -119,7 +119,7 @@ def described(error: BaseException) -> str:
     return f"{type(error).__name__}{f': {text}' if text else ''}"
 
 
-def origin(error: BaseException, *, layers: bool = True) -> Origin | None:
+def error_origin(error: BaseException, *, layers: bool = True) -> Origin | None:
     """Return where in the user's code an error came from; None where that code had no part in it.
 
     Without `layers`, a line of the user's files counts alone, and not a layer of a network that has none. Of an error
@@ -147,7 +147,7 @@ def line_of(stack: Sequence[FrameSummary]) -> str:
     return _line(users[-1].filename, users[-1].lineno or 0) if users else ""
 
 
-def quoted(text: str) -> str:
+def quoted_line(text: str) -> str:
     """Return the last line of the user's that a library's message quotes as 'File "...", line N'; empty if none."""
     found = [match for match in _QUOTED.finditer(text) if match["file"] in _imported]
     return _line(found[-1]["file"], int(found[-1]["line"])) if found else ""

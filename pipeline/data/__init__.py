@@ -1,4 +1,4 @@
-"""Data sets by name or by path; `load` and `digest` are the only two questions that are asked of one."""
+"""Data sets by name or by path; `load` and `data_digest` are the only two questions that are asked of one."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ if TYPE_CHECKING:
     from pipeline.core.dataset import Dataset
     from pipeline.data.config import DataConfig
 
-__all__ = ["digest", "load", "summary"]
+__all__ = ["data_digest", "load_data", "summarise_data"]
 
 
-def digest(config: DataConfig) -> str:
+def data_digest(config: DataConfig) -> str:
     """Return the sha256 of the data's content, without decoding it. Raises InputError that says how to get the data."""
     match config:
         case Elpv():
@@ -40,7 +40,7 @@ def digest(config: DataConfig) -> str:
             assert_never(config)
 
 
-def load(config: DataConfig) -> Dataset:
+def load_data(config: DataConfig) -> Dataset:
     """Return the data set, decoded, split and checked.
 
     Raises:
@@ -77,7 +77,7 @@ def _load(config: DataConfig) -> Dataset:
             assert_never(config)
 
 
-def summary(dataset: Dataset) -> dict[str, Any]:
+def summarise_data(dataset: Dataset) -> dict[str, Any]:
     """Return what a report says about the data: name, classes and the number of images in each split."""
     return {
         "name": dataset.name,

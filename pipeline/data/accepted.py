@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.core.dataset import SPLITS, Dataset, Normalisation, Split
-from pipeline.core.problems import examples, refuse
+from pipeline.core.problems import first_names, refuse_problems
 from pipeline.data import checks
 
 if TYPE_CHECKING:
@@ -29,12 +29,12 @@ def accepted(dataset: Dataset, where: str) -> Dataset:
     splits = {name: getattr(dataset, name) for name in SPLITS}
     problems += [f"{name}: found {_kind(split)}, allowed: Split(images, labels)" for name, split in splits.items()
                  if not isinstance(split, Split)]  # fmt: skip
-    refuse(where, problems, ADVICE)
+    refuse_problems(where, problems, ADVICE)
     plain = {name: _plain(split) for name, split in splits.items()}
     for name, split in plain.items():
         problems += [f"{name}: {text}" for text in _split_problems(split, dataset)]
     problems += _shape_problems(plain)
-    refuse(where, problems, ADVICE)
+    refuse_problems(where, problems, ADVICE)
     train, validation, test = (plain[name] for name in SPLITS)
     found = replace(dataset, classes=tuple(dataset.classes), train=train, validation=validation, test=test)
     return replace(found, notes=tuple(dict.fromkeys((*found.notes, *_notes(found)))))
@@ -96,7 +96,7 @@ def _notes(dataset: Dataset) -> Iterator[str]:
         if missing := checks.absent(getattr(dataset, name).labels, dataset.classes):
             effect = "they cannot be learnt from it" if name == "train" else "its accuracy says nothing of them"
             count = f"{len(missing)} of {len(dataset.classes)} classes"
-            yield f"{count} have no {name} image ({examples(missing)}): {effect}"
+            yield f"{count} have no {name} image ({first_names(missing)}): {effect}"
     if max(dataset.normalisation.mean) > 1:
         yield f"mean {dataset.normalisation.mean} is above 1: it is in units of pixel / 255, as is std"
 
@@ -114,4 +114,4 @@ def shared_images(splits: Mapping[str, Split], name: Callable[[checks.Place], st
 
 def _pairs(pairs: Sequence[checks.Pair], name: Callable[[checks.Place], str], text: str) -> Iterator[str]:
     if pairs:
-        yield f"{text}: {len(pairs):,} ({examples([f'{name(one)} = {name(two)}' for one, two in pairs])})"
+        yield f"{text}: {len(pairs):,} ({first_names([f'{name(one)} = {name(two)}' for one, two in pairs])})"

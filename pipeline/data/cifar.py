@@ -24,7 +24,7 @@ HOME = "https://www.cs.toronto.edu/~kriz/cifar.html"
 
 
 @dataclass(frozen=True)
-class Layout:
+class CifarLayout:
     """File names and the number of label bytes of one of the two sets."""
 
     train: tuple[str, ...]
@@ -34,15 +34,15 @@ class Layout:
     normalisation: Normalisation
 
 
-LAYOUTS: dict[str, Layout] = {
-    "cifar10": Layout(
+LAYOUTS: dict[str, CifarLayout] = {
+    "cifar10": CifarLayout(
         train=tuple(f"data_batch_{index}.bin" for index in range(1, 6)),
         test=("test_batch.bin",),
         label_bytes=1,
         names="batches.meta.txt",
         normalisation=Normalisation((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
     ),
-    "cifar100": Layout(
+    "cifar100": CifarLayout(
         train=("train.bin",),
         test=("test.bin",),
         label_bytes=2,

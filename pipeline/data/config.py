@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.core.artifact import Frozen
+from pipeline.core.artifact import FrozenModel
 from pipeline.core.paths import ExistingFile, ExistingFolder, ExistingPath
 from pipeline.core.units import Ratio
 
@@ -14,7 +14,7 @@ Channels = Literal[1, 3]
 Argument = str | int | float | bool | None
 
 
-class Elpv(Frozen):
+class Elpv(FrozenModel):
     """Electroluminescence images of solar cells, functional or defective, from the package elpv-dataset."""
 
     source: Literal["elpv"]
@@ -28,7 +28,7 @@ class Elpv(Frozen):
     )
 
 
-class FashionMnist(Frozen):
+class FashionMnist(FrozenModel):
     """Fashion-MNIST: 70,000 grey images of clothes, 28x28 pixels, 10 classes."""
 
     source: Literal["fashion-mnist"]
@@ -42,7 +42,7 @@ class FashionMnist(Frozen):
     )
 
 
-class Cifar(Frozen):
+class Cifar(FrozenModel):
     """CIFAR-10 or CIFAR-100: 60,000 colour images, 32x32 pixels, in the binary layout."""
 
     source: Literal["cifar10", "cifar100"]
@@ -53,7 +53,7 @@ class Cifar(Frozen):
     )
 
 
-class ImageFolder(Frozen):
+class ImageFolder(FrozenModel):
     """One folder of images for each class, below root or below root/train, root/validation and root/test."""
 
     source: Literal["folder"]
@@ -81,7 +81,7 @@ class ImageFolder(Frozen):
         return self
 
 
-class DataFile(Frozen):
+class DataFile(FrozenModel):
     """Your own Python file, with a function `load(**arguments) -> pipeline.core.dataset.Dataset`."""
 
     source: Literal["file"]
@@ -96,7 +96,7 @@ class DataFile(Frozen):
 DataConfig = Annotated[Elpv | FashionMnist | Cifar | ImageFolder | DataFile, Field(discriminator="source")]
 
 
-def settings(config: DataConfig) -> dict[str, Any]:
+def data_settings(config: DataConfig) -> dict[str, Any]:
     """Return what tells two configurations of the same content apart; keys that say nothing are left out.
 
     Files are in `pipeline.data.digest`, by content.

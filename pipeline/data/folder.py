@@ -13,9 +13,9 @@ import numpy as np
 from PIL import Image
 
 from pipeline.core.dataset import SPLITS, Dataset, Normalisation, Preprocessing, Split
-from pipeline.core.problems import refuse
+from pipeline.core.problems import refuse_problems
 from pipeline.data.accepted import shared_images
-from pipeline.data.folder_listing import Found, Listing, list_folder
+from pipeline.data.folder_listing import FolderListing, Listing, list_folder
 from pipeline.data.image_file import PIXELS_AT_MOST, SIXTEEN_BITS, UnreadableError, read_pixels, rule
 from pipeline.data.splits import stratified, take
 
@@ -57,7 +57,7 @@ def digest(root: Path) -> str:
     return total.hexdigest()
 
 
-def _decoding_problems(found: Found) -> list[str]:
+def _decoding_problems(found: FolderListing) -> list[str]:
     """Decode every image and return what is wrong with it."""
     problems: list[str] = []
     for listing in found.listings.values():
@@ -69,8 +69,8 @@ def _decoding_problems(found: Found) -> list[str]:
     return problems
 
 
-def _refuse(found: Found, problems: list[str]) -> None:
-    refuse(str(found.root), problems, ADVICE)
+def _refuse(found: FolderListing, problems: list[str]) -> None:
+    refuse_problems(str(found.root), problems, ADVICE)
 
 
 def fitted(image: Image.Image, size: int) -> NDArray[np.uint8]:
@@ -88,7 +88,9 @@ def fitted(image: Image.Image, size: int) -> NDArray[np.uint8]:
     return np.asarray(resized.crop((left, top, left + size, top + size)))
 
 
-def read(found: Found, split: str, size: int, channels: int, white: float | None) -> tuple[Split, list[str], float]:
+def read(
+    found: FolderListing, split: str, size: int, channels: int, white: float | None
+) -> tuple[Split, list[str], float]:
     """Decode one split's images to uint8 [N, channels, size, size].
 
     Returns it with what is wrong with single images, and with the brightest value of those of more than 8 bits.
@@ -154,7 +156,7 @@ def _white_notes(brightest: float, white: float | None) -> tuple[str, ...]:
     return ()
 
 
-def _divided(splits: dict[str, Split], found: Found) -> tuple[dict[str, Split], dict[str, Listing]]:
+def _divided(splits: dict[str, Split], found: FolderListing) -> tuple[dict[str, Split], dict[str, Listing]]:
     """Return the three splits and their files, divided here where the folder has none."""
     if "all" not in splits:
         return splits, found.listings
@@ -166,7 +168,7 @@ def _divided(splits: dict[str, Split], found: Found) -> tuple[dict[str, Split], 
     return parts, {split: [listing[position] for position in part] for split, part in positions.items()}
 
 
-def _written(found: Found, places: dict[str, Listing], place: Place) -> str:
+def _written(found: FolderListing, places: dict[str, Listing], place: Place) -> str:
     """Write where an image is, with its split where the folder does not say it."""
     split, position = place
     name = found.relative(places[split][position][0])

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from pipeline.core.dataset import SPLITS
 from pipeline.core.errors import InputError
-from pipeline.core.paths import odd
-from pipeline.core.problems import NAMED, examples
+from pipeline.core.paths import unreadable_reason
+from pipeline.core.problems import NAMED, first_names
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
 #: Other names that folders of validation images have.
@@ -23,7 +23,7 @@ Listing = list[tuple[Path, int]]
 
 
 @dataclass
-class Found:
+class FolderListing:
     """The images of a folder by split ("all" where it has none), what was passed over, and what is wrong."""
 
     root: Path
@@ -41,7 +41,7 @@ class Found:
         """Say what was passed over."""
         notes = []
         if self.hidden:
-            notes.append(f"hidden files and folders left out: {len(self.hidden):,} ({examples(self.hidden)})")
+            notes.append(f"hidden files and folders left out: {len(self.hidden):,} ({first_names(self.hidden)})")
         if self.others:
             kinds = Counter(Path(name).suffix.lower() or "none" for name in self.others).most_common(NAMED)
             counted = ", ".join(f"{suffix} {count:,}" for suffix, count in kinds)
@@ -49,7 +49,8 @@ class Found:
             notes.append(f"files with other suffixes left out: {len(self.others):,} ({counted}; {read})")
         if deeper := self._deeper():
             notes.append(
-                f"images of every class lie in {examples(deeper)} below it: the classes are {examples(self.classes)}"
+                f"images of every class lie in {first_names(deeper)} below it: "
+                f"the classes are {first_names(self.classes)}"
             )
         return tuple(notes)
 
@@ -86,7 +87,7 @@ def _class_names(root: Path) -> tuple[str, ...]:
     return names
 
 
-def list_folder(root: Path) -> Found:
+def list_folder(root: Path) -> FolderListing:
     """Return everything below `root`, in name order. Raises InputError when it is no folder of class folders."""
     if not root.is_dir():
         raise InputError(f"data.root: {root} is not a folder")
@@ -98,13 +99,13 @@ def list_folder(root: Path) -> Found:
         ) from error
 
 
-def _listed(root: Path) -> Found:
+def _listed(root: Path) -> FolderListing:
     if not (root / "train").is_dir():
-        found = Found(root, _class_names(root))
+        found = FolderListing(root, _class_names(root))
         _list_split(found, root, "all")
         return found
     folders = {split: _split_folder(root, split) for split in SPLITS}
-    found = Found(root, _class_names(folders["train"]))
+    found = FolderListing(root, _class_names(folders["train"]))
     for split, folder in folders.items():
         _list_split(found, folder, split)
     found.hidden += [path.name for path in sorted(root.iterdir()) if _is_hidden(path.name)]
@@ -125,7 +126,7 @@ def _split_folder(root: Path, split: str) -> Path:
     raise InputError(message)
 
 
-def _list_split(found: Found, folder: Path, split: str) -> None:
+def _list_split(found: FolderListing, folder: Path, split: str) -> None:
     names = _class_names(folder)
     if names != found.classes:
         more = [name for name in names if name not in found.classes]
@@ -143,7 +144,7 @@ def _list_split(found: Found, folder: Path, split: str) -> None:
     found.listings[split] = listing
 
 
-def _images(found: Found, folder: Path) -> list[Path]:
+def _images(found: FolderListing, folder: Path) -> list[Path]:
     """Return the images of one class at any depth, sorted; linked folders below it are not followed."""
     images: list[Path] = []
     for place, folders, files in os.walk(folder, onerror=_raised):
@@ -155,7 +156,7 @@ def _images(found: Found, folder: Path) -> list[Path]:
         for path in (here / name for name in files if not _is_hidden(name)):
             if path.suffix.lower() not in SUFFIXES:
                 found.others.append(found.relative(path))
-            elif why := odd(path, "an image file"):
+            elif why := unreadable_reason(path, "an image file"):
                 found.problems.append(f"{found.relative(path)}: {why}")
             else:
                 images.append(path)

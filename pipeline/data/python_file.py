@@ -12,12 +12,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pipeline.core.artifact import file_digest
-from pipeline.core.code_inputs import dependencies, input_digests, undeclared
+from pipeline.core.code_inputs import input_digests, recorded_dependencies, undeclared_inputs
 from pipeline.core.dataset import SPLITS, Dataset
 from pipeline.core.errors import InputError
-from pipeline.core.local_imports import importable, local_modules
+from pipeline.core.local_imports import importable_folder, local_modules
 from pipeline.core.paths import content_of
-from pipeline.core.user_code import import_file, told
+from pipeline.core.user_code import import_file, user_code_errors
 from pipeline.data.accepted import accepted, shared_images
 
 if TYPE_CHECKING:
@@ -46,21 +46,21 @@ def load(path: Path, arguments: Mapping[str, Any], inputs: Sequence[Path] = ()) 
     Raises:
         InputError: it gives no Dataset, or one whose arrays are not what they should be, with all that is wrong.
     """
-    with importable(path.parent), dependencies(path) as read:
+    with importable_folder(path.parent), recorded_dependencies(path) as read:
         dataset = _called(path, arguments)
     found = accepted(dataset, f"{path}: load()")
     splits = {name: getattr(found, name) for name in SPLITS}
     shared = shared_images(splits, lambda place: f"{place[0]}[{place[1]}]")
-    return replace(found, notes=(*found.notes, *shared, *undeclared(read, path, arguments, inputs, "load data")))
+    return replace(found, notes=(*found.notes, *shared, *undeclared_inputs(read, path, arguments, inputs, "load data")))
 
 
 def _called(path: Path, arguments: Mapping[str, Any]) -> Dataset:
-    with told(f"data file {path} cannot be imported", alone=True):
+    with user_code_errors(f"data file {path} cannot be imported", alone=True):
         module = import_file(path, "secateur_data")
     if not callable(getattr(module, "load", None)):
         raise InputError(f"{path} has no function load(**arguments) that returns a pipeline.core.dataset.Dataset")
     given = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
-    with told(f"{path}: load({given}) failed", alone=True):
+    with user_code_errors(f"{path}: load({given}) failed", alone=True):
         dataset = module.load(**arguments)
     if not isinstance(dataset, Dataset):
         raise InputError(f"{path}: load() returned {type(dataset).__name__}, expected pipeline.core.dataset.Dataset")

@@ -160,7 +160,7 @@ def onnx_batch(model: onnx.ModelProto) -> int:
     return onnx_specs(model)[0][0].shape[0]
 
 
-def slices(samples_NCHW: NDArray[Any], batch: int) -> Iterator[NDArray[Any]]:
+def batch_slices(samples_NCHW: NDArray[Any], batch: int) -> Iterator[NDArray[Any]]:
     """Yield the samples in groups of exactly `batch`, the last filled up from the start; all at once for -1."""
     batch = batch if batch > 0 else len(samples_NCHW)
     for start in range(0, len(samples_NCHW), batch):
@@ -172,5 +172,5 @@ def _in_batches(
     batch: int,
     call: Callable[[NDArray[np.float32]], Sequence[NDArray[np.float32]]],
 ) -> tuple[NDArray[np.float32], ...]:
-    parts = [call(images) for images in slices(samples_NCHW, batch)]
+    parts = [call(images) for images in batch_slices(samples_NCHW, batch)]
     return tuple(np.concatenate(part)[: len(samples_NCHW)] for part in zip(*parts, strict=True))

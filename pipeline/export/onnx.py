@@ -18,13 +18,13 @@ from onnx import AttributeProto
 from torch.onnx._internal.exporter._errors import ConversionError
 
 from pipeline.core.errors import InputError, first_line
-from pipeline.core.quiet import quiet
-from pipeline.core.user_code import origin, quoted
+from pipeline.core.quiet import quiet_libraries
+from pipeline.core.user_code import error_origin, quoted_line
 from pipeline.export.any_batch import takes_other_batch
 from pipeline.export.attention import spelled_out
 from pipeline.export.bounds import one_kind_of_number
 from pipeline.export.data_attribute import data_as_operations
-from pipeline.onnx_graph.file import finish, onnx_specs, write_onnx
+from pipeline.onnx_graph.file import finish_model, onnx_specs, write_onnx
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -71,7 +71,7 @@ def export_onnx(
         raise ValueError("export needs a network in evaluation mode: call eval() first")
     proto = _translate(model, tuple(input_shape), input_name, list(output_names), opset, dynamic=dynamic_batch)
     _name_after_modules(proto, frozenset(model.state_dict()))
-    finished = finish(proto)
+    finished = finish_model(proto)
     if dynamic_batch and (fixed := onnx_specs(finished)[0][0].shape[0]) > 0:
         raise InputError(
             f"{type(model).__name__} was exported for a batch of {fixed} alone, although any number was asked for: "
@@ -89,7 +89,13 @@ def _translate(
     shapes = ({0: torch.export.Dim("batch")},) if dynamic else None
 
     def translated(given: nn.Module | ExportedProgram) -> ONNXProgram:
-        with quiet(*_TREES), quiet(*_ASSIGNED), spelled_out(), one_kind_of_number(), data_as_operations():
+        with (
+            quiet_libraries(*_TREES),
+            quiet_libraries(*_ASSIGNED),
+            spelled_out(),
+            one_kind_of_number(),
+            data_as_operations(),
+        ):
             program = torch.onnx.export(
                 given,
                 (sample,),
@@ -125,7 +131,7 @@ def _read_from_code(
     """Return what torch makes of the network's code instead of its run, where that is right for other batches."""
     batch = ({0: torch.export.Dim.AUTO},)
     try:
-        with quiet(*_TREES), quiet(*_ASSIGNED), spelled_out():
+        with quiet_libraries(*_TREES), quiet_libraries(*_ASSIGNED), spelled_out():
             read = torch.export.export(model, (sample,), dynamic_shapes=batch, strict=True)
         program = translated(read)
     except Exception:  # noqa: BLE001 - this way takes fewer networks, and parity judges the other
@@ -138,7 +144,7 @@ def _reason(error: BaseException) -> str:
 
     Empty for an interruption.
     """
-    found = origin(error, layers=False)
+    found = error_origin(error, layers=False)
     if found and found.own:
         return f"its code fails for the example: {found}"
     if not isinstance(error, Exception):
@@ -147,7 +153,7 @@ def _reason(error: BaseException) -> str:
     while cause.__cause__ is not None:
         cause = cause.__cause__
     if isinstance(error, ConversionError):  # the graph was captured: its nodes quote their lines
-        place = quoted(str(cause)) or quoted(str(error))
+        place = quoted_line(str(cause)) or quoted_line(str(error))
         at = f" at {place}" if place else ""
         return (
             f"torch's exporter has no translation for an operation of it{at}: {first_line(cause)}. Expected operators "

@@ -16,7 +16,7 @@ from torch import nn
 
 from pipeline.core.classification import is_logits, predicted_classes, share_equal
 from pipeline.core.errors import StageError
-from pipeline.export.execution import onnx_batch, onnx_tensors, openvino_tensors, slices, torch_outputs
+from pipeline.export.execution import batch_slices, onnx_batch, onnx_tensors, openvino_tensors, torch_outputs
 from pipeline.export.openvino import openvino_specs, read_openvino
 from pipeline.onnx_graph.file import read_onnx
 
@@ -65,7 +65,7 @@ class Difference:
     relative: float
 
 
-def compare(reference: Sequence[NDArray[np.float32]], outputs: Sequence[NDArray[np.float32]]) -> Parity:
+def output_differences(reference: Sequence[NDArray[np.float32]], outputs: Sequence[NDArray[np.float32]]) -> Parity:
     """Return how far `outputs` are from `reference`: one array [N, ...] for each output of the network.
 
     Raises:
@@ -88,7 +88,7 @@ def compare(reference: Sequence[NDArray[np.float32]], outputs: Sequence[NDArray[
     )
 
 
-def check(
+def check_parity(
     reference: Sequence[NDArray[np.float32]],
     outputs: Sequence[NDArray[np.float32]],
     *,
@@ -100,7 +100,7 @@ def check(
     Raises:
         StageError: it is not. `locate` is called to find the first layer that differs, which the message names.
     """
-    parity = compare(reference, outputs)
+    parity = output_differences(reference, outputs)
     if parity.max_rel_to_scale <= tolerance:
         return parity
     first = locate()
@@ -131,7 +131,7 @@ def locate_in_onnx(
 ) -> Difference | None:
     """Return the first layer in which an ONNX file differs from another one with the same tensor names."""
     layers = _layers(reference)
-    batch_NCHW = next(slices(samples_NCHW, onnx_batch(read_onnx(reference))))
+    batch_NCHW = next(batch_slices(samples_NCHW, onnx_batch(read_onnx(reference))))
     given, found = (onnx_tensors(path, batch_NCHW, layers) for path in (reference, file))
     return first_difference(_by_layer(given, layers), _by_layer(found, layers), tolerance=tolerance)
 
@@ -141,7 +141,7 @@ def locate_in_openvino(
 ) -> Difference | None:
     """Return the first layer in which an IR differs from the ONNX file that it was made of."""
     layers = _layers(reference)
-    batch_NCHW = next(slices(samples_NCHW, openvino_specs(read_openvino(file))[0][0].shape[0]))
+    batch_NCHW = next(batch_slices(samples_NCHW, openvino_specs(read_openvino(file))[0][0].shape[0]))
     given, found = onnx_tensors(reference, batch_NCHW, layers), openvino_tensors(file, batch_NCHW, layers)
     return first_difference(_by_layer(given, layers), _by_layer(found, layers), tolerance=tolerance)
 
@@ -151,7 +151,7 @@ def locate_in_export(
 ) -> Difference | None:
     """Return the first convolution or linear layer in which an ONNX export differs from its torch network."""
     layers = _layers(file)
-    batch_NCHW = next(slices(samples_NCHW, onnx_batch(read_onnx(file))))
+    batch_NCHW = next(batch_slices(samples_NCHW, onnx_batch(read_onnx(file))))
     given, found = module_outputs(model, batch_NCHW), onnx_tensors(file, batch_NCHW, layers)
     return first_difference(given, _by_layer(found, layers), tolerance=tolerance)
 

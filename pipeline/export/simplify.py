@@ -13,8 +13,8 @@ import onnxsim
 
 from pipeline.core.errors import StageError, first_line
 from pipeline.export.execution import onnx_outputs
-from pipeline.export.parity import FLOAT32_TOLERANCE, check, locate_in_onnx
-from pipeline.onnx_graph.file import finish, onnx_specs, read_onnx, write_onnx
+from pipeline.export.parity import FLOAT32_TOLERANCE, check_parity, locate_in_onnx
+from pipeline.onnx_graph.file import finish_model, onnx_specs, read_onnx, write_onnx
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,7 +49,7 @@ def simplify_onnx(source: Path, destination: Path, samples_NCHW: NDArray[np.floa
         raise StageError(
             f"onnxsim could not simplify {source}: {first_line(error)}. Leave the simplify stage out"
         ) from error
-    result = finish(simplified)
+    result = finish_model(simplified)
     if onnx_specs(result) != onnx_specs(given):
         raise StageError(f"onnxsim changed the inputs or outputs: {onnx_specs(result)}, expected {onnx_specs(given)}")
     write_onnx(result, destination)
@@ -63,7 +63,7 @@ def simplify_onnx(source: Path, destination: Path, samples_NCHW: NDArray[np.floa
 
 def _parity(source: Path, destination: Path, samples_NCHW: NDArray[np.float32]) -> Parity:
     reference, outputs = (onnx_outputs(file, samples_NCHW) for file in (source, destination))
-    return check(
+    return check_parity(
         reference,
         outputs,
         tolerance=FLOAT32_TOLERANCE,

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from pipeline.inspect.file import Ways
+    from pipeline.inspect.file import InspectOptions
 
 PROCESSORS = ("qemu://cortex-a72", "qemu://cortex-a76")
 
 
-def bits(file: Path, ways: Ways) -> list[Agreement]:
+def compare_bits(file: Path, ways: InspectOptions) -> list[Agreement]:
     """Compare a file's outputs on its images, or on random inputs where there are none.
 
     A processor that cannot be emulated here is told by an agreement over no image, whose note says why.
@@ -47,7 +47,7 @@ def text_of(agreements: Sequence[Agreement]) -> str:
     return "\n".join(_line(each) for each in agreements)
 
 
-def worst(agreements: Sequence[Agreement]) -> int:
+def worst_exit_code(agreements: Sequence[Agreement]) -> int:
     """Return the exit code: 1 when a class differs, 3 when no processor could be asked, else 0."""
     if any(each.same_argmax is not None and each.same_argmax < each.images for each in agreements):
         return 1
@@ -65,7 +65,7 @@ def _line(each: Agreement) -> str:
     )
 
 
-def _random(file: Path, ways: Ways) -> NDArray[np.float32]:
+def _random(file: Path, ways: InspectOptions) -> NDArray[np.float32]:
     shape = ways.shapes[0] if ways.shapes else onnx_specs(read_onnx(file))[0][0].shape
     sizes = [max(size, 1) for size in shape[1:]]
     return np.random.default_rng(ways.seed).standard_normal((ways.count, *sizes), dtype=np.float32)

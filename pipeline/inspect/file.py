@@ -11,13 +11,13 @@ import numpy as np
 
 from pipeline.analysis.cost import onnx_macs
 from pipeline.analysis.feeds import fixed_inputs, image_feeds, random_feeds
-from pipeline.analysis.findings import findings, islands
+from pipeline.analysis.findings import float_islands, inspection_findings
 from pipeline.analysis.node_times import node_times
 from pipeline.analysis.noise import watch_onnx
 from pipeline.analysis.precision_map import onnx_precision_map
 from pipeline.core.errors import InputError
 from pipeline.core.runtimes import DEFAULT_RUNTIME, form_of, runtime_for
-from pipeline.data import load
+from pipeline.data import load_data
 from pipeline.onnx_graph.file import onnx_specs, read_onnx
 from pipeline.onnx_graph.wiring import CONVERTERS, FileWiring
 from pipeline.recipe import load_recipe
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from pipeline.analysis.feeds import Feed
     from pipeline.analysis.precision_map import PrecisionMap
-    from pipeline.analysis.probes import Watched
+    from pipeline.analysis.probes import LayerStatistics
     from pipeline.analysis.times import NodeTimes
     from pipeline.core.artifact import TensorSpec
     from pipeline.core.stage import Runtime
@@ -47,7 +47,7 @@ class Images:
 
 
 @dataclass(frozen=True)
-class Ways:
+class InspectOptions:
     """How a file is looked at.
 
     Attributes:
@@ -77,7 +77,7 @@ def training_images(recipe: Path, overrides: Sequence[str], count: int, seed: in
     Raises:
         InputError: the recipe has problems, its data is missing, or the split has fewer images.
     """
-    dataset = load(load_recipe(recipe, overrides).recipe.data)
+    dataset = load_data(load_recipe(recipe, overrides).recipe.data)
     available = len(dataset.train)
     if count > available:
         raise InputError(f"--images is {count}, the training split of {dataset.name} has {available}: ask for fewer")
@@ -86,7 +86,7 @@ def training_images(recipe: Path, overrides: Sequence[str], count: int, seed: in
     return Images(samples, f"{count} training images of {dataset.name}")
 
 
-def inspect_file(file: Path, ways: Ways) -> FileInspection:
+def inspect_file(file: Path, ways: InspectOptions) -> FileInspection:
     """Describe a file's layers, run it unoptimised to see them, and profile it.
 
     Args:
@@ -106,7 +106,7 @@ def inspect_file(file: Path, ways: Ways) -> FileInspection:
     runtime = ways.runtime or runtime_for(form, DEFAULT_RUNTIME)
     times = node_times(file, runtime, feeds[0], runs=ways.runs, threads=ways.threads) if ways.runs else None
     layers = tuple(_timed(_seen(layer, seen.get(layer.name)), times) for layer in mapped.layers)
-    found_islands = islands(layers, mapped.links)
+    found_islands = float_islands(layers, mapped.links)
     counted = [layer for layer in layers if layer.macs]
     return FileInspection(
         form=form,
@@ -121,7 +121,7 @@ def inspect_file(file: Path, ways: Ways) -> FileInspection:
         layers=layers,
         profile=None if times is None else _profile(times, layers),
         islands=found_islands,
-        findings=findings(layers, found_islands),
+        findings=inspection_findings(layers, found_islands),
     )
 
 
@@ -131,8 +131,8 @@ def _random_words(feeds: Sequence[Feed], seed: int) -> str:
 
 
 def _read_onnx(
-    file: Path, ways: Ways, label: str
-) -> tuple[tuple[TensorSpec, ...], Sequence[Feed], PrecisionMap, Mapping[str, Watched]]:
+    file: Path, ways: InspectOptions, label: str
+) -> tuple[tuple[TensorSpec, ...], Sequence[Feed], PrecisionMap, Mapping[str, LayerStatistics]]:
     wiring = FileWiring(read_onnx(file))
     inputs = fixed_inputs(onnx_specs(wiring.model)[0], ways.shapes, label)
     feeds = _feeds(inputs, ways, label)
@@ -142,8 +142,8 @@ def _read_onnx(
 
 
 def _read_ir(
-    file: Path, ways: Ways, label: str
-) -> tuple[tuple[TensorSpec, ...], Sequence[Feed], PrecisionMap, Mapping[str, Watched]]:
+    file: Path, ways: InspectOptions, label: str
+) -> tuple[tuple[TensorSpec, ...], Sequence[Feed], PrecisionMap, Mapping[str, LayerStatistics]]:
     from pipeline.analysis.openvino_layers import read_layers  # noqa: PLC0415
     from pipeline.analysis.openvino_noise import watch_ir  # noqa: PLC0415 - ONNX files do without
     from pipeline.analysis.openvino_precision import openvino_precision_map  # noqa: PLC0415
@@ -155,13 +155,15 @@ def _read_ir(
     return inputs, feeds, openvino_precision_map(ir), watch_ir(ir, feeds, ways.against, label=label)
 
 
-def _feeds(inputs: Sequence[TensorSpec], ways: Ways, label: str) -> list[Feed]:
+def _feeds(inputs: Sequence[TensorSpec], ways: InspectOptions, label: str) -> list[Feed]:
     if ways.images is None:
         return random_feeds(inputs, ways.count, ways.seed)
     return image_feeds(inputs, ways.images.samples_NCHW, label)
 
 
-def _with_macs(mapped: PrecisionMap, wiring: FileWiring, feed: Feed, seen: Mapping[str, Watched]) -> PrecisionMap:
+def _with_macs(
+    mapped: PrecisionMap, wiring: FileWiring, feed: Feed, seen: Mapping[str, LayerStatistics]
+) -> PrecisionMap:
     """Add multiply-accumulates and sizes of outputs, which follow from the shapes that were seen."""
     shapes = {name: tuple(tensor.dims) for name, tensor in wiring.constants.items()}
     shapes |= {name: value.shape for name, value in feed.items()}
@@ -179,7 +181,7 @@ def _with_macs(mapped: PrecisionMap, wiring: FileWiring, feed: Feed, seen: Mappi
     return replace(mapped, layers=tuple(sized))
 
 
-def _seen(layer: FileLayer, seen: Watched | None) -> FileLayer:
+def _seen(layer: FileLayer, seen: LayerStatistics | None) -> FileLayer:
     """Add what was seen of a layer while it ran."""
     if seen is None:
         return layer

@@ -18,14 +18,14 @@ from pipeline.core.code_inputs import NETWORK_FILE
 from pipeline.core.entry import ARTIFACT_FILE
 from pipeline.core.errors import InputError, RecipeError
 from pipeline.core.reading import read_value
-from pipeline.data import load as load_data
+from pipeline.data import load_data
 from pipeline.data.config import Cifar, DataFile, Elpv, FashionMnist, ImageFolder
 from pipeline.inspect.exported_argument import main_files
-from pipeline.network.definition import build, initialise
-from pipeline.network.library import ALLOWED, ARGUMENT, definition_of, split
+from pipeline.network.definition import build_network, initialise_lazy_layers
+from pipeline.network.library import ALLOWED, ARGUMENT, definition_of, split_reference
 from pipeline.network.stored import load_network
 from pipeline.recipe import load_recipe
-from pipeline.recipe.problems import shown
+from pipeline.recipe.problems import shown_value
 from pipeline.recipe.yaml import read_text
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def load_model(
         InputError: nothing of the kind is there, an option does not fit it, or no shape is known.
     """
     found = _loaded(given, arguments, overrides, tuple(input_spec(text, index) for index, text in enumerate(inputs)))
-    initialise(found.network, found.inputs)
+    initialise_lazy_layers(found.network, found.inputs)
     return found
 
 
@@ -88,7 +88,7 @@ def _refuse(option: str, texts: Sequence[str], what: str, instead: str) -> None:
 
 def _of_recipe(path: Path, overrides: Sequence[str], specs: tuple[TensorSpec, ...]) -> Model:
     recipe = load_recipe(path, overrides).recipe
-    network = build(recipe.model.definition, recipe.model.arguments)
+    network = build_network(recipe.model.definition, recipe.model.arguments)
     return Model(recipe.name, network, specs or (_image(input_shape(recipe.data)),))
 
 
@@ -113,7 +113,7 @@ def _of_run(folder: Path, names: Sequence[str]) -> list[str]:
 def _of_definition(given: str, arguments: Sequence[str], specs: tuple[TensorSpec, ...]) -> Model:
     """Build the network of a Python file, or of a package."""
     values = dict(_argument(text) for text in arguments)
-    found = split(given)
+    found = split_reference(given)
     if found is None:
         path = _python_file(given)
     else:
@@ -122,7 +122,7 @@ def _of_definition(given: str, arguments: Sequence[str], specs: tuple[TensorSpec
         path, values = _bundled_definition(given, found[0]), {**values, ARGUMENT: found[1]}
     if not specs:
         raise InputError(f"{given} does not say what it takes. Give one --input per input: --input 3,224,224")
-    return Model(given, build(path, values), specs)
+    return Model(given, build_network(path, values), specs)
 
 
 def _python_file(given: str) -> Path:
@@ -158,7 +158,9 @@ def _argument(text: str) -> tuple[str, Any]:
     for problem in document.problems.values():
         raise InputError(f"--arguments {text}: {problem.message}")
     if isinstance(document.data, (list, dict)):
-        raise InputError(f"--arguments {text}: found {shown(document.data)}, expected a number, a text, true or false")
+        raise InputError(
+            f"--arguments {text}: found {shown_value(document.data)}, expected a number, a text, true or false"
+        )
     return key.strip(), document.data
 
 

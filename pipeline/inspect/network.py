@@ -1,8 +1,8 @@
 """Inspects a network before anything is pruned: which channels leave together, what they cost, what stays and why.
 
-`inspect` captures and traces a network; `inspection_of` counts, from the channel graph and what the modules are. MACs
-per group come from the graph's contractions (sums of products), so that they follow widths exactly: a group's MACs are
-those that would be gone if all its channels were. One MAC counts for each group that takes part in it.
+`inspect_network` captures and traces a network; `inspection_of` counts, from the channel graph and what the modules
+are. MACs per group come from the graph's contractions (sums of products), so that they follow widths exactly: a group's
+MACs are those that would be gone if all its channels were. One MAC counts for each group that takes part in it.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import torch
 from torch import nn
 
 from pipeline.compress.pruning.cost import macs_model, parameters_model
-from pipeline.compress.pruning.graph import layer_of, trace
-from pipeline.compress.pruning.graph.capture import capture
+from pipeline.compress.pruning.graph import layer_of, trace_channels
+from pipeline.compress.pruning.graph.capture import capture_graph
 from pipeline.compress.pruning.graph.nodes import layer_path
 from pipeline.core.errors import InputError
 from pipeline.inspect.network_layers import Sides, forward_order, layers_of
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from pipeline.compress.pruning.graph import ChannelGraph, Group
-    from pipeline.compress.pruning.graph.capture import Captured
+    from pipeline.compress.pruning.graph.capture import CapturedGraph
     from pipeline.core.artifact import TensorSpec
     from pipeline.results.inspection import Layer
 
@@ -56,7 +56,7 @@ class Structure:
     computed: frozenset[str] = frozenset()
 
 
-def inspect(model: nn.Module, inputs: Sequence[TensorSpec], name: str) -> Inspection:
+def inspect_network(model: nn.Module, inputs: Sequence[TensorSpec], name: str) -> Inspection:
     """Capture a network, trace its channels and count.
 
     Args:
@@ -71,10 +71,10 @@ def inspect(model: nn.Module, inputs: Sequence[TensorSpec], name: str) -> Inspec
     """
     shapes = " and ".join("x".join(map(str, spec.shape[1:])) for spec in inputs)
     try:
-        captured = capture(model, tuple(_example(spec) for spec in inputs))
+        captured = capture_graph(model, tuple(_example(spec) for spec in inputs))
     except InputError as error:
         raise InputError(f"{name} with input {shapes} (does it fit the network?): {error}") from error
-    return inspection_of(trace(captured), _structure_of(model, captured), name=name, inputs=tuple(inputs))
+    return inspection_of(trace_channels(captured), _structure_of(model, captured), name=name, inputs=tuple(inputs))
 
 
 def _example(spec: TensorSpec) -> torch.Tensor:
@@ -82,7 +82,7 @@ def _example(spec: TensorSpec) -> torch.Tensor:
     return torch.zeros(2, *spec.shape[1:], dtype=getattr(torch, spec.dtype))
 
 
-def _structure_of(model: nn.Module, captured: Captured) -> Structure:
+def _structure_of(model: nn.Module, captured: CapturedGraph) -> Structure:
     """Read the order of use from the graph, and kinds and numbers of groups from the modules."""
     modules = dict(model.named_modules(remove_duplicate=False))
     owners: dict[str, str] = {}

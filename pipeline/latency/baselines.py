@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 
-from pipeline.core.artifact import Frozen, file_digest
+from pipeline.core.artifact import FrozenModel, file_digest
 from pipeline.core.errors import InputError, ResourceError
 from pipeline.core.partial import append_line, write_whole
 from pipeline.core.stage import Runtime
@@ -29,7 +29,7 @@ from pipeline.results.run import Interval
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pipeline.measure.payload import Payload
+    from pipeline.measure.model_files import ModelFiles
     from pipeline.results.comparison import Comparison
     from pipeline.results.measurement import Measurement
 
@@ -38,7 +38,7 @@ Line = TypeVar("Line", bound=BaseModel)
 DIGEST = r"^[0-9a-f]{64}$"
 
 
-class AcceptedTerms(Frozen):
+class AcceptedTerms(FrozenModel):
     """On what terms a baseline was accepted. `machine` has the fields of the fingerprint that must match."""
 
     runtime: Runtime
@@ -53,7 +53,7 @@ class AcceptedTerms(Frozen):
     machine: dict[str, Any]
 
 
-class Baseline(Frozen):
+class Baseline(FrozenModel):
     """One acceptance. `files` has the sha256 of each file by name, the main one first."""
 
     schema_version: Literal[1] = 1
@@ -66,7 +66,7 @@ class Baseline(Frozen):
     terms: AcceptedTerms
 
 
-class Point(Frozen):
+class SeriesPoint(FrozenModel):
     """One measurement of a model: candidate over baseline, or over the frozen reference."""
 
     schema_version: Literal[1] = 1
@@ -79,7 +79,7 @@ class Point(Frozen):
     ratio: Interval
 
 
-class Store:
+class BaselineStore:
     """The folder of a gate's baselines."""
 
     def __init__(self, folder: Path) -> None:
@@ -118,7 +118,7 @@ class Store:
                 )
         return folder / next(iter(baseline.files))
 
-    def accept(self, baseline: Baseline, source: Payload) -> None:
+    def accept(self, baseline: Baseline, source: ModelFiles) -> None:
         """Keep a model's files and make them its baseline.
 
         Raises:
@@ -137,17 +137,17 @@ class Store:
             raise ResourceError(f"{folder} cannot be written: {error.strerror}") from error
         self._append("baselines.jsonl", baseline)
 
-    def record(self, key: str, point: Point) -> None:
+    def record(self, key: str, point: SeriesPoint) -> None:
         """Add a measurement to the history of a key."""
         self._append(f"history/{key}.jsonl", point)
 
-    def history(self, key: str) -> list[Point]:
+    def history(self, key: str) -> list[SeriesPoint]:
         """Return the measurements of a key, oldest first.
 
         Raises:
             InputError: a line is damaged.
         """
-        return self._lines(f"history/{key}.jsonl", Point)
+        return self._lines(f"history/{key}.jsonl", SeriesPoint)
 
     def _accepted(self) -> list[Baseline]:
         return self._lines("baselines.jsonl", Baseline)

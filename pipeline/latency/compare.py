@@ -14,11 +14,11 @@ from pipeline.core.partial import write_whole
 from pipeline.core.runtimes import DEFAULT_RUNTIME
 from pipeline.latency.noise import invisible_margin, known_noise, with_floor
 from pipeline.latency.rooflines import with_rooflines
-from pipeline.measure.harness import measure
-from pipeline.measure.payload import payload
-from pipeline.measure.regression import Decision, decide
-from pipeline.measure.statistics import distribution, preempted_share
-from pipeline.measure.subjects import Subject, Terms
+from pipeline.measure.harness import measure_subjects
+from pipeline.measure.model_files import model_files
+from pipeline.measure.regression import Decision, decide_verdict
+from pipeline.measure.statistics import latency_distribution, preempted_share
+from pipeline.measure.subjects import MeasureTerms, Subject
 from pipeline.results.comparison import (
     RESULT_FILE,
     ROUNDS_FILE,
@@ -31,7 +31,7 @@ from pipeline.results.comparison import (
     Spread,
     load_comparison,
 )
-from pipeline.results.measurement import Measurement, SamplingPlan, differences, load, save
+from pipeline.results.measurement import Measurement, SamplingPlan, load_measurement, save_measurement, term_differences
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -48,7 +48,7 @@ PARTIAL_FILE = "partial.json"
 
 
 @dataclass(frozen=True)
-class Question:
+class ComparisonRequest:
     """What is asked, and on what terms.
 
     `runtime_b`, `threads_b` and the second device are the candidate's where they differ from the baseline's; unless it
@@ -66,7 +66,7 @@ class Question:
     runtime: Runtime = DEFAULT_RUNTIME
     runtime_b: Runtime | None = None
     threads_b: int | None = None
-    terms: Terms = field(default_factory=lambda: Terms(threads=1, batch=1))
+    terms: MeasureTerms = field(default_factory=lambda: MeasureTerms(threads=1, batch=1))
     comparisons: int = 1
     force: bool = False
     seed: int = 0
@@ -75,10 +75,10 @@ class Question:
     labels: tuple[str, str] | None = None
 
 
-def compare(
+def compare_files(
     baseline: Path,
     candidate: Path,
-    question: Question,
+    question: ComparisonRequest,
     *,
     name: str = "",
     devices: Sequence[Device] = (),
@@ -104,10 +104,10 @@ def compare(
     terms = _Terms(question)
 
     def stop(measurement: Measurement) -> Stop | None:
-        found = decide(with_floor(measurement, terms.noise), margin=question.margin, metric=question.metric)
+        found = decide_verdict(with_floor(measurement, terms.noise), margin=question.margin, metric=question.metric)
         return "decided" if found.verdict in {"PASS", "FAIL"} else None
 
-    measurement = measure(
+    measurement = measure_subjects(
         subjects,
         question.terms,
         plan,
@@ -118,7 +118,7 @@ def compare(
         progress=progress,
     )
     measurement = with_floor(measurement, terms.noise)
-    decision = decide(measurement, margin=question.margin, metric=question.metric)
+    decision = decide_verdict(measurement, margin=question.margin, metric=question.metric)
     found = terms.noted(comparison_of(measurement, decision, question, name or candidate.stem, terms.unfair))
     if question.roofline:
         found = with_rooflines(found, measurement, (baseline, candidate), devices=devices, progress=progress)
@@ -128,7 +128,7 @@ def compare(
 class _Terms:
     """On what terms two sides are compared, known when their devices have answered: what is unfair, and the noise."""
 
-    def __init__(self, question: Question) -> None:
+    def __init__(self, question: ComparisonRequest) -> None:
         self.question = question
         self.noise: KnownNoise | None = None
         self.unfair: tuple[str, ...] = ()
@@ -152,7 +152,7 @@ class _Terms:
         return found
 
 
-def write(comparison: Comparison, measurement: Measurement, folder: Path) -> Comparison:
+def write_comparison(comparison: Comparison, measurement: Measurement, folder: Path) -> Comparison:
     """Write comparison.json and the rounds beside it; return the comparison with the rounds' hash.
 
     Raises:
@@ -160,7 +160,7 @@ def write(comparison: Comparison, measurement: Measurement, folder: Path) -> Com
     """
     folder.mkdir(parents=True, exist_ok=True)
     rounds = folder / ROUNDS_FILE
-    save(measurement, rounds)
+    save_measurement(measurement, rounds)
     with suppress(FileNotFoundError):
         (folder / PARTIAL_FILE).unlink()
     raw = RawRounds(path=ROUNDS_FILE, sha256=hashlib.sha256(rounds.read_bytes()).hexdigest())
@@ -169,7 +169,7 @@ def write(comparison: Comparison, measurement: Measurement, folder: Path) -> Com
     return kept
 
 
-def read(folder: Path) -> tuple[Comparison, Measurement]:
+def read_comparison(folder: Path) -> tuple[Comparison, Measurement]:
     """Return a stored comparison with its rounds.
 
     Raises:
@@ -177,7 +177,7 @@ def read(folder: Path) -> tuple[Comparison, Measurement]:
     """
     found = load_comparison(folder / RESULT_FILE)
     rounds = folder / ROUNDS_FILE
-    measurement = load(rounds)
+    measurement = load_measurement(rounds)
     if found.raw is None or hashlib.sha256(rounds.read_bytes()).hexdigest() != found.raw.sha256:
         raise InputError(f"{rounds} was changed since {folder / RESULT_FILE} was written (sha256); compare again")
     return found, measurement
@@ -188,21 +188,21 @@ def keep_partial(error: DeviceError, folder: Path) -> Path | None:
     if not isinstance(error.partial, Measurement):
         return None
     folder.mkdir(parents=True, exist_ok=True)
-    save(error.partial, folder / PARTIAL_FILE)
+    save_measurement(error.partial, folder / PARTIAL_FILE)
     return folder / PARTIAL_FILE
 
 
-def two_subjects(baseline: Path, candidate: Path, question: Question, *, devices: int) -> list[Subject]:
+def two_subjects(baseline: Path, candidate: Path, question: ComparisonRequest, *, devices: int) -> list[Subject]:
     """Return the two sides; the candidate is on the second device where there is one."""
     runtime_b = question.runtime_b or question.runtime
     labels = question.labels or (str(baseline), str(candidate))
     return [
-        Subject(labels[0], question.runtime, baseline, payload(baseline, question.runtime).digest),
+        Subject(labels[0], question.runtime, baseline, model_files(baseline, question.runtime).digest),
         Subject(
             labels[1],
             runtime_b,
             candidate,
-            payload(candidate, runtime_b).digest,
+            model_files(candidate, runtime_b).digest,
             tolerance=question.tolerance,
             threads=question.threads_b,
             device=1 if devices > 1 else 0,
@@ -210,13 +210,13 @@ def two_subjects(baseline: Path, candidate: Path, question: Question, *, devices
     ]
 
 
-def allowed_differences(measurement: Measurement, question: Question) -> tuple[str, ...]:
+def allowed_differences(measurement: Measurement, question: ComparisonRequest) -> tuple[str, ...]:
     """Return the fields that differ where that was forced.
 
     Raises:
         IncomparableError: fields differ and nobody forced it.
     """
-    found = differences(measurement, 0, 1, between_runtimes=question.runtime_b is not None)
+    found = term_differences(measurement, 0, 1, between_runtimes=question.runtime_b is not None)
     found += question.differs(measurement) if question.differs else ()
     if found and not question.force:
         listed = "\n  ".join(found)
@@ -230,7 +230,7 @@ def allowed_differences(measurement: Measurement, question: Question) -> tuple[s
 
 
 def comparison_of(
-    measurement: Measurement, decision: Decision, question: Question, name: str, unfair: Sequence[str] = ()
+    measurement: Measurement, decision: Decision, question: ComparisonRequest, name: str, unfair: Sequence[str] = ()
 ) -> Comparison:
     """Return the result for a decision over the first two subjects; `unfair` are the differences that were forced."""
     a, b = measurement.subjects[:2]
@@ -288,7 +288,7 @@ def side(measurement: Measurement, index: int) -> Side:
 
 
 def _spread(subject: SubjectSamples, clock: Clock) -> Spread | None:
-    return Spread.model_validate(asdict(distribution(subject, clock))) if subject.sessions else None
+    return Spread.model_validate(asdict(latency_distribution(subject, clock))) if subject.sessions else None
 
 
 def protocol(measurement: Measurement) -> Protocol:

@@ -20,9 +20,9 @@ from pipeline.latency.checks import all_checks, signs_of
 from pipeline.latency.kept import keep, kept_file
 from pipeline.latency.networks import write_small_cnn
 from pipeline.latency.noise import HONEST, seconds_of
-from pipeline.measure.harness import measure
-from pipeline.measure.statistics import distribution, hodges_lehmann, round_statistics
-from pipeline.measure.subjects import Subject, Terms
+from pipeline.measure.harness import measure_subjects
+from pipeline.measure.statistics import hodges_lehmann, latency_distribution, round_statistics
+from pipeline.measure.subjects import MeasureTerms, Subject
 from pipeline.results.doctor import Clock, CopyNoise, DoctorReport
 from pipeline.results.measurement import SamplingPlan
 
@@ -41,7 +41,7 @@ TOLERANCE = 1e-3
 CLOCKS: tuple[Clock, ...] = ("wall", "cpu")
 
 
-def examine(
+def examine_device(
     device: Device,
     runtime: Runtime,
     *,
@@ -83,8 +83,8 @@ def _copies(
 ) -> Measurement:
     subjects = [Subject(path.name, runtime, path, file_digest(path), tolerance=TOLERANCE) for path in (original, copy)]
     plan = SamplingPlan(budget_s=budget_s, session_s=min(SESSION_S, budget_s / 4))
-    terms = Terms(threads=threads, batch=1, weigh=False)
-    return measure(subjects, terms, plan, seed=seed, devices=(device,), stop=lambda _measurement: None)
+    terms = MeasureTerms(threads=threads, batch=1, measure_peak_memory=False)
+    return measure_subjects(subjects, terms, plan, seed=seed, devices=(device,), stop=lambda _measurement: None)
 
 
 def report_from(measured: Sequence[Measurement]) -> DoctorReport:
@@ -102,7 +102,7 @@ def report_from(measured: Sequence[Measurement]) -> DoctorReport:
         fingerprint=first.fingerprint,
         budget_s=measured[0].plan.budget_s,
         seconds=float(np.mean([seconds_of(each) for each in measured])),
-        inference_ms=distribution(first, "wall").min / NANOSECONDS_PER_MILLISECOND,
+        inference_ms=latency_distribution(first, "wall").min / NANOSECONDS_PER_MILLISECOND,
         clock=clock,
         wall=noise["wall"],
         cpu=noise["cpu"],

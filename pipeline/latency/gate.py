@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Protocol
 
 from pipeline import __version__
 from pipeline.core.errors import DeviceError, IncomparableError, InputError, SecateurError
-from pipeline.latency.baselines import Baseline, Point, changed_terms, history_key, terms_of
-from pipeline.latency.compare import compare, keep_partial, write
+from pipeline.latency.baselines import Baseline, SeriesPoint, changed_terms, history_key, terms_of
+from pipeline.latency.compare import compare_files, keep_partial, write_comparison
 from pipeline.latency.drift import find_steps, lasting, levels
 from pipeline.latency.instructions import compare_instructions
 from pipeline.measure.devices import open_device
-from pipeline.measure.payload import payload
-from pipeline.measure.regression import holm
+from pipeline.measure.model_files import model_files
+from pipeline.measure.regression import holm_correction
 from pipeline.results.comparison import Reason
 from pipeline.results.gate import Drift, Failure, GateResult, ModelResult, Policy, model_code, overall_code
 
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.core.stage import Progress, Runtime
-    from pipeline.latency.baselines import Store
-    from pipeline.latency.compare import Question
-    from pipeline.latency.gate_config import Gated
+    from pipeline.latency.baselines import BaselineStore
+    from pipeline.latency.compare import ComparisonRequest
+    from pipeline.latency.gate_config import GatedModel
     from pipeline.results.comparison import Comparison
     from pipeline.results.gate import Check
     from pipeline.results.measurement import Measurement
@@ -45,7 +45,14 @@ class Comparing(Protocol):
     """What measures two files: `compare_on`, or in tests something that returns what was prepared."""
 
     def __call__(
-        self, baseline: Path, candidate: Path, question: Question, *, name: str, device: str, progress: Progress
+        self,
+        baseline: Path,
+        candidate: Path,
+        question: ComparisonRequest,
+        *,
+        name: str,
+        device: str,
+        progress: Progress,
     ) -> tuple[Comparison, Measurement]:
         """Compare two files on the device of that name."""
 
@@ -58,7 +65,7 @@ class Gate:
     `opened` finds the exported file that a model's path stands for in a runtime, such as that of a bundle.
     """
 
-    store: Store
+    store: BaselineStore
     config: str
     results: Path
     policy: Policy = "report"
@@ -68,7 +75,7 @@ class Gate:
     any_machine: bool = False
     opened: Callable[[Path, Runtime], Path] = lambda path, _: path
 
-    def run(self, models: Sequence[Gated], progress: Progress, comparing: Comparing | None = None) -> GateResult:
+    def run(self, models: Sequence[GatedModel], progress: Progress, comparing: Comparing | None = None) -> GateResult:
         """Measure every model, judge them together, and store what is accepted. One that fails stops no other."""
         measured = [self._measured(model, len(models), progress, comparing or compare_on) for model in models]
         judged = self._together([found for found, _ in measured])
@@ -93,7 +100,7 @@ class Gate:
         return TRIES if self.policy == "retry" else 1
 
     def _measured(
-        self, model: Gated, models: int, progress: Progress, comparing: Comparing
+        self, model: GatedModel, models: int, progress: Progress, comparing: Comparing
     ) -> tuple[ModelResult, Measurement | None]:
         """Return what one model's measurement found, or why there is none."""
         found = ModelResult(model=model.name, file=str(model.file), margin=model.question.margin)
@@ -115,7 +122,7 @@ class Gate:
                 found = found.model_copy(update={"attempts": attempt + 1})
                 if comparison.verdict != "INCONCLUSIVE":
                     break
-            comparison = write(comparison, measurement, self.results / model.name)
+            comparison = write_comparison(comparison, measurement, self.results / model.name)
         except IncomparableError as error:
             reason = Reason(code="differs", text=f"{', '.join(error.fields) or error}; {ADVICE}")
             return found.model_copy(update={"verdict": "INCOMPARABLE", "reasons": (reason,)}), None
@@ -127,10 +134,10 @@ class Gate:
         update = {"verdict": comparison.verdict, "reasons": comparison.reasons, "comparison": comparison}
         return found.model_copy(update=update), measurement
 
-    def _file(self, model: Gated) -> Path:
+    def _file(self, model: GatedModel) -> Path:
         return self.opened(model.file, model.question.runtime)
 
-    def _baseline(self, model: Gated) -> tuple[Path, Baseline | None]:
+    def _baseline(self, model: GatedModel) -> tuple[Path, Baseline | None]:
         """Return the file that a model is measured against; without any baseline, while accepting, the model itself.
 
         Raises:
@@ -146,7 +153,7 @@ class Gate:
             f'{model.name} has no baseline in {self.store.folder}; run with --accept "first baseline" where it is good'
         )
 
-    def _differs(self, model: Gated, expected: Baseline | None) -> Callable[[Measurement], tuple[str, ...]]:
+    def _differs(self, model: GatedModel, expected: Baseline | None) -> Callable[[Measurement], tuple[str, ...]]:
         def found(measurement: Measurement) -> tuple[str, ...]:
             if expected is None or self.accept:
                 return ()
@@ -159,10 +166,12 @@ class Gate:
         """Return the results with Holm's procedure over all that have a p-value: more may be slower than one by one."""
         tested = [i for i, each in enumerate(found) if each.comparison and not math.isnan(_p_value(each))]
         p_values = [min(1.0, self.tries * _p_value(found[i])) for i in tested]
-        slower = {i for i, significant in zip(tested, holm(p_values, (1 - _LEVEL) / 2), strict=True) if significant}
+        slower = {
+            i for i, significant in zip(tested, holm_correction(p_values, (1 - _LEVEL) / 2), strict=True) if significant
+        }
         return [_fails(each) if i in slower and _only_short(each) else each for i, each in enumerate(found)]
 
-    def _finished(self, model: Gated, found: ModelResult, measurement: Measurement | None) -> ModelResult:
+    def _finished(self, model: GatedModel, found: ModelResult, measurement: Measurement | None) -> ModelResult:
         """Add a model to the history, look for drift, and accept it where that was asked for."""
         if measurement:
             found = self._recorded(found)
@@ -176,7 +185,7 @@ class Gate:
             return found
         check: Check = "drift" if self.drift else "gate"
         key = history_key(comparison, found.model, check)
-        point = Point(
+        point = SeriesPoint(
             created=comparison.created,
             check=check,
             baseline=comparison.baseline.digest,
@@ -205,9 +214,9 @@ class Gate:
         reason = Reason(code="drift", text=f"no lasting step in {len(series)} measurements beside the reference")
         return found.model_copy(update={"drift": drift, "verdict": "PASS", "reasons": (reason,)})
 
-    def _stored(self, model: Gated, measurement: Measurement) -> str:
+    def _stored(self, model: GatedModel, measurement: Measurement) -> str:
         """Make a model's file its baseline; return its digest."""
-        source = payload(self._file(model), model.question.runtime)
+        source = model_files(self._file(model), model.question.runtime)
         baseline = Baseline(
             model=model.name,
             digest=source.digest,
@@ -222,13 +231,13 @@ class Gate:
 
 
 def compare_on(
-    baseline: Path, candidate: Path, question: Question, *, name: str, device: str, progress: Progress
+    baseline: Path, candidate: Path, question: ComparisonRequest, *, name: str, device: str, progress: Progress
 ) -> tuple[Comparison, Measurement]:
     """Compare two files on the device of that name, by time or by instructions."""
     if question.metric == "instructions":
         return compare_instructions(baseline, candidate, question, device=device, name=name, progress=progress)
     devices = () if device == "local" else (open_device(device, note=progress.note),)
-    return compare(baseline, candidate, question, name=name, devices=devices, progress=progress)
+    return compare_files(baseline, candidate, question, name=name, devices=devices, progress=progress)
 
 
 def _p_value(found: ModelResult) -> float:

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError
 
-from pipeline.core.artifact import Frozen
+from pipeline.core.artifact import FrozenModel
 from pipeline.core.errors import InputError, Problem, RecipeError
 from pipeline.core.reading import read_bytes
 from pipeline.core.runtimes import DEFAULT_RUNTIME
 from pipeline.core.stage import Runtime
 from pipeline.core.units import parse_duration, parse_margin
-from pipeline.latency.compare import Question
+from pipeline.latency.compare import ComparisonRequest
 from pipeline.measure.devices.registry import device_record
-from pipeline.measure.subjects import Terms
+from pipeline.measure.subjects import MeasureTerms
 from pipeline.results.comparison import Metric
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ Margin = Annotated[float, BeforeValidator(parse_margin)]
 Seconds = Annotated[float, BeforeValidator(parse_duration)]
 
 
-class Settings(Frozen):
+class GateSettings(FrozenModel):
     """What can be said for all models at the top, and for one model in its table. What is left out has its default."""
 
     margin: Margin | None = Field(default=None, description="slowdown that is still accepted; 3 %, of instructions 1 %")
@@ -64,14 +64,14 @@ class Settings(Frozen):
     metric: Metric | None = Field(default=None, description="what decides; CPU time with one thread, wall with more")
 
 
-class GateModel(Settings):
+class GateModel(GateSettings):
     """One file to gate, relative to the configuration's folder."""
 
     name: str = Field(pattern=NAME, max_length=100)
     file: str = Field(min_length=1)
 
 
-class GateConfig(Settings):
+class GateConfig(GateSettings):
     """The whole file. `machine = "any"` allows a baseline that was accepted on another processor."""
 
     baselines: str = Field(default="baselines", min_length=1, description="folder of the store")
@@ -80,12 +80,12 @@ class GateConfig(Settings):
 
 
 @dataclass(frozen=True)
-class Gated:
+class GatedModel:
     """One model with everything decided: its file, the question that is asked of it, and where."""
 
     name: str
     file: Path
-    question: Question
+    question: ComparisonRequest
     device: str
 
 
@@ -116,20 +116,20 @@ def read_config(path: Path) -> GateConfig:
     return config
 
 
-def gated(config: GateConfig, folder: Path, *, force: bool = False) -> Iterator[Gated]:
+def gated_models(config: GateConfig, folder: Path, *, force: bool = False) -> Iterator[GatedModel]:
     """Yield each model with its own settings over those of the top, over the defaults."""
     for model in config.model:
-        chosen = {name: getattr(model, name) for name in Settings.model_fields}
+        chosen = {name: getattr(model, name) for name in GateSettings.model_fields}
         said = {name: getattr(config, name) if value is None else value for name, value in chosen.items()}
         metric = said["metric"]
         tolerance = 0.1 if said["tolerance"] is None else said["tolerance"]
-        terms = Terms(
+        terms = MeasureTerms(
             threads=said["threads"] or 1,
             batch=said["batch"] or 1,
             shapes=said["shapes"] or {},
             pause_ns=round((said["duty"] or 0) * 1e9),
         )
-        question = Question(
+        question = ComparisonRequest(
             margin=(0.01 if metric == "instructions" else 0.03) if said["margin"] is None else said["margin"],
             budget_s=said["budget"] or 30.0,
             metric=metric,
@@ -138,7 +138,7 @@ def gated(config: GateConfig, folder: Path, *, force: bool = False) -> Iterator[
             terms=terms,
             force=force,
         )
-        yield Gated(model.name, folder / model.file, question, said["device"] or "local")
+        yield GatedModel(model.name, folder / model.file, question, said["device"] or "local")
 
 
 def _twice(names: Sequence[str]) -> int | None:

@@ -19,14 +19,14 @@ from pipeline.results.run import Interval
 
 if TYPE_CHECKING:
     from pipeline.core.stage import Progress, Runtime
-    from pipeline.latency.compare import Question
+    from pipeline.latency.compare import ComparisonRequest
     from pipeline.measure.devices.record import DeviceRecord
     from pipeline.results.comparison import ReasonCode, Verdict
     from pipeline.results.measurement import Measurement
 
 
 def compare_instructions(
-    baseline: Path, candidate: Path, question: Question, *, device: str, name: str = "", progress: Progress
+    baseline: Path, candidate: Path, question: ComparisonRequest, *, device: str, name: str = "", progress: Progress
 ) -> tuple[Comparison, Measurement]:
     """Count instructions of both files on an emulated device and say PASS, FAIL or INCONCLUSIVE.
 
@@ -42,7 +42,7 @@ def compare_instructions(
         counts = Path(folder) / "counts.txt"
         measurement = count_instructions(
             two_subjects(baseline, candidate, question, devices=1),
-            replace(question.terms, weigh=False, priority=False),
+            replace(question.terms, measure_peak_memory=False, priority=False),
             device=open_device(emulated, counts=counts, note=progress.note),
             counts=counts,
             seed=question.seed,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from pipeline.core.artifact import Frozen
+from pipeline.core.artifact import FrozenModel
 from pipeline.core.errors import InputError, ResourceError
 from pipeline.core.partial import write_whole
 from pipeline.core.paths import cache_root
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Kind = Literal["doctor", "peaks"]
-Record = TypeVar("Record", bound=Frozen)
+Record = TypeVar("Record", bound=FrozenModel)
 
 
 def kept_file(kind: Kind, fingerprint: Mapping[str, Any], runtime: str, version: str, threads: int) -> Path:
@@ -37,7 +37,7 @@ def read_kept(file: Path, record: type[Record]) -> Record | None:
         return None
 
 
-def keep(file: Path, record: Frozen) -> None:
+def keep(file: Path, record: FrozenModel) -> None:
     """Write a record, whole or not at all.
 
     Raises:

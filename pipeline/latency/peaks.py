@@ -16,8 +16,8 @@ from pipeline.core.artifact import file_digest
 from pipeline.core.units import MEBIBYTE
 from pipeline.latency import networks
 from pipeline.latency.kept import keep, kept_file, read_kept
-from pipeline.measure.harness import measure
-from pipeline.measure.subjects import Subject, Terms
+from pipeline.measure.harness import measure_subjects
+from pipeline.measure.subjects import MeasureTerms, Subject
 from pipeline.results.measurement import SamplingPlan
 from pipeline.results.peaks import Peaks, Reading
 
@@ -67,8 +67,8 @@ def _probe(subject: SubjectSamples, device: Device) -> Peaks:
     with tempfile.TemporaryDirectory(prefix="secateur-") as folder:
         files = write_probes(Path(folder), subject.fingerprint.get("memory_bytes"))
         subjects = [Subject(name, subject.runtime, file, file_digest(file)) for name, file in files.items()]
-        terms = Terms(threads=subject.threads, batch=1, weigh=False)
-        measured = measure(subjects, terms, PLAN, seed=0, devices=(device,), stop=lambda _measurement: None)
+        terms = MeasureTerms(threads=subject.threads, batch=1, measure_peak_memory=False)
+        measured = measure_subjects(subjects, terms, PLAN, seed=0, devices=(device,), stop=lambda _measurement: None)
     return peaks_from(measured)
 
 

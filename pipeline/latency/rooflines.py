@@ -8,7 +8,7 @@ from pipeline.core.errors import SecateurError
 from pipeline.core.stage import SilentProgress
 from pipeline.latency.peaks import peaks_of
 from pipeline.measure.devices.local import LocalDevice
-from pipeline.measure.roofline import Work, above, bound
+from pipeline.measure.roofline import Work, exceeds_roofline, roofline_bound
 from pipeline.results.comparison import Reason
 
 if TYPE_CHECKING:
@@ -57,10 +57,10 @@ def _limit(
     work = work_of(source, batch) if side.wall_ns and side.runtime != "torch" and not device.emulated else None
     if work is None or side.wall_ns is None:
         return None
-    limit = bound(work, peaks_of(subject, device, progress=progress), side.wall_ns.min)
+    limit = roofline_bound(work, peaks_of(subject, device, progress=progress), side.wall_ns.min)
     for _ in range(AGAIN):
-        if above(limit):
-            limit = bound(work, peaks_of(subject, device, progress=progress, again=True), side.wall_ns.min)
+        if exceeds_roofline(limit):
+            limit = roofline_bound(work, peaks_of(subject, device, progress=progress, again=True), side.wall_ns.min)
     return limit
 
 
@@ -91,7 +91,7 @@ def _judged(found: Comparison, limits: Sequence[Bound | None]) -> Comparison:
             "peaks of this device: one of the two measurements is wrong; check that the file does what it should",
         )
         for side, limit in zip(sides, limits, strict=True)
-        if limit and side.wall_ns and above(limit)
+        if limit and side.wall_ns and exceeds_roofline(limit)
     ]
     update = {"baseline": sides[0], "candidate": sides[1], "reasons": (*found.reasons, *doubts)}
     return found.model_copy(update=update | ({"verdict": "INCONCLUSIVE"} if doubts else {}))

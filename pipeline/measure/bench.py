@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline.measure.harness import measure
-from pipeline.measure.payload import payload
+from pipeline.measure.harness import measure_subjects
+from pipeline.measure.model_files import model_files
 from pipeline.measure.subjects import Subject
 from pipeline.results.measurement import SamplingPlan
 
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
     from pipeline.core.stage import Progress, Runtime
     from pipeline.measure.devices import Device
-    from pipeline.measure.subjects import Terms
+    from pipeline.measure.subjects import MeasureTerms
     from pipeline.results.measurement import Measurement
 
 #: Time of a session for each file in it.
 SESSION_S = 0.3
 
 
-def bench(
+def bench_files(
     files: Sequence[Path],
-    terms: Terms,
+    terms: MeasureTerms,
     *,
     runtime: Runtime,
     budget_s: float,
@@ -44,11 +44,11 @@ def bench(
         DeviceError: the device cannot be reached or went away.
     """
     subjects = [
-        Subject(label, runtime, file, payload(file, runtime).digest)
+        Subject(label, runtime, file, model_files(file, runtime).digest)
         for label, file in zip(labels or map(str, files), files, strict=True)
     ]
     plan = plan_for(len(subjects), budget_s)
-    return measure(subjects, terms, plan, seed=seed, devices=(device,) if device else (), progress=progress)
+    return measure_subjects(subjects, terms, plan, seed=seed, devices=(device,) if device else (), progress=progress)
 
 
 def plan_for(subjects: int, budget_s: float) -> SamplingPlan:

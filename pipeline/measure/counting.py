@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from pipeline.core.stage import Progress
     from pipeline.measure.devices import Device
-    from pipeline.measure.subjects import Opened, Subject, Terms
+    from pipeline.measure.subjects import MeasureTerms, Opened, Subject
 
 #: New processes, and inferences counted in each: single counts have outliers of a few percent, their least has not.
 PROCESSES = 2
@@ -32,7 +32,7 @@ REPEATS = 5
 
 def count_instructions(
     subjects: Sequence[Subject],
-    terms: Terms,
+    terms: MeasureTerms,
     *,
     device: Device,
     counts: Path,
@@ -82,7 +82,7 @@ def _count(opened: Opened, subject: int, counts: Path, seed: int) -> tuple[int, 
 def _measurement(
     subjects: Sequence[Subject],
     opened: Sequence[Opened],
-    terms: Terms,
+    terms: MeasureTerms,
     seed: int,
     counts: Sequence[Sequence[tuple[int, ...]]],
     seconds: float,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pipeline.core.stage import Progress
     from pipeline.measure.devices import Device
     from pipeline.measure.sampling import Samples
-    from pipeline.measure.subjects import Opened, Subject, Terms
+    from pipeline.measure.subjects import MeasureTerms, Opened, Subject
     from pipeline.results.measurement import Stop
 
 
@@ -80,9 +80,9 @@ class WorkerRunner:
         return connection.request(op, patience_s=PATIENCE_S, subject=subject, **arguments)
 
 
-def measure(
+def measure_subjects(
     subjects: Sequence[Subject],
-    terms: Terms,
+    terms: MeasureTerms,
     plan: SamplingPlan,
     *,
     seed: int,

@@ -41,7 +41,7 @@ DISPATCH_FLAGS: tuple[str, ...] = (
 )
 
 
-def fingerprint(root: Path = ROOT) -> dict[str, Any]:
+def machine_fingerprint(root: Path = ROOT) -> dict[str, Any]:
     """Describe this machine. What cannot be read is None; `root` is where /proc and /sys are looked for."""
     cpuinfo = _cpuinfo(root)
     flags = frozenset(cpuinfo.get("flags", cpuinfo.get("Features", "")).split())

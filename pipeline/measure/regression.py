@@ -60,7 +60,7 @@ class Decision:
     detectable: float | None = None
 
 
-def decide(
+def decide_verdict(
     measurement: Measurement, *, margin: float, metric: Metric | None = None, baseline: int = 0, candidate: int = 1
 ) -> Decision:
     """Compare two subjects of a measurement. Without a metric the clock is chosen as said above."""
@@ -105,7 +105,7 @@ def p_value(found: LogRatio, plan: SamplingPlan, margin: float) -> float:
     return min(1.0, plan.looks * (1 - NormalDist().cdf(above)))
 
 
-def holm(p_values: Sequence[float], rate: float) -> list[bool]:
+def holm_correction(p_values: Sequence[float], rate: float) -> list[bool]:
     """Say which of several tests are significant at `rate` together: in order of p, each against what is left."""
     significant = [False] * len(p_values)
     for rank, index in enumerate(np.argsort(p_values, kind="stable")):

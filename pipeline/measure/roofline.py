@@ -44,7 +44,7 @@ class Work:
     weight_bytes: int
 
 
-def bound(work: Work, peaks: Peaks, time_ns: float) -> Bound:
+def roofline_bound(work: Work, peaks: Peaks, time_ns: float) -> Bound:
     """Return what limits a network that takes `time_ns`, and the share of that limit which it reaches."""
     compute_s, reading_s = _compute_seconds(work, peaks), reading_seconds(work, peaks)
     least_s = max(compute_s, reading_s)
@@ -76,11 +76,11 @@ def reading_seconds(work: Work, peaks: Peaks) -> float:
     return work.weight_bytes / max(each.bytes_per_s for each in peaks.reading if each.size_bytes >= least)
 
 
-def above(found: Bound) -> bool:
+def exceeds_roofline(found: Bound) -> bool:
     """Say whether a network was faster than its operations and bytes allow."""
     return found.efficiency > _ABOVE
 
 
-def lever(found: Bound) -> str:
+def speed_lever(found: Bound) -> str:
     """Return what limits a network and what would still make it faster."""
     return _LEVERS[found.bound]

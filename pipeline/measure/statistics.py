@@ -76,7 +76,7 @@ def _fastest_cpu(block: Block) -> int:
     return min(counted) if 2 * len(counted) >= len(block.cpu_ns) else _fastest_wall(block)
 
 
-def distribution(subject: SubjectSamples, clock: Clock) -> Distribution:
+def latency_distribution(subject: SubjectSamples, clock: Clock) -> Distribution:
     """Summarise single inferences, the warm-up left out; quantiles by linear interpolation."""
     blocks = [block for session in subject.sessions for block in session.rounds]
     values = np.concatenate([block.wall_ns if clock == "wall" else block.cpu_ns for block in blocks])
@@ -178,7 +178,7 @@ def ratio_interval(baseline: Series, other: Series, *, plan: SamplingPlan, seed:
     return log_ratio(baseline, other, plan=plan, seed=seed).interval(plan)
 
 
-def milliseconds(subject: SubjectSamples, clock: Clock, *, plan: SamplingPlan, seed: int) -> Interval:
+def median_milliseconds(subject: SubjectSamples, clock: Clock, *, plan: SamplingPlan, seed: int) -> Interval:
     """Return the median over rounds of the round statistic, in ms, with the bootstrap's percentile interval.
 
     It holds for the load and frequency that the machine had then: compare files by their speedup, not by this.
@@ -189,7 +189,7 @@ def milliseconds(subject: SubjectSamples, clock: Clock, *, plan: SamplingPlan, s
     return Interval(value=float(np.median(np.concatenate(series))), low=low, high=high, level=plan.level)
 
 
-def speedup(measurement: Measurement, index: int, clock: Clock) -> Interval | None:
+def paired_speedup(measurement: Measurement, index: int, clock: Clock) -> Interval | None:
     """Return how many times as fast subject `index` is as the baseline in its runtime; None for the baseline."""
     baseline = measurement.baseline(index)
     if baseline == index:
@@ -204,7 +204,7 @@ def is_precise(subjects: Sequence[SubjectSamples], *, plan: SamplingPlan, seed: 
     pairs = [(first[subject.runtime], subject) for subject in subjects if first[subject.runtime] is not subject]
     clocks: tuple[Clock, ...] = ("wall", "cpu")
     if not pairs:
-        alone = (milliseconds(subject, clock, plan=plan, seed=seed) for subject in subjects for clock in clocks)
+        alone = (median_milliseconds(subject, clock, plan=plan, seed=seed) for subject in subjects for clock in clocks)
         return all(_narrow(interval, plan) for interval in alone)
     ratios = (
         ratio_interval(round_statistics(a, clock), round_statistics(b, clock), plan=plan, seed=seed)
@@ -230,26 +230,26 @@ def contended(wall: Interval | None, cpu: Interval | None, *, threads: int, marg
     return apart and abs(math.log(wall.value) - math.log(cpu.value)) > math.log1p(margin)
 
 
-def timing(measurement: Measurement, index: int) -> Timing:
+def report_timing(measurement: Measurement, index: int) -> Timing:
     """Return the row of the report for one subject."""
     subject, plan, seed = measurement.subjects[index], measurement.plan, measurement.seed
-    wall, cpu = speedup(measurement, index, "wall"), speedup(measurement, index, "cpu")
+    wall, cpu = paired_speedup(measurement, index, "wall"), paired_speedup(measurement, index, "cpu")
     return Timing(
         runtime=subject.runtime,
         threads=subject.threads,
-        milliseconds=milliseconds(subject, "wall", plan=plan, seed=seed),
-        cpu_milliseconds=milliseconds(subject, "cpu", plan=plan, seed=seed),
+        milliseconds=median_milliseconds(subject, "wall", plan=plan, seed=seed),
+        cpu_milliseconds=median_milliseconds(subject, "cpu", plan=plan, seed=seed),
         speedup=wall,
         cpu_speedup=cpu,
         contended=contended(wall, cpu, threads=subject.threads, margin=plan.contention),
     )
 
 
-def timings(measurement: Measurement) -> dict[tuple[str, Runtime], Timing]:
+def report_timings(measurement: Measurement) -> dict[tuple[str, Runtime], Timing]:
     """Return the row of every file, by digest and runtime; of a file that was measured twice the first."""
     found: dict[tuple[str, Runtime], Timing] = {}
     for index, subject in enumerate(measurement.subjects):
         key = (subject.digest, subject.runtime)
         if key not in found:
-            found[key] = timing(measurement, index)
+            found[key] = report_timing(measurement, index)
     return found

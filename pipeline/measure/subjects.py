@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pipeline.core.errors import DeviceError, InputError
-from pipeline.core.printable import printable
+from pipeline.core.printable import printable_text
 from pipeline.core.runtimes import RUNTIMES
 from pipeline.measure.connection import Connection, connect
 from pipeline.measure.devices.local import LocalDevice
 from pipeline.measure.installed import missing_packages, missing_text
+from pipeline.measure.model_files import ModelFiles, model_files
 from pipeline.measure.outputs import compare_outputs, require_sound
-from pipeline.measure.payload import Payload, payload
 from pipeline.results.measurement import SubjectSamples
 
 if TYPE_CHECKING:
@@ -50,10 +50,10 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Terms:
+class MeasureTerms:
     """On what terms all subjects are run. `pause_ns` is idle time before each inference (a duty cycle).
 
-    With `weigh` each file is also loaded in a process of its own, for its peak memory.
+    With `measure_peak_memory` each file is also loaded in a process of its own, for its peak memory.
     """
 
     threads: int
@@ -61,7 +61,7 @@ class Terms:
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     pause_ns: int = 0
     priority: bool = True
-    weigh: bool = True
+    measure_peak_memory: bool = True
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def local_device(subjects: Sequence[Subject]) -> LocalDevice:
     return LocalDevice(module=_TORCH_WORKER if torch else None)
 
 
-def start_worker(stack: ExitStack, device: Device, terms: Terms) -> tuple[Connection, dict[str, Any]]:
+def start_worker(stack: ExitStack, device: Device, terms: MeasureTerms) -> tuple[Connection, dict[str, Any]]:
     """Start the worker of a device until the stack closes; return it with what it says of itself."""
     stack.callback(device.close)
     connection, hello = connect(device, priority=terms.priority)
@@ -93,7 +93,7 @@ def start_worker(stack: ExitStack, device: Device, terms: Terms) -> tuple[Connec
 
 def open_subjects(
     subjects: Sequence[Subject],
-    terms: Terms,
+    terms: MeasureTerms,
     workers: Sequence[tuple[Connection, dict[str, Any]]],
     *,
     seed: int,
@@ -108,7 +108,7 @@ def open_subjects(
     """
     if not subjects:
         raise InputError("there is nothing to measure; expected at least one file")
-    payloads = [payload(subject.source, subject.runtime) for subject in subjects]
+    payloads = [model_files(subject.source, subject.runtime) for subject in subjects]
     _require_installed(subjects, workers)
     requests = [
         _request(subject, brought, terms, workers[subject.device][0].device)
@@ -119,7 +119,7 @@ def open_subjects(
     for number, (subject, request) in enumerate(zip(subjects, requests, strict=True)):
         progress.update(number, 2 * len(subjects), "weighing the files")
         worker = workers[subject.device][0]
-        weights.append(_peak_memory(worker, request, seed) if terms.weigh else None)
+        weights.append(_peak_memory(worker, request, seed) if terms.measure_peak_memory else None)
     opened: list[Opened] = []
     for number, (subject, request) in enumerate(zip(subjects, requests, strict=True)):
         progress.update(len(subjects) + number, 2 * len(subjects), "checking the outputs")
@@ -148,7 +148,7 @@ def _require_installed(subjects: Sequence[Subject], workers: Sequence[tuple[Conn
             raise DeviceError(missing_text(connection.device.url, hello, missing))
 
 
-def _request(subject: Subject, brought: Payload, terms: Terms, device: Device) -> dict[str, Any]:
+def _request(subject: Subject, brought: ModelFiles, terms: MeasureTerms, device: Device) -> dict[str, Any]:
     """Push a subject's files and describe it to the worker."""
     places = device.push({f"{brought.digest}/{name}": path for name, path in brought.files.items()})
     return {
@@ -170,8 +170,8 @@ def subject_samples(
     """Return what is kept of a subject: what it is, on what terms it ran, and its samples."""
     facts = opened.facts
     return SubjectSamples(
-        label=printable(subject.label),  # JSON holds no bytes that are no text
-        path=printable(str(subject.source)),
+        label=printable_text(subject.label),  # JSON holds no bytes that are no text
+        path=printable_text(str(subject.source)),
         runtime=subject.runtime,
         runtime_version=facts["version"],
         options=facts["options"],

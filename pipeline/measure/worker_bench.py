@@ -23,13 +23,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pipeline.core.errors import DeviceError, InputError
 from pipeline.core.runtimes import RUNTIMES
 from pipeline.measure import clock
-from pipeline.measure.machine import fingerprint
+from pipeline.measure.machine import machine_fingerprint
 from pipeline.measure.runtimes import open_session
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from pipeline.measure.runtimes import Port, Session
+    from pipeline.measure.runtimes import InputPort, Session
 
 PROTOCOL = 1
 #: Packages whose versions the host wants to know.
@@ -79,7 +79,7 @@ def end_with_parent() -> None:
         os._exit(0)
 
 
-def make_inputs(ports: Sequence[Port], seed: int) -> list[Any]:
+def make_inputs(ports: Sequence[InputPort], seed: int) -> list[Any]:
     """Return inputs for one inference: standard normal numbers, or zeros and ones where a type is whole.
 
     They depend on shapes and seed alone, so that two networks of the same inputs see the same numbers.
@@ -118,7 +118,7 @@ class Bench:
             "python": platform.python_version(),
             "executable": sys.executable,
             "packages": {name: _installed(name) for name in PACKAGES},
-            "fingerprint": fingerprint(),
+            "fingerprint": machine_fingerprint(),
             "in_force": {"nice": os.nice(0), "session nice": _session_nice(), "affinity": affinity},
         }
 

@@ -19,7 +19,7 @@ from torch import Tensor, library, nn
 from torch.nn.parameter import is_lazy
 
 from pipeline.core.errors import InputError
-from pipeline.core.user_code import import_file, told
+from pipeline.core.user_code import import_file, user_code_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,7 +33,7 @@ Result = TypeVar("Result")
 DETECTION = "torchvision"
 
 
-def build(definition: Path, arguments: Mapping[str, Any], origin: Path | None = None) -> nn.Module:
+def build_network(definition: Path, arguments: Mapping[str, Any], origin: Path | None = None) -> nn.Module:
     """Import the file and call its `build`; the network comes in eval mode, float32.
 
     A copy of a definition that reads files takes itself for the one at `origin`: its `__file__` is that.
@@ -47,7 +47,7 @@ def build(definition: Path, arguments: Mapping[str, Any], origin: Path | None = 
             raise InputError(
                 f"model definition {definition} has no function build(**arguments) that returns a torch nn.Module"
             )
-        with told(f"{definition}: build({given}) failed", alone=True):
+        with user_code_errors(f"{definition}: build({given}) failed", alone=True):
             model = _with_operators(partial(module.build, **arguments))
     model = getattr(model, "_orig_mod", model)  # torch.compile's wrapper
     if not isinstance(model, nn.Module):
@@ -58,14 +58,14 @@ def build(definition: Path, arguments: Mapping[str, Any], origin: Path | None = 
         raise InputError(
             f"{definition}: it closes standard output or error, where results are told: expected both open"
         )
-    with told(f"{definition}: the network cannot be put into evaluation mode and float32", alone=True):
+    with user_code_errors(f"{definition}: the network cannot be put into evaluation mode and float32", alone=True):
         _check_tensors(model, definition)
         model.float()
         model.eval()  # not chained: a `train` of the user's may return nothing
     return model
 
 
-def initialise(model: nn.Module, inputs: Sequence[TensorSpec]) -> None:
+def initialise_lazy_layers(model: nn.Module, inputs: Sequence[TensorSpec]) -> None:
     """Give layers that are made without their sizes (nn.LazyConv2d) those that `inputs` ask for, in place.
 
     Raises InputError when the network does not run with such inputs.
@@ -74,7 +74,10 @@ def initialise(model: nn.Module, inputs: Sequence[TensorSpec]) -> None:
         return
     shapes = [(max(1, spec.shape[0]), *spec.shape[1:]) for spec in inputs]
     zeros = [torch.zeros(shape, dtype=getattr(torch, spec.dtype)) for shape, spec in zip(shapes, inputs, strict=True)]
-    with told(f"the network's lazy layers cannot be given sizes by inputs of {shapes}", alone=True), torch.no_grad():
+    with (
+        user_code_errors(f"the network's lazy layers cannot be given sizes by inputs of {shapes}", alone=True),
+        torch.no_grad(),
+    ):
         model(*zeros)
 
 
@@ -96,7 +99,7 @@ def _check_tensors(model: nn.Module, definition: Path) -> None:
 
 def _imported(definition: Path, origin: Path | None) -> ModuleType:
     try:
-        with told(f"model definition {definition} cannot be imported", alone=True):
+        with user_code_errors(f"model definition {definition} cannot be imported", alone=True):
             return _with_operators(partial(import_file, definition, "secateur_model", origin))
     except InputError as error:
         cause = error.__cause__

@@ -22,7 +22,7 @@ ALLOWED = ", ".join(f"{library}:NAME" for library in LIBRARIES)
 ARGUMENT = "name"
 
 
-def split(definition: object) -> tuple[str, str] | None:
+def split_reference(definition: object) -> tuple[str, str] | None:
     """Return package and name of a text such as `timm:resnet50`, or None for anything else, such as a path."""
     library, colon, name = str(definition).partition(":")
     return (library, name) if colon and name and library in LIBRARIES else None
@@ -48,7 +48,7 @@ def with_name(data: object) -> object:
 
     Raises ValueError when the arguments have a name as well.
     """
-    found = split(data.get("definition")) if isinstance(data, dict) else None
+    found = split_reference(data.get("definition")) if isinstance(data, dict) else None
     if not isinstance(data, dict) or found is None:
         return data
     arguments = data.get("arguments", {})
@@ -60,7 +60,7 @@ def with_name(data: object) -> object:
 
 
 def _definition(path: Path, info: ValidationInfo) -> Path:
-    found = split(path)
+    found = split_reference(path)
     if found is None:
         alternative = f", or {ALLOWED}" if ":" in str(path) else ""
         return existing_file(path, info, alternative)

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline.compress.state.kept import ADVICE, kept_state
-from pipeline.compress.training.inference import outputs
+from pipeline.compress.training.inference import forward_outputs
 from pipeline.core.errors import InputError
-from pipeline.core.user_code import line_of, told
+from pipeline.core.user_code import line_of, user_code_errors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -41,7 +41,7 @@ def check_classifier(
     """
     batch = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     try:
-        with told(f"the network does not take images of shape {shape}", alone=True), torch.no_grad():
+        with user_code_errors(f"the network does not take images of shape {shape}", alone=True), torch.no_grad():
             found = model(batch.clone())
     except InputError as error:
         if repeated and _takes(model, batch[:, :1]):
@@ -69,10 +69,10 @@ def check_classifier(
 
 def _randomness(model: nn.Module, batch: Tensor) -> str:
     """Return why two evaluations of the same batch differ, with the line that draws random numbers; empty if equal."""
-    if not _apart(outputs(model, batch.clone()), outputs(model, batch.clone())):
+    if not _apart(forward_outputs(model, batch.clone()), forward_outputs(model, batch.clone())):
         return ""
     with _Drawn() as drawn:
-        outputs(model, batch.clone())
+        forward_outputs(model, batch.clone())
     said = "two runs of the network on the same images give different outputs"
     if drawn.operator:
         return (
@@ -88,10 +88,10 @@ def _randomness(model: nn.Module, batch: Tensor) -> str:
     )
 
 
-def mixing(model: nn.Module, batch: Tensor) -> str:
+def batch_mixing(model: nn.Module, batch: Tensor) -> str:
     """Return why an image's output depends on the images beside it, with the layers at fault; empty if it does not."""
-    together = outputs(model, batch.clone())
-    alone = [outputs(model, image[None].clone()) for image in batch]
+    together = forward_outputs(model, batch.clone())
+    alone = [forward_outputs(model, image[None].clone()) for image in batch]
     if not _apart(together, [torch.cat(parts) for parts in zip(*alone, strict=True)]):
         return ""
     if cause := _randomness(model, batch):
@@ -123,8 +123,8 @@ def _rounded(model: nn.Module, batch: Tensor) -> bool:
         return False
     wide, images = deepcopy(model).double(), batch.double()
     try:
-        together = outputs(wide, images)
-        alone = [outputs(wide, image[None]) for image in images]
+        together = forward_outputs(wide, images)
+        alone = [forward_outputs(wide, image[None]) for image in images]
     except (RuntimeError, TypeError):  # a network that makes float32 tensors itself cannot be asked
         return False
     return not _apart(together, [torch.cat(parts) for parts in zip(*alone, strict=True)])
@@ -133,7 +133,7 @@ def _rounded(model: nn.Module, batch: Tensor) -> bool:
 def _takes(model: nn.Module, batch: Tensor) -> bool:
     """Say whether a network takes a batch, whatever its code raises where it does not."""
     try:
-        with told("", alone=True), torch.no_grad():
+        with user_code_errors("", alone=True), torch.no_grad():
             model(batch.clone())
     except InputError:
         return False

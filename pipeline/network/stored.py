@@ -18,26 +18,26 @@ from typing import TYPE_CHECKING, Any
 from safetensors.torch import save_file
 from torch.fx import GraphModule
 
-from pipeline.compress.pruning.definition import source
-from pipeline.compress.pruning.surgery import PrunePlan, apply
+from pipeline.compress.pruning.definition import definition_source
+from pipeline.compress.pruning.surgery import PrunePlan, apply_plan
 from pipeline.compress.state.kept import ADVICE, kept_state
-from pipeline.compress.state.outside import differing, encoded, outside_state, split
+from pipeline.compress.state.outside import differing_state, encoded_state, outside_state, split_state
 from pipeline.compress.state.reproduction import (
     ROUNDING,
-    alike,
     different_attributes,
     example_for,
+    left_unchanged,
+    outputs_alike,
     own_randomness,
     random_layer,
-    run,
+    run_with,
     same_state,
-    unchanged,
 )
-from pipeline.core.code_inputs import NETWORK_FILE, dependencies, digests_of
+from pipeline.core.code_inputs import NETWORK_FILE, digests_of, recorded_dependencies
 from pipeline.core.errors import InputError
-from pipeline.core.problems import examples
+from pipeline.core.problems import first_names
 from pipeline.core.reading import read_object
-from pipeline.network.definition import build, initialise
+from pipeline.network.definition import build_network, initialise_lazy_layers
 from pipeline.network.weights import LISTED, load_weights, read_weights
 
 if TYPE_CHECKING:
@@ -64,12 +64,12 @@ def load_network(artifact: Artifact) -> nn.Module:
 
 def _load(folder: Path, inputs: Sequence[TensorSpec]) -> nn.Module:
     content = _read(folder)
-    with dependencies(folder / _DEFINITION_FILE) as read:
+    with recorded_dependencies(folder / _DEFINITION_FILE) as read:
         model = _built(folder, content, inputs)
     _check_reads(content.get("reads", {}), read, folder)
     for number, edit in enumerate(content["edits"]):
         try:
-            apply(model, PrunePlan.from_json(edit["keep"]))
+            apply_plan(model, PrunePlan.from_json(edit["keep"]))
         except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise InputError(
                 f"{folder}/{NETWORK_FILE} is damaged: edit {number} does not fit the network: {error!r}; {AGAIN}"
@@ -81,8 +81,8 @@ def _load(folder: Path, inputs: Sequence[TensorSpec]) -> nn.Module:
 
 def _built(folder: Path, content: Mapping[str, Any], inputs: Sequence[TensorSpec]) -> nn.Module:
     origin = Path(content["origin"]) if "origin" in content else None
-    model = build(folder / _DEFINITION_FILE, {**content["arguments"], **content["without_pretrained"]}, origin)
-    initialise(model, inputs)
+    model = build_network(folder / _DEFINITION_FILE, {**content["arguments"], **content["without_pretrained"]}, origin)
+    initialise_lazy_layers(model, inputs)
     return model
 
 
@@ -94,8 +94,8 @@ def _check_reads(stored: Mapping[str, str], read: set[Path], folder: Path) -> No
     changed = [path for path, digest in stored.items() if digest not in found.values()]
     changed = changed or [path for path, digest in found.items() if digest not in stored.values()]
     raise InputError(
-        f"{folder / _DEFINITION_FILE} reads or imports {examples(changed)}, which is not what it was when the network "
-        "was stored: run the recipe again, which makes it anew"
+        f"{folder / _DEFINITION_FILE} reads or imports {first_names(changed)}, which is not what it was when "
+        "the network was stored: run the recipe again, which makes it anew"
     )
 
 
@@ -119,13 +119,13 @@ def loads_alike(artifact: Artifact) -> bool:
     if not all(same_state(first, other) for other in others):
         return False
     with own_randomness(_FIRST_SEED):
-        return not example or alike(run(first, example), run(others[0], example), rounding=ROUNDING)
+        return not example or outputs_alike(run_with(first, example), run_with(others[0], example), rounding=ROUNDING)
 
 
 def load_other(definition: Path, weights: Path, arguments: Mapping[str, Any]) -> tuple[nn.Module, set[Path]]:
     """Return a network from its definition and weight file, such as a teacher, in eval mode; and what build read."""
-    with dependencies(definition) as read:
-        model = build(definition, arguments)
+    with recorded_dependencies(definition) as read:
+        model = build_network(definition, arguments)
     load_weights(model, read_weights(weights), str(weights))
     model.eval()
     return model, read
@@ -140,15 +140,15 @@ def _save(
     _save_tensors(model.state_dict(), file, half=half)
     example = example_for([(spec.shape, spec.dtype) for spec in inputs])
     rounded = _in_single(read_weights(file)) if half else None
-    with unchanged(model), own_randomness(_FIRST_SEED):
-        expected = run(model, example, rounded) if example else []
+    with left_unchanged(model), own_randomness(_FIRST_SEED):
+        expected = run_with(model, example, rounded) if example else []
         again, lost = _lost(folder, inputs, model, example)
         if lost:
-            _save_tensors({**model.state_dict(), **encoded(lost)}, file, half=half)
+            _save_tensors({**model.state_dict(), **encoded_state(lost)}, file, half=half)
             again = _loaded_again(folder, inputs, (), _FIRST_SEED + 1)
-        found = run(again, example) if example else []
+        found = run_with(again, example) if example else []
         rounding = ROUNDING if same_state(model, again, rounded) else 0.0
-        if not alike(expected, found, rounding=rounding):
+        if not outputs_alike(expected, found, rounding=rounding):
             raise InputError(_unlike(model, again, example))
 
 
@@ -163,7 +163,7 @@ def _lost(
     lost: dict[Place, Value] = {}
     for seed in range(_FIRST_SEED + 1, _FIRST_SEED + 1 + (TRIES if state else 1)):
         again = _loaded_again(folder, inputs, example, seed)
-        lost |= differing(state, outside_state(again))
+        lost |= differing_state(state, outside_state(again))
     return again, lost
 
 
@@ -176,7 +176,7 @@ def _loaded_again(folder: Path, inputs: Sequence[TensorSpec], example: Example, 
     with own_randomness(seed):
         again = _load(folder, inputs)
         if example:
-            run(again, example)
+            run_with(again, example)
     return again
 
 
@@ -206,7 +206,7 @@ def _save_tensors(tensors: Mapping[str, Tensor], file: Path, *, half: bool = Fal
     Biases and norms stay in float32: running variances may lie outside float16's range.
     """
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    inside, _ = split(plain)
+    inside, _ = split_state(plain)
     smaller = {name: tensor.half() for name, tensor in inside.items() if half and tensor.ndim > 1}
     save_file({**plain, **smaller}, file)
 
@@ -233,7 +233,7 @@ def write_network(
         history = [*content.get("history", ()), *content["edits"]]
         content |= {"arguments": {}, "without_pretrained": {}, "edits": [], "history": history}
         content = {name: value for name, value in content.items() if name not in {"reads", "origin"}}
-        (folder / _DEFINITION_FILE).write_text(source(model, "A pruned network, rewritten."))
+        (folder / _DEFINITION_FILE).write_text(definition_source(model, "A pruned network, rewritten."))
     else:
         (folder / _DEFINITION_FILE).write_bytes((parent.folder / _DEFINITION_FILE).read_bytes())
     _save(folder, model, content, parent.inputs, half=half)
@@ -266,7 +266,7 @@ def write_original(
     }
     if reads:
         content |= {"origin": str(definition.resolve())}
-        with own_randomness(_FIRST_SEED), dependencies(folder / _DEFINITION_FILE) as read:
+        with own_randomness(_FIRST_SEED), recorded_dependencies(folder / _DEFINITION_FILE) as read:
             _built(folder, content, inputs)  # without what `pretrained` reads
         content = {**content, "reads": digests_of(read)} if read else content
     _save(folder, model, content, inputs)

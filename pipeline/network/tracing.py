@@ -10,7 +10,7 @@ from pipeline.compress.pruning.samples import Samples
 from pipeline.core.errors import InputError
 
 if TYPE_CHECKING:
-    from pipeline.compress.pruning.graph.capture import Captured
+    from pipeline.compress.pruning.graph.capture import CapturedGraph
     from pipeline.compress.pruning.graph.exported import Example
     from pipeline.core.artifact import Artifact, TensorSpec
     from pipeline.core.stage import Context
@@ -30,11 +30,11 @@ def example_of(given: Artifact) -> Example:
     return tuple(_example(spec, generator) for spec in given.inputs)
 
 
-def samples_of(captured: Captured, context: Context, images: int, batch: int) -> Samples:
+def samples_of(captured: CapturedGraph, context: Context, images: int, batch: int) -> Samples:
     """Return images of the run's data, drawn with its seed, in batches that the network takes."""
     fixed = len(captured.example[0])
     size = batch if captured.dynamic else fixed
-    return Samples(context.dataset, images, size, context.seed, whole=not captured.dynamic)
+    return Samples(context.dataset, images, size, context.seed, drop_last=not captured.dynamic)
 
 
 def _example(spec: TensorSpec, generator: torch.Generator) -> torch.Tensor:

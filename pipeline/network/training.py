@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pipeline.compress.pruning.allocation import uniform
-from pipeline.compress.pruning.graph import layer_of, trace
-from pipeline.compress.pruning.graph.capture import capture
+from pipeline.compress.pruning.allocation import uniform_kept
+from pipeline.compress.pruning.graph import layer_of, trace_channels
+from pipeline.compress.pruning.graph.capture import capture_graph
 from pipeline.compress.pruning.regularisation import BatchNormScale, GroupNorm, GrowingL2, squared_norms
-from pipeline.compress.state.outside import fitting, outside_state, restore
+from pipeline.compress.state.outside import fitting_state, outside_state, restore_state
 from pipeline.compress.training.augmentation import Augmentation
 from pipeline.compress.training.distillation import Distillation
-from pipeline.compress.training.training import Hyperparameters, Training
-from pipeline.core.code_inputs import undeclared, within, write_reads
+from pipeline.compress.training.training import Hyperparameters, TrainingRun
+from pipeline.core.code_inputs import undeclared_inputs, within_inputs, write_reads
 from pipeline.core.errors import InputError, first_line
 from pipeline.core.partial import write_whole_with
 from pipeline.network.stored import load_network, load_other, write_network
@@ -41,7 +41,7 @@ STATE_FILE = "training.pt"
 
 def make_training(
     config: TrainingConfig, model: nn.Module, context: Context, *, seed: int, regulariser: Regulariser | None = None
-) -> Training:
+) -> TrainingRun:
     """Return the training of a network (changed in place) on the run's data, at its start."""
     settings = Hyperparameters(
         epochs=config.epochs,
@@ -55,7 +55,7 @@ def make_training(
         ema=config.ema,
         recalibration_images=config.recalibrate,
     )
-    return Training(
+    return TrainingRun(
         model,
         context.dataset(),
         settings,
@@ -67,7 +67,7 @@ def make_training(
 
 
 def train_artifact(
-    training: Training, given: Artifact, folder: Path, progress: Progress, *, label: str = "", half: bool = False
+    training: TrainingRun, given: Artifact, folder: Path, progress: Progress, *, label: str = "", half: bool = False
 ) -> nn.Module:
     """Train a network of the same structure as `given`, write it into `folder`, and return it.
 
@@ -77,14 +77,14 @@ def train_artifact(
     trained = run_to_end(training, folder, progress, label=label)
     network = load_network(given)
     network.load_state_dict(trained.state_dict())
-    restore(network, fitting(outside_state(trained), network))
+    restore_state(network, fitting_state(outside_state(trained), network))
     write_network(folder, network, parent=given, half=half)
     (folder / STATE_FILE).unlink(missing_ok=True)
     return network
 
 
 def run_to_end(
-    training: Training, folder: Path, progress: Progress, *, label: str = "", judge_start: bool = False
+    training: TrainingRun, folder: Path, progress: Progress, *, label: str = "", judge_start: bool = False
 ) -> nn.Module:
     """Train to the end, from where an earlier, killed run in the same folder got to; return the network.
 
@@ -128,16 +128,16 @@ def _compare_threads(before: int | None, progress: Progress) -> None:
         )
 
 
-def removable(model: nn.Module, given: Artifact) -> tuple[Group, ...]:
+def removable_groups(model: nn.Module, given: Artifact) -> tuple[Group, ...]:
     """Return the groups of channels of an artifact's network. Raises InputError when no channel can be removed."""
-    graph = trace(capture(model, example_of(given)))
+    graph = trace_channels(capture_graph(model, example_of(given)))
     if not graph.groups:
         reasons = "; ".join(sorted({f"{layer_of(frozen.tensor)}: {frozen.reason}" for frozen in graph.frozen}))
         raise InputError(f"regularise: no channel of this network can be removed, so none is penalised. {reasons}")
     return graph.groups
 
 
-def regulariser(config: Regularise, groups: Sequence[Group], model: nn.Module) -> Regulariser:
+def build_regulariser(config: Regularise, groups: Sequence[Group], model: nn.Module) -> Regulariser:
     """Return the penalty that a recipe asks for; what it pushes is chosen by the weights that `model` has now."""
     match config.method:
         case "group_lasso" | "group_norm" as method:
@@ -146,11 +146,11 @@ def regulariser(config: Regularise, groups: Sequence[Group], model: nn.Module) -
             return BatchNormScale(groups, model, config.strength)
         case "growing_l2":
             norms = squared_norms(groups, dict(model.named_parameters(remove_duplicate=False)))
-            kept = uniform(norms, config.ratio, floor=_LEAST_KEPT, align=config.align)
+            kept = uniform_kept(norms, config.ratio, floor=_LEAST_KEPT, align=config.align)
             return GrowingL2(groups, kept, increment=config.strength, every=config.every, ceiling=config.ceiling)
 
 
-def history(training: Training) -> list[dict[str, float]]:
+def epoch_history(training: TrainingRun) -> list[dict[str, float]]:
     """Return what the epochs did, for the record."""
     return [
         {
@@ -172,14 +172,14 @@ def _distillation(config: TrainingConfig, context: Context) -> Distillation | No
     else:
         teacher, read = load_other(source.definition, source.weights, source.arguments)
         named = (*source.inputs, source.weights)
-        write_reads(context.folder, {path for path in read if not within(path, named)})
-        for note in undeclared(read, source.definition, source.arguments, named, "build from"):
+        write_reads(context.folder, {path for path in read if not within_inputs(path, named)})
+        for note in undeclared_inputs(read, source.definition, source.arguments, named, "build from"):
             context.progress.note(f"teacher: {note}")
         channels, size = source.channels, source.size
     return Distillation(teacher, config.distill.temperature, config.distill.alpha, channels, size)
 
 
-def _reporter(training: Training, progress: Progress, label: str) -> Callable[[int, float], None]:
+def _reporter(training: TrainingRun, progress: Progress, label: str) -> Callable[[int, float], None]:
     epochs = training.settings.epochs
 
     def report(step: int, loss: float) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from pipeline.compress.names import OptimizerName, ScheduleShape
-from pipeline.core.artifact import Frozen
+from pipeline.core.artifact import FrozenModel
 from pipeline.core.paths import ExistingFile, ExistingPath
 from pipeline.core.units import Ratio
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 MOST = 1e30
 
 
-class Augment(Frozen):
+class Augment(FrozenModel):
     """Random changes of the training images; none by default."""
 
     flip_horizontal: bool = Field(default=False, description="Mirror half of the images left to right.")
@@ -40,7 +40,7 @@ class Augment(Frozen):
     )
 
 
-class Teacher(Frozen):
+class Teacher(FrozenModel):
     """Another network as teacher, given in the same way as the recipe's model."""
 
     definition: ExistingFile = Field(description="Python file that exposes build(**arguments), relative to the recipe.")
@@ -59,7 +59,7 @@ class Teacher(Frozen):
     )
 
 
-class Distill(Frozen):
+class Distill(FrozenModel):
     """Learn from a teacher's logits: (1 - alpha) * cross-entropy + alpha * T^2 * KL."""
 
     source: Literal["original"] | Teacher = Field(
@@ -71,7 +71,7 @@ class Distill(Frozen):
     alpha: Annotated[float, Field(gt=0, le=1)] = Field(default=0.9, description="Share of the teacher's term.")
 
 
-class Regularise(Frozen):
+class Regularise(FrozenModel):
     """Make channels small while training, so that a `prune` stage after this one loses little.
 
     Use SGD: AdamW divides the penalty's gradient by its own size, so that `strength` has little effect.
@@ -107,7 +107,7 @@ class Regularise(Frozen):
     )
 
 
-class TrainingConfig(Frozen):
+class TrainingConfig(FrozenModel):
     """The schedule of a training. The weights that do best on the validation split are kept."""
 
     epochs: Annotated[int, Field(ge=0, le=10_000)] = Field(

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor, load, nn
 from torch.nn.parameter import is_lazy
 
-from pipeline.compress.state.outside import restore, split, words
+from pipeline.compress.state.outside import place_words, restore_state, split_state
 from pipeline.core.errors import InputError
 from pipeline.core.paths import kind_of
 
@@ -75,7 +75,7 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str) -
     Raises InputError that lists missing, unknown and misshapen names, and says so when the widths alone differ; and
     one for tensors that another type cannot hold: integers or complex numbers for float weights.
     """
-    weights, outside = split(weights)
+    weights, outside = split_state(weights)
     expected = model.state_dict()
     weights = _unwrapped(weights, expected)
     shared = [name for name in weights if name in expected]
@@ -101,10 +101,10 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str) -
         raise InputError(f"{source} has tensors that the model cannot take: {len(faults)}{''.join(faults[:LISTED])}")
     model.load_state_dict(found)
     try:
-        restore(model, outside)
+        restore_state(model, outside)
     except LookupError as error:
         raise InputError(
-            f"{source} holds {', '.join(map(words, outside))}, and the model has no such place ({error})"
+            f"{source} holds {', '.join(map(place_words, outside))}, and the model has no such place ({error})"
         ) from error
 
 

@@ -19,12 +19,12 @@ def _open_any(file: Mapping[str, Any]) -> Session:
     if file["runtime"] != "torch":
         return open_file(file)
     from pipeline.core.store import read_artifact
-    from pipeline.measure.runtimes import Port
+    from pipeline.measure.runtimes import InputPort
     from pipeline.measure.runtimes.torch import open_module
     from pipeline.network.stored import load_network
 
     artifact = read_artifact(Path(file["path"]).parent)
-    ports = tuple(Port(each.name, (file["batch"], *each.shape[1:]), each.dtype) for each in artifact.inputs)
+    ports = tuple(InputPort(each.name, (file["batch"], *each.shape[1:]), each.dtype) for each in artifact.inputs)
     return open_module(load_network(artifact), ports, file["threads"])
 
 

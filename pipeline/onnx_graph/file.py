@@ -43,7 +43,7 @@ def write_onnx(model: ModelProto, file: Path) -> None:
     file.write_bytes(model.SerializeToString(deterministic=True))
 
 
-def finish(model: ModelProto) -> ModelProto:
+def finish_model(model: ModelProto) -> ModelProto:
     """Return the model without a trace of how it was made, with inferred shapes, checked against the ONNX rules.
 
     Removed are metadata, doc strings, and the producer's name and version.

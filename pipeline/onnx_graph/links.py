@@ -22,12 +22,12 @@ QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 SCALE, ZERO_POINT = 1, 2
 
 
-def producers(graph: GraphProto) -> dict[str, NodeProto]:
+def value_producers(graph: GraphProto) -> dict[str, NodeProto]:
     """Return the node that produces each value; inputs and stored tensors have none."""
     return {value: node for node in graph.node for value in node.output}
 
 
-def consumers(graph: GraphProto) -> dict[str, list[NodeProto]]:
+def value_consumers(graph: GraphProto) -> dict[str, list[NodeProto]]:
     """Return the nodes that consume each value, in the order of the graph, one that takes it twice twice."""
     found: dict[str, list[NodeProto]] = {}
     for node in graph.node:
@@ -50,8 +50,8 @@ class Wiring:
 
     def __init__(self, graph: GraphProto) -> None:
         self.stored = {tensor.name: tensor for tensor in graph.initializer}
-        self.made_by = producers(graph)
-        self.read_by = consumers(graph)
+        self.made_by = value_producers(graph)
+        self.read_by = value_consumers(graph)
         self.outputs = {value.name for value in graph.output}
 
     def numbers(self, name: str) -> NDArray[Any]:

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pipeline.compress.quantization.integer_layers import integer_layers
-from pipeline.compress.quantization.saturation import saturation
+from pipeline.compress.quantization.saturation import count_saturation
 from pipeline.core.errors import InputError, StageError
-from pipeline.onnx_graph.file import finish, read_onnx, write_onnx
-from pipeline.precision.tried import FLOAT, Tried, file_of, is_right, speed_of
+from pipeline.onnx_graph.file import finish_model, read_onnx, write_onnx
+from pipeline.precision.problem import FLOAT, SearchCandidate, file_of, is_right, speed_of
 from pipeline.precision.variant import build, other_precision
 
 if TYPE_CHECKING:
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from pipeline.core.stage import Progress
     from pipeline.precision.evaluation import Evaluation, Timed
+    from pipeline.precision.problem import SearchProblem
     from pipeline.precision.rows import Precision
-    from pipeline.precision.tried import Question
     from pipeline.precision.variant import Variant
     from pipeline.results.precision import LayerChoice
     from pipeline.results.run import Interval
@@ -37,10 +37,10 @@ class Candidates:
     Raises InputError when the float file cannot be read.
     """
 
-    question: Question
+    question: SearchProblem
     evaluation: Evaluation
     progress: Progress
-    listed: list[Tried] = field(default_factory=list)
+    listed: list[SearchCandidate] = field(default_factory=list)
     layers: list[LayerChoice] = field(default_factory=list)
     _made: int = 0
 
@@ -48,23 +48,23 @@ class Candidates:
         """Read the float file and list it."""
         self.question.folder.mkdir(parents=True, exist_ok=True)
         self.model = read_onnx(self.question.given)
-        self.original = Tried("FP32", FLOAT, file=self.question.given)
+        self.original = SearchCandidate("FP32", FLOAT, file=self.question.given)
         self.listed.append(self.original)
 
-    def add(self, variant: Variant, label: str = "") -> Tried:
+    def add(self, variant: Variant, label: str = "") -> SearchCandidate:
         """Make a static int8 file and list it."""
         tried = self.make(variant, label)
         self.listed.append(tried)
         return tried
 
-    def make(self, variant: Variant, label: str = "", *, images: int | None = None) -> Tried:
+    def make(self, variant: Variant, label: str = "", *, images: int | None = None) -> SearchCandidate:
         """Build, write and judge a static int8 file; what fails is dropped with the reason. It is not listed.
 
         With `images` it is calibrated on only that many: enough to time it, or to compare it with its like.
         """
         request = variant.request
         words = label or ", ".join((variant.engine, request.scheme, request.calibration, *variant.recovery))
-        tried = Tried(words, "mixed" if variant.in_float else "int8", variant)
+        tried = SearchCandidate(words, "mixed" if variant.in_float else "int8", variant)
         self.progress.update(len(self.listed), len(self.listed) + 4, f"quantizing: {tried.label}")
         try:
             quantized = build(self.model, self.question.samples_NCHW[:images], variant, self.progress)
@@ -78,10 +78,10 @@ class Candidates:
             self._check_sums(tried, quantized.model)
         return tried
 
-    def add_other(self, precision: Precision, label: str) -> Tried:
+    def add_other(self, precision: Precision, label: str) -> SearchCandidate:
         """Make a file of another precision and list it."""
         question = self.question
-        tried = Tried(label, precision)
+        tried = SearchCandidate(label, precision)
         self.listed.append(tried)
         try:
             model = other_precision(self.model, precision, reduced=question.facts.saturates, keep=question.request.keep)
@@ -91,41 +91,41 @@ class Candidates:
             self._judge(tried, model)
         return tried
 
-    def time(self, files: Sequence[Tried], share: float) -> None:
+    def time(self, files: Sequence[SearchCandidate], share: float) -> None:
         """Time files against the first, which is the float file, with a share of the budget; what is refused drops."""
         for each, timed in self._timed(files, share):
             each.timed = timed
 
-    def against(self, base: Tried, others: Sequence[Tried], share: float) -> list[Interval | None]:
+    def against(self, base: SearchCandidate, others: Sequence[SearchCandidate], share: float) -> list[Interval | None]:
         """Return the paired speedup of each file over `base`; None where the device's runtime refuses it."""
         found = {id(each): timed.speedup for each, timed in self._timed((base, *others), share)}
         return [found.get(id(each)) for each in others]
 
-    def rivals(self) -> list[Tried]:
+    def rivals(self) -> list[SearchCandidate]:
         """Return the candidates that were timed and may still be chosen."""
         return [each for each in self.listed[1:] if each.alive and speed_of(each)]
 
-    def best(self, files: Iterable[Tried]) -> Tried | None:
+    def best(self, files: Iterable[SearchCandidate]) -> SearchCandidate | None:
         """Return the fastest file; of those that are as fast the most accurate, then that with least noise."""
         ordered = sorted(files, key=speed_of, reverse=True)
         level = [each for each in ordered if speed_of(each) >= speed_of(ordered[0]) * (1 - AS_FAST)]
         return max(level, key=self._rank, default=None)
 
-    def is_right(self, each: Tried) -> bool:
+    def is_right(self, each: SearchCandidate) -> bool:
         """Say whether a file loses no more accuracy than is allowed."""
         return is_right(each, self.question, self.evaluation)
 
-    def _rank(self, each: Tried) -> tuple[float, float]:
+    def _rank(self, each: SearchCandidate) -> tuple[float, float]:
         return self.evaluation.accuracy(file_of(each)), decibels_of(each)
 
-    def _judge(self, tried: Tried, model: ModelProto, *, trial: bool = False) -> None:
+    def _judge(self, tried: SearchCandidate, model: ModelProto, *, trial: bool = False) -> None:
         """Write a candidate and say how much noise it has; one that the runtime cannot run is dropped.
 
         So is one that is far from the float file, unless it is but a trial.
         """
         file = self.question.folder / f"{self._made:03d}.onnx"
         self._made += 1
-        write_onnx(finish(model), file)
+        write_onnx(finish_model(model), file)
         try:
             tried.decibels = self.evaluation.decibels(self.question.given, file)
             tried.far = "" if trial else self.evaluation.far(file)
@@ -134,20 +134,20 @@ class Candidates:
         else:
             tried.file, tried.dropped = file, tried.far
 
-    def _check_sums(self, tried: Tried, model: ModelProto) -> None:
+    def _check_sums(self, tried: SearchCandidate, model: ModelProto) -> None:
         """Count sums that a CPU without VNNI would clip, and drop the file where that CPU is the target."""
         question = self.question
         if not integer_layers(model):
             tried.dropped = "no convolution or matrix product of it would run on integers"
             return
-        found = saturation(model, question.samples_NCHW[:_SATURATION_IMAGES])
+        found = count_saturation(model, question.samples_NCHW[:_SATURATION_IMAGES])
         tried.saturated = found.saturated / found.images
         if question.facts.saturates and found.saturated:
             tried.dropped = f"{tried.saturated:.3g} sums an image would be clipped to 16 bits on the target"
         elif question.inexact_on_arm:
             tried.dropped = question.inexact_on_arm(model)
 
-    def _timed(self, files: Sequence[Tried], share: float) -> list[tuple[Tried, Timed]]:
+    def _timed(self, files: Sequence[SearchCandidate], share: float) -> list[tuple[SearchCandidate, Timed]]:
         """Time files; those that the device's runtime refuses are dropped with the reason, the others timed."""
         if len(files) < 2:  # noqa: PLR2004 - a pair
             return []
@@ -164,6 +164,6 @@ class Candidates:
         return list(zip(files, found, strict=True))
 
 
-def decibels_of(tried: Tried) -> float:
+def decibels_of(tried: SearchCandidate) -> float:
     """Return a candidate's signal-to-noise ratio; the float file has no noise."""
     return float("inf") if tried.decibels is None else tried.decibels

@@ -7,11 +7,11 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from pipeline.compress.quantization.names import Calibration, Scheme
-from pipeline.core.artifact import Frozen
+from pipeline.core.artifact import FrozenModel
 from pipeline.core.nearness import OnFar
 
 
-class QuantizationConfig(Frozen):
+class QuantizationConfig(FrozenModel):
     """Types, scales, and the images that the ranges of activations come from."""
 
     scheme: Literal["auto"] | Scheme = Field(

@@ -10,16 +10,16 @@ import numpy as np
 
 from pipeline.core.classification import predicted_classes, share_equal
 from pipeline.core.errors import InputError, StageError
-from pipeline.core.nearness import decibels
-from pipeline.export.execution import slices
+from pipeline.core.nearness import noise_decibels
+from pipeline.export.execution import batch_slices
 from pipeline.measure.batches import run_in_batches
 from pipeline.measure.bench import plan_for
 from pipeline.measure.devices.local import LocalDevice
-from pipeline.measure.harness import measure
+from pipeline.measure.harness import measure_subjects
 from pipeline.measure.machine import usable_threads
-from pipeline.measure.payload import payload
-from pipeline.measure.statistics import milliseconds, speedup
-from pipeline.measure.subjects import Subject, Terms, open_subjects, start_worker
+from pipeline.measure.model_files import model_files
+from pipeline.measure.statistics import median_milliseconds, paired_speedup
+from pipeline.measure.subjects import MeasureTerms, Subject, open_subjects, start_worker
 from pipeline.results.accuracy import paired_difference
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Evaluation:
             StageError: a file's logits are not finite.
         """
         signal, other = (self._logits_held_out(each).astype(np.float64) for each in (float_file, file))
-        return decibels(signal, other)
+        return noise_decibels(signal, other)
 
     def far(self, file: Path) -> str:
         """Say why a file is far from the float file; empty where it is near. Errors are those of `Net.see`."""
@@ -95,14 +95,14 @@ class Evaluation:
         """
         plan = plan_for(len(files), budget_s)
         devices = (self.device,) if self.device else ()
-        found = measure(
+        found = measure_subjects(
             self._subjects(files), self._terms, plan, seed=self.seed, devices=devices, progress=self.progress
         )
         clock: Clock = "cpu" if self.target.threads == 1 else "wall"
         return [
             Timed(
-                speedup(found, index, clock),
-                milliseconds(found.subjects[index], "wall", plan=found.plan, seed=found.seed),
+                paired_speedup(found, index, clock),
+                median_milliseconds(found.subjects[index], "wall", plan=found.plan, seed=found.seed),
             )
             for index in range(len(files))
         ]
@@ -133,25 +133,27 @@ class Evaluation:
         return reasons
 
     @property
-    def _terms(self) -> Terms:
-        return Terms(threads=self.target.threads, batch=self.target.batch, weigh=False)
+    def _terms(self) -> MeasureTerms:
+        return MeasureTerms(threads=self.target.threads, batch=self.target.batch, measure_peak_memory=False)
 
     def _subjects(self, files: Sequence[Path]) -> list[Subject]:
         return [
-            Subject(f"{index} {file.name}", self.runtime, file, payload(file, self.runtime).digest)
+            Subject(f"{index} {file.name}", self.runtime, file, model_files(file, self.runtime).digest)
             for index, file in enumerate(files)
         ]
 
     def _predicted(self, file: Path) -> NDArray[np.int64]:
         if file not in self._predictions:
-            logits = self._logits(file, map(self.normalisation, slices(self.validation.images, self.target.batch)))
+            logits = self._logits(
+                file, map(self.normalisation, batch_slices(self.validation.images, self.target.batch))
+            )
             self._predictions[file] = predicted_classes(logits[: len(self.validation)])
         return self._predictions[file]
 
     def _logits_held_out(self, file: Path) -> NDArray[np.float32]:
         if file not in self._held_out:
             given_NCHW = self.held_out_NCHW
-            found = self._logits(file, slices(given_NCHW, self.target.batch))[: len(given_NCHW)]
+            found = self._logits(file, batch_slices(given_NCHW, self.target.batch))[: len(given_NCHW)]
             if not np.isfinite(found).all():
                 raise StageError(f"{file.name}: its outputs on training images are not finite in {self.runtime}")
             self._held_out[file] = found

@@ -19,7 +19,7 @@ from pipeline.compress.quantization.integer_layers import PRODUCTS, float_produc
 from pipeline.compress.quantization.saturation import can_saturate
 from pipeline.core.errors import InputError
 from pipeline.precision.int8_rows import AVX2, DOT_PRODUCT, ORT_GUIDE, ORT_KERNELS, VNNI
-from pipeline.precision.rows import Row
+from pipeline.precision.rows import TargetRow
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,7 +40,7 @@ _EXACT_OPERATORS = frozenset(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kernel(Row):
+class Kernel(TargetRow):
     """A kernel that loses something: for which processors, and on which layers."""
 
     fails: Callable[[IntegerLayer], bool]

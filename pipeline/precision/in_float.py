@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 from pipeline.analysis.noise import own_layer_sqnr
 from pipeline.precision.candidates import decibels_of
 from pipeline.precision.families import families
-from pipeline.precision.tried import file_of, speed_of
+from pipeline.precision.problem import file_of, speed_of
 from pipeline.results.precision import LayerChoice
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pipeline.precision.candidates import Candidates
-    from pipeline.precision.tried import Tried
+    from pipeline.precision.problem import SearchCandidate
     from pipeline.precision.variant import Variant
     from pipeline.results.run import Interval
 
@@ -32,7 +32,7 @@ _LEAST_COST = 1e-3
 _HELPS = "takes noise away"
 
 
-def families_in_float(candidates: Candidates, best: Tried, shares: tuple[float, float]) -> None:
+def families_in_float(candidates: Candidates, best: SearchCandidate, shares: tuple[float, float]) -> None:
     """Time each family in float against the given int8 file, then those that gained, alone and together.
 
     `shares` of the budget are for the first and for the second. The fastest is made with all images and listed.
@@ -49,7 +49,7 @@ def families_in_float(candidates: Candidates, best: Tried, shares: tuple[float, 
     gained = [name for name, gain in gains.items() if gain is not None and gain.low > 1]
     if not gained:
         return
-    rivals: dict[tuple[str, ...], Tried] = {(name,): trials[name] for name in gained}
+    rivals: dict[tuple[str, ...], SearchCandidate] = {(name,): trials[name] for name in gained}
     if len(gained) > 1:
         everything = [node for name in gained for node in groups[name]]
         rivals[tuple(gained)] = candidates.make(variant.keeping(everything), images=TRIAL_IMAGES)
@@ -58,9 +58,9 @@ def families_in_float(candidates: Candidates, best: Tried, shares: tuple[float, 
 
 def _take_fastest(
     candidates: Candidates,
-    best: Tried,
+    best: SearchCandidate,
     variant: Variant,
-    rivals: Mapping[tuple[str, ...], Tried],
+    rivals: Mapping[tuple[str, ...], SearchCandidate],
     share: float,
 ) -> None:
     """Time trials beside the file that they are made of, and make the fastest of them for good."""
@@ -83,7 +83,9 @@ def _family(name: str, nodes: tuple[str, ...], gain: Interval | None, dropped: s
     return LayerChoice(name=name, nodes=nodes, speedup=gain, left_in_float=False, reason=reason)
 
 
-def layers_in_float(candidates: Candidates, plain: Tried, nearest: Tried, shares: tuple[float, float]) -> None:
+def layers_in_float(
+    candidates: Candidates, plain: SearchCandidate, nearest: SearchCandidate, shares: tuple[float, float]
+) -> None:
     """Leave single layers in float until the accuracy is there: most noise taken away for a millisecond first.
 
     `plain` is a file as quantized, `nearest` the one whose accuracy is to be brought back. `shares` of the budget are
@@ -103,7 +105,7 @@ def layers_in_float(candidates: Candidates, plain: Tried, nearest: Tried, shares
             return
 
 
-def _worth(candidates: Candidates, plain: Tried, variant: Variant, share: float) -> dict[str, float]:
+def _worth(candidates: Candidates, plain: SearchCandidate, variant: Variant, share: float) -> dict[str, float]:
     """Return decibels for a share of the time, by layer, of those that are noisiest alone."""
     own = own_layer_sqnr(candidates.question.given, file_of(plain), candidates.evaluation.held_out_NCHW[:NOISE_IMAGES])
     noisy = sorted((name for name in own if name in plain.on_integers), key=lambda name: own[name])[:MOST_LAYERS]
@@ -127,7 +129,7 @@ def _worth(candidates: Candidates, plain: Tried, variant: Variant, share: float)
     return worth
 
 
-def settled(layers: list[LayerChoice], chosen: Tried) -> tuple[LayerChoice, ...]:
+def settled(layers: list[LayerChoice], chosen: SearchCandidate) -> tuple[LayerChoice, ...]:
     """Return the layers that were tried with what the chosen file has of them in float."""
     return tuple(_settled(each, {*each.nodes} <= {*chosen.in_float}) for each in layers)
 

@@ -6,10 +6,10 @@ import glob
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipeline.compress.quantization.placement import suspects
+from pipeline.compress.quantization.placement import suspect_nodes
 from pipeline.core.errors import InputError
-from pipeline.onnx_graph.file import finish, write_onnx
-from pipeline.precision.nearness import Made
+from pipeline.onnx_graph.file import finish_model, write_onnx
+from pipeline.precision.nearness import MadeFile
 from pipeline.precision.variant import build, other_precision
 
 if TYPE_CHECKING:
@@ -36,15 +36,15 @@ class StaticInt8:
     progress: Progress
     also: Callable[[ModelProto], dict[str, Any]] = lambda _: {}
 
-    def __call__(self, in_float: tuple[str, ...]) -> Made:
+    def __call__(self, in_float: tuple[str, ...]) -> MadeFile:
         """Write it with these nodes in float. Errors are those of `build`."""
         quantized = build(self.model, self.samples_NCHW, self.variant.keeping(in_float), self.progress)
         also = self.also(quantized.model)
-        write_onnx(finish(quantized.model), self.file)
+        write_onnx(finish_model(quantized.model), self.file)
         left = {"left_in_float": dict(quantized.reasons)} if quantized.reasons else {}
         told = {"quantized_nodes": quantized.nodes, "float_nodes": list(quantized.float_nodes), **left, **also}
-        nodes = suspects(self.model, self.variant.request.keep)
-        return Made(self.file, nodes, told, empty=not quantized.nodes)
+        nodes = suspect_nodes(self.model, self.variant.request.keep)
+        return MadeFile(self.file, nodes, told, empty=not quantized.nodes)
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class OtherPrecision:
     keep: tuple[str, ...]
     file: Path
 
-    def __call__(self, in_float: tuple[str, ...]) -> Made:
+    def __call__(self, in_float: tuple[str, ...]) -> MadeFile:
         """Write it with these nodes in float. Raises InputError when nothing qualifies even without them."""
         kept = (*self.keep, *map(glob.escape, in_float))
         told = {"precision": self.precision, **({"float_nodes": list(in_float)} if in_float else {})}
@@ -67,5 +67,5 @@ class OtherPrecision:
             if not in_float:
                 raise
             made, empty = self.model, True
-        write_onnx(finish(made), self.file)
-        return Made(self.file, suspects(self.model, self.keep), told, empty=empty)
+        write_onnx(finish_model(made), self.file)
+        return MadeFile(self.file, suspect_nodes(self.model, self.keep), told, empty=empty)

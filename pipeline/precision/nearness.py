@@ -22,13 +22,13 @@ from pipeline.core.nearness import (
     USELESS,
     Nearness,
     Seen,
-    classification,
-    decibels,
-    fault,
+    compare_classes,
     guilty_nodes,
+    nearness_fault,
+    noise_decibels,
 )
 from pipeline.core.stage import Runtime, runs_in
-from pipeline.export.execution import onnx_outputs, slices
+from pipeline.export.execution import batch_slices, onnx_outputs
 from pipeline.measure.batches import run_in_batches
 from pipeline.precision.request import training_order
 
@@ -88,7 +88,7 @@ class Net:
     images: Sequence[Images]
     runtime: Runtime
     batch: int
-    task: Task = classification
+    task: Task = compare_classes
     _references: dict[str, Outputs] = field(init=False, default_factory=dict)
 
     def see(self, file: Path) -> tuple[Seen, ...]:
@@ -116,9 +116,9 @@ class Net:
             images=images.name,
             count=len(images.samples_NCHW),
             session=session,
-            decibels=min(map(decibels, reference, outputs)),
+            decibels=min(map(noise_decibels, reference, outputs)),
             answers=answers,
-            fault=fault(reference, outputs, answers),
+            fault=nearness_fault(reference, outputs, answers),
         )
 
     def _reference(self, images: Images) -> Outputs:
@@ -131,20 +131,20 @@ class Net:
 
     def _shipped(self, file: Path, images: Images) -> Outputs:
         """Return the outputs in a session like the one that ships, in calls of the target's batch."""
-        batches = slices(images.samples_NCHW, self.batch)
+        batches = batch_slices(images.samples_NCHW, self.batch)
         parts = run_in_batches(file, batches, runtime=self.runtime, threads=1, batch=self.batch)
         return [np.concatenate(each)[: len(images.samples_NCHW)] for each in zip(*parts, strict=True)]
 
 
-class Make(Protocol):
+class MakeFile(Protocol):
     """Writes the file with some more nodes left in float, by their names, and returns what was made."""
 
-    def __call__(self, in_float: tuple[str, ...]) -> Made:
+    def __call__(self, in_float: tuple[str, ...]) -> MadeFile:
         """Make it. Raises InputError or StageError where that cannot be done."""
 
 
 @dataclass(frozen=True)
-class Made:
+class MadeFile:
     """A file in fewer bits, the nodes that could still go back to float in the order of computation, and what is told.
 
     `empty` says that nothing of it is in fewer bits any more.
@@ -156,7 +156,9 @@ class Made:
     empty: bool = False
 
 
-def settle(net: Net, make: Make, on_far: OnFar, *, stage: str, progress: Progress) -> tuple[Made, Nearness]:
+def ensure_near(
+    net: Net, make: MakeFile, on_far: OnFar, *, stage: str, progress: Progress
+) -> tuple[MadeFile, Nearness]:
     """Make a file that is near the float file, by leaving guilty layers in float where it is far and `on_far` says so.
 
     Raises:
@@ -184,7 +186,7 @@ def settle(net: Net, make: Make, on_far: OnFar, *, stage: str, progress: Progres
     return mended, _record("float", net.see(mended.file), guilty, why)
 
 
-def observed(net: Net, file: Path, *, stage: str) -> Nearness:
+def observe_nearness(net: Net, file: Path, *, stage: str) -> Nearness:
     """Return the record of a file that is near. Raises StageError where it is far, InputError where it cannot run."""
     seen = net.see(file)
     if words(seen):
@@ -192,7 +194,7 @@ def observed(net: Net, file: Path, *, stage: str) -> Nearness:
     return _record("near", seen)
 
 
-def both(start: Nearness, end: Nearness) -> Nearness:
+def nearness_before_and_after(start: Nearness, end: Nearness) -> Nearness:
     """Return the record of a file that was settled before its training, and again after it."""
     in_float = (*start.in_float, *end.in_float)
     if end.decision == "near" and start.in_float:
@@ -224,7 +226,7 @@ def _useless(seen: Sequence[Seen]) -> bool:
     return any(each.fault.startswith(USELESS) for each in seen)
 
 
-def _is_near(net: Net, make: Make, names: tuple[str, ...], progress: Progress) -> bool:
+def _is_near(net: Net, make: MakeFile, names: tuple[str, ...], progress: Progress) -> bool:
     """Make a file on trial. One in float is near; one that cannot be made or run is not."""
     progress.update(0, 1, f"looking for the layer that is far from float: {len(names)} in float")
     try:

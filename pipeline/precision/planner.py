@@ -15,16 +15,16 @@ from pipeline.compress.quantization.ranges import activation_ranges
 from pipeline.core.errors import InputError, StageError
 from pipeline.core.runtimes import RUNTIMES
 from pipeline.measure.devices import open_device
-from pipeline.measure.machine import fingerprint
-from pipeline.measure.subjects import Terms, start_worker
+from pipeline.measure.machine import machine_fingerprint
+from pipeline.measure.subjects import MeasureTerms, start_worker
 from pipeline.onnx_graph.file import read_onnx
 from pipeline.precision.evaluation import Evaluation
 from pipeline.precision.exactness import expected
 from pipeline.precision.nearness import net_of
+from pipeline.precision.problem import SearchProblem, file_of, plan_of
 from pipeline.precision.request import calibration_images, request_of, training_images
 from pipeline.precision.search import search
 from pipeline.precision.targets import target_facts
-from pipeline.precision.tried import Question, file_of, plan_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -102,7 +102,7 @@ def find_precision(
     folder = context.folder / CANDIDATES
     if folder.exists():  # of a run that was killed
         shutil.rmtree(folder)
-    question = Question(
+    question = SearchProblem(
         given=given.file,
         folder=folder,
         samples_NCHW=calibrated.samples_NCHW,
@@ -128,9 +128,9 @@ def _held_out(context: Context, calibrated_NCHW: NDArray[np.float32]) -> NDArray
 def facts_of(device: Device | None, runtime: Runtime) -> TargetFacts:
     """Return what is known of the target's processor with a runtime; another device than this one is asked for it."""
     if device is None:
-        return target_facts(fingerprint(), runtime, version(RUNTIMES[runtime].package))
+        return target_facts(machine_fingerprint(), runtime, version(RUNTIMES[runtime].package))
     with ExitStack() as stack:
-        _, hello = start_worker(stack, device, Terms(threads=1, batch=1))
+        _, hello = start_worker(stack, device, MeasureTerms(threads=1, batch=1))
     return target_facts(hello["fingerprint"], runtime, hello["packages"].get(RUNTIMES[runtime].package))
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.compress.quantization.engines.engine import Request
+from pipeline.compress.quantization.engines.engine import QuantizeRequest
 from pipeline.compress.quantization.ranges import activation_ranges
 from pipeline.core.errors import InputError
 
@@ -36,9 +36,9 @@ class Calibrated:
     moved: Mapping[int, float]
 
 
-def request_of(config: QuantizationConfig, scheme: Scheme) -> Request:
+def request_of(config: QuantizationConfig, scheme: Scheme) -> QuantizeRequest:
     """Return the request to an engine, with the scheme that `auto` stands for on the target."""
-    return Request(
+    return QuantizeRequest(
         scheme=scheme,
         per_channel=config.per_channel,
         symmetric=config.symmetric,

@@ -23,7 +23,7 @@ Support = Literal["native", "storage", "none"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class TargetRow:
     """For whom a verdict holds: what is None or empty holds for all.
 
     `needs`: the processor has at least one of these flags; `lacks`: it has none of these (names as in /proc/cpuinfo).
@@ -53,7 +53,7 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Int8Row(Row):
+class Int8Row(TargetRow):
     """What static int8 is there.
 
     `schemes` come in order of preference; empty where none is worth a file. `saturates`: sums of two u8 x s8 products
@@ -70,7 +70,7 @@ class Int8Row(Row):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrecisionRow(Row):
+class PrecisionRow(TargetRow):
     """What one other precision is there. `options` are what the runtime has to be told for it (session, compile)."""
 
     precision: Precision

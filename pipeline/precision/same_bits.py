@@ -21,9 +21,9 @@ from pipeline.core.errors import DeviceError, InputError, OutputsError, first_li
 from pipeline.core.runtimes import RUNTIMES
 from pipeline.measure.devices.local import LocalDevice
 from pipeline.measure.installed import missing_packages, missing_text
-from pipeline.measure.machine import fingerprint
-from pipeline.measure.payload import payload
-from pipeline.measure.subjects import PATIENCE_S, Terms, start_worker
+from pipeline.measure.machine import machine_fingerprint
+from pipeline.measure.model_files import model_files
+from pipeline.measure.subjects import PATIENCE_S, MeasureTerms, start_worker
 from pipeline.precision.targets import target_facts
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Output:
 
 
 @dataclass(frozen=True)
-class Difference:
+class BitDifference:
     """The first image and output (by its place) that differ, and by how much, relative to that output's largest."""
 
     image: int
@@ -73,7 +73,7 @@ class Agreement:
     same_bits: int
     same_argmax: int | None
     largest: float
-    first: Difference | None
+    first: BitDifference | None
     conclusive: bool = True
     note: str = ""
 
@@ -92,7 +92,7 @@ def exact_sums(file: Path, samples_NCHW: NDArray[np.float32]) -> Agreement:
         InputError: onnxruntime cannot read the file, or there is no image.
     """
     answers = [_run_here(file, samples_NCHW, precise) for precise in ("0", "1")]
-    here = target_facts(fingerprint(), "onnxruntime")
+    here = target_facts(machine_fingerprint(), "onnxruntime")
     note = "" if here.saturates else "sums are exact on this processor: equality says nothing of those without VNNI"
     return compared("as by default", f"{_EXACT_OPTION}=1", *answers, conclusive=here.saturates, note=note)
 
@@ -144,7 +144,7 @@ def compared(
     if shapes[0] != shapes[1]:
         raise OutputsError(f"{there}: outputs have shapes {shapes[1][0]}, expected {shapes[0][0]} as {here}")
     scales = [max(float(np.abs(each.values).max(initial=0.0)) for each in one) for one in zip(*expected, strict=True)]
-    first: Difference | None = None
+    first: BitDifference | None = None
     same_bits, same_argmax, largest = 0, 0, 0.0
     for number, (one, other) in enumerate(zip(expected, found, strict=True)):
         differing = [place for place, (a, b) in enumerate(zip(one, other, strict=True)) if a.sha256 != b.sha256]
@@ -153,7 +153,7 @@ def compared(
         same_argmax += int(np.argmax(one[0].values)) == int(np.argmax(other[0].values)) if one[0].values.size else 0
         largest = max([largest, *apart.values()])  # infinite for NaN, which max() would drop
         if differing and first is None:
-            first = Difference(number, differing[0], apart[differing[0]])
+            first = BitDifference(number, differing[0], apart[differing[0]])
     vector = len(expected[0][0].shape) == 1 and expected[0][0].values.size > 1
     classes = same_argmax if vector else None
     return Agreement(here, there, len(expected), same_bits, classes, largest, first, conclusive, note)
@@ -177,7 +177,7 @@ def _run_here(file: Path, samples_NCHW: NDArray[np.float32], precise: str) -> li
     """Infer in this process with the session option on or off."""
     import onnxruntime  # noqa: PLC0415 - only this way of asking loads it
 
-    from pipeline.export.execution import onnx_batch, slices  # noqa: PLC0415
+    from pipeline.export.execution import batch_slices, onnx_batch  # noqa: PLC0415
     from pipeline.onnx_graph.file import read_onnx  # noqa: PLC0415
 
     if not len(samples_NCHW):
@@ -193,7 +193,7 @@ def _run_here(file: Path, samples_NCHW: NDArray[np.float32], precise: str) -> li
         raise InputError(f"{file} cannot be opened by onnxruntime: {first_line(error)}") from error
     name = session.get_inputs()[0].name
     answers: list[list[Output]] = []
-    for images in slices(samples_NCHW, batch):
+    for images in batch_slices(samples_NCHW, batch):
         outputs = [np.asarray(each) for each in session.run(None, {name: images})]
         for place in range(batch):
             parts = [each[place] if each.shape[:1] == (batch,) else each for each in outputs]
@@ -211,13 +211,13 @@ def _run_there(
     device: Device, file: Path, images: Path, count: int, runtime: Runtime, progress: Progress | None
 ) -> list[list[Output]]:
     """Infer on a device, batch by batch."""
-    brought = payload(file, runtime)
+    brought = model_files(file, runtime)
     batch = _batch(file)
     digest = hashlib.sha256(images.read_bytes()).hexdigest()
     files = {f"{brought.digest}/{name}": path for name, path in brought.files.items()}
     answers: list[list[Output]] = []
     with ExitStack() as stack:
-        connection, hello = start_worker(stack, device, Terms(threads=1, batch=1, priority=False))
+        connection, hello = start_worker(stack, device, MeasureTerms(threads=1, batch=1, priority=False))
         missing = missing_packages(hello, ("numpy", RUNTIMES[runtime].package))
         if missing:
             raise DeviceError(missing_text(device.url, hello, missing))

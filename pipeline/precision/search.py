@@ -17,24 +17,24 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pipeline.compress.quantization.engines.engine import missing
+from pipeline.compress.quantization.engines.engine import missing_engine
 from pipeline.compress.quantization.engines.registry import ENGINES
-from pipeline.compress.quantization.placement import suspects
+from pipeline.compress.quantization.placement import suspect_nodes
 from pipeline.core.nearness import guilty_nodes
 from pipeline.precision.candidates import AS_FAST, Candidates, decibels_of
 from pipeline.precision.in_float import families_in_float, layers_in_float, settled
-from pipeline.precision.tried import Found, Tried, is_slower, speed_of
+from pipeline.precision.problem import SearchCandidate, SearchResult, is_slower, speed_of
 from pipeline.precision.variant import LADDER, Variant
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pipeline.compress.quantization.engines.engine import Request
+    from pipeline.compress.quantization.engines.engine import QuantizeRequest
     from pipeline.compress.quantization.names import Calibration, EngineName, Scheme
     from pipeline.core.stage import Progress
     from pipeline.precision.evaluation import Evaluation
+    from pipeline.precision.problem import SearchProblem
     from pipeline.precision.rows import Precision
-    from pipeline.precision.tried import Question
     from pipeline.results.run import Interval
 
 METHODS: tuple[Calibration, ...] = ("percentile", "mse", "min-max", "entropy")
@@ -51,7 +51,7 @@ CLOSE, MOST_FINALISTS = 0.05, 4
 OTHERS: dict[Precision, str] = {"fp16": "float16", "int8-dynamic": "dynamic int8", "int8-weights": "int8 weights"}
 
 
-def search(question: Question, evaluation: Evaluation, progress: Progress) -> Found:
+def search(question: SearchProblem, evaluation: Evaluation, progress: Progress) -> SearchResult:
     """Search, and return the chosen candidate with all that was tried.
 
     Raises:
@@ -71,19 +71,19 @@ def search(question: Question, evaluation: Evaluation, progress: Progress) -> Fo
         families_in_float(candidates, fastest, FAMILIES)
     _recover(candidates)
     chosen = _last_word(candidates)
-    return Found(chosen, tuple(candidates.listed), settled(candidates.layers, chosen))
+    return SearchResult(chosen, tuple(candidates.listed), settled(candidates.layers, chosen))
 
 
 def _static(candidates: Candidates) -> None:
     """Make static int8 files: every engine, each suitable scheme, and the best calibration of ours."""
     question = candidates.question
     for name, make in ENGINES.items():
-        command = missing(make())
+        command = missing_engine(make())
         if command or not question.schemes:
             reason = (
                 f"not installed: {command}" if command else f"no int8 for this target: {question.facts.int8.reason}"
             )
-            row = Tried(f"{name}, static int8", "int8", dropped=reason, missing=command is not None)
+            row = SearchCandidate(f"{name}, static int8", "int8", dropped=reason, missing=command is not None)
             candidates.listed.append(row)
         elif name == "onnxruntime":
             _onnxruntime(candidates)
@@ -103,13 +103,13 @@ def _onnxruntime(candidates: Candidates) -> None:
             return
 
 
-def _calibrated(candidates: Candidates, scheme: Scheme, methods: Sequence[Calibration]) -> Tried | None:
+def _calibrated(candidates: Candidates, scheme: Scheme, methods: Sequence[Calibration]) -> SearchCandidate | None:
     """Return the file whose calibration leaves least noise; the others are dropped.
 
     What the first one is dropped for lies in the graph or its weights, so that no other calibration would mend it.
     """
     request = replace(candidates.question.request, scheme=scheme)
-    good: list[Tried] = []
+    good: list[SearchCandidate] = []
     for method in methods:
         made = candidates.add(_variant(candidates, "onnxruntime", replace(request, calibration=method)))
         if made.alive:
@@ -148,12 +148,12 @@ def _mend(candidates: Candidates) -> None:
         tried = candidates.make(variant.keeping(names))
         return tried.file is not None and not tried.far
 
-    guilty = guilty_nodes(suspects(candidates.model, candidates.question.request.keep), is_near)
+    guilty = guilty_nodes(suspect_nodes(candidates.model, candidates.question.request.keep), is_near)
     if guilty is not None:
         candidates.add(variant.keeping(guilty), f"{best.label}, in float: {', '.join(guilty)}")
 
 
-def _variant(candidates: Candidates, engine: EngineName, request: Request) -> Variant:
+def _variant(candidates: Candidates, engine: EngineName, request: QuantizeRequest) -> Variant:
     return Variant(engine, request, alike=candidates.question.inexact_on_arm is not None)
 
 
@@ -189,7 +189,7 @@ def _recover(candidates: Candidates) -> None:
     layers_in_float(candidates, best, nearest, LAYERS)
 
 
-def _last_word(candidates: Candidates) -> Tried:
+def _last_word(candidates: Candidates) -> SearchCandidate:
     """Time the fastest files that are right once more, together, and choose: float unless one is faster for certain."""
     right = [each for each in candidates.rivals() if candidates.is_right(each)]
     ordered = sorted((each for each in right if not is_slower(each)), key=speed_of, reverse=True)
@@ -210,5 +210,5 @@ def _span(gain: Interval | None) -> str:
     return f"{gain.value:.3f}x [{gain.low:.3f}, {gain.high:.3f}]" if gain else "not timed"
 
 
-def _int8(candidates: Candidates) -> list[Tried]:
+def _int8(candidates: Candidates) -> list[SearchCandidate]:
     return [each for each in candidates.rivals() if each.variant is not None]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pipeline.compress.quantization.alike import round_alike
-from pipeline.compress.quantization.canonical import canonical
+from pipeline.compress.quantization.canonical import canonical_form
 from pipeline.compress.quantization.engines.registry import open_engine
 from pipeline.compress.quantization.holding import hold_in_float
 from pipeline.compress.quantization.placement import matching_nodes, nodes_like
@@ -15,7 +15,7 @@ from pipeline.compress.quantization.precisions.block_weights import block_weight
 from pipeline.compress.quantization.precisions.dynamic import dynamic_int8
 from pipeline.compress.quantization.precisions.half import half_graph, half_weights
 from pipeline.compress.quantization.recovery.bias_correction import correct_biases
-from pipeline.compress.quantization.recovery.equalization import equalize
+from pipeline.compress.quantization.recovery.equalization import equalize_channels
 from pipeline.compress.quantization.recovery.rounding import round_adaptively
 from pipeline.core.stage import SilentProgress
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto
 
-    from pipeline.compress.quantization.engines.engine import Quantized, Request
+    from pipeline.compress.quantization.engines.engine import QuantizedGraph, QuantizeRequest
     from pipeline.compress.quantization.names import EngineName, Recovery
     from pipeline.core.stage import Progress
     from pipeline.precision.rows import Precision
@@ -46,13 +46,13 @@ class Variant:
     """
 
     engine: EngineName
-    request: Request
+    request: QuantizeRequest
     recovery: tuple[Recovery, ...] = ()
     in_float: tuple[str, ...] = ()
     alike: bool = False
 
     @property
-    def asked(self) -> Request:
+    def asked(self) -> QuantizeRequest:
         """The request with all that stays in float; a name is a pattern that matches nothing else."""
         return replace(self.request, keep=(*self.request.keep, *map(glob.escape, self.in_float)))
 
@@ -67,7 +67,7 @@ class Variant:
 
 def build(
     model: ModelProto, samples_NCHW: NDArray[np.float32], variant: Variant, progress: Progress | None = None
-) -> Quantized:
+) -> QuantizedGraph:
     """Return the quantized graph of a float one.
 
     Raises:
@@ -76,10 +76,10 @@ def build(
     """
     shown = progress or SilentProgress()
     matching_nodes(model, variant.asked.keep)
-    given = canonical(model)
+    given = canonical_form(model)
     # what the canonical form has no longer, such as an Identity, is in float anyway
     asked = replace(variant.asked, keep=tuple(each for each in variant.asked.keep if nodes_like(given, (each,))))
-    source = equalize(given)[0] if "equalize" in variant.recovery else given
+    source = equalize_channels(given)[0] if "equalize" in variant.recovery else given
     quantized = open_engine(variant.engine).quantize(source, samples_NCHW, asked)
     result = quantized.model
     few = samples_NCHW[:IMAGES]

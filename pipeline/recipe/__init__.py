@@ -15,7 +15,7 @@ from pydantic import Field, TypeAdapter, ValidationError, field_validator, model
 from pydantic.json_schema import GenerateJsonSchema
 
 from pipeline import __version__
-from pipeline.core.artifact import Frozen
+from pipeline.core.artifact import FrozenModel
 from pipeline.core.errors import InputError, Problem, RecipeError
 from pipeline.core.paths import ExistingFile, ExistingPath
 from pipeline.core.runtimes import FORMS, judged_form, last_readable
@@ -25,9 +25,9 @@ from pipeline.data.config import Argument, DataConfig
 from pipeline.measure.devices.registry import device_record
 from pipeline.network.library import DefinitionFile, libraries_of, with_name
 from pipeline.recipe.overrides import apply
-from pipeline.recipe.problems import messages, shown
+from pipeline.recipe.problems import problem_messages, shown_value
 from pipeline.recipe.values import VALUES, read_values
-from pipeline.recipe.yaml import Document, dotted, read_file
+from pipeline.recipe.yaml import Document, dotted_place, read_file
 from pipeline.stages import AnyStage
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ FORMAT = 1
 ORDER: tuple[Form, ...] = tuple(FORMS)
 
 
-class ModelConfig(Frozen):
+class ModelConfig(FrozenModel):
     """The network to start from."""
 
     definition: DefinitionFile = Field(
@@ -81,7 +81,7 @@ class ModelConfig(Frozen):
         return libraries_of(self.definition)
 
 
-class Budget(Frozen):
+class Budget(FrozenModel):
     """Limits that the result must keep; they decide whether a run passes. A factor is relative to the original."""
 
     latency: FactorOrDuration | None = Field(default=None, description="At most this time, such as 0.25x or 3ms.")
@@ -95,7 +95,7 @@ class Budget(Frozen):
         return self
 
 
-class Recipe(Frozen):
+class Recipe(FrozenModel):
     """A recipe: a trained network, and the stages that prune, train, export, quantize, measure or ship it."""
 
     format: Literal[1] = Field(description="Version of the recipe's own format.")
@@ -151,9 +151,9 @@ def _loaded(document: Document, path: Path, name: str, overrides: Sequence[str])
     problems = [*overridden.problems, *document.problems.values()]
     for place, message in found.items():
         if overridden.touches(place):
-            problems.append(Problem(f"--set {dotted(place)}", message))
+            problems.append(Problem(f"--set {dotted_place(place)}", message))
         elif not document.refuses(place):
-            problems.append(Problem(dotted(place), message, document.line(place)))
+            problems.append(Problem(dotted_place(place), message, document.line(place)))
     if recipe is None or problems:
         raise RecipeError(name, tuple(sorted(problems, key=lambda problem: problem.line or 0)))
     digest = hashlib.sha256(json.dumps(overridden.data, sort_keys=True, allow_nan=False).encode()).hexdigest()
@@ -166,7 +166,7 @@ def _check_top_level(document: Document, name: str) -> None:
     if () in document.problems:
         raise RecipeError(name, (document.problems[()],))
     if not isinstance(data, dict):
-        found = "an empty file" if data is None else f"{shown(data)} at the top level"
+        found = "an empty file" if data is None else f"{shown_value(data)} at the top level"
         keys = ", ".join(Recipe.model_fields)
         problem = Problem("recipe", f"found {found}, allowed: a mapping with the keys {keys}", document.line(()))
         raise RecipeError(name, (problem,))
@@ -182,7 +182,7 @@ def _validate(data: dict[str, Any], folder: Path, described: dict[str, Any]) -> 
     try:
         recipe = Recipe.model_validate_json(json.dumps(data, allow_nan=False), strict=True, context=context)
     except ValidationError as error:
-        found = messages(error.errors(include_url=False), described, data)
+        found = problem_messages(error.errors(include_url=False), described, data)
         if any(place[:1] == ("stages",) for place in found):
             return None, found
         adapter: TypeAdapter[tuple[Stage, ...]] = TypeAdapter(tuple[AnyStage, ...])

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pipeline.core.errors import Problem, RecipeError
-from pipeline.recipe.problems import allowed_keys, among, child, shown
-from pipeline.recipe.yaml import MAX_DEPTH, dotted, read_text
+from pipeline.recipe.problems import allowed_keys, among, child, shown_value
+from pipeline.recipe.yaml import MAX_DEPTH, dotted_place, read_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -86,9 +86,11 @@ def _place(key: Sequence[str], data: object, schema: Mapping[str, Any]) -> Place
             step = part
             allowed = allowed_keys(schema, whole, place)
             if allowed is not None and part not in allowed:
-                raise OverrideError(f"found no key {part} in {dotted(place)}, allowed: {among(part, allowed)}")
+                raise OverrideError(f"found no key {part} in {dotted_place(place)}, allowed: {among(part, allowed)}")
         else:
-            raise OverrideError(f"found {shown(data)} at {dotted(place)}, allowed: a key of a mapping or a list")
+            raise OverrideError(
+                f"found {shown_value(data)} at {dotted_place(place)}, allowed: a key of a mapping or a list"
+            )
         place = (*place, step)
         data = child(data, step)
     return place
@@ -106,9 +108,13 @@ def _position(entries: list[Any], part: str, place: Place) -> int:
         named = " and ".join(map(str, positions))
         rows = " and ".join(str(index + 1) for index in positions)
         counted = f" (rows {rows} of the plan)" if place == ("stages",) else ""
-        raise OverrideError(f"found {part} more than once in {dotted(place)}, allowed: its position, {named}{counted}")
+        raise OverrideError(
+            f"found {part} more than once in {dotted_place(place)}, allowed: its position, {named}{counted}"
+        )
     named = ", ".join(f"{index} ({kind})" for index, kind in enumerate(kinds))
-    raise OverrideError(f"found no entry {part} in {dotted(place)}, allowed: {named or 'none, the list is empty'}")
+    raise OverrideError(
+        f"found no entry {part} in {dotted_place(place)}, allowed: {named or 'none, the list is empty'}"
+    )
 
 
 def _put(data: Any, place: Place, value: object) -> None:  # noqa: ANN401

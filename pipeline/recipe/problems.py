@@ -41,7 +41,7 @@ ALLOWED: Mapping[str, str] = {
 SHOWN = 60  # characters of a value that is found
 
 
-def shown(value: object) -> str:
+def shown_value(value: object) -> str:
     """Return a value as a message shows it: JSON, cut short."""
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
@@ -116,7 +116,7 @@ def _place_of(error: ErrorDetails, data: object) -> Place:
     return tuple(place)
 
 
-def messages(errors: Iterable[ErrorDetails], schema: Mapping[str, Any], data: object) -> dict[Place, str]:
+def problem_messages(errors: Iterable[ErrorDetails], schema: Mapping[str, Any], data: object) -> dict[Place, str]:
     """Return one message for each place; what the alternatives of a union allow is joined with `or`."""
     found: dict[Place, str] = {}
     allowed: dict[Place, list[str]] = {}
@@ -143,13 +143,13 @@ def _found_and_allowed(error: ErrorDetails, place: Place, schema: Mapping[str, A
             return _about_key(error["type"], place, schema, data)
         case "union_tag_invalid":
             tag = child(error["input"], place[-1])
-            return f"found {shown(tag)}", among(tag, _names(context["expected_tags"]))
+            return f"found {shown_value(tag)}", among(tag, _names(context["expected_tags"]))
         case "literal_error":
-            return f"found {shown(error['input'])}", among(error["input"], _names(context["expected"]))
+            return f"found {shown_value(error['input'])}", among(error["input"], _names(context["expected"]))
         case "value_error":
             return str(context["error"]), ""
     known = ALLOWED.get(error["type"])
-    return f"found {shown(error['input'])}", known.format(**context) if known else error["msg"]
+    return f"found {shown_value(error['input'])}", known.format(**context) if known else error["msg"]
 
 
 def _about_key(kind: str, place: Place, schema: Mapping[str, Any], data: object) -> tuple[str, str]:

@@ -35,7 +35,7 @@ _TAG = "tag:yaml.org,2002:"
 PLAIN = frozenset(_TAG + name for name in ("map", "seq", "str", "int", "float", "bool", "null", "timestamp"))
 
 
-def dotted(place: Sequence[str | int]) -> str:
+def dotted_place(place: Sequence[str | int]) -> str:
     """Return a place as text, such as `stages.0.ratio`."""
     return ".".join(str(part) for part in place) or "recipe"
 
@@ -60,7 +60,7 @@ class Document:
 
     def refuse(self, place: Place, line: int | None, message: str) -> None:
         """Note the first problem at a place."""
-        self.problems.setdefault(place, Problem(dotted(place), message, line))
+        self.problems.setdefault(place, Problem(dotted_place(place), message, line))
 
     def refuses(self, place: Place) -> bool:
         """Return whether a problem is known at a place or around it, so that its value is no longer what was meant."""
@@ -151,12 +151,14 @@ def _mapping(node: MappingNode, place: Place, document: Document) -> dict[str, A
         if not isinstance(key, ScalarNode) or key.tag != _TAG + "str":
             merge = isinstance(key, ScalarNode) and key.tag == _TAG + "merge"
             found = "found a merge key <<" if merge else f"found {_source(key)} as a key"
-            problem = Problem(dotted(place), f"{found}, allowed: keys of plain text", line)
+            problem = Problem(dotted_place(place), f"{found}, allowed: keys of plain text", line)
             document.problems[*place, f"line {line}"] = problem
         elif key.value in values:
             first = document.lines[*place, key.value]
             message = f"found again, first in line {first}, allowed: once"
-            document.problems[*place, key.value, f"line {line}"] = Problem(dotted((*place, key.value)), message, line)
+            document.problems[*place, key.value, f"line {line}"] = Problem(
+                dotted_place((*place, key.value)), message, line
+            )
         else:
             document.lines[*place, key.value] = line
             values[key.value] = _value(value, (*place, key.value), document)

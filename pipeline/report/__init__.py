@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pipeline.results.run import RunReport
 
 
-def write(report: RunReport, folder: Path) -> dict[str, Path]:
+def write_report(report: RunReport, folder: Path) -> dict[str, Path]:
     """Write the report in every form; return where, by form: "json", "markdown" and "html".
 
     Raises:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import rich.console
 from rich.segment import Segment
 
-from pipeline.core.printable import printable
+from pipeline.core.printable import printable_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -28,4 +28,4 @@ class Console(rich.console.Console):
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """Render as rich does; its own control codes, which move the cursor of a bar, are no text."""
         for segment in super().render(renderable, options):
-            yield segment if segment.control else Segment(printable(segment.text), segment.style)
+            yield segment if segment.control else Segment(printable_text(segment.text), segment.style)

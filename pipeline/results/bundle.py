@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints
 from pydantic.json_schema import GenerateJsonSchema
 
-from pipeline.core.artifact import Frozen, StageRecord
+from pipeline.core.artifact import FrozenModel, StageRecord
 from pipeline.core.one_of import one_of
 from pipeline.core.runtimes import shipping_runtimes
 from pipeline.core.stage import Target
@@ -34,7 +34,7 @@ NAME = r"^[A-Za-z0-9_-]([A-Za-z0-9._-]*[A-Za-z0-9_-])?(/[A-Za-z0-9_-]([A-Za-z0-9
 Name = Annotated[str, StringConstraints(pattern=NAME)]
 
 
-class BundleOptions(Frozen):
+class BundleOptions(FrozenModel):
     """What a person may choose about a bundle; the fields of the stage `bundle` are the same."""
 
     samples: int = Field(default=4, ge=1, le=64, description="Images with expected outputs, for the self-test.")
@@ -56,14 +56,14 @@ class BundleOptions(Frozen):
     )
 
 
-class BundledFile(Frozen):
+class BundledFile(FrozenModel):
     """One file of a bundle."""
 
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
     bytes: int = Field(gt=0)
 
 
-class Licences(Frozen):
+class Licences(FrozenModel):
     """Under which terms the parts of a bundle may be passed on; `not stated` where nobody said."""
 
     weights: str
@@ -71,7 +71,7 @@ class Licences(Frozen):
     samples: str
 
 
-class BundledAccuracy(Frozen):
+class BundledAccuracy(FrozenModel):
     """Accuracy of the original's and the result's exported files: on validation images, and of the final test."""
 
     validation_original: Accuracy | None = None
@@ -79,7 +79,7 @@ class BundledAccuracy(Frozen):
     test: FinalTest | None = None
 
 
-class BundledLatency(Frozen):
+class BundledLatency(FrozenModel):
     """Latency of a shipped file, or of the original's FP32 export, where `file` is absent."""
 
     label: str
@@ -87,7 +87,7 @@ class BundledLatency(Frozen):
     timing: Timing
 
 
-class Manifest(Frozen):
+class Manifest(FrozenModel):
     """manifest.json: every file with its digest, and everything that is known about how they came to be.
 
     `main` is the model file of each runtime, `runtime` the one that the bundle's code uses by default. `lineage` has

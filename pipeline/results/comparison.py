@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 from pydantic.json_schema import GenerateJsonSchema
 
-from pipeline.core.artifact import Frozen
+from pipeline.core.artifact import FrozenModel
 from pipeline.core.reading import read_value
 from pipeline.core.stage import Runtime
 from pipeline.results.measurement import Conditions, OutputCheck, Stop
@@ -54,14 +54,14 @@ ReasonCode = Literal[
 ]
 
 
-class Reason(Frozen):
+class Reason(FrozenModel):
     """Why, as a word for machines and a sentence for people."""
 
     code: ReasonCode
     text: str
 
 
-class Spread(Frozen):
+class Spread(FrozenModel):
     """Nanoseconds of single inferences; a quantile with less than one sample beyond it is absent."""
 
     inferences: int
@@ -73,7 +73,7 @@ class Spread(Frozen):
     p99: float | None = None
 
 
-class Bound(Frozen):
+class Bound(FrozenModel):
     """What limits a file on this device: the least time that its operations and bytes need, and the share reached.
 
     `efficiency` is t_min / t. `bound` says which of the two needs longer, or `overhead` when the time is mostly that of
@@ -87,7 +87,7 @@ class Bound(Frozen):
     bytes: int
 
 
-class Side(Frozen):
+class Side(FrozenModel):
     """One of the two files: what it is, on what terms it ran, and what was found."""
 
     label: str
@@ -110,7 +110,7 @@ class Side(Frozen):
     roofline: Bound | None = None
 
 
-class Protocol(Frozen):
+class Protocol(FrozenModel):
     """How it was measured."""
 
     seed: int
@@ -125,7 +125,7 @@ class Protocol(Frozen):
     in_force: dict[str, Any] = Field(default={})
 
 
-class Noise(Frozen):
+class Noise(FrozenModel):
     """How quiet the device was: shares from 0 to 1; what could not be read is absent.
 
     `aa_q95` is the 95th percentile of |ratio - 1| that `secateur doctor` found on this device.
@@ -137,14 +137,14 @@ class Noise(Frozen):
     conditions: tuple[Conditions, ...] = ()
 
 
-class RawRounds(Frozen):
+class RawRounds(FrozenModel):
     """Where the rounds are kept from which all of this can be computed again."""
 
     path: str
     sha256: str
 
 
-class Comparison(Frozen):
+class Comparison(FrozenModel):
     """Everything about one comparison.
 
     Ratios are candidate over baseline (1.05: five percent slower). `ratio` is that of the metric which decided, absent

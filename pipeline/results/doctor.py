@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from pipeline.core.artifact import Frozen
+from pipeline.core.artifact import FrozenModel
 from pipeline.core.stage import Runtime
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -14,7 +14,7 @@ Level = Literal["ok", "warn"]
 Clock = Literal["wall", "cpu"]
 
 
-class Check(Frozen):
+class Check(FrozenModel):
     """One thing that decides how well a device measures: whether it is as it should be, and what to do if not."""
 
     name: str
@@ -22,7 +22,7 @@ class Check(Frozen):
     text: str
 
 
-class CopyNoise(Frozen):
+class CopyNoise(FrozenModel):
     """The ratios (copy over original) that A/A comparisons found on one clock; in truth each is 1.
 
     `q95` is the 95th percentile of |ratio - 1|, `deviation` the standard deviation of log(ratio).
@@ -33,7 +33,7 @@ class CopyNoise(Frozen):
     deviation: float
 
 
-class DoctorReport(Frozen):
+class DoctorReport(FrozenModel):
     """A device's noise and its checks, for one version of a runtime and a number of threads.
 
     Each A/A comparison took about `seconds`. `smallest_margin` is the honest one for comparisons as long as that: twice

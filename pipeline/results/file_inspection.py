@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 from pydantic.json_schema import GenerateJsonSchema
 
-from pipeline.core.artifact import Frozen, TensorSpec
+from pipeline.core.artifact import FrozenModel, TensorSpec
 from pipeline.core.one_of import one_of
 from pipeline.core.runtimes import exported_forms
 from pipeline.core.stage import Runtime
@@ -32,7 +32,7 @@ FindingKind = Literal[
 ]
 
 
-class Quantizer(Frozen):
+class Quantizer(FrozenModel):
     """How a tensor is turned into whole numbers: number = round(value / scale) + zero point, kept within the type.
 
     Scales are as they stand in the file, NaN and infinity too, which JSON then has as null.
@@ -66,7 +66,7 @@ class Quantizer(Frozen):
         return self.low is not None and self.low >= 0
 
 
-class Weights(Frozen):
+class Weights(FrozenModel):
     """The stored tensor that a layer multiplies with."""
 
     tensor: str
@@ -85,7 +85,7 @@ class Weights(Frozen):
         return total
 
 
-class FileLayer(Frozen):
+class FileLayer(FrozenModel):
     """One node of the file."""
 
     name: str = Field(description="Name of the node; that of its first output if the node has none or shares it.")
@@ -126,7 +126,7 @@ class FileLayer(Frozen):
         return self.ran_in
 
 
-class OperatorTime(Frozen):
+class OperatorTime(FrozenModel):
     """All that the runtime ran of one kind."""
 
     operator: str = Field(description="By the runtime's own name.")
@@ -135,7 +135,7 @@ class OperatorTime(Frozen):
     share: float = Field(description="0 to 1.")
 
 
-class RuntimeProfile(Frozen):
+class RuntimeProfile(FrozenModel):
     """Where the time goes, by the runtime's own profiler."""
 
     runtime: Runtime
@@ -148,7 +148,7 @@ class RuntimeProfile(Frozen):
     note: str = PROFILE_NOTE
 
 
-class FloatIsland(Frozen):
+class FloatIsland(FrozenModel):
     """Layers that compute in float between integer ones: what they read is widened, what they make narrowed again."""
 
     layers: tuple[str, ...]
@@ -157,7 +157,7 @@ class FloatIsland(Frozen):
     converted_bytes: int | None = Field(description="Bytes read and written by these conversions, for one input.")
 
 
-class Finding(Frozen):
+class Finding(FrozenModel):
     """Something to look at."""
 
     kind: FindingKind
@@ -165,7 +165,7 @@ class Finding(Frozen):
     layers: tuple[str, ...]
 
 
-class FileInspection(Frozen):
+class FileInspection(FrozenModel):
     """All that `secateur inspect` tells about one exported file."""
 
     format: Literal[1] = 1

@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from pydantic.json_schema import GenerateJsonSchema
 
-from pipeline.core.artifact import Frozen
+from pipeline.core.artifact import FrozenModel
 from pipeline.results.comparison import EXIT_CODES, Comparison, Reason, ResultSchema, Verdict
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -35,7 +35,7 @@ _POLICY_CODES: dict[Policy, int] = {"report": 3, "pass": 0, "fail": 1, "retry": 
 _PRECEDENCE = (6, 1, 2, 5, 4, 3, 0)
 
 
-class DriftStep(Frozen):
+class DriftStep(FrozenModel):
     """A change of level in a series of ratios.
 
     `created` is the date of the first point after it; `size` the level after it over that before it, minus one, where
@@ -48,7 +48,7 @@ class DriftStep(Frozen):
     p_value: float
 
 
-class Drift(Frozen):
+class Drift(FrozenModel):
     """What the series of ratios to the frozen reference shows: how many points, every step, and those that last.
 
     A step lasts when it is a slowdown and the last level is still that much above the one before it. `total` is the
@@ -62,14 +62,14 @@ class Drift(Frozen):
     total: float = 0.0
 
 
-class Failure(Frozen):
+class Failure(FrozenModel):
     """Why a model has no verdict, with the exit code that stands for the kind of reason."""
 
     exit_code: int
     text: str
 
 
-class ModelResult(Frozen):
+class ModelResult(FrozenModel):
     """One model of a gate.
 
     Either `failure` or `verdict` is there. `comparison` is absent where nothing was timed. `reasons` and `verdict` are
@@ -90,7 +90,7 @@ class ModelResult(Frozen):
     exit_code: int = 0
 
 
-class GateResult(Frozen):
+class GateResult(FrozenModel):
     """A gate over all models of a configuration."""
 
     schema_version: Literal[1] = SCHEMA_VERSION

@@ -9,10 +9,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from pipeline.core.artifact import Frozen, TensorSpec
+from pipeline.core.artifact import FrozenModel, TensorSpec
 
 
-class Part(Frozen):
+class Part(FrozenModel):
     """Some channels on one side of a layer: those of one group, or those that no pruning removes."""
 
     channels: int = Field(ge=1)
@@ -20,7 +20,7 @@ class Part(Frozen):
     reason: str = Field(default="", description="Why they cannot be pruned, as the channel graph says.")
 
 
-class Layer(Frozen):
+class Layer(FrozenModel):
     """One layer that multiplies with a stored matrix or kernel, or a product of computed tensors (attention)."""
 
     name: str = Field(description="Qualified name of the module, or of the tensor if no module owns it.")
@@ -46,7 +46,7 @@ class Layer(Frozen):
         return bool(self.makes) and all(part.group is None for part in self.makes)
 
 
-class ChannelGroup(Frozen):
+class ChannelGroup(FrozenModel):
     """Channels that can be removed one by one, and all that is removed with each."""
 
     name: str = Field(description="The layer that first makes the channels.")
@@ -59,7 +59,7 @@ class ChannelGroup(Frozen):
     saved_macs: int = Field(description="MACs saved if half of its channels (rounded down) are removed, and no others.")
 
 
-class KeptWhole(Frozen):
+class KeptWhole(FrozenModel):
     """Layers whose output channels stay, wholly or in part, for one reason."""
 
     reason: str = Field(description="The reason without the places that it names.")
@@ -69,7 +69,7 @@ class KeptWhole(Frozen):
     layers: tuple[str, ...] = Field(description="The layers that cannot be pruned, in forward order.")
 
 
-class Inspection(Frozen):
+class Inspection(FrozenModel):
     """All that `secateur inspect` tells about one network."""
 
     format: Literal[1] = 1

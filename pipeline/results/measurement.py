@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipeline.core.artifact import Frozen
+from pipeline.core.artifact import FrozenModel
 from pipeline.core.partial import write_whole
 from pipeline.core.reading import read_value
 from pipeline.core.stage import Runtime
@@ -40,7 +40,7 @@ MUST_MATCH: tuple[str, ...] = (
 )
 
 
-class SamplingPlan(Frozen):
+class SamplingPlan(FrozenModel):
     """The constants of the sampling protocol and of the statistics over its samples.
 
     A session is one re-creation of every subject: it takes about `session_s`, at most half of it for loading and
@@ -102,7 +102,7 @@ class SamplingPlan(Frozen):
         return min(max(self.block_ns // max(inference_ns, 1), self.min_block), self.max_block)
 
 
-class Block(Frozen):
+class Block(FrozenModel):
     """The inferences of one subject in one round: nanoseconds of each, on the wall clock and in the process's CPU time.
 
     `order` is the block's place in its round (0 was first), `preemptions` the involuntary context switches during it,
@@ -122,7 +122,7 @@ class Block(Frozen):
         return self
 
 
-class SessionSamples(Frozen):
+class SessionSamples(FrozenModel):
     """One re-creation of one subject: load, first inference, warm-up, and one block per round."""
 
     load_ns: int
@@ -131,7 +131,7 @@ class SessionSamples(Frozen):
     rounds: tuple[Block, ...]
 
 
-class OutputCheck(Frozen):
+class OutputCheck(FrozenModel):
     """How far a subject's outputs are from those of the first subject, on the same inputs.
 
     `relative` is the largest absolute difference over the largest absolute output of the first.
@@ -142,7 +142,7 @@ class OutputCheck(Frozen):
     cosine: float
 
 
-class SubjectSamples(Frozen):
+class SubjectSamples(FrozenModel):
     """Everything measured of one file in one runtime, and the terms that it was measured on.
 
     `peak_rss_bytes` is the peak of a process that loads this file alone and infers twice. `fingerprint` describes the
@@ -167,7 +167,7 @@ class SubjectSamples(Frozen):
     instructions: tuple[tuple[int, ...], ...] = ()
 
 
-class Conditions(Frozen):
+class Conditions(FrozenModel):
     """State of the machine around one session; what cannot be read is absent. `steal`: share of CPU time, 0 to 1."""
 
     load: float | None = None
@@ -176,7 +176,7 @@ class Conditions(Frozen):
     temperature_c: float | None = None
 
 
-class Measurement(Frozen):
+class Measurement(FrozenModel):
     """Subjects measured together, interleaved round by round; round i of session k has one block of each.
 
     The first subject in each runtime is the baseline there.
@@ -213,7 +213,7 @@ def machine_digest(described: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(fields, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
-def differences(
+def term_differences(
     measurement: Measurement, first: int, second: int, *, between_runtimes: bool = False
 ) -> tuple[str, ...]:
     """Return what keeps two subjects from a fair comparison, one `field: this, that` each; empty if nothing does.
@@ -233,12 +233,12 @@ def differences(
     return tuple(f"{name}: {this!r}, {that!r}" for name, (this, that) in pairs.items() if this != that)
 
 
-def save(measurement: Measurement, path: Path) -> None:
+def save_measurement(measurement: Measurement, path: Path) -> None:
     """Write the measurement as JSON, whole or not at all."""
     write_whole(path, measurement.model_dump_json())
 
 
-def load(path: Path) -> Measurement:
+def load_measurement(path: Path) -> Measurement:
     """Read a measurement.
 
     Raises:

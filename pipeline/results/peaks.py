@@ -6,20 +6,20 @@ from typing import Any, Literal, Self
 
 from pydantic import Field
 
-from pipeline.core.artifact import Frozen
+from pipeline.core.artifact import FrozenModel
 from pipeline.core.stage import Runtime
 
 SCHEMA_VERSION: Literal[1] = 1
 
 
-class Reading(Frozen):
+class Reading(FrozenModel):
     """How fast `size_bytes` of weights are read, over and over: the smaller, the nearer the cache that holds them."""
 
     size_bytes: int = Field(gt=0)
     bytes_per_s: float = Field(gt=0)
 
 
-class Peaks(Frozen):
+class Peaks(FrozenModel):
     """The best that was ever seen of a machine, a version of a runtime and a number of threads.
 
     An operation is a multiplication or an addition: one MAC is two. `call_ns` is the time of a network of one operator

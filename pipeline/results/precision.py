@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from pipeline.core.artifact import Frozen
+from pipeline.core.artifact import FrozenModel
 from pipeline.core.stage import Runtime
 from pipeline.results.run import Interval
 
@@ -16,7 +16,7 @@ PLAN = "plan"
 State = Literal["chosen", "kept", "dropped", "missing"]
 
 
-class CandidateFile(Frozen):
+class CandidateFile(FrozenModel):
     """One file that was tried.
 
     `label` names it in words; `engine` is None for the float file. `recovery` are the steps that brought accuracy back,
@@ -45,7 +45,7 @@ class CandidateFile(Frozen):
     saturated: float | None = None
 
 
-class LayerChoice(Frozen):
+class LayerChoice(FrozenModel):
     """One layer, or a family of layers, that was tried in float: what it brought in accuracy and cost in time."""
 
     name: str
@@ -56,7 +56,7 @@ class LayerChoice(Frozen):
     reason: str
 
 
-class PrecisionPlan(Frozen):
+class PrecisionPlan(FrozenModel):
     """Everything that was tried for one target. The first candidate is the float file."""
 
     runtime: Runtime

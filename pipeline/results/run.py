@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.core.artifact import GAIN, ONCE_WITHOUT_FILE, Form, Frozen
+from pipeline.core.artifact import GAIN, ONCE_WITHOUT_FILE, Form, FrozenModel
 from pipeline.core.nearness import NEARNESS, Nearness
 from pipeline.core.stage import Runtime, Target
 
@@ -32,7 +32,7 @@ What = Literal[
 ]
 
 
-class Interval(Frozen):
+class Interval(FrozenModel):
     """An estimate with its confidence interval."""
 
     value: float
@@ -41,7 +41,7 @@ class Interval(Frozen):
     level: float = 0.95
 
 
-class Accuracy(Frozen):
+class Accuracy(FrozenModel):
     """How often the exported file is right on one split. `f1`: the last class's for two classes, else macro."""
 
     images: int
@@ -50,7 +50,7 @@ class Accuracy(Frozen):
     f1: float
 
 
-class Timing(Frozen):
+class Timing(FrozenModel):
     """Latency of one exported file in one runtime, and its paired speedup over the original's FP32 export there.
 
     `speedup` compares wall time (block minimum), `cpu_speedup` process CPU time (block median) of the same rounds;
@@ -66,7 +66,7 @@ class Timing(Frozen):
     contended: bool = False
 
 
-class Gain(Frozen):
+class Gain(FrozenModel):
     """Whether what a stage made is faster than what it was given, where the recipe asks (`on_no_gain`).
 
     `speedup` is the paired ratio of the two exported files in `runtime`, from `low` to `high` at 95 %; all three are
@@ -81,7 +81,7 @@ class Gain(Frozen):
     text: str
 
 
-class Effect(Frozen):
+class Effect(FrozenModel):
     """One thing that a stage did, against the row before.
 
     `change` is the speedup of `speed` (2 is twice as fast), the relative change of `size` (-0.5 is half as large), the
@@ -98,7 +98,7 @@ class Effect(Frozen):
     why: str = Field(default="", exclude_if=not_)
 
 
-class Row(Frozen):
+class Row(FrozenModel):
     """One line of the report: the original (index 0) or what one stage shipped.
 
     `digest` is the exported file's, `artifact` the stage's own: they differ for a torch network, which is judged on its
@@ -152,7 +152,7 @@ class Row(Frozen):
         return self.gain is not None and self.gain.decision == "skipped"
 
 
-class FinalTest(Frozen):
+class FinalTest(FrozenModel):
     """Test accuracy of the original's and the result's exported files, taken once, on the same images.
 
     `difference` is result minus original in accuracy (not points), with a paired interval.
@@ -163,7 +163,7 @@ class FinalTest(Frozen):
     difference: Interval
 
 
-class BudgetLine(Frozen):
+class BudgetLine(FrozenModel):
     """One line of the recipe's budget: what was asked, what was found, and whether it holds."""
 
     name: Literal["latency", "accuracy_drop", "size"]
@@ -172,7 +172,7 @@ class BudgetLine(Frozen):
     verdict: BudgetVerdict
 
 
-class BundleRecord(Frozen):
+class BundleRecord(FrozenModel):
     """The edge bundle of a run: its folder and archive relative to the run folder, the archive's bytes, its digest.
 
     The digest is the sha256 of the bundle's SHA256SUMS, which covers every file in it.
@@ -184,7 +184,7 @@ class BundleRecord(Frozen):
     digest: str
 
 
-class RunReport(Frozen):
+class RunReport(FrozenModel):
     """Everything about one run. `machine` is the fingerprint of the machine that measured.
 
     `threads` are those of training and evaluation, `threads_from` says what set them. Paths in `recipe` start at

@@ -19,9 +19,9 @@ from pipeline.core.runtimes import runtime_for
 from pipeline.core.store import link_entry, write_artifact, write_record
 from pipeline.measure.bench import plan_for
 from pipeline.measure.devices import open_device
-from pipeline.measure.harness import measure
-from pipeline.measure.regression import decide
-from pipeline.measure.subjects import Subject, Terms
+from pipeline.measure.harness import measure_subjects
+from pipeline.measure.regression import decide_verdict
+from pipeline.measure.subjects import MeasureTerms, Subject
 from pipeline.results.run import Gain
 
 if TYPE_CHECKING:
@@ -53,9 +53,9 @@ def gain(before: Artifact, after: Artifact, stage: Stage, target: Target, *, see
     if before.digest == after.digest:
         return _decided(stage, target, runtime, "the same file")
     progress.note(f"timing the file after {stage.kind} against the one before it, for at most {BUDGET_S:g} s")
-    measurement = measure(
+    measurement = measure_subjects(
         [Subject(label, runtime, file.file, file.digest) for label, file in (("before", before), ("after", after))],
-        Terms(threads=target.threads, batch=target.batch, weigh=False),
+        MeasureTerms(threads=target.threads, batch=target.batch, measure_peak_memory=False),
         plan_for(2, BUDGET_S),
         seed=seed,
         devices=() if target.device == "local" else (open_device(target.device),),
@@ -66,7 +66,7 @@ def gain(before: Artifact, after: Artifact, stage: Stage, target: Target, *, see
     return _decided(stage, target, runtime, _words(decision), decision.ratio, faster=_faster(decision))
 
 
-def settle(made: Artifact, found: Gain, folder: Path, *, config: Mapping[str, Any], seconds: float) -> None:
+def record_decision(made: Artifact, found: Gain, folder: Path, *, config: Mapping[str, Any], seconds: float) -> None:
     """Write what was decided into a step's new folder: the record, and of a stage that is kept also its artifact.
 
     `made` is the stage's own entry in the store; `config` and the `seconds` of timing go into the record.
@@ -94,7 +94,7 @@ def timed_in(before: Artifact, after: Artifact, target: Target) -> Runtime:
 
 def _compared(measurement: Measurement) -> Decision:
     """Ask whether what was there before is slower than what was made: FAIL says so."""
-    return decide(measurement, margin=0.0, baseline=1, candidate=0)
+    return decide_verdict(measurement, margin=0.0, baseline=1, candidate=0)
 
 
 def _clear(measurement: Measurement) -> Stop | None:

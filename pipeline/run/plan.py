@@ -22,10 +22,10 @@ from pipeline.core.cpu import cpu_flags
 from pipeline.core.local_imports import local_modules
 from pipeline.core.runtimes import RUNTIMES, shipping_runtimes
 from pipeline.core.stage import runs_in
-from pipeline.data import digest as data_digest
-from pipeline.data.config import settings
+from pipeline.data import data_digest
+from pipeline.data.config import data_settings
 from pipeline.measure.devices.registry import device_record
-from pipeline.measure.machine import fingerprint
+from pipeline.measure.machine import machine_fingerprint
 from pipeline.results.measurement import machine_digest
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ Ingredients = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Step:
+class PlannedStep:
     """One step: the original (index 0, no stage) or a stage. `reason` says why it is cached or not.
 
     `made` is the key of what the stage makes: that of the step, unless the step also asks whether it brings a gain.
@@ -65,7 +65,7 @@ class Step:
 class Plan:
     """All steps of a recipe, in order, with what tells the data apart."""
 
-    steps: tuple[Step, ...]
+    steps: tuple[PlannedStep, ...]
     data_identity: Ingredients
     machine: dict[str, Any]
 
@@ -97,9 +97,9 @@ def make_plan(loaded: LoadedRecipe, store: Store, seed: int, previous: Sequence[
     """
     data = {
         "digest": data_digest(loaded.recipe.data),
-        "split": settings(loaded.recipe.data),
+        "split": data_settings(loaded.recipe.data),
     }
-    machine = fingerprint()
+    machine = machine_fingerprint()
     where = _where(loaded, machine)
     stages = [resolve(stage) for stage in loaded.recipe.stages]
     ingredients = [_original(loaded, seed)]
@@ -111,7 +111,7 @@ def make_plan(loaded: LoadedRecipe, store: Store, seed: int, previous: Sequence[
         made.append(digest_of(own))
         ingredients.append(own if stage.on_no_gain == "keep" else {**own, **where, **_gain(stage, own)})
     names = ["original", *labels(stages)]
-    steps: list[Step] = []
+    steps: list[PlannedStep] = []
     for index, (name, given) in enumerate(zip(names, ingredients, strict=True)):
         key = digest_of(given)
         cached = store.has(key)
@@ -119,7 +119,9 @@ def make_plan(loaded: LoadedRecipe, store: Store, seed: int, previous: Sequence[
         reason = _cached(store) if cached else _left_aside(store, key) or _difference(before, given)
         if not cached and store.has(made[index]):
             reason = "made before; its gain has yet to be timed"
-        steps.append(Step(index, name, stages[index - 1] if index else None, given, key, made[index], cached, reason))
+        steps.append(
+            PlannedStep(index, name, stages[index - 1] if index else None, given, key, made[index], cached, reason)
+        )
     return Plan(tuple(steps), data, machine)
 
 

@@ -23,31 +23,29 @@ from pydantic import ValidationError
 from pipeline import __version__
 from pipeline.core import interruption
 from pipeline.core.artifact import Artifact, StageRecord, payload_digest
-from pipeline.core.code_inputs import changed_since, dependencies, undeclared
+from pipeline.core.code_inputs import changed_since, recorded_dependencies, undeclared_inputs
 from pipeline.core.entry import ARTIFACT_FILE, is_listed
 from pipeline.core.errors import ResourceError
-from pipeline.core.locks import introduce, locked
+from pipeline.core.locks import file_lock, introduce_process
 from pipeline.core.partial import write_whole
 from pipeline.core.paths import make_folder
-from pipeline.core.printable import printable
-from pipeline.core.problems import examples
+from pipeline.core.printable import printable_text
+from pipeline.core.problems import first_names
 from pipeline.core.runtimes import RUNTIMES, last_readable
-from pipeline.core.stage import Candidate, Context, SilentProgress
+from pipeline.core.stage import ChainFile, Context, SilentProgress
 from pipeline.core.store import Store, link_entry, read_artifact, read_record, write_artifact, write_record
-from pipeline.core.user_code import known_as, told
-from pipeline.data import load as load_data
-from pipeline.data import summary
+from pipeline.core.user_code import known_as, user_code_errors
+from pipeline.data import load_data, summarise_data
 from pipeline.measure.machine import Threads, usable_threads
 from pipeline.report.run.gains import sentence
 from pipeline.results.bundle import BundleOptions
-from pipeline.results.measurement import MEASUREMENT_FILE
-from pipeline.results.measurement import load as load_measurement
+from pipeline.results.measurement import MEASUREMENT_FILE, load_measurement
 from pipeline.results.run import Row, RunReport
 from pipeline.results.run_folder import PLAN_FILE, RUN_FILE, previous_ingredients
 from pipeline.run.disk import disk_errors
-from pipeline.run.judge import Judge, input_specs
-from pipeline.run.no_gain import gain, settle
-from pipeline.run.plan import Plan, Step, make_plan
+from pipeline.run.evaluator import Evaluator, input_specs
+from pipeline.run.no_gain import gain, record_decision
+from pipeline.run.plan import Plan, PlannedStep, make_plan
 from pipeline.run.verdicts import budget_lines, in_vain, with_effects, with_timings
 
 if TYPE_CHECKING:
@@ -72,7 +70,7 @@ class Run:
     progress: Progress = field(default_factory=SilentProgress)
     test: bool = True
     rows: list[Row] = field(default_factory=list)
-    candidates: list[Candidate] = field(default_factory=list)
+    candidates: list[ChainFile] = field(default_factory=list)
     artifacts: list[Artifact] = field(default_factory=list)
     measurement: Measurement | None = None
     started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
@@ -87,9 +85,9 @@ class Run:
         make_folder(self.store.root, "the store", "set SECATEUR_STORE to another folder")
         _ = self.threads  # refuses a number of threads that is none before anything is done
         busy = f"another run is writing into {self.folder}: wait for it, or give --out"
-        introduce(printable(f"the run of {self.loaded.path.name} into {self.folder}"))
+        introduce_process(printable_text(f"the run of {self.loaded.path.name} into {self.folder}"))
         try:
-            with locked(self.folder / ".lock", busy):
+            with file_lock(self.folder / ".lock", busy):
                 return self._execute()
         finally:
             self.store.release()
@@ -130,9 +128,9 @@ class Run:
         return usable_threads()
 
     @cached_property
-    def judge(self) -> Judge:
-        """The judge of this run's files."""
-        return Judge(
+    def evaluator(self) -> Evaluator:
+        """The evaluator of this run's files."""
+        return Evaluator(
             store=self.store,
             dataset=lambda: self.dataset,
             data_identity=self.plan.data_identity,
@@ -148,7 +146,7 @@ class Run:
         for step in self.plan.steps:
             began = time.monotonic()
             self.progress.note(f"{step.index}/{len(self.plan.steps) - 1} {step.label}: {step.reason}")
-            with told(f"{step.label} failed"):
+            with user_code_errors(f"{step.label} failed"):
                 made = self.store.obtain(
                     step.key,
                     partial(self._make, step, began),
@@ -159,7 +157,7 @@ class Run:
                 self._collect(step, self._result(step), began, made=made)
             self._write(self._report("running", 0.0))
 
-    def _result(self, step: Step) -> Artifact:
+    def _result(self, step: PlannedStep) -> Artifact:
         """Return the artifact after a step; a stage that only looked or was skipped leaves the one before."""
         if not (self.store.folder(step.key) / ARTIFACT_FILE).exists():
             return self.artifacts[-1]
@@ -175,7 +173,7 @@ class Run:
             if record and self.artifacts and record.parent_digest != self.artifacts[-1].digest:
                 return "it was made from a file other than the one now before it"
             if changed := changed_since(folder):
-                return f"{examples(changed)} changed, which its code reads"
+                return f"{first_names(changed)} changed, which its code reads"
             return "" if is_listed(folder) else self._unfit_network(folder)
         except (ValidationError, ResourceError) as error:
             return str(error).splitlines()[0]
@@ -188,7 +186,7 @@ class Run:
 
         return "" if loads_alike(artifact) else "it lacks state that the network has outside its state_dict"
 
-    def _make(self, step: Step, began: float, folder: Path) -> None:
+    def _make(self, step: PlannedStep, began: float, folder: Path) -> None:
         _use_threads(self.threads.number)
         if step.stage is None:
             write_artifact(self._original(folder), folder)
@@ -197,7 +195,7 @@ class Run:
         else:
             self._stage_for_gain(step, step.stage, folder)
 
-    def _stage(self, step: Step, stage: Stage, began: float, folder: Path) -> None:
+    def _stage(self, step: PlannedStep, stage: Stage, began: float, folder: Path) -> None:
         """Let a stage work in `folder` and write down what it did and made, whatever becomes of it then."""
         given = self.artifacts[-1]
         context = Context(
@@ -231,20 +229,20 @@ class Run:
             )
             write_artifact(artifact, folder)
 
-    def _stage_for_gain(self, step: Step, stage: Stage, folder: Path) -> None:
+    def _stage_for_gain(self, step: PlannedStep, stage: Stage, folder: Path) -> None:
         """Store what the stage makes as if nothing were asked of it, then decide whether it stays in the chain."""
         work = partial(self._stage, step, stage, time.monotonic())
         self.store.obtain(step.made, work, self.progress.note, what=step.label, unfit=self._unfit)
         began = time.monotonic()
         made = self.store.read(step.made)
-        files = self.judge.shipped(self.artifacts[-1]), self.judge.shipped(made)
+        files = self.evaluator.exported_file(self.artifacts[-1]), self.evaluator.exported_file(made)
         found = gain(*files, stage, self.loaded.recipe.target, seed=self.seed, progress=self.progress)
-        settle(made, found, folder, config=step.ingredients["config"], seconds=time.monotonic() - began)
+        record_decision(made, found, folder, config=step.ingredients["config"], seconds=time.monotonic() - began)
 
     def _original(self, folder: Path) -> Artifact:
         import torch
 
-        from pipeline.network.definition import build, initialise
+        from pipeline.network.definition import build_network, initialise_lazy_layers
         from pipeline.network.soundness import check_classifier
         from pipeline.network.stored import write_original
         from pipeline.network.weights import load_weights, read_weights
@@ -252,9 +250,9 @@ class Run:
         model_config = self.loaded.recipe.model
         inputs, outputs = input_specs(self.dataset, self.loaded.recipe.target.batch)
         torch.manual_seed(self.seed)
-        with dependencies(model_config.definition) as read:
-            model = build(model_config.definition, model_config.arguments)
-            initialise(model, inputs)
+        with recorded_dependencies(model_config.definition) as read:
+            model = build_network(model_config.definition, model_config.arguments)
+            initialise_lazy_layers(model, inputs)
         self._note_undeclared(read)
         if model_config.weights:
             load_weights(model, read_weights(model_config.weights), str(model_config.weights))
@@ -270,7 +268,7 @@ class Run:
         if model.libraries:  # the package's version decides, and it keeps its own weights
             return
         named = (*model.inputs, *([model.weights] if model.weights else []))
-        for note in undeclared(read, model.definition, model.arguments, named, "build model"):
+        for note in undeclared_inputs(read, model.definition, model.arguments, named, "build model"):
             self.progress.note(f"model: {note}")
 
     def _check_stored_classes(self, artifact: Artifact) -> None:
@@ -284,17 +282,17 @@ class Run:
             found = load_network(artifact)
             check_classifier(found, inputs[0].shape, self.dataset.classes, repeated=self.dataset.repeats_grey)
 
-    def _collect(self, step: Step, artifact: Artifact, began: float, *, made: bool) -> None:
+    def _collect(self, step: PlannedStep, artifact: Artifact, began: float, *, made: bool) -> None:
         """Judge the artifact and add its row, its candidate and its links in the run folder."""
-        found = self.judge.judge(artifact)
+        found = self.evaluator.evaluate(artifact)
         entry = self.store.folder(step.key)
         name = f"{step.index:02d}-{step.label.replace(' ', '-').replace('#', '')}"
         link_entry(entry, self.folder / "stages" / name)
         record = read_record(entry)
         self.artifacts.append(artifact)
-        self.candidates.append(Candidate(label=step.label, artifact=self.judge.shipped(artifact)))
+        self.candidates.append(ChainFile(label=step.label, artifact=self.evaluator.exported_file(artifact)))
         if artifact.form == "torch":
-            self.candidates.append(Candidate(label=step.label, artifact=artifact))
+            self.candidates.append(ChainFile(label=step.label, artifact=artifact))
         if (entry / MEASUREMENT_FILE).exists():
             self.measurement = load_measurement(entry / MEASUREMENT_FILE)
         row = Row(
@@ -304,7 +302,7 @@ class Run:
             makes_file=step.stage is None or step.stage.makes_file,
             config=step.ingredients.get("config", {}),
             form=artifact.form,
-            digest=self.judge.shipped(artifact).digest,
+            digest=self.evaluator.exported_file(artifact).digest,
             artifact=artifact.digest,
             folder=f"stages/{name}",
             cached=not made,
@@ -319,7 +317,7 @@ class Run:
     def _finished(self, seconds: float) -> RunReport:
         report = self._report("finished", seconds)
         result = self._result_for_target()
-        final = self.judge.final_test(self.artifacts[0], self.artifacts[result]) if self.test else None
+        final = self.evaluator.final_test(self.artifacts[0], self.artifacts[result]) if self.test else None
         report = report.model_copy(update={"final": final})
         lines = budget_lines(self.loaded.recipe.budget, report.rows[0], report.rows[result], report.target)
         report = report.model_copy(update={"budget": lines})
@@ -346,11 +344,11 @@ class Run:
         return RunReport.model_validate(
             {
                 "name": self.loaded.recipe.name,
-                "recipe_file": printable(self.loaded.path.name),  # JSON holds no bytes that are no text
-                "recipe_folder": printable(str(self.loaded.path.parent)),
+                "recipe_file": printable_text(self.loaded.path.name),  # JSON holds no bytes that are no text
+                "recipe_folder": printable_text(str(self.loaded.path.parent)),
                 "recipe": self.loaded.raw,
                 "recipe_digest": self.loaded.digest,
-                "data": {**summary(self.dataset), **self.plan.data_identity} if self.rows else {},
+                "data": {**summarise_data(self.dataset), **self.plan.data_identity} if self.rows else {},
                 "target": self.loaded.recipe.target,
                 "seed": self.seed,
                 "threads": self.threads.number,
@@ -366,11 +364,11 @@ class Run:
         )
 
     def _write(self, report: RunReport) -> None:
-        from pipeline.report import write
+        from pipeline.report import write_report
 
         write_whole(self.folder / RUN_FILE, report.model_dump_json(indent=1) + "\n")
         if report.status != "running":
-            write(report, self.folder)
+            write_report(report, self.folder)
 
 
 def versions() -> dict[str, str]:

@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from pipeline.core.units import Factor
-from pipeline.measure.statistics import ratio_interval, round_statistics, timings
+from pipeline.measure.statistics import ratio_interval, report_timings, round_statistics
 from pipeline.report.run.gains import sentence
 from pipeline.results.run import BudgetLine, Effect, Interval
 from pipeline.stages import STAGES
@@ -31,7 +31,7 @@ def with_timings(rows: Sequence[Row], measurement: Measurement) -> tuple[Row, ..
 
     Runtime `torch` times the network before its export, the others the exported file.
     """
-    found = timings(measurement)
+    found = report_timings(measurement)
     return tuple(
         row.model_copy(
             update={"timings": tuple(each for (key, _), each in found.items() if key in {row.digest, row.artifact})}

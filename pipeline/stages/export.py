@@ -85,15 +85,15 @@ class Export(Stage):
     def _to_onnx(self, given: Artifact, context: Context, samples: NDArray[np.float32]) -> Outcome:
         import torch
 
-        from pipeline.compress.pruning.untouched import untouched
+        from pipeline.compress.pruning.untouched import restored_afterwards
         from pipeline.export.execution import onnx_outputs, torch_outputs
         from pipeline.export.onnx import FILE_NAME, export_onnx
-        from pipeline.export.parity import FLOAT32_TOLERANCE, check, locate_in_export
-        from pipeline.network.soundness import mixing
+        from pipeline.export.parity import FLOAT32_TOLERANCE, check_parity, locate_in_export
+        from pipeline.network.soundness import batch_mixing
         from pipeline.network.stored import load_network
 
         model = load_network(given)
-        with untouched(model):
+        with restored_afterwards(model):
             inputs, outputs = export_onnx(
                 model,
                 context.folder,
@@ -105,21 +105,27 @@ class Export(Stage):
             )
         file = context.folder / FILE_NAME
         try:
-            parity = check(
+            parity = check_parity(
                 torch_outputs(model, samples),
                 onnx_outputs(file, samples),
                 tolerance=FLOAT32_TOLERANCE,
                 locate=lambda: locate_in_export(model, file, samples, tolerance=FLOAT32_TOLERANCE),
             )
         except StageError as error:
-            cause = mixing(model, torch.from_numpy(samples))
+            cause = batch_mixing(model, torch.from_numpy(samples))
             raise StageError(f"{error}. The cause: {cause}" if cause else str(error)) from error
         return Outcome("onnx", inputs, outputs, changed={"parity": parity.to_json()})
 
     def _to_openvino(self, given: Artifact, context: Context, samples: NDArray[np.float32]) -> Outcome:
         from pipeline.export.execution import onnx_outputs, openvino_outputs
         from pipeline.export.openvino import XML_NAME, export_openvino
-        from pipeline.export.parity import FLOAT16_TOLERANCE, FLOAT32_TOLERANCE, check, compare, locate_in_openvino
+        from pipeline.export.parity import (
+            FLOAT16_TOLERANCE,
+            FLOAT32_TOLERANCE,
+            check_parity,
+            locate_in_openvino,
+            output_differences,
+        )
         from pipeline.onnx_graph.file import is_quantized, read_onnx
 
         fixed = given.inputs[0].shape[0] > 0
@@ -136,9 +142,9 @@ class Export(Stage):
             _require_near((reference, onnx_outputs(given.file, samples)), found)
         tolerance = FLOAT16_TOLERANCE if self.weights == "fp16" else FLOAT32_TOLERANCE
         parity = (
-            compare(reference, found)
+            output_differences(reference, found)
             if quantized
-            else check(
+            else check_parity(
                 reference,
                 found,
                 tolerance=tolerance,
@@ -150,9 +156,9 @@ class Export(Stage):
 
 def _require_near(references: Sequence[Outputs], found: Outputs) -> None:
     """Raise StageError where an IR is far from the int8 file that it was made of, optimised and unoptimised."""
-    from pipeline.core.nearness import fault
+    from pipeline.core.nearness import nearness_fault
 
-    faults = [fault(reference, found, None) for reference in references]
+    faults = [nearness_fault(reference, found, None) for reference in references]
     if all(faults):
         raise StageError(
             f"the IR is far from the int8 file that it was made of: {faults[0]}. Export the float file, and quantize "

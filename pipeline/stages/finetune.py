@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from pipeline.compress.pruning.graph import Group
-    from pipeline.compress.training.training import Training
+    from pipeline.compress.training.training import TrainingRun
     from pipeline.core.artifact import Artifact, Form
 
 
@@ -58,23 +58,23 @@ class Finetune(TrainingConfig, Stage):
     def run(self, given: Artifact, context: Context) -> Outcome:
         """Train on from where an earlier, killed run of this stage got to. Raises StageError when training diverges."""
         from pipeline.network.stored import load_network
-        from pipeline.network.training import make_training, regulariser, removable, train_artifact
+        from pipeline.network.training import build_regulariser, make_training, removable_groups, train_artifact
 
         model = load_network(given)
-        groups = removable(model, given) if self.regularise else ()
-        penalty = regulariser(self.regularise, groups, model) if self.regularise else None
+        groups = removable_groups(model, given) if self.regularise else ()
+        penalty = build_regulariser(self.regularise, groups, model) if self.regularise else None
         training = make_training(self, model, context, seed=context.seed, regulariser=penalty)
         trained = train_artifact(training, given, context.folder, context.progress, half=self.store == "float16")
         changed = {**self._changes(training), **_small(groups, trained)}
         return Outcome("torch", given.inputs, given.outputs, changed=changed)
 
-    def _changes(self, training: Training) -> dict[str, Any]:
-        from pipeline.network.training import history
+    def _changes(self, training: TrainingRun) -> dict[str, Any]:
+        from pipeline.network.training import epoch_history
 
         return {
             "device": training.device.type,
             "best_epoch": training.best_epoch,
-            "history": history(training),
+            "history": epoch_history(training),
         }
 
 

@@ -17,14 +17,14 @@ from pydantic import Field
 
 from pipeline.core.errors import InputError
 from pipeline.core.runtimes import FORMS, RUNTIMES, shipping_runtimes
-from pipeline.core.stage import Candidate, Context, Outcome, Runtime, Stage
+from pipeline.core.stage import ChainFile, Context, Outcome, Runtime, Stage
 from pipeline.core.units import Duration
 from pipeline.measure.bench import plan_for
 from pipeline.measure.devices import open_device
-from pipeline.measure.harness import measure
-from pipeline.measure.statistics import speedup
-from pipeline.measure.subjects import Subject, Terms
-from pipeline.results.measurement import MEASUREMENT_FILE, Measurement, save
+from pipeline.measure.harness import measure_subjects
+from pipeline.measure.statistics import paired_speedup
+from pipeline.measure.subjects import MeasureTerms, Subject
+from pipeline.results.measurement import MEASUREMENT_FILE, Measurement, save_measurement
 
 if TYPE_CHECKING:
     from pipeline.core.artifact import Artifact, Form
@@ -78,25 +78,25 @@ class Measure(Stage):
             DeviceError: the target's device cannot be reached, or went away.
         """
         subjects, target = self._subjects(given, context), context.target
-        measurement = measure(
+        measurement = measure_subjects(
             subjects,
-            Terms(threads=self.threads or target.threads, batch=target.batch),
+            MeasureTerms(threads=self.threads or target.threads, batch=target.batch),
             plan_for(len(subjects), self.budget),
             seed=context.seed,
             devices=() if target.device == "local" else (open_device(target.device),),
             progress=context.progress,
         )
-        save(measurement, context.folder / MEASUREMENT_FILE)
+        save_measurement(measurement, context.folder / MEASUREMENT_FILE)
         return Outcome(form=None, changed=_summary(measurement))
 
     def _subjects(self, given: Artifact, context: Context) -> list[Subject]:
         """Return every distinct file in every runtime that reads it, the original first in each."""
         files = [
-            Candidate(label="original", artifact=context.original),
+            ChainFile(label="original", artifact=context.original),
             *context.candidates,
-            Candidate(label=given.lineage[-1].kind if given.lineage else "given", artifact=given),
+            ChainFile(label=given.lineage[-1].kind if given.lineage else "given", artifact=given),
         ]
-        distinct: dict[str, Candidate] = {}
+        distinct: dict[str, ChainFile] = {}
         for candidate in files:
             distinct.setdefault(candidate.artifact.digest, candidate)
         readable = [
@@ -112,7 +112,7 @@ class Measure(Stage):
         return [_subject(candidate, runtime) for candidate, runtime in readable]
 
 
-def _subject(candidate: Candidate, runtime: Runtime) -> Subject:
+def _subject(candidate: ChainFile, runtime: Runtime) -> Subject:
     artifact = candidate.artifact
     source = artifact.folder if runtime == "torch" else artifact.file
     return Subject(candidate.label, runtime, source, artifact.digest)
@@ -122,7 +122,7 @@ def _summary(measurement: Measurement) -> dict[str, Any]:
     sessions = measurement.subjects[0].sessions
     speedups: dict[str, dict[str, float]] = {}
     for index, subject in enumerate(measurement.subjects):
-        found = speedup(measurement, index, "wall")
+        found = paired_speedup(measurement, index, "wall")
         if found is not None:
             speedups.setdefault(subject.runtime, {})[subject.label] = found.value
     return {

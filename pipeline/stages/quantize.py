@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from pipeline.core.artifact import Artifact, Form, StageRecord
     from pipeline.core.stage import Target
-    from pipeline.precision.nearness import Make
+    from pipeline.precision.nearness import MakeFile
 
 #: Images on which the file is compared with the float one.
 PARITY_IMAGES = 128
@@ -179,21 +179,21 @@ class Quantize(QuantizationConfig, Stage):
             DeviceError: with `engine: auto`, the target's device cannot be reached.
         """
         from pipeline.export.execution import onnx_outputs
-        from pipeline.export.parity import compare
+        from pipeline.export.parity import output_differences
         from pipeline.precision.request import training_images
 
         file = context.folder / given.file.name
         changed = self._search(given, context, file) if self.engine == "auto" else self._make(given, context, file)
         context.progress.update(1, 2, "comparing with the float file")
         samples = training_images(context, min(PARITY_IMAGES, len(context.dataset().train)))
-        parity = compare(*(onnx_outputs(path, samples, optimised=True) for path in (given.file, file)))
+        parity = output_differences(*(onnx_outputs(path, samples, optimised=True) for path in (given.file, file)))
         return Outcome("onnx", given.inputs, given.outputs, changed={**changed, "parity": parity.to_json()})
 
     def _search(self, given: Artifact, context: Context, file: Path) -> dict[str, Any]:
         """Write the fastest file that is right, and return everything that was tried."""
         from pipeline.core.nearness import NEARNESS
         from pipeline.onnx_graph.file import read_onnx
-        from pipeline.precision.nearness import net_of, observed
+        from pipeline.precision.nearness import net_of, observe_nearness
         from pipeline.precision.planner import CANDIDATES, find_precision, require_exact_on_arm
 
         chosen, plan = find_precision(
@@ -208,7 +208,7 @@ class Quantize(QuantizationConfig, Stage):
         shutil.rmtree(context.folder / CANDIDATES)
         told: dict[str, Any] = {PLAN: plan.model_dump(mode="json")}
         if chosen != given.file:
-            near = observed(net_of(given.file, context, plan.calibration_images), file, stage=self.kind)
+            near = observe_nearness(net_of(given.file, context, plan.calibration_images), file, stage=self.kind)
             told[NEARNESS] = near.model_dump(mode="json", exclude_none=True)
         exact = self.arm_exact and chosen != given.file
         arm = {"may_round_on_arm": require_exact_on_arm(read_onnx(file))} if exact else {}
@@ -219,13 +219,13 @@ class Quantize(QuantizationConfig, Stage):
         from pipeline.core.nearness import NEARNESS
         from pipeline.onnx_graph.file import read_onnx
         from pipeline.precision.making import OtherPrecision, StaticInt8
-        from pipeline.precision.nearness import net_of, settle
+        from pipeline.precision.nearness import ensure_near, net_of
         from pipeline.precision.request import calibration_images, request_of
         from pipeline.precision.variant import Variant
 
         model, scheme = read_onnx(given.file), self._scheme_on(cpu_flags())
         calibrated, told = 0, {}
-        make: Make
+        make: MakeFile
         if self.precision == "int8":
             images = calibration_images(self, context, model)
             calibrated = len(images.samples_NCHW)
@@ -236,7 +236,7 @@ class Quantize(QuantizationConfig, Stage):
         else:
             make = OtherPrecision(model, self.precision, scheme == "u8s8-reduced", self.keep, file)
         net = net_of(given.file, context, calibrated)
-        made, near = settle(net, make, self.on_far, stage=self.kind, progress=context.progress)
+        made, near = ensure_near(net, make, self.on_far, stage=self.kind, progress=context.progress)
         return {**told, **made.told, NEARNESS: near.model_dump(mode="json", exclude_none=True)}
 
     def _on_arm(self, model: ModelProto) -> dict[str, Any]:

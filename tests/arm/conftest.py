@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pipeline.core.errors import DeviceError, InputError
-from pipeline.data import digest
+from pipeline.data import data_digest
 from pipeline.data.config import Elpv, FashionMnist
 from pipeline.measure.devices.arm64_root import LIBRARIES, build_root
 from pipeline.measure.devices.qemu import QemuDevice
@@ -70,7 +70,7 @@ def require_data() -> None:
     """Skip where the data sets of the recipes are not installed."""
     for config in (FashionMnist(source="fashion-mnist"), Elpv(source="elpv")):
         try:
-            digest(config)
+            data_digest(config)
         except InputError as error:
             pytest.skip(str(error))
 

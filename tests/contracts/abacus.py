@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pipeline.core.artifact import Artifact, Form
-    from pipeline.measure.runtimes import Port, Session, Settings
+    from pipeline.measure.runtimes import InputPort, RuntimeSettings, Session
 
 FILE = "model.beads"
 FORM = runtimes.FormFacts((FILE,), FILE, cost=f"{__name__}:cost")
@@ -48,7 +48,7 @@ class Abacus:
         return {}
 
     @property
-    def inputs(self) -> tuple[Port, ...]:
+    def inputs(self) -> tuple[InputPort, ...]:
         """Those of the file."""
         return self.inner.inputs
 
@@ -57,7 +57,7 @@ class Abacus:
         return self.inner.run(*inputs)
 
 
-def open_session(path: Path, settings: Settings) -> Abacus:
+def open_session(path: Path, settings: RuntimeSettings) -> Abacus:
     """Read a file of beads."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "model.onnx")

@@ -26,7 +26,7 @@ from pipeline.compress.quantization.engines.registry import ENGINES, available, 
 from pipeline.compress.quantization.names import EngineName
 from pipeline.core.errors import InputError
 from pipeline.export.onnx import export_onnx
-from pipeline.measure.machine import fingerprint
+from pipeline.measure.machine import machine_fingerprint
 from pipeline.precision.targets import target_facts
 from tests.defaults import asked
 from tests.optional import require
@@ -38,14 +38,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto
 
-    from pipeline.compress.quantization.engines.engine import Quantized, Request
+    from pipeline.compress.quantization.engines.engine import QuantizedGraph, QuantizeRequest
 
     Outputs = NDArray[np.float32]
 
 SAMPLES = np.random.default_rng(0).standard_normal((6, 3, 8, 8), dtype=np.float32)
 PLAIN = asked("u8s8", calibration="min-max")
 #: Seven bits where sums of eight saturate, for which OpenVINO has no setting.
-SATURATES = target_facts(fingerprint(), "openvino").saturates
+SATURATES = target_facts(machine_fingerprint(), "openvino").saturates
 IN_OPENVINO = asked("u8s8-reduced", calibration="min-max") if SATURATES else PLAIN
 #: Outputs of quantized files are at least this near to those of the float file, in dB; random weights give 40 and more.
 NEAR = 30.0
@@ -113,9 +113,9 @@ def exported(network: str, batch: int = 1) -> ModelProto:
 
 
 @cache
-def quantized(name: EngineName, network: str, request: Request = PLAIN, batch: int = 1) -> Quantized:
+def quantized(name: EngineName, network: str, request: QuantizeRequest = PLAIN, batch: int = 1) -> QuantizedGraph:
     """Return what an engine makes of a network; the test is skipped where its package is missing."""
-    command = interface.missing(ENGINES[name]())
+    command = interface.missing_engine(ENGINES[name]())
     if command is not None:
         pytest.skip(f"{name} is not installed: {command}")
     return open_engine(name).quantize(exported(network, batch), SAMPLES, request)
@@ -228,7 +228,7 @@ def test_weights_have_a_scale_for_each_channel_and_activations_one_type(name: En
     "request_",
     [asked("s8s8", symmetric=True, calibration="min-max"), asked("u8s8", symmetric=True, calibration="mse")],
 )
-def test_symmetric_ranges_have_their_zero_points_in_the_middle(name: EngineName, request_: Request) -> None:
+def test_symmetric_ranges_have_their_zero_points_in_the_middle(name: EngineName, request_: QuantizeRequest) -> None:
     """Also those of tensors that are never negative."""
     model = quantized(name, "residual", request_).model
     tensors = stored(model)
@@ -303,10 +303,10 @@ import numpy as np, onnx
 def refuse(*_):
     raise AssertionError("an engine opened a connection")
 socket.socket.connect = socket.getaddrinfo = refuse
-from pipeline.compress.quantization.engines.engine import Request
+from pipeline.compress.quantization.engines.engine import QuantizeRequest
 from pipeline.compress.quantization.engines.registry import open_engine
 samples = np.random.default_rng(0).standard_normal((6, 3, 8, 8), dtype=np.float32)
-request = Request("u8s8", per_channel=True, symmetric=False, calibration="min-max", percentile=100, keep=())
+request = QuantizeRequest("u8s8", per_channel=True, symmetric=False, calibration="min-max", percentile=100, keep=())
 model = open_engine(sys.argv[1]).quantize(onnx.load(sys.argv[2]), samples, request).model
 print(hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest())
 if sys.argv[1] == "nncf":
@@ -347,7 +347,7 @@ def test_another_process_gives_the_same_bytes_and_opens_no_connection(name: Engi
         ("neural-compressor", asked("u8s8", calibration="entropy"), "possible are min-max, mse"),
     ],
 )
-def test_what_an_engine_cannot_do_is_refused(name: EngineName, request_: Request, says: str) -> None:
+def test_what_an_engine_cannot_do_is_refused(name: EngineName, request_: QuantizeRequest, says: str) -> None:
     """With what it can do instead."""
     with pytest.raises(InputError, match=says):
         ENGINES[name]().quantize(exported("residual"), SAMPLES, request_)

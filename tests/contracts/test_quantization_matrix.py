@@ -24,7 +24,7 @@ from pipeline.core.artifact import Artifact, TensorSpec, payload_digest
 from pipeline.core.dataset import Dataset, Normalisation, Split
 from pipeline.core.stage import Context, Stage, Target
 from pipeline.export.execution import onnx_outputs, openvino_outputs
-from pipeline.network.definition import build
+from pipeline.network.definition import build_network
 from pipeline.network.stored import load_network, write_original
 from pipeline.stages import AnyStage
 
@@ -127,7 +127,7 @@ def cell(tmp_path_factory: pytest.TempPathFactory) -> Any:  # noqa: ANN401 - a f
         folder = tmp_path_factory.mktemp(family)
         (folder / "original").mkdir()
         arguments = {"family": family}
-        write_original(folder / "original", build(DEFINITION, arguments), DEFINITION, arguments)
+        write_original(folder / "original", build_network(DEFINITION, arguments), DEFINITION, arguments)
         original = Artifact(
             form="torch",
             folder=folder / "original",

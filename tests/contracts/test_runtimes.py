@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pipeline.bundle.on_device import infer, verify
-from pipeline.bundle.selection import shipping
+from pipeline.bundle.selection import shipping_rows
 from pipeline.core import runtimes
 from pipeline.core.errors import InputError, RecipeError
 from pipeline.core.stage import SilentProgress, Target
@@ -17,7 +17,7 @@ from pipeline.core.store import Store
 from pipeline.measure import harness
 from pipeline.measure.devices.local import LocalDevice
 from pipeline.recipe import LoadedRecipe, load_recipe
-from pipeline.report import write
+from pipeline.report import write_report
 from pipeline.report.run.gains import result
 from pipeline.results.bundle import BundleOptions
 from pipeline.run import no_gain
@@ -149,12 +149,12 @@ def test_a_made_up_runtime_goes_all_the_way(project: Project) -> None:
     assert rows["export onnx"].timings == ()
     assert result(report).label == "beads"
     assert abacus.Abacus.opened >= 2
-    assert run.judge.runtime_of(run.artifacts[2]) == "abacus"
+    assert run.evaluator.runtime_of(run.artifacts[2]) == "abacus"
     assert no_gain.timed_in(run.artifacts[2], run.artifacts[2], recipe.target) == "abacus"
     with pytest.raises(InputError, match="no runtime reads beads and onnx"):
         no_gain.timed_in(run.artifacts[1], run.artifacts[2], recipe.target)
     assert run.plan.steps[2].ingredients["versions"] == {"numpy": run.plan.steps[2].ingredients["versions"]["numpy"]}
-    shipped = shipping(report, BundleOptions())
+    shipped = shipping_rows(report, BundleOptions())
     assert {name: row.label for name, row in shipped.items()} == {"onnxruntime": "export onnx", "abacus": "beads"}
-    write(report, project.folder / "run")
+    write_report(report, project.folder / "run")
     assert "abacus" in (project.folder / "run" / "report.md").read_text()

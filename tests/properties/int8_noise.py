@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto
 
-    from pipeline.compress.quantization.engines.engine import Request
+    from pipeline.compress.quantization.engines.engine import QuantizeRequest
 
     Array = NDArray[Any]
 
@@ -95,7 +95,7 @@ def openvino_outputs(model: ModelProto, samples: Array) -> list[Array]:
     return [np.concatenate(each) for each in zip(*found, strict=True)]
 
 
-def expected_noise(model: ModelProto, samples: Array, request: Request) -> tuple[list[Array], list[Array]]:
+def expected_noise(model: ModelProto, samples: Array, request: QuantizeRequest) -> tuple[list[Array], list[Array]]:
     """Return the float outputs, and for each the root mean square [channels] of what rounding at best adds."""
     exact = onnxruntime_outputs(model, samples, optimised=False)
     names = [value for node in model.graph.node for value in node.output]
@@ -139,7 +139,7 @@ def too_far(exact: Sequence[Array], noise: Sequence[Array], found: Sequence[Arra
             )
 
 
-def _noisy(model: ModelProto, values: dict[str, Array], request: Request, seed: int) -> ModelProto:
+def _noisy(model: ModelProto, values: dict[str, Array], request: QuantizeRequest, seed: int) -> ModelProto:
     """Return the graph with noise added to everything that 8 bits would round; the batch is one sample."""
     rng = np.random.default_rng(seed)
     noisy = onnx.ModelProto()
@@ -176,7 +176,7 @@ def _noisy(model: ModelProto, values: dict[str, Array], request: Request, seed: 
     return noisy
 
 
-def step_of(array: Array, request: Request) -> float:
+def step_of(array: Array, request: QuantizeRequest) -> float:
     """Return the step of 8 bits on the range of a tensor; 0 for one that holds what is not finite."""
     finite = array[np.isfinite(array) & (np.abs(array) < 1e30)].astype(np.float64)
     if not finite.size or array.size > finite.size:
@@ -185,7 +185,7 @@ def step_of(array: Array, request: Request) -> float:
     return float(2 * max(-low, high) / 254 if request.symmetric else (high - low) / 255)
 
 
-def _move_weights(model: ModelProto, request: Request, rng: np.random.Generator) -> None:
+def _move_weights(model: ModelProto, request: QuantizeRequest, rng: np.random.Generator) -> None:
     largest = 64 if request.scheme == "u8s8-reduced" else 127
     axes = {node.input[1]: output_axis(node) for node in model.graph.node if node.op_type in PRODUCTS}
     scores = {node.input[0] for node in model.graph.node if node.op_type == "Softmax"}

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.measure.regression import decide
+from pipeline.measure.regression import decide_verdict
 from pipeline.measure.statistics import hodges_lehmann
 from pipeline.results.measurement import Block, Conditions, Measurement, SamplingPlan, SessionSamples, SubjectSamples
 
@@ -89,8 +89,8 @@ def bounds(found: Interval | None) -> tuple[float, float, float]:
 @given(logs=ratios, shared=loads)
 def test_swapping_the_sides_mirrors_the_verdict(logs: list[list[float]], shared: list[float]) -> None:
     """The ratio inverts with its bounds; a FAIL one way is a PASS the other way round."""
-    there = decide(measurement(logs, shared), margin=MARGIN)
-    back = decide(measurement(logs, shared, swapped=True), margin=MARGIN)
+    there = decide_verdict(measurement(logs, shared), margin=MARGIN)
+    back = decide_verdict(measurement(logs, shared, swapped=True), margin=MARGIN)
     value, low, high = bounds(back.ratio)
     assert bounds(there.ratio) == pytest.approx((1 / value, 1 / high, 1 / low), rel=1e-7)
     for one, other in ((there, back), (back, there)):
@@ -103,7 +103,7 @@ def test_equal_sides_pass_both_ways(shared: list[float], sessions: int) -> None:
     """Whatever load there was, a file is not slower than itself."""
     logs = [[0.0] * 5] * sessions
     for swapped in (False, True):
-        found = decide(measurement(logs, shared, swapped=swapped), margin=MARGIN)
+        found = decide_verdict(measurement(logs, shared, swapped=swapped), margin=MARGIN)
         assert found.verdict == "PASS"
         assert bounds(found.ratio)[0] == pytest.approx(1, abs=1e-7)
 
@@ -112,7 +112,7 @@ def test_equal_sides_pass_both_ways(shared: list[float], sessions: int) -> None:
 @given(logs=ratios, shared=loads, scale=st.floats(0.01, 100))
 def test_a_faster_or_slower_machine_changes_nothing(logs: list[list[float]], shared: list[float], scale: float) -> None:
     """One factor on both sides leaves ratio, interval and p-value."""
-    plain, scaled = (decide(measurement(logs, shared, scale=each), margin=MARGIN) for each in (1.0, scale))
+    plain, scaled = (decide_verdict(measurement(logs, shared, scale=each), margin=MARGIN) for each in (1.0, scale))
     assert bounds(plain.ratio) == pytest.approx(bounds(scaled.ratio), rel=1e-6)
     assert plain.p_value == pytest.approx(scaled.p_value, abs=1e-4)
 
@@ -121,7 +121,10 @@ def test_a_faster_or_slower_machine_changes_nothing(logs: list[list[float]], sha
 @given(logs=ratios, shared=loads)
 def test_shared_load_changes_nothing(logs: list[list[float]], shared: list[float]) -> None:
     """What acts on both sides of a round alike cancels."""
-    quiet, busy = decide(measurement(logs), margin=MARGIN), decide(measurement(logs, shared), margin=MARGIN)
+    quiet, busy = (
+        decide_verdict(measurement(logs), margin=MARGIN),
+        decide_verdict(measurement(logs, shared), margin=MARGIN),
+    )
     assert bounds(quiet.ratio) == pytest.approx(bounds(busy.ratio), rel=1e-7)
 
 
@@ -129,7 +132,7 @@ def test_shared_load_changes_nothing(logs: list[list[float]], shared: list[float
 @given(logs=ratios)
 def test_place_in_a_round_does_not_count(logs: list[list[float]]) -> None:
     """Who came first is kept, and no part of the verdict."""
-    first, second = (decide(measurement(logs, order=order), margin=MARGIN) for order in (0, 1))
+    first, second = (decide_verdict(measurement(logs, order=order), margin=MARGIN) for order in (0, 1))
     assert first == second
 
 
@@ -139,7 +142,7 @@ def test_more_noise_makes_no_fail(logs: list[list[float]], factor: float) -> Non
     """Deviations that grow around the same estimate never turn a verdict into FAIL, and widen the interval."""
     centre = hodges_lehmann(np.concatenate([np.array(session) for session in logs]))
     noisier = [[centre + factor * (log - centre) for log in session] for session in logs]
-    calm, noisy = decide(measurement(logs), margin=MARGIN), decide(measurement(noisier), margin=MARGIN)
+    calm, noisy = decide_verdict(measurement(logs), margin=MARGIN), decide_verdict(measurement(noisier), margin=MARGIN)
     assert calm.verdict == "FAIL" or noisy.verdict != "FAIL"
     assert calm.verdict == "PASS" or noisy.verdict != "PASS"
     assert (noisy.error or 0) >= (calm.error or 0) - 1e-7
@@ -150,8 +153,8 @@ def test_more_noise_makes_no_fail(logs: list[list[float]], factor: float) -> Non
 def test_a_slower_candidate_never_looks_better(logs: list[list[float]], slower: float) -> None:
     """Slowing the candidate down in every round moves the verdict from PASS over INCONCLUSIVE to FAIL, never back."""
     rank = {"PASS": 0, "INCONCLUSIVE": 1, "FAIL": 2}
-    before = decide(measurement(logs), margin=MARGIN)
-    after = decide(measurement([[log + slower for log in session] for session in logs]), margin=MARGIN)
+    before = decide_verdict(measurement(logs), margin=MARGIN)
+    after = decide_verdict(measurement([[log + slower for log in session] for session in logs]), margin=MARGIN)
     assert rank[after.verdict] >= rank[before.verdict]
     assert (after.p_value or 0) <= (before.p_value or 0) + 1e-6
 
@@ -160,6 +163,6 @@ def test_a_slower_candidate_never_looks_better(logs: list[list[float]], slower: 
 @given(logs=ratios, margin=st.floats(0.0, 0.2))
 def test_a_wider_margin_is_never_stricter(logs: list[list[float]], margin: float) -> None:
     """Who passes at a margin passes at every larger one; who fails at one fails at every smaller one."""
-    narrow, wide = (decide(measurement(logs), margin=each) for each in (margin, margin + 0.05))
+    narrow, wide = (decide_verdict(measurement(logs), margin=each) for each in (margin, margin + 0.05))
     assert narrow.verdict != "PASS" or wide.verdict == "PASS"
     assert wide.verdict != "FAIL" or narrow.verdict == "FAIL"

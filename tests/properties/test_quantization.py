@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from pipeline.compress.quantization.engines.engine import Request, missing
+from pipeline.compress.quantization.engines.engine import QuantizeRequest, missing_engine
 from pipeline.compress.quantization.engines.registry import ENGINES, open_engine
 from pipeline.compress.quantization.holding import hold_in_float
 from tests.defaults import asked
@@ -52,7 +52,7 @@ def problems(random: Random, engine: EngineName) -> list[str]:
     return [f"{way}: {wrong} ({request})" for way, outputs in found.items() for wrong in too_far(exact, noise, outputs)]
 
 
-def _outputs(model: ModelProto, samples: Array, request: Request) -> dict[str, list[Array]]:
+def _outputs(model: ModelProto, samples: Array, request: QuantizeRequest) -> dict[str, list[Array]]:
     onnx.checker.check_model(model, full_check=True)
     found = {"as it is": onnxruntime_outputs(model, samples, optimised=False)}
     if request.scheme != "s8s8" or not _multiplies_activations(model):  # of these no option widens the sums
@@ -70,7 +70,7 @@ def _multiplies_activations(model: ModelProto) -> bool:
 @pytest.mark.parametrize("engine", ENGINES if WANTED else FEW)
 def test_an_int8_file_is_within_the_noise_of_8_bits(engine: EngineName) -> None:
     """In onnxruntime as it is and optimised, and in OpenVINO, with any scheme, symmetric or not, by channel or not."""
-    if missing(ENGINES[engine]()) is not None:
+    if missing_engine(ENGINES[engine]()) is not None:
         pytest.skip(f"{engine} is not installed")
 
     @settings(
@@ -104,6 +104,6 @@ def test_an_int8_file_is_within_the_noise_of_8_bits(engine: EngineName) -> None:
 )
 def test_networks_that_were_wrong_once(engine: EngineName, seed: int) -> None:
     """Each for another reason."""
-    if missing(ENGINES[engine]()) is not None:
+    if missing_engine(ENGINES[engine]()) is not None:
         pytest.skip(f"{engine} is not installed")
     assert problems(Random(seed), engine) == []  # noqa: S311 - no secret

@@ -158,7 +158,7 @@ import onnx, onnxruntime, onnxscript, torch
 from pipeline.core.store import Store
 from pipeline.recipe import load_recipe
 from pipeline.run.runner import Run
-import pipeline.export.onnx, pipeline.export.parity, pipeline.run.judge, pipeline.network.stored, pipeline.report
+import pipeline.export.onnx, pipeline.export.parity, pipeline.run.evaluator, pipeline.network.stored, pipeline.report
 children = []
 for number in range(int(sys.argv[1])):
     child = os.fork()

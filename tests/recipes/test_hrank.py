@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 from pipeline.compress.pruning.allocation.constraints import Constraints
-from pipeline.compress.pruning.allocation.rates import by_pattern, explicit
-from pipeline.compress.pruning.cost import count
-from pipeline.compress.pruning.graph import trace
-from pipeline.compress.pruning.graph.capture import capture
-from pipeline.compress.pruning.surgery import apply, plan_for
-from pipeline.network.definition import build
+from pipeline.compress.pruning.allocation.rates import by_pattern, explicit_rates
+from pipeline.compress.pruning.cost import count_cost
+from pipeline.compress.pruning.graph import trace_channels
+from pipeline.compress.pruning.graph.capture import capture_graph
+from pipeline.compress.pruning.surgery import apply_plan, plan_for
+from pipeline.network.definition import build_network
 from pipeline.recipe import load_recipe
 from pipeline.recipe.yaml import read_file
 
@@ -71,7 +71,7 @@ def test_rates_are_the_published_ones(name: str) -> None:
     recipe = read_file(RECIPES / f"{name}.yaml", name).data
     rates = prune_stage(recipe)["rates"]
     with torch.device("meta"):
-        model = build(RECIPES / recipe["model"]["definition"], recipe["model"]["arguments"])
+        model = build_network(RECIPES / recipe["model"]["definition"], recipe["model"]["arguments"])
     layers = [layer for layer, module in model.named_modules() if isinstance(module, nn.Conv2d)]
     published, alone = PUBLISHED[name]
     shortcuts = [layer for layer in layers if ".shortcut." in layer]
@@ -89,14 +89,14 @@ def test_reductions_are_those_of_the_comment(name: str) -> None:
     """Channels of these rates, removed from the network at 32x32x3, give the percentages at the top of the recipe."""
     recipe = read_file(RECIPES / f"{name}.yaml", name).data
     definition = RECIPES / recipe["model"]["definition"]
-    model = build(definition, {**recipe["model"]["arguments"], "channels": 3})
+    model = build_network(definition, {**recipe["model"]["arguments"], "channels": 3})
     images = torch.zeros(2, 3, 32, 32)
-    before = count(model, images)
-    stage, graph = prune_stage(recipe), trace(capture(model, (images,)))
+    before = count_cost(model, images)
+    stage, graph = prune_stage(recipe), trace_channels(capture_graph(model, (images,)))
     scores = {group.name: torch.arange(group.width, dtype=torch.float64) for group in graph.groups}
     rates = by_pattern(graph.groups, stage["rates"])
-    apply(model, plan_for(graph, explicit(scores, rates, Constraints(stage["floor"], stage["align"]))))
-    after = count(model, images)
+    apply_plan(model, plan_for(graph, explicit_rates(scores, rates, Constraints(stage["floor"], stage["align"]))))
+    after = count_cost(model, images)
     text = (RECIPES / f"{name}.yaml").read_text()
     assert f"{100 * (1 - after.macs / before.macs):.1f} %" in text
     assert f"{100 * (1 - after.parameters / before.parameters):.1f} %" in text

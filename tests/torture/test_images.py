@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.data import load
+from pipeline.data import load_data
 from pipeline.data.config import ImageFolder
 from tests.torture import damage
 from tests.torture.test_recipes import outcome
@@ -122,7 +122,7 @@ def cases() -> dict[str, Callable[[Path], str]]:
 
 def read(root: Path) -> None:
     """Load the folder and look at what came: images of bytes, labels of the classes."""
-    data = load(ImageFolder(source="folder", root=root, size=8, channels=3))
+    data = load_data(ImageFolder(source="folder", root=root, size=8, channels=3))
     for split in (data.train, data.validation, data.test):
         assert split.images.dtype == np.uint8
         assert len(split.images) == len(split.labels)

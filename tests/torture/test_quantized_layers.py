@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pipeline.compress.quantization.engines.engine import missing
+from pipeline.compress.quantization.engines.engine import missing_engine
 from pipeline.compress.quantization.engines.registry import ENGINES
 from tests.properties.test_quantization import problems
 
@@ -29,7 +29,7 @@ MANY: dict[EngineName, int] = {"onnxruntime": 300, "nncf": 80, "neural-compresso
 @pytest.mark.parametrize("engine", ENGINES)
 def test_random_quantized_layers(tally: Tally, engine: EngineName, part: int) -> None:
     """In onnxruntime as it is and optimised, and in OpenVINO, with a scheme and granularity that the seed chooses."""
-    if missing(ENGINES[engine]()) is not None:
+    if missing_engine(ENGINES[engine]()) is not None:
         pytest.skip(f"{engine} is not installed")
     for seed in range(FIRST + part, FIRST + MANY[engine], PARTS):
         try:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pipeline.export.onnx import export_onnx
 from pipeline.export.openvino import export_openvino
-from pipeline.onnx_graph.file import finish, read_onnx, write_onnx
+from pipeline.onnx_graph.file import finish_model, read_onnx, write_onnx
 from tests.defaults import quantize_static
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def exported_dynamic(tiny: nn.Module, tmp_path_factory: pytest.TempPathFactory) 
 def quantized(exported: Path, samples: NDArray[np.float32], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the network's ONNX file in int8, QDQ format."""
     file = tmp_path_factory.mktemp("quantized") / "model.onnx"
-    write_onnx(finish(quantize_static(read_onnx(exported), samples, scheme="u8s8-reduced").model), file)
+    write_onnx(finish_model(quantize_static(read_onnx(exported), samples, scheme="u8s8-reduced").model), file)
     return file
 
 

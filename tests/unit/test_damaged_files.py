@@ -19,17 +19,17 @@ from pipeline.core.errors import InputError, SecateurError
 from pipeline.core.reading import read_bytes, read_object, read_value
 from pipeline.export.execution import openvino_outputs
 from pipeline.export.openvino import export_openvino, openvino_specs, read_openvino
-from pipeline.inspect.file import Ways, inspect_file
+from pipeline.inspect.file import InspectOptions, inspect_file
 from pipeline.latency.gate_config import read_config
 from pipeline.measure.devices.registry import list_devices
-from pipeline.measure.payload import payload
+from pipeline.measure.model_files import model_files
 from pipeline.network.stored import load_network
 from pipeline.network.weights import read_weights
 from pipeline.onnx_graph.file import onnx_specs, read_onnx
 from pipeline.results.comparison import load_comparison
-from pipeline.results.measurement import load as load_measurement
+from pipeline.results.measurement import load_measurement
 from pipeline.results.run_folder import read_run
-from tests.unit.run.test_judge import network
+from tests.unit.run.test_evaluator import network
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -241,8 +241,8 @@ def test_onnx_files(tmp_path: Path, fault: str) -> None:
     readers: list[Callable[[], object]] = [
         lambda: onnx_specs(read_onnx(path)),
         lambda: onnx_cost(path),
-        lambda: inspect_file(path, Ways(count=1, runs=1)),
-        lambda: payload(path, "onnxruntime"),
+        lambda: inspect_file(path, InspectOptions(count=1, runs=1)),
+        lambda: model_files(path, "onnxruntime"),
     ]
     told = messages(readers)
     assert told or fault == "no nodes"
@@ -255,7 +255,7 @@ def test_onnx_files_that_end_early(tmp_path: Path, kept: int) -> None:
     path = tmp_path / "damaged.onnx"
     path.write_bytes(small().SerializeToString()[:kept])
     with pytest.raises(InputError, match=r"damaged\.onnx"):
-        inspect_file(path, Ways(count=1, runs=1))
+        inspect_file(path, InspectOptions(count=1, runs=1))
 
 
 @pytest.fixture(scope="module")
@@ -300,7 +300,7 @@ def test_irs(tmp_path: Path, ir: tuple[str, bytes], fault: str) -> None:
     readers: list[Callable[[], object]] = [
         lambda: openvino_specs(read_openvino(path)),
         lambda: openvino_outputs(path, np.zeros((1, 3, 8, 8), np.float32)),
-        lambda: inspect_file(path, Ways(count=1, runs=1)),
+        lambda: inspect_file(path, InspectOptions(count=1, runs=1)),
     ]
     assert all(len(each.splitlines()) < 5 for each in messages(readers))
 

@@ -14,21 +14,21 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.analysis.probes import Probe, watch
 from pipeline.bundle.on_device import self_test
-from pipeline.bundle.on_device.verify import Found, as_json
+from pipeline.bundle.on_device.verify import Verification, as_json
 from pipeline.compress.pruning import certificate
 from pipeline.core.errors import OutputsError, StageError
 from pipeline.core.stage import SilentProgress, Target
 from pipeline.core.store import Store
-from pipeline.export.parity import check, compare, first_difference
+from pipeline.export.parity import check_parity, first_difference, output_differences
 from pipeline.measure.outputs import compare_outputs
 from pipeline.precision.same_bits import compared
 from pipeline.results.measurement import OutputCheck
 from pipeline.results.run import Interval
-from pipeline.run.judge import Judge
+from pipeline.run.evaluator import Evaluator
 from tests.unit.compress.training.test_training import DATA, ignore, training
 from tests.unit.measure.test_outputs import told
 from tests.unit.precision.test_same_bits import output
-from tests.unit.run.test_judge import network
+from tests.unit.run.test_evaluator import network
 
 NAN, INF = float("nan"), float("inf")
 BAD = [NAN, INF, -INF]
@@ -50,9 +50,9 @@ def test_parity_fails_in_any_output(value: float, place: int) -> None:
     broken = list(reference)
     broken[place] = array(1, value)
     with pytest.raises(StageError, match=r"differ by inf of their scale"):
-        check(broken, reference, tolerance=1e9, locate=lambda: None)
+        check_parity(broken, reference, tolerance=1e9, locate=lambda: None)
     with pytest.raises(StageError, match=r"not finite"):
-        compare(reference, broken)
+        output_differences(reference, broken)
     found = first_difference({"layer": array(1, 2)}, {"layer": array(1, value)}, tolerance=1e9)
     assert found is not None
 
@@ -127,7 +127,7 @@ def test_a_sample_never_equals_nan(value: Any, side: str) -> None:  # noqa: ANN4
 
 def test_json_of_a_verification_has_null() -> None:
     """Python's NaN is no JSON: other programs cannot read it."""
-    text = as_json(Found(outputs={"0.png": [1.0, *BAD]}))
+    text = as_json(Verification(outputs={"0.png": [1.0, *BAD]}))
     assert json.loads(text, parse_constant=pytest.fail)["outputs"]["0.png"] == [1.0, None, None, None]
 
 
@@ -181,7 +181,7 @@ def test_logits_that_are_not_finite_are_no_class(tmp_path: Path, weight: float) 
     weights = load_file(file)
     weights["3.bias"][0], weights["3.weight"][0] = INF, weight
     save_file(weights, file)
-    judge = Judge(
+    evaluator = Evaluator(
         store=Store(tmp_path / "store"),
         dataset=lambda: DATA,
         data_identity={},
@@ -190,4 +190,4 @@ def test_logits_that_are_not_finite_are_no_class(tmp_path: Path, weight: float) 
         progress=SilentProgress(),
     )
     with pytest.raises(StageError, match="40 of the images"):
-        judge.judge(artifact)
+        evaluator.evaluate(artifact)

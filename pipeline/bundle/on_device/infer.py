@@ -68,13 +68,13 @@ LONGEST_REASON = 300
 MODELS = {"onnxruntime": ("model.onnx",), "openvino": ("model.xml", "model.onnx")}
 
 
-class Refused(Exception):
+class Rejected(Exception):
     """A file or an argument cannot be used as it is; the text says why in one line."""
 
     exit_code = 2
 
 
-class RuntimeMissing(Refused):
+class RuntimeMissing(Rejected):
     """The chosen runtime is not installed; the text has the line that installs it."""
 
     exit_code = 5
@@ -95,9 +95,9 @@ def load_preprocessing(folder: Path) -> dict[str, Any]:
     try:
         found = json.loads(file.read_bytes())
     except (OSError, ValueError) as error:
-        raise Refused(f"{file} cannot be read ({error}); expected the one of a whole bundle") from error
+        raise Rejected(f"{file} cannot be read ({error}); expected the one of a whole bundle") from error
     if not isinstance(found, dict) or found.get("schema_version") != 1:
-        raise Refused(f"{file} is not of schema version 1; infer.py and preprocess.json must be of one bundle")
+        raise Rejected(f"{file} is not of schema version 1; infer.py and preprocess.json must be of one bundle")
     return found
 
 
@@ -107,14 +107,14 @@ def read_image(path: Path, preprocessing: Mapping[str, Any]) -> Pixels:
     height, width = preprocessing["height"], preprocessing["width"]
     stored = load_pixels(path, preprocessing["colour"], preprocessing.get("white"))
     if not preprocessing.get("any_depth") and (stored.values_HWC.dtype != np.uint8 or not stored.whole):
-        raise Refused(f"{path} has more than 8 bits, allowed: 8, for it is not known what the network's images had")
+        raise Rejected(f"{path} has more than 8 bits, allowed: 8, for it is not known what the network's images had")
     if not preprocessing.get("turned") and stored.turn > 1:
-        raise Refused(f"{path} is turned by its EXIF, allowed: not turned, for it is not known what was learnt from")
+        raise Rejected(f"{path} is turned by its EXIF, allowed: not turned, for it is not known what was learnt from")
     image_HWC = convert(shown(path, stored, preprocessing.get("white")), preprocessing["colour"])
     fitted = fit(image_HWC, height, width, preprocessing["resize"]["rule"])
     if fitted.shape[:2] != (height, width):
         found = f"{fitted.shape[1]} x {fitted.shape[0]}"
-        raise Refused(f"{path} has {found} pixels, allowed: {width} x {height}, for this network resizes nothing")
+        raise Rejected(f"{path} has {found} pixels, allowed: {width} x {height}, for this network resizes nothing")
     return np.ascontiguousarray(fitted.transpose(2, 0, 1))
 
 
@@ -124,14 +124,14 @@ def read_images(paths: Sequence[Path], preprocessing: Mapping[str, Any]) -> list
     for path in paths:
         try:
             images.append(read_image(path, preprocessing))
-        except Refused as error:
+        except Rejected as error:
             wrong.append(str(error))
     if wrong:
-        raise Refused("\n".join(wrong))
+        raise Rejected("\n".join(wrong))
     return images
 
 
-def normalise(images_NCHW: Pixels, preprocessing: Mapping[str, Any]) -> NDArray[np.float32]:
+def normalise_pixels(images_NCHW: Pixels, preprocessing: Mapping[str, Any]) -> NDArray[np.float32]:
     """Return the network's input, float32 [N, C, H, W]: (pixel / 255 - mean) / std."""
     scaled = images_NCHW.astype(np.float32) / np.float32(255)
     if preprocessing["repeat_grey"]:
@@ -197,7 +197,7 @@ def _filter(old: int, new: int, kept: int) -> tuple[NDArray[np.int64], NDArray[n
 # -- decoding ----------------------------------------------------------------------------------------------------------
 
 
-class Stored(NamedTuple):
+class StoredPixels(NamedTuple):
     """What a file holds: values [H, W, 1] (grey) or [H, W, 3] (red, green, blue) of any depth, without alpha.
 
     `turn` is EXIF's orientation. Not `whole`: of 16 bits in a channel these are the upper eight.
@@ -213,7 +213,7 @@ def decode(path: Path, colour: str, white: float | None = None) -> Pixels:
     return shown(path, load_pixels(path, colour, white), white)
 
 
-def load_pixels(path: Path, colour: str, white: float | None) -> Stored:
+def load_pixels(path: Path, colour: str, white: float | None) -> StoredPixels:
     """Return what a file holds."""
     content = read_file(path)
     if content.startswith(PNG_START):
@@ -221,7 +221,7 @@ def load_pixels(path: Path, colour: str, white: float | None) -> Stored:
     elif re.match(rb"P[56]\s", content):
         stored = _decode_pnm(path, content, white)
     elif content.startswith(b"\x93NUMPY"):
-        stored = Stored(_decode_npy(path))
+        stored = StoredPixels(_decode_npy(path))
     else:
         stored = None
     return _decode_with_pillow(path, colour, content) if stored is None else stored
@@ -234,16 +234,16 @@ def read_file(path: Path) -> bytes:
         is_file = stat.S_ISREG(found.st_mode)
         if not (is_file or stat.S_ISDIR(found.st_mode)) or (is_file and found.st_size > BYTES_AT_MOST):
             what = f"has {found.st_size:,} bytes" if is_file else "is a pipe or a device"
-            raise Refused(f"{path} {what}, allowed: an image file of up to {BYTES_AT_MOST:,} bytes")
+            raise Rejected(f"{path} {what}, allowed: an image file of up to {BYTES_AT_MOST:,} bytes")
         return path.read_bytes()
     except (OSError, ValueError) as error:
-        raise Refused(f"{path} cannot be read: {getattr(error, 'strerror', None) or reason(error)}") from error
+        raise Rejected(f"{path} cannot be read: {getattr(error, 'strerror', None) or reason(error)}") from error
 
 
-def shown(path: Path, stored: Stored, white: float | None) -> Pixels:
+def shown(path: Path, stored: StoredPixels, white: float | None) -> Pixels:
     """Return what a file holds in 8 bits and turned as it is to be seen."""
     if not stored.whole and white not in {None, SIXTEEN_BITS}:
-        raise Refused(f"{path} has 16 bits in several channels, of which the upper 8 are taken; white is {white}")
+        raise Rejected(f"{path} has 16 bits in several channels, of which the upper 8 are taken; white is {white}")
     image_HWC = to_8_bits(path, stored.values_HWC, white)
     if stored.turn in {5, 6, 7, 8}:
         image_HWC = image_HWC.transpose(1, 0, 2)
@@ -256,10 +256,10 @@ def to_8_bits(path: Path, values: NDArray[Any], white: float | None) -> Pixels:
     if values.dtype == np.uint8:
         return values
     if white is None and values.dtype != np.uint16:
-        raise Refused(f"{path} holds {values.dtype}, allowed: 8 or 16 bits, for the network was made without white")
+        raise Rejected(f"{path} holds {values.dtype}, allowed: 8 or 16 bits, for the network was made without white")
     if values.dtype.kind == "f":
         if not np.isfinite(values).all():
-            raise Refused(f"{path} holds values that are NaN or infinite")
+            raise Rejected(f"{path} holds values that are NaN or infinite")
         return np.rint(np.clip(values.astype(np.float64) * (255 / (white or 1.0)), 0, 255)).astype(np.uint8)
     steps = int(white or SIXTEEN_BITS) + 1
     return np.clip(values.astype(np.int64) * 256 // steps, 0, 255).astype(np.uint8)
@@ -281,12 +281,12 @@ def orientation(exif: bytes) -> int:
     return 1
 
 
-def _decode_png(path: Path, content: bytes) -> Stored | None:
+def _decode_png(path: Path, content: bytes) -> StoredPixels | None:
     """Decode what is not interlaced; other PNG files are left to Pillow. Source: ISO/IEC 15948."""
     chunks = list(_png_chunks(path, content))
     header, palette, exif = (dict(chunks).get(kind, b"") for kind in (b"IHDR", b"PLTE", b"eXIf"))
     if len(header) != PNG_HEADER.size or len(palette) % 3:
-        raise Refused(f"{path} is damaged: its header or its palette has {len(header)} or {len(palette)} bytes")
+        raise Rejected(f"{path} is damaged: its header or its palette has {len(header)} or {len(palette)} bytes")
     width, height, bits, pixel, _, _, interlaced = PNG_HEADER.unpack(header)
     _check_size(path, width, height)
     if bits not in PNG_BITS.get(pixel, ()) or interlaced:
@@ -296,17 +296,17 @@ def _decode_png(path: Path, content: bytes) -> Stored | None:
     packed = b"".join(body for kind, body in chunks if kind == b"IDAT")
     lines = _inflate(path, packed, height * (1 + in_line)).reshape(height, 1 + in_line)
     if lines[:, 0].max() not in range(5):
-        raise Refused(f"{path} is damaged: a line has filter {lines[:, 0].max()}, allowed: 0 to 4")
+        raise Rejected(f"{path} is damaged: a line has filter {lines[:, 0].max()}, allowed: 0 to 4")
     unpacked = _unfilter(lines[:, 0], lines[:, 1:].reshape(height, in_line // step, step)).reshape(height, in_line)
     image_HWC = _samples(unpacked, width, stored, bits)[:, :, :shown_channels]
     turn = orientation(exif)
     if pixel == PALETTE:
-        return Stored(_of_palette(path, image_HWC[:, :, 0], palette), turn)
+        return StoredPixels(_of_palette(path, image_HWC[:, :, 0], palette), turn)
     if bits < PLAIN:
-        return Stored(image_HWC * np.uint8(EIGHT_BITS // (2**bits - 1)), turn)
+        return StoredPixels(image_HWC * np.uint8(EIGHT_BITS // (2**bits - 1)), turn)
     if bits > PLAIN and pixel != GREY:
-        return Stored((image_HWC >> 8).astype(np.uint8), turn, whole=False)
-    return Stored(image_HWC, turn)
+        return StoredPixels((image_HWC >> 8).astype(np.uint8), turn, whole=False)
+    return StoredPixels(image_HWC, turn)
 
 
 def _samples(lines: Pixels, width: int, channels: int, bits: int) -> NDArray[Any]:
@@ -321,7 +321,7 @@ def _samples(lines: Pixels, width: int, channels: int, bits: int) -> NDArray[Any
 
 def _of_palette(path: Path, numbers: Pixels, palette: bytes) -> Pixels:
     if numbers.max() >= len(palette) // 3:
-        raise Refused(f"{path} is damaged: its palette has no colour {numbers.max()}")
+        raise Rejected(f"{path} is damaged: its palette has no colour {numbers.max()}")
     return np.frombuffer(palette, np.uint8).reshape(-1, 3)[numbers]
 
 
@@ -332,10 +332,10 @@ def _png_chunks(path: Path, content: bytes) -> Iterator[tuple[bytes, bytes]]:
         length, kind = struct.unpack_from(">I4s", content.ljust(start + 8, b"\0"), start)
         end = start + 8 + length
         if len(content) < end + 4:
-            raise Refused(f"{path} is cut short: it has no end mark")
+            raise Rejected(f"{path} is cut short: it has no end mark")
         body = content[start + 8 : end]
         if zlib.crc32(kind + body) != int.from_bytes(content[end : end + 4], "big"):
-            raise Refused(f"{path} is damaged: the checksum of its chunk {kind!r} at byte {start} is wrong")
+            raise Rejected(f"{path} is damaged: the checksum of its chunk {kind!r} at byte {start} is wrong")
         yield kind, body
         start = end + 4
 
@@ -345,9 +345,9 @@ def _inflate(path: Path, packed: bytes, size: int) -> Pixels:
     try:
         unpacked = zlib.decompressobj().decompress(packed, size)
     except zlib.error as error:
-        raise Refused(f"{path} is damaged: its pixels cannot be unpacked ({error})") from error
+        raise Rejected(f"{path} is damaged: its pixels cannot be unpacked ({error})") from error
     if len(unpacked) < size:
-        raise Refused(f"{path} is cut short: pixels are missing")
+        raise Rejected(f"{path} is cut short: pixels are missing")
     return np.frombuffer(unpacked, np.uint8)
 
 
@@ -378,79 +378,81 @@ def _unfilter(filters: Pixels, stored_HWC: Pixels) -> Pixels:
     return image_HWC[:, :width]
 
 
-def _decode_pnm(path: Path, content: bytes, white: float | None) -> Stored:
+def _decode_pnm(path: Path, content: bytes, white: float | None) -> StoredPixels:
     """Decode PGM and PPM. A file says its white; for grey ones of more than 8 bits a stated `white` counts instead."""
     space = rb"(?:\s|#[^\n]*\n)+"
     header = re.match(rb"P([56])" + (space + rb"(\d{1,9})") * 3 + rb"\s", content)
     if header is None:
-        raise Refused(f"{path} is damaged: it has no whole header")
+        raise Rejected(f"{path} is damaged: it has no whole header")
     width, height, highest = int(header[2]), int(header[3]), int(header[4])
     _check_size(path, width, height)
     if not 0 < highest <= SIXTEEN_BITS:
-        raise Refused(f"{path} is damaged: it says that its white is {highest}, allowed: 1 to {SIXTEEN_BITS}")
+        raise Rejected(f"{path} is damaged: it says that its white is {highest}, allowed: 1 to {SIXTEEN_BITS}")
     channels, dtype = 3 if header[1] == b"6" else 1, np.dtype(">u2" if highest > EIGHT_BITS else "u1")
     count = width * height * channels
     if len(content) < header.end() + count * dtype.itemsize:
-        raise Refused(f"{path} is cut short: pixels are missing")
+        raise Rejected(f"{path} is cut short: pixels are missing")
     values = np.frombuffer(content, dtype, count, header.end()).reshape(height, width, channels)
     grey_and_deep = highest > EIGHT_BITS and channels == 1
     if grey_and_deep and white is not None:
-        return Stored(values.astype(np.uint16))
+        return StoredPixels(values.astype(np.uint16))
     most = SIXTEEN_BITS if grey_and_deep else EIGHT_BITS
     if highest != most:
         values = np.minimum(np.rint(values / highest * most), most)
-    return Stored(values.astype(np.uint16 if grey_and_deep else np.uint8), whole=highest <= EIGHT_BITS or channels == 1)
+    return StoredPixels(
+        values.astype(np.uint16 if grey_and_deep else np.uint8), whole=highest <= EIGHT_BITS or channels == 1
+    )
 
 
 def _decode_npy(path: Path) -> Pixels:
     try:
         pixels = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # of many kinds, down to those of Python's tokenizer
-        raise Refused(f"{path} is no whole .npy file of numbers ({reason(error)})") from error
+        raise Rejected(f"{path} is no whole .npy file of numbers ({reason(error)})") from error
     if pixels.dtype != np.uint8 or pixels.ndim not in {2, 3} or pixels.shape[2:] not in {(), (3,)}:
-        raise Refused(f"{path} holds {pixels.dtype} {list(pixels.shape)}, allowed: uint8 [H, W] or [H, W, 3]")
+        raise Rejected(f"{path} holds {pixels.dtype} {list(pixels.shape)}, allowed: uint8 [H, W] or [H, W, 3]")
     _check_size(path, pixels.shape[1], pixels.shape[0])
     return np.array(pixels).reshape(*pixels.shape[:2], -1)
 
 
-def _decode_with_pillow(path: Path, colour: str, content: bytes) -> Stored:
+def _decode_with_pillow(path: Path, colour: str, content: bytes) -> StoredPixels:
     try:
         from PIL import Image
     except ImportError as error:
         kinds = "PNG without interlacing, PGM, PPM, .npy"
-        raise Refused(f"{path} is not among {kinds}; for other kinds install Pillow: pip install pillow") from error
+        raise Rejected(f"{path} is not among {kinds}; for other kinds install Pillow: pip install pillow") from error
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd tags; sizes are checked here
             with Image.open(path, formats=PILLOW_FORMATS) as image:
                 _check_size(path, *image.size)
                 return _of_pillow(path, image, colour, content)
-    except Refused:
+    except Rejected:
         raise
     except Exception as error:  # decoders raise many kinds for a file that is damaged
-        raise Refused(f"{path} cannot be read as an image ({reason(error)})") from error
+        raise Rejected(f"{path} cannot be read as an image ({reason(error)})") from error
 
 
-def _of_pillow(path: Path, image: Image.Image, colour: str, content: bytes) -> Stored:
+def _of_pillow(path: Path, image: Image.Image, colour: str, content: bytes) -> StoredPixels:
     image.load()
     tags: Any = getattr(image, "tag_v2", {})  # of TIFF alone
     # Pillow turns TIFF files by itself since version 10, and drops the tag then
     turn = tags.get(ORIENTATION, 1) if tags else orientation(image.info.get("exif", b""))
     if image.mode in {"I", "F"} or image.mode.startswith("I;16"):
         if tags.get(PHOTOMETRIC) == 0:
-            raise Refused(f"{path} is an inverted image ({image.mode}, white is zero): save it with black as zero")
+            raise Rejected(f"{path} is an inverted image ({image.mode}, white is zero): save it with black as zero")
         values = np.array(image)
         png = image.format == "PNG" or values.dtype.kind == "u"
-        return Stored((values.astype(np.uint16) if png else values)[:, :, None], turn)
+        return StoredPixels((values.astype(np.uint16) if png else values)[:, :, None], turn)
     bits = tags.get(BITS, ()) if tags else content[24:25] if image.format == "PNG" else ()
     pixels = np.array(image.convert("L" if colour == "grey" else "RGB"))
-    return Stored(pixels.reshape(*pixels.shape[:2], -1), turn, whole=max(bits or (PLAIN,)) <= PLAIN)
+    return StoredPixels(pixels.reshape(*pixels.shape[:2], -1), turn, whole=max(bits or (PLAIN,)) <= PLAIN)
 
 
 def _check_size(path: Path, width: int, height: int) -> None:
     if not 0 < width * height <= PIXELS_AT_MOST or max(width, height) > SIDE_AT_MOST:
         allowed = f"1 to {PIXELS_AT_MOST:,} pixels, {SIDE_AT_MOST:,} on a side"
-        raise Refused(f"{path} says that it has {width} x {height} pixels, allowed: {allowed}")
+        raise Rejected(f"{path} says that it has {width} x {height} pixels, allowed: {allowed}")
 
 
 # -- the network -------------------------------------------------------------------------------------------------------
@@ -466,7 +468,7 @@ class Network:
         files = [Path(folder) / "model" / name for name in MODELS.get(self.runtime, ())]
         file = next((file for file in files if file.is_file()), None)
         if file is None:
-            raise Refused(f"{folder} has no file for the runtime {self.runtime}")
+            raise Rejected(f"{folder} has no file for the runtime {self.runtime}")
         try:
             if self.runtime == "onnxruntime":
                 self._infer, self.version = _load_onnxruntime(file, threads)
@@ -477,13 +479,13 @@ class Network:
             line = f"pip install -r requirements{own}.txt"
             raise RuntimeMissing(f"{self.runtime} is not installed ({error}); install it: {line}") from error
         except Exception as error:
-            raise Refused(f"{file}: {self.runtime} cannot read it ({reason(error)})") from error
+            raise Rejected(f"{file}: {self.runtime} cannot read it ({reason(error)})") from error
 
     def logits(self, inputs_NCHW: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the network's outputs, float32 [N, classes], for any N: batch by batch, the last one filled up."""
         batch, *shape = self._shape
         if list(inputs_NCHW.shape[1:]) != shape or not len(inputs_NCHW):
-            raise Refused(f"the inputs have the shape {list(inputs_NCHW.shape)}, allowed: {['N', *shape]}, N from 1")
+            raise Rejected(f"the inputs have the shape {list(inputs_NCHW.shape)}, allowed: {['N', *shape]}, N from 1")
         filled = np.concatenate([inputs_NCHW, np.repeat(inputs_NCHW[-1:], -len(inputs_NCHW) % batch, axis=0)])
         outputs = [self._infer(filled[start : start + batch]) for start in range(0, len(filled), batch)]
         return np.concatenate(outputs)[: len(inputs_NCHW)]
@@ -530,7 +532,7 @@ def softmax(logits_NK: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return probabilities, each row adding up to 1. Raises Refused where a row's largest is NaN or infinite."""
     largest = logits_NK.max(axis=1, keepdims=True)
     if not np.isfinite(largest).all():
-        raise Refused("the network's outputs are not finite: no class can be told")
+        raise Rejected("the network's outputs are not finite: no class can be told")
     powers = np.exp(logits_NK - largest)
     shares: NDArray[np.float32] = powers / powers.sum(axis=1, keepdims=True)
     return shares
@@ -560,9 +562,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         preprocessing = load_preprocessing(folder)
         images_NCHW = np.stack(read_images(given.images, preprocessing))
         network = Network(folder, given.runtime, given.threads)
-        probabilities = softmax(network.logits(normalise(images_NCHW, preprocessing)))
+        probabilities = softmax(network.logits(normalise_pixels(images_NCHW, preprocessing)))
         labels = (folder / "labels.txt").read_text(encoding="utf-8").splitlines()
-    except (Refused, OSError) as error:
+    except (Rejected, OSError) as error:
         print("\n".join(printable(f"infer.py: {line}") for line in str(error).splitlines()), file=sys.stderr)
         return getattr(error, "exit_code", 2)
     results = []

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from types import ModuleType
 
-    from pipeline.bundle.on_device.verify import Found
+    from pipeline.bundle.on_device.verify import Verification
 
 EXPECTED = "samples/expected.json"
 #: A tolerance is at most this share of the largest expected output, or this much where outputs are tiny.
@@ -50,7 +50,7 @@ def run(
     content: Mapping[str, Any],
     runtime: str,
     threads: int,
-    found: Found,
+    found: Verification,
     code: ModuleType,
 ) -> str:
     """Run the samples of expected.json (`content`) and fill `found`; return what was found in a line.
@@ -150,7 +150,7 @@ def machine() -> dict[str, Any]:
     }
 
 
-def notes(manifest: Mapping[str, Any], found: Found) -> list[str]:
+def notes(manifest: Mapping[str, Any], found: Verification) -> list[str]:
     """Say in what this machine and runtime are others than those that measured. None of it is a failure."""
     measured, here = manifest.get("machine"), found.machine
     versions = manifest.get("versions")

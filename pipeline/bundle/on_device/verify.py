@@ -61,7 +61,7 @@ CACHE = "__pycache__"
 MISSING_RUNTIME = 5
 
 
-class Refused(Exception):
+class Rejected(Exception):
     """The bundle is not what it says; the text names the file, what was found, and what was expected."""
 
     def __init__(self, text: str, exit_code: int = 2) -> None:
@@ -71,7 +71,7 @@ class Refused(Exception):
 
 
 @dataclass
-class Found:
+class Verification:
     """What a verification found. `outputs` and `differences` are by sample, `max_abs` is the largest difference."""
 
     verified: bool = False
@@ -92,7 +92,7 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class VerifyOptions:
     """What a person asks of a verification; without a runtime that of the manifest runs the samples."""
 
     runtime: str | None = None
@@ -101,7 +101,7 @@ class Wanted:
     digest: str | None = None
 
 
-def verify(folder: Path, wanted: Wanted, found: Found) -> None:
+def verify(folder: Path, wanted: VerifyOptions, found: Verification) -> None:
     """Check the bundle in `folder` and run its samples; `found` is filled while it goes on. Raises Refused."""
     manifest = check_files(folder, found)
     check_origin(folder, wanted, found)
@@ -109,7 +109,7 @@ def verify(folder: Path, wanted: Wanted, found: Found) -> None:
     found.verified = True
 
 
-def check_files(folder: Path, found: Found) -> dict[str, Any]:
+def check_files(folder: Path, found: Verification) -> dict[str, Any]:
     """Check which files there are, and their content; return the manifest."""
     manifest = read_manifest(read_file(folder, MANIFEST, TEXT_BYTES))
     total = check_structure(folder, manifest)
@@ -119,7 +119,7 @@ def check_files(folder: Path, found: Found) -> dict[str, Any]:
     return manifest
 
 
-def check_origin(folder: Path, wanted: Wanted, found: Found) -> None:
+def check_origin(folder: Path, wanted: VerifyOptions, found: Verification) -> None:
     """Check signature and digest as far as a person gave what they are compared with."""
     if wanted.public_key is not None:
         found.passed("signature", check_signature(folder, wanted.public_key))
@@ -139,7 +139,7 @@ def strict_json(content: bytes, name: str) -> dict[str, Any]:
         keys = [key for key, _ in pairs]
         if len(set(keys)) != len(keys):
             twice = next(key for key in keys if keys.count(key) > 1)
-            raise ValueError(f"the key {shown(twice)} stands twice")
+            raise ValueError(f"the key {printable_value(twice)} stands twice")
         return dict(pairs)
 
     def finite(text: str) -> float:
@@ -151,9 +151,9 @@ def strict_json(content: bytes, name: str) -> dict[str, Any]:
     try:
         read = json.loads(content.decode(), object_pairs_hook=unique, parse_float=finite, parse_constant=finite)
     except (ValueError, RecursionError) as error:
-        raise Refused(f"{name}: it is no JSON in UTF-8 as a bundle has it: {error}") from error
+        raise Rejected(f"{name}: it is no JSON in UTF-8 as a bundle has it: {error}") from error
     if not isinstance(read, dict):
-        raise Refused(f"{name}: found {type(read).__name__} at the top, expected an object")
+        raise Rejected(f"{name}: found {type(read).__name__} at the top, expected an object")
     return read
 
 
@@ -162,15 +162,17 @@ def read_manifest(content: bytes) -> dict[str, Any]:
     manifest = strict_json(content, MANIFEST)
     version = manifest.get("schema_version")
     if type(version) is not int or version != 1:
-        raise Refused(f"{MANIFEST}: schema_version is {shown(version)}, this program reads 1; take a newer verify.py")
+        raise Rejected(
+            f"{MANIFEST}: schema_version is {printable_value(version)}, this program reads 1; take a newer verify.py"
+        )
     files = manifest.get("files")
     if not isinstance(files, dict) or not 0 < len(files) <= FILES_AT_MOST:
-        raise Refused(f"{MANIFEST}: `files` is no object of 1 to {FILES_AT_MOST} files")
+        raise Rejected(f"{MANIFEST}: `files` is no object of 1 to {FILES_AT_MOST} files")
     for name, entry in files.items():
         _check_entry(name, entry)
     _check_together(list(files))
     if sum(entry["bytes"] for entry in files.values()) > ALL_BYTES:
-        raise Refused(f"{MANIFEST}: the files have more than {ALL_BYTES:,} bytes together")
+        raise Rejected(f"{MANIFEST}: the files have more than {ALL_BYTES:,} bytes together")
     _check_main(manifest)
     return manifest
 
@@ -179,20 +181,22 @@ def check_name(name: str, where: str) -> None:
     """Refuse a name that is no plain relative path; `where` is the file that has it."""
     if not NAME.fullmatch(name) or len(name) > LONGEST_NAME:
         plain = f"{LONGEST_NAME} letters, digits, `.`, `_`, `-` at most, with single `/` between them"
-        raise Refused(f"{where}: {shown(name)} is no name that a file of a bundle can have, allowed: {plain}")
+        raise Rejected(
+            f"{where}: {printable_value(name)} is no name that a file of a bundle can have, allowed: {plain}"
+        )
 
 
 def _check_entry(name: str, entry: object) -> None:
     check_name(name, MANIFEST)
     if name in {MANIFEST, SUMS, SIGNATURE}:
-        raise Refused(f"{MANIFEST}: `files` names {name}, which cannot be one of them")
+        raise Rejected(f"{MANIFEST}: `files` names {name}, which cannot be one of them")
     if not isinstance(entry, dict) or set(entry) != {"sha256", "bytes"}:
-        raise Refused(f"{MANIFEST}: {name} has other keys than sha256 and bytes")
+        raise Rejected(f"{MANIFEST}: {name} has other keys than sha256 and bytes")
     digest, size = entry["sha256"], entry["bytes"]
     if not isinstance(digest, str) or not DIGEST.fullmatch(digest):
-        raise Refused(f"{MANIFEST}: the sha256 of {name} is {shown(digest)}, expected 64 hexadecimal digits")
+        raise Rejected(f"{MANIFEST}: the sha256 of {name} is {printable_value(digest)}, expected 64 hexadecimal digits")
     if type(size) is not int or size <= 0:
-        raise Refused(f"{MANIFEST}: {name} has {shown(size)} bytes, expected an integer above 0")
+        raise Rejected(f"{MANIFEST}: {name} has {printable_value(size)} bytes, expected an integer above 0")
 
 
 def _check_together(names: Sequence[str]) -> None:
@@ -204,29 +208,31 @@ def _check_together(names: Sequence[str]) -> None:
             other = seen.setdefault(this[0].lower(), this)
             if other != this:
                 what = "by case alone" if this[0] != other[0] else "in that one is a file and one a folder"
-                raise Refused(f"{MANIFEST}: the names {this[0]} and {other[0]} differ {what}")
+                raise Rejected(f"{MANIFEST}: the names {this[0]} and {other[0]} differ {what}")
 
 
 def _check_main(manifest: Mapping[str, Any]) -> None:
     files, main, runtime = manifest["files"], manifest.get("main"), manifest.get("runtime")
     if not isinstance(main, dict) or not main or not set(main) <= set(RUNTIMES):
-        raise Refused(f"{MANIFEST}: `main` is no object with a file for {' or '.join(RUNTIMES)}")
+        raise Rejected(f"{MANIFEST}: `main` is no object with a file for {' or '.join(RUNTIMES)}")
     if not isinstance(runtime, str) or runtime not in main:
-        raise Refused(f"{MANIFEST}: `runtime` is {shown(runtime)}, expected one of `main`: {', '.join(main)}")
+        raise Rejected(
+            f"{MANIFEST}: `runtime` is {printable_value(runtime)}, expected one of `main`: {', '.join(main)}"
+        )
     needed = list(REQUIRED)
     for name in main.values():
         if not isinstance(name, str) or not name.endswith((".onnx", ".xml")):
-            raise Refused(f"{MANIFEST}: `main` names {shown(name)}, expected an .onnx or an .xml file")
+            raise Rejected(f"{MANIFEST}: `main` names {printable_value(name)}, expected an .onnx or an .xml file")
         needed += [name, f"{name[:-4]}.bin"] if name.endswith(".xml") else [name]
     for name in needed:
         if name not in files:
-            raise Refused(f"{MANIFEST}: `files` lacks {shown(name)}, which every such bundle has")
+            raise Rejected(f"{MANIFEST}: `files` lacks {printable_value(name)}, which every such bundle has")
 
 
 # -- files -------------------------------------------------------------------------------------------------------------
 
 
-def shown(value: object) -> str:
+def printable_value(value: object) -> str:
     """Return a value from a bundle as text that any terminal can print, cut short."""
     text = str(value).encode("unicode_escape").decode()
     return text if len(text) <= LONGEST_NAME else f"{text[:LONGEST_NAME]}..."
@@ -236,11 +242,11 @@ def read_file(folder: Path, name: str, at_most: int) -> bytes:
     """Return the content of a regular file of limited size."""
     size = _size(folder, name)
     if size > at_most:
-        raise Refused(f"{name}: it has {size:,} bytes, allowed: {at_most:,}")
+        raise Rejected(f"{name}: it has {size:,} bytes, allowed: {at_most:,}")
     try:
         return (folder / name).read_bytes()
     except OSError as error:
-        raise Refused(f"{name}: it cannot be read: {error.strerror}") from error
+        raise Rejected(f"{name}: it cannot be read: {error.strerror}") from error
 
 
 def _size(folder: Path, name: str) -> int:
@@ -248,9 +254,11 @@ def _size(folder: Path, name: str) -> int:
     try:
         status = (folder / name).lstat()
     except OSError as error:
-        raise Refused(f"{name}: it is missing; expected in {shown(folder)}, the folder of a bundle") from error
+        raise Rejected(
+            f"{name}: it is missing; expected in {printable_value(folder)}, the folder of a bundle"
+        ) from error
     if not stat.S_ISREG(status.st_mode):
-        raise Refused(f"{name}: it is {_kind(status.st_mode)}, expected a file")
+        raise Rejected(f"{name}: it is {_kind(status.st_mode)}, expected a file")
     return status.st_size
 
 
@@ -265,7 +273,7 @@ def _entries(folder: Path, below: str = "") -> Iterator[tuple[str, os.stat_resul
         with os.scandir(folder / below) as listed:
             entries = sorted(listed, key=lambda entry: entry.name)
     except OSError as error:
-        raise Refused(f"{shown(below) or '.'}: the folder cannot be read: {error.strerror}") from error
+        raise Rejected(f"{printable_value(below) or '.'}: the folder cannot be read: {error.strerror}") from error
     for entry in entries:
         name, status = f"{below}{entry.name}", entry.stat(follow_symlinks=False)
         yield name, status
@@ -282,16 +290,16 @@ def check_structure(folder: Path, manifest: Mapping[str, Any]) -> int:
         if name not in (folders if stat.S_ISDIR(status.st_mode) else allowed):
             kind = "a file" if stat.S_ISREG(status.st_mode) else _kind(status.st_mode)
             why = " (Python writes it where another program imports infer.py)" if name == CACHE else ""
-            text = f"{shown(name)}: it is {kind} that {MANIFEST} does not name{why}"
-            raise Refused(f"{text}; remove it, or copy the bundle anew")
+            text = f"{printable_value(name)}: it is {kind} that {MANIFEST} does not name{why}"
+            raise Rejected(f"{text}; remove it, or copy the bundle anew")
         if not stat.S_ISDIR(status.st_mode):
             _size(folder, name)
     for name, entry in files.items():
         size = _size(folder, name)
         if size != entry["bytes"]:
-            raise Refused(f"{name}: it has {size:,} bytes, {MANIFEST} says {entry['bytes']:,}")
+            raise Rejected(f"{name}: it has {size:,} bytes, {MANIFEST} says {entry['bytes']:,}")
     if (folder / SIGNATURE).exists() and _size(folder, SIGNATURE) > SIGNATURE_BYTES:
-        raise Refused(f"{SIGNATURE}: it has more than {SIGNATURE_BYTES:,} bytes, so it is no signature")
+        raise Rejected(f"{SIGNATURE}: it has more than {SIGNATURE_BYTES:,} bytes, so it is no signature")
     return sum(entry["bytes"] for entry in files.values())
 
 
@@ -301,15 +309,15 @@ def check_sums(folder: Path, manifest: Mapping[str, Any]) -> str:
     sums = _read_sums(content)
     expected = {name: entry["sha256"] for name, entry in manifest["files"].items()}
     for name in sorted({*expected, MANIFEST} - set(sums)):
-        raise Refused(f"{SUMS}: it has no line for {name}")
+        raise Rejected(f"{SUMS}: it has no line for {name}")
     for name in sorted(set(sums) - {*expected, MANIFEST}):
-        raise Refused(f"{SUMS}: it has a line for {name}, which {MANIFEST} does not name")
+        raise Rejected(f"{SUMS}: it has a line for {name}, which {MANIFEST} does not name")
     for name, digest in expected.items():
         if sums[name] != digest:
-            raise Refused(f"{name}: {SUMS} and {MANIFEST} have different sha256 for it")
+            raise Rejected(f"{name}: {SUMS} and {MANIFEST} have different sha256 for it")
     for name in (MANIFEST, *expected):
         if _sha256(folder / name) != sums[name]:
-            raise Refused(f"{name}: it was changed: its sha256 is not that of {SUMS}")
+            raise Rejected(f"{name}: it was changed: its sha256 is not that of {SUMS}")
     return f"sha256:{hashlib.sha256(content).hexdigest()}"
 
 
@@ -320,12 +328,12 @@ def _read_sums(content: bytes) -> dict[str, str]:
     for number, line in enumerate(lines[:-1], start=1):
         digest, name = line[:64], line[66:]
         if line[64:66] != "  " or not DIGEST.fullmatch(digest) or not NAME.fullmatch(name):
-            raise Refused(f"{SUMS}: line {number} is not a sha256, two spaces and a name: {shown(line)}")
+            raise Rejected(f"{SUMS}: line {number} is not a sha256, two spaces and a name: {printable_value(line)}")
         if name in sums:
-            raise Refused(f"{SUMS}: line {number} names {name} a second time")
+            raise Rejected(f"{SUMS}: line {number} names {name} a second time")
         sums[name] = digest
     if lines[-1]:
-        raise Refused(f"{SUMS}: its last line does not end: {shown(lines[-1])}")
+        raise Rejected(f"{SUMS}: its last line does not end: {printable_value(lines[-1])}")
     return sums
 
 
@@ -336,7 +344,7 @@ def _sha256(path: Path) -> str:
             while block := stream.read(1 << 20):
                 total.update(block)
     except OSError as error:
-        raise Refused(f"{path.name}: it cannot be read: {error.strerror}") from error
+        raise Rejected(f"{path.name}: it cannot be read: {error.strerror}") from error
     return total.hexdigest()
 
 
@@ -346,22 +354,24 @@ def _sha256(path: Path) -> str:
 def check_signature(folder: Path, public_key: str) -> str:
     """Let minisign check the signature of SHA256SUMS by a key (a file, or its text); return its trusted comment."""
     if not (folder / SIGNATURE).is_file():
-        raise Refused(f"{SIGNATURE}: it is missing: the bundle is not signed, but a public key was given")
+        raise Rejected(f"{SIGNATURE}: it is missing: the bundle is not signed, but a public key was given")
     if Path(public_key).is_file():
         key = ["-p", str(Path(public_key).resolve())]
     elif re.fullmatch(r"RW[A-Za-z0-9+/]{54}", public_key):
         key = ["-P", public_key]
     else:
-        raise Refused(f"{shown(public_key)}: neither a file nor a public key of minisign (56 characters, RW...)")
+        raise Rejected(
+            f"{printable_value(public_key)}: neither a file nor a public key of minisign (56 characters, RW...)"
+        )
     program = shutil.which("minisign")
     if program is None:
-        raise Refused(f"{SIGNATURE}: minisign is not installed, and nothing else checks it; apt-get install minisign")
+        raise Rejected(f"{SIGNATURE}: minisign is not installed, and nothing else checks it; apt-get install minisign")
     files = ["-m", str((folder / SUMS).resolve()), "-x", str((folder / SIGNATURE).resolve())]
     done = subprocess.run([program, "-V", "-Q", *key, *files], check=False, capture_output=True, text=True)
     if done.returncode:
-        why = shown((done.stderr.strip() or done.stdout.strip()).replace("\n", "; "))
-        raise Refused(f"{SIGNATURE}: it is no signature of this bundle by that key; minisign says: {why}")
-    return f"by the given key; its comment: {shown(done.stdout.strip())}"
+        why = printable_value((done.stderr.strip() or done.stdout.strip()).replace("\n", "; "))
+        raise Rejected(f"{SIGNATURE}: it is no signature of this bundle by that key; minisign says: {why}")
+    return f"by the given key; its comment: {printable_value(done.stdout.strip())}"
 
 
 def check_digest(digest: str, expected: str | None) -> None:
@@ -371,29 +381,31 @@ def check_digest(digest: str, expected: str | None) -> None:
     text = expected.strip().lower()
     wanted = text.removeprefix("sha256:")
     if not DIGEST.fullmatch(wanted):
-        raise Refused(f"--digest {shown(expected)}: expected sha256: and 64 hexadecimal digits")
+        raise Rejected(f"--digest {printable_value(expected)}: expected sha256: and 64 hexadecimal digits")
     if digest != f"sha256:{wanted}":
-        raise Refused(f"{SUMS}: its digest is {digest}, expected sha256:{wanted}: this is another bundle")
+        raise Rejected(f"{SUMS}: its digest is {digest}, expected sha256:{wanted}: this is another bundle")
 
 
 # -- self-test ---------------------------------------------------------------------------------------------------------
 
 
-def self_test(folder: Path, manifest: Mapping[str, Any], wanted: Wanted, found: Found) -> None:
+def self_test(folder: Path, manifest: Mapping[str, Any], wanted: VerifyOptions, found: Verification) -> None:
     """Run the samples in the chosen runtime; `found` gets outputs, differences and notes. Raises Refused."""
     runtime = wanted.runtime or manifest["runtime"]
     if runtime not in manifest["main"]:
-        raise Refused(f"{MANIFEST}: it has no file for {shown(runtime)}, allowed: {', '.join(manifest['main'])}")
+        raise Rejected(
+            f"{MANIFEST}: it has no file for {printable_value(runtime)}, allowed: {', '.join(manifest['main'])}"
+        )
     expected = strict_json(read_file(folder, EXPECTED, TEXT_BYTES), EXPECTED)
     try:
         test, code = load_beside("self_test"), load_beside("infer")
         text = test.run(folder, manifest, expected, runtime, wanted.threads, found, code)
     except ImportError as error:
-        raise Refused(f"{error}; install what is missing: pip install -r requirements.txt", MISSING_RUNTIME) from error
+        raise Rejected(f"{error}; install what is missing: pip install -r requirements.txt", MISSING_RUNTIME) from error
     except Exception as error:
         if not hasattr(error, "exit_code"):
             raise
-        raise Refused(str(error), error.exit_code) from error
+        raise Rejected(str(error), error.exit_code) from error
     found.passed("self-test", text)
 
 
@@ -407,7 +419,7 @@ def load_beside(name: str) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except (SyntaxError, ValueError) as error:
-        raise Refused(f"{name}.py: it is no program: {shown(error)}") from error
+        raise Rejected(f"{name}.py: it is no program: {printable_value(error)}") from error
     return module
 
 
@@ -430,13 +442,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     if given.threads < 1:
         parser.error(f"argument --threads: found {given.threads}, allowed: 1 or more")
-    found, code = Found(), 0
+    found, code = Verification(), 0
     try:
-        verify(given.bundle, Wanted(given.runtime, given.threads, given.public_key, given.digest), found)
-    except Refused as error:
+        verify(given.bundle, VerifyOptions(given.runtime, given.threads, given.public_key, given.digest), found)
+    except Rejected as error:
         found.error, code = str(error), error.exit_code
     try:
-        print(as_json(found) if given.json else described(found), flush=True)
+        print(as_json(found) if given.json else verification_lines(found), flush=True)
     except BrokenPipeError:  # nobody reads it, as behind `| head`: 141 is what SIGPIPE gives
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         code = code or 141
@@ -445,7 +457,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-def as_json(found: Found) -> str:
+def as_json(found: Verification) -> str:
     """Write what was found as JSON, with null for an output that is NaN or infinite."""
     told = asdict(found)
     for name, numbers in found.outputs.items():
@@ -455,7 +467,7 @@ def as_json(found: Found) -> str:
     return json.dumps(told, indent=1, sort_keys=True, allow_nan=False)
 
 
-def described(found: Found) -> str:
+def verification_lines(found: Verification) -> str:
     """Write what was found, a line each."""
     lines = [f"{check['name']:<10} ok    {check['text']}" for check in found.checks]
     lines += [f"note             {text}" for text in found.notes]

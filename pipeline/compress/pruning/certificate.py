@@ -21,15 +21,15 @@ from torch.utils._pytree import tree_leaves
 
 from pipeline.compress.pruning.masking import MaskedRun, reference_values
 from pipeline.compress.pruning.tensors import copied, masked, sliced, stored_tensors
-from pipeline.compress.pruning.wide import double_precision, widened
-from pipeline.compress.training.inference import in_training, inference, seeded, where
+from pipeline.compress.pruning.wide import double_precision, to_float64
+from pipeline.compress.training.inference import failing_line, in_training, inference_mode, seeded_random
 from pipeline.core.errors import StageError, first_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractContextManager
 
-    from pipeline.compress.pruning.graph.capture import Captured
+    from pipeline.compress.pruning.graph.capture import CapturedGraph
     from pipeline.compress.pruning.graph.exported import Example
     from pipeline.compress.pruning.graph.walk import Walk
     from pipeline.compress.pruning.surgery import Keep, PrunePlan
@@ -69,7 +69,9 @@ class Reference:
     Cost: two forward passes in float64. Tensors are widened one at a time.
     """
 
-    def __init__(self, captured: Captured, walk: Walk, plan: PrunePlan, silent: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self, captured: CapturedGraph, walk: Walk, plan: PrunePlan, silent: frozenset[str] = frozenset()
+    ) -> None:
         """Run the original with zeros in the removed slices, and in the results of the nodes named in `silent`.
 
         Raises:
@@ -115,7 +117,7 @@ class Reference:
 
         Limits: a channel that is silent for random inputs (a dead ReLU without batch norm) could be misplaced unseen.
         """
-        error = _compared(self.outputs, self._run(self._filled(pruned, self.plan.keep), inference), "")
+        error = _compared(self.outputs, self._run(self._filled(pruned, self.plan.keep), inference_mode), "")
         return Certificate(error, self.scale, self.statistics)
 
     def compare_training(self, model: nn.Module, pruned: nn.Module) -> bool:
@@ -162,10 +164,12 @@ class Reference:
 
     def _run(self, candidate: nn.Module, mode: Callable[[nn.Module], AbstractContextManager[None]]) -> list[Tensor]:
         try:
-            with mode(candidate), torch.no_grad(), double_precision(), seeded():
+            with mode(candidate), torch.no_grad(), double_precision(), seeded_random():
                 return _leaves(candidate(*_copies(self.batch)))
         except Exception as error:
-            raise DifferentError(f"The pruned network does not run: {first_line(error)} at {where(error)}.") from error
+            raise DifferentError(
+                f"The pruned network does not run: {first_line(error)} at {failing_line(error)}."
+            ) from error
 
 
 def _copies(batch: Example) -> Example:
@@ -179,7 +183,7 @@ def _widened(model: nn.Module) -> nn.Module:
     for module in wide.modules():
         for name, value in list(vars(module).items()):
             if isinstance(value, Tensor):
-                vars(module)[name] = widened(value)
+                vars(module)[name] = to_float64(value)
     return wide
 
 
@@ -204,7 +208,7 @@ def _largest(tensors: Sequence[Tensor]) -> float:
     return float(torch.stack(found).max()) if found else 0.0
 
 
-def check_values(captured: Captured, pruned: nn.Module, plan: PrunePlan) -> None:
+def check_values(captured: CapturedGraph, pruned: nn.Module, plan: PrunePlan) -> None:
     """Check that every tensor of `pruned` is what the plan keeps of the original's.
 
     Raises:

@@ -17,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.compress.pruning.graph import Axis
-from pipeline.compress.training.inference import outputs
+from pipeline.compress.training.inference import forward_outputs
 from pipeline.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Cost:
+class NetworkCost:
     """What one image costs."""
 
     macs: int
     parameters: int
 
 
-def count(model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> Cost:
+def count_cost(model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> NetworkCost:
     """Count the multiply-accumulates of one image and the parameters of a network.
 
     Counted: convolutions, linear layers, matrix products, attention and recurrent layers, on the operators that really
@@ -56,11 +56,13 @@ def count(model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> Cost:
         parameter.requires_grad_(False)  # noqa: FBT003 - torch's own positional argument
     try:
         with sdpa_kernel(SDPBackend.MATH), counter:  # as two products: the CPU's fused attention has no count
-            outputs(model, first)
+            forward_outputs(model, first)
     finally:
         for parameter in trained:
             parameter.requires_grad_()
-    return Cost(macs=counter.get_total_flops() // 2, parameters=sum(tensor.numel() for tensor in model.parameters()))
+    return NetworkCost(
+        macs=counter.get_total_flops() // 2, parameters=sum(tensor.numel() for tensor in model.parameters())
+    )
 
 
 def _recurrent(

@@ -67,7 +67,7 @@ def build():
 _KNOWN = frozenset({"torch", "operator", "inf", "nan", "device", "getattr"})
 
 
-def source(module: fx.GraphModule, title: str) -> str:
+def definition_source(module: fx.GraphModule, title: str) -> str:
     """Return the text of a Python file whose `build()` makes `module` with zeros in its tensors.
 
     Raises:

@@ -17,10 +17,10 @@ from torch import Tensor, fx, nn
 from torch.nn.functional import cosine_similarity
 
 from pipeline.compress.pruning.certificate import Reference, check_values
-from pipeline.compress.pruning.graph.capture import record
+from pipeline.compress.pruning.graph.capture import record_values
 from pipeline.compress.pruning.graph.nodes import changes_something, layer_path, plain_name, spell_keywords
-from pipeline.compress.pruning.prune import Pruned
-from pipeline.compress.pruning.rewrite import rewrite, training_switches
+from pipeline.compress.pruning.prune import PrunedNetwork
+from pipeline.compress.pruning.rewrite import rewrite_module, training_switches
 from pipeline.compress.pruning.surgery import PrunePlan
 from pipeline.compress.pruning.trial import Trial
 from pipeline.core.errors import InputError
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
     from pipeline.compress.pruning.graph import ChannelGraph
-    from pipeline.compress.pruning.graph.capture import Captured
+    from pipeline.compress.pruning.graph.capture import CapturedGraph
     from pipeline.compress.pruning.graph.exported import Example
 
 
 @dataclass(frozen=True)
-class Block:
+class ResidualBlock:
     """A residual block by the nodes of the captured graph: `result` = `shortcut` + `branch`.
 
     `name` is the innermost module that holds the whole branch, `layers` are those with tensors in it.
@@ -47,9 +47,9 @@ class Block:
     layers: tuple[str, ...]
 
 
-def residual_blocks(captured: Captured) -> tuple[Block, ...]:
+def residual_blocks(captured: CapturedGraph) -> tuple[ResidualBlock, ...]:
     """Find the residual blocks, in the order of the graph. Two blocks in one module get names that end in :2, :3."""
-    found: list[Block] = []
+    found: list[ResidualBlock] = []
     names: dict[str, int] = {}
     for node in captured.module.graph.nodes:
         if node.op == "call_function" and plain_name(node) == "add" and len(node.all_input_nodes) == 2:  # noqa: PLR2004
@@ -65,7 +65,7 @@ def residual_blocks(captured: Captured) -> tuple[Block, ...]:
                         for each in inside
                         if any(s.op == "get_attr" for s in each.all_input_nodes)
                     }
-                    found.append(Block(label, shortcut.name, branch.name, node.name, tuple(layers)))
+                    found.append(ResidualBlock(label, shortcut.name, branch.name, node.name, tuple(layers)))
                     break
     return tuple(found)
 
@@ -109,7 +109,9 @@ def _common(paths: Sequence[str]) -> str:
 
 
 @torch.no_grad()
-def block_influence(captured: Captured, blocks: Sequence[Block], batches: Iterable[Example]) -> dict[str, float]:
+def block_influence(
+    captured: CapturedGraph, blocks: Sequence[ResidualBlock], batches: Iterable[Example]
+) -> dict[str, float]:
     """Return how much each block turns its input: 1 - mean cosine similarity of shortcut and result, by block name.
 
     The mean goes over images, or over tokens: vectors along the last dimension of three-dimensional values, and whole
@@ -123,7 +125,7 @@ def block_influence(captured: Captured, blocks: Sequence[Block], batches: Iterab
     counts = dict.fromkeys(totals, 0)
     nodes = {node for block in blocks for node in (block.shortcut, block.result)}
     for batch in batches:
-        values = record(captured, nodes, batch)
+        values = record_values(captured, nodes, batch)
         for block in blocks:
             similarity = cosine_similarity(_rows(values[block.shortcut]), _rows(values[block.result]), dim=1)
             totals[block.name] += float((1 - similarity).sum())
@@ -136,7 +138,9 @@ def _rows(value: Tensor) -> Tensor:
     return value.flatten(0, 1) if value.dim() == 3 else value.flatten(1)  # noqa: PLR2004
 
 
-def prune_blocks(captured: Captured, graph: ChannelGraph, model: nn.Module, names: Collection[str]) -> Pruned:
+def prune_blocks(
+    captured: CapturedGraph, graph: ChannelGraph, model: nn.Module, names: Collection[str]
+) -> PrunedNetwork:
     """Remove these residual blocks. The result is written anew from the graph, with its proof.
 
     Raises:
@@ -152,15 +156,15 @@ def prune_blocks(captured: Captured, graph: ChannelGraph, model: nn.Module, name
     chosen = [blocks[name] for name in blocks if name in names]
     reference = Reference(captured, graph.walk, plan, silent=frozenset(block.branch for block in chosen))
     switches = training_switches(captured, model)
-    pruned = rewrite(without_blocks(captured, chosen), graph.walk, plan, switches)
+    pruned = rewrite_module(without_blocks(captured, chosen), graph.walk, plan, switches)
     trial = Trial(model, captured.example)
     certificate = trial.complete(reference.certify(pruned), reference, pruned, switches.lost)
     trial.check_batches(pruned)
     check_values(captured, pruned, plan)
-    return Pruned(pruned, plan, certificate, "whole blocks have left", tuple(block.name for block in chosen))
+    return PrunedNetwork(pruned, plan, certificate, "whole blocks have left", tuple(block.name for block in chosen))
 
 
-def without_blocks(captured: Captured, blocks: Iterable[Block]) -> Captured:
+def without_blocks(captured: CapturedGraph, blocks: Iterable[ResidualBlock]) -> CapturedGraph:
     """Return the captured network with the results of these blocks replaced by their shortcuts."""
     graph = fx.Graph()
     spell_keywords(graph)

@@ -18,7 +18,7 @@ _TENSORS = ("weight", "bias", "running_mean", "running_var")
 
 
 @dataclass(frozen=True)
-class Layer:
+class LayerSpec:
     """A layer by its class in `torch.nn`, its arguments, and the stored tensors that it owns.
 
     `tensors` are attribute names; their qualified names are `path` and the attribute. `input` is the position of the
@@ -39,7 +39,7 @@ class Layer:
         return module
 
 
-def layer_for(node: fx.Node, tensors: Mapping[str, Tensor]) -> Layer | None:
+def layer_for(node: fx.Node, tensors: Mapping[str, Tensor]) -> LayerSpec | None:
     """Return the layer that a call is; None if it is another operator or its tensors are not named as a layer's.
 
     `tensors` are the stored tensors by qualified name, with the sizes that the layer shall have.
@@ -60,7 +60,7 @@ def layer_for(node: fx.Node, tensors: Mapping[str, Tensor]) -> Layer | None:
     if made is None or any(not isinstance(tensors[names[name]], nn.Parameter) for name in names if "_" not in name):
         return None
     kind, settings = made
-    return Layer(path, kind, tuple(settings.items()), tuple(names), 1 if kind == "Embedding" else 0)
+    return LayerSpec(path, kind, tuple(settings.items()), tuple(names), 1 if kind == "Embedding" else 0)
 
 
 Made = tuple[str, dict[str, Any]] | None

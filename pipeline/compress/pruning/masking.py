@@ -12,17 +12,17 @@ from torch.fx.node import map_arg
 
 from pipeline.compress.pruning.graph.labels import Value
 from pipeline.compress.pruning.graph.nodes import layer_path, plain_name
-from pipeline.compress.pruning.graph.sizes import Call, arguments_with, resized
+from pipeline.compress.pruning.graph.sizes import Call, arguments_with, resized_arguments
 from pipeline.compress.pruning.tensors import masked
-from pipeline.compress.pruning.wide import widened
+from pipeline.compress.pruning.wide import to_float64
 
 if TYPE_CHECKING:
-    from pipeline.compress.pruning.graph.capture import Captured
+    from pipeline.compress.pruning.graph.capture import CapturedGraph
     from pipeline.compress.pruning.graph.walk import Walk
     from pipeline.compress.pruning.surgery import PrunePlan
 
 
-def reference_values(captured: Captured, name: str) -> Tensor:
+def reference_values(captured: CapturedGraph, name: str) -> Tensor:
     """Return what stands for a stored tensor in the certificate, in float64.
 
     Constants that forward makes anew, and what it computes weights from, cannot be disturbed: they stay what they are.
@@ -30,7 +30,7 @@ def reference_values(captured: Captured, name: str) -> Tensor:
     if name in captured.precise:
         return captured.precise[name]
     if name in captured.foreign or name in captured.folded:
-        return widened(captured.stored[name])
+        return to_float64(captured.stored[name])
     return disturbed(name, captured.stored[name])
 
 
@@ -41,7 +41,7 @@ def disturbed(name: str, tensor: Tensor) -> Tensor:
     (variances) stays so. Kernels and matrices of different values, integers, and bounds at infinity are as they were.
     """
     if not tensor.is_floating_point():
-        return widened(tensor)
+        return to_float64(tensor)
     wide = tensor.detach().double()
     vector = wide.numel() == max(wide.shape, default=1)
     if wide.numel() == 0 or not wide.isfinite().all() or (not vector and wide.min() < wide.max()):
@@ -56,7 +56,7 @@ def disturbed(name: str, tensor: Tensor) -> Tensor:
 class MaskedRun(fx.Interpreter):
     """Runs the captured graph with other tensors, statistics over channels on those that stay."""
 
-    def __init__(self, captured: Captured, walk: Walk, plan: PrunePlan, silent: frozenset[str]) -> None:
+    def __init__(self, captured: CapturedGraph, walk: Walk, plan: PrunePlan, silent: frozenset[str]) -> None:
         """Take the graph and the plan. While `renew` is set, running statistics become those of the batch."""
         super().__init__(captured.module)
         self.extra_traceback = False
@@ -99,7 +99,7 @@ class MaskedRun(fx.Interpreter):
 
         Where the results that stay differ from `plain`, those with zeros in the inputs, the call goes on the list.
         """
-        target, changes = resized(Call(n, self._walk, self._removed))
+        target, changes = resized_arguments(Call(n, self._walk, self._removed))
         args, kwargs = arguments_with(n, target, changes)
         args, kwargs = map_arg((args, kwargs), lambda node: self._cut(self.env[node], self._walk.values[node.name]))
         result, value = self.call_function(target, args, kwargs), self._walk.values[n.name]

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from pipeline.compress.pruning.certificate import Certificate, DifferentError, Reference, check_values
 from pipeline.compress.pruning.graph.nodes import layer_path, plain_name
 from pipeline.compress.pruning.graph.sizes import Call
-from pipeline.compress.pruning.rewrite import rewrite, training_switches
-from pipeline.compress.pruning.surgery import PrunePlan, apply, plan_for
+from pipeline.compress.pruning.rewrite import rewrite_module, training_switches
+from pipeline.compress.pruning.surgery import PrunePlan, apply_plan, plan_for
 from pipeline.compress.pruning.tensors import copied
 from pipeline.compress.pruning.trial import Trial
 from pipeline.core.errors import InputError, StageError, first_line
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from torch import nn
 
     from pipeline.compress.pruning.graph import ChannelGraph
-    from pipeline.compress.pruning.graph.capture import Captured
+    from pipeline.compress.pruning.graph.capture import CapturedGraph
     from pipeline.compress.pruning.graph.walk import Walk
 
 
 @dataclass(frozen=True)
-class Pruned:
+class PrunedNetwork:
     """A smaller network with its proof.
 
     `rewritten`: the reason why the network's own forward could not be kept; empty if it was. `blocks`: residual blocks
@@ -39,7 +39,9 @@ class Pruned:
     blocks: tuple[str, ...] = ()
 
 
-def prune(captured: Captured, graph: ChannelGraph, model: nn.Module, kept: Mapping[str, Sequence[int]]) -> Pruned:
+def prune_channels(
+    captured: CapturedGraph, graph: ChannelGraph, model: nn.Module, kept: Mapping[str, Sequence[int]]
+) -> PrunedNetwork:
     """Remove all classes but the `kept` ones of each named group; the given network is not changed.
 
     The result is a copy of the network with smaller layers where its own forward still computes the right thing, else
@@ -64,13 +66,13 @@ def prune(captured: Captured, graph: ChannelGraph, model: nn.Module, kept: Mappi
         trial.check_repeatable()
         pruned, certificate = _anew(captured, graph.walk, reference, trial)
     check_values(captured, pruned, plan)
-    return Pruned(pruned, plan, certificate, reason)
+    return PrunedNetwork(pruned, plan, certificate, reason)
 
 
-def _anew(captured: Captured, walk: Walk, reference: Reference, trial: Trial) -> tuple[nn.Module, Certificate]:
+def _anew(captured: CapturedGraph, walk: Walk, reference: Reference, trial: Trial) -> tuple[nn.Module, Certificate]:
     """Write the network anew and certify it: after this way there is no other."""
     switches = training_switches(captured, trial.model)
-    pruned = rewrite(captured, walk, reference.plan, switches)
+    pruned = rewrite_module(captured, walk, reference.plan, switches)
     try:
         certificate = trial.complete(reference.certify(pruned), reference, pruned, switches.lost)
     except DifferentError as error:
@@ -82,7 +84,7 @@ def _anew(captured: Captured, walk: Walk, reference: Reference, trial: Trial) ->
     return pruned, certificate
 
 
-def _in_place(captured: Captured, walk: Walk, model: nn.Module, plan: PrunePlan) -> nn.Module:
+def _in_place(captured: CapturedGraph, walk: Walk, model: nn.Module, plan: PrunePlan) -> nn.Module:
     if foreign := captured.foreign & plan.keep.keys():
         computed = foreign & captured.precise.keys()
         what = "computes" if computed else "writes the numbers of"
@@ -93,11 +95,11 @@ def _in_place(captured: Captured, walk: Walk, model: nn.Module, plan: PrunePlan)
         pruned = copied(model)
     except Exception as error:
         raise DifferentError(f"The network cannot be copied: {first_line(error)}.") from error
-    apply(pruned, plan)
+    apply_plan(pruned, plan)
     return pruned
 
 
-def _stated_width(captured: Captured, walk: Walk, plan: PrunePlan) -> str:
+def _stated_width(captured: CapturedGraph, walk: Walk, plan: PrunePlan) -> str:
     """Return an instance norm without tensors that would go on stating its old width; empty if there is none."""
     removed = walk.removed(plan.keep)
     for node in captured.module.graph.nodes:

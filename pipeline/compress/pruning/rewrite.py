@@ -25,16 +25,16 @@ from pipeline.compress.pruning.graph.nodes import (
     plain_name,
     spell_keywords,
 )
-from pipeline.compress.pruning.graph.sizes import Call, arguments_with, resized
-from pipeline.compress.pruning.layers import Layer, layer_for
+from pipeline.compress.pruning.graph.sizes import Call, arguments_with, resized_arguments
+from pipeline.compress.pruning.layers import LayerSpec, layer_for
 from pipeline.compress.pruning.tensors import sliced
-from pipeline.compress.pruning.untouched import untouched
+from pipeline.compress.pruning.untouched import restored_afterwards
 from pipeline.core.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pipeline.compress.pruning.graph.capture import Captured
+    from pipeline.compress.pruning.graph.capture import CapturedGraph
     from pipeline.compress.pruning.graph.walk import Walk
     from pipeline.compress.pruning.surgery import PrunePlan
 
@@ -71,7 +71,9 @@ _RESHAPES = {
 }
 
 
-def rewrite(captured: Captured, walk: Walk, plan: PrunePlan, switches: Switches | None = None) -> fx.GraphModule:
+def rewrite_module(
+    captured: CapturedGraph, walk: Walk, plan: PrunePlan, switches: Switches | None = None
+) -> fx.GraphModule:
     """Return a new module that computes what the network does without what `plan` removes.
 
     The captured network and its tensors are not changed. Parameters keep `requires_grad`. `switches`: what the calls do
@@ -89,13 +91,13 @@ def rewrite(captured: Captured, walk: Walk, plan: PrunePlan, switches: Switches 
     return writer.write()
 
 
-def training_switches(captured: Captured, model: nn.Module) -> Switches:
+def training_switches(captured: CapturedGraph, model: nn.Module) -> Switches:
     """Return what each dropout, norm or attention of the graph does in training, and which noise the graph has not.
 
     Calls of both modes belong together when they are the same operator at the same place in the same layer.
     """
     try:
-        with untouched(model):
+        with restored_afterwards(model):
             for module in model.modules():
                 if isinstance(module, _BATCH_NORM) and module.momentum is None:
                     module.momentum = _ANY  # a plain average counts its batches, which no graph does
@@ -127,7 +129,7 @@ def _smaller(tensor: Tensor, keep: Mapping[int, tuple[int, ...]]) -> Tensor:
 
 class _Writer:
     def __init__(
-        self, captured: Captured, walk: Walk, plan: PrunePlan, tensors: Mapping[str, Tensor], switches: Switches
+        self, captured: CapturedGraph, walk: Walk, plan: PrunePlan, tensors: Mapping[str, Tensor], switches: Switches
     ) -> None:
         self._switches = switches.calls
         self._captured, self._walk, self._tensors = captured, walk, tensors
@@ -136,7 +138,7 @@ class _Writer:
         spell_keywords(self._graph)
         self._made: dict[fx.Node, Any] = {}
         self._root: dict[str, Any] = {}
-        self._layers: dict[str, Layer] = {}
+        self._layers: dict[str, LayerSpec] = {}
         self._device: fx.Node | None = None
         self._training: fx.Node | None = None
 
@@ -168,7 +170,7 @@ class _Writer:
         target: Any = node.target
         changes: dict[str, Any] = {}
         if isinstance(target, torch._ops.OpOverload):  # noqa: SLF001 - the only class of ATen operators
-            target, changes = resized(Call(node, self._walk, self._removed))
+            target, changes = resized_arguments(Call(node, self._walk, self._removed))
         changes |= self._switch(node)
         made = self._layer(node) or self._attention(node, changes)
         if made is None:
@@ -211,7 +213,7 @@ class _Writer:
                 counter.copy_(self._captured.stored.get(f"{layer.path}.num_batches_tracked", counter))
         return self._graph.call_module(layer.path, (self._made[node.args[layer.input]],))  # type: ignore[index]
 
-    def _batch_norm(self, node: fx.Node, layer: Layer) -> Layer | None:
+    def _batch_norm(self, node: fx.Node, layer: LayerSpec) -> LayerSpec | None:
         """Return a batch norm as it trains; None where the mode does not decide whose statistics it takes."""
         if "training" not in self._switch(node):
             return None

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
-from pipeline.compress.training.batchnorm import recalibrate
+from pipeline.compress.training.batchnorm import recalibrate_batchnorm
 from pipeline.core.classification import predicted_classes, share_equal
 from pipeline.core.errors import InputError
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class Samples:
     """A fixed choice of images: `images` of each of two splits, drawn with `seed`, in batches of `batch`.
 
-    `dataset` is called when images are needed, so that what needs none loads none. With `whole` every batch has the
+    `dataset` is called when images are needed, so that what needs none loads none. With `drop_last` every batch has the
     same size, as a network wants whose code fixes its batch; the rest of the images are left out.
     """
 
@@ -34,7 +34,7 @@ class Samples:
     images: int
     batch: int
     seed: int
-    whole: bool = False
+    drop_last: bool = False
 
     def training(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield training images [B, C, H, W] and labels [B]. Raises InputError when there are fewer than asked for."""
@@ -56,7 +56,7 @@ class Samples:
         """
         model.eval()
         if renew:
-            recalibrate(model, (images for images, _ in self.training()))
+            recalibrate_batchnorm(model, (images for images, _ in self.training()))
         with torch.no_grad():
             found = [(predicted_classes(model(images).numpy()), labels.numpy()) for images, labels in self.validation()]
         if not found:
@@ -70,7 +70,7 @@ class Samples:
 
     def _batches(self, split: Split, chosen: NDArray[np.int64]) -> Iterator[tuple[Tensor, Tensor]]:
         normalisation = self.dataset().normalisation
-        stop = len(chosen) // self.batch * self.batch if self.whole else len(chosen)
+        stop = len(chosen) // self.batch * self.batch if self.drop_last else len(chosen)
         for start in range(0, stop, self.batch):
             places = chosen[start : min(start + self.batch, stop)]
             yield torch.from_numpy(normalisation(split.images[places])), torch.from_numpy(split.labels[places])

@@ -14,20 +14,20 @@ from pipeline.compress.pruning.allocation import (
     Constraints,
     GroupConstraint,
     by_pattern,
-    explicit,
+    explicit_rates,
     global_allocation,
     isomorphic_allocation,
     judged_candidates,
-    limits,
+    ratio_limits,
     sensitivity,
     uniform_allocation,
 )
 from pipeline.compress.pruning.cost import ProductsModel, macs_model, parameters_model, size_model
 from pipeline.compress.pruning.graph import Axis, layer_of
-from pipeline.compress.pruning.importance.criteria import CRITERIA, score
-from pipeline.compress.pruning.importance.normalise import normalised
+from pipeline.compress.pruning.importance.criteria import CRITERIA, score_channels
+from pipeline.compress.pruning.importance.normalise import normalised_scores
 from pipeline.compress.pruning.importance.request import ScoreRequest
-from pipeline.compress.pruning.rewrite import rewrite
+from pipeline.compress.pruning.rewrite import rewrite_module
 from pipeline.compress.pruning.samples import Samples, loss
 from pipeline.compress.pruning.surgery import plan_for
 from pipeline.core.errors import InputError
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from pipeline.compress.pruning.allocation import Allocation, Kept
     from pipeline.compress.pruning.cost import CostModel
     from pipeline.compress.pruning.graph import ChannelGraph
-    from pipeline.compress.pruning.graph.capture import Captured
+    from pipeline.compress.pruning.graph.capture import CapturedGraph
     from pipeline.compress.pruning.importance.names import CriterionName, Normalisation
     from pipeline.compress.pruning.importance.reconstruction import Products
 
@@ -54,7 +54,7 @@ LISTED = 12  # names in a message
 
 
 @dataclass(frozen=True)
-class Limit:
+class GroupLimit:
     """What patterns may change about a group's constraints; what is None stays as for all groups."""
 
     floor: float | None = None
@@ -63,7 +63,7 @@ class Limit:
 
 
 @dataclass(frozen=True)
-class Rules:
+class SelectionRules:
     """What a pruning is asked for, apart from how much leaves.
 
     Attributes:
@@ -85,7 +85,7 @@ class Rules:
     allocation: AllocationName
     floor: float
     align: int
-    limits: Mapping[str, Limit]
+    limits: Mapping[str, GroupLimit]
     keep: tuple[str, ...]
     heads: bool
     candidates: int
@@ -94,7 +94,7 @@ class Rules:
 
 
 @dataclass(frozen=True)
-class Amount:
+class PruneAmount:
     """How much leaves: a fraction of the channels, or down to a cost in its unit, or fractions by group."""
 
     ratio: float | None = None
@@ -112,21 +112,21 @@ class Selection:
 
 
 @dataclass(frozen=True)
-class Traced:
+class TracedNetwork:
     """A network as a pruning sees it.
 
     Attributes:
         captured: its graph.
         graph: its channels.
         rules: what the pruning is asked for.
-        whole: the groups that `keep` names.
+        unpruned: the groups that `keep` names.
         constraints: what every group keeps at least.
     """
 
-    captured: Captured
+    captured: CapturedGraph
     graph: ChannelGraph
-    rules: Rules
-    whole: frozenset[str]
+    rules: SelectionRules
+    unpruned: frozenset[str]
     constraints: Constraints
 
     @property
@@ -137,7 +137,9 @@ class Traced:
     @property
     def open(self) -> ChannelGraph:
         """The channels without the groups that are to be left alone."""
-        return replace(self.graph, groups=tuple(group for group in self.graph.groups if group.name not in self.whole))
+        return replace(
+            self.graph, groups=tuple(group for group in self.graph.groups if group.name not in self.unpruned)
+        )
 
     @property
     def wide(self) -> dict[str, int]:
@@ -162,7 +164,7 @@ class Traced:
         return ProductsModel("channels", self.graph.groups, [(1, (Axis(0, {name: 1}),)) for name in self.wide])
 
 
-def traced(captured: Captured, graph: ChannelGraph, rules: Rules) -> Traced:
+def traced_network(captured: CapturedGraph, graph: ChannelGraph, rules: SelectionRules) -> TracedNetwork:
     """Match a pruning's patterns with the groups of a network.
 
     Raises:
@@ -172,23 +174,23 @@ def traced(captured: Captured, graph: ChannelGraph, rules: Rules) -> Traced:
     frozen = {layer_of(frozen.tensor) for frozen in graph.frozen}
     check_patterns("keep", rules.keep, frozen.union(*names.values()))
     whole = {group for group, own in names.items() if any(fnmatch.filter(own, pattern) for pattern in rules.keep)}
-    return Traced(captured, graph, rules, frozenset(whole), _constraints(graph, rules))
+    return TracedNetwork(captured, graph, rules, frozenset(whole), _constraints(graph, rules))
 
 
-def _constraints(graph: ChannelGraph, rules: Rules) -> Constraints:
+def _constraints(graph: ChannelGraph, rules: SelectionRules) -> Constraints:
     per_group = {
         group.name: GroupConstraint(rules.floor, 1)
         for group in (graph.groups if rules.heads else ())
         if min((each.positions.shape[1] for each in group.members if not each.consumes), default=1) > 1
     }
-    for name, limit in settings(graph, "constraints", rules.limits).items():
+    for name, limit in settings_by_group(graph, "constraints", rules.limits).items():
         known = per_group.get(name) or GroupConstraint(rules.floor, rules.align)
         floor = known.floor if limit.floor is None else limit.floor
         per_group[name] = GroupConstraint(floor, limit.align or known.align, limit.max_ratio)
     return Constraints(rules.floor, rules.align, per_group)
 
 
-def settings(graph: ChannelGraph, key: str, patterns: Mapping[str, Setting]) -> dict[str, Setting]:
+def settings_by_group(graph: ChannelGraph, key: str, patterns: Mapping[str, Setting]) -> dict[str, Setting]:
     """Return the setting of every group that a pattern of a recipe's `key` names; of several the last holds.
 
     Raises InputError when a pattern names no layer that has channels to remove.
@@ -213,7 +215,7 @@ def check_patterns(key: str, patterns: Iterable[str], names: set[str]) -> None:
             )
 
 
-def select(network: Traced, amount: Amount, samples: Samples) -> Selection:
+def select_channels(network: TracedNetwork, amount: PruneAmount, samples: Samples) -> Selection:
     """Decide which classes stay.
 
     Args:
@@ -232,8 +234,8 @@ def select(network: Traced, amount: Amount, samples: Samples) -> Selection:
     rules = network.rules
     row = CRITERIA[rules.criterion]
     data = samples.training if row.needs in {"data", "gradients"} else None
-    scoring = score(rules.criterion, ScoreRequest(network.captured, network.open, data, loss, rules.seed))
-    decision = _Decision(network, normalised(scoring.scores, rules.normalise or row.normalisation), samples)
+    scoring = score_channels(rules.criterion, ScoreRequest(network.captured, network.open, data, loss, rules.seed))
+    decision = _Decision(network, normalised_scores(scoring.scores, rules.normalise or row.normalisation), samples)
     kept = decision.kept(amount)
     details = {"criterion": {"name": rules.criterion, **scoring.details}, **decision.details}
     return Selection(kept, details, scoring.products)
@@ -242,13 +244,13 @@ def select(network: Traced, amount: Amount, samples: Samples) -> Selection:
 class _Decision:
     """One decision from given scores, and what was found on the way to it."""
 
-    def __init__(self, network: Traced, scores: Mapping[str, Tensor], samples: Samples) -> None:
+    def __init__(self, network: TracedNetwork, scores: Mapping[str, Tensor], samples: Samples) -> None:
         self.network, self.scores, self.samples = network, scores, samples
         self.details: dict[str, Any] = {}
 
-    def kept(self, amount: Amount) -> Kept:
+    def kept(self, amount: PruneAmount) -> Kept:
         if self.network.rules.allocation == "rates":
-            return explicit(self.scores, amount.rates, self.network.constraints)
+            return explicit_rates(self.scores, amount.rates, self.network.constraints)
         allocation = self._allocation()
         if self.network.rules.candidates:
             return self._best_candidate(allocation, *self._target(amount))
@@ -267,7 +269,7 @@ class _Decision:
             case _:
                 return global_allocation(self.scores, self.network.constraints)
 
-    def _target(self, amount: Amount) -> tuple[CostModel, float]:
+    def _target(self, amount: PruneAmount) -> tuple[CostModel, float]:
         """Return the cost to reach; a ratio is a number of channels."""
         if amount.cost:
             name, cost = amount.cost
@@ -278,7 +280,7 @@ class _Decision:
     def _within_sensitivity(self) -> Constraints:
         tolerance = self.network.rules.tolerance
         curves = sensitivity(self.scores, _SENSITIVITY_RATIOS, self.network.constraints, self._accuracy)
-        found = limits(curves, tolerance)
+        found = ratio_limits(curves, tolerance)
         self.details["sensitivity"] = {
             name: {"widths": list(curve), "accuracy": list(curve.values()), "limit": found[name]}
             for name, curve in curves.items()
@@ -316,4 +318,4 @@ class _Decision:
         captured, graph = self.network.captured, self.network.graph
         if graph.walk is None:
             raise InputError("The graph has no walk: expected what trace() returned.")
-        return self.samples.accuracy(rewrite(captured, graph.walk, plan_for(graph, kept)), renew=renew)
+        return self.samples.accuracy(rewrite_module(captured, graph.walk, plan_for(graph, kept)), renew=renew)

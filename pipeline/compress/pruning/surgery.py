@@ -67,7 +67,7 @@ def plan_for(graph: ChannelGraph, kept: Mapping[str, Sequence[int]]) -> PrunePla
     return PrunePlan(keep)
 
 
-def apply(model: nn.Module, plan: PrunePlan) -> None:
+def apply_plan(model: nn.Module, plan: PrunePlan) -> None:
     """Slice the parameters and buffers of a network in place and correct the sizes that its layers state.
 
     Data type, `requires_grad` and sharing between layers are kept; gradients are dropped. Parameters become new

@@ -45,7 +45,7 @@ def shared_names(tensors: Mapping[str, Tensor]) -> list[tuple[str, ...]]:
     return [tuple(group) for group in names.values()]
 
 
-def overlapping(tensors: Mapping[str, Tensor]) -> set[str]:
+def overlapping_tensors(tensors: Mapping[str, Tensor]) -> set[str]:
     """Return the first names of tensors that share memory with another one without being the same view."""
     spans = []
     for first, *_ in shared_names(tensors):

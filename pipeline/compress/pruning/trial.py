@@ -16,10 +16,10 @@ from torch.utils._pytree import tree_leaves
 
 from pipeline.compress.pruning.certificate import DifferentError
 from pipeline.compress.pruning.tensors import copied, stored_tensors
-from pipeline.compress.pruning.untouched import untouched
-from pipeline.compress.pruning.wide import double_precision, widened
+from pipeline.compress.pruning.untouched import restored_afterwards
+from pipeline.compress.pruning.wide import double_precision, to_float64
 from pipeline.compress.state.kept import ADVICE, kept_state
-from pipeline.compress.training.inference import in_training, outputs, seeded, where
+from pipeline.compress.training.inference import failing_line, forward_outputs, in_training, seeded_random
 from pipeline.core.errors import InputError, StageError, first_line
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Step:
+class TrainingStep:
     """What a step of training does.
 
     Attributes:
@@ -47,7 +47,7 @@ class Step:
     trained: frozenset[str] = frozenset()
     updated: frozenset[str] = frozenset()
 
-    def among(self, names: Collection[str]) -> Step:
+    def among(self, names: Collection[str]) -> TrainingStep:
         """Return the same step of these tensors alone."""
         return replace(self, trained=self.trained & set(names), updated=self.updated & set(names))
 
@@ -92,9 +92,11 @@ class Trial:
     def check_repeatable(self) -> None:
         """Raise InputError for a network whose outputs differ from run to run: none could be compared with it."""
         try:
-            with untouched(self.model), double_precision():
+            with restored_afterwards(self.model), double_precision():
                 wide = copied(self.model).double()
-                first, second = (outputs(wide, tuple(widened(each) for each in self._example)) for _ in range(2))
+                first, second = (
+                    forward_outputs(wide, tuple(to_float64(each) for each in self._example)) for _ in range(2)
+                )
         except Exception:  # noqa: BLE001 - what does not run in float64 is told by the certificate
             return
         if not all(torch.equal(*pair) for pair in zip(first, second, strict=True)):
@@ -123,7 +125,7 @@ class Trial:
                 )
 
 
-def step(model: nn.Module, example: Example) -> Step:
+def step(model: nn.Module, example: Example) -> TrainingStep:
     """Run one forward and backward pass in training mode on a copy; random numbers are the same in every call.
 
     Cost: a copy of the network, and a step on a batch of the example.
@@ -132,16 +134,16 @@ def step(model: nn.Module, example: Example) -> Step:
         copy = copied(model)
         copy.zero_grad(set_to_none=True)
         before = {name: tensor.clone() for name, tensor in copy.named_buffers()}
-        with in_training(copy), torch.enable_grad(), seeded():
+        with in_training(copy), torch.enable_grad(), seeded_random():
             found = copy(*(each.clone() for each in example))  # a forward may write into its input
             outputs = [leaf for leaf in tree_leaves(found) if isinstance(leaf, Tensor)]
             losses = [each.abs().square().mean() for each in outputs if each.requires_grad]
             if losses:
                 torch.stack([loss.double() for loss in losses]).sum().backward()  # type: ignore[no-untyped-call]
     except Exception as error:  # noqa: BLE001 - any exception of the network's own code
-        return Step(error=f"{first_line(error)} at {where(error)}")
+        return TrainingStep(error=f"{first_line(error)} at {failing_line(error)}")
     tensors = stored_tensors(copy)
-    return Step(
+    return TrainingStep(
         outputs=tuple(tuple(each.shape) for each in outputs),
         trained=frozenset(name for name, tensor in tensors.items() if tensor.grad is not None),
         updated=frozenset(
@@ -150,7 +152,7 @@ def step(model: nn.Module, example: Example) -> Step:
     )
 
 
-def difference(original: Step, pruned: Step) -> str:
+def difference(original: TrainingStep, pruned: TrainingStep) -> str:
     """Say what a pruned network does otherwise in training; empty for nothing, and where the original cannot train."""
     if original.error or original == pruned:
         return ""
@@ -173,8 +175,8 @@ def _resized(tensor: Tensor, size: int) -> Tensor:
 def _shapes_for(model: nn.Module, batch: Example) -> list[tuple[int, ...]]:
     """Return the shapes of what a network returns for a batch; none where it fails."""
     try:
-        with untouched(model):
-            return [tuple(each.shape) for each in outputs(model, batch)]
+        with restored_afterwards(model):
+            return [tuple(each.shape) for each in forward_outputs(model, batch)]
     except Exception:  # noqa: BLE001 - a batch that it does not take
         return []
 

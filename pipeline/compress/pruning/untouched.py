@@ -28,7 +28,7 @@ _HOLLOW = (FakeTensor, torch.SymInt, torch.SymFloat, torch.SymBool)
 
 
 @contextmanager
-def untouched(model: nn.Module) -> Iterator[None]:
+def restored_afterwards(model: nn.Module) -> Iterator[None]:
     """Within the block the network's code may change the network; afterwards all is as before.
 
     Put back are attributes, buffers, modes and hooks of all modules, the contents of containers and objects that they

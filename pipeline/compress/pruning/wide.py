@@ -45,7 +45,7 @@ def double_precision() -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-def widened(tensor: Tensor) -> Tensor:
+def to_float64(tensor: Tensor) -> Tensor:
     """Return a tensor in double precision; one of integers as it is."""
     return tensor.detach().to(_WIDER.get(tensor.dtype, tensor.dtype))
 
@@ -56,7 +56,7 @@ class _Wide(TorchDispatchMode):  # type: ignore[no-untyped-call]
         del types
         args, kwargs = tree_map(_wide_type, (args, kwargs or {}))
         if not func._schema.is_mutable and _mixed(args, kwargs):  # noqa: SLF001 - the documented way to a schema
-            args, kwargs = tree_map_only(Tensor, widened, (args, kwargs))
+            args, kwargs = tree_map_only(Tensor, to_float64, (args, kwargs))
         constant = _CONSTANT.get(func.overloadpacket)
         if constant is None or kwargs.get("generator") is not None:
             return func(*args, **kwargs)

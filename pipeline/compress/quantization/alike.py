@@ -15,7 +15,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from pipeline.compress.quantization.holding import HOLDS, hold_in_float
-from pipeline.onnx_graph.links import producers
+from pipeline.onnx_graph.links import value_producers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,7 +36,7 @@ def round_alike(model: ModelProto) -> ModelProto:
     """
     result = hold_in_float(model, {node.name for node in model.graph.node if node.op_type in SUMS})
     graph = result.graph
-    made = producers(graph)
+    made = value_producers(graph)
     nodes: list[NodeProto] = []
     for node in graph.node:
         source = made.get(node.input[0]) if node.op_type == MEAN else None
@@ -69,7 +69,7 @@ def _mean_of_whole_numbers(mean: NodeProto, source: NodeProto) -> Iterator[NodeP
 
 def rounding_nodes(model: ModelProto) -> frozenset[str]:
     """Return the names of the float nodes of a graph which `round_alike` has made to round alike."""
-    made = producers(model.graph)
+    made = value_producers(model.graph)
     return frozenset(node.name for node in model.graph.node if _is_alike(node, made))
 
 

@@ -29,7 +29,7 @@ MATRIX = 2
 FACTORS = {"alpha": WEIGHT, "beta": BIAS}
 
 
-def canonical(model: ModelProto) -> ModelProto:
+def canonical_form(model: ModelProto) -> ModelProto:
     """Return a copy of a float graph in the form above; a graph that has it comes back as it is."""
     copy = plain(model)
     if _add_computed_biases(copy.graph):

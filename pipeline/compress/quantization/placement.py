@@ -10,7 +10,7 @@ import onnx
 from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
 from pipeline.core.errors import InputError, StageError
-from pipeline.onnx_graph.links import Wiring, producers
+from pipeline.onnx_graph.links import Wiring, value_producers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -42,7 +42,7 @@ def require_float_and_folded(model: ModelProto) -> None:
         raise InputError(f"the file has opset {opset}, quantization needs {needed}; export it anew")
     readers = Counter(value for node in model.graph.node for value in node.input)
     readers.update(value.name for value in model.graph.output)
-    made_by = producers(model.graph)
+    made_by = value_producers(model.graph)
     for node in model.graph.node:
         if "Quantize" in node.op_type or node.op_type.startswith("QLinear"):
             raise InputError(f"the file is quantized already ({node.op_type} {node.name}); quantize the float file")
@@ -96,7 +96,7 @@ def _softmax_over_one(model: ModelProto) -> Iterator[str]:
             yield node.name
 
 
-def suspects(model: ModelProto, keep: Sequence[str]) -> tuple[str, ...]:
+def suspect_nodes(model: ModelProto, keep: Sequence[str]) -> tuple[str, ...]:
     """Return the nodes of a float graph that can go back to float, in the order of computation.
 
     Also those that no engine quantizes: what it leaves out or computes otherwise may be any node.
@@ -106,7 +106,7 @@ def suspects(model: ModelProto, keep: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in nodes if name not in kept)
 
 
-def count(model: ModelProto, kept: frozenset[str]) -> tuple[dict[str, int], tuple[str, ...]]:
+def count_integer_nodes(model: ModelProto, kept: frozenset[str]) -> tuple[dict[str, int], tuple[str, ...]]:
     """Return how many nodes of each operator work on integers in a QDQ graph, and the names of the others.
 
     A node does when its data comes out of DequantizeLinear (of a product both factors) and goes into QuantizeLinear;

@@ -21,7 +21,7 @@ from pipeline.compress.quantization.calibration import Histograms, Limits
 from pipeline.compress.quantization.placement import BIAS, PRODUCTS, left_in_float, nodes_like
 from pipeline.compress.quantization.variation import Variation
 from pipeline.core.errors import InputError, StageError
-from pipeline.onnx_graph.links import consumers
+from pipeline.onnx_graph.links import value_consumers
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -113,7 +113,7 @@ def _unfused(model: ModelProto, hidden: set[str]) -> set[str]:
 
     That is fused into the product before it, and cuts off what hides where its own output is not hidden.
     """
-    read_by = consumers(model.graph)
+    read_by = value_consumers(model.graph)
 
     def has_pair(name: str) -> bool:
         readers = read_by.get(name, [])

@@ -76,7 +76,9 @@ class Saturation:
         return sum(layer.saturated for layer in self.layers)
 
 
-def saturation(model: ModelProto, samples_NCHW: NDArray[np.float32], *, positions: int = _POSITIONS) -> Saturation:
+def count_saturation(
+    model: ModelProto, samples_NCHW: NDArray[np.float32], *, positions: int = _POSITIONS
+) -> Saturation:
     """Count the pair sums of a QDQ graph that would saturate without VNNI, on real images.
 
     `samples_NCHW` are images as the network takes them. For each layer and image at most `positions` output positions

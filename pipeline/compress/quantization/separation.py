@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _ROLES = {WEIGHT: "weight", BIAS: "bias"}
 
 
-def separated(model: ModelProto, tied: Collection[str]) -> ModelProto:
+def separate_tensors(model: ModelProto, tied: Collection[str]) -> ModelProto:
     """Return a copy in which float tensors that several nodes read are stored once for each, but for those in `tied`.
 
     Copies are named after the node (`conv2.bias`). A bias is tied when the weights of its layer are.

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from onnx import GraphProto, NodeProto
 
     from pipeline.compress.quantization.calibration import Range
-    from pipeline.compress.quantization.engines.engine import Request
+    from pipeline.compress.quantization.engines.engine import QuantizeRequest
 
 #: Scales up to this may be a floor, if those that values ask for are smaller by this factor.
 FLOOR, SMALLER = 1e-5, 0.7
@@ -37,8 +37,8 @@ def has_tiny_scales(graph: GraphProto) -> bool:
     return any(float(numpy_helper.to_array(stored[name]).min(initial=1.0)) <= FLOOR for name in scales & stored.keys())
 
 
-def refine(
-    graph: GraphProto, floats: Mapping[str, NDArray[np.float32]], ranges: Mapping[str, Range], request: Request
+def refine_tiny_scales(
+    graph: GraphProto, floats: Mapping[str, NDArray[np.float32]], ranges: Mapping[str, Range], request: QuantizeRequest
 ) -> None:
     """Give tensors on the floor the scale that their range asks for, and weights that of their values, in place.
 

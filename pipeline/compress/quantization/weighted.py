@@ -10,7 +10,7 @@ import numpy as np
 from onnx import numpy_helper
 
 from pipeline.core.errors import InputError
-from pipeline.onnx_graph.links import producers
+from pipeline.onnx_graph.links import value_producers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,7 +24,7 @@ OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredWeights:
     """Integers with their scale and zero point, which broadcast along `axis`; axis None: one scale for all.
 
     `shared` says that another node reads them too.
@@ -62,15 +62,15 @@ class WeightedLayer:
     """
 
     node: NodeProto
-    weight: Stored
-    bias: Stored | TensorProto | None
+    weight: StoredWeights
+    bias: StoredWeights | TensorProto | None
     bias_shared: bool = False
 
     def shift_bias(self, shift: NDArray[np.float32]) -> None:
         """Add to the bias, one number for each output channel. Raises InputError when the layer has none."""
         if self.bias is None:
             raise InputError(f"{self.node.op_type} {self.node.name} has no bias")
-        if isinstance(self.bias, Stored):
+        if isinstance(self.bias, StoredWeights):
             steps = np.rint(shift / self.bias.scale.reshape(-1)).astype(np.int64)
             limits = np.iinfo(np.int32)
             self.bias.replace(np.clip(self.bias.integers.astype(np.int64) + steps, limits.min, limits.max))
@@ -86,10 +86,10 @@ def weighted_layers(model: ModelProto) -> dict[str, WeightedLayer]:
 
 def _layers(model: ModelProto) -> Iterator[WeightedLayer]:
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    made_by = producers(model.graph)
+    made_by = value_producers(model.graph)
     readers = Counter(value for node in model.graph.node for value in node.input)
 
-    def stored(name: str) -> Stored | None:
+    def stored(name: str) -> StoredWeights | None:
         node = made_by.get(name)
         if node is None or node.op_type != "DequantizeLinear" or node.input[0] not in tensors:
             return None
@@ -98,7 +98,7 @@ def _layers(model: ModelProto) -> Iterator[WeightedLayer]:
         given = node.input[ZERO_POINT] if len(node.input) > ZERO_POINT else ""
         zero = numpy_helper.to_array(tensors[given]) if given else np.zeros_like(scale, np.int8)
         axis = next((each.i for each in node.attribute if each.name == "axis"), 1) if scale.size > 1 else None
-        return Stored(integers, scale, zero, axis, shared=max(readers[name], readers[node.input[0]]) > 1)
+        return StoredWeights(integers, scale, zero, axis, shared=max(readers[name], readers[node.input[0]]) > 1)
 
     for node in model.graph.node:
         weight = stored(node.input[WEIGHT]) if node.op_type in OPERATORS else None
@@ -106,4 +106,4 @@ def _layers(model: ModelProto) -> Iterator[WeightedLayer]:
             continue
         name = node.input[BIAS] if len(node.input) > BIAS else ""
         bias = (stored(name) or tensors.get(name)) if name else None
-        yield WeightedLayer(node, weight, bias, bias.shared if isinstance(bias, Stored) else readers[name] > 1)
+        yield WeightedLayer(node, weight, bias, bias.shared if isinstance(bias, StoredWeights) else readers[name] > 1)

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from pipeline.compress.state.outside import attributes, same_bits, words
-from pipeline.compress.state.reproduction import run, unchanged
+from pipeline.compress.state.outside import attributes, place_words, same_bits
+from pipeline.compress.state.reproduction import left_unchanged, run_with
 from pipeline.core.user_code import line_of
 
 if TYPE_CHECKING:
@@ -38,11 +38,11 @@ def kept_state(model: nn.Module, example: Example) -> str:
     The network is left as it was. Limits: what lies outside the network (a global, a file) is not seen, and containers
     that are changed in place have no line.
     """
-    with unchanged(model):
-        run(model, example)  # what is made at the first call is no change
+    with left_unchanged(model):
+        run_with(model, example)  # what is made at the first call is no change
         before = _snapshot(model)
         with _Writes(model) as writes, _assignments(model, writes.lines):
-            run(model, example)
+            run_with(model, example)
         after = _snapshot(model)
     changed = [name for name, value in after.items() if name not in before or not _same(before[name], value)]
     listed = [name + (f" at {writes.lines[name]}" if name in writes.lines else "") for name in changed[:NAMED]]
@@ -53,7 +53,7 @@ def _snapshot(model: nn.Module) -> dict[str, object]:
     """Return copies of everything that a network holds, by its name for a person."""
     found: dict[str, object] = {name: tensor.detach().clone() for name, tensor in _stored(model).items()}
     for place, value in attributes(model):
-        found[words(place)] = value.copy() if isinstance(value, np.ndarray) else _own(value)
+        found[place_words(place)] = value.copy() if isinstance(value, np.ndarray) else _own(value)
     return found
 
 
@@ -79,7 +79,9 @@ class _Writes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, model: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.lines: dict[str, str] = {}
-        tensors = _stored(model) | {words(place): each for place, each in attributes(model) if isinstance(each, Tensor)}
+        tensors = _stored(model) | {
+            place_words(place): each for place, each in attributes(model) if isinstance(each, Tensor)
+        }
         self._names: dict[int, list[str]] = {}
         for name, tensor in tensors.items():
             self._names.setdefault(tensor.untyped_storage().data_ptr(), []).append(name)
@@ -117,7 +119,9 @@ def _assignments(model: nn.Module, lines: dict[str, str]) -> Iterator[None]:
     def assign(module: nn.Module, attribute: str, value: Any) -> None:  # noqa: ANN401
         if id(module) in names and (line := line_of(traceback.extract_stack())):
             holder = names[id(module)]
-            lines[words((holder, attribute))] = lines[f"buffer {f'{holder}.' if holder else ''}{attribute}"] = line
+            lines[place_words((holder, attribute))] = lines[f"buffer {f'{holder}.' if holder else ''}{attribute}"] = (
+                line
+            )
         original(module, attribute, value)
 
     nn.Module.__setattr__ = assign  # type: ignore[assignment]

@@ -43,21 +43,21 @@ def attributes(model: nn.Module) -> Iterator[tuple[Place, object]]:
             yield from _leaves(value, (name, attribute), seen)
 
 
-def restore(model: nn.Module, state: Mapping[Place, Value]) -> None:
+def restore_state(model: nn.Module, state: Mapping[Place, Value]) -> None:
     """Put tensors and arrays at their places. Raises LookupError for a place that the network does not have."""
     modules = dict(model.named_modules())
     for (name, *keys), value in state.items():
         _with(modules[str(name)], keys, value)
 
 
-def copied(state: Mapping[Place, Value]) -> dict[Place, Value]:
+def copied_state(state: Mapping[Place, Value]) -> dict[Place, Value]:
     """Return the same with tensors and arrays of their own."""
     return {
         place: value.detach().clone() if isinstance(value, Tensor) else value.copy() for place, value in state.items()
     }
 
 
-def fitting(state: Mapping[Place, Value], model: nn.Module) -> dict[Place, Value]:
+def fitting_state(state: Mapping[Place, Value], model: nn.Module) -> dict[Place, Value]:
     """Return what of the state has a place in the network already, with the same shape and type."""
     there = outside_state(model)
     return {
@@ -67,7 +67,7 @@ def fitting(state: Mapping[Place, Value], model: nn.Module) -> dict[Place, Value
     }
 
 
-def differing(first: Mapping[Place, Value], second: Mapping[Place, Value]) -> dict[Place, Value]:
+def differing_state(first: Mapping[Place, Value], second: Mapping[Place, Value]) -> dict[Place, Value]:
     """Return what of `first` is not there with the same bits in `second`."""
     return {place: value for place, value in first.items() if not same_bits(value, second.get(place))}
 
@@ -84,7 +84,7 @@ def same_bits(first: object, second: object) -> bool:
     return torch.equal(one, other)
 
 
-def encoded(state: Mapping[Place, Value]) -> dict[str, Tensor]:
+def encoded_state(state: Mapping[Place, Value]) -> dict[str, Tensor]:
     """Return the state under names for safetensors; what has a key that is no text or number is left out."""
     return {
         # Arrays are copied: torch takes none that cannot be written to without a warning.
@@ -96,7 +96,7 @@ def encoded(state: Mapping[Place, Value]) -> dict[str, Tensor]:
     }
 
 
-def split(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[Place, Value]]:
+def split_state(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[Place, Value]]:
     """Part what a file holds into the state_dict and the state outside it."""
     inside = {name: tensor for name, tensor in tensors.items() if not name.startswith((PREFIX, _NUMPY_PREFIX))}
     outside: dict[Place, Value] = {}
@@ -108,7 +108,7 @@ def split(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[Place,
     return inside, outside
 
 
-def words(place: Place) -> str:
+def place_words(place: Place) -> str:
     """Name a place for a person: `proj of layer head.attention`."""
     name, attribute, *keys = place
     holder = f"layer {name}" if name else "the network"

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.compress.state.outside import attributes, outside_state, same_bits, words
+from pipeline.compress.state.outside import attributes, outside_state, place_words, same_bits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -54,7 +54,7 @@ def own_randomness(seed: int) -> Iterator[None]:
 
 
 @contextmanager
-def unchanged(model: nn.Module) -> Iterator[None]:
+def left_unchanged(model: nn.Module) -> Iterator[None]:
     """Put a network into evaluation mode for the block, and leave it as it was: tensors, attributes and modes."""
     attributes_before = [(module, dict(vars(module)), dict(module._buffers)) for module in model.modules()]  # noqa: SLF001
     tensors = [(tensor, tensor.detach().clone()) for tensor in (*model.parameters(), *model.buffers())]
@@ -73,7 +73,7 @@ def unchanged(model: nn.Module) -> Iterator[None]:
                     tensor.copy_(before)
 
 
-def run(model: nn.Module, example: Example, tensors: Mapping[str, Tensor] | None = None) -> list[Tensor]:
+def run_with(model: nn.Module, example: Example, tensors: Mapping[str, Tensor] | None = None) -> list[Tensor]:
     """Return all tensors of the outputs; with `tensors` in place of the network's own of these names."""
     given = tuple(tensor.clone() for tensor in example)  # a forward may write into its input
     with torch.no_grad():
@@ -81,7 +81,7 @@ def run(model: nn.Module, example: Example, tensors: Mapping[str, Tensor] | None
     return list(_tensors(found))
 
 
-def alike(first: Sequence[Tensor], second: Sequence[Tensor], *, rounding: float = 0.0) -> bool:
+def outputs_alike(first: Sequence[Tensor], second: Sequence[Tensor], *, rounding: float = 0.0) -> bool:
     """Say whether outputs have the same bits or, with `rounding`, are equal to within that share of the largest."""
     if len(first) != len(second):
         return False
@@ -99,7 +99,7 @@ def random_layer(model: nn.Module, example: Example) -> str | None:
     second: list[Noted] = []
     for found in (first, second):
         with _recorded(model, found):
-            run(model, example)
+            run_with(model, example)
     for (name, given, made), (_, given_again, made_again) in zip(first, second, strict=False):
         if given == given_again and made != made_again:
             return name
@@ -114,9 +114,9 @@ def different_attributes(first: nn.Module, second: nn.Module) -> list[str]:
         other = there.get(place)
         if isinstance(value, (Tensor, np.ndarray)):
             if not same_bits(value, other):
-                found.append(words(place))
+                found.append(place_words(place))
         elif value != other:
-            found.append(f"{words(place)} ({value!r}, then {other!r})")
+            found.append(f"{place_words(place)} ({value!r}, then {other!r})")
     return found
 
 

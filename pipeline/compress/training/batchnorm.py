@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def recalibrate(model: nn.Module, batches_NCHW: Iterable[Tensor]) -> None:
+def recalibrate_batchnorm(model: nn.Module, batches_NCHW: Iterable[Tensor]) -> None:
     """Replace running means and variances by their plain average over `batches_NCHW`; weights do not change.
 
     A last batch of one image joins the one before: alone it has no variance, or that of a single image.

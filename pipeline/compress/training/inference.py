@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.utils._pytree import tree_leaves
 
-from pipeline.core.user_code import origin
+from pipeline.core.user_code import error_origin
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,7 +24,7 @@ _NOT_THE_USERS = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1
 
 
 @contextmanager
-def inference(model: nn.Module) -> Iterator[None]:
+def inference_mode(model: nn.Module) -> Iterator[None]:
     """Within the block: dropout off, batch norm on its running statistics, no gradients. Modes are then restored.
 
     The fused layer of nn.TransformerEncoder is off too: it hides its products from graphs and counters.
@@ -55,7 +55,7 @@ def in_training(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def seeded() -> Iterator[None]:
+def seeded_random() -> Iterator[None]:
     """Give all sources of random numbers the same start, and their state back afterwards."""
     python, state = random.getstate(), np.random.get_state()  # noqa: NPY002 - the state that networks draw from
     try:
@@ -69,19 +69,19 @@ def seeded() -> Iterator[None]:
         np.random.set_state(state)  # noqa: NPY002
 
 
-def outputs(model: nn.Module, batch: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def forward_outputs(model: nn.Module, batch: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Return every tensor that the network returns for `batch`, in order; containers are flattened.
 
     `batch` is the input, or a tuple of all inputs. A forward that writes into its input writes into a copy.
     """
-    with inference(model):
+    with inference_mode(model):
         result = model(*(each.clone() for each in (batch if isinstance(batch, tuple) else (batch,))))
         return tuple(leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor))
 
 
-def where(error: Exception) -> str:
+def failing_line(error: Exception) -> str:
     """Return the line of the network's own code that failed: 'model.py:12 `x = x.view(-1, 800)`'."""
-    if found := origin(error, layers=False):
+    if found := error_origin(error, layers=False):
         return found.place
     own = [frame for frame in extract_tb(error.__traceback__) if not frame.filename.startswith(_NOT_THE_USERS)]
     if not own:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from pipeline.compress.training.inference import inference
+from pipeline.compress.training.inference import inference_mode
 from pipeline.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def _same_as_in_evaluation(model: nn.Module, images_NCHW: Tensor, fitting: list[
     """
     if len(fitting) == 1:
         return fitting[0]
-    with inference(model):
+    with inference_mode(model):
         expected = model(images_NCHW)
         for module in model.modules():
             module.training = not type(module).__module__.startswith("torch.nn.")

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.compress.state.outside import copied, encoded, outside_state, restore, split
+from pipeline.compress.state.outside import copied_state, encoded_state, outside_state, restore_state, split_state
 from pipeline.compress.training.augmentation import Augmentation, augment, mixup
-from pipeline.compress.training.batchnorm import recalibrate
+from pipeline.compress.training.batchnorm import recalibrate_batchnorm
 from pipeline.compress.training.distillation import Distillation, target_loss, teacher_loss
 from pipeline.compress.training.main_output import MainOutput
 from pipeline.core.classification import predicted_classes, share_equal
@@ -87,9 +87,9 @@ def epoch_seed(seed: int, epoch: int) -> int:
 class Regulariser:
     """Acts on the weights beside the loss: the gradient of a penalty, or channels set to zero. This one does nothing.
 
-    What a subclass remembers from epoch to epoch goes through `state` and `restore`, so that a resumed training ends
-    with the same bytes. Penalties set `keep_last`: the weights of the last epoch are what they work for, while the best
-    validation accuracy is that of an early one.
+    What a subclass remembers from epoch to epoch goes through `state` and `restore_state`, so that a resumed training
+    ends with the same bytes. Penalties set `keep_last`: the weights of the last epoch are what they work for, while the
+    best validation accuracy is that of an early one.
     """
 
     keep_last: ClassVar[bool] = False
@@ -104,14 +104,14 @@ class Regulariser:
         """Change weights in place after an epoch, before it is judged: the network's, then those of its average."""
 
     def state(self) -> dict[str, Any]:
-        """Return what `restore` needs, as plain values and tensors."""
+        """Return what `restore_state` needs, as plain values and tensors."""
         return {}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from what `state` returned."""
 
 
-class Training:
+class TrainingRun:
     """One training run of one network. Call `run_epoch` until `done`, then `finish`."""
 
     def __init__(
@@ -248,7 +248,7 @@ class Training:
     def _state_of(self, model: nn.Module) -> dict[str, Tensor]:
         """Return what a network holds: its state_dict, and what training may have moved beside it."""
         now = outside_state(model)
-        return {**model.state_dict(), **encoded({place: now[place] for place in self.outside if place in now})}
+        return {**model.state_dict(), **encoded_state({place: now[place] for place in self.outside if place in now})}
 
     @staticmethod
     def _rank(result: EpochResult) -> tuple[float, float]:
@@ -331,8 +331,8 @@ class Training:
             else:
                 mean.copy_(value)
         if self.outside:
-            now = copied(outside_state(self.model))
-            restore(average, {place: now[place] for place in self.outside if place in now})
+            now = copied_state(outside_state(self.model))
+            restore_state(average, {place: now[place] for place in self.outside if place in now})
 
     @torch.no_grad()
     def _evaluate(self, model: nn.Module, training_loss: float) -> EpochResult:
@@ -349,7 +349,7 @@ class Training:
 
     def _renew_statistics(self, model: nn.Module) -> None:
         if self.settings.recalibration_images:
-            recalibrate(model, self._calibration_batches())
+            recalibrate_batchnorm(model, self._calibration_batches())
 
     def _calibration_batches(self) -> Iterator[Tensor]:
         generator = torch.Generator().manual_seed(self.seed)
@@ -361,6 +361,6 @@ class Training:
 
 def _load(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Give a network what `Training._state_of` returned of one."""
-    inside, outside = split(state)
+    inside, outside = split_state(state)
     model.load_state_dict(inside)
-    restore(model, outside)
+    restore_state(model, outside)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
-from pipeline.core.artifact import Frozen
+from pipeline.core.artifact import FrozenModel
 from pipeline.core.errors import InputError
 from pipeline.core.runtimes import BOARDS, DEFAULT_RUNTIME, EMULATED, RUNTIMES, shipping_runtimes
 
@@ -90,7 +90,7 @@ Text = Annotated[str, AfterValidator(_fit)]
 File = Annotated[Path, AfterValidator(_file)]
 
 
-class DeviceRecord(Frozen):
+class DeviceRecord(FrozenModel):
     """A device with its options, as the registry keeps it. An option that its kind does not take is an error."""
 
     url: str = Field(description=WRITTEN)

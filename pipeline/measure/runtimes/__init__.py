@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from pipeline.core.errors import InputError
-from pipeline.core.runtimes import RUNTIMES, loaded
+from pipeline.core.runtimes import RUNTIMES, load_reference
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Port:
+class InputPort:
     """One input of a network: its name, the shape that it is run at, and its numpy dtype."""
 
     name: str
@@ -33,7 +33,7 @@ class Port:
 
 
 @dataclass(frozen=True)
-class Settings:
+class RuntimeSettings:
     """How a file is run. `shapes` gives sizes to inputs by name, where the file leaves more open than the batch."""
 
     threads: int
@@ -57,7 +57,7 @@ class Session(Protocol):
         """Every option that was set, and what it was set to."""
 
     @property
-    def inputs(self) -> tuple[Port, ...]:
+    def inputs(self) -> tuple[InputPort, ...]:
         """The inputs, with all sizes filled in."""
 
     def run(self, *inputs: NDArray[Any]) -> list[NDArray[np.float32]]:
@@ -74,15 +74,17 @@ def open_session(
     """
     if not path.is_file():
         raise InputError(f"{path} does not exist; expected a file that {runtime} reads")
-    settings = Settings(threads, batch, shapes or {})
+    settings = RuntimeSettings(threads, batch, shapes or {})
     facts = RUNTIMES.get(runtime)
     if facts is None or not facts.adapter:
         raise InputError(f"{path}: {runtime} reads no files here; export it, or give the network itself")
-    session: Session = loaded(facts.adapter).open_session(path, settings)
+    session: Session = load_reference(facts.adapter).open_session(path, settings)
     return session
 
 
-def fixed_shape(path: Path, name: str, declared: Sequence[int | str | None], settings: Settings) -> tuple[int, ...]:
+def fixed_shape(
+    path: Path, name: str, declared: Sequence[int | str | None], settings: RuntimeSettings
+) -> tuple[int, ...]:
     """Return the shape to run an input at: `declared`, with a dynamic first dimension replaced by the batch.
 
     A dynamic dimension is a name, None, or negative. A shape in the settings replaces all that is dynamic.

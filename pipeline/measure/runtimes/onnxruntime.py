@@ -13,7 +13,7 @@ import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 
 from pipeline.core.errors import InputError
-from pipeline.measure.runtimes import Port, Settings, dtype_of, fixed_shape
+from pipeline.measure.runtimes import InputPort, RuntimeSettings, dtype_of, fixed_shape
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,7 +53,7 @@ class OnnxRuntimeSession:
     """A loaded ONNX file."""
 
     session: onnxruntime.InferenceSession
-    inputs: tuple[Port, ...]
+    inputs: tuple[InputPort, ...]
     options: dict[str, str]
     version: str = onnxruntime.__version__
     name: ClassVar[Runtime] = "onnxruntime"
@@ -65,7 +65,7 @@ class OnnxRuntimeSession:
         return outputs
 
 
-def open_session(path: Path, settings: Settings) -> OnnxRuntimeSession:
+def open_session(path: Path, settings: RuntimeSettings) -> OnnxRuntimeSession:
     """Load an ONNX file with the settings' threads inside an operator.
 
     Raises:
@@ -78,7 +78,7 @@ def open_session(path: Path, settings: Settings) -> OnnxRuntimeSession:
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"{path}: onnxruntime {onnxruntime.__version__} cannot read it: {reason}") from error
     inputs = tuple(
-        Port(
+        InputPort(
             each.name,
             fixed_shape(path, each.name, each.shape, settings),
             dtype_of(path, each.name, each.type, DTYPES),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import openvino
 
 from pipeline.core.errors import InputError
-from pipeline.measure.runtimes import Port, Settings, dtype_of, fixed_shape
+from pipeline.measure.runtimes import InputPort, RuntimeSettings, dtype_of, fixed_shape
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,7 +45,7 @@ class OpenVinoSession:
     """A model compiled for the CPU, with its one inference request."""
 
     request: openvino.InferRequest
-    inputs: tuple[Port, ...]
+    inputs: tuple[InputPort, ...]
     options: dict[str, str]
     version: str = openvino.__version__
     name: ClassVar[Runtime] = "openvino"
@@ -56,7 +56,7 @@ class OpenVinoSession:
         return list(results.values())
 
 
-def open_session(path: Path, settings: Settings) -> OpenVinoSession:
+def open_session(path: Path, settings: RuntimeSettings) -> OpenVinoSession:
     """Load an ONNX file or an IR file (.xml beside .bin) with the settings' threads, reshaped to the batch.
 
     Raises:
@@ -77,15 +77,15 @@ def open_session(path: Path, settings: Settings) -> OpenVinoSession:
     return OpenVinoSession(compiled.create_infer_request(), inputs, {"device": "CPU", **options})
 
 
-def _fix_shapes(path: Path, model: openvino.Model, settings: Settings) -> tuple[Port, ...]:
+def _fix_shapes(path: Path, model: openvino.Model, settings: RuntimeSettings) -> tuple[InputPort, ...]:
     """Return the inputs with their shapes; what is dynamic is fixed in the model as well."""
-    ports: list[Port] = []
+    ports: list[InputPort] = []
     for each in model.inputs:
         partial = each.get_partial_shape()
         declared = [size.get_length() if size.is_static else None for size in partial]
         name = each.get_any_name()
         dtype = dtype_of(path, name, each.get_element_type().get_type_name(), DTYPES)
-        ports.append(Port(name, fixed_shape(path, name, declared, settings), dtype))
+        ports.append(InputPort(name, fixed_shape(path, name, declared, settings), dtype))
     if model.is_dynamic():
         with _reading(path):
             model.reshape({port.name: list(port.shape) for port in ports})

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.core.stage import Runtime
-    from pipeline.measure.runtimes import Port
+    from pipeline.measure.runtimes import InputPort
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class TorchSession:
     """A copy of a network in eval mode."""
 
     module: torch.nn.Module
-    inputs: tuple[Port, ...]
+    inputs: tuple[InputPort, ...]
     threads: int
     options: dict[str, str]
     version: str = str(torch.__version__)
@@ -37,7 +37,7 @@ class TorchSession:
         return [each.numpy() for each in (outputs if isinstance(outputs, tuple | list) else [outputs])]
 
 
-def open_module(model: torch.nn.Module, inputs: tuple[Port, ...], threads: int) -> TorchSession:
+def open_module(model: torch.nn.Module, inputs: tuple[InputPort, ...], threads: int) -> TorchSession:
     """Copy a network, so that each session has memory of its own, and set it to eval mode."""
     options = {"mode": "eager", "num_threads": str(threads), "memory_format": "contiguous"}
     return TorchSession(copy.deepcopy(model).eval(), inputs, threads, options)

@@ -23,7 +23,7 @@ _LEADER = 16.0  # px between a point and its label from which on a line joins th
 
 
 @dataclass(frozen=True)
-class Named:
+class NamedPoint:
     """A point in pixels, its name, and the number that stands for the name where there is no room.
 
     A `strong` point keeps its name in any case. `bar` is the box of its vertical whisker.
@@ -55,7 +55,7 @@ def grid(across: Axis, up: Axis, frame: Box) -> Markup:
     return Markup("").join(parts)
 
 
-def labels(points: Sequence[Named], frame: Box, light: Iterable[Box] = ()) -> list[Markup]:
+def labels(points: Sequence[NamedPoint], frame: Box, light: Iterable[Box] = ()) -> list[Markup]:
     """Write each point's label where it covers nothing; points in one place share a label. The first choose first.
 
     Where the names do not fit beside each other, points that are not strong are labelled with their numbers alone.

@@ -67,7 +67,7 @@ class Axis:
         return self.start + (value - self.low) / (self.high - self.low) * (self.stop - self.start)
 
 
-def axis(low: float, high: float, start: float, stop: float, *, most: int = 6) -> Axis:
+def round_axis(low: float, high: float, start: float, stop: float, *, most: int = 6) -> Axis:
     """Return a scale that covers `low` to `high` and ends on round ticks, of which there are at most `most`."""
     step = _round_step(high - low, most)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from pipeline.core.printable import printable
+from pipeline.core.printable import printable_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -21,7 +21,7 @@ def picture(
         'height="{1:.0f}" role="img"><title>{2}</title><desc>{3}</desc>{4}</svg>'
     )
     inside = Markup("").join(parts)
-    return frame.format(*size, printable(title), printable(description), inside, kind)
+    return frame.format(*size, printable_text(title), printable_text(description), inside, kind)
 
 
 def line(kind: str, x1: float, y1: float, x2: float, y2: float, tip: str = "") -> Markup:
@@ -33,7 +33,7 @@ def line(kind: str, x1: float, y1: float, x2: float, y2: float, tip: str = "") -
 def text(kind: str, x: float, y: float, words: str, anchor: str = "start") -> Markup:
     """Write text with its baseline at y."""
     frame = Markup('<text class="{}" x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>')
-    return frame.format(kind, x, y, anchor, printable(words))
+    return frame.format(kind, x, y, anchor, printable_text(words))
 
 
 def rectangle(kind: str, x: float, y: float, width: float, height: float, tip: str = "") -> Markup:
@@ -55,4 +55,4 @@ def group(kind: str, parts: Iterable[Markup], tip: str = "") -> Markup:
 
 def tooltip(words: str) -> Markup:
     """Return what a browser shows while the pointer rests on the element; nothing for no words."""
-    return Markup("<title>{}</title>").format(printable(words)) if words else Markup()
+    return Markup("<title>{}</title>").format(printable_text(words)) if words else Markup()

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from pipeline.core.printable import printable
+from pipeline.core.printable import printable_text
 
 if TYPE_CHECKING:
     from jinja2 import Template
 
 
 @cache
-def template(name: str) -> Template:
+def load_template(name: str) -> Template:
     """Load a template of this package once."""
     environment = Environment(
         loader=PackageLoader("pipeline.report", ""),
@@ -32,5 +32,5 @@ def template(name: str) -> Template:
 def _harmless(value: object) -> object:
     """Return what is put into a page without characters that turn text around or that HTML cannot hold."""
     if isinstance(value, Markup):
-        return Markup(printable(value))  # noqa: S704 - it was markup before, and escapes have no markup in them
-    return printable(value) if isinstance(value, str) else value
+        return Markup(printable_text(value))  # noqa: S704 - it was markup before, and escapes have no markup in them
+    return printable_text(value) if isinstance(value, str) else value

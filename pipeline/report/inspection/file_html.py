@@ -6,10 +6,10 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 import pipeline
-from pipeline.report.drawing.template import template
+from pipeline.report.drawing.template import load_template
 from pipeline.report.inspection import file_map as drawing
 from pipeline.report.inspection import file_rows as rows
-from pipeline.report.inspection.network_html import save
+from pipeline.report.inspection.network_html import save_page
 from pipeline.report.inspection.network_rows import condensed
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def render(inspection: FileInspection) -> str:
     """Return the page. Everything that comes from the file is escaped."""
     maps = [drawn for wide in (True, False) if (drawn := drawing.layer_map(inspection, wide=wide))]
-    return template("file_inspection.html.j2").render(
+    return load_template("file_inspection.html.j2").render(
         inspection=inspection,
         version=pipeline.__version__,
         figures=rows.figures(inspection),
@@ -30,16 +30,16 @@ def render(inspection: FileInspection) -> str:
         precisions=[(each, drawing.precision_class(each)) for each in _precisions(inspection)],
         most=rows.loses_most(inspection),
         findings=[(each.message, condensed(each.layers)) for each in inspection.findings],
-        operators=[(each, rows.percent(each.share)) for each in inspection.profile.operators]
+        operators=[(each, rows.format_share(each.share)) for each in inspection.profile.operators]
         if inspection.profile
         else [],
         lines=rows.layer_lines(inspection),
     )
 
 
-def write(inspection: FileInspection, file: Path) -> None:
+def write_file_page(inspection: FileInspection, file: Path) -> None:
     """Write the page. Raises InputError when the file cannot be written."""
-    save(render(inspection), file)
+    save_page(render(inspection), file)
 
 
 def _precisions(inspection: FileInspection) -> list[str]:

@@ -30,7 +30,7 @@ _TICKS = (0, 20, 40, 60)
 
 
 @dataclass(frozen=True)
-class Layout:
+class FileLayout:
     """Columns in pixels: names, operators, blocks of precision, noise, time."""
 
     width: float
@@ -81,9 +81,9 @@ def layer_map(inspection: FileInspection, *, wide: bool = True) -> Markup:
         return Markup()
     longest = max(len(layer.name) for layer in inspection.layers)
     layout = (
-        Layout(1080, min(40, longest), operator=130, block=112, time=200)
+        FileLayout(1080, min(40, longest), operator=130, block=112, time=200)
         if wide
-        else Layout(360, min(17, longest), operator=0, block=12, time=86)
+        else FileLayout(360, min(17, longest), operator=0, block=12, time=86)
     )
     height = _HEAD + _ROW * len(inspection.layers) + 8
     return svg.picture(
@@ -103,7 +103,7 @@ def _description(inspection: FileInspection) -> str:
     return f"{figure.number} {figure.note} compute on integers. {told}The tables below list everything."
 
 
-def _parts(inspection: FileInspection, layout: Layout) -> Iterator[Markup]:
+def _parts(inspection: FileInspection, layout: FileLayout) -> Iterator[Markup]:
     """Yield everything, what lies below first."""
     layers = inspection.layers
     bottom = _HEAD + _ROW * len(layers)
@@ -125,10 +125,12 @@ def _parts(inspection: FileInspection, layout: Layout) -> Iterator[Markup]:
             yield svg.line("grid", 8, y, layout.width - 6, y)
     for row, layer in enumerate(layers):
         shapes = _row(layer, inspection, layout, _HEAD + _ROW * row, longest)
-        yield svg.group("row", shapes, rows.told(layer, inspection))
+        yield svg.group("row", shapes, rows.tooltip_lines(layer, inspection))
 
 
-def _row(layer: FileLayer, inspection: FileInspection, layout: Layout, top: float, longest: float) -> Iterator[Markup]:
+def _row(
+    layer: FileLayer, inspection: FileInspection, layout: FileLayout, top: float, longest: float
+) -> Iterator[Markup]:
     """Yield one layer from left to right."""
     base, middle = top + 14, top + _ROW / 2
     yield svg.rectangle("hit", 4, top, layout.width - 8, _ROW)
@@ -144,4 +146,4 @@ def _row(layer: FileLayer, inspection: FileInspection, layout: Layout, top: floa
     if layer.time_ns is not None and longest:
         length = (layout.time - 56) * layer.time_ns / longest
         yield svg.rectangle("bar macs", layout.time_x, top + 5, length, 9)
-        yield svg.text("tick", layout.time_x + length + 5, base, rows.percent(inspection.time_share(layer)))
+        yield svg.text("tick", layout.time_x + length + 5, base, rows.format_share(inspection.time_share(layer)))

@@ -53,14 +53,14 @@ def figures(inspection: FileInspection) -> tuple[Figure, ...]:
         Figure("MACs", numbers.count(inspection.macs), f"of one input {shapes}"),
         Figure(
             "Noise at the end",
-            decibels(None if last is None else last.sqnr_db),
+            format_decibels(None if last is None else last.sqnr_db),
             f"signal-to-quantization-noise ratio of {last.name}"
             if last and last.sqnr_db is not None
             else _NOT_COMPARED,
         ),
         Figure(
             "Between layers",
-            numbers.DASH if profile is None else percent(profile.elsewhere_ns / (profile.time_ns or 1.0)),
+            numbers.DASH if profile is None else format_share(profile.elsewhere_ns / (profile.time_ns or 1.0)),
             "of the profiled time: conversions of type and layout" if profile else "not profiled",
         ),
     )
@@ -101,9 +101,9 @@ def line(layer: FileLayer, inspection: FileInspection) -> LayerLine:
         parameters=numbers.count(layer.parameters) if layer.parameters else numbers.DASH,
         macs=numbers.count(layer.macs),
         size=numbers.size(layer.size_bytes) if layer.size_bytes else numbers.DASH,
-        time=percent(inspection.time_share(layer)),
-        sqnr=decibels(layer.sqnr_db),
-        own=decibels(layer.own_sqnr_db),
+        time=format_share(inspection.time_share(layer)),
+        sqnr=format_decibels(layer.sqnr_db),
+        own=format_decibels(layer.own_sqnr_db),
         precision=layer.computed_in,
     )
 
@@ -151,19 +151,19 @@ def _short(number: float) -> str:
     return f"{numbers.MINUS}{text}" if number < 0 else text
 
 
-def decibels(ratio: float | None) -> str:
+def format_decibels(ratio: float | None) -> str:
     """Write a ratio in dB with one decimal; the ceiling as equality."""
     if ratio is None:
         return numbers.DASH
     return EXACT if ratio >= SQNR_CEILING_DB else f"{numbers.MINUS if ratio < 0 else ''}{abs(ratio):.1f} dB"
 
 
-def percent(fraction: float | None) -> str:
+def format_share(fraction: float | None) -> str:
     """Write a share with one decimal."""
     return numbers.DASH if fraction is None else f"{100 * fraction:.1f} %"
 
 
-def told(layer: FileLayer, inspection: FileInspection) -> str:
+def tooltip_lines(layer: FileLayer, inspection: FileInspection) -> str:
     """Tell everything about one layer in a few lines, for a tooltip."""
     here = line(layer, inspection)
     lines = [f"{layer.name}: {layer.operator}, {here.computed}"]

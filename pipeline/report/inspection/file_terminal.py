@@ -29,7 +29,7 @@ NAMED = 6
 _STYLES = {"int8": "green", "int4": "green", "int16": "green", "weight-only": "magenta"}
 
 
-def table(inspection: FileInspection, width: int) -> RenderableType:
+def file_table(inspection: FileInspection, width: int) -> RenderableType:
     """Return what `secateur inspect FILE` prints. Text from the file is never read as rich's markup.
 
     `width` is the terminal's, in characters. Layers without weights, time or noise are counted, not shown.
@@ -93,7 +93,7 @@ def _times(inspection: FileInspection) -> Table:
     found = _plain(("Operator, as run", False), ("Nodes", True), ("Share", True), ("", False))
     for operator in inspection.profile.operators if inspection.profile else ():
         bar = Bar(1.0, 0.0, operator.share, width=_BAR_WIDTH, color="cyan")
-        found.add_row(Text(operator.operator), str(operator.nodes), rows.percent(operator.share), bar)
+        found.add_row(Text(operator.operator), str(operator.nodes), rows.format_share(operator.share), bar)
     return found
 
 

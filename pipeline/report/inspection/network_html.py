@@ -8,7 +8,7 @@ import pipeline
 from pipeline.core.errors import InputError, ResourceError
 from pipeline.core.partial import write_whole
 from pipeline.report import numbers
-from pipeline.report.drawing.template import template
+from pipeline.report.drawing.template import load_template
 from pipeline.report.inspection import network_map as inspection_map
 from pipeline.report.inspection import network_rows as rows
 from pipeline.report.inspection.network_rails import rails
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def render(inspection: Inspection) -> str:
     """Return the page. Everything that comes from the network is escaped."""
     placed = rails(inspection, most=0)
-    return template("inspection.html.j2").render(
+    return load_template("inspection.html.j2").render(
         inspection=inspection,
         version=pipeline.__version__,
         figures=rows.figures(inspection),
@@ -40,12 +40,12 @@ def render(inspection: Inspection) -> str:
     )
 
 
-def write(inspection: Inspection, file: Path) -> None:
+def write_network_page(inspection: Inspection, file: Path) -> None:
     """Write the page. Raises InputError when the file cannot be written."""
-    save(render(inspection), file)
+    save_page(render(inspection), file)
 
 
-def save(page: str, file: Path) -> None:
+def save_page(page: str, file: Path) -> None:
     """Write a page into new folders where needed. Raises InputError when the file cannot be written."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

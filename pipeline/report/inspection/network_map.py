@@ -41,7 +41,7 @@ _PATTERN = Markup(
 
 
 @dataclass(frozen=True)
-class Layout:
+class NetworkLayout:
     """Columns of the map in pixels: lanes, names, kinds, bars on both sides of an axis, MACs."""
 
     width: float
@@ -91,9 +91,9 @@ def layer_map(inspection: Inspection, *, wide: bool = True) -> Markup:
     used = 1 + max((rail.lane for rail in placed.values() if rail.lane is not None), default=-1)
     longest = max(len(layer.name) for layer in inspection.layers)
     layout = (
-        Layout(1080, 11, used, min(36, longest), kind=132, number=34, macs=170)
+        NetworkLayout(1080, 11, used, min(36, longest), kind=132, number=34, macs=170)
         if wide
-        else Layout(360, 8, used, min(19, longest), kind=0, number=28, macs=4)
+        else NetworkLayout(360, 8, used, min(19, longest), kind=0, number=28, macs=4)
     )
     drawing = _Map(inspection, placed, layout, f"whole-{'wide' if wide else 'narrow'}")
     height = _HEAD + _ROW * len(inspection.layers) + 8
@@ -118,7 +118,7 @@ class _Map:
 
     inspection: Inspection
     rails: Mapping[str, Rail]
-    layout: Layout
+    layout: NetworkLayout
     hatch: str
 
     def parts(self) -> Iterator[Markup]:
@@ -132,7 +132,7 @@ class _Map:
         yield from (self._separator(row) for row, (above, below) in standing if above != below)
         for row, layer in enumerate(layers):
             yield svg.group(
-                "row", self._row(layer, _HEAD + _ROW * row, widest, busiest), rows.told(layer, self.inspection)
+                "row", self._row(layer, _HEAD + _ROW * row, widest, busiest), rows.tooltip_lines(layer, self.inspection)
             )
         for name, rail in self.rails.items():
             if rail.lane is not None:
@@ -230,7 +230,9 @@ def mac_strip(inspection: Inspection, *, wide: bool = True) -> Markup:
     for layer in inspection.layers:
         if layer.macs:
             length = width * layer.macs / inspection.macs
-            parts.append(svg.group("row", _column(layer, x, length, placed, hatch), rows.told(layer, inspection)))
+            parts.append(
+                svg.group("row", _column(layer, x, length, placed, hatch), rows.tooltip_lines(layer, inspection))
+            )
             spans.setdefault(layer.name.partition(".")[0], [x, x])[1] = x + length
             x += length
     parts += _strip_names(spans)

@@ -43,7 +43,7 @@ class GroupLine:
 
 
 @dataclass(frozen=True)
-class Reason:
+class KeptReason:
     """Why layers cannot be pruned, which ones, and where the operator stands that prevents it."""
 
     text: str
@@ -84,19 +84,19 @@ def group_lines(inspection: Inspection) -> tuple[GroupLine, ...]:
     )
 
 
-def reasons(inspection: Inspection) -> tuple[Reason, ...]:
+def reasons(inspection: Inspection) -> tuple[KeptReason, ...]:
     """Return why layers cannot be pruned, except for operators without a rule."""
     return tuple(
-        Reason(why.reason, condensed(why.layers), condensed(why.places))
+        KeptReason(why.reason, condensed(why.layers), condensed(why.places))
         for why in inspection.kept_whole
         if why.has_rule
     )
 
 
-def without_rule(inspection: Inspection) -> tuple[Reason, ...]:
+def without_rule(inspection: Inspection) -> tuple[KeptReason, ...]:
     """Return the operators that have no rule, with what they keep whole."""
     return tuple(
-        Reason(why.operator or why.reason, condensed(why.layers), condensed(why.places))
+        KeptReason(why.operator or why.reason, condensed(why.layers), condensed(why.places))
         for why in inspection.kept_whole
         if not why.has_rule
     )
@@ -142,7 +142,7 @@ def _fraction(part: int, whole: int) -> float:
     return part / whole if whole else 0.0
 
 
-def told(layer: Layer, inspection: Inspection) -> str:
+def tooltip_lines(layer: Layer, inspection: Inspection) -> str:
     """Tell everything about one layer in a few lines, for a tooltip."""
     lines = [
         f"{layer.name}: {layer.kind}",

@@ -26,7 +26,7 @@ _NAMES = (attrgetter("makers"), attrgetter("readers"))
 _NUMBERS = 50
 
 
-def table(inspection: Inspection, width: int) -> RenderableType:
+def network_table(inspection: Inspection, width: int) -> RenderableType:
     """Return what `secateur inspect` prints. Text from the network is never read as rich's markup.
 
     `width` is the terminal's, in characters. Where names of layers have no room the table counts them.
@@ -86,7 +86,7 @@ def _groups(inspection: Inspection, *, names: bool) -> Table:
     return found
 
 
-def _reasons(title: str, found: Sequence[rows.Reason], style: str) -> list[RenderableType]:
+def _reasons(title: str, found: Sequence[rows.KeptReason], style: str) -> list[RenderableType]:
     """Return a titled list of reasons with their layers; nothing where there are none."""
     if not found:
         return []

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.core.units import MEBIBYTE, NANOSECONDS_PER_MILLISECOND
-from pipeline.measure.statistics import distribution, preempted_share, timing
+from pipeline.measure.statistics import latency_distribution, preempted_share, report_timing
 from pipeline.report import numbers
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def bench_table(measurement: Measurement) -> RenderableType:
         table.add_column(name, justify="right")
     noisy = False
     for index, subject in enumerate(measurement.subjects):
-        found, spread = timing(measurement, index), distribution(subject, "wall")
+        found, spread = report_timing(measurement, index), latency_distribution(subject, "wall")
         noisy |= found.contended
         wall, cpu = found.milliseconds, found.cpu_milliseconds
         table.add_row(

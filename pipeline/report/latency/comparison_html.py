@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pipeline
 from pipeline.core.partial import write_whole
-from pipeline.report.drawing.template import template
+from pipeline.report.drawing.template import load_template
 from pipeline.report.latency import comparison_plot as plot
 from pipeline.report.latency.comparison_terminal import WHAT, side_rows, speed
 from pipeline.report.latency.gate import escaped
@@ -28,7 +28,7 @@ _MEANING: dict[Verdict, str] = {
 }
 
 
-def write(found: Comparison, measurement: Measurement, folder: Path) -> Path:
+def write_comparison_page(found: Comparison, measurement: Measurement, folder: Path) -> Path:
     """Write comparison.html and comparison.md into a folder; return the page.
 
     Raises:
@@ -41,7 +41,7 @@ def write(found: Comparison, measurement: Measurement, folder: Path) -> Path:
 
 def render(found: Comparison, measurement: Measurement) -> str:
     """Return the page. Everything that comes from the files and the device is escaped."""
-    return template("comparison.html.j2").render(
+    return load_template("comparison.html.j2").render(
         found=found,
         version=pipeline.__version__,
         tone=_TONES[found.verdict],

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from pipeline.core.units import NANOSECONDS_PER_MILLISECOND
 from pipeline.measure.statistics import round_statistics
 from pipeline.report.drawing import svg
-from pipeline.report.drawing.placement import Axis, Box, axis, tick_text
+from pipeline.report.drawing.placement import Axis, Box, round_axis, tick_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,8 +48,8 @@ def ratios(found: Comparison, measurement: Measurement, *, wide: bool = True) ->
     low, high = (float(each) for each in np.quantile(shown, _ROUNDS_SHOWN))
     spread = [100 * (value - 1) for value in (found.ratio.low, found.ratio.high)]
     limit = 100 * found.margin
-    up = axis(min(low, 0.0, spread[0]), max(high, limit, spread[1]), frame.bottom, frame.top, most=8)
-    across = axis(0, len(shown), frame.left, frame.right, most=8 if wide else 5)
+    up = round_axis(min(low, 0.0, spread[0]), max(high, limit, spread[1]), frame.bottom, frame.top, most=8)
+    across = round_axis(0, len(shown), frame.left, frame.right, most=8 if wide else 5)
     ends = np.cumsum([len(each) for each in series])[:-1]
     parts = [
         _grid(up, frame, "%"),
@@ -79,8 +79,8 @@ def distributions(measurement: Measurement, clock: Clock, *, wide: bool = True) 
     width = WIDE if wide else NARROW
     frame = Box(52, 34, width - 14, _HEIGHT - 46)
     last = max(float(np.quantile(side, _INFERENCES_SHOWN)) for side in sides)
-    across = axis(min(float(side[0]) for side in sides), last, frame.left, frame.right, most=8 if wide else 5)
-    up = axis(0, 100, frame.bottom, frame.top)
+    across = round_axis(min(float(side[0]) for side in sides), last, frame.left, frame.right, most=8 if wide else 5)
+    up = round_axis(0, 100, frame.bottom, frame.top)
     beyond = [int((side > across.high).sum()) for side in sides]
     parts = [
         _grid(up, frame, "%"),

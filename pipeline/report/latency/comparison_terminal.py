@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.core.units import MEBIBYTE, NANOSECONDS_PER_MILLISECOND
-from pipeline.measure.roofline import lever
+from pipeline.measure.roofline import speed_lever
 from pipeline.report import numbers
 
 if TYPE_CHECKING:
@@ -30,12 +30,12 @@ STYLES: dict[Verdict, str] = {
 WHAT: dict[Metric, str] = {"cpu": "CPU time", "wall": "wall time", "instructions": "instructions"}
 
 
-def summary(found: Comparison) -> RenderableType:
+def comparison_summary(found: Comparison) -> RenderableType:
     """Return verdict, reasons, both clocks, and what each file needs."""
     head = Text.assemble((found.verdict, STYLES[found.verdict]), f"  {found.name}, {speed(found)}")
     lines = [head, *(Text(f"  {each.code}: {each.text}") for each in found.reasons)]
     if found.candidate.roofline and found.verdict in {"PASS", "FAIL"}:
-        lines.append(Text(f"    what could still be improved: {lever(found.candidate.roofline)}"))
+        lines.append(Text(f"    what could still be improved: {speed_lever(found.candidate.roofline)}"))
     return Group(*lines, Text(), _table(found), Text(_footer(found)))
 
 

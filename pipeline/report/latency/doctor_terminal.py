@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 STYLES = {"ok": "green", "warn": "bold yellow"}
 
 
-def summary(
+def doctor_summary(
     found: DoctorReport, margins: Mapping[float, float], *, default_margin: float, kept: bool
 ) -> RenderableType:
     """Return checks, noise by both clocks, and the smallest honest margin for each budget in seconds."""

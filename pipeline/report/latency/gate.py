@@ -8,7 +8,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.core.printable import printable
+from pipeline.core.printable import printable_text
 from pipeline.report import numbers
 from pipeline.report.latency.comparison_terminal import STYLES
 
@@ -36,7 +36,7 @@ _EXPLAINED = (
 _HEADINGS = ("Model", "Verdict", "Ratio", "Margin", "Limited by", "Why")
 
 
-def summary(found: GateResult) -> RenderableType:
+def gate_summary(found: GateResult) -> RenderableType:
     """Return one row for each model, and what follows for all."""
     table = Table(box=None, pad_edge=False)
     for name in _HEADINGS:
@@ -95,14 +95,14 @@ def cells(found: ModelResult) -> tuple[str, ...]:
 
 def escaped(text: str) -> str:
     """Return text for a cell of a Markdown table: no markup, no line breaks, no columns of its own."""
-    text = printable(text)
+    text = printable_text(text)
     for sign in "\\`*_[]<>|":
         text = text.replace(sign, f"\\{sign}")
     return " ".join(text.split())
 
 
 def _data(text: str) -> str:
-    return printable(text, keep="\r\n").replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    return printable_text(text, keep="\r\n").replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
 
 
 def _property(text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 from typing import TYPE_CHECKING
 
-from pipeline.core.printable import printable
+from pipeline.core.printable import printable_text
 from pipeline.report.latency.gate import cells
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _SUITE = "secateur gate"
 
 
-def junit(found: GateResult) -> str:
+def junit_xml(found: GateResult) -> str:
     """Return the XML: FAIL is a failure, INCONCLUSIVE skipped or by its policy, what was not measured an error."""
     suite = ET.Element("testsuite", name=_SUITE, timestamp=found.created[:19])
     counts = dict.fromkeys(("failure", "error", "skipped"), 0)
@@ -22,15 +22,17 @@ def junit(found: GateResult) -> str:
     for each in found.models:
         seconds = each.comparison.protocol.seconds if each.comparison else 0.0
         total += seconds
-        case = ET.SubElement(suite, "testcase", classname=_SUITE, name=printable(each.model), time=f"{seconds:.3f}")
+        case = ET.SubElement(
+            suite, "testcase", classname=_SUITE, name=printable_text(each.model), time=f"{seconds:.3f}"
+        )
         kind = _kind(found, each)
         if kind:
             counts[kind] += 1
             _, verdict, *_, why = cells(each)
-            child = ET.SubElement(case, kind, message=printable(f"{verdict}: {why}"))
+            child = ET.SubElement(case, kind, message=printable_text(f"{verdict}: {why}"))
             if kind != "skipped":
                 child.set("type", each.verdict or "not measured")
-                child.text = printable(why)
+                child.text = printable_text(why)
     suite.set("tests", str(len(found.models)))
     suite.set("failures", str(counts["failure"]))
     suite.set("errors", str(counts["error"]))

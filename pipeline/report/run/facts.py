@@ -34,7 +34,7 @@ def header(report: RunReport) -> Facts:
         ("Recipe", f"{report.recipe_file}, digest {report.recipe_digest[:_DIGEST_SHOWN]}, seed {report.seed}"),
         ("Run", f"{_started(report)}, took {numbers.duration(report.seconds)}"),
     )
-    return facts if report.bundle is None else (*facts, ("Bundle", bundle(report.bundle)))
+    return facts if report.bundle is None else (*facts, ("Bundle", bundle_facts(report.bundle)))
 
 
 def _threads(report: RunReport) -> Facts:
@@ -44,7 +44,7 @@ def _threads(report: RunReport) -> Facts:
     return (("Training and accuracy", f"{numbers.plural(report.threads, 'thread')}, by {report.threads_from}"),)
 
 
-def bundle(record: BundleRecord, folder: Path = Path()) -> str:
+def bundle_facts(record: BundleRecord, folder: Path = Path()) -> str:
     """Write where a run's edge bundle is, its size, and the digest by which it can be told from any other."""
     return f"{folder / record.archive}, {numbers.size(record.archive_bytes)}, {record.digest}"
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pipeline
 from pipeline.report import numbers
-from pipeline.report.drawing.template import template
+from pipeline.report.drawing.template import load_template
 from pipeline.report.run import facts, headline, plot, precision_html, precision_rows, rows
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def render(report: RunReport) -> str:
     """Return the page. Everything that comes from the run is escaped."""
-    return template("page.html.j2").render(
+    return load_template("page.html.j2").render(
         report=report,
         version=pipeline.__version__,
         banner=headline.banner(report),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline.core.printable import printable
+from pipeline.core.printable import printable_text
 from pipeline.report import numbers
 from pipeline.report.run import facts, headline, precision_rows, rows
 
@@ -42,7 +42,7 @@ def render(report: RunReport) -> str:
 
 def escape(text: str) -> str:
     """Make text safe inside a paragraph or a table cell."""
-    return printable(text).translate(_ESCAPED)
+    return printable_text(text).translate(_ESCAPED)
 
 
 def table(names: Sequence[str], aligned: str, cells: Sequence[Sequence[str]]) -> str:
@@ -98,7 +98,7 @@ def _stages(report: RunReport) -> str:
     return "## What each stage did\n\n" + table(names, "rllrrrrrrrrr", [_line(line) for line in rows.lines(report)])
 
 
-def _line(line: rows.Line) -> tuple[str, ...]:
+def _line(line: rows.ReportLine) -> tuple[str, ...]:
     """Write one row of the stage table."""
     bought = ", ".join(f"**{chip.text}**" if chip.tone == "nothing" else escape(chip.text) for chip in line.chips)
     label = f"**{escape(line.label)}**" + (f" ({escape(line.settings)})" if line.settings else "")
@@ -133,7 +133,7 @@ def _searches(report: RunReport) -> list[str]:
     return found
 
 
-def _candidate(line: precision_rows.Line) -> tuple[str, ...]:
+def _candidate(line: precision_rows.CandidateLine) -> tuple[str, ...]:
     """Write one file that was tried."""
     nodes = f" ({', '.join(line.nodes)})" if line.nodes else ""
     return (

@@ -13,8 +13,8 @@ from markupsafe import Markup
 
 from pipeline.report import numbers
 from pipeline.report.drawing import chart, svg
-from pipeline.report.drawing.chart import Named
-from pipeline.report.drawing.placement import Axis, Box, axis
+from pipeline.report.drawing.chart import NamedPoint
+from pipeline.report.drawing.placement import Axis, Box, round_axis
 from pipeline.report.run import rows
 from pipeline.report.run.gains import made, timing
 
@@ -40,7 +40,7 @@ class Judged:
 
 
 @dataclass(frozen=True)
-class Point:
+class PlotPoint:
     """One file in the accuracy-latency plot, in pixels; whiskers as (low, high)."""
 
     x: float
@@ -106,15 +106,15 @@ def _axes(drawn: Sequence[Judged], frame: Box, most: int) -> tuple[Axis, Axis]:
     spans = [numbers.wilson(each.accuracy) for each in drawn]
     lowest, highest = 100 * min(low for low, _ in spans), 100 * max(high for _, high in spans)
     slowest = max(max(each.milliseconds.value, each.milliseconds.high) for each in drawn)
-    across = axis(0, slowest, frame.left, frame.right, most=most)
-    return across, axis(lowest, highest, frame.bottom, frame.top, most=7)
+    across = round_axis(0, slowest, frame.left, frame.right, most=most)
+    return across, round_axis(lowest, highest, frame.bottom, frame.top, most=7)
 
 
-def _point(judged: Judged, across: Axis, up: Axis, role: rows.Role) -> Point:
+def _point(judged: Judged, across: Axis, up: Axis, role: rows.Role) -> PlotPoint:
     """Put one row on the scales."""
     low, high = numbers.wilson(judged.accuracy)
     taken = judged.milliseconds
-    return Point(
+    return PlotPoint(
         x=across(taken.value),
         y=up(100 * judged.accuracy.accuracy),
         x_bounds=(across(taken.low), across(taken.high)),
@@ -150,13 +150,13 @@ def _titles(frame: Box, across: str) -> Markup:
     )
 
 
-def _path(points: Sequence[Point]) -> Markup:
+def _path(points: Sequence[PlotPoint]) -> Markup:
     """Draw the way from the original to the result."""
     way = " ".join(f"{point.x:.1f},{point.y:.1f}" for point in points)
     return Markup('<polyline class="way" points="{}"/>').format(way)
 
 
-def _whiskers(point: Point) -> Markup:
+def _whiskers(point: PlotPoint) -> Markup:
     """Draw the two intervals of one point."""
     kind = f"whisker {point.role}"
     return svg.line(kind, point.x_bounds[0], point.y, point.x_bounds[1], point.y) + svg.line(
@@ -164,7 +164,7 @@ def _whiskers(point: Point) -> Markup:
     )
 
 
-def _symbol(point: Point) -> Markup:
+def _symbol(point: PlotPoint) -> Markup:
     """Draw one point: hollow square, dot or diamond."""
     x, y = point.x, point.y
     if point.role == "original":
@@ -176,10 +176,10 @@ def _symbol(point: Point) -> Markup:
     return Markup('<circle class="symbol stage" cx="{:.1f}" cy="{:.1f}" r="4.5"/>').format(x, y)
 
 
-def _labels(points: Sequence[Point], frame: Box) -> list[Markup]:
+def _labels(points: Sequence[PlotPoint], frame: Box) -> list[Markup]:
     """Write each point's label; the result and the original keep their names."""
     named = [
-        Named(
+        NamedPoint(
             point.x,
             point.y,
             point.name,

@@ -22,7 +22,7 @@ class Search:
     about: Facts
     chosen: str
     conclusion: str
-    lines: tuple[precision_rows.Line, ...]
+    lines: tuple[precision_rows.CandidateLine, ...]
     layers: tuple[precision_rows.LayerLine, ...]
     plots: tuple[Markup, ...]
     not_drawn: str

@@ -13,8 +13,8 @@ from markupsafe import Markup
 
 from pipeline.report import numbers
 from pipeline.report.drawing import chart, svg
-from pipeline.report.drawing.chart import Named
-from pipeline.report.drawing.placement import CHARACTER_WIDTH, LINE_HEIGHT, Axis, Box, axis
+from pipeline.report.drawing.chart import NamedPoint
+from pipeline.report.drawing.placement import CHARACTER_WIDTH, LINE_HEIGHT, Axis, Box, round_axis
 from pipeline.report.run import precision_rows, rows
 
 if TYPE_CHECKING:
@@ -99,8 +99,8 @@ def _axes(drawn: Sequence[_Point], plan: PrecisionPlan, frame: Box, most: int) -
     highest = max(0.0, *(max(point.change, point.changes[1]) for point in drawn))
     slowest = min(1.0, *(min(point.speed, point.speeds[0]) for point in drawn))
     fastest = max(1.0, *(max(point.speed, point.speeds[1]) for point in drawn))
-    across = axis(slowest, fastest, frame.left, frame.right, most=most)
-    return across, axis(max(lowest, deepest), highest, frame.bottom, frame.top, most=8)
+    across = round_axis(slowest, fastest, frame.left, frame.right, most=most)
+    return across, round_axis(max(lowest, deepest), highest, frame.bottom, frame.top, most=8)
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,9 @@ class _Plot:
         if point.change < self.up.low:
             parts.append(_shape("below", f"M{x - 5:.1f} {y + 7:.1f}h10l-5 8z"))
         parts += self._symbols(point, x, y)
-        return svg.group("candidate", parts, precision_rows.told(precision_rows.line(point.number, point.candidate)))
+        return svg.group(
+            "candidate", parts, precision_rows.tooltip_lines(precision_rows.line(point.number, point.candidate))
+        )
 
     def _symbols(self, point: _Point, x: float, y: float) -> Iterator[Markup]:
         """Yield the sign of one candidate; the float file that was chosen has both signs."""
@@ -182,12 +184,12 @@ class _Plot:
         elif point.number:
             yield svg.circle("symbol kept", x, y, 5)
 
-    def _named(self, point: _Point) -> Named:
+    def _named(self, point: _Point) -> NamedPoint:
         """Return a candidate's label; one below the scale has its number of points with it."""
         x = self.across(point.speed)
         low, high = map(self._height, point.changes)
         beyond = f" ({numbers.points(point.change / 100, 1)})" if point.change < self.up.low else ""
-        return Named(
+        return NamedPoint(
             x,
             self._height(point.change),
             chart.shortened(f"{point.number} {point.candidate.label}", self.letters) + beyond,

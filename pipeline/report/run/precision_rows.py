@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline.report import numbers
-from pipeline.report.inspection.file_rows import decibels, percent
+from pipeline.report.inspection.file_rows import format_decibels, format_share
 from pipeline.report.run.rows import Cell, place
 from pipeline.results.precision import PLAN, PrecisionPlan
 
@@ -35,7 +35,7 @@ READ_LAYERS = (
 
 
 @dataclass(frozen=True)
-class Line:
+class CandidateLine:
     """One candidate as text. `state` names it for the style sheet, `verdict` in words."""
 
     number: int
@@ -116,15 +116,15 @@ def conclusion(plan: PrecisionPlan) -> tuple[str, str]:
     return won.label, f"{told} {_sentence(won.reason)}".rstrip()
 
 
-def lines(plan: PrecisionPlan) -> tuple[Line, ...]:
+def lines(plan: PrecisionPlan) -> tuple[CandidateLine, ...]:
     """Return every candidate, the float file first."""
     return tuple(line(number, candidate) for number, candidate in enumerate(plan.candidates))
 
 
-def line(number: int, candidate: CandidateFile) -> Line:
+def line(number: int, candidate: CandidateFile) -> CandidateLine:
     """Write one candidate."""
     gap, time, factor = candidate.difference, candidate.milliseconds, candidate.speedup
-    return Line(
+    return CandidateLine(
         number=number,
         label=candidate.label,
         state=candidate.state,
@@ -137,7 +137,7 @@ def line(number: int, candidate: CandidateFile) -> Line:
         recovery=", ".join(candidate.recovery) or numbers.DASH,
         in_float=_in_float(candidate),
         nodes=candidate.float_nodes,
-        decibels=decibels(candidate.decibels),
+        decibels=format_decibels(candidate.decibels),
         accuracy=Cell(numbers.percent(candidate.accuracy), _change(gap) if gap else ""),
         latency=Cell(numbers.milliseconds(time.value), numbers.bounds(time)) if time else Cell(),
         speedup=Cell(numbers.ratio(factor.value), numbers.bounds(factor)) if factor else Cell(),
@@ -151,7 +151,7 @@ def layer_lines(plan: PrecisionPlan) -> tuple[LayerLine, ...]:
     return tuple(_layer(choice) for choice in plan.layers)
 
 
-def told(found: Line) -> str:
+def tooltip_lines(found: CandidateLine) -> str:
     """Tell everything about one candidate in a few lines, for a tooltip."""
     how = (found.engine, found.precision.text, found.precision.note, found.calibration, found.recovery)
     numbers_of_it = (
@@ -173,7 +173,7 @@ def _searched(row: Row) -> bool:
 
 def _calibration(plan: PrecisionPlan) -> str:
     """Write how many images were calibrated on, and how far ranges moved at each number."""
-    moved = ", ".join(f"{percent(share)} at {count:,}" for count, share in sorted(plan.calibration_moved.items()))
+    moved = ", ".join(f"{format_share(share)} at {count:,}" for count, share in sorted(plan.calibration_moved.items()))
     images = numbers.plural(plan.calibration_images, "training image")
     return f"{images}; ranges moved by {moved}" if moved else images
 

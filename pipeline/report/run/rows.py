@@ -36,7 +36,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Line:
+class ReportLine:
     """One row of the stage table as text. `verdict` is what the chips leave of it."""
 
     index: int
@@ -82,7 +82,7 @@ class RuntimeTable:
     files: tuple[tuple[int, str, tuple[RuntimeCell, ...]], ...]
 
 
-def lines(report: RunReport) -> tuple[Line, ...]:
+def lines(report: RunReport) -> tuple[ReportLine, ...]:
     """Return the stage table, the original first."""
     slowest = max((t.milliseconds.value for row in report.rows if (t := timing(row, report.target))), default=0.0)
     return tuple(_line(report, row, slowest) for row in report.rows)
@@ -112,11 +112,11 @@ def runtime_table(report: RunReport) -> RuntimeTable:
     return RuntimeTable(tuple(place(*key) for key in keys), tuple(files))
 
 
-def _line(report: RunReport, row: Row, slowest: float) -> Line:
+def _line(report: RunReport, row: Row, slowest: float) -> ReportLine:
     """Write one row as text."""
     taken = timing(row, report.target)
     marked, rest = chips(row.effects)
-    return Line(
+    return ReportLine(
         index=row.index,
         label=row.label,
         settings=settings(row),

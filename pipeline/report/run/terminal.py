@@ -27,7 +27,7 @@ _STYLES: dict[Tone, str] = {
 _VERDICT_STYLES = {"met": "green", "missed": "bold red", "cannot tell": "yellow"}
 
 
-def table(report: RunReport) -> RenderableType:
+def run_table(report: RunReport) -> RenderableType:
     """Return what to print after a run. Text from the run is never read as rich's markup."""
     parts: list[RenderableType] = [_stages(report), _bought(report), Text(), *precision_terminal.tables(report)]
     if report.final is not None:
@@ -67,7 +67,7 @@ def _stages(report: RunReport) -> Table:
     return found
 
 
-def _stage(line: rows.Line) -> Text:
+def _stage(line: rows.ReportLine) -> Text:
     """Write number and label, and below them whether the stage bought nothing or is the result."""
     if line.bought_nothing:
         return Text.assemble((f"{line.index} {line.label}\n", "dim"), ("bought nothing", _STYLES["nothing"]))

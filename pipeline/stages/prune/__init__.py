@@ -21,7 +21,7 @@ from pydantic import Field, model_validator
 
 from pipeline.compress.names import AllocationName, StatisticsRule
 from pipeline.compress.pruning.importance.names import CriterionName, Normalisation
-from pipeline.core.artifact import Artifact, Form, Frozen
+from pipeline.core.artifact import Artifact, Form, FrozenModel
 from pipeline.core.stage import Context, Outcome, Stage
 from pipeline.core.units import Points, Ratio
 from pipeline.network.training_config import PruneSchedule
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.compress.pruning.selection import CostName
-    from pipeline.stages.prune.channels import Aim, Job
+    from pipeline.stages.prune.channels import PruneRequest, PruneTarget
 
 #: Fields that say which channels of a layer leave.
 NOT_OF_BLOCKS = (
@@ -39,7 +39,7 @@ NOT_OF_BLOCKS = (
 )
 
 
-class CostTarget(Frozen):
+class CostTarget(FrozenModel):
     """A cost to prune down to, as a fraction of that of the given network; met within 1 %."""
 
     macs: Ratio | None = Field(default=None, description="Multiply-accumulates of one image.")
@@ -60,7 +60,7 @@ class CostTarget(Frozen):
         return next((name, fraction) for name, fraction in found.items() if fraction)
 
 
-class Constraint(Frozen):
+class Constraint(FrozenModel):
     """Limits for some groups that differ from the stage's own floor and align."""
 
     floor: Annotated[float, Field(ge=0, le=1)] | None = Field(
@@ -209,26 +209,26 @@ class Prune(Stage):
         )
         return Outcome("torch", given.inputs, given.outputs, changed=changed)
 
-    def _job(self, seed: int) -> Job:
-        from pipeline.compress.pruning.selection import Limit, Rules
-        from pipeline.stages.prune.channels import Job
+    def _job(self, seed: int) -> PruneRequest:
+        from pipeline.compress.pruning.selection import GroupLimit, SelectionRules
+        from pipeline.stages.prune.channels import PruneRequest
 
-        rules = Rules(
+        rules = SelectionRules(
             criterion=self.criterion,
             normalise=self.normalise,
             allocation=self.allocation,
             floor=self.floor,
             align=self.align,
-            limits={pattern: Limit(**each.model_dump()) for pattern, each in self.constraints.items()},
+            limits={pattern: GroupLimit(**each.model_dump()) for pattern, each in self.constraints.items()},
             keep=self.keep,
             heads=self.granularity == "heads",
             candidates=self.candidates,
             tolerance=self.tolerance / 100,
             seed=seed,
         )
-        return Job(rules, self._aim(), self.statistics, self.images, self.batch, self.schedule)
+        return PruneRequest(rules, self._aim(), self.statistics, self.images, self.batch, self.schedule)
 
-    def _aim(self) -> Aim:
-        from pipeline.stages.prune.channels import Aim
+    def _aim(self) -> PruneTarget:
+        from pipeline.stages.prune.channels import PruneTarget
 
-        return Aim(self.ratio, self.target.pair() if self.target else None, self.rates)
+        return PruneTarget(self.ratio, self.target.pair() if self.target else None, self.rates)

@@ -6,11 +6,11 @@ import fnmatch
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline.compress.pruning.cost import count
+from pipeline.compress.pruning.cost import count_cost
 from pipeline.compress.pruning.depth import block_influence, prune_blocks, residual_blocks, without_blocks
-from pipeline.compress.pruning.graph import trace
-from pipeline.compress.pruning.graph.capture import capture
-from pipeline.compress.pruning.rewrite import rewrite
+from pipeline.compress.pruning.graph import trace_channels
+from pipeline.compress.pruning.graph.capture import capture_graph
+from pipeline.compress.pruning.rewrite import rewrite_module
 from pipeline.compress.pruning.selection import check_patterns
 from pipeline.compress.pruning.surgery import PrunePlan
 from pipeline.core.errors import InputError, StageError
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from pipeline.compress.pruning.depth import Block
+    from pipeline.compress.pruning.depth import ResidualBlock
     from pipeline.compress.pruning.graph import ChannelGraph
-    from pipeline.compress.pruning.graph.capture import Captured
+    from pipeline.compress.pruning.graph.capture import CapturedGraph
     from pipeline.compress.pruning.selection import CostName
     from pipeline.core.artifact import Artifact
     from pipeline.core.stage import Context
-    from pipeline.stages.prune.channels import Job
+    from pipeline.stages.prune.channels import PruneRequest
     from pipeline.stages.prune.phases import Record
 
 
-def prune_depth(job: Job, given: Artifact, context: Context) -> Record:
+def prune_depth(job: PruneRequest, given: Artifact, context: Context) -> Record:
     """Remove the blocks of least influence, write the rest into the context's folder, and return what changed.
 
     Raises:
@@ -44,11 +44,11 @@ def prune_depth(job: Job, given: Artifact, context: Context) -> Record:
     """
     context.progress.update(0, 3, "finding residual blocks")
     model = load_network(given)
-    captured = capture(model, example_of(given))
+    captured = capture_graph(model, example_of(given))
     blocks = residual_blocks(captured)
     if not blocks:
         raise InputError("No residual block was found: a sum of two values, one computed from the other alone.")
-    depth = Depth(captured, trace(captured), blocks)
+    depth = Depth(captured, trace_channels(captured), blocks)
     context.progress.update(1, 3, "measuring the influence of blocks")
     movable = depth.movable(job.rules.keep)
     samples = samples_of(captured, context, job.images, job.batch)
@@ -80,11 +80,11 @@ def prune_depth(job: Job, given: Artifact, context: Context) -> Record:
 class Depth:
     """A captured network, its channels, and its residual blocks."""
 
-    captured: Captured
+    captured: CapturedGraph
     graph: ChannelGraph
-    blocks: tuple[Block, ...]
+    blocks: tuple[ResidualBlock, ...]
 
-    def movable(self, keep: Sequence[str]) -> tuple[Block, ...]:
+    def movable(self, keep: Sequence[str]) -> tuple[ResidualBlock, ...]:
         """Return the blocks that no pattern names, by their own name or that of a layer in them."""
         names = {block.name: {block.name, *block.layers} for block in self.blocks}
         check_patterns("keep", keep, set().union(*names.values()))
@@ -92,7 +92,7 @@ class Depth:
             block for block in self.blocks if not any(fnmatch.filter(names[block.name], pattern) for pattern in keep)
         )
 
-    def number_for(self, cost: CostName, fraction: float, order: Sequence[Block]) -> int:
+    def number_for(self, cost: CostName, fraction: float, order: Sequence[ResidualBlock]) -> int:
         """Return how many blocks, in this order, have to leave until no more than `fraction` of a cost is left."""
         whole = self._cost(cost, self.captured.module)
         for number in range(1, len(order) + 1):
@@ -109,14 +109,14 @@ class Depth:
         left = self._cost(cost, model) / self._cost(cost, self.captured.module)
         return {"cost": cost, "asked": fraction, "reached": left}
 
-    def _without(self, blocks: Sequence[Block]) -> nn.Module:
+    def _without(self, blocks: Sequence[ResidualBlock]) -> nn.Module:
         if self.graph.walk is None:
             raise InputError("The graph has no walk: expected what trace() returned.")
-        return rewrite(without_blocks(self.captured, blocks), self.graph.walk, PrunePlan({}))
+        return rewrite_module(without_blocks(self.captured, blocks), self.graph.walk, PrunePlan({}))
 
     def _cost(self, name: CostName, model: nn.Module) -> int:
         if name == "size":
             stored = (*model.parameters(), *model.buffers())
             return sum(tensor.numel() * tensor.element_size() for tensor in stored)
-        found = count(model, self.captured.example)
+        found = count_cost(model, self.captured.example)
         return found.macs if name == "macs" else found.parameters

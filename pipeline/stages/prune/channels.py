@@ -8,20 +8,28 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pipeline.compress.pruning.allocation import remaining
+from pipeline.compress.pruning.allocation import remaining_schedule
 from pipeline.compress.pruning.allocation.target import TOLERANCE
-from pipeline.compress.pruning.graph import trace
-from pipeline.compress.pruning.graph.capture import capture
-from pipeline.compress.pruning.importance.reconstruction import rescale
-from pipeline.compress.pruning.prune import prune
-from pipeline.compress.pruning.selection import Amount, Rules, Selection, Traced, select, settings, traced
+from pipeline.compress.pruning.graph import trace_channels
+from pipeline.compress.pruning.graph.capture import capture_graph
+from pipeline.compress.pruning.importance.reconstruction import rescale_consumers
+from pipeline.compress.pruning.prune import prune_channels
+from pipeline.compress.pruning.selection import (
+    PruneAmount,
+    Selection,
+    SelectionRules,
+    TracedNetwork,
+    select_channels,
+    settings_by_group,
+    traced_network,
+)
 from pipeline.compress.pruning.soft import SoftPruning
 from pipeline.compress.training.training import epoch_seed
 from pipeline.core.errors import InputError, StageError
 from pipeline.core.runtimes import FORMS
 from pipeline.network.stored import load_network, write_network
 from pipeline.network.tracing import example_of, samples_of
-from pipeline.network.training import history, make_training, train_artifact
+from pipeline.network.training import epoch_history, make_training, train_artifact
 from pipeline.stages.prune.phases import Phases
 from pipeline.stages.prune.record import changed, frozen_layers, kept_whole, listed, removal_record, widths_after
 
@@ -34,7 +42,7 @@ if TYPE_CHECKING:
     from pipeline.compress.names import StatisticsRule
     from pipeline.compress.pruning.allocation import Kept
     from pipeline.compress.pruning.graph import ChannelGraph
-    from pipeline.compress.pruning.graph.capture import Captured
+    from pipeline.compress.pruning.graph.capture import CapturedGraph
     from pipeline.compress.pruning.selection import CostName
     from pipeline.core.artifact import Artifact
     from pipeline.core.stage import Context
@@ -46,7 +54,7 @@ PHASES = "phases"
 
 
 @dataclass(frozen=True)
-class Aim:
+class PruneTarget:
     """How much leaves in all: a fraction of the channels, all but a fraction of a cost, or fractions by pattern."""
 
     ratio: float | None
@@ -55,7 +63,7 @@ class Aim:
 
 
 @dataclass(frozen=True)
-class Job:
+class PruneRequest:
     """One pruning as a recipe asks for it.
 
     Attributes:
@@ -67,8 +75,8 @@ class Job:
         schedule: training between or while channels are removed; None: all leave at once.
     """
 
-    rules: Rules
-    aim: Aim
+    rules: SelectionRules
+    aim: PruneTarget
     statistics: StatisticsRule
     images: int
     batch: int
@@ -76,17 +84,17 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Found:
+class TracedModel:
     """A network, and what the engine sees in it."""
 
     model: nn.Module
-    network: Traced
+    network: TracedNetwork
 
 
 class Pruning:
     """One run of a job: `run` leaves the pruned artifact's payload in the context's folder."""
 
-    def __init__(self, job: Job, given: Artifact, context: Context) -> None:
+    def __init__(self, job: PruneRequest, given: Artifact, context: Context) -> None:
         """Trace the network that is given.
 
         Raises:
@@ -98,8 +106,8 @@ class Pruning:
         captured, graph = self._graph_of(model)
         if not graph.groups:
             raise InputError(f"No channel of this network can be removed. {listed(frozen_layers(graph))}")
-        self.start = Found(model, traced(captured, graph, job.rules))
-        self.rates = settings(graph, "rates", job.aim.rates)
+        self.start = TracedModel(model, traced_network(captured, graph, job.rules))
+        self.rates = settings_by_group(graph, "rates", job.aim.rates)
 
     def run(self) -> Record:
         """Prune, and return what changed as plain JSON.
@@ -184,7 +192,7 @@ class Pruning:
         seed = epoch_seed(self.context.seed, step)
         training = make_training(schedule, load_network(given), self.context, seed=seed)
         train_artifact(training, given, folder, self.context.progress, label=label)
-        return {"epoch": training.best_epoch, "history": history(training)}
+        return {"epoch": training.best_epoch, "history": epoch_history(training)}
 
     def _train_softly(self, given: Artifact, folder: Path, *, schedule: PruneSchedule) -> Record:
         softly = SoftPruning(self.start.network.graph.groups, self._chooser())
@@ -196,7 +204,7 @@ class Pruning:
         return {
             "kept": {name: list(classes) for name, classes in kept.items()},
             "epoch": training.best_epoch,
-            "history": history(training),
+            "history": epoch_history(training),
             "found": {"criterion": {"name": self.job.rules.criterion}},
         }
 
@@ -212,11 +220,11 @@ class Pruning:
 
         return choose
 
-    def _graph_of(self, model: nn.Module) -> tuple[Captured, ChannelGraph]:
-        captured = capture(model, example_of(self.given))
-        return captured, trace(captured, statistics=self.job.statistics, heads=self.job.rules.heads)
+    def _graph_of(self, model: nn.Module) -> tuple[CapturedGraph, ChannelGraph]:
+        captured = capture_graph(model, example_of(self.given))
+        return captured, trace_channels(captured, statistics=self.job.statistics, heads=self.job.rules.heads)
 
-    def _again(self, model: nn.Module, step: int = 0) -> Found:
+    def _again(self, model: nn.Module, step: int = 0) -> TracedModel:
         """Trace a network that comes from the given one; patterns and floors are those of the given one."""
         captured, graph = self._graph_of(model)
         start = self.start.network
@@ -228,14 +236,16 @@ class Pruning:
             )
         rules = replace(self.job.rules, seed=epoch_seed(self.job.rules.seed, step))
         constraints = start.constraints.relative_to(start.widths, widths)
-        return Found(model, Traced(captured, graph, rules, start.whole, constraints))
+        return TracedModel(model, TracedNetwork(captured, graph, rules, start.unpruned, constraints))
 
-    def _select(self, network: Traced, step: int = 0, steps: int = 1) -> Selection:
+    def _select(self, network: TracedNetwork, step: int = 0, steps: int = 1) -> Selection:
         """Choose what stays after one of `steps` steps."""
         amount = self._amount(network, step, steps)
         if amount is None:
             return Selection({}, {})
-        return select(network, amount, samples_of(network.captured, self.context, self.job.images, self.job.batch))
+        return select_channels(
+            network, amount, samples_of(network.captured, self.context, self.job.images, self.job.batch)
+        )
 
     def _decision(self) -> Selection:
         """Choose what stays of the network that is given. Raises InputError when a target is missed by over 1 %."""
@@ -252,24 +262,26 @@ class Pruning:
                 )
         return selection
 
-    def _amount(self, now: Traced, step: int, steps: int) -> Amount | None:
+    def _amount(self, now: TracedNetwork, step: int, steps: int) -> PruneAmount | None:
         """Return what leaves in one of `steps` steps, relative to the network that it finds; None for nothing."""
         aim, start = self.job.aim, self.start.network
         shape = self.job.schedule.shape if self.job.schedule else "geometric"
         if aim.target:
             name, fraction = aim.target
-            cost = remaining(fraction, steps, shape)[step] * start.cost_model(name).cost({})
-            return Amount(cost=(name, cost)) if now.cost_model(name).cost({}) > (1 + TOLERANCE) * cost else None
+            cost = remaining_schedule(fraction, steps, shape)[step] * start.cost_model(name).cost({})
+            return PruneAmount(cost=(name, cost)) if now.cost_model(name).cost({}) > (1 + TOLERANCE) * cost else None
         if aim.ratio is None:
-            wanted = {n: remaining(1 - rate, steps, shape)[step] * start.widths[n] for n, rate in self.rates.items()}
+            wanted = {
+                n: remaining_schedule(1 - rate, steps, shape)[step] * start.widths[n] for n, rate in self.rates.items()
+            }
             rates = {name: max(0.0, 1 - width / now.widths.get(name, 1)) for name, width in wanted.items()}
-            return Amount(rates=rates)
-        left = remaining(1 - aim.ratio, steps, shape)[step]
+            return PruneAmount(rates=rates)
+        left = remaining_schedule(1 - aim.ratio, steps, shape)[step]
         channels = sum(now.widths.get(name, 1) for name in start.wide) - left * sum(start.wide.values())
         wide = sum(now.wide.values())
-        return Amount(ratio=channels / wide) if wide and channels > 0 else None
+        return PruneAmount(ratio=channels / wide) if wide and channels > 0 else None
 
-    def _remove(self, given: Artifact, folder: Path, found: Found, selection: Selection) -> Record:
+    def _remove(self, given: Artifact, folder: Path, found: TracedModel, selection: Selection) -> Record:
         """Write the network without the channels that are not kept, and say what that was."""
         network, kept = found.network, selection.kept
         widths = _lengths(kept)
@@ -278,8 +290,8 @@ class Pruning:
             return {"widths": {}, "found": selection.details}
         self.context.progress.update(2, 3, "removing channels")
         if selection.products:
-            rescale(network.graph, dict(network.captured.module.named_parameters()), selection.products, kept)
-        pruned = prune(network.captured, network.graph, found.model, kept)
+            rescale_consumers(network.graph, dict(network.captured.module.named_parameters()), selection.products, kept)
+        pruned = prune_channels(network.captured, network.graph, found.model, kept)
         edit = {"kind": "prune", "keep": pruned.plan.as_json()}
         write_network(folder, pruned.model, parent=given, edits=[edit])
         return {"widths": widths, "found": selection.details, **removal_record(pruned)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pipeline.compress.pruning.cost import count
+from pipeline.compress.pruning.cost import count_cost
 from pipeline.compress.pruning.graph import layer_of
 
 if TYPE_CHECKING:
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from pipeline.compress.pruning.graph import ChannelGraph
     from pipeline.compress.pruning.graph.exported import Example
-    from pipeline.compress.pruning.prune import Pruned
-    from pipeline.compress.pruning.selection import CostName, Traced
+    from pipeline.compress.pruning.prune import PrunedNetwork
+    from pipeline.compress.pruning.selection import CostName, TracedNetwork
 
     Record = dict[str, Any]
 
@@ -29,12 +29,12 @@ def frozen_layers(graph: ChannelGraph) -> dict[str, list[str]]:
     return {reason: list(layers) for reason, layers in reasons.items()}
 
 
-def kept_whole(network: Traced) -> dict[str, list[str]]:
+def kept_whole(network: TracedNetwork) -> dict[str, list[str]]:
     """Return the layers of which no channel could leave, by reason: of the engine, of the recipe, of the widths."""
     found = frozen_layers(network.graph)
     for name, width in network.widths.items():
         align = network.constraints.of(name).align
-        if name in network.whole:
+        if name in network.unpruned:
             found.setdefault("named in keep", []).append(name)
         elif width <= align:
             found.setdefault(f"no wider than align {align}", []).append(name)
@@ -46,7 +46,7 @@ def listed(reasons: Mapping[str, Sequence[str]]) -> str:
     return "; ".join(f"{reason}: {', '.join(layers)}" for reason, layers in reasons.items()) or "none"
 
 
-def widths_after(network: Traced, records: Sequence[Record]) -> dict[str, int]:
+def widths_after(network: TracedNetwork, records: Sequence[Record]) -> dict[str, int]:
     """Return the width of every group after all removals."""
     widths = network.widths
     for record in records:
@@ -57,7 +57,7 @@ def widths_after(network: Traced, records: Sequence[Record]) -> dict[str, int]:
 def changed(
     before: nn.Module,
     after: nn.Module,
-    network: Traced,
+    network: TracedNetwork,
     records: Sequence[Record],
     target: tuple[CostName, float] | None,
 ) -> Record:
@@ -82,7 +82,7 @@ def changed(
     }
 
 
-def removal_record(pruned: Pruned) -> Record:
+def removal_record(pruned: PrunedNetwork) -> Record:
     """Return the proof of one removal, and how the network was changed."""
     certificate = pruned.certificate
     return {
@@ -110,7 +110,7 @@ def proof(removals: Sequence[Record]) -> Record:
     }
 
 
-def _widths(network: Traced, after: Mapping[str, int]) -> Record:
+def _widths(network: TracedNetwork, after: Mapping[str, int]) -> Record:
     """Return the channels over all groups, and the widths of the groups that changed."""
     widths = {name: {"before": width, "after": after[name]} for name, width in network.widths.items()}
     total = {key: sum(width[key] for width in widths.values()) for key in ("before", "after")}
@@ -119,14 +119,14 @@ def _widths(network: Traced, after: Mapping[str, int]) -> Record:
 
 def costs(before: nn.Module, after: nn.Module, example: Example) -> Record:
     """Return operations and parameters before and after."""
-    old, new = count(before, example), count(after, example)
+    old, new = count_cost(before, example), count_cost(after, example)
     return {
         "macs": {"before": old.macs, "after": new.macs},
         "parameters": {"before": old.parameters, "after": new.parameters},
     }
 
 
-def _target(network: Traced, widths: Mapping[str, int], target: tuple[CostName, float] | None) -> Record:
+def _target(network: TracedNetwork, widths: Mapping[str, int], target: tuple[CostName, float] | None) -> Record:
     """Return the fraction of a cost that was asked for, and the one that is left."""
     if target is None:
         return {}
@@ -135,7 +135,7 @@ def _target(network: Traced, widths: Mapping[str, int], target: tuple[CostName, 
     return {"target": {"cost": name, "asked": fraction, "reached": model.cost(widths) / model.cost({})}}
 
 
-def _steps(network: Traced, records: Sequence[Record]) -> Record:
+def _steps(network: TracedNetwork, records: Sequence[Record]) -> Record:
     """Return one line for each training: channels that are left, best epoch, and its accuracy on validation images."""
     steps = []
     for index, record in enumerate(records):

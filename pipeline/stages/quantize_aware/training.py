@@ -14,22 +14,22 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.compress.quantization.aware.graph import QuantizationAware
-from pipeline.compress.quantization.canonical import canonical
+from pipeline.compress.quantization.canonical import canonical_form
 from pipeline.compress.quantization.engines.onnxruntime import quantize_with_ranges
 from pipeline.compress.quantization.holding import hold_in_float
-from pipeline.compress.quantization.placement import matching_nodes, nodes_like, suspects
+from pipeline.compress.quantization.placement import matching_nodes, nodes_like, suspect_nodes
 from pipeline.compress.quantization.ranges import activation_ranges
-from pipeline.compress.quantization.separation import separated, with_biases
+from pipeline.compress.quantization.separation import separate_tensors, with_biases
 from pipeline.compress.training.training import Regulariser
 from pipeline.core.errors import InputError, StageError
 from pipeline.core.nearness import NEARNESS
 from pipeline.export.execution import onnx_outputs
 from pipeline.export.onnx import FILE_NAME, export_onnx
-from pipeline.export.parity import NORMS, compare
+from pipeline.export.parity import NORMS, output_differences
 from pipeline.network.stored import load_network
-from pipeline.network.training import STATE_FILE, history, make_training, run_to_end
-from pipeline.onnx_graph.file import finish, onnx_specs, read_onnx, write_onnx
-from pipeline.precision.nearness import Made, both, net_of, settle
+from pipeline.network.training import STATE_FILE, epoch_history, make_training, run_to_end
+from pipeline.onnx_graph.file import finish_model, onnx_specs, read_onnx, write_onnx
+from pipeline.precision.nearness import MadeFile, ensure_near, nearness_before_and_after, net_of
 from pipeline.precision.request import calibration_images, request_of
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto
 
-    from pipeline.compress.quantization.engines.engine import Quantized
+    from pipeline.compress.quantization.engines.engine import QuantizedGraph
     from pipeline.compress.quantization.names import Scheme
     from pipeline.core.artifact import Artifact, TensorSpec
     from pipeline.core.stage import Context
@@ -57,23 +57,23 @@ PARITY_IMAGES = 32
 class QdqFile:
     """Writes the int8 file of a float graph; `quantize` takes patterns of the nodes that stay in float."""
 
-    quantize: Callable[[tuple[str, ...]], Quantized]
+    quantize: Callable[[tuple[str, ...]], QuantizedGraph]
     model: ModelProto
     keep: tuple[str, ...]
     file: Path
 
-    def __call__(self, in_float: tuple[str, ...]) -> Made:
+    def __call__(self, in_float: tuple[str, ...]) -> MadeFile:
         """Write it with these nodes in float."""
         keep = self.keeping(in_float)
         quantized = self.quantize(keep)
         kept = nodes_like(self.model, keep) | quantized.reasons.keys()
-        write_onnx(finish(hold_in_float(quantized.model, kept)), self.file)
+        write_onnx(finish_model(hold_in_float(quantized.model, kept)), self.file)
         told = {
             "quantized_nodes": quantized.nodes,
             "float_nodes": list(quantized.float_nodes),
             "left_in_float": dict(quantized.reasons),
         }
-        return Made(self.file, suspects(self.model, self.keep), told, empty=not quantized.nodes)
+        return MadeFile(self.file, suspect_nodes(self.model, self.keep), told, empty=not quantized.nodes)
 
     def keeping(self, in_float: Sequence[str]) -> tuple[str, ...]:
         """Return the patterns of what stays in float with these nodes."""
@@ -130,7 +130,7 @@ def train_quantized(
     export_onnx(network, work, input_shape=shape, **names)  # type: ignore[arg-type]
     exported = read_onnx(work / FILE_NAME)
     matching_nodes(exported, quantization.keep)
-    model = canonical(exported)
+    model = canonical_form(exported)
     calibrated = calibration_images(quantization, context, model)
     request = request_of(quantization, scheme)
     ranges = activation_ranges(
@@ -142,12 +142,12 @@ def train_quantized(
     )
     few = calibrated.samples_NCHW[:2]
     norms = folded_norms(network, few)
-    own = with_biases(separated(model, tied_parameters(network, few)), norms)
+    own = with_biases(separate_tensors(model, tied_parameters(network, few)), norms)
     net = net_of(work / FILE_NAME, context, len(calibrated.samples_NCHW))
     begun = QdqFile(
         lambda keep: quantize_with_ranges(own, ranges, replace(request, keep=keep)), own, request.keep, work / QDQ
     )
-    _, start = settle(net, begun, quantization.on_far, stage=KIND, progress=context.progress)
+    _, start = ensure_near(net, begun, quantization.on_far, stage=KIND, progress=context.progress)
     request = replace(request, keep=begun.keeping(start.in_float))
     aware = QuantizationAware(own, ranges, request, norms, keep_zeros=keep_zeros)
     freeze_constants(aware, network)
@@ -159,9 +159,9 @@ def train_quantized(
     make = QdqFile(trained.shipped, own, request.keep, file)
     make(())
     parity = _require_parity(trained, file, calibrated.samples_NCHW[:PARITY_IMAGES])
-    write_onnx(finish(trained.in_float()), work / FILE_NAME)
+    write_onnx(finish_model(trained.in_float()), work / FILE_NAME)
     net = replace(net, given=work / FILE_NAME)
-    made, end = settle(net, make, quantization.on_far, stage=KIND, progress=context.progress)
+    made, end = ensure_near(net, make, quantization.on_far, stage=KIND, progress=context.progress)
     shutil.rmtree(work)
     (context.folder / STATE_FILE).unlink(missing_ok=True)
     changed = {
@@ -169,11 +169,11 @@ def train_quantized(
         "device": training.device.type,
         "best_epoch": training.best_epoch,
         **({"calibrated_accuracy": training.start.accuracy} if training.start else {}),
-        "history": history(training),
+        "history": epoch_history(training),
         **made.told,
         "calibration_images": len(calibrated.samples_NCHW),
         "simulation": parity,
-        NEARNESS: both(start, end).model_dump(mode="json", exclude_none=True),
+        NEARNESS: nearness_before_and_after(start, end).model_dump(mode="json", exclude_none=True),
     }
     return *onnx_specs(read_onnx(file)), changed
 
@@ -249,7 +249,7 @@ def _require_parity(trained: QuantizationAware, file: Any, samples: NDArray[np.f
         simulated = trained(torch.from_numpy(samples))
     reference = tuple(each.numpy() for each in (simulated if isinstance(simulated, tuple) else (simulated,)))
     found = onnx_outputs(file, samples)
-    parity = compare(reference, found)
+    parity = output_differences(reference, found)
     exact = reference[0].astype(np.float64)
     power, noise = float(np.square(exact).sum()), float(np.square(exact - found[0]).sum())
     decibels = math.inf if noise == 0 else 10 * math.log10(power / noise) if power > 0 else -math.inf

@@ -10,10 +10,10 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat
 from onnxruntime.quantization import quantize_static as quantize_with_onnxruntime
 from torch import Tensor, nn
 
-from pipeline.analysis.cost import Cost, gzip_size_bytes, onnx_cost, openvino_cost
+from pipeline.analysis.cost import FileCost, gzip_size_bytes, onnx_cost, openvino_cost
 from pipeline.export.onnx import export_onnx
 from pipeline.export.openvino import export_openvino
-from pipeline.onnx_graph.file import finish, read_onnx, write_onnx
+from pipeline.onnx_graph.file import finish_model, read_onnx, write_onnx
 from tests.defaults import quantize_static
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 #: 8x8 pixels: stem 3 -> 8, 3x3; depthwise 8, 3x3; head 8 -> 4. Each with a bias, the stem's from batch norm.
-TINY = Cost(
+TINY = FileCost(
     macs=64 * 8 * 27 + 64 * 8 * 9 + 8 * 4,
     parameters=(8 * 27 + 8) + (8 * 9 + 8) + (8 * 4 + 4),
 )
@@ -78,7 +78,7 @@ def test_an_ir_counts_as_its_onnx_file(exported: Path, tmp_path: Path, *, half: 
 def test_quantized_files_count_as_the_float_file(exported: Path, tmp_path: Path, samples: NDArray[np.float32]) -> None:
     """QDQ in ONNX and in OpenVINO; scales and zero points are no parameters."""
     quantized = quantize_static(read_onnx(exported), samples, scheme="u8s8")
-    write_onnx(finish(quantized.model), tmp_path / "model.onnx")
+    write_onnx(finish_model(quantized.model), tmp_path / "model.onnx")
     export_openvino(tmp_path / "model.onnx", tmp_path)
     assert onnx_cost(tmp_path / "model.onnx") == openvino_cost(tmp_path / "model.xml") == TINY
     for cost in (onnx_cost(tmp_path / "model.onnx"), openvino_cost(tmp_path / "model.xml")):
@@ -108,7 +108,7 @@ def test_transposed_grouped_and_tokenwise_layers(tmp_path: Path) -> None:
     """A transposed convolution multiplies each of its inputs; a matrix product has its bias in an addition."""
     export_onnx(Exotic().eval(), tmp_path, input_shape=(1, 4, 4, 4))
     export_openvino(tmp_path / "model.onnx", tmp_path)
-    expected = Cost(
+    expected = FileCost(
         macs=16 * 8 * 2 + 16 * 8 * 6 * 4 + 64 * 6 * 5,
         parameters=8 * 2 + (8 * 6 * 4 + 6) + (6 * 5 + 5),
     )

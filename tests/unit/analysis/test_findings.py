@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.analysis.findings import findings, islands
+from pipeline.analysis.findings import float_islands, inspection_findings
 from pipeline.analysis.precision_map import Link
 from pipeline.results.file_inspection import FileLayer, Quantizer, Weights
 
@@ -46,11 +46,11 @@ def test_float_between_integers_is_an_island() -> None:
         layer("b"),
         layer("end", "Softmax", precision="float32"),
     )
-    (island,) = islands(layers, LINKS)
+    (island,) = float_islands(layers, LINKS)
     assert (island.layers, island.operators) == (("gelu", "norm"), ("Gelu", "LayerNormalization"))
     assert island.tensors == ("a", "norm")
     assert island.converted_bytes == 2 * 100 * (4 + 1)
-    told = {finding.kind: finding for finding in findings(layers, (island,))}
+    told = {finding.kind: finding for finding in inspection_findings(layers, (island,))}
     assert told["float island"].layers == ("gelu", "norm")
     assert "1,000 bytes" in told["float island"].message
     assert told["left in float"].layers == ("end",)
@@ -60,16 +60,16 @@ def test_the_runtime_decides_what_is_an_island() -> None:
     """A layer that the file asks for on integers and the runtime computes in float is one, and is told as such."""
     layers = (layer("a"), layer("gelu", "Mul", ran_in="float32"), layer("norm", "Mul"), layer("b"), layer("end"))
     links = (*LINKS[:2], link("gelu", "norm"), *LINKS[3:])
-    (island,) = islands(layers, links)
+    (island,) = float_islands(layers, links)
     assert island.layers == ("gelu",)
-    told = findings(layers, (island,))
+    told = inspection_findings(layers, (island,))
     assert [finding.kind for finding in told] == ["runs in float", "float island"]
 
 
 def test_a_fused_float_layer_is_none() -> None:
     """An activation that the runtime computes within a layer on integers costs no conversion."""
     layers = (layer("a"), layer("gelu", "Relu", precision="float32", fused_into="a"), layer("norm"), layer("b"))
-    assert islands(layers, LINKS) == ()
+    assert float_islands(layers, LINKS) == ()
 
 
 def test_islands_of_one_kind_are_one_finding() -> None:
@@ -79,8 +79,8 @@ def test_islands_of_one_kind_are_one_finding() -> None:
     for index in range(3):
         layers += [layer(f"g{index}", "Gelu", precision="float32"), layer(f"a{index + 1}")]
         links += [link(f"a{index}", f"g{index}"), link(f"g{index}", f"a{index + 1}")]
-    found = islands(layers, links)
-    (finding,) = findings(layers, found)
+    found = float_islands(layers, links)
+    (finding,) = inspection_findings(layers, found)
     assert len(found) == 3
     assert "Gelu in float between integer layers in 3 places" in finding.message
     assert "3,000 bytes" in finding.message
@@ -90,11 +90,13 @@ def test_islands_of_one_kind_are_one_finding() -> None:
 def test_a_file_in_float_has_nothing_left_in_float() -> None:
     """And float layers at the ends of a quantized one are no islands; what only moves numbers is not told."""
     plain = (layer("a", precision="float32"), layer("b", precision="float32"))
-    assert findings(plain, islands(plain, (link("a", "b", pair=False),))) == ()
+    assert inspection_findings(plain, float_islands(plain, (link("a", "b", pair=False),))) == ()
     ends = (layer("stem", precision="float32"), layer("a"), layer("flat", "Reshape", precision="float32"))
-    found = islands(ends, (link("stem", "a"), link("a", "flat")))
+    found = float_islands(ends, (link("stem", "a"), link("a", "flat")))
     assert found == ()
-    assert [(finding.kind, finding.layers) for finding in findings(ends, found)] == [("left in float", ("stem",))]
+    assert [(finding.kind, finding.layers) for finding in inspection_findings(ends, found)] == [
+        ("left in float", ("stem",))
+    ]
 
 
 def test_scales_of_nothing_are_told() -> None:
@@ -106,7 +108,7 @@ def test_scales_of_nothing_are_told() -> None:
         layer("c", reads=(quantizer("image", scale=1e-40),)),
         layer("d", reads=(Quantizer(tensor="x", dtype="uint8", bits=8, scales=1),)),
     )
-    (finding,) = findings(layers, ())
+    (finding,) = inspection_findings(layers, ())
     assert (finding.kind, finding.layers) == ("zero scale", ("a", "b", "c"))
     assert "w, b, image" in finding.message
 
@@ -118,7 +120,7 @@ def test_what_was_seen_is_told() -> None:
         layer("b", clipped=0.2, channels=8, dead_channels=2, lost_channels=1),
         layer("c", clipped=0.02, channels=8, dead_channels=3, lost_channels=0),
     )
-    told = {finding.kind: finding for finding in findings(layers, ())}
+    told = {finding.kind: finding for finding in inspection_findings(layers, ())}
     assert told["saturated"].layers == ("a",)
     assert told["clipped"].layers == ("b", "c")
     assert "most in b: 20.0 %" in told["clipped"].message

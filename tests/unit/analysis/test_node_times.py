@@ -12,7 +12,7 @@ from onnxruntime.quantization import quantize_dynamic
 from pipeline.analysis.node_times import node_times
 from pipeline.analysis.times import middle_mean
 from pipeline.core.errors import InputError
-from pipeline.onnx_graph.file import finish, read_onnx, write_onnx
+from pipeline.onnx_graph.file import finish_model, read_onnx, write_onnx
 from pipeline.onnx_graph.wiring import FileWiring
 from tests.defaults import quantize_static
 
@@ -86,7 +86,7 @@ def test_a_moved_converter_does_not_take_in_the_network(samples: NDArray[np.floa
     ]
     graph = helper.make_graph(nodes, "g", ports[:1], ports[1:], constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    write_onnx(finish(quantize_static(model, samples, scheme="u8s8").model), tmp_path / "int8.onnx")
+    write_onnx(finish_model(quantize_static(model, samples, scheme="u8s8").model), tmp_path / "int8.onnx")
     found = kernels(tmp_path / "int8.onnx", "onnxruntime", samples)
     assert {"conv", "mean", "flat", "fc"} <= set(found)
     assert "conv" not in found["flat"].nodes

@@ -13,7 +13,7 @@ from pipeline.analysis.noise import compared, layer_sqnr, own_layer_sqnr
 from pipeline.analysis.probes import Probe, ratio_db, watch
 from pipeline.core.errors import InputError
 from pipeline.export.execution import onnx_outputs
-from pipeline.onnx_graph.file import finish, read_onnx, write_onnx
+from pipeline.onnx_graph.file import finish_model, read_onnx, write_onnx
 from pipeline.results.file_inspection import SQNR_CEILING_DB
 from tests.defaults import quantize_static
 
@@ -118,7 +118,7 @@ def test_a_layer_in_float_adds_nothing(exported: Path, samples: NDArray[np.float
     """It carries on the noise before it, and of its own has only that of the pair behind it, if there is one."""
     file = tmp_path / "kept.onnx"
     model = quantize_static(read_onnx(exported), samples, scheme="u8s8", keep=["fc", "ReduceMean"]).model
-    write_onnx(finish(model), file)
+    write_onnx(finish_model(model), file)
     assert own_layer_sqnr(exported, file, samples)["fc"] == SQNR_CEILING_DB
     assert layer_sqnr(exported, file, samples)["fc"] < 60
 
@@ -128,7 +128,7 @@ def test_a_dynamic_batch_is_run_one_by_one(
 ) -> None:
     """All samples count."""
     file = tmp_path / "int8.onnx"
-    write_onnx(finish(quantize_static(read_onnx(exported_dynamic), samples, scheme="u8s8").model), file)
+    write_onnx(finish_model(quantize_static(read_onnx(exported_dynamic), samples, scheme="u8s8").model), file)
     assert set(layer_sqnr(exported_dynamic, file, samples)) == {"stem", "depthwise", "Add", "ReduceMean", "fc"}
 
 

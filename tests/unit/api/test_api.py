@@ -12,7 +12,7 @@ import torch
 
 from pipeline import api
 from pipeline.api import Export, Finetune, Measure, Prune, Quantize, Recipe, Result, Simplify
-from pipeline.bundle.on_device.verify import Refused
+from pipeline.bundle.on_device.verify import Rejected
 from pipeline.core.errors import DeviceError, InputError, OutputsError, RecipeError, ResourceError
 from pipeline.latency.networks import write_one_operator, write_small_cnn
 from pipeline.recipe import load_recipe
@@ -219,11 +219,11 @@ def test_verify_raises_what_the_exit_code_says(
     """The error is of the kind that the command's exit code stands for, and names the bundle."""
 
     def refuse(*_: object) -> None:
-        raise Refused("labels.txt: it was changed", code)
+        raise Rejected("labels.txt: it was changed", code)
 
     with pytest.raises(InputError, match=f"{tmp_path / 'nowhere'}: found no such file or folder"):
         api.verify(tmp_path / "nowhere")
-    monkeypatch.setattr("pipeline.bundle.check.check", refuse)
+    monkeypatch.setattr("pipeline.bundle.check.check_bundle", refuse)
     with pytest.raises(kind, match=rf"{tmp_path}: labels\.txt: it was changed"):
         api.verify(tmp_path)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pipeline.bundle.archive import is_archive_of_a_bundle, unpack, write_archive
-from pipeline.bundle.on_device.verify import Refused
+from pipeline.bundle.on_device.verify import Rejected
 from tests.unit.bundle.tampering import sha256
 
 if TYPE_CHECKING:
@@ -78,6 +78,6 @@ def test_what_looks_like_an_archive_of_a_bundle(
 def test_more_than_the_disk_holds(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sizes are known before anything large is written."""
     monkeypatch.setattr("shutil.disk_usage", lambda path: os.statvfs(path) and type("Usage", (), {"free": 1000}))
-    with pytest.raises(Refused, match="more than are free"):
+    with pytest.raises(Rejected, match="more than are free"):
         unpack(made / "bundle.tar.gz", tmp_path)
     assert set(files(tmp_path)) <= {"manifest.json"}

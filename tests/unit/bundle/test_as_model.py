@@ -16,9 +16,9 @@ from pipeline.bundle.as_model import ExportedFiles, is_bundle, short_name
 from pipeline.bundle.on_device.verify import REQUIRED
 from pipeline.core.errors import InputError
 from pipeline.core.stage import SilentProgress
-from pipeline.latency.baselines import Store
+from pipeline.latency.baselines import BaselineStore
 from pipeline.latency.gate import Gate
-from pipeline.latency.gate_config import gated, read_config
+from pipeline.latency.gate_config import gated_models, read_config
 from pipeline.latency.networks import write_one_operator, write_small_cnn
 from tests.unit.latency.gate_fixtures import Prepared
 
@@ -160,8 +160,8 @@ def test_a_gate_keeps_the_model_of_a_bundle(bundle: Path, archive: Path, tmp_pat
     """The baseline is the model, so that a bundle with other samples and the same model is the same candidate."""
     tables = '[[model]]\nname = "a"\nfile = "main.tar.gz"\n[[model]]\nname = "b"\nfile = "work/bundle"\n'
     (tmp_path / "latency.toml").write_text(tables)
-    store = Store(tmp_path / "baselines")
-    models = list(gated(read_config(tmp_path / "latency.toml"), tmp_path))
+    store = BaselineStore(tmp_path / "baselines")
+    models = list(gated_models(read_config(tmp_path / "latency.toml"), tmp_path))
     prepared = Prepared({"a": [("PASS", 1.0)] * 2, "b": [("PASS", 1.0)]})
     with ExportedFiles() as opened:
         options = {"store": store, "config": "latency.toml", "results": tmp_path / "results", "opened": opened}

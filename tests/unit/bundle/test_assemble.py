@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 
 from pipeline.bundle.assemble import content_of
 from pipeline.bundle.place import write_bundle
-from pipeline.bundle.selection import default_runtime, shipping
+from pipeline.bundle.selection import default_runtime, shipping_rows
 from pipeline.core.errors import InputError
 from pipeline.results.bundle import BundleOptions, Manifest, schema
 from tests.unit.bundle.small_content import content, dataset
@@ -153,25 +153,26 @@ def test_the_last_file_of_each_form_ships(report: RunReport) -> None:
     found = rows_of(
         report, ("quantize", "onnx"), ("export", "openvino"), ("measure", "openvino"), ("bundle", "openvino")
     )
-    assert labels(dict(shipping(found, BundleOptions()))) == {"onnxruntime": 2, "openvino": 3}
+    assert labels(dict(shipping_rows(found, BundleOptions()))) == {"onnxruntime": 2, "openvino": 3}
     skipped = found.rows[2].model_copy(
         update={"changed": {"gain": {"decision": "skipped", "runtime": "onnxruntime", "text": "0.9x"}}}
     )
     found = found.model_copy(update={"rows": (*found.rows[:2], skipped, *found.rows[3:])})
-    assert labels(dict(shipping(found, BundleOptions()))) == {"onnxruntime": 1, "openvino": 3}
+    assert labels(dict(shipping_rows(found, BundleOptions()))) == {"onnxruntime": 1, "openvino": 3}
 
 
 def test_openvino_reads_onnx_where_it_is_wanted(report: RunReport) -> None:
     """It ships for OpenVINO when the target or the option says so, not by itself."""
     target = report.target.model_copy(update={"runtime": "openvino"})
-    assert labels(dict(shipping(report, BundleOptions()))) == {"onnxruntime": 1}
-    assert labels(dict(shipping(report, BundleOptions(runtimes=("openvino",))))) == {"openvino": 1}
+    assert labels(dict(shipping_rows(report, BundleOptions()))) == {"onnxruntime": 1}
+    assert labels(dict(shipping_rows(report, BundleOptions(runtimes=("openvino",))))) == {"openvino": 1}
     for_openvino = report.model_copy(update={"target": target})
-    rows = shipping(for_openvino, BundleOptions())
+    rows = shipping_rows(for_openvino, BundleOptions())
     assert labels(dict(rows)) == {"onnxruntime": 1, "openvino": 1}
     assert default_runtime(for_openvino, rows) == "openvino"
     assert (
-        default_runtime(for_openvino, shipping(for_openvino, BundleOptions(runtimes=("onnxruntime",)))) == "onnxruntime"
+        default_runtime(for_openvino, shipping_rows(for_openvino, BundleOptions(runtimes=("onnxruntime",))))
+        == "onnxruntime"
     )
 
 

@@ -40,7 +40,7 @@ def on_device(file: Path, colour: str, white: float | None = None) -> NDArray[np
     """Return what infer.py makes of a file; None where it refuses it."""
     try:
         return infer.convert(infer.decode(file, colour, white), colour)
-    except infer.Refused:
+    except infer.Rejected:
         return None
 
 
@@ -184,7 +184,7 @@ def test_what_the_network_does_not_know_is_refused(tmp_path: Path) -> None:
         ("turned.png", "is turned by its EXIF, allowed"),
     ):
         assert infer.read_image(tmp_path / name, known).shape == (1, 4, 4)
-        with pytest.raises(infer.Refused, match=told):
+        with pytest.raises(infer.Rejected, match=told):
             infer.read_image(tmp_path / name, {**known, "any_depth": False, "turned": False})
 
 

@@ -76,7 +76,7 @@ def test_one_line_with_the_file_and_the_reason(tmp_path: Path, content: bytes, t
     """Each is refused with exit code 2 and what is wrong with it."""
     file = tmp_path / "image"
     file.write_bytes(content)
-    with pytest.raises(infer.Refused) as refused:
+    with pytest.raises(infer.Rejected) as refused:
         infer.decode(file, "grey")
     assert str(refused.value).startswith(str(file))
     assert told in str(refused.value)
@@ -89,10 +89,10 @@ def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "link.png").symlink_to("nowhere")
     for path in (tmp_path / "pipe.png", Path("/dev/zero")):
-        with pytest.raises(infer.Refused, match="is a pipe or a device, allowed: an image file"):
+        with pytest.raises(infer.Rejected, match="is a pipe or a device, allowed: an image file"):
             infer.decode(path, "grey")
     for path in (tmp_path, tmp_path / "link.png", tmp_path / "gone.png", Path("a\0.png")):
-        with pytest.raises(infer.Refused, match="cannot be read: "):
+        with pytest.raises(infer.Rejected, match="cannot be read: "):
             infer.decode(path, "grey")
 
 
@@ -100,7 +100,7 @@ def test_a_larger_file_than_any_image_is_not_read(tmp_path: Path) -> None:
     """It takes no memory."""
     with (tmp_path / "a.png").open("wb") as stream:
         stream.truncate(2**29 + 1)
-    with pytest.raises(infer.Refused, match="has 536,870,913 bytes, allowed"):
+    with pytest.raises(infer.Rejected, match="has 536,870,913 bytes, allowed"):
         infer.decode(tmp_path / "a.png", "grey")
 
 
@@ -109,7 +109,7 @@ def test_all_that_cannot_be_used_is_told(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(GOOD)
     preprocessing = {"height": 4, "width": 4, "colour": "grey", "resize": {"rule": "none"}}
     assert len(infer.read_images([tmp_path / "a.png"], preprocessing)) == 1
-    with pytest.raises(infer.Refused) as refused:
+    with pytest.raises(infer.Rejected) as refused:
         infer.read_images([tmp_path / "b.png", tmp_path / "a.png", tmp_path], preprocessing)
     assert len(str(refused.value).splitlines()) == 2
 
@@ -133,7 +133,7 @@ def outcome(file: Path, colour: str) -> tuple[int, ...] | str:
     """Return the shape of the image, or what is said in place of it."""
     try:
         return infer.decode(file, colour).shape
-    except infer.Refused as refused:
+    except infer.Rejected as refused:
         return str(refused)
 
 

@@ -90,10 +90,10 @@ def test_a_runtime_is_chosen_once_and_clearly(tmp_path: Path, bundle: Path, monk
     """Without its file or its package a runtime is refused, with the file of requirements that brings it."""
     shutil.copytree(bundle, tmp_path / "less")
     (tmp_path / "less" / "model" / "model.onnx").unlink()
-    with pytest.raises(infer.Refused, match="has no file for the runtime onnxruntime"):
+    with pytest.raises(infer.Rejected, match="has no file for the runtime onnxruntime"):
         infer.Network(tmp_path / "less")
     (tmp_path / "less" / "model" / "model.onnx").write_bytes(b"broken")
-    with pytest.raises(infer.Refused, match=r"model\.onnx: onnxruntime cannot read it \(.*[Pp]rotobuf"):
+    with pytest.raises(infer.Rejected, match=r"model\.onnx: onnxruntime cannot read it \(.*[Pp]rotobuf"):
         infer.Network(tmp_path / "less")
     for runtime, file in (("onnxruntime", "requirements.txt"), ("openvino", "requirements-openvino.txt")):
         monkeypatch.setitem(sys.modules, runtime, None)
@@ -136,7 +136,7 @@ def test_nothing_is_told_to_vendors(bundle: Path, runtime: str) -> None:
 
 def test_inputs_of_another_shape(bundle: Path) -> None:
     """Images of another size are refused before a runtime sees them."""
-    with pytest.raises(infer.Refused, match=rf"\[1, 1, 5, 5\], allowed: \['N', 1, {SIDE}, {SIDE}\]"):
+    with pytest.raises(infer.Rejected, match=rf"\[1, 1, 5, 5\], allowed: \['N', 1, {SIDE}, {SIDE}\]"):
         infer.Network(bundle).logits(np.zeros((1, 1, 5, 5), np.float32))
 
 

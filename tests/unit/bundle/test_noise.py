@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline.bundle.archive import unpack
 from pipeline.bundle.on_device.self_test import Failed, check_inside, notes, read_expected
-from pipeline.bundle.on_device.verify import Found, Refused, read_manifest, strict_json
+from pipeline.bundle.on_device.verify import Rejected, Verification, read_manifest, strict_json
 from tests.unit.bundle.small_content import network
 
 if TYPE_CHECKING:
@@ -56,9 +56,9 @@ def test_manifest(made: Path, data: st.DataObject) -> None:
     manifest = json.loads((made / "bundle" / "manifest.json").read_text())
     place = data.draw(st.sampled_from([place for place in places(manifest) if place[:1] != ("lineage",)]))
     changed = replaced(manifest, place, data.draw(VALUES))
-    with suppress(Refused):
+    with suppress(Rejected):
         read = read_manifest(json.dumps(changed).encode())
-        notes(read, Found(runtime="onnxruntime", machine={"architecture": "", "cpu_model": "", "flags": []}))
+        notes(read, Verification(runtime="onnxruntime", machine={"architecture": "", "cpu_model": "", "flags": []}))
 
 
 @SLOWLY
@@ -69,7 +69,7 @@ def test_expected_outputs(made: Path, data: st.DataObject) -> None:
     expected = json.loads((made / "bundle" / "samples" / "expected.json").read_text())
     place = data.draw(st.sampled_from(places(expected)))
     changed = json.dumps(replaced(expected, place, data.draw(VALUES))).encode()
-    with suppress(Refused, Failed):
+    with suppress(Rejected, Failed):
         read_expected(strict_json(changed, "expected.json"), manifest, "onnxruntime")
 
 
@@ -77,7 +77,7 @@ def test_expected_outputs(made: Path, data: st.DataObject) -> None:
 @given(content=st.binary(max_size=200))
 def test_bytes_for_json(content: bytes) -> None:
     """Any bytes in the place of JSON."""
-    with suppress(Refused):
+    with suppress(Rejected):
         read_manifest(content)
 
 
@@ -91,7 +91,7 @@ def test_bytes_in_an_archive(made: Path, tmp_path_factory: pytest.TempPathFactor
     folder = tmp_path_factory.mktemp("noise")
     (folder / "bundle.tar.gz").write_bytes(gzip.compress(bytes(content), 1))
     (folder / "to").mkdir()
-    with suppress(Refused):
+    with suppress(Rejected):
         unpack(folder / "bundle.tar.gz", folder / "to")
     assert sorted(path.name for path in folder.iterdir()) == ["bundle.tar.gz", "to"]
 
@@ -107,7 +107,7 @@ def test_bytes_in_a_compressed_archive(
     folder = tmp_path_factory.mktemp("noise")
     (folder / "bundle.tar.gz").write_bytes(content[: data.draw(st.integers(0, len(content)))])
     (folder / "to").mkdir()
-    with suppress(Refused):
+    with suppress(Rejected):
         unpack(folder / "bundle.tar.gz", folder / "to")
 
 

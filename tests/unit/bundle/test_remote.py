@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from pipeline import api
 from pipeline.bundle import remote
-from pipeline.bundle.on_device.verify import Refused
+from pipeline.bundle.on_device.verify import Rejected
 from pipeline.bundle.remote import FoundThere
 from pipeline.cli import app
 from pipeline.core.errors import DeviceError, InputError, OutputsError
@@ -191,7 +191,7 @@ def test_a_zero_of_the_other_sign_is_another_bit() -> None:
         "machine": {"architecture": "aarch64", "cpu_model": "0xd08", "python": "3.11.2", "flags": []},
         "code": 0,
     }
-    with pytest.raises(Refused, match="1 of 2 outputs have the same bits"):
+    with pytest.raises(Rejected, match="1 of 2 outputs have the same bits"):
         remote._take(answer, {}, exact, FoundThere(device="ssh://pi"))
 
 
@@ -253,7 +253,7 @@ def test_from_python(good: Path) -> None:
 
 def test_a_runtime_without_a_file(made: Path) -> None:
     """A bundle for one runtime alone is refused for the other, before a device is asked."""
-    with pytest.raises(Refused, match="it has no file for torch, allowed: onnxruntime, openvino"):
+    with pytest.raises(Rejected, match="it has no file for torch, allowed: onnxruntime, openvino"):
         remote._expected(made / "bundle", {"main": {"onnxruntime": "a", "openvino": "b"}}, "torch")
 
 

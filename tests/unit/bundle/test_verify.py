@@ -14,7 +14,7 @@ import pytest
 from onnx import numpy_helper
 from typer.testing import CliRunner
 
-from pipeline.bundle.on_device.verify import Found
+from pipeline.bundle.on_device.verify import Verification
 from pipeline.cli import app
 from tests.unit.bundle.tampering import expected, flip, manifest, model, rewrite, scaled
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     import onnx
 
-KEYS = set(Found.__dataclass_fields__)
+KEYS = set(Verification.__dataclass_fields__)
 
 
 def on_device(bundle: Path, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:

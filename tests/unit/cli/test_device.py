@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from pipeline.cli import app
 from pipeline.core.errors import DeviceError, InputError
-from pipeline.measure import visit as visit_module
+from pipeline.measure import probe as visit_module
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -59,7 +59,7 @@ def test_exit_code_is_the_verdicts(
         measurement = Prepared({}).measurement(tmp_path / "a.onnx", tmp_path / "b.onnx")
         return comparison("b", measurement, (verdict, 0.5)), measurement
 
-    monkeypatch.setattr("pipeline.latency.compare.compare", prepared)
+    monkeypatch.setattr("pipeline.latency.compare.compare_files", prepared)
     done = CliRunner().invoke(cli.app, ["compare", *files])
     assert done.exit_code == code, done.output
     assert verdict in done.output
@@ -95,7 +95,7 @@ def test_an_error_has_an_exit_code_that_no_verdict_has(
     def failing(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("pipeline.latency.compare.compare", failing)
+    monkeypatch.setattr("pipeline.latency.compare.compare_files", failing)
     found, said = run(monkeypatch, capsys, "compare", *files)
     assert found == code
     assert str(error) in said

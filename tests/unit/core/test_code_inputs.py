@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from pipeline.core.code_inputs import content_digest, dependencies, input_digests, undeclared
+from pipeline.core.code_inputs import content_digest, input_digests, recorded_dependencies, undeclared_inputs
 from pipeline.core.errors import InputError
 from pipeline.core.user_code import import_file
 
@@ -57,7 +57,7 @@ def code(far: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def found(code: Path) -> set[Path]:
     """Return what the file reads and imports."""
-    with dependencies(code) as read:
+    with recorded_dependencies(code) as read:
         assert import_file(code, "test").build() == ([1], 1, 3)
     return read
 
@@ -70,25 +70,25 @@ def test_files_and_modules_elsewhere_are_found_each_time(code: Path, far: Path) 
 
 def test_what_is_not_named_is_said(code: Path, far: Path, tmp_path: Path) -> None:
     """With the line that names it, after which nothing is said."""
-    (note,) = undeclared(found(code), code, {}, (), "build model")
+    (note,) = undeclared_inputs(found(code), code, {}, (), "build model")
     assert note.startswith("files that build() of model.py reads and the recipe does not name: 5 (../far/far_package/")
     assert note.endswith("Write inputs: [../far] below model")
-    assert undeclared(found(code), code, {}, (far,), "build model") == ()
-    (note,) = undeclared(found(code), code, {}, (far / "far_package", far / "sizes.json"), "build from")
+    assert undeclared_inputs(found(code), code, {}, (far,), "build model") == ()
+    (note,) = undeclared_inputs(found(code), code, {}, (far / "far_package", far / "sizes.json"), "build from")
     assert note.endswith("Write inputs: [../far/far_parts.py] below from")
     link = tmp_path / "link"
     link.symlink_to(far)
-    assert undeclared(found(code), code, {}, (link,), "build model") == ()
+    assert undeclared_inputs(found(code), code, {}, (link,), "build model") == ()
 
 
 def test_what_code_or_arguments_name_is_said_too(code: Path, far: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Libraries that are no Python open files unseen: texts that are files' names count, beside the code or here."""
     np.save(code.parent / "a.npy", np.zeros(1))
     (far / "b.bin").write_text("1")
-    (note,) = undeclared(set(), code, {"weights": str(far / "b.bin")}, (far / "sizes.json",), "build model")
+    (note,) = undeclared_inputs(set(), code, {"weights": str(far / "b.bin")}, (far / "sizes.json",), "build model")
     assert note.endswith("Write inputs: [../far/b.bin, a.npy] below model")
     monkeypatch.chdir(far)
-    (note,) = undeclared(set(), code, {"weights": "b.bin"}, (code.parent, far / "sizes.json"), "build model")
+    (note,) = undeclared_inputs(set(), code, {"weights": "b.bin"}, (code.parent, far / "sizes.json"), "build model")
     assert note.endswith("Write inputs: [../far/b.bin] below model")
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.core import locks
 from pipeline.core.errors import InputError, ResourceError
-from pipeline.core.locks import acquire, holder, introduce, locked, waited_for
+from pipeline.core.locks import acquire, file_lock, holder, introduce_process, waited_for
 from pipeline.core.store import Store
 
 if TYPE_CHECKING:
@@ -102,16 +102,20 @@ def test_a_lock_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ResourceError, match="cannot be made"):
         acquire(tmp_path / "file" / "one")
-    with locked(tmp_path / "two", "busy"), pytest.raises(InputError, match="busy"), locked(tmp_path / "two", "busy"):
+    with (
+        file_lock(tmp_path / "two", "busy"),
+        pytest.raises(InputError, match="busy"),
+        file_lock(tmp_path / "two", "busy"),
+    ):
         pass
 
 
 def test_who_holds_a_lock_says_what_it_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The run and since when it runs, on which host where that is another; a wait is told once for each holder."""
     monkeypatch.setattr(locks, "_introduced", {})
-    introduce("the run of toy.yaml into runs/a")
+    introduce_process("the run of toy.yaml into runs/a")
     file, store, told = tmp_path / "lock", Store(tmp_path, 0.3), []
-    with locked(file, "busy"):
+    with file_lock(file, "busy"):
         named = holder(file)
         assert re.fullmatch(rf"the run of toy.yaml into runs/a \(process {os.getpid()}, since [-\d]+ [:\d]+\)", named)
         for stage in ("prune", "finetune"):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pipeline.core.quiet import printed_aside, quiet
+from pipeline.core.quiet import printed_aside, quiet_libraries
 
 if TYPE_CHECKING:
     from _pytest.capture import CaptureFixture
@@ -24,7 +24,7 @@ def chatter() -> None:
 
 def test_nothing_is_seen(capsys: CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
     """Within the block nothing comes through; after it everything does."""
-    with quiet("old", FutureWarning):
+    with quiet_libraries("old", FutureWarning):
         chatter()
         warnings.warn("old thing", FutureWarning, stacklevel=1)
     assert capsys.readouterr() == ("", "")
@@ -36,10 +36,10 @@ def test_nothing_is_seen(capsys: CaptureFixture[str], caplog: pytest.LogCaptureF
 
 def test_other_warnings_and_errors_come_through() -> None:
     """Only what was named is ignored, and logging is switched on again after an error."""
-    with pytest.raises(ValueError, match="ours"), quiet("old", FutureWarning):
+    with pytest.raises(ValueError, match="ours"), quiet_libraries("old", FutureWarning):
         raise ValueError("ours")
     assert logging.root.manager.disable == logging.NOTSET
-    with pytest.warns(UserWarning, match="new"), quiet("old", FutureWarning):
+    with pytest.warns(UserWarning, match="new"), quiet_libraries("old", FutureWarning):
         warnings.warn("new thing", UserWarning, stacklevel=1)
 
 

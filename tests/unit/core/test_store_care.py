@@ -65,22 +65,22 @@ def ignore(_done: int, _of: int) -> None:
 
 def test_check_names_what_is_damaged(store: Store) -> None:
     """With what is wrong; what another process makes right now is not called damaged, and nothing is changed."""
-    assert {each.state for each in store_care.check(store, ignore)} == {"whole"}
+    assert {each.state for each in store_care.check_entries(store, ignore)} == {"whole"}
     (store.folder(NEW) / "entry.json").unlink()
     (store.folder(OLD) / "model.onnx").unlink()
-    found = {each.key: each for each in store_care.check(store, ignore)}
+    found = {each.key: each for each in store_care.check_entries(store, ignore)}
     assert (found[OLD].kind, found[OLD].state, found[OLD].problem) == ("prune", "damaged", "model.onnx is missing")
     assert (found[NEW].kind, found[NEW].state) == ("evaluation", "unlisted")
     lock = acquire(store.lock_file(OLD))
-    assert {each.key: each.state for each in store_care.check(store, ignore)}[OLD] == "in the making"
+    assert {each.key: each.state for each in store_care.check_entries(store, ignore)}[OLD] == "in the making"
     lock.release()  # type: ignore[union-attr]
 
 
 def test_prune_removes_what_was_not_used(store: Store) -> None:
     """By the last use, not by when it was made; the locks of what is gone go too."""
-    dry = store_care.prune(store, DAY_S, dry_run=True)
+    dry = store_care.prune_entries(store, DAY_S, dry_run=True)
     assert store.has(OLD)
-    found = store_care.prune(store, DAY_S)
+    found = store_care.prune_entries(store, DAY_S)
     assert found == dry
     assert (found.entries, found.unfinished, found.kept, found.in_use) == ({"prune": 1}, 1, 1, 0)
     assert found.bytes > 1500
@@ -88,7 +88,7 @@ def test_prune_removes_what_was_not_used(store: Store) -> None:
     assert store.has(NEW)
     assert list((store.root / "work").iterdir()) == []
     aged(store.root / "locks")
-    store_care.prune(store, DAY_S)
+    store_care.prune_entries(store, DAY_S)
     assert not list((store.root / "locks").glob(f"{OLD}*"))
 
 
@@ -96,33 +96,33 @@ def test_what_is_used_again_stays(store: Store) -> None:
     """A run that takes an entry from the store makes it young, and holds it as long as it runs."""
     user = Store(store.root)
     assert not user.obtain(OLD, stage(1))
-    assert store_care.prune(store, DAY_S).kept == 2
+    assert store_care.prune_entries(store, DAY_S).kept == 2
     aged(store.folder(OLD))
-    found = store_care.prune(store, DAY_S)
+    found = store_care.prune_entries(store, DAY_S)
     assert (found.entries, found.in_use) == ({}, 1)
     assert store.has(OLD)
     user.release()
-    assert store_care.prune(store, DAY_S).entries == {"prune": 1}
+    assert store_care.prune_entries(store, DAY_S).entries == {"prune": 1}
 
 
 def test_work_in_progress_stays(store: Store) -> None:
     """However long its files have not moved: its process has the lock."""
     lock = acquire(store.lock_file("2c" * 32))
-    assert store_care.prune(store, DAY_S).unfinished == 0
+    assert store_care.prune_entries(store, DAY_S).unfinished == 0
     lock.release()  # type: ignore[union-attr]
-    assert store_care.prune(store, DAY_S).unfinished == 1
+    assert store_care.prune_entries(store, DAY_S).unfinished == 1
 
 
 def test_size_counts_what_is_shared_once(store: Store, tmp_path: Path) -> None:
     """By kind, and what run folders show too."""
-    before = store_care.size(store)
+    before = store_care.count_entries(store)
     assert (before.entries, before.unfinished_bytes, before.shared_bytes) == ({"prune": 1, "evaluation": 1}, 500, 0)
     assert before.bytes == sum(path.stat().st_size for path in store.root.rglob("*") if path.is_file())
     link_entry(store.folder(OLD), tmp_path / "run")
-    after = store_care.size(store)
+    after = store_care.count_entries(store)
     assert after.bytes == before.bytes
     assert after.shared_bytes > 1000
-    assert store_care.prune(store, DAY_S).bytes < 1000
+    assert store_care.prune_entries(store, DAY_S).bytes < 1000
 
 
 def run(*arguments: str) -> tuple[int, str]:
@@ -166,7 +166,7 @@ def test_the_command_tells_the_size(store: Store, tmp_path: Path, monkeypatch: p
     text = run("size")[1]
     assert "prune" in text
     assert "unfinished" in text
-    assert json.loads(run("size", "--json")[1])["bytes"] == store_care.size(store).bytes
+    assert json.loads(run("size", "--json")[1])["bytes"] == store_care.count_entries(store).bytes
     monkeypatch.setenv("SECATEUR_STORE", str(tmp_path / "none"))
     assert json.loads(run("size", "--json")[1])["bytes"] == 0
     assert run("check")[0] == 0
@@ -192,7 +192,7 @@ def test_links_in_a_store_are_removed_and_not_followed(store: Store, tmp_path: P
     left.symlink_to(elsewhere)
     (store.root / "removed").mkdir(exist_ok=True)
     (store.root / "removed" / "left").symlink_to(elsewhere)
-    removed = store_care.prune(store, DAY_S)
+    removed = store_care.prune_entries(store, DAY_S)
     assert (removed.entries, removed.bytes) == ({"prune": 1}, 500)
     assert not [path for path in store.root.rglob("*") if path.is_symlink()]
     assert (elsewhere / "model.onnx").stat().st_size == 1000

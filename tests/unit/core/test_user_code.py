@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pipeline.core.errors import InputError, StageError
-from pipeline.core.user_code import import_file, known_as, origin, told
+from pipeline.core.user_code import error_origin, import_file, known_as, user_code_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,7 +52,7 @@ def test_what_it_raises_is_told_with_its_line(case: str, written: Callable[[str]
     """Every kind of exception becomes one message: file, line, code, class and text."""
     body, expected = RAISES[case]
     go = import_file(written(body), "test").go
-    with pytest.raises(InputError, match=expected) as caught, told("finetune failed"):
+    with pytest.raises(InputError, match=expected) as caught, user_code_errors("finetune failed"):
         go()
     assert str(caught.value).startswith("finetune failed: ")
     assert caught.value.__cause__ is not None
@@ -63,7 +63,7 @@ def test_what_happens_while_it_is_imported(body: str, tmp_path: Path) -> None:
     """A file that cannot be imported is told alike, syntax errors included."""
     file = tmp_path / "data.py"
     file.write_text(f"import sys\n\n{body}\n")
-    with pytest.raises(InputError, match=rf"data\.py:3 `{body[:5]}"), told("it"):
+    with pytest.raises(InputError, match=rf"data\.py:3 `{body[:5]}"), user_code_errors("it"):
         import_file(file, "test")
 
 
@@ -72,7 +72,7 @@ def test_a_module_beside_it_is_the_users_too(written: Callable[..., Path], monke
     beside = written("raise ValueError('deep')", "helper_of_test.py")
     monkeypatch.syspath_prepend(beside.parent)
     module = import_file(written("import helper_of_test; helper_of_test.go()"), "test")
-    with pytest.raises(InputError, match=r"helper_of_test\.py:5 .*deep"), told("it"):
+    with pytest.raises(InputError, match=r"helper_of_test\.py:5 .*deep"), user_code_errors("it"):
         module.go()
 
 
@@ -80,9 +80,9 @@ def test_a_real_interruption_passes(written: Callable[[str], Path]) -> None:
     """Ctrl-C while the user's code runs is Ctrl-C; in a process of its own, which a signal may end."""
     file = written("os.kill(os.getpid(), signal.SIGINT)\n    while True: pass")
     code = (
-        "from pathlib import Path; from pipeline.core.user_code import import_file, told\n"
+        "from pathlib import Path; from pipeline.core.user_code import import_file, user_code_errors\n"
         f"module = import_file(Path({str(file)!r}), 'test')\n"
-        "try:\n    with told('it'): module.go()\nexcept KeyboardInterrupt: print('passed')"
+        "try:\n    with user_code_errors('it'): module.go()\nexcept KeyboardInterrupt: print('passed')"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
     assert (done.stdout, done.stderr) == ("passed\n", "")
@@ -90,13 +90,13 @@ def test_a_real_interruption_passes(written: Callable[[str], Path]) -> None:
 
 def test_what_is_not_the_users_passes() -> None:
     """Errors of this program, and those in which no code of the user's had a part, stay as they are."""
-    with pytest.raises(StageError, match=r"^ours$"), told("it"):
+    with pytest.raises(StageError, match=r"^ours$"), user_code_errors("it"):
         raise StageError("ours")
-    with pytest.raises(ZeroDivisionError), told("it"):
+    with pytest.raises(ZeroDivisionError), user_code_errors("it"):
         _ = 1 // 0
-    with pytest.raises(InputError, match="it: ZeroDivisionError"), told("it", alone=True):
+    with pytest.raises(InputError, match="it: ZeroDivisionError"), user_code_errors("it", alone=True):
         _ = 1 // 0
-    assert origin(ValueError("never raised")) is None
+    assert error_origin(ValueError("never raised")) is None
 
 
 def test_a_copy_has_the_name_of_the_file_it_was_made_of(written: Callable[..., Path], tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_a_copy_has_the_name_of_the_file_it_was_made_of(written: Callable[..., P
     (tmp_path / "store").mkdir()
     copy = tmp_path / "store" / "definition.py"
     copy.write_bytes(own.read_bytes())
-    with pytest.raises(InputError) as caught, told("it"):
+    with pytest.raises(InputError) as caught, user_code_errors("it"):
         import_file(copy, "test").go()
     assert f"{own}:5" in str(caught.value)
     assert os.sep + "store" not in str(caught.value)

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 
 from pipeline.core.dataset import Preprocessing
 from pipeline.core.errors import InputError
-from pipeline.data import digest, elpv, fashion_mnist, load
+from pipeline.data import data_digest, elpv, fashion_mnist, load_data
 from pipeline.data.config import DataConfig
 from pipeline.data.fetch import download, read_verified
 from tests.optional import require
@@ -49,7 +49,7 @@ def test_elpv_has_the_published_counts() -> None:
     labels = elpv.read_labels(elpv.find())
     assert len(labels) == 2624
     assert sum(probability >= 0.5 for _, probability, _ in labels) == 821
-    data = load(CONFIG.validate_python({"source": "elpv", "size": 32}))
+    data = load_data(CONFIG.validate_python({"source": "elpv", "size": 32}))
     assert (len(data.train), len(data.validation), len(data.test)) == (1574, 394, 656)
     assert data.input_shape == (1, 32, 32)
     assert (data.preprocessing, data.licence) == (Preprocessing("grey", "stretch"), "CC-BY-NC-SA-4.0")
@@ -67,7 +67,7 @@ def test_elpv_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_fashion_mnist_of_the_debian_package() -> None:
     """55,000 + 5,000 + 10,000 images of 28x28 pixels, every class as often as every other."""
     require("fashion-mnist")
-    data = load(CONFIG.validate_python({"source": "fashion-mnist"}))
+    data = load_data(CONFIG.validate_python({"source": "fashion-mnist"}))
     assert (len(data.train), len(data.validation), len(data.test)) == (55_000, 5_000, 10_000)
     assert data.train.images.shape[1:] == (1, 28, 28)
     assert set(np.bincount(data.validation.labels)) == {500}
@@ -111,7 +111,7 @@ def test_cifar_layout(tmp_path: Path) -> None:
     """Records become planes and labels; validation is held out of the five training files."""
     write_cifar10(tmp_path)
     config = {"source": "cifar10", "root": tmp_path, "validation_images": 10}
-    data = load(CONFIG.validate_python(config))
+    data = load_data(CONFIG.validate_python(config))
     assert (len(data.train), len(data.validation), len(data.test)) == (90, 10, 20)
     assert data.classes == ("cat", "dog")
     assert data.test.images[3].min() == data.test.images[3].max() == 3
@@ -124,16 +124,16 @@ def test_cifar_cut_short(tmp_path: Path) -> None:
     config = CONFIG.validate_python({"source": "cifar10", "root": tmp_path, "validation_images": 10})
     (tmp_path / "data_batch_2.bin").write_bytes(b"123")
     with pytest.raises(InputError, match=r"data_batch_2\.bin: 3 bytes"):
-        load(config)
+        load_data(config)
     (tmp_path / "data_batch_2.bin").unlink()
     with pytest.raises(InputError, match=r"data_batch_2\.bin is missing"):
-        digest(config)
+        data_digest(config)
 
 
 def test_folder_without_splits_is_divided(tmp_path: Path) -> None:
     """A folder of classes is divided, every class in every split, resized and cut to a square."""
     write_images(tmp_path / "cells")
-    data = load(CONFIG.validate_python({"source": "folder", "root": tmp_path / "cells", "size": 16}))
+    data = load_data(CONFIG.validate_python({"source": "folder", "root": tmp_path / "cells", "size": 16}))
     assert (len(data.train), len(data.validation), len(data.test)) == (14, 4, 6)
     assert data.classes == ("dark", "light")
     assert data.input_shape == (3, 16, 16)
@@ -147,15 +147,15 @@ def test_folder_errors_name_the_place(tmp_path: Path) -> None:
     config = CONFIG.validate_python({"source": "folder", "root": tmp_path / "cells", "size": 16})
     (tmp_path / "cells" / "dark" / "0.png").write_bytes(b"no image")
     with pytest.raises(InputError, match=r"0\.png cannot be read as an image"):
-        load(config)
+        load_data(config)
     (tmp_path / "cells" / "empty").mkdir()
     with pytest.raises(InputError, match=r"2 problems\n  empty has no images[^\n]*\n  dark/0\.png cannot be read"):
-        load(config)
+        load_data(config)
     (tmp_path / "cells" / "train").mkdir()
     with pytest.raises(InputError, match="no validation folder"):
-        load(config)
+        load_data(config)
     with pytest.raises(InputError, match="1 class folders"):
-        load(CONFIG.validate_python({"source": "folder", "root": tmp_path, "size": 16}))
+        load_data(CONFIG.validate_python({"source": "folder", "root": tmp_path, "size": 16}))
 
 
 def test_own_python_file(tmp_path: Path) -> None:
@@ -171,9 +171,9 @@ def test_own_python_file(tmp_path: Path) -> None:
     four, five = (
         CONFIG.validate_python({"source": "file", "path": file, "arguments": {"count": count}}) for count in (4, 5)
     )
-    assert len(load(four).train) == 4
-    assert (load(four).preprocessing, load(four).licence) == (None, "")
-    assert digest(four) != digest(five)
+    assert len(load_data(four).train) == 4
+    assert (load_data(four).preprocessing, load_data(four).licence) == (None, "")
+    assert data_digest(four) != data_digest(five)
     file.write_text("def load(count):\n    return count\n")
     with pytest.raises(InputError, match=r"load\(\) returned int"):
-        load(four)
+        load_data(four)

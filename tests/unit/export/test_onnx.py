@@ -16,7 +16,7 @@ from pipeline.core.errors import InputError
 from pipeline.export import onnx as onnx_export
 from pipeline.export.execution import onnx_outputs, torch_outputs
 from pipeline.export.onnx import export_onnx
-from pipeline.network.definition import build
+from pipeline.network.definition import build_network
 from pipeline.onnx_graph.file import is_quantized, onnx_specs, read_onnx
 
 if TYPE_CHECKING:
@@ -256,7 +256,7 @@ def test_what_the_networks_own_code_raises_is_told_with_its_line(tmp_path: Path)
     ):
         (tmp_path / "model.py").write_text(OWN_ERROR.format(body=body))
         with pytest.raises(InputError, match=expected):
-            export_onnx(build(tmp_path / "model.py", {}), tmp_path, input_shape=(1, 3, 8, 8))
+            export_onnx(build_network(tmp_path / "model.py", {}), tmp_path, input_shape=(1, 3, 8, 8))
 
 
 def test_a_network_in_training_mode_is_refused(tmp_path: Path) -> None:

@@ -16,13 +16,13 @@ from pipeline.export.onnx import export_onnx
 from pipeline.export.openvino import export_openvino
 from pipeline.export.parity import (
     Difference,
-    check,
-    compare,
+    check_parity,
     first_difference,
     locate_in_export,
     locate_in_onnx,
     locate_in_openvino,
     module_outputs,
+    output_differences,
 )
 from pipeline.onnx_graph.file import read_onnx, write_onnx
 
@@ -68,7 +68,7 @@ def perturbed(exported: Path, tmp_path: Path) -> Path:
 
 def test_differences_are_relative_to_the_largest_reference_value() -> None:
     """An error of 0.02 on a scale of 4 is half a per cent."""
-    parity = compare([LOGITS], [LOGITS + np.float32(0.02)])
+    parity = output_differences([LOGITS], [LOGITS + np.float32(0.02)])
     assert parity.max_abs == pytest.approx(0.02, rel=1e-4)
     assert parity.max_rel_to_scale == pytest.approx(0.005, rel=1e-4)
     assert (parity.argmax_agreement, parity.images) == (1.0, 2)
@@ -76,8 +76,8 @@ def test_differences_are_relative_to_the_largest_reference_value() -> None:
 
 def test_agreement_counts_images_whose_class_changed() -> None:
     """One of two images flips."""
-    assert compare([LOGITS], [LOGITS[:, ::-1] * [[1], [-1]]]).argmax_agreement == 0.5
-    assert compare([LOGITS[:, :1]], [LOGITS[:, :1]]).argmax_agreement is None
+    assert output_differences([LOGITS], [LOGITS[:, ::-1] * [[1], [-1]]]).argmax_agreement == 0.5
+    assert output_differences([LOGITS[:, :1]], [LOGITS[:, :1]]).argmax_agreement is None
 
 
 @pytest.mark.parametrize(
@@ -91,20 +91,20 @@ def test_agreement_counts_images_whose_class_changed() -> None:
 def test_dead_outputs_fail_whatever_the_tolerance(outputs: NDArray[np.float32], message: str) -> None:
     """Also for quantized files, whose difference is never judged."""
     with pytest.raises(StageError, match=message):
-        compare([LOGITS], [outputs])
+        output_differences([LOGITS], [outputs])
 
 
 def test_outputs_may_be_constant_where_the_reference_is() -> None:
     """A network that says the same of all images may be exported."""
     same = np.ones((3, 2), dtype=np.float32)
-    assert compare([same], [same]).max_abs == 0
+    assert output_differences([same], [same]).max_abs == 0
 
 
 def test_a_failure_without_a_differing_layer_says_so() -> None:
     """The difference then lies in what only one of the files has."""
     with pytest.raises(StageError, match="Every layer that both have agrees"):
-        check([LOGITS], [LOGITS + 1], tolerance=TOLERANCE, locate=nothing)
-    assert check([LOGITS], [LOGITS], tolerance=TOLERANCE, locate=nothing).max_abs == 0
+        check_parity([LOGITS], [LOGITS + 1], tolerance=TOLERANCE, locate=nothing)
+    assert check_parity([LOGITS], [LOGITS], tolerance=TOLERANCE, locate=nothing).max_abs == 0
 
 
 def test_the_first_difference_goes_by_the_order_of_the_reference() -> None:
@@ -121,7 +121,7 @@ def test_a_changed_weight_is_traced_to_its_layer_between_onnx_files(
     """The layers behind it differ too; the first one is named."""
     outputs = [onnx_outputs(file, samples) for file in (exported, perturbed)]
     with pytest.raises(StageError, match=r"The first layer that differs is depthwise \("):
-        check(
+        check_parity(
             *outputs,
             tolerance=TOLERANCE,
             locate=lambda: locate_in_onnx(exported, perturbed, samples, tolerance=TOLERANCE),
@@ -137,7 +137,7 @@ def test_a_changed_weight_is_traced_to_its_layer_in_openvino(
     export_openvino(exported, tmp_path / "right")
     wrong, right = (tmp_path / name / "model.xml" for name in ("wrong", "right"))
     with pytest.raises(StageError, match=r"The first layer that differs is depthwise \("):
-        check(
+        check_parity(
             onnx_outputs(exported, samples),
             openvino_outputs(wrong, samples),
             tolerance=TOLERANCE,
@@ -151,7 +151,7 @@ def test_a_changed_weight_is_traced_to_its_module_in_torch(
 ) -> None:
     """Batch norm, folded in the file, belongs to the convolution in front of it."""
     with pytest.raises(StageError, match=r"The first layer that differs is depthwise \("):
-        check(
+        check_parity(
             torch_outputs(tiny, samples),
             onnx_outputs(perturbed, samples),
             tolerance=TOLERANCE,

@@ -10,8 +10,8 @@ from torch import nn
 
 from pipeline.core.errors import DeviceError, InputError
 from pipeline.export.onnx import FILE_NAME, export_onnx
-from pipeline.inspect.bits import bits, text_of, worst
-from pipeline.inspect.file import Ways
+from pipeline.inspect.bits import compare_bits, text_of, worst_exit_code
+from pipeline.inspect.file import InspectOptions
 from pipeline.precision.same_bits import Agreement
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ HERE = Agreement("as by default", "exact", 8, 8, 8, 0.0, None)
 )
 def test_exit_code_is_that_of_the_worst(agreements: list[Agreement], code: int) -> None:
     """Another class fails; a comparison that no processor took part in is no pass."""
-    assert worst(agreements) == code
+    assert worst_exit_code(agreements) == code
 
 
 def test_every_comparison_has_its_line() -> None:
@@ -51,7 +51,7 @@ def test_every_comparison_has_its_line() -> None:
 def test_files_that_are_not_onnx_are_refused(tmp_path: Path) -> None:
     """The kernels that are known are onnxruntime's."""
     with pytest.raises(InputError, match="allowed: an ONNX file"):
-        bits(tmp_path / "model.xml", Ways())
+        compare_bits(tmp_path / "model.xml", InspectOptions())
 
 
 def test_processors_are_asked_with_the_same_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,7 +67,7 @@ def test_processors_are_asked_with_the_same_images(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("pipeline.inspect.bits.open_device", lambda url: url)
     monkeypatch.setattr("pipeline.inspect.bits.on_device", answer)
     export_onnx(nn.Conv2d(1, 2, 3).eval(), tmp_path, input_shape=(1, 1, 8, 8))
-    found = bits(tmp_path / FILE_NAME, Ways(count=3, seed=1))
+    found = compare_bits(tmp_path / FILE_NAME, InspectOptions(count=3, seed=1))
     assert [each.images for each in found] == [3, 8, 0]
     assert np.array_equal(seen[0], seen[1])
     assert len(seen[0]) == 3

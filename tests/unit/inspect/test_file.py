@@ -16,8 +16,8 @@ from pipeline.core.errors import InputError
 from pipeline.export.onnx import export_onnx
 from pipeline.export.openvino import export_openvino
 from pipeline.inspect.exported_argument import exported_file
-from pipeline.inspect.file import Images, Ways, inspect_file, training_images
-from pipeline.onnx_graph.file import finish, read_onnx, write_onnx
+from pipeline.inspect.file import Images, InspectOptions, inspect_file, training_images
+from pipeline.onnx_graph.file import finish_model, read_onnx, write_onnx
 from tests.defaults import quantize_static
 
 if TYPE_CHECKING:
@@ -55,14 +55,14 @@ def files(images: NDArray[np.float32], tmp_path_factory: pytest.TempPathFactory)
     torch.manual_seed(0)
     export_onnx(Small().eval(), folder / "float", input_shape=(1, 1, 12, 12))
     plain, whole = folder / "float" / "model.onnx", folder / "int8" / "model.onnx"
-    write_onnx(finish(quantize_static(read_onnx(plain), images, scheme="u8s8-reduced").model), whole)
+    write_onnx(finish_model(quantize_static(read_onnx(plain), images, scheme="u8s8-reduced").model), whole)
     export_openvino(whole, folder / "ir")
     return {"float": plain, "int8": whole, "ir": folder / "ir" / "model.xml"}
 
 
 def test_everything_about_a_quantized_file(files: dict[str, Path], images: NDArray[np.float32]) -> None:
     """Precision, noise, time and what is to be looked at; operations as the cost of the file has them."""
-    ways = Ways(against=files["float"], images=Images(images, "8 images"), runs=5)
+    ways = InspectOptions(against=files["float"], images=Images(images, "8 images"), runs=5)
     found = inspect_file(files["int8"], ways)
     layers = {layer.name: layer for layer in found.layers}
     assert found.macs == onnx_cost(files["int8"]).macs
@@ -84,7 +84,7 @@ def test_everything_about_a_quantized_file(files: dict[str, Path], images: NDArr
 
 def test_an_ir_is_inspected_alike(files: dict[str, Path], images: NDArray[np.float32]) -> None:
     """Noise and operations are those of its ONNX file; its size is that of both of its files."""
-    ways = Ways(against=files["float"], images=Images(images, "8 images"), runs=5)
+    ways = InspectOptions(against=files["float"], images=Images(images, "8 images"), runs=5)
     found, expected = inspect_file(files["ir"], ways), inspect_file(files["int8"], ways)
     assert found.macs == expected.macs
     assert found.size_bytes == sum(files["ir"].with_suffix(end).stat().st_size for end in (".xml", ".bin"))
@@ -99,20 +99,20 @@ def test_an_ir_is_inspected_alike(files: dict[str, Path], images: NDArray[np.flo
 
 def test_random_inputs_are_said_to_be_random(files: dict[str, Path]) -> None:
     """The same seed gives the same noise; without a float file there is none, without runs no time."""
-    ways = Ways(against=files["float"], count=4, seed=3, runs=0)
+    ways = InspectOptions(against=files["float"], count=4, seed=3, runs=0)
     one, two = inspect_file(files["int8"], ways), inspect_file(files["int8"], ways)
     assert one == two
     assert one.samples.startswith("4 random inputs (normal, seed 3), not images")
     assert one.profile is None
     assert {layer.time_ns for layer in one.layers} == {None}
-    alone = inspect_file(files["int8"], Ways(count=2, runs=0))
+    alone = inspect_file(files["int8"], InspectOptions(count=2, runs=0))
     assert {layer.sqnr_db for layer in alone.layers} == {None}
     assert alone.loses_most == ()
 
 
 def test_a_float_file_has_nothing_to_look_at(files: dict[str, Path]) -> None:
     """No layer computes on integers, so none is left behind."""
-    found = inspect_file(files["float"], Ways(count=2, runs=2))
+    found = inspect_file(files["float"], InspectOptions(count=2, runs=2))
     assert found.integer_macs == 0
     assert found.islands == ()
     assert not {"left in float", "float island"} & {finding.kind for finding in found.findings}
@@ -128,12 +128,12 @@ def test_sizes_that_a_file_leaves_open_are_asked_for(tmp_path: Path) -> None:
     del model.graph.value_info[:]
     write_onnx(model, tmp_path / "open.onnx")
     with pytest.raises(InputError, match=r"has shape \[-1, 1, -1, -1\]. Give the open sizes"):
-        inspect_file(tmp_path / "open.onnx", Ways())
+        inspect_file(tmp_path / "open.onnx", InspectOptions())
     with pytest.raises(InputError, match=r"found \[3, 10, 10\]"):
-        inspect_file(tmp_path / "open.onnx", Ways(shapes=((1, 3, 10, 10),)))
+        inspect_file(tmp_path / "open.onnx", InspectOptions(shapes=((1, 3, 10, 10),)))
     with pytest.raises(InputError, match="has 1 inputs, found 2 --input"):
-        inspect_file(tmp_path / "open.onnx", Ways(shapes=((1, 1, 10, 10),) * 2))
-    found = inspect_file(tmp_path / "open.onnx", Ways(shapes=((1, 1, 10, 10),), count=1, runs=1))
+        inspect_file(tmp_path / "open.onnx", InspectOptions(shapes=((1, 1, 10, 10),) * 2))
+    found = inspect_file(tmp_path / "open.onnx", InspectOptions(shapes=((1, 1, 10, 10),), count=1, runs=1))
     assert found.macs == 64 * 2 * 9
     assert found.inputs[0].shape == (-1, 1, 10, 10)
 
@@ -171,8 +171,8 @@ def test_which_arguments_are_files(files: dict[str, Path], tmp_path: Path) -> No
 def test_torch_is_not_loaded(files: dict[str, Path]) -> None:
     """An exported file is inspected without the library that it came from."""
     program = (
-        "import sys\nfrom pathlib import Path\nfrom pipeline.inspect.file import Ways, inspect_file\n"
-        f"inspect_file(Path({str(files['int8'])!r}), Ways(count=1, runs=1))\nprint('torch' in sys.modules)"
+        "import sys\nfrom pathlib import Path\nfrom pipeline.inspect.file import InspectOptions, inspect_file\n"
+        f"inspect_file(Path({str(files['int8'])!r}), InspectOptions(count=1, runs=1))\nprint('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

@@ -10,10 +10,10 @@ import pytest
 from pipeline.core.artifact import Artifact, TensorSpec, payload_digest
 from pipeline.core.errors import InputError
 from pipeline.core.store import write_artifact
-from pipeline.data import load as load_data
+from pipeline.data import load_data
 from pipeline.data.config import Cifar, DataFile, Elpv, FashionMnist, ImageFolder
 from pipeline.inspect.model_argument import input_shape, load_model
-from pipeline.network.definition import build
+from pipeline.network.definition import build_network
 from pipeline.network.stored import write_original
 
 if TYPE_CHECKING:
@@ -26,7 +26,9 @@ def stored(project: Project, folder: Path) -> Path:
     """Write the toy network as a torch artifact."""
     folder.mkdir(parents=True)
     arguments = {"classes": 2, "width": 8}
-    write_original(folder, build(project.folder / "model.py", arguments), project.folder / "model.py", arguments)
+    write_original(
+        folder, build_network(project.folder / "model.py", arguments), project.folder / "model.py", arguments
+    )
     spec = TensorSpec(name="input", shape=(1, 1, 12, 12), layout="NCHW")
     digest = payload_digest("torch", folder)
     write_artifact(Artifact(form="torch", folder=folder, digest=digest, inputs=(spec,), outputs=()), folder)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pipeline.compress.pruning.graph import Axis, ChannelGraph, Contraction, Frozen, Group, Member
 from pipeline.core.artifact import TensorSpec
 from pipeline.core.errors import InputError
-from pipeline.inspect.network import Structure, inspect, inspection_of
+from pipeline.inspect.network import Structure, inspect_network, inspection_of
 from pipeline.results.inspection import Inspection, Layer, Part
 
 SHAPES = {
@@ -171,7 +171,7 @@ class Mixed(nn.Module):
 
 def test_every_kind_of_layer_has_its_sides() -> None:
     """Depthwise inputs leave with the outputs; positions make the channels of a token; single channels stay."""
-    found = inspect(Mixed(), (TensorSpec(name="input", shape=(1, 1, 4, 4)),), "mixed")
+    found = inspect_network(Mixed(), (TensorSpec(name="input", shape=(1, 1, 4, 4)),), "mixed")
     layers = layers_of(found)
     assert list(layers) == ["stem", "depthwise", "point", "positions", "(network)", "one"]
     assert channels(layers["stem"].reads) == [(1, None)]
@@ -215,7 +215,7 @@ class Tied(nn.Module):
 
 def test_shared_table_makes_what_the_other_layer_reads() -> None:
     """The table's parameters count once; it stands in the map as a table, and its linear layer reads the group."""
-    found = inspect(Tied(), (TensorSpec(name="input", shape=(1, 5), dtype="int64"),), "tied")
+    found = inspect_network(Tied(), (TensorSpec(name="input", shape=(1, 5), dtype="int64"),), "tied")
     assert found.parameters == 20 * 8 + 8 * 8 + 8 + 3 * 4 + 4
     layers = layers_of(found)
     assert (channels(layers["table"].makes), layers["table"].reads) == ([(8, "table")], ())
@@ -228,7 +228,7 @@ def test_shared_table_makes_what_the_other_layer_reads() -> None:
 def test_computed_weights_belong_to_their_layer() -> None:
     """Weight normalisation: the layer is drawn under its own name, and its factors are not called unused."""
     network = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(2, 4, 1)), nn.Conv2d(4, 3, 1))
-    found = inspect(network, (TensorSpec(name="input", shape=(1, 2, 4, 4)),), "normed")
+    found = inspect_network(network, (TensorSpec(name="input", shape=(1, 2, 4, 4)),), "normed")
     assert [(layer.name, layer.kind) for layer in found.layers] == [("0", "Conv2d 1x1"), ("1", "Conv2d 1x1")]
     assert [group.makers for group in found.groups] == [("0",)]
     assert [why.layers for why in found.kept_whole] == [("1",)]
@@ -237,4 +237,4 @@ def test_computed_weights_belong_to_their_layer() -> None:
 def test_input_that_does_not_fit_is_named() -> None:
     """The message has the network, the shape that was tried, and what torch says."""
     with pytest.raises(InputError, match=r"mixed with input 3x4x4 \(does it fit the network\?\).*to have 1 channels"):
-        inspect(Mixed(), (TensorSpec(name="input", shape=(1, 3, 4, 4)),), "mixed")
+        inspect_network(Mixed(), (TensorSpec(name="input", shape=(1, 3, 4, 4)),), "mixed")

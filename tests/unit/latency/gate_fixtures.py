@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from pipeline.measure.payload import payload
+from pipeline.measure.model_files import model_files
 from pipeline.results.comparison import Comparison, Noise, Protocol, Reason, Side
 from pipeline.results.measurement import Measurement, SamplingPlan, SubjectSamples
 from pipeline.results.run import Interval
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.core.stage import Progress
-    from pipeline.latency.compare import Question
+    from pipeline.latency.compare import ComparisonRequest
     from pipeline.results.comparison import Verdict
 
 MACHINE = {"cpu_model": "a processor", "architecture": "x86_64", "isa": ["avx2"]}
@@ -30,10 +30,17 @@ class Prepared:
     version: str = "1.31.1"
     machine: dict[str, object] = field(default_factory=lambda: dict(MACHINE))
     ratio: float = 1.0
-    asked: list[tuple[str, Question, Path]] = field(default_factory=list)
+    asked: list[tuple[str, ComparisonRequest, Path]] = field(default_factory=list)
 
     def __call__(
-        self, baseline: Path, candidate: Path, question: Question, *, name: str, device: str, progress: Progress
+        self,
+        baseline: Path,
+        candidate: Path,
+        question: ComparisonRequest,
+        *,
+        name: str,
+        device: str,
+        progress: Progress,
     ) -> tuple[Comparison, Measurement]:
         """Return the next answer for a model, after the check of its terms."""
         del device, progress
@@ -74,7 +81,7 @@ class Prepared:
             runtime="onnxruntime",
             runtime_version=self.version,
             options={"provider": "CPU"},
-            digest=payload(path, "onnxruntime").digest,
+            digest=model_files(path, "onnxruntime").digest,
             input_shapes={"image": (1, 3, 8, 8)},
             threads=self.threads,
             fingerprint=self.machine,

@@ -12,12 +12,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from pipeline.core.errors import DeviceError, IncomparableError, InputError, OutputsError
-from pipeline.latency.compare import PARTIAL_FILE, Question, compare, keep_partial, write
+from pipeline.latency.compare import PARTIAL_FILE, ComparisonRequest, compare_files, keep_partial, write_comparison
 from pipeline.measure.devices.local import LocalDevice
-from pipeline.measure.regression import decide
-from pipeline.measure.subjects import Terms
+from pipeline.measure.regression import decide_verdict
+from pipeline.measure.subjects import MeasureTerms
 from pipeline.results.comparison import RESULT_FILE, ROUNDS_FILE, Comparison, load_comparison
-from pipeline.results.measurement import Measurement, load
+from pipeline.results.measurement import Measurement, load_measurement
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -26,9 +26,11 @@ if TYPE_CHECKING:
     from pipeline.measure.devices import Device
 
 #: Five times as slow is still accepted, so that no load of this machine changes the verdict.
-LENIENT = Question(margin=5.0, budget_s=20, roofline=False)
+LENIENT = ComparisonRequest(margin=5.0, budget_s=20, roofline=False)
 #: Refused, or broken off, before its length matters.
-STRICT = Question(budget_s=20, roofline=False, terms=Terms(threads=1, batch=1, weigh=False))
+STRICT = ComparisonRequest(
+    budget_s=20, roofline=False, terms=MeasureTerms(threads=1, batch=1, measure_peak_memory=False)
+)
 DYING = """
 import os
 from pipeline.measure import worker
@@ -92,8 +94,8 @@ def dying(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: int) -> Sequenc
 def passed(network: Callable[..., Path], tmp_path: Path) -> tuple[Comparison, Measurement, Path]:
     """Return a file's comparison with itself, as it was written."""
     path = network("net.onnx")
-    found, measurement = compare(path, path, LENIENT)
-    return write(found, measurement, tmp_path / "out"), measurement, tmp_path / "out"
+    found, measurement = compare_files(path, path, LENIENT)
+    return write_comparison(found, measurement, tmp_path / "out"), measurement, tmp_path / "out"
 
 
 def test_file_against_itself_is_written_with_its_rounds(passed: tuple[Comparison, Measurement, Path]) -> None:
@@ -103,9 +105,9 @@ def test_file_against_itself_is_written_with_its_rounds(passed: tuple[Comparison
     assert load_comparison(folder / RESULT_FILE) == found
     assert found.raw is not None
     assert hashlib.sha256((folder / found.raw.path).read_bytes()).hexdigest() == found.raw.sha256
-    kept = load(folder / found.raw.path)
+    kept = load_measurement(folder / found.raw.path)
     assert kept == measurement
-    again = decide(kept, margin=found.margin)
+    again = decide_verdict(kept, margin=found.margin)
     assert (again.verdict, again.ratio, again.reasons) == (found.verdict, found.ratio, found.reasons)
     assert (found.verdict, found.exit_code, found.unfair) == ("PASS", 0, False)
 
@@ -132,14 +134,16 @@ def test_other_threads_are_incomparable(network: Callable[..., Path]) -> None:
     """The field is named with both values, and nothing was timed."""
     path = network("net.onnx")
     with pytest.raises(IncomparableError, match="threads: 1, 2") as caught:
-        compare(path, path, Question(**{**vars(STRICT), "threads_b": 2}))
+        compare_files(path, path, ComparisonRequest(**{**vars(STRICT), "threads_b": 2}))
     assert caught.value.exit_code == 4
 
 
 def test_other_runtime_is_incomparable_unless_it_is_the_question(network: Callable[..., Path]) -> None:
     """Asked for, two runtimes are compared."""
     path = network("net.onnx")
-    found, _ = compare(path, path, Question(**{**vars(LENIENT), "margin": 1000.0, "runtime_b": "openvino"}))
+    found, _ = compare_files(
+        path, path, ComparisonRequest(**{**vars(LENIENT), "margin": 1000.0, "runtime_b": "openvino"})
+    )
     assert (found.baseline.runtime, found.candidate.runtime) == ("onnxruntime", "openvino")
     assert not found.unfair
 
@@ -147,7 +151,9 @@ def test_other_runtime_is_incomparable_unless_it_is_the_question(network: Callab
 def test_force_compares_and_marks_it_unfair(network: Callable[..., Path]) -> None:
     """The difference that was forced stands in the reasons."""
     path = network("net.onnx")
-    found, _ = compare(path, path, Question(**{**vars(LENIENT), "margin": 1000.0, "threads_b": 2, "force": True}))
+    found, _ = compare_files(
+        path, path, ComparisonRequest(**{**vars(LENIENT), "margin": 1000.0, "threads_b": 2, "force": True})
+    )
     assert found.unfair
     assert found.reasons[-1].code == "unfair"
     assert "threads: 1, 2" in found.reasons[-1].text
@@ -157,20 +163,20 @@ def test_force_compares_and_marks_it_unfair(network: Callable[..., Path]) -> Non
 def test_other_outputs_are_wrong_outputs(network: Callable[..., Path]) -> None:
     """A file that computes twice as much is not timed."""
     with pytest.raises(OutputsError, match="not timed") as caught:
-        compare(network("base.onnx"), network("double.onnx", scale=0.2), STRICT)
+        compare_files(network("base.onnx"), network("double.onnx", scale=0.2), STRICT)
     assert caught.value.exit_code == 6
 
 
 def test_other_inputs_are_bad_input(network: Callable[..., Path]) -> None:
     """Two networks for images of two sizes are no versions of one."""
     with pytest.raises(InputError, match="only networks for the same inputs"):
-        compare(network("small.onnx"), network("large.onnx", size=16), STRICT)
+        compare_files(network("small.onnx"), network("large.onnx", size=16), STRICT)
 
 
 def test_missing_file_is_bad_input(network: Callable[..., Path], tmp_path: Path) -> None:
     """The file is named before anything is started."""
     with pytest.raises(InputError, match=r"none\.onnx does not exist"):
-        compare(network("net.onnx"), tmp_path / "none.onnx", STRICT)
+        compare_files(network("net.onnx"), tmp_path / "none.onnx", STRICT)
 
 
 def test_emulated_device_is_not_asked_for_time(network: Callable[..., Path]) -> None:
@@ -181,13 +187,13 @@ def test_emulated_device_is_not_asked_for_time(network: Callable[..., Path]) -> 
 
     path = network("net.onnx")
     with pytest.raises(InputError, match="is emulated: its time says nothing"):
-        compare(path, path, STRICT, devices=(Emulated(),))
+        compare_files(path, path, STRICT, devices=(Emulated(),))
 
 
 def test_budget_that_is_too_small_is_never_a_pass(network: Callable[..., Path]) -> None:
     """50 ms are over before there are four sessions; what was measured is kept, and how much would do is said."""
     path = network("net.onnx")
-    found, measurement = compare(path, path, Question(**{**vars(LENIENT), "budget_s": 0.05}))
+    found, measurement = compare_files(path, path, ComparisonRequest(**{**vars(LENIENT), "budget_s": 0.05}))
     assert (found.verdict, found.exit_code) == ("INCONCLUSIVE", 3)
     assert [reason.code for reason in found.reasons] == ["budget"]
     assert "try --budget" in found.reasons[0].text
@@ -202,10 +208,10 @@ def test_device_that_dies_leaves_what_was_measured(
     """Whole sessions are kept in partial.json; a later comparison that succeeds removes it."""
     path = network("net.onnx")
     with pytest.raises(DeviceError, match=r"the worker ended during rounds \(exit code 9\)") as caught:
-        compare(path, path, STRICT, devices=dying(tmp_path, monkeypatch, last))
+        compare_files(path, path, STRICT, devices=dying(tmp_path, monkeypatch, last))
     file = keep_partial(caught.value, tmp_path / "out")
     assert file == tmp_path / "out" / PARTIAL_FILE
-    kept = load(file)
+    kept = load_measurement(file)
     assert kept.stopped == "broken off"
     assert [len(subject.sessions) for subject in kept.subjects] == [last, last]
 
@@ -214,7 +220,7 @@ def test_success_replaces_what_was_broken_off(passed: tuple[Comparison, Measurem
     """A partial file is gone once there is a whole one."""
     found, measurement, folder = passed
     (folder / PARTIAL_FILE).write_text("{}")
-    write(found, measurement, folder)
+    write_comparison(found, measurement, folder)
     assert not (folder / PARTIAL_FILE).exists()
     assert json.loads((folder / RESULT_FILE).read_text())["verdict"] == found.verdict
 
@@ -234,6 +240,6 @@ def test_names_of_files_are_only_names(
     """No shell sees them."""
     monkeypatch.chdir(tmp_path)
     path = network(name)
-    found, _ = compare(path, path, Question(**{**vars(STRICT), "budget_s": 0.05}))
+    found, _ = compare_files(path, path, ComparisonRequest(**{**vars(STRICT), "budget_s": 0.05}))
     assert found.candidate.path == str(path)
     assert not (tmp_path / "x").exists()

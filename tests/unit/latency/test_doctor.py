@@ -14,8 +14,8 @@ from pipeline.cli import app
 from pipeline.core.errors import IncomparableError, InputError
 from pipeline.latency import compare as compare_module
 from pipeline.latency import doctor as doctor_module
-from pipeline.latency.compare import Question, compare
-from pipeline.latency.doctor import copy_noise, examine, report_from
+from pipeline.latency.compare import ComparisonRequest, compare_files
+from pipeline.latency.doctor import copy_noise, examine_device, report_from
 from pipeline.latency.kept import kept_file, read_kept
 from pipeline.latency.noise import KnownNoise, invisible_margin, known_noise, seconds_of, with_floor
 from pipeline.measure.devices.local import LocalDevice
@@ -132,10 +132,10 @@ def test_enough_comparisons_are_kept(replayed: Callable[[Sequence[Measurement]],
     """Five or more; fewer are shown only."""
     file = kept_file("doctor", MACHINE, "onnxruntime", "1", 1)
     replayed([measured(1.0)] * 4)
-    examine(LocalDevice(), "onnxruntime", repeats=4)
+    examine_device(LocalDevice(), "onnxruntime", repeats=4)
     assert read_kept(file, DoctorReport) is None
     replayed([measured(1.0)] * 5)
-    assert examine(LocalDevice(), "onnxruntime", repeats=5) == read_kept(file, DoctorReport)
+    assert examine_device(LocalDevice(), "onnxruntime", repeats=5) == read_kept(file, DoctorReport)
     file.write_text('{"schema_version": 0}')
     assert read_kept(file, DoctorReport) is None
 
@@ -143,9 +143,9 @@ def test_enough_comparisons_are_kept(replayed: Callable[[Sequence[Measurement]],
 def test_what_has_no_time_or_no_spread_is_refused() -> None:
     """An emulated device, and a single comparison."""
     with pytest.raises(InputError, match="is emulated"):
-        examine(QemuDevice("cortex-a72"), "onnxruntime")
+        examine_device(QemuDevice("cortex-a72"), "onnxruntime")
     with pytest.raises(InputError, match="found 1 A/A comparisons"):
-        examine(LocalDevice(), "onnxruntime", repeats=1)
+        examine_device(LocalDevice(), "onnxruntime", repeats=1)
 
 
 @pytest.mark.parametrize(("budget_s", "margin"), [(2.0, 0.04), (0.5, 0.08), (8.0, 0.02), (32.0, 0.01), (3600.0, 0.01)])
@@ -195,7 +195,7 @@ def compared(tmp_path: Path, **question: Any) -> Comparison:  # noqa: ANN401
     files = [tmp_path / name for name in ("a.onnx", "b.onnx")]
     for file in files:
         file.write_bytes(b"")
-    found, _ = compare(files[0], files[1], Question(**{"roofline": False, "budget_s": 1.0, **question}))
+    found, _ = compare_files(files[0], files[1], ComparisonRequest(**{"roofline": False, "budget_s": 1.0, **question}))
     return found
 
 
@@ -235,7 +235,7 @@ def test_command_examines_this_machine() -> None:
 def test_command_draws_what_it_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Checks, noise by both clocks, margins for its own budget and for the usual one."""
     report = report_from([measured(ratio) for ratio in (0.98, 1.0, 1.02)])
-    monkeypatch.setattr(doctor_module, "examine", lambda *_, **__: report)
+    monkeypatch.setattr(doctor_module, "examine_device", lambda *_, **__: report)
     result = CliRunner().invoke(app, ["doctor", "--aa", "3"], env={"COLUMNS": "200"})
     assert result.exit_code == 0
     for told in ("warn", "virtual", "CPU time", "wall time", "smallest honest margin in 30 s", "not kept: too few"):

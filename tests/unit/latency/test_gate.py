@@ -9,9 +9,9 @@ import pytest
 
 from pipeline.core.errors import DeviceError, OutputsError
 from pipeline.core.stage import SilentProgress
-from pipeline.latency.baselines import Store
+from pipeline.latency.baselines import BaselineStore
 from pipeline.latency.gate import Gate
-from pipeline.latency.gate_config import gated, read_config
+from pipeline.latency.gate_config import gated_models, read_config
 from tests.unit.latency.gate_fixtures import MACHINE, Prepared
 
 if TYPE_CHECKING:
@@ -31,11 +31,11 @@ class Project:
             (folder / f"{name}.onnx").write_text(f"network {name}")
         tables = "".join(f'[[model]]\nname = "{name}"\nfile = "{name}.onnx"\n' for name in names)
         (folder / "latency.toml").write_text(tables)
-        self.store = Store(folder / "baselines")
+        self.store = BaselineStore(folder / "baselines")
 
     def gate(self, prepared: Prepared, *, force: bool = False, **options: Any) -> GateResult:  # noqa: ANN401
         """Run the gate over all models."""
-        models = list(gated(read_config(self.folder / "latency.toml"), self.folder, force=force))
+        models = list(gated_models(read_config(self.folder / "latency.toml"), self.folder, force=force))
         task = Gate(store=self.store, config="latency.toml", results=self.folder / "results", **options)
         return task.run(models, SilentProgress(), prepared)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pipeline.core.errors import InputError
-from pipeline.latency.gate_config import gated, read_config
+from pipeline.latency.gate_config import gated_models, read_config
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,7 +40,7 @@ def write(folder: Path, text: str) -> Path:
 
 def test_a_model_overrides_the_top(tmp_path: Path) -> None:
     """What neither says has its default."""
-    first, second = gated(read_config(write(tmp_path, GOOD)), tmp_path)
+    first, second = gated_models(read_config(write(tmp_path, GOOD)), tmp_path)
     assert first.file == tmp_path / "build" / "first.onnx"
     assert (first.question.margin, first.question.tolerance, first.question.terms.threads) == (0.02, None, 1)
     assert (second.question.margin, second.question.tolerance, second.question.terms.threads) == (0.05, 0.2, 4)
@@ -51,7 +51,7 @@ def test_a_model_overrides_the_top(tmp_path: Path) -> None:
 def test_instructions_have_a_margin_of_their_own(tmp_path: Path) -> None:
     """One percent, unless another is given."""
     text = 'metric = "instructions"\n[[model]]\nname = "a"\nfile = "a.onnx"\n'
-    (only,) = gated(read_config(write(tmp_path, text)), tmp_path)
+    (only,) = gated_models(read_config(write(tmp_path, text)), tmp_path)
     assert only.question.margin == 0.01
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.measure.clock import Readings
-from pipeline.measure.regression import decide
+from pipeline.measure.regression import decide_verdict
 from pipeline.measure.sampling import Created, Sampled, sample
 from pipeline.results.measurement import Conditions, Measurement, SamplingPlan, SubjectSamples
 
@@ -168,7 +168,7 @@ def measured(
     plan = plan or plan_of()
 
     def stop(samples: Samples, conditions: tuple[Conditions, ...]) -> Stop | None:
-        found = decide(gather(scene, plan, samples, conditions=conditions), margin=margin, metric=metric)
+        found = decide_verdict(gather(scene, plan, samples, conditions=conditions), margin=margin, metric=metric)
         return "decided" if found.verdict in {"PASS", "FAIL"} else None
 
     sampled: Sampled = sample(

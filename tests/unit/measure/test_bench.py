@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pipeline.core.errors import InputError
-from pipeline.measure.bench import bench, plan_for
-from pipeline.measure.statistics import speedup
-from pipeline.measure.subjects import Terms
+from pipeline.measure.bench import bench_files, plan_for
+from pipeline.measure.statistics import paired_speedup
+from pipeline.measure.subjects import MeasureTerms
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,16 +19,18 @@ if TYPE_CHECKING:
 def test_one_file_is_measured_alone(write_onnx: Callable[..., Path]) -> None:
     """Without a second file there is no speedup."""
     path = write_onnx("net.onnx")
-    measurement = bench([path], Terms(threads=1, batch=1), runtime="onnxruntime", budget_s=0.1, seed=0)
+    measurement = bench_files([path], MeasureTerms(threads=1, batch=1), runtime="onnxruntime", budget_s=0.1, seed=0)
     assert [subject.label for subject in measurement.subjects] == [str(path)]
-    assert speedup(measurement, 0, "wall") is None
+    assert paired_speedup(measurement, 0, "wall") is None
 
 
 def test_same_file_twice_is_a_pair(write_onnx: Callable[..., Path]) -> None:
     """A file compared with itself shows the machine's noise."""
     path = write_onnx("net.onnx")
-    measurement = bench([path, path], Terms(threads=1, batch=2), runtime="onnxruntime", budget_s=0.1, seed=0)
-    assert speedup(measurement, 1, "wall") is not None
+    measurement = bench_files(
+        [path, path], MeasureTerms(threads=1, batch=2), runtime="onnxruntime", budget_s=0.1, seed=0
+    )
+    assert paired_speedup(measurement, 1, "wall") is not None
     assert measurement.subjects[0].digest == measurement.subjects[1].digest
     assert measurement.batch == 2
 
@@ -38,13 +40,13 @@ def test_missing_part_is_an_input_error(tmp_path: Path, name: str) -> None:
     """A file that does not exist, or an .xml without its .bin, is named."""
     (tmp_path / "model.xml").write_text("graph")
     with pytest.raises(InputError, match="does not exist; expected an exported network"):
-        bench([tmp_path / name], Terms(threads=1, batch=1), runtime="openvino", budget_s=0.1, seed=0)
+        bench_files([tmp_path / name], MeasureTerms(threads=1, batch=1), runtime="openvino", budget_s=0.1, seed=0)
 
 
 def test_no_file_is_an_input_error() -> None:
     """There must be something to measure."""
     with pytest.raises(InputError, match="nothing to measure"):
-        bench([], Terms(threads=1, batch=1), runtime="onnxruntime", budget_s=0.1, seed=0)
+        bench_files([], MeasureTerms(threads=1, batch=1), runtime="onnxruntime", budget_s=0.1, seed=0)
 
 
 @pytest.mark.parametrize(

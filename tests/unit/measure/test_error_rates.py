@@ -11,7 +11,7 @@ from collections import Counter
 
 import pytest
 
-from pipeline.measure.regression import decide
+from pipeline.measure.regression import decide_verdict
 from tests.unit.measure.replay import Scene, measured, plan_of
 
 MARGIN = 0.03
@@ -25,7 +25,7 @@ def verdicts(count: int, **scene: float | tuple[float, float]) -> Counter[str]:
     for seed in range(count):
         content = {"own": 0.15, "shared": 0.3, "late": 0.18, **scene}
         measurement = measured(Scene(**content), seed=seed, plan=PLAN, margin=MARGIN)  # type: ignore[arg-type]
-        found[decide(measurement, margin=MARGIN).verdict] += 1
+        found[decide_verdict(measurement, margin=MARGIN).verdict] += 1
     return found
 
 
@@ -37,7 +37,7 @@ def at_most(rate: float, count: int) -> float:
 def test_plan_has_several_looks_and_noise_beyond_the_floor() -> None:
     """What is simulated tests what it should: stopping early, and the bootstrap."""
     scene = Scene(own=0.15, shared=0.3)
-    errors = [decide(measured(scene, seed=seed, plan=PLAN), margin=MARGIN).error for seed in range(5)]
+    errors = [decide_verdict(measured(scene, seed=seed, plan=PLAN), margin=MARGIN).error for seed in range(5)]
     assert PLAN.looks_after == (4, 6, 9)
     assert all(error is not None and error > PLAN.error_floor for error in errors)
 

@@ -10,10 +10,10 @@ import pytest
 from pipeline.core.errors import DeviceError, InputError, OutputsError
 from pipeline.core.stage import Runtime, SilentProgress
 from pipeline.measure.devices.local import LocalDevice
-from pipeline.measure.harness import measure
-from pipeline.measure.statistics import timings
-from pipeline.measure.subjects import Subject, Terms
-from pipeline.results.measurement import Measurement, SamplingPlan, load, save
+from pipeline.measure.harness import measure_subjects
+from pipeline.measure.statistics import report_timings
+from pipeline.measure.subjects import MeasureTerms, Subject
+from pipeline.results.measurement import Measurement, SamplingPlan, load_measurement, save_measurement
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 PLAN = SamplingPlan(budget_s=0.2, session_s=0.05, replicates=20)
 
 
-def run(subjects: Sequence[Subject], terms: Terms | None = None) -> Measurement:
+def run(subjects: Sequence[Subject], terms: MeasureTerms | None = None) -> Measurement:
     """Measure on this machine."""
-    return measure(subjects, terms or Terms(threads=1, batch=1), PLAN, seed=0)
+    return measure_subjects(subjects, terms or MeasureTerms(threads=1, batch=1), PLAN, seed=0)
 
 
 def subject(path: Path, runtime: Runtime = "onnxruntime", tolerance: float | None = None) -> Subject:
@@ -38,20 +38,20 @@ def test_two_files_in_two_runtimes(write_onnx: Callable[..., Path], tmp_path: Pa
     runtimes: tuple[Runtime, ...] = ("onnxruntime", "openvino")
     paths = {"wide": write_onnx("wide.onnx", width=8), "narrow": write_onnx("narrow.onnx")}
     measurement = run([subject(path, name) for name in runtimes for path in paths.values()])
-    rows = timings(measurement)
+    rows = report_timings(measurement)
     assert list(rows) == [(label, name) for name in runtimes for label in paths]
     assert all((row.speedup is None) == (label == "wide") for (label, _), row in rows.items())
     assert all(row.milliseconds.low > 0 for row in rows.values())
     assert all(session.load_ns > 0 < session.first_ns for s in measurement.subjects for session in s.sessions)
     assert len(measurement.conditions) == len(measurement.subjects[0].sessions) >= 4
-    save(measurement, tmp_path / "measurement.json")
-    assert load(tmp_path / "measurement.json") == measurement
+    save_measurement(measurement, tmp_path / "measurement.json")
+    assert load_measurement(tmp_path / "measurement.json") == measurement
 
 
 def test_subject_says_what_it_is_and_on_what_terms_it_ran(write_onnx: Callable[..., Path]) -> None:
     """Path, size, shapes, threads, options, device, machine and peak memory stand beside the samples."""
     path = write_onnx("net.onnx")
-    found = run([subject(path), subject(path)], Terms(threads=1, batch=2))
+    found = run([subject(path), subject(path)], MeasureTerms(threads=1, batch=2))
     (first, second) = found.subjects
     assert first.path == str(path)
     assert first.size_bytes == path.stat().st_size
@@ -79,7 +79,9 @@ def test_two_devices_take_turns(write_onnx: Callable[..., Path]) -> None:
     """Each subject lives in the worker of its device, and every round has one block of both."""
     path = write_onnx("net.onnx")
     subjects = [subject(path), Subject("there", "onnxruntime", path, "there", device=1)]
-    found = measure(subjects, Terms(threads=1, batch=1), PLAN, seed=0, devices=(LocalDevice(), LocalDevice()))
+    found = measure_subjects(
+        subjects, MeasureTerms(threads=1, batch=1), PLAN, seed=0, devices=(LocalDevice(), LocalDevice())
+    )
     rounds = [
         (a.order, b.order)
         for first, second in zip(*(each.sessions for each in found.subjects), strict=True)
@@ -98,7 +100,7 @@ def test_what_is_in_force_is_said_before_timing(write_onnx: Callable[..., Path])
             notes.append(text)
 
     path = write_onnx("net.onnx")
-    measurement = measure([subject(path)], Terms(threads=1, batch=2), PLAN, seed=0, progress=Notes())
+    measurement = measure_subjects([subject(path)], MeasureTerms(threads=1, batch=2), PLAN, seed=0, progress=Notes())
     assert notes[0].startswith("measuring with 1 thread(s), batch 2, nice ")
     assert measurement.in_force.keys() >= {"nice", "affinity"}
 
@@ -112,7 +114,9 @@ def test_whoever_is_asked_before_timing_may_refuse(write_onnx: Callable[..., Pat
         raise InputError("not like this")
 
     with pytest.raises(InputError, match="not like this"):
-        measure([subject(write_onnx("net.onnx"))], Terms(threads=1, batch=1), PLAN, seed=0, ready=refuse)
+        measure_subjects(
+            [subject(write_onnx("net.onnx"))], MeasureTerms(threads=1, batch=1), PLAN, seed=0, ready=refuse
+        )
     assert seen[0].subjects[0].sessions == ()
     assert seen[0].subjects[0].input_shapes == {"image": (1, 3, 8, 8)}
 
@@ -169,9 +173,9 @@ def test_device_without_the_runtime_is_told_what_to_install(
     bare.write_text('#!/bin/sh\nexec "$BARE_PYTHON" -I -S "$@"\n')
     bare.chmod(0o755)
     with pytest.raises(DeviceError, match=r"no numpy.*no onnxruntime.*pip install numpy==\S+ onnxruntime=="):
-        measure(
+        measure_subjects(
             [subject(write_onnx("net.onnx"))],
-            Terms(threads=1, batch=1),
+            MeasureTerms(threads=1, batch=1),
             PLAN,
             seed=0,
             devices=(LocalDevice(str(bare)),),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pipeline.core.errors import InputError
-from pipeline.measure.machine import cgroup_cpus, fingerprint, on_battery, usable_threads
+from pipeline.measure.machine import cgroup_cpus, machine_fingerprint, on_battery, usable_threads
 from pipeline.results.measurement import MUST_MATCH
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def write(root: Path, name: str, text: str) -> None:
 
 def test_fingerprint_of_this_machine_is_json_with_every_field_that_must_match() -> None:
     """It can be stored, and names all that comparisons need."""
-    found = fingerprint()
+    found = machine_fingerprint()
     assert json.loads(json.dumps(found)) == found
     assert set(MUST_MATCH) <= found.keys()
 
@@ -50,7 +50,7 @@ def test_x86_processor_is_read_from_its_first_core(tmp_path: Path) -> None:
     write(tmp_path, "proc/cpuinfo", X86.format(extra=" hypervisor"))
     write(tmp_path, "proc/meminfo", "MemTotal:  2048 kB\nMemFree: 1 kB\n")
     write(tmp_path, "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor", "performance\n")
-    found = fingerprint(tmp_path)
+    found = machine_fingerprint(tmp_path)
     assert found["cpu_model"] == "Some CPU @ 3 GHz"
     assert found["isa"] == ["avx", "avx2", "fma", "avx512f", "avx512_vnni"]
     assert found["microcode"] == "0x42"
@@ -62,14 +62,14 @@ def test_x86_processor_is_read_from_its_first_core(tmp_path: Path) -> None:
 def test_arm_processor_is_read_from_its_part_and_features(tmp_path: Path) -> None:
     """ARM tells a part number and features instead of a model name and flags."""
     write(tmp_path, "proc/cpuinfo", ARM)
-    found = fingerprint(tmp_path)
+    found = machine_fingerprint(tmp_path)
     assert found["cpu_model"] == "0xd40"
     assert found["isa"] == ["asimd", "asimddp", "i8mm", "sve"]
 
 
 def test_what_cannot_be_read_is_absent(tmp_path: Path) -> None:
     """An empty root gives None, not a guess."""
-    found = fingerprint(tmp_path)
+    found = machine_fingerprint(tmp_path)
     unknown = ("microcode", "virtual", "memory_bytes", "governor", "cgroup_cpus")
     assert [found[name] for name in unknown] == [None] * len(unknown)
 
@@ -96,7 +96,7 @@ def test_siblings_of_a_core_are_counted(tmp_path: Path, listed: str, threads: in
     """The kernel lists logical cores, or spans of them."""
     write(tmp_path, "sys/devices/system/cpu/cpu0/topology/thread_siblings_list", listed)
     write(tmp_path, "sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq", "3600000\n")
-    found = fingerprint(tmp_path)
+    found = machine_fingerprint(tmp_path)
     assert (found["threads_per_core"], found["max_frequency_mhz"]) == (threads, 3600)
 
 

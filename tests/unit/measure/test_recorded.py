@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pipeline.measure.clock import Readings
-from pipeline.measure.regression import Decision, decide
+from pipeline.measure.regression import Decision, decide_verdict
 from pipeline.measure.sampling import Created, Sampled, sample
 from pipeline.results.measurement import Conditions, SamplingPlan
 from tests.unit.measure.replay import Scene, gather
@@ -75,11 +75,11 @@ def replayed(recorded: Recorded, margin: float = 0.03) -> tuple[Sampled, Decisio
     plan = SamplingPlan(budget_s=recorded.sessions, session_s=1, strict=True)
 
     def stop(samples: Samples, conditions: tuple[Conditions, ...]) -> Stop | None:
-        found = decide(gather(Scene(), plan, samples, conditions=conditions), margin=margin)
+        found = decide_verdict(gather(Scene(), plan, samples, conditions=conditions), margin=margin)
         return "decided" if found.verdict in {"PASS", "FAIL"} else None
 
     sampled = sample(recorded, 2, plan=plan, seed=0, stop=stop)
-    return sampled, decide(gather(Scene(), plan, sampled.samples), margin=margin)
+    return sampled, decide_verdict(gather(Scene(), plan, sampled.samples), margin=margin)
 
 
 def test_there_are_recordings() -> None:

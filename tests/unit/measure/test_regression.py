@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pipeline.measure.regression import MOST_PREEMPTED, Decision, decide, holm, p_value
+from pipeline.measure.regression import MOST_PREEMPTED, Decision, decide_verdict, holm_correction, p_value
 from pipeline.measure.statistics import LogRatio, preempted_share
 from pipeline.results.measurement import Conditions, SamplingPlan
 from tests.unit.measure.replay import Scene, measured, plan_of
@@ -22,7 +22,7 @@ FIXED = {"governor": "performance"}
 def decided(scene: Scene, seed: int = 0, *, sessions: int = 6, **options: Any) -> Decision:  # noqa: ANN401
     """Replay a scene as a comparison would, and return its verdict."""
     found = measured(scene, seed=seed, plan=plan_of(sessions), margin=MARGIN, **options)
-    return decide(found, margin=MARGIN, **options)
+    return decide_verdict(found, margin=MARGIN, **options)
 
 
 def codes(decision: Decision) -> tuple[str, ...]:
@@ -158,8 +158,8 @@ def test_governor_of_either_side_counts() -> None:
     found = measured(Scene(frequency_mhz=(2000.0, 1800.0), fingerprint=FIXED))
     loose = found.subjects[1].model_copy(update={"fingerprint": {"governor": "schedutil"}})
     mixed = found.model_copy(update={"subjects": (found.subjects[0], loose)})
-    assert codes(decide(mixed, margin=MARGIN)) == ("not slower", "throttled")
-    assert codes(decide(mixed, margin=MARGIN, baseline=1, candidate=0)) == ("not slower", "throttled")
+    assert codes(decide_verdict(mixed, margin=MARGIN)) == ("not slower", "throttled")
+    assert codes(decide_verdict(mixed, margin=MARGIN, baseline=1, candidate=0)) == ("not slower", "throttled")
 
 
 @pytest.mark.parametrize("wall", [1.0, 1.2])
@@ -168,7 +168,7 @@ def test_wall_time_of_interrupted_blocks_gives_no_verdict(wall: float) -> None:
     scene = Scene(wall=(1.0, wall), late=0.3)
     found = measured(scene, plan=plan_of(6), margin=MARGIN, metric="wall")
     assert preempted_share(found.subjects[0]) > MOST_PREEMPTED
-    by_wall, by_cpu = (decide(found, margin=MARGIN, metric=metric) for metric in ("wall", "cpu"))
+    by_wall, by_cpu = (decide_verdict(found, margin=MARGIN, metric=metric) for metric in ("wall", "cpu"))
     assert (by_wall.verdict, codes(by_wall)[-1]) == ("INCONCLUSIVE", "preempted")
     assert by_cpu.verdict == ("FAIL" if wall > 1 else "PASS")
 
@@ -179,7 +179,7 @@ def test_too_few_sessions_are_never_a_verdict(sessions: int, wall: float) -> Non
     """However clear the numbers look, fewer sessions than the plan's minimum say nothing."""
     found = measured(Scene(wall=(1.0, wall)))
     short = [each.model_copy(update={"sessions": each.sessions[:sessions]}) for each in found.subjects]
-    decision = decide(found.model_copy(update={"subjects": tuple(short), "seconds": 2.0}), margin=MARGIN)
+    decision = decide_verdict(found.model_copy(update={"subjects": tuple(short), "seconds": 2.0}), margin=MARGIN)
     assert (decision.verdict, codes(decision)) == ("INCONCLUSIVE", ("budget",))
     assert f"only {sessions} of 4 sessions" in decision.reasons[0].text
     assert ("try --budget" in decision.reasons[0].text) == (sessions > 0)
@@ -189,8 +189,8 @@ def test_too_few_sessions_are_never_a_verdict(sessions: int, wall: float) -> Non
 def test_subjects_are_chosen_by_their_place() -> None:
     """Any two subjects of a measurement can be compared."""
     found = measured(Scene(wall=(1.0, 1.1)))
-    assert decide(found, margin=MARGIN, baseline=1, candidate=0).verdict == "PASS"
-    assert decide(found, margin=MARGIN, baseline=0, candidate=0).verdict == "PASS"
+    assert decide_verdict(found, margin=MARGIN, baseline=1, candidate=0).verdict == "PASS"
+    assert decide_verdict(found, margin=MARGIN, baseline=0, candidate=0).verdict == "PASS"
 
 
 def test_detectable_slowdown_lies_beyond_the_margin() -> None:
@@ -205,8 +205,8 @@ def test_heat_is_seen_where_conditions_are_known() -> None:
     """Sensors that cannot be read are no reason to doubt."""
     found = measured(HOT, plan=plan_of(6))
     blind = found.model_copy(update={"conditions": (Conditions(),) * len(found.conditions)})
-    assert decide(found, margin=MARGIN).verdict == "INCONCLUSIVE"
-    assert decide(blind, margin=MARGIN).verdict == "PASS"
+    assert decide_verdict(found, margin=MARGIN).verdict == "INCONCLUSIVE"
+    assert decide_verdict(blind, margin=MARGIN).verdict == "PASS"
 
 
 @pytest.mark.parametrize(
@@ -224,10 +224,10 @@ def test_fail_needs_its_share_of_the_level_among_many_comparisons() -> None:
     """What is a FAIL alone is none among a hundred questions; PASS does not become harder."""
     scene = Scene(wall=(1.0, 1.041))
     alone, among = (measured(scene, plan=plan_of(4, comparisons=number)) for number in (1, 100))
-    assert decide(alone, margin=MARGIN).verdict == "FAIL"
-    assert decide(among, margin=MARGIN).verdict == "INCONCLUSIVE"
+    assert decide_verdict(alone, margin=MARGIN).verdict == "FAIL"
+    assert decide_verdict(among, margin=MARGIN).verdict == "INCONCLUSIVE"
     same = measured(Scene(), plan=plan_of(4, comparisons=100))
-    assert decide(same, margin=MARGIN).verdict == "PASS"
+    assert decide_verdict(same, margin=MARGIN).verdict == "PASS"
 
 
 @pytest.mark.parametrize(
@@ -245,4 +245,4 @@ def test_fail_needs_its_share_of_the_level_among_many_comparisons() -> None:
 )
 def test_holm_by_hand(p_values: Sequence[float], expected: list[bool]) -> None:
     """The smallest is held against rate / m, the next against rate / (m - 1); the first that fails ends it."""
-    assert holm(p_values, 0.05) == expected
+    assert holm_correction(p_values, 0.05) == expected

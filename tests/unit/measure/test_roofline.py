@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.measure.roofline import Work, above, bound, lever, reading_seconds
+from pipeline.measure.roofline import Work, exceeds_roofline, reading_seconds, roofline_bound, speed_lever
 from pipeline.results.peaks import Peaks, Reading
 
 MIB = 2**20
@@ -32,30 +32,30 @@ def peaks(**fields: object) -> Peaks:
 
 def test_operations_limit_a_convolutional_network() -> None:
     """52.3 M MACs are 104.6 M operations: 1.046 ms at 100 G/s."""
-    found = bound(Work(52_300_000, 0, MIB), peaks(), 1_140_000)
+    found = roofline_bound(Work(52_300_000, 0, MIB), peaks(), 1_140_000)
     assert found.bound == "compute"
     assert found.least_ms == pytest.approx(1.046)
     assert found.efficiency == pytest.approx(1.046 / 1.14)
     assert (found.macs, found.bytes) == (52_300_000, MIB)
-    assert "prune widths" in lever(found)
+    assert "prune widths" in speed_lever(found)
 
 
 def test_weights_limit_a_fully_connected_network() -> None:
     """56.6 MB of float32 weights at 10 GB/s; int8 makes them a quarter."""
     size = 56_600_000
-    found = bound(Work(size // 4, 0, size), peaks(), 6_000_000)
+    found = roofline_bound(Work(size // 4, 0, size), peaks(), 6_000_000)
     assert found.bound == "bandwidth"
     assert found.least_ms == pytest.approx(5.66)
-    assert "4x at most" in lever(found)
+    assert "4x at most" in speed_lever(found)
 
 
 def test_calls_limit_a_tiny_network() -> None:
     """Below twenty calls, when the operations explain less than half."""
-    found = bound(Work(1_000_000, 0, 1000), peaks(), 150_000)
+    found = roofline_bound(Work(1_000_000, 0, 1000), peaks(), 150_000)
     assert found.bound == "overhead"
-    assert "fuse" in lever(found)
-    assert bound(Work(6_000_000, 0, 1000), peaks(), 150_000).bound == "compute"
-    assert bound(Work(1_000_000, 0, 1000), peaks(), 200_001).bound == "compute"
+    assert "fuse" in speed_lever(found)
+    assert roofline_bound(Work(6_000_000, 0, 1000), peaks(), 150_000).bound == "compute"
+    assert roofline_bound(Work(1_000_000, 0, 1000), peaks(), 200_001).bound == "compute"
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_calls_limit_a_tiny_network() -> None:
 )
 def test_layers_in_8_bits_are_held_against_the_larger_peak(int8_macs: int, int8_peak: float, least_ms: float) -> None:
     """Where int8 is slow, a runtime may widen the weights and multiply in float32."""
-    found = bound(Work(50_000_000, int8_macs, MIB), peaks(int8_per_s=int8_peak), 2_000_000)
+    found = roofline_bound(Work(50_000_000, int8_macs, MIB), peaks(int8_per_s=int8_peak), 2_000_000)
     assert found.least_ms == pytest.approx(least_ms)
 
 
@@ -79,8 +79,8 @@ def test_weights_that_may_fit_into_a_cache_are_not_held_against_memory(size: int
 def test_what_is_more_than_a_tenth_too_fast_is_above() -> None:
     """Ten percent are the peaks' own noise."""
     work = Work(50_000_000, 0, MIB)
-    assert not above(bound(work, peaks(), 920_000))
-    assert above(bound(work, peaks(), 900_000))
+    assert not exceeds_roofline(roofline_bound(work, peaks(), 920_000))
+    assert exceeds_roofline(roofline_bound(work, peaks(), 900_000))
 
 
 def test_a_later_probe_can_only_raise() -> None:

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 
 from pipeline.core.errors import InputError
 from pipeline.core.runtimes import shipping_runtimes
-from pipeline.measure.runtimes import Port, Settings, fixed_shape, open_session
+from pipeline.measure.runtimes import InputPort, RuntimeSettings, fixed_shape, open_session
 from pipeline.measure.runtimes.torch import open_module
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def test_onnx_file_opens_at_the_asked_batch(runtime: Any, write_onnx: Callable[.
     session = open_session(runtime, write_onnx("net.onnx"), threads=1, batch=2)
     (scores,) = session.run(np.ones((2, 3, 8, 8), np.float32))
     assert session.name == runtime
-    assert session.inputs == (Port("image", (2, 3, 8, 8), "float32"),)
+    assert session.inputs == (InputPort("image", (2, 3, 8, 8), "float32"),)
     assert session.version
     assert "1" in session.options.values()
     assert scores == pytest.approx([2.7, 2.7])
@@ -111,7 +111,7 @@ def test_two_inputs_of_two_types_run_at_the_given_shapes(runtime: Any, tmp_path:
     """A network may have several inputs, whole numbers among them, and open sizes that are given by name."""
     shapes = {"a": (2, 3), "ids": (2, 3)}
     session = open_session(runtime, write_pair(tmp_path / "two.onnx"), threads=1, batch=1, shapes=shapes)
-    assert session.inputs == (Port("a", (2, 3), "float32"), Port("ids", (2, 3), "int64"))
+    assert session.inputs == (InputPort("a", (2, 3), "float32"), InputPort("ids", (2, 3), "int64"))
     (sums,) = session.run(np.full((2, 3), 0.5, np.float32), np.full((2, 3), 2, np.int64))
     assert np.asarray(sums) == pytest.approx(np.full((2, 3), 2.5))
 
@@ -137,33 +137,33 @@ def test_input_of_another_type_is_refused(runtime: Any, name: str, tmp_path: Pat
 @pytest.mark.parametrize("declared", [["batch", 3, 8, 8], [None, 3, 8, 8], [-1, 3, 8, 8], [4, 3, 8, 8]])
 def test_batch_is_filled_in(declared: list[int | str | None]) -> None:
     """A named, absent or negative batch becomes the asked one; an equal one stays."""
-    assert fixed_shape(Path("net.onnx"), "image", declared, Settings(threads=1, batch=4)) == (4, 3, 8, 8)
+    assert fixed_shape(Path("net.onnx"), "image", declared, RuntimeSettings(threads=1, batch=4)) == (4, 3, 8, 8)
 
 
 def test_single_number_has_no_batch() -> None:
     """An input without dimensions stays as it is."""
-    assert fixed_shape(Path("net.onnx"), "scale", [], Settings(threads=1, batch=4)) == ()
+    assert fixed_shape(Path("net.onnx"), "scale", [], RuntimeSettings(threads=1, batch=4)) == ()
 
 
 @pytest.mark.parametrize("declared", [["batch", 3, "height", 8], [1, 3, None, 8]])
 def test_dynamic_size_is_refused(declared: list[int | str | None]) -> None:
     """Without a fixed size there is no latency to speak of."""
     with pytest.raises(InputError, match="dynamic beyond the batch"):
-        fixed_shape(Path("net.onnx"), "image", declared, Settings(threads=1, batch=1))
+        fixed_shape(Path("net.onnx"), "image", declared, RuntimeSettings(threads=1, batch=1))
 
 
 @pytest.mark.parametrize("given", [(1, 3, 9, 8), (1, 3, 8), (2, 3, 8, 8, 1)])
 def test_given_shape_must_agree_with_what_is_fixed(given: tuple[int, ...]) -> None:
     """A fixed size cannot be overridden, nor the number of dimensions."""
     with pytest.raises(InputError, match="input image has shape"):
-        fixed_shape(Path("net.onnx"), "image", ["batch", 3, 8, None], Settings(1, 1, shapes={"image": given}))
+        fixed_shape(Path("net.onnx"), "image", ["batch", 3, 8, None], RuntimeSettings(1, 1, shapes={"image": given}))
 
 
 def test_torch_session_copies_the_network_and_keeps_its_mode() -> None:
     """The given network stays in training mode, and later changes to it are not measured."""
     convolution = torch.nn.Conv2d(3, 2, 3)
     model = torch.nn.Sequential(convolution, torch.nn.Dropout(0.5)).train()
-    session = open_module(model, (Port("image", (1, 3, 8, 8), "float32"),), threads=1)
+    session = open_module(model, (InputPort("image", (1, 3, 8, 8), "float32"),), threads=1)
     inputs = np.ones((1, 3, 8, 8), np.float32)
     before = session.run(inputs)[0].copy()
     torch.nn.init.zeros_(convolution.weight)
@@ -181,7 +181,7 @@ def test_torch_session_restores_the_number_of_threads() -> None:
             seen.append(torch.get_num_threads())
             return image_NCHW, image_NCHW
 
-    ports = (Port("image", (1, 1, 1, 1), "float32"),)
+    ports = (InputPort("image", (1, 1, 1, 1), "float32"),)
     outputs = open_module(Spy(), ports, threads=before + 1).run(np.ones((1, 1, 1, 1), np.float32))
     assert len(outputs) == 2
     assert seen == [before + 1]

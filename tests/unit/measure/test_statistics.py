@@ -15,17 +15,17 @@ from pipeline.measure.statistics import (
     Series,
     bootstrap,
     contended,
-    distribution,
     hodges_lehmann,
     is_precise,
-    milliseconds,
+    latency_distribution,
+    median_milliseconds,
+    paired_speedup,
     plan_quantile,
     preempted_share,
     ratio_interval,
+    report_timing,
+    report_timings,
     round_statistics,
-    speedup,
-    timing,
-    timings,
 )
 from pipeline.results.measurement import Measurement, SamplingPlan
 from pipeline.results.run import Interval
@@ -99,13 +99,13 @@ def test_equal_sides_have_the_floor_as_their_error() -> None:
 def test_interval_is_the_same_each_time_it_is_computed(simulate: Callable[..., Measurement]) -> None:
     """The bootstrap is seeded by the measurement."""
     measurement = simulate({"a": 2.0, "b": 1.0})
-    assert speedup(measurement, 1, "wall") == speedup(measurement, 1, "wall")
+    assert paired_speedup(measurement, 1, "wall") == paired_speedup(measurement, 1, "wall")
 
 
 @pytest.mark.parametrize("clock", ["wall", "cpu"])
 def test_true_speedup_lies_within_a_narrow_interval(simulate: Callable[..., Measurement], clock: Clock) -> None:
     """Shared noise of 30 % and preemptions cancel: a speedup of 2 is found within 2 %."""
-    found = speedup(simulate({"a": 2.0, "b": 1.0}), 1, clock)
+    found = paired_speedup(simulate({"a": 2.0, "b": 1.0}), 1, clock)
     assert found is not None
     assert 1.96 < found.low < 2.0 < found.high < 2.04
 
@@ -113,7 +113,7 @@ def test_true_speedup_lies_within_a_narrow_interval(simulate: Callable[..., Meas
 def test_interval_covers_no_change_as_often_as_stated(simulate: Callable[..., Measurement]) -> None:
     """Of 40 comparisons of equal files, intervals of 95 % miss 1 in two or fewer."""
     plan = SamplingPlan(budget_s=1, replicates=60)
-    found = [speedup(simulate({"a": 1.0, "b": 1.0}, seed=seed, plan=plan), 1, "wall") for seed in range(40)]
+    found = [paired_speedup(simulate({"a": 1.0, "b": 1.0}, seed=seed, plan=plan), 1, "wall") for seed in range(40)]
     assert sum(not each.low <= 1 <= each.high for each in found if each is not None) <= 2
 
 
@@ -178,7 +178,7 @@ def test_cpu_clock_that_stood_still_says_nothing(
 
 def test_milliseconds_lie_within_their_interval(simulate: Callable[..., Measurement]) -> None:
     """The absolute time is a median with bounds on both sides."""
-    found = milliseconds(simulate({"a": 2.0}).subjects[0], "wall", plan=PLAN, seed=0)
+    found = median_milliseconds(simulate({"a": 2.0}).subjects[0], "wall", plan=PLAN, seed=0)
     assert 2.0 < found.low < found.value < found.high < 3.5
 
 
@@ -187,8 +187,8 @@ def test_distribution_leaves_out_quantiles_that_the_sample_cannot_show(
 ) -> None:
     """240 inferences show p99; 60 do not, and it is absent then."""
     subject = simulate({"a": 1.0}).subjects[0]
-    full = distribution(subject, "wall")
-    part = distribution(subject.model_copy(update={"sessions": subject.sessions[:1]}), "wall")
+    full = latency_distribution(subject, "wall")
+    part = latency_distribution(subject.model_copy(update={"sessions": subject.sessions[:1]}), "wall")
     assert full.inferences == 240
     assert full.p50 is not None
     assert full.p99 is not None
@@ -205,8 +205,8 @@ def test_preempted_share_counts_blocks(simulate: Callable[..., Measurement]) -> 
 def test_disagreeing_clocks_on_one_thread_are_contended(simulate: Callable[..., Measurement]) -> None:
     """Wall says 2, CPU says 1.5: something else ran."""
     measurement = simulate({"a": 2.0, "b": 1.0}, cpu_ms={"a": 1.5, "b": 1.0})
-    assert timing(measurement, 1).contended
-    assert not timing(simulate({"a": 2.0, "b": 1.0}), 1).contended
+    assert report_timing(measurement, 1).contended
+    assert not report_timing(simulate({"a": 2.0, "b": 1.0}), 1).contended
 
 
 @pytest.mark.parametrize(
@@ -239,7 +239,7 @@ def test_both_ways_to_the_hodges_lehmann_estimate_agree(values: list[float]) -> 
 
 def test_baseline_has_times_and_no_speedup(simulate: Callable[..., Measurement]) -> None:
     """Nothing is faster than itself."""
-    row = timing(simulate({"a": 2.0, "b": 1.0}), 0)
+    row = report_timing(simulate({"a": 2.0, "b": 1.0}), 0)
     assert row.speedup is None
     assert row.cpu_speedup is None
     assert row.cpu_milliseconds is not None
@@ -250,10 +250,10 @@ def test_timings_have_a_row_for_every_file_and_runtime(simulate: Callable[..., M
     """Rows are found by digest and runtime; a file measured twice has that of its first time."""
     measurement = simulate({"a": 2.0, "b": 1.0})
     twice = measurement.model_copy(update={"subjects": (*measurement.subjects, measurement.subjects[0])})
-    rows = timings(twice)
+    rows = report_timings(twice)
     assert list(rows) == [("a", "onnxruntime"), ("b", "onnxruntime")]
     assert rows["a", "onnxruntime"].speedup is None
-    assert rows["b", "onnxruntime"] == timing(measurement, 1)
+    assert rows["b", "onnxruntime"] == report_timing(measurement, 1)
 
 
 def test_precision_is_asked_of_every_pair(simulate: Callable[..., Measurement]) -> None:

@@ -19,7 +19,7 @@ import pytest
 from pipeline.core.errors import DeviceError, InputError, StageError
 from pipeline.measure.connection import connect
 from pipeline.measure.devices.local import LocalDevice
-from pipeline.measure.runtimes import Port
+from pipeline.measure.runtimes import InputPort
 from pipeline.measure.worker import answer, serve
 from pipeline.measure.worker_bench import PACKAGES, TOLD, WARM_UP, Bench, make_inputs, open_file
 
@@ -37,7 +37,7 @@ class Fake:
     """A session without a runtime, which counts how often it infers."""
 
     outputs: list[NDArray[Any]] = field(default_factory=lambda: [np.ones((1, 2), np.float32)])
-    inputs: tuple[Port, ...] = (Port("image", (1, 2), "float32"),)
+    inputs: tuple[InputPort, ...] = (InputPort("image", (1, 2), "float32"),)
     name: Runtime = "onnxruntime"
     version: str = "9"
     options: dict[str, str] = field(default_factory=lambda: {"threads": "1"})
@@ -113,7 +113,7 @@ def test_infer_runs_on_stored_images(tmp_path: Path) -> None:
     images = np.arange(6, dtype=np.float32).reshape(3, 2)
     np.save(tmp_path / "images.npy", images)
     logits, scalar = np.array([[1, 2], [3, 4]], np.float16), np.float32(7)
-    session = Fake([logits, scalar], inputs=(Port("image", (2, 2), "float32"),))
+    session = Fake([logits, scalar], inputs=(InputPort("image", (2, 2), "float32"),))
     bench = bench_of(session)
     ok(bench, "create", subject=0, file={"number": 0}, seed=0)
     told = ok(bench, "infer", subject=0, images=str(tmp_path / "images.npy"), start=2)
@@ -125,7 +125,7 @@ def test_infer_runs_on_stored_images(tmp_path: Path) -> None:
 
 def test_images_are_for_networks_of_one_input(tmp_path: Path) -> None:
     """Others are refused."""
-    bench = bench_of(Fake(inputs=(Port("a", (1,), "float32"), Port("b", (1,), "float32"))))
+    bench = bench_of(Fake(inputs=(InputPort("a", (1,), "float32"), InputPort("b", (1,), "float32"))))
     ok(bench, "create", subject=0, file={"number": 0}, seed=0)
     error = answer(bench, {"op": "infer", "subject": 0, "images": str(tmp_path / "images.npy"), "start": 0})["error"]
     assert error == {"kind": "InputError", "message": "found a network with 2 inputs; images can be given to one"}
@@ -212,8 +212,8 @@ def test_serve_answers_line_by_line() -> None:
 
 def test_inputs_depend_on_shapes_and_seed_alone() -> None:
     """Names do not matter; whole numbers are zeros and ones; floats keep their width."""
-    ports = [Port("a", (2, 3), "float16"), Port("b", (40,), "int64"), Port("c", (1,), "bool")]
-    renamed = [Port(port.name.upper(), port.shape, port.dtype) for port in ports]
+    ports = [InputPort("a", (2, 3), "float16"), InputPort("b", (40,), "int64"), InputPort("c", (1,), "bool")]
+    renamed = [InputPort(port.name.upper(), port.shape, port.dtype) for port in ports]
     found, again, other = (make_inputs(each, seed) for each, seed in ((ports, 1), (renamed, 1), (ports, 2)))
     assert [each.dtype.name for each in found] == ["float16", "int64", "bool"]
     assert [each.shape for each in found] == [(2, 3), (40,), (1,)]

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from pipeline.compress.pruning.cost import count
+from pipeline.compress.pruning.cost import count_cost
 from pipeline.core.errors import InputError
-from pipeline.network.definition import build
+from pipeline.network.definition import build_network
 from pipeline.network.library import LIBRARIES
 from tests.optional import require
 
@@ -75,9 +75,9 @@ def test_network_has_its_published_size(name: str) -> None:
     """Parameters are exact; both counts are within 1 % of what is published; one logit for each class."""
     network = NETWORKS[name]
     with torch.device("meta"):
-        model = build(MODELS / network.model / "model.py", network.arguments)
+        model = build_network(MODELS / network.model / "model.py", network.arguments)
         assert model(torch.zeros(2, *network.shape)).shape == (2, network.classes)
-        cost = count(model, torch.zeros(1, *network.shape))
+        cost = count_cost(model, torch.zeros(1, *network.shape))
     assert not model.training
     assert (cost.parameters, cost.macs) == (network.parameters, network.macs)
     if network.published:
@@ -122,7 +122,7 @@ def test_every_layer_learns_from_small_grey_images(name: str) -> None:
     size = {"size": 28} if network.model == "vit" else {}
     grey = {} if network.model == "lenet_5" else {"channels": 1}
     torch.manual_seed(0)
-    model = build(MODELS / network.model / "model.py", {**network.arguments, **size, **grey}).train()
+    model = build_network(MODELS / network.model / "model.py", {**network.arguments, **size, **grey}).train()
     logits = model(torch.randn(4, 1, 28, 28))
     cross_entropy(logits, torch.arange(4)).backward()
     assert logits.std(0).min() > 1e-4 * logits.abs().max()
@@ -142,7 +142,7 @@ def test_every_layer_learns_from_small_grey_images(name: str) -> None:
 def test_impossible_arguments_are_one_message(model: str, arguments: Mapping[str, Any], match: str) -> None:
     """An argument that gives no network is bad input."""
     with torch.device("meta"), pytest.raises(InputError, match=match):
-        build(MODELS / model / "model.py", arguments)
+        build_network(MODELS / model / "model.py", arguments)
 
 
 @pytest.mark.parametrize(
@@ -157,12 +157,12 @@ def test_impossible_arguments_are_one_message(model: str, arguments: Mapping[str
 def test_public_weights_fit(package: str, theirs: str, model: str, arguments: Mapping[str, Any], size: int) -> None:
     """With the tensors of the package's network the logits are the same, bit by bit."""
     require(package)
-    other = build(MODELS / package / "model.py", {"name": theirs})
+    other = build_network(MODELS / package / "model.py", {"name": theirs})
     for module in other.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.normal_(module.running_mean)
             nn.init.uniform_(module.running_var, 0.5, 1.5)
-    ours = build(MODELS / model / "model.py", arguments)
+    ours = build_network(MODELS / model / "model.py", arguments)
     ours.load_state_dict(other.state_dict())
     images = torch.randn(1, 3, size, size)
     with torch.no_grad():

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from pipeline.core.errors import InputError
-from pipeline.network.definition import build
+from pipeline.network.definition import build_network
 from pipeline.network.weights import load_weights, read_weights
 
 MODELS = Path(__file__).parents[3] / "models"
@@ -24,12 +24,12 @@ def test_imagenet_weights_are_those_of_the_package() -> None:
     """All 296 tensors of the package are used, each exactly once and bit-equal."""
     definition = MODELS / "efficientnet_lite0" / "model.py"
     names = runpy.run_path(str(definition))
-    state = build(definition, {"pretrained": True}).state_dict()
+    state = build_network(definition, {"pretrained": True}).state_dict()
     source = names["imagenet_weights"]()
     assert {names["package_name"](name) for name in state} == set(source)
     assert len(state) == 296
     assert all(torch.equal(tensor, source[names["package_name"](name)]) for name, tensor in state.items())
-    for_two = build(definition, {"pretrained": True, "classes": 2}).state_dict()
+    for_two = build_network(definition, {"pretrained": True, "classes": 2}).state_dict()
     assert torch.equal(for_two["head.weight"], state["head.weight"])
 
 
@@ -46,14 +46,14 @@ def test_definition_errors_are_one_message(tmp_path: Path) -> None:
     ):
         file.write_text(text)
         with pytest.raises(InputError, match=match):
-            build(file, arguments)
+            build_network(file, arguments)
 
 
 def test_wrong_weights_list_names_and_shapes(tmp_path: Path) -> None:
     """Missing, unknown and misshapen tensors are listed with their shapes."""
     file = tmp_path / "model.py"
     file.write_text(DEFINITION)
-    model = build(file, {})
+    model = build_network(file, {})
     with pytest.raises(InputError) as caught:
         load_weights(model, {"weight": torch.zeros(4, 2), "extra": torch.zeros(1)}, "w.safetensors")
     text = str(caught.value)
@@ -68,7 +68,7 @@ def test_weights_of_another_width_are_said_to_be_that(tmp_path: Path) -> None:
     file = tmp_path / "model.py"
     file.write_text(DEFINITION)
     with pytest.raises(InputError) as caught:
-        load_weights(build(file, {}), build(file, {"width": 2}).state_dict(), "narrow.safetensors")
+        load_weights(build_network(file, {}), build_network(file, {"width": 2}).state_dict(), "narrow.safetensors")
     text = str(caught.value)
     assert "0 missing, 0 unknown, 2 shape" in text
     assert "bias is (2,), the model has (3,)" in text
@@ -84,7 +84,7 @@ def test_weights_of_every_kind(tmp_path: Path) -> None:
     save_file({name: tensor.half() for name, tensor in tensors.items()}, tmp_path / "w.safetensors")
     torch.save({"state_dict": {f"module.{name}": tensor for name, tensor in tensors.items()}}, tmp_path / "w.pt")
     for source in (tmp_path / "w.safetensors", tmp_path / "w.pt"):
-        model = build(file, {})
+        model = build_network(file, {})
         load_weights(model, read_weights(source), str(source))
         assert model.weight.dtype == torch.float32
         assert torch.equal(model.weight, torch.ones(3, 2))  # type: ignore[arg-type]

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.paths import bundled_root
-from pipeline.network.library import LIBRARIES, definition_of, libraries_of, split, with_name
+from pipeline.network.library import LIBRARIES, definition_of, libraries_of, split_reference, with_name
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
 @pytest.mark.parametrize("name", ["resnet50", "resnet50.a1_in1k", "hf-hub:timm/resnet50", "x"])
 def test_a_name_is_package_and_rest(library: str, name: str) -> None:
     """Everything after the first colon is the name: tags and further colons too."""
-    assert split(f"{library}:{name}") == (library, name)
+    assert split_reference(f"{library}:{name}") == (library, name)
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ def test_a_name_is_package_and_rest(library: str, name: str) -> None:
 )
 def test_anything_else_is_none(given: object) -> None:
     """Paths, unknown packages and values that are no text are no names."""
-    assert split(given) is None
+    assert split_reference(given) is None
 
 
 def test_name_becomes_an_argument() -> None:

@@ -114,14 +114,14 @@ def test_unknown_package_is_told_what_is_known(recipe: Path) -> None:
 def test_unknown_name_is_answered_with_the_nearest() -> None:
     """A misspelt network is bad input; the message has names to choose from."""
     with pytest.raises(InputError, match=r"timm 9\.9 has no network 'tinyer'; nearest: tinier, tiny"):
-        zoo.build(definition_of("timm"), {"name": "tinyer"})
+        zoo.build_network(definition_of("timm"), {"name": "tinyer"})
 
 
 @pytest.mark.usefixtures("timm")
 def test_stored_network_needs_no_download(tmp_path: Path) -> None:
     """The artifact holds the downloaded tensors; loading it again builds the same network without asking for them."""
     arguments = {"name": "tiny", "num_classes": 2, "pretrained": True}
-    model = zoo.build(definition_of("timm"), arguments)
+    model = zoo.build_network(definition_of("timm"), arguments)
     folder = tmp_path / "stored"
     folder.mkdir()
     write_original(folder, model, definition_of("timm"), arguments)
@@ -141,10 +141,10 @@ def test_operators_of_another_build_are_declared(tmp_path: Path, monkeypatch: py
         "    torch.library.register_fake(f'detection_of_another_build::{name}')(lambda boxes, scores, most: boxes)\n"
         "def build():\n    return torch.nn.Identity()\n"
     )
-    assert isinstance(zoo.build(file, {}), torch.nn.Identity)
+    assert isinstance(zoo.build_network(file, {}), torch.nn.Identity)
     file.write_text("import torch\ntorch.library.register_fake('somewhere_else::op')(lambda x: x)\n")
     with pytest.raises(InputError, match="operator somewhere_else::op does not exist"):
-        zoo.build(file, {})
+        zoo.build_network(file, {})
 
 
 SMALL_VIT = {
@@ -170,9 +170,9 @@ SMALL_VIT = {
 def test_real_packages(package: str, name: str, arguments: dict[str, object], channels: int, tensor: str) -> None:
     """Where a package is installed, its networks give logits, with the tensor names and the answers of the package."""
     require(package)
-    model = zoo.build(definition_of(package), {"name": name, **arguments})
+    model = zoo.build_network(definition_of(package), {"name": name, **arguments})
     size = 8 if package == "transformers" else 32
     assert model(torch.zeros(2, channels, size, size)).shape == (2, 3)
     assert tensor in model.state_dict()
     with pytest.raises(InputError, match=f"{package} .* has no network .*; nearest: .*{name}"):
-        zoo.build(definition_of(package), {"name": name[:-1]})
+        zoo.build_network(definition_of(package), {"name": name[:-1]})

@@ -11,7 +11,7 @@ import torch
 from pipeline.core.artifact import Artifact, TensorSpec, payload_digest
 from pipeline.core.errors import InputError
 from pipeline.core.store import Store
-from pipeline.network.definition import build, initialise
+from pipeline.network.definition import build_network, initialise_lazy_layers
 from pipeline.network.soundness import check_classifier
 from pipeline.network.stored import load_network, write_original
 from pipeline.recipe import load_recipe
@@ -127,7 +127,7 @@ def test_what_build_cannot_use_is_one_message(case: str, tmp_path: Path) -> None
     part, text, expected = REFUSED[case]
     (tmp_path / "beside.py").touch()
     with pytest.raises(InputError, match=expected):
-        build(definition(tmp_path, **{part: text}), {})
+        build_network(definition(tmp_path, **{part: text}), {})
 
 
 def test_closed_output_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,7 +136,7 @@ def test_closed_output_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr("sys.stdout", stream)
         file = definition(tmp_path, build="import sys; sys.stdout.close()")
         with pytest.raises(InputError, match="closes standard output or error"):
-            build(file, {})
+            build_network(file, {})
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")  # of torch.compile itself
@@ -146,9 +146,9 @@ def test_unusual_networks_are_stored_and_load_again(case: str, tmp_path: Path) -
     part, text = ACCEPTED[case]
     file = definition(tmp_path, **{part: text})
     before = torch.get_default_dtype(), torch.get_default_device(), torch.is_grad_enabled(), Path.cwd()
-    model = build(file, {})
+    model = build_network(file, {})
     assert (torch.get_default_dtype(), torch.get_default_device(), torch.is_grad_enabled(), Path.cwd()) == before
-    initialise(model, INPUTS)
+    initialise_lazy_layers(model, INPUTS)
     check_classifier(model, (1, 1, 12, 12), CLASSES)
     assert {tensor.dtype for tensor in model.state_dict().values()} <= {torch.float32, torch.int64}
     write_original(tmp_path, model, file, {}, INPUTS)

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from pipeline.compress.pruning.allocation import uniform
-from pipeline.compress.pruning.graph import trace
-from pipeline.compress.pruning.graph.capture import capture
+from pipeline.compress.pruning.allocation import uniform_kept
+from pipeline.compress.pruning.graph import trace_channels
+from pipeline.compress.pruning.graph.capture import capture_graph
 from pipeline.compress.pruning.importance.l2 import l2
-from pipeline.compress.pruning.prune import prune
-from pipeline.compress.pruning.surgery import apply, plan_for
+from pipeline.compress.pruning.prune import prune_channels
+from pipeline.compress.pruning.surgery import apply_plan, plan_for
 from pipeline.compress.pruning.tensors import stored_tensors
 from pipeline.core.artifact import Artifact, payload_digest
 from pipeline.core.code_inputs import changed_since
 from pipeline.core.errors import InputError
-from pipeline.network.definition import build
+from pipeline.network.definition import build_network
 from pipeline.network.stored import load_network, write_network, write_original
 
 if TYPE_CHECKING:
@@ -78,15 +78,15 @@ def test_rewritten_twice_it_loads_in_a_new_process(tmp_path: Path) -> None:
     """A network whose forward holds literal sizes becomes a definition of its own, and that can be pruned again."""
     (tmp_path / "model.py").write_text(LITERAL)
     torch.manual_seed(0)
-    model, images = build(tmp_path / "model.py", {}), torch.randn(3, 1, 12, 12)
+    model, images = build_network(tmp_path / "model.py", {}), torch.randn(3, 1, 12, 12)
     folders = [tmp_path / name for name in ("original", "once", "twice")]
     folders[0].mkdir()
     write_original(folders[0], model, tmp_path / "model.py", {})
     for before, folder in pairwise(folders):
         folder.mkdir()
-        captured = capture(model, (images,))
-        graph = trace(captured)
-        pruned = prune(captured, graph, model, {group.name: range(group.width // 2) for group in graph.groups})
+        captured = capture_graph(model, (images,))
+        graph = trace_channels(captured)
+        pruned = prune_channels(captured, graph, model, {group.name: range(group.width // 2) for group in graph.groups})
         assert pruned.rewritten
         edit = {"kind": "prune", "keep": pruned.plan.as_json()}
         write_network(folder, pruned.model, parent=artifact(before), edits=[edit])
@@ -103,16 +103,16 @@ def test_rewritten_twice_it_loads_in_a_new_process(tmp_path: Path) -> None:
 
 def test_two_prunings_load_to_equal_outputs(project: Project, tmp_path: Path) -> None:
     """Definition, plan and tensors are enough; the plan can be read as JSON."""
-    model, images = build(project.folder / "model.py", {}), torch.randn(2, 1, 12, 12)
+    model, images = build_network(project.folder / "model.py", {}), torch.randn(2, 1, 12, 12)
     folders = [tmp_path / name for name in ("original", "once", "twice")]
     folders[0].mkdir()
     write_original(folders[0], model, project.folder / "model.py", {})
     for before, folder in pairwise(folders):
         folder.mkdir()
-        graph = trace(capture(model, (images,)))
-        kept = uniform(l2(graph, stored_tensors(model)), 0.3, floor=0.1, align=2)
+        graph = trace_channels(capture_graph(model, (images,)))
+        kept = uniform_kept(l2(graph, stored_tensors(model)), 0.3, floor=0.1, align=2)
         plan = plan_for(graph, kept)
-        apply(model, plan)
+        apply_plan(model, plan)
         write_network(folder, model, parent=artifact(before), edits=[{"kind": "prune", "keep": plan.as_json()}])
     assert len(json.loads((folders[2] / "network.json").read_text())["edits"]) == 2
     assert torch.equal(load_network(artifact(folders[2]))(images), model(images))
@@ -120,7 +120,7 @@ def test_two_prunings_load_to_equal_outputs(project: Project, tmp_path: Path) ->
 
 def test_half_precision_is_what_is_loaded(project: Project, tmp_path: Path) -> None:
     """Kernels stored as float16 load as float32 of the rounded value; norms are exact."""
-    model = build(project.folder / "model.py", {})
+    model = build_network(project.folder / "model.py", {})
     for name in ("original", "half"):
         (tmp_path / name).mkdir()
     write_original(tmp_path / "original", model, project.folder / "model.py", {})
@@ -133,7 +133,7 @@ def test_half_precision_is_what_is_loaded(project: Project, tmp_path: Path) -> N
 
 def test_another_format_is_refused(project: Project, tmp_path: Path) -> None:
     """A network.json of another format is named with both numbers."""
-    write_original(tmp_path, build(project.folder / "model.py", {}), project.folder / "model.py", {})
+    write_original(tmp_path, build_network(project.folder / "model.py", {}), project.folder / "model.py", {})
     file = tmp_path / "network.json"
     file.write_text(file.read_text().replace('"format": 1', '"format": 7'))
     with pytest.raises(InputError, match="has format 7, this version reads 1"):
@@ -177,7 +177,7 @@ def test_what_a_definition_reads_has_to_be_the_same_when_it_is_loaded(
     definition, folder = tmp_path / "model.py", tmp_path / "stored"
     definition.write_text(READS.format(folder=str(tmp_path)))
     folder.mkdir()
-    model = build(definition, {})
+    model = build_network(definition, {})
     with pytest.raises(InputError, match=r"reads or imports .*not what it was when the network was stored"):
         write_original(folder, model, definition, {})
     write_original(folder, model, definition, {}, reads=True)
@@ -198,6 +198,6 @@ def test_a_stored_copy_finds_what_lies_beside_the_definition(tmp_path: Path) -> 
         "def build():\n    return nn.Linear(4, int(Path(__file__).with_name('width.txt').read_text()))\n"
     )
     folder.mkdir(parents=True)
-    model = build(definition, {})
+    model = build_network(definition, {})
     write_original(folder, model, definition, {}, reads=True)
     assert torch.equal(load_network(artifact(folder))(torch.ones(1, 4)), model(torch.ones(1, 4)))

@@ -16,8 +16,8 @@ from pipeline.core.stage import SilentProgress, Target
 from pipeline.onnx_graph.file import read_onnx, write_onnx
 from pipeline.precision import candidates, search
 from pipeline.precision.evaluation import Timed
+from pipeline.precision.problem import SearchProblem, plan_of
 from pipeline.precision.targets import target_facts
-from pipeline.precision.tried import Question, plan_of
 from pipeline.precision.variant import Variant, build
 from pipeline.results.run import Interval
 from tests.defaults import asked
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto
 
-    from pipeline.compress.quantization.engines.engine import Quantized
+    from pipeline.compress.quantization.engines.engine import QuantizedGraph
+    from pipeline.precision.problem import SearchResult
     from pipeline.precision.targets import TargetFacts
-    from pipeline.precision.tried import Found
     from pipeline.results.precision import CandidateFile, PrecisionPlan
 
 SAMPLES = np.random.default_rng(0).standard_normal((12, 3, 8, 8), dtype=np.float32)
@@ -87,7 +87,7 @@ def network(
 
 
 @cache
-def quantized(scheme: str, calibration: str, kept: tuple[str, ...], names: tuple[str, ...]) -> Quantized:
+def quantized(scheme: str, calibration: str, kept: tuple[str, ...], names: tuple[str, ...]) -> QuantizedGraph:
     """Return what onnxruntime's engine makes of the network; asked for again and again, so made once."""
     request = asked(scheme, calibration=calibration, keep=kept)  # type: ignore[arg-type]
     return build(network(names), SAMPLES[:4], Variant("onnxruntime", request))
@@ -118,10 +118,10 @@ class World:
     made: list[tuple[Variant, int]] = field(default_factory=list)
     timed: list[tuple[list[What], float]] = field(default_factory=list)
     what: dict[str, What] = field(default_factory=dict)
-    question: Question | None = None
+    question: SearchProblem | None = None
     evaluation: Any = None
 
-    def find(self, *, flags: str = VNNI, runtime: str = "onnxruntime", **settings: Any) -> Found:  # noqa: ANN401
+    def find(self, *, flags: str = VNNI, runtime: str = "onnxruntime", **settings: Any) -> SearchResult:  # noqa: ANN401
         """Search among what this world answers."""
         facts = settings.pop("facts", None) or target_facts({"architecture": "x86_64", "isa": flags.split()}, runtime)
         names = settings.pop("names", ("stem", "relu", "dw", "point", "add", "mean", "fc"))
@@ -129,7 +129,7 @@ class World:
         self.evaluation = self._evaluation(runtime)
         return search.search(self.question, self.evaluation, SilentProgress())
 
-    def asked(self, facts: TargetFacts, names: tuple[str, ...], **settings: Any) -> Question:  # noqa: ANN401
+    def asked(self, facts: TargetFacts, names: tuple[str, ...], **settings: Any) -> SearchProblem:  # noqa: ANN401
         """Write the float file and return the question about it."""
         given = self.folder / "float.onnx"
         write_onnx(network(names), given)
@@ -143,21 +143,23 @@ class World:
             "request": PLAIN,
             "schemes": facts.schemes,
         }
-        return Question(**{**usual, **settings})
+        return SearchProblem(**{**usual, **settings})
 
-    def plan(self, found: Found) -> PrecisionPlan:
+    def plan(self, found: SearchResult) -> PrecisionPlan:
         """Return what the report gets."""
         assert self.question is not None
         return plan_of(self.question, self.evaluation, found, moved={}, began=0.0)
 
-    def rows(self, found: Found) -> dict[str, CandidateFile]:
+    def rows(self, found: SearchResult) -> dict[str, CandidateFile]:
         """Return the rows of the report by their labels, which tell candidates apart."""
         rows = self.plan(found).candidates
         by_label = {row.label: row for row in rows}
         assert len(by_label) == len(rows) == len(found.candidates)
         return by_label
 
-    def build(self, model: ModelProto, samples: NDArray[np.float32], variant: Variant, _: object = None) -> Quantized:
+    def build(
+        self, model: ModelProto, samples: NDArray[np.float32], variant: Variant, _: object = None
+    ) -> QuantizedGraph:
         """Stand for the function that makes a quantized graph."""
         self.made.append((variant, len(samples)))
         found = self.error(variant)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from pipeline.compress.quantization.saturation import saturation
+from pipeline.compress.quantization.saturation import count_saturation
 from pipeline.measure.connection import Connection, connect
 from pipeline.precision.exactness import expected
 from pipeline.precision.same_bits import on_device
@@ -115,7 +115,7 @@ def test_a_network_without_vnni_and_on_arm(
         assert (there.here, there.there) == ("qemu://cortex-a72", "x86-64 emulated as Haswell")
         assert (there.same_bits < there.images) == differs
         assert there.same_argmax is not None
-        assert bool(saturation(file, images).saturated) == differs
+        assert bool(count_saturation(file, images).saturated) == differs
         assert (there.first is not None) == differs
     here = target_facts({"architecture": "x86_64", "isa": ["avx", "avx2", "avx512_vnni"]}, "onnxruntime")
     arm = target_facts({"architecture": "aarch64", "isa": ["asimd"]}, "onnxruntime")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from pipeline.precision.tried import Found
+    from pipeline.precision.problem import SearchResult
     from pipeline.results.precision import LayerChoice
     from tests.unit.precision.search_fixtures import What, World
 
@@ -48,7 +48,7 @@ def recovery(what: What) -> tuple[str, ...]:
     return what.recovery if isinstance(what, Variant) else ()
 
 
-def choices(found: Found) -> dict[str, LayerChoice]:
+def choices(found: SearchResult) -> dict[str, LayerChoice]:
     """Return what was tried in float, by name."""
     return {choice.name: choice for choice in found.layers}
 

@@ -17,14 +17,14 @@ from pipeline.core.nearness import (
     MOST_LAYERS,
     Answers,
     Seen,
-    classification,
-    decibels,
-    fault,
+    compare_classes,
     guilty_nodes,
+    nearness_fault,
+    noise_decibels,
 )
 from pipeline.core.stage import SilentProgress
 from pipeline.onnx_graph.file import write_onnx
-from pipeline.precision.nearness import Images, Made, Net, images_of, settle, words
+from pipeline.precision.nearness import Images, MadeFile, Net, ensure_near, images_of, words
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,9 +57,9 @@ def noisy(level: float) -> NDArray[np.float32]:
 )
 def test_decibels(found: NDArray[np.float32], expected: float) -> None:
     """Ten per cent of the amplitude are 20 dB; what is no number is all noise."""
-    assert decibels(LOGITS, found) == pytest.approx(expected, abs=1e-3)
-    assert decibels(LOGITS * 0, LOGITS * 0) == MOST_DECIBELS
-    assert decibels(LOGITS * 0, found + 1) == -MOST_DECIBELS
+    assert noise_decibels(LOGITS, found) == pytest.approx(expected, abs=1e-3)
+    assert noise_decibels(LOGITS * 0, LOGITS * 0) == MOST_DECIBELS
+    assert noise_decibels(LOGITS * 0, found + 1) == -MOST_DECIBELS
 
 
 @pytest.mark.parametrize(
@@ -76,34 +76,34 @@ def test_decibels(found: NDArray[np.float32], expected: float) -> None:
 )
 def test_what_is_far(found: NDArray[np.float32], said: str) -> None:
     """Noise that rounding explains is not."""
-    answers = classification([LOGITS], [found], LABELS)
-    assert said in fault([LOGITS], [found], answers)
-    assert bool(fault([LOGITS], [found], answers)) == bool(said)
+    answers = compare_classes([LOGITS], [found], LABELS)
+    assert said in nearness_fault([LOGITS], [found], answers)
+    assert bool(nearness_fault([LOGITS], [found], answers)) == bool(said)
 
 
 def test_answers_that_have_nothing_to_do_with_each_other_are_far_however_small_the_noise() -> None:
     """A large part that all logits share hides what differs between them from the ratio alone."""
     reference = LOGITS + 100
     other = LOGITS[np.random.default_rng(2).permutation(200)] + 100
-    assert decibels(reference, other) > 30
-    assert "answers agree on" in fault([reference], [other], classification([reference], [other], LABELS))
-    assert fault([reference], [reference], classification([reference], [reference], LABELS)) == ""
+    assert noise_decibels(reference, other) > 30
+    assert "answers agree on" in nearness_fault([reference], [other], compare_classes([reference], [other], LABELS))
+    assert nearness_fault([reference], [reference], compare_classes([reference], [reference], LABELS)) == ""
 
 
 def test_small_margins_are_not_far() -> None:
     """Neither where they are small for all classes, nor where the network knows nothing, nor with few images."""
     close = LOGITS * 0.05 + 1
     near = close + np.random.default_rng(3).normal(0, 0.015, LOGITS.shape).astype(np.float32)
-    found = classification([close], [near], LABELS)
+    found = compare_classes([close], [near], LABELS)
     assert found is not None
     assert found.agreement < 0.9
-    assert fault([close], [near], found) == ""
+    assert nearness_fault([close], [near], found) == ""
     other = LOGITS[::-1] + 100
     knows_nothing = np.random.default_rng(4).integers(0, 4, 200)
-    found = classification([LOGITS + 100], [other], knows_nothing)
+    found = compare_classes([LOGITS + 100], [other], knows_nothing)
     assert found is not None
     assert not found.far
-    few = classification([LOGITS[:4] + 100], [other[:4]], LABELS[:4])
+    few = compare_classes([LOGITS[:4] + 100], [other[:4]], LABELS[:4])
     assert few is not None
     assert not few.far
 
@@ -113,26 +113,28 @@ def test_answers_decide_between_6_and_10_decibels() -> None:
     scale = float(np.sqrt(np.square(LOGITS).mean()))
     for factor, far in ((0.40, False), (0.55, True)):
         other = LOGITS + np.float32(factor * scale)
-        answers = classification([LOGITS], [other], LABELS)
+        answers = compare_classes([LOGITS], [other], LABELS)
         assert answers is not None
         assert answers.alike
-        assert bool(fault([LOGITS], [other], answers)) is far
-        assert fault([LOGITS], [other], None)
+        assert bool(nearness_fault([LOGITS], [other], answers)) is far
+        assert nearness_fault([LOGITS], [other], None)
 
 
 def test_outputs_that_differ_in_their_last_digit_are_equal() -> None:
     """A network at random whose images hardly matter gives the same numbers for all of them, rounded once more."""
     reference = np.float32(1) + np.float32(1e-7) * (np.arange(30) % 2 == 0)[:, None] * np.ones((1, 4), np.float32)
-    assert fault([reference], [np.ones_like(reference)], None) == ""
-    assert fault([reference + LOGITS[:30] * 1e-3], [np.ones_like(reference)], None).startswith("outputs are the same")
+    assert nearness_fault([reference], [np.ones_like(reference)], None) == ""
+    assert nearness_fault([reference + LOGITS[:30] * 1e-3], [np.ones_like(reference)], None).startswith(
+        "outputs are the same"
+    )
 
 
 def test_outputs_of_other_tasks_have_no_answers() -> None:
     """A map is no list of logits, nor is a single number; the ratio still counts."""
     for shape in ((200, 2, 2), (200, 1)):
         reference = GENERATOR.standard_normal(shape)
-        assert classification([reference], [reference], LABELS) is None
-        assert fault([reference], [-reference], None)
+        assert compare_classes([reference], [reference], LABELS) is None
+        assert nearness_fault([reference], [-reference], None)
 
 
 def data(train: int, validation: int) -> Dataset:
@@ -232,11 +234,11 @@ class Wrong:
     empty: bool = False
     made: list[tuple[str, ...]] = field(default_factory=list)
 
-    def __call__(self, in_float: tuple[str, ...]) -> Made:
+    def __call__(self, in_float: tuple[str, ...]) -> MadeFile:
         """Write it."""
         self.made.append(in_float)
         write_onnx(chain({name: number for name, number in self.wrong.items() if name not in in_float}), self.file)
-        return Made(self.file, ("a", "b", "c", "d"), empty=self.empty and bool(in_float))
+        return MadeFile(self.file, ("a", "b", "c", "d"), empty=self.empty and bool(in_float))
 
 
 @pytest.fixture
@@ -299,7 +301,7 @@ def test_a_far_file_goes_back_to_float_or_is_told(
 ) -> None:
     """What ships is what was seen last, and the record has it in words."""
     make = Wrong(tmp_path / "made.onnx", wrong)
-    made, found = settle(net, make, on_far, stage="quantize", progress=SilentProgress())
+    made, found = ensure_near(net, make, on_far, stage="quantize", progress=SilentProgress())
     assert (found.decision, found.in_float) == (decision, in_float)
     assert bool(found.text) == (decision != "near")
     assert make.made[-1] == in_float
@@ -319,11 +321,11 @@ def test_a_far_file_that_cannot_be_mended_fails(
 ) -> None:
     """With how far it is, and what to do."""
     make = Wrong(tmp_path / "made.onnx", settings.get("wrong", {"c": 20.0}), bool(settings.get("empty")))  # type: ignore[arg-type]
-    few: Callable[[tuple[str, ...]], Made] = lambda names: replace(make(names), nodes=settings["nodes"])  # type: ignore[arg-type] # noqa: E731
+    few: Callable[[tuple[str, ...]], MadeFile] = lambda names: replace(make(names), nodes=settings["nodes"])  # type: ignore[arg-type] # noqa: E731
     with pytest.raises(
         StageError, match=rf"quantize: far from the float file: .* dB .* {says}.*on_far: keep"
     ) as caught:
-        settle(net, few if "nodes" in settings else make, on_far, stage="quantize", progress=SilentProgress())
+        ensure_near(net, few if "nodes" in settings else make, on_far, stage="quantize", progress=SilentProgress())
     assert caught.value.exit_code == 3
 
 

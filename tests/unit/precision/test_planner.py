@@ -18,7 +18,7 @@ from pipeline.onnx_graph.file import write_onnx
 from pipeline.precision import planner
 from pipeline.precision.config import QuantizationConfig
 from pipeline.precision.planner import CANDIDATES, HELD_OUT, facts_of, find_precision, inexact_on_arm
-from pipeline.precision.tried import Found, Tried
+from pipeline.precision.problem import SearchCandidate, SearchResult
 from tests.unit.precision.search_fixtures import network, quantized
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from pipeline.core.stage import Progress
     from pipeline.precision.evaluation import Evaluation
-    from pipeline.precision.tried import Question
+    from pipeline.precision.problem import SearchProblem
     from pipeline.results.precision import PrecisionPlan
 
 NAMES = tuple(node.name for node in network().graph.node)
@@ -46,16 +46,16 @@ class Asked:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.questions: list[Question] = []
+        self.questions: list[SearchProblem] = []
         self.evaluations: list[Evaluation] = []
 
-    def search(self, question: Question, evaluation: Evaluation, _: Progress) -> Found:
+    def search(self, question: SearchProblem, evaluation: Evaluation, _: Progress) -> SearchResult:
         """Choose the float file."""
         self.questions.append(question)
         self.evaluations.append(evaluation)
         question.folder.mkdir()
-        chosen = Tried("FP32", "fp32", file=question.given)
-        return Found(chosen, (chosen,), ())
+        chosen = SearchCandidate("FP32", "fp32", file=question.given)
+        return SearchResult(chosen, (chosen,), ())
 
     def find(
         self,

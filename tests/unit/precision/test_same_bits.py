@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.core.errors import DeviceError, InputError, OutputsError, StageError
 from pipeline.measure.devices.local import LocalDevice
-from pipeline.measure.machine import fingerprint
+from pipeline.measure.machine import machine_fingerprint
 from pipeline.precision import avx2, same_bits
 from pipeline.precision.avx2 import Avx2Device
 from pipeline.precision.same_bits import Output, compared, exact_sums, on_device
@@ -99,7 +99,7 @@ def test_the_option_on_this_processor(tmp_path: Path) -> None:
     path, images = written(tmp_path, CASES["direct"])
     found = exact_sums(path, images)
     assert (found.here, found.there) == ("as by default", "session.x64quantprecision=1")
-    saturates = target_facts(fingerprint(), "onnxruntime").saturates
+    saturates = target_facts(machine_fingerprint(), "onnxruntime").saturates
     assert found.conclusive == saturates
     assert saturates or (found.same_bits == 3 and "says nothing of those without VNNI" in found.note)
 

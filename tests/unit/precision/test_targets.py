@@ -7,7 +7,7 @@ from typing import Any, get_args
 import pytest
 
 from pipeline.compress.quantization.names import Scheme
-from pipeline.measure.machine import DISPATCH_FLAGS, fingerprint
+from pipeline.measure.machine import DISPATCH_FLAGS, machine_fingerprint
 from pipeline.precision.int8_rows import INT8_ROWS
 from pipeline.precision.precision_rows import PRECISION_ROWS
 from pipeline.precision.rows import Precision
@@ -188,7 +188,7 @@ def test_flags_alone_tell_the_architecture(flags: str, architecture: str | None)
 
 def test_this_machine() -> None:
     """Its own fingerprint and a version with a build's name are read."""
-    found = target_facts(fingerprint(), "openvino", "2026.4.1-22222-abcdef")
+    found = target_facts(machine_fingerprint(), "openvino", "2026.4.1-22222-abcdef")
     assert found.version == "2026.4.1-22222-abcdef"
     assert set(found.precisions) == set(PRECISIONS)
     assert set(found.schemes) <= set(get_args(Scheme))

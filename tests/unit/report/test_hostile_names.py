@@ -21,12 +21,12 @@ from pipeline.cli import app
 from pipeline.cli.say import say, say_json
 from pipeline.core import interruption
 from pipeline.core.errors import InputError
-from pipeline.core.printable import printable, printable_json
+from pipeline.core.printable import printable_json, printable_text
 from pipeline.report.console import Console
 from pipeline.report.inspection import network_html as inspection_html
 from pipeline.report.inspection import network_terminal as inspection_terminal
 from pipeline.report.latency import comparison_html, comparison_terminal, gate
-from pipeline.report.latency.junit import junit
+from pipeline.report.latency.junit import junit_xml
 from pipeline.report.progress import ConsoleProgress
 from pipeline.report.run import html, markdown, terminal
 from pipeline.results.run import Effect
@@ -76,9 +76,9 @@ def on_terminal(thing: object) -> str:
 @pytest.mark.parametrize("name", HOSTILE)
 def test_one_name(name: str) -> None:
     """Escaped once: a second time changes nothing. JSON stays the same value."""
-    shown = printable(name)
+    shown = printable_text(name)
     assert harmful(shown) == []
-    assert printable(shown) == shown
+    assert printable_text(shown) == shown
     told = printable_json(json.dumps({"name": name}, ensure_ascii=False))
     assert harmful(told) == []
     assert json.loads(told) == {"name": name}
@@ -87,14 +87,14 @@ def test_one_name(name: str) -> None:
 @pytest.mark.parametrize("name", HARMLESS)
 def test_names_that_people_write_stay(name: str) -> None:
     """Of any script, with its joiners, and spaces that do not break."""
-    assert printable(name) == name
+    assert printable_text(name) == name
     assert printable_json(name) == name
 
 
 def test_line_ends_stay_where_they_are_layout() -> None:
     """And go where a name has one."""
-    assert printable("a\n\tb") == "a\n\tb"
-    assert printable("a\n\tb", keep="") == "a\\n\\tb"
+    assert printable_text("a\n\tb") == "a\n\tb"
+    assert printable_text("a\n\tb", keep="") == "a\\n\\tb"
 
 
 @pytest.mark.parametrize("thing", [LOUD, Text(LOUD, "red")], ids=["text", "styled"])
@@ -172,20 +172,20 @@ def pages(report: RunReport, inspection: Inspection) -> Iterator[tuple[str, str]
     hostile = renamed(report)
     yield "run, Markdown", markdown.render(hostile)
     yield "run, HTML", html.render(hostile)
-    yield "run, terminal", on_terminal(terminal.table(hostile))
+    yield "run, terminal", on_terminal(terminal.run_table(hostile))
     found, measurement = compared(label=JSON_SAFE)
     yield "comparison, Markdown", comparison_html.markdown(found)
     yield "comparison, HTML", comparison_html.render(found, measurement)
-    yield "comparison, terminal", on_terminal(comparison_terminal.summary(found))
+    yield "comparison, terminal", on_terminal(comparison_terminal.comparison_summary(found))
     gated = result(model(JSON_SAFE, "FAIL", JSON_SAFE))
     yield "gate, Markdown", gate.markdown(gated)
-    yield "gate, terminal", on_terminal(gate.summary(gated))
+    yield "gate, terminal", on_terminal(gate.gate_summary(gated))
     yield "gate, annotations", "\n".join(gate.github_lines(gated))
-    yield "gate, JUnit", junit(gated)
+    yield "gate, JUnit", junit_xml(gated)
     group = inspection.groups[0].model_copy(update={"name": JSON_SAFE, "makers": (JSON_SAFE,)})
     network = inspection.model_copy(update={"name": JSON_SAFE, "groups": (group, *inspection.groups[1:])})
     yield "network, HTML", inspection_html.render(network)
-    yield "network, terminal", on_terminal(inspection_terminal.table(network, 200))
+    yield "network, terminal", on_terminal(inspection_terminal.network_table(network, 200))
     yield "card", card.escape(JSON_SAFE)
 
 
@@ -204,7 +204,7 @@ def test_pages_keep_their_form(report: RunReport, inspection: Inspection) -> Non
     for name in ("run, HTML", "comparison, HTML", "network, HTML"):
         assert "</script><b>" not in found[name]
     (case,) = ET.fromstring(found["gate, JUnit"].encode())[0]  # noqa: S314 - written here
-    assert case.get("name") == printable(JSON_SAFE)
+    assert case.get("name") == printable_text(JSON_SAFE)
     assert len(found["gate, annotations"].splitlines()) == 1
     (row,) = [line for line in found["gate, Markdown"].splitlines() if "FAIL" in line and line.startswith("|")]
     assert row.replace("\\|", "").count("|") == 7

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pipeline.core.errors import ResourceError
-from pipeline.report import write
+from pipeline.report import write_report
 from pipeline.report.run import html, markdown
 from pipeline.results.run import SCHEMA_VERSION, RunReport
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def test_write_gives_all_three_forms(report: RunReport, tmp_path: Path) -> None:
     """JSON, Markdown and HTML lie in the folder under the names that are returned, and nothing else does."""
-    found = write(report, tmp_path / "runs" / "demo")
+    found = write_report(report, tmp_path / "runs" / "demo")
     assert {form: path.name for form, path in found.items()} == {
         "json": "report.json",
         "markdown": "report.md",
@@ -36,7 +36,7 @@ def test_write_gives_all_three_forms(report: RunReport, tmp_path: Path) -> None:
 
 def test_json_is_the_whole_run(report: RunReport, tmp_path: Path) -> None:
     """The JSON holds its schema version and reads back as the same report, with every digit."""
-    text = write(report, tmp_path)["json"].read_text(encoding="utf-8")
+    text = write_report(report, tmp_path)["json"].read_text(encoding="utf-8")
     assert f'"schema_version": {SCHEMA_VERSION}' in text
     assert RunReport.model_validate_json(text) == report
 
@@ -51,13 +51,13 @@ def test_files_appear_whole(report: RunReport, tmp_path: Path, monkeypatch: pyte
         return rename(path, target)
 
     monkeypatch.setattr(Path, "replace", spy)
-    write(report, tmp_path)
+    write_report(report, tmp_path)
     assert seen == [(name, True, True) for name in ("report.json", "report.md", "report.html")]
 
 
 def test_failed_write_keeps_the_old_report(report: RunReport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """When the disk is full the report that was there stays, and nothing half-written is left."""
-    write(report, tmp_path)
+    write_report(report, tmp_path)
     before = {path.name: path.read_text(encoding="utf-8") for path in tmp_path.iterdir()}
 
     def full(_: int) -> None:
@@ -65,5 +65,5 @@ def test_failed_write_keeps_the_old_report(report: RunReport, tmp_path: Path, mo
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(ResourceError, match="No space left"):
-        write(report.model_copy(update={"name": "another"}), tmp_path)
+        write_report(report.model_copy(update={"name": "another"}), tmp_path)
     assert {path.name: path.read_text(encoding="utf-8") for path in tmp_path.iterdir()} == before

@@ -16,10 +16,10 @@ from pipeline.results.measurement import (
     SamplingPlan,
     SessionSamples,
     SubjectSamples,
-    differences,
-    load,
+    load_measurement,
     machine_digest,
-    save,
+    save_measurement,
+    term_differences,
 )
 
 if TYPE_CHECKING:
@@ -65,15 +65,15 @@ def measurement(**fields: Any) -> Measurement:  # noqa: ANN401
 def test_saved_measurement_reads_back_equal(tmp_path: Path) -> None:
     """What was saved is loaded unchanged, and no partial file stays."""
     path = tmp_path / "measurement.json"
-    save(measurement(), path)
-    assert load(path) == measurement()
+    save_measurement(measurement(), path)
+    assert load_measurement(path) == measurement()
     assert [file.name for file in tmp_path.iterdir()] == ["measurement.json"]
 
 
 def test_missing_measurement_is_an_input_error(tmp_path: Path) -> None:
     """A file that is not there is named in the message."""
     with pytest.raises(InputError, match=r"nothing\.json does not exist"):
-        load(tmp_path / "nothing.json")
+        load_measurement(tmp_path / "nothing.json")
 
 
 def test_other_schema_version_is_an_input_error(tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_other_schema_version_is_an_input_error(tmp_path: Path) -> None:
     path = tmp_path / "measurement.json"
     path.write_text(measurement().model_dump_json().replace('"schema_version":2', '"schema_version":1'))
     with pytest.raises(InputError, match="schema_version"):
-        load(path)
+        load_measurement(path)
 
 
 def test_truncated_file_is_an_input_error(tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_truncated_file_is_an_input_error(tmp_path: Path) -> None:
     path = tmp_path / "measurement.json"
     path.write_text(measurement().model_dump_json()[:100])
     with pytest.raises(InputError, match=r"is damaged.*measurement\.json of schema version 2"):
-        load(path)
+        load_measurement(path)
 
 
 def test_block_needs_both_clocks_for_each_inference() -> None:
@@ -117,13 +117,13 @@ def two(**fields: Any) -> Measurement:  # noqa: ANN401
 
 def test_same_machine_is_comparable_whatever_its_kernel() -> None:
     """A field that need not match keeps nobody from comparing."""
-    assert differences(two(fingerprint={**FINGERPRINT, "kernel": "6.2"}), 0, 1) == ()
+    assert term_differences(two(fingerprint={**FINGERPRINT, "kernel": "6.2"}), 0, 1) == ()
 
 
 @pytest.mark.parametrize("name", MUST_MATCH)
 def test_other_machine_is_told(name: str) -> None:
     """Each field that must match is named with both values when it does not."""
-    found = differences(two(fingerprint={**FINGERPRINT, name: "that"}), 0, 1)
+    found = term_differences(two(fingerprint={**FINGERPRINT, name: "that"}), 0, 1)
     assert found == (f"{name}: 'this {name}', 'that'",)
 
 
@@ -136,7 +136,7 @@ def test_all_differences_are_listed() -> None:
         runtime_version="2.0",
         options={"threads": "2", "hint": "LATENCY"},
     )
-    assert [line.split(":")[0] for line in differences(other, 0, 1)] == [
+    assert [line.split(":")[0] for line in term_differences(other, 0, 1)] == [
         "threads",
         "input shapes",
         "runtime",
@@ -148,13 +148,13 @@ def test_all_differences_are_listed() -> None:
 
 def test_names_of_inputs_do_not_count() -> None:
     """The same sizes under another name are the same work."""
-    assert differences(two(input_shapes={"pixels": (1, 3, 8, 8)}), 0, 1) == ()
+    assert term_differences(two(input_shapes={"pixels": (1, 3, 8, 8)}), 0, 1) == ()
 
 
 def test_between_runtimes_runtime_and_options_may_differ() -> None:
     """A comparison of two runtimes still needs one machine and equal threads."""
     other = two(runtime="openvino", runtime_version="9", options={"hint": "LATENCY"}, threads=2)
-    assert differences(other, 0, 1, between_runtimes=True) == ("threads: 1, 2",)
+    assert term_differences(other, 0, 1, between_runtimes=True) == ("threads: 1, 2",)
 
 
 def test_digest_of_a_machine_depends_on_what_must_match_and_on_nothing_else() -> None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pipeline.core.artifact import Artifact, Form
-    from pipeline.measure.subjects import Subject, Terms
+    from pipeline.measure.subjects import MeasureTerms, Subject
     from pipeline.results.measurement import Measurement, SamplingPlan
 
 #: The first subject is what there was before: a time of 1.25 beside 1.0 is a gain.
@@ -28,9 +28,11 @@ class Scenes:
 
     def __init__(self, scene: Scene) -> None:
         self.scene = scene
-        self.calls: list[tuple[Sequence[Subject], Terms, SamplingPlan]] = []
+        self.calls: list[tuple[Sequence[Subject], MeasureTerms, SamplingPlan]] = []
 
-    def __call__(self, subjects: Sequence[Subject], terms: Terms, plan: SamplingPlan, **given: Any) -> Measurement:  # noqa: ANN401
+    def __call__(
+        self, subjects: Sequence[Subject], terms: MeasureTerms, plan: SamplingPlan, **given: object
+    ) -> Measurement:
         """Measure two subjects; the sampling ends where `stop` says."""
         self.calls.append((subjects, terms, plan))
         scene, short = self.scene, plan_of(14, strict=plan.strict)

@@ -12,7 +12,7 @@ from pipeline.core.stage import SilentProgress, Target
 from pipeline.core.store import read_artifact, read_record, write_artifact, write_record
 from pipeline.results.run import Gain
 from pipeline.run import no_gain
-from pipeline.run.no_gain import BUDGET_S, gain, settle
+from pipeline.run.no_gain import BUDGET_S, gain, record_decision
 from tests.unit.measure.replay import Scene
 from tests.unit.run.gain_fixtures import CONTENDED, FAST, SLOW, UNCLEAR, Scenes, nudge
 
@@ -147,7 +147,7 @@ def test_what_is_decided_is_written(tmp_path: Path, decision: str) -> None:
     folder.mkdir()
     (folder / "model.onnx").write_text("left by a run that was killed")
     found = Gain.model_validate({"decision": decision, "runtime": "onnxruntime", "text": "the same file"})
-    settle(read_artifact(own), found, folder, config={"on_no_gain": "skip"}, seconds=1)
+    record_decision(read_artifact(own), found, folder, config={"on_no_gain": "skip"}, seconds=1)
     written = read_record(folder)
     assert written is not None
     assert (written.seconds, written.config) == (3, {"on_no_gain": "skip"})

@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
     from conftest import Project
 
-    from pipeline.run.plan import Step
+    from pipeline.run.plan import PlannedStep
 
 
 TEACHER = "stages.finetune.distill={from: {definition: model.py, weights: teacher.safetensors, inputs: [%s]}}"
 
 
-def steps(project: Project, *overrides: str, seed: int = 0, recipe: Path | None = None) -> tuple[Step, ...]:
+def steps(project: Project, *overrides: str, seed: int = 0, recipe: Path | None = None) -> tuple[PlannedStep, ...]:
     """Return every step."""
     loaded = load_recipe(recipe or project.recipe, overrides)
     return make_plan(loaded, Store(project.folder / "store"), seed).steps

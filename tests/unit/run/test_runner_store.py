@@ -14,9 +14,9 @@ from pipeline.core.artifact import Artifact, StageRecord
 from pipeline.core.dataset import Dataset, Normalisation
 from pipeline.core.stage import SilentProgress, Target
 from pipeline.core.store import Store, write_record
-from pipeline.network.definition import build
+from pipeline.network.definition import build_network
 from pipeline.results.run_folder import previous_ingredients
-from pipeline.run import judge
+from pipeline.run import evaluator
 from pipeline.run.runner import Run
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def evaluations(tmp_path: Path, classes: tuple[str, ...]) -> list[dict[str, obje
     data = Dataset("toy", classes, Normalisation((0.5,), (0.25,)), nothing, nothing, nothing)
     found = []
     for form in ("onnx", "openvino"):
-        asked = judge.Judge(Store(tmp_path), lambda: data, {"digest": "x"}, Target(), 1, SilentProgress())
+        asked = evaluator.Evaluator(Store(tmp_path), lambda: data, {"digest": "x"}, Target(), 1, SilentProgress())
         found.append(asked._conditions(FILE.model_copy(update={"form": form})))
     return found
 
@@ -71,8 +71,8 @@ def test_an_evaluation_depends_on_classes_and_on_its_runtime_alone(
     before = evaluations(tmp_path, ("a", "b"))
     assert evaluations(tmp_path, ("a", "b")) == before
     assert all(one != other for one, other in zip(evaluations(tmp_path, ("b", "a")), before, strict=True))
-    version = judge.version
-    monkeypatch.setattr(judge, "version", lambda name: "99" if name == "openvino" else version(name))
+    version = evaluator.version
+    monkeypatch.setattr(evaluator, "version", lambda name: "99" if name == "openvino" else version(name))
     after = evaluations(tmp_path, ("a", "b"))
     assert [one == other for one, other in zip(after, before, strict=True)] == [True, False]
 
@@ -95,7 +95,9 @@ def test_what_a_teacher_reads_makes_its_student_anew(project: Project) -> None:
     text = (project.folder / "model.py").read_text()
     read = "int(Path(__file__).with_name('width.txt').read_text())"
     teacher.write_text(f"from pathlib import Path\n{text.replace('width=16', f'width={read}')}")
-    save_file(build(project.folder / "model.py", {"classes": 2}).state_dict(), project.folder / "teacher.safetensors")
+    save_file(
+        build_network(project.folder / "model.py", {"classes": 2}).state_dict(), project.folder / "teacher.safetensors"
+    )
     source = "{definition: teacher.py, weights: teacher.safetensors, channels: 1}"
     stage = f"{{kind: finetune, epochs: 1, batch: 16, distill: {{from: {source}}}}}"
 

@@ -11,7 +11,7 @@ import torch
 from pipeline.core.artifact import Artifact, TensorSpec, payload_digest
 from pipeline.core.dataset import Dataset, Normalisation, Split
 from pipeline.core.stage import Context, Target
-from pipeline.network.definition import build
+from pipeline.network.definition import build_network
 from pipeline.network.stored import write_original
 from pipeline.stages.export import Export
 
@@ -64,7 +64,7 @@ def network(tmp_path: Path) -> Artifact:
     (tmp_path / "model.py").write_text(DEFINITION)
     torch.manual_seed(0)
     arguments = {"classes": 3}
-    write_original(folder, build(tmp_path / "model.py", arguments), tmp_path / "model.py", arguments)
+    write_original(folder, build_network(tmp_path / "model.py", arguments), tmp_path / "model.py", arguments)
     return Artifact(
         form="torch",
         folder=folder,

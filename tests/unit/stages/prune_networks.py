@@ -10,7 +10,7 @@ import torch
 from pipeline.core.artifact import Artifact, TensorSpec
 from pipeline.core.dataset import Dataset, Normalisation, Split
 from pipeline.core.stage import Context, Outcome, Target
-from pipeline.network.definition import build
+from pipeline.network.definition import build_network
 from pipeline.network.stored import load_network, write_original
 from pipeline.stages.prune import Prune
 
@@ -92,7 +92,7 @@ def original(folder: Path, kind: str = "Small", shape: tuple[int, ...] = (-1, 1,
     place = folder / "original"
     place.mkdir()
     torch.manual_seed(0)
-    write_original(place, build(definition, {"kind": kind}), definition, {"kind": kind})
+    write_original(place, build_network(definition, {"kind": kind}), definition, {"kind": kind})
     return artifact(place, shape)
 
 

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from pipeline.compress.quantization.engines.engine import missing
+from pipeline.compress.quantization.engines.engine import missing_engine
 from pipeline.compress.quantization.engines.registry import ENGINES, available
 from pipeline.compress.quantization.names import EngineName
 from pipeline.core.artifact import Artifact, TensorSpec
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto
 
-    from pipeline.compress.quantization.engines.engine import Engine, Quantized, Request
+    from pipeline.compress.quantization.engines.engine import Engine, QuantizedGraph, QuantizeRequest
     from pipeline.core.stage import Context, Outcome
-    from pipeline.precision.nearness import Made
+    from pipeline.precision.nearness import MadeFile
 
     Run = Callable[..., tuple[Artifact, Outcome]]
 
@@ -58,7 +58,9 @@ class Broken:
     layer: str
     factor: float
 
-    def quantize(self, model: ModelProto, samples_NCHW: NDArray[np.float32], request: Request) -> Quantized:
+    def quantize(
+        self, model: ModelProto, samples_NCHW: NDArray[np.float32], request: QuantizeRequest
+    ) -> QuantizedGraph:
         """Quantize as the engine does, and break it."""
         made = self.engine.quantize(model, samples_NCHW, request)
         if self.layer in request.keep:
@@ -88,7 +90,7 @@ def break_engines(monkeypatch: pytest.MonkeyPatch, layer: str) -> None:
 @pytest.fixture(params=get_args(EngineName))
 def engine(request: pytest.FixtureRequest) -> EngineName:
     """Return an engine that is installed."""
-    command = missing(ENGINES[request.param]())
+    command = missing_engine(ENGINES[request.param]())
     if command is not None:
         pytest.skip(f"the engine is not installed: {command}")
     found: EngineName = request.param
@@ -151,7 +153,7 @@ def test_a_dropped_clip_is_found(run_stage: Run, tmp_path: Path, monkeypatch: py
     given = products(tmp_path / "clip.onnx", clip=True)
     original = making.build
 
-    def without_clip(model: ModelProto, samples: Any, asked: Any, progress: Any) -> Quantized:  # noqa: ANN401
+    def without_clip(model: ModelProto, samples: Any, asked: Any, progress: Any) -> QuantizedGraph:  # noqa: ANN401
         return original(model if "clip" in asked.in_float else dropped(model), samples, asked, progress)
 
     monkeypatch.setattr(making, "build", without_clip)
@@ -177,7 +179,7 @@ def test_training_goes_on_with_guilty_layers_in_float(
     assert near(outcome).decibels > 15
     original = quantization_training.QdqFile.__call__
 
-    def broken(self: quantization_training.QdqFile, in_float: tuple[str, ...]) -> Made:
+    def broken(self: quantization_training.QdqFile, in_float: tuple[str, ...]) -> MadeFile:
         made = original(self, in_float)
         if "fc" not in self.keeping(in_float) and (self.file.name == "model.onnx" or when == "calibrated"):
             # Its first call writes the file that is compared with the simulation.

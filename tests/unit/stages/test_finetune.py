@@ -13,7 +13,7 @@ from pipeline.core.artifact import TensorSpec
 from pipeline.core.errors import InputError
 from pipeline.core.runtimes import FORMS
 from pipeline.core.stage import SilentProgress
-from pipeline.network.definition import build
+from pipeline.network.definition import build_network
 from pipeline.network.stored import load_network, write_original
 from pipeline.stages.finetune import Finetune
 
@@ -159,7 +159,7 @@ def test_a_network_without_channels_to_penalise(run_stage: Run, network: Artifac
         "from torch import nn\ndef build():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 3))\n"
     )
     (tmp_path / "flat").mkdir()
-    write_original(tmp_path / "flat", build(tmp_path / "flat.py", {}), tmp_path / "flat.py", {})
+    write_original(tmp_path / "flat", build_network(tmp_path / "flat.py", {}), tmp_path / "flat.py", {})
     inputs = (TensorSpec(name="pixels", shape=(-1, 1, 8, 8)),)
     given = network.model_copy(update={"folder": tmp_path / "flat", "inputs": inputs})
     with pytest.raises(InputError, match=r"regularise: no channel of this network can be removed.*1: output"):

@@ -14,11 +14,11 @@ from pydantic import ValidationError
 
 from pipeline.core.artifact import Artifact, Form, TensorSpec, payload_digest
 from pipeline.core.errors import InputError, SecateurError
-from pipeline.core.stage import Candidate, Context, Target
+from pipeline.core.stage import ChainFile, Context, Target
 from pipeline.core.store import write_artifact
-from pipeline.network.definition import build
+from pipeline.network.definition import build_network
 from pipeline.network.stored import write_original
-from pipeline.results.measurement import MEASUREMENT_FILE, load
+from pipeline.results.measurement import MEASUREMENT_FILE, load_measurement
 from pipeline.stages.measure import Measure
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def context(folder: Path, *candidates: Artifact, threads: int = 1) -> Context:
         target=Target(threads=threads),
         original=artifact(folder / "original", "torch"),
         dataset=no_data,
-        candidates=tuple(Candidate(label=each.digest, artifact=each) for each in candidates),
+        candidates=tuple(ChainFile(label=each.digest, artifact=each) for each in candidates),
     )
 
 
@@ -68,7 +68,7 @@ def test_every_distinct_file_is_measured_in_every_runtime(tmp_path: Path) -> Non
     first, second = artifact(tmp_path / "first", width=8), artifact(tmp_path / "second")
     given = context(tmp_path, first, second)
     outcome = Measure.model_validate({"budget": "200ms"}).run(second, given)
-    found = load(given.folder / MEASUREMENT_FILE)
+    found = load_measurement(given.folder / MEASUREMENT_FILE)
     assert outcome.form is None
     assert [(subject.runtime, subject.digest) for subject in found.subjects] == [
         ("onnxruntime", "first"),
@@ -87,7 +87,7 @@ def stored_network(folder: Path, width: int) -> Artifact:
     (folder.parent / "model.py").write_text(
         "from torch import nn\n\n\ndef build(width):\n    return nn.Conv2d(3, width, 3)\n"
     )
-    model = build(folder.parent / "model.py", {"width": width})
+    model = build_network(folder.parent / "model.py", {"width": width})
     with torch.no_grad():
         model.get_parameter("weight").fill_(0.1)
     write_original(folder, model, folder.parent / "model.py", {"width": width})
@@ -105,7 +105,7 @@ def test_networks_before_export_are_measured_in_torch(tmp_path: Path) -> None:
     network = network.model_copy(update={"digest": "pruned"})
     stage = Measure.model_validate({"budget": "100ms", "runtimes": ("torch",), "threads": 1})
     stage.run(network, replace(given, original=original))
-    found = load(given.folder / MEASUREMENT_FILE)
+    found = load_measurement(given.folder / MEASUREMENT_FILE)
     assert [subject.label for subject in found.subjects] == ["original", "given"]
     assert found.subjects[0].input_shapes == {"image": (1, 3, 8, 8)}
     assert [subject.threads for subject in found.subjects] == [1, 1]

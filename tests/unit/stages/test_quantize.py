@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from pipeline.compress.quantization.engines import engine as interface
 from pipeline.compress.quantization.engines import onnxruntime as engine
-from pipeline.compress.quantization.engines.engine import missing
+from pipeline.compress.quantization.engines.engine import missing_engine
 from pipeline.compress.quantization.engines.registry import ENGINES, available
 from pipeline.compress.quantization.names import Calibration, EngineName, Scheme
 from pipeline.core.errors import InputError, StageError
@@ -189,7 +189,7 @@ def test_only_training_images_are_used(make_context: Callable[..., Context], noi
 @pytest.mark.parametrize("name", get_args(EngineName))
 def test_every_engine_makes_the_file(run_stage: Run, onnx_artifact: Artifact, name: EngineName) -> None:
     """With the settings that a recipe has when it says no more."""
-    command = missing(ENGINES[name]())
+    command = missing_engine(ENGINES[name]())
     if command is not None:
         pytest.skip(f"{name} is not installed: {command}")
     stage = Quantize.model_validate({"kind": "quantize", "engine": name, "images": 16, "scheme": "u8s8"})

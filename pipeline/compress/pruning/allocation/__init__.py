@@ -6,39 +6,39 @@ cost (`at_cost`): operations, parameters, bytes, or whatever else a `pipeline.co
 `Constraints` hold for all of them.
 """
 
-from pipeline.compress.pruning.allocation.candidates import Candidate, judged_candidates
+from pipeline.compress.pruning.allocation.candidates import JudgedAllocation, judged_candidates
 from pipeline.compress.pruning.allocation.constraints import Constraints, GroupConstraint
 from pipeline.compress.pruning.allocation.ranking import (
     global_allocation,
     isomorphic_allocation,
-    uniform,
     uniform_allocation,
+    uniform_kept,
 )
-from pipeline.compress.pruning.allocation.rates import by_pattern, explicit, proportional_allocation
-from pipeline.compress.pruning.allocation.schedule import remaining, step_ratios
-from pipeline.compress.pruning.allocation.sensitivity import limits, sensitivity
+from pipeline.compress.pruning.allocation.rates import by_pattern, explicit_rates, proportional_allocation
+from pipeline.compress.pruning.allocation.schedule import remaining_schedule, step_ratios
+from pipeline.compress.pruning.allocation.sensitivity import ratio_limits, sensitivity
 from pipeline.compress.pruning.allocation.target import Widths
 from pipeline.compress.pruning.allocation.widths import Allocation, Kept, Reached, best
 
 __all__ = [
     "Allocation",
-    "Candidate",
     "Constraints",
     "GroupConstraint",
+    "JudgedAllocation",
     "Kept",
     "Reached",
     "Widths",
     "best",
     "by_pattern",
-    "explicit",
+    "explicit_rates",
     "global_allocation",
     "isomorphic_allocation",
     "judged_candidates",
-    "limits",
     "proportional_allocation",
-    "remaining",
+    "ratio_limits",
+    "remaining_schedule",
     "sensitivity",
     "step_ratios",
-    "uniform",
     "uniform_allocation",
+    "uniform_kept",
 ]

@@ -24,7 +24,7 @@ _DRAWS = 10  # for each candidate that is wanted: some miss the target or repeat
 
 
 @dataclass(frozen=True)
-class Candidate:
+class JudgedAllocation:
     """One candidate and what the judge gave it."""
 
     reached: Reached
@@ -40,7 +40,7 @@ def judged_candidates(
     *,
     count: int,
     seed: int,
-) -> tuple[Candidate, ...]:
+) -> tuple[JudgedAllocation, ...]:
     """Draw random ratios by group that meet a cost, judge each, and return them with the best first.
 
     The ratios of a candidate are drawn from U(0, 1) and brought to the target by one common factor.
@@ -66,13 +66,13 @@ def judged_candidates(
 
     Cost: `count` judgements.
     """
-    judged: dict[tuple[int, ...], Candidate] = {}
+    judged: dict[tuple[int, ...], JudgedAllocation] = {}
     errors = []
     for reached in _draws(scores, constraints, model, target, _DRAWS * count, seed):
         widths = tuple(len(kept) for kept in reached.kept.values())
         errors.append(abs(reached.error))
         if errors[-1] <= TOLERANCE and widths not in judged:
-            judged[widths] = Candidate(reached, judge(reached.kept))
+            judged[widths] = JudgedAllocation(reached, judge(reached.kept))
         if len(judged) == count:
             break
     if not judged:

@@ -88,7 +88,7 @@ def structure(group: Group, shapes: Mapping[str, Sequence[int]]) -> tuple[tuple[
     )
 
 
-def uniform(scores: Mapping[str, Tensor], ratio: float, *, floor: float, align: int) -> Kept:
+def uniform_kept(scores: Mapping[str, Tensor], ratio: float, *, floor: float, align: int) -> Kept:
     """Remove the fraction `ratio` of every group: `uniform_allocation` in one call."""
     return uniform_allocation(scores, Constraints(floor, align)).at_ratio(ratio)
 

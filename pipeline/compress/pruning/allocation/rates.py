@@ -42,7 +42,7 @@ def by_pattern(groups: Iterable[Group], settings: Mapping[str, Setting]) -> dict
     return found
 
 
-def explicit(scores: Mapping[str, Tensor], rates: Mapping[str, float], constraints: Constraints) -> Kept:
+def explicit_rates(scores: Mapping[str, Tensor], rates: Mapping[str, float], constraints: Constraints) -> Kept:
     """Remove from each group the fraction that it was given; groups without one stay whole.
 
     Args:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from pipeline.compress.names import ScheduleShape
 
 
-def remaining(total: float, steps: int, shape: ScheduleShape) -> tuple[float, ...]:
+def remaining_schedule(total: float, steps: int, shape: ScheduleShape) -> tuple[float, ...]:
     """Return what is left after each step, as a fraction of the original network; the last is `total`.
 
     As targets of a cost these are used as they are; for ratios of channels see `step_ratios`.

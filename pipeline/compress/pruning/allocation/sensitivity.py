@@ -57,7 +57,7 @@ def sensitivity(
     return curves
 
 
-def limits(curves: Mapping[str, Curve], tolerance: float) -> dict[str, float]:
+def ratio_limits(curves: Mapping[str, Curve], tolerance: float) -> dict[str, float]:
     """Return the largest ratio by group up to which no measured value is more than `tolerance` below the whole's.
 
     Nothing is read between the measured widths or beyond them: a group whose first point is too low stays whole.

@@ -28,12 +28,24 @@ from pipeline.compress.pruning.graph.walk import walk
 
 if TYPE_CHECKING:
     from pipeline.compress.names import StatisticsRule
-    from pipeline.compress.pruning.graph.capture import Captured
+    from pipeline.compress.pruning.graph.capture import CapturedGraph
 
-__all__ = ["Axis", "ChannelGraph", "Contraction", "FeatureMap", "Frozen", "Group", "Member", "layer_of", "trace"]
+__all__ = [
+    "Axis",
+    "ChannelGraph",
+    "Contraction",
+    "FeatureMap",
+    "Frozen",
+    "Group",
+    "Member",
+    "layer_of",
+    "trace_channels",
+]
 
 
-def trace(captured: Captured, *, statistics: StatisticsRule = "allow", heads: bool = False) -> ChannelGraph:
+def trace_channels(
+    captured: CapturedGraph, *, statistics: StatisticsRule = "allow", heads: bool = False
+) -> ChannelGraph:
     """Find the coupled channels of a captured network.
 
     Args:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from pipeline.compress.pruning.graph.nodes import is_getitem, layer_path, plain_name, rule_for
-from pipeline.compress.pruning.wide import double_precision, widened
+from pipeline.compress.pruning.wide import double_precision, to_float64
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -64,7 +64,7 @@ def bake(module: fx.GraphModule) -> tuple[frozenset[str], dict[str, Tensor]]:
 class _WideInterpreter(fx.Interpreter):
     def fetch_attr(self, target: str) -> Any:  # noqa: ANN401 - as fx declares it
         """Return a stored tensor in double precision."""
-        return widened(super().fetch_attr(target))
+        return to_float64(super().fetch_attr(target))
 
 
 def _evaluate(interpreter: fx.Interpreter, nodes: Collection[fx.Node]) -> dict[fx.Node, Tensor]:

@@ -41,7 +41,7 @@ _SEQUENCES: dict[Any, type] = {tuple: tuple, list: list, immutable_list: list}
 
 
 @dataclass(frozen=True)
-class Captured:
+class CapturedGraph:
     """The graph of a network in evaluation mode.
 
     Attributes:
@@ -66,10 +66,10 @@ class Captured:
     foreign: frozenset[str]
     folded: frozenset[str]
     precise: Mapping[str, Tensor] = field(default_factory=dict)
-    training: Captured | None = None
+    training: CapturedGraph | None = None
 
 
-def capture(model: nn.Module, example: Example) -> Captured:
+def capture_graph(model: nn.Module, example: Example) -> CapturedGraph:
     """Export the network in evaluation mode; the batch is symbolic wherever its code allows.
 
     Args:
@@ -109,14 +109,14 @@ def capture(model: nn.Module, example: Example) -> Captured:
     )
 
 
-def _unused(captured: Captured, own: Mapping[str, Tensor]) -> set[str]:
+def _unused(captured: CapturedGraph, own: Mapping[str, Tensor]) -> set[str]:
     """Return the parameters that evaluation does not use under any of their names."""
     read = {str(node.target) for node in captured.module.graph.nodes if node.op == "get_attr"}
     parameters = {name for name, tensor in own.items() if isinstance(tensor, nn.Parameter) and tensor.dim()}
     return (parameters & captured.stored.keys()) - read - captured.folded
 
 
-def _captured(program: ExportedProgram, example: Example, own: Mapping[str, Tensor], suffix: str = "") -> Captured:
+def _captured(program: ExportedProgram, example: Example, own: Mapping[str, Tensor], suffix: str = "") -> CapturedGraph:
     """Return a program's graph on the network's own tensors. `suffix` tells its constants from those of another."""
     aliases = shared_names(own)
     module = _graph_module(program, own, {name: alias[0] for alias in aliases for name in alias}, suffix)
@@ -124,7 +124,7 @@ def _captured(program: ExportedProgram, example: Example, own: Mapping[str, Tens
     module.graph.eliminate_dead_code(is_impure_node=changes_something)
     module.recompile()
     used = {node.target: _attribute(module, node.target) for node in module.graph.nodes if node.op == "get_attr"}
-    return Captured(
+    return CapturedGraph(
         module=module,
         example=example,
         dynamic=any_batch(program),
@@ -136,7 +136,7 @@ def _captured(program: ExportedProgram, example: Example, own: Mapping[str, Tens
     )
 
 
-def record(captured: Captured, nodes: Collection[str], inputs: Example) -> dict[str, Tensor]:
+def record_values(captured: CapturedGraph, nodes: Collection[str], inputs: Example) -> dict[str, Tensor]:
     """Run the graph and return the values of these nodes by name, and under "output" the network's first output.
 
     Gradients flow where gradient mode is on. Raises KeyError for a node that the graph does not have.

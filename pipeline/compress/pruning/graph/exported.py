@@ -12,11 +12,11 @@ from torch.export.graph_signature import InputKind, OutputKind
 from torch.fx.experimental.symbolic_shapes import is_concrete_int
 from torch.utils._pytree import tree_map_only
 
-from pipeline.compress.pruning.untouched import untouched
-from pipeline.compress.training.inference import in_training, inference, where
+from pipeline.compress.pruning.untouched import restored_afterwards
+from pipeline.compress.training.inference import failing_line, in_training, inference_mode
 from pipeline.core.errors import InputError, first_line
-from pipeline.core.quiet import quiet
-from pipeline.core.user_code import origin
+from pipeline.core.quiet import quiet_libraries
+from pipeline.core.user_code import error_origin
 
 if TYPE_CHECKING:
     from torch import nn
@@ -61,7 +61,7 @@ def _literal(program: ExportedProgram, other: ExportedProgram) -> bool:
 def _runs(program: ExportedProgram, model: nn.Module, inputs: Example) -> bool:
     """Say whether the program takes a batch that it was not made with: conditions on the batch are hidden in it."""
     try:
-        with untouched(model), torch.no_grad(), torch.random.fork_rng(devices=()):
+        with restored_afterwards(model), torch.no_grad(), torch.random.fork_rng(devices=()):
             program.module()(*inputs)
     except Exception:  # noqa: BLE001 - sizes that do not fit, as any operator tells it
         return False
@@ -84,8 +84,8 @@ def _first_sizes(program: ExportedProgram, kind: InputKind | OutputKind) -> list
 
 def _export(model: nn.Module, example: Example, training: bool, *, strict: bool = False) -> ExportedProgram:  # noqa: FBT001
     try:
-        mode = in_training(model) if training else inference(model)
-        with untouched(model), mode, torch.no_grad(), quiet(_FLAT, UserWarning):
+        mode = in_training(model) if training else inference_mode(model)
+        with restored_afterwards(model), mode, torch.no_grad(), quiet_libraries(_FLAT, UserWarning):
             return torch.export.export(model, example, dynamic_shapes=_free_batch(model, example), strict=strict)
     except BaseException as error:
         _refuse(error)
@@ -94,12 +94,12 @@ def _export(model: nn.Module, example: Example, training: bool, *, strict: bool 
 
 def _refuse(error: BaseException) -> None:
     """Say why a network cannot be exported: what its own code raised, or what torch.export does not take."""
-    found = origin(error, layers=False)
+    found = error_origin(error, layers=False)
     if found and found.own:
         raise InputError(f"The network cannot be exported: its code fails for the example: {found}") from error
     if not isinstance(error, Exception):
         return
-    place = where(error)
+    place = failing_line(error)
     raise InputError(
         f"The network cannot be exported: torch.export says {first_line(error)!r}"
         f"{'' if place.startswith('an unknown') else f' at {place}'}. Expected a forward of tensors without "

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch.fx import Node
 
-    from pipeline.compress.pruning.graph.capture import Captured
+    from pipeline.compress.pruning.graph.capture import CapturedGraph
     from pipeline.compress.pruning.graph.labels import Label
     from pipeline.compress.pruning.graph.walk import Slot, Walk
 
@@ -61,7 +61,7 @@ class _Classes:
             yield self.groups[number], positions[order], classes[order]
 
 
-def collect(walk: Walk, captured: Captured) -> ChannelGraph:
+def collect(walk: Walk, captured: CapturedGraph) -> ChannelGraph:
     """Return groups, frozen dimensions and multiply-accumulates of a walked graph."""
     classes = _classes(walk)
     maps = _feature_maps(walk, captured, classes)
@@ -135,7 +135,7 @@ def _frozen(walk: Walk) -> Iterator[Frozen]:
             yield Frozen(name, dim, reason, walk.atoms.consumed(label))
 
 
-def _contractions(walk: Walk, captured: Captured, classes: _Classes) -> Iterator[Contraction]:
+def _contractions(walk: Walk, captured: CapturedGraph, classes: _Classes) -> Iterator[Contraction]:
     images = 1 if captured.dynamic else len(captured.example[0])
     for node in captured.module.graph.nodes:
         for product in walk.notes[node.name].products if node.name in walk.notes else ():
@@ -157,7 +157,7 @@ def _known(roots: NDArray[np.int64], classes: _Classes) -> NDArray[np.int64]:
     return np.where(roots < len(classes.group), roots, 0)
 
 
-def _feature_maps(walk: Walk, captured: Captured, classes: _Classes) -> dict[str, list[FeatureMap]]:
+def _feature_maps(walk: Walk, captured: CapturedGraph, classes: _Classes) -> dict[str, list[FeatureMap]]:
     """Return where each group's channels can be seen; layers whose outputs are summed are seen once, in the sum."""
     found: dict[str, dict[str, FeatureMap]] = defaultdict(dict)
     for node in captured.module.graph.nodes:

@@ -64,7 +64,7 @@ class Call:
 Changes = dict[str, Any]
 
 
-def resized(call: Call) -> tuple[Any, Changes]:
+def resized_arguments(call: Call) -> tuple[Any, Changes]:
     """Return the operator to call, and those arguments that change, by name."""
     rule = _RESIZE.get(plain_name(call.node))
     changes = rule(call) if rule else {}

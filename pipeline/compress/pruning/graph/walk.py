@@ -26,7 +26,7 @@ from pipeline.compress.pruning.graph.labels import (
 )
 from pipeline.compress.pruning.graph.nodes import arguments_of, is_getitem, layer_path, plain_name, rule_for
 from pipeline.compress.pruning.graph.rules import LAYOUT
-from pipeline.compress.pruning.tensors import overlapping
+from pipeline.compress.pruning.tensors import overlapping_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from torch import Tensor, fx
     from torch.fx import Node
 
-    from pipeline.compress.pruning.graph.capture import Captured
+    from pipeline.compress.pruning.graph.capture import CapturedGraph
 
 Slot = tuple[str, int]
 
@@ -78,7 +78,7 @@ class Walk:
         return result
 
 
-def walk(captured: Captured, options: Options) -> Walk:
+def walk(captured: CapturedGraph, options: Options) -> Walk:
     """Label every value of the graph. Source and limits: see graph.py."""
     return _Walker(captured, options).run()
 
@@ -86,7 +86,7 @@ def walk(captured: Captured, options: Options) -> Walk:
 class _Walker:
     """One walk over a captured graph. Atoms are numbered by stored tensor, dimension and position."""
 
-    def __init__(self, captured: Captured, options: Options) -> None:
+    def __init__(self, captured: CapturedGraph, options: Options) -> None:
         self._captured, self._options = captured, options
         self._slots: dict[Slot, NDArray[np.int64]] = {}
         count = 1  # atom 1 is the network's input
@@ -108,7 +108,7 @@ class _Walker:
     def run(self) -> Walk:
         """Walk, then freeze what the graph does not use."""
         self._atoms.freeze(np.array([_INPUT]), "input of the network")
-        for name in overlapping(self._captured.stored):
+        for name in overlapping_tensors(self._captured.stored):
             self._freeze(name, "shares memory with a tensor of another shape")
         (values, notes), *_ = [self._follow(graph) for graph in self._graphs]
         for name in {name for name, _ in self._slots} - self._used.keys():

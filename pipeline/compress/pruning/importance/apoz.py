@@ -10,11 +10,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pipeline.compress.pruning.graph import ChannelGraph
-    from pipeline.compress.pruning.graph.capture import Captured
+    from pipeline.compress.pruning.graph.capture import CapturedGraph
     from pipeline.compress.pruning.importance.request import Batches
 
 
-def apoz(captured: Captured, graph: ChannelGraph, batches: Batches) -> dict[str, Tensor]:
+def apoz(captured: CapturedGraph, graph: ChannelGraph, batches: Batches) -> dict[str, Tensor]:
     """Return 1 - APoZ, the share of positive activations over samples, pixels and maps, float64 [width] by group.
 
     Source: Hu et al., Network Trimming, 2016. Differs: what is not positive counts as zero, which is the same behind a

@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pipeline.compress.pruning.graph import ChannelGraph
-    from pipeline.compress.pruning.graph.capture import Captured
+    from pipeline.compress.pruning.graph.capture import CapturedGraph
 
 _NORMS = frozenset({"batch_norm", "instance_norm", "group_norm", "layer_norm", "rms_norm"})
 
 
-def bn_scale(captured: Captured, graph: ChannelGraph) -> dict[str, Tensor]:
+def bn_scale(captured: CapturedGraph, graph: ChannelGraph) -> dict[str, Tensor]:
     """Return the mean of |gamma| over the norms that scale each channel, float64 [width] by group.
 
     Source: network slimming, Liu et al., Learning Efficient Convolutional Networks, ICCV 2017, which ranks |gamma| of
@@ -43,7 +43,7 @@ def bn_scale(captured: Captured, graph: ChannelGraph) -> dict[str, Tensor]:
     return scores
 
 
-def _scales(captured: Captured) -> dict[str, Tensor]:
+def _scales(captured: CapturedGraph) -> dict[str, Tensor]:
     """Return |gamma| of all norms over channels, float64 [channels] by the tensor's name."""
     nodes = [node for node in captured.module.graph.nodes if plain_name(node) in _NORMS]
     weights = [argument(node, "weight") for node in nodes]

@@ -11,7 +11,7 @@ from torch.fx.node import Node, map_arg
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pipeline.compress.pruning.graph.capture import Captured
+    from pipeline.compress.pruning.graph.capture import CapturedGraph
 
 
 def argument(node: Node, name: str) -> Node | None:
@@ -23,13 +23,13 @@ def argument(node: Node, name: str) -> Node | None:
     return given if isinstance(given, Node) else None
 
 
-def stored(captured: Captured, name: str) -> Tensor:
+def stored(captured: CapturedGraph, name: str) -> Tensor:
     """Return the parameter or buffer that a get_attr node reads."""
     tensor: Tensor = attrgetter(name)(captured.module)
     return tensor
 
 
-def result(captured: Captured, node: Node, source: Node, value: Tensor) -> Tensor:
+def result(captured: CapturedGraph, node: Node, source: Node, value: Tensor) -> Tensor:
     """Return what the operator gives with `value` in place of `source`; its other tensors are stored ones."""
 
     def given(other: Node) -> Tensor:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pipeline.compress.pruning.graph import ChannelGraph
-    from pipeline.compress.pruning.graph.capture import Captured
+    from pipeline.compress.pruning.graph.capture import CapturedGraph
     from pipeline.compress.pruning.importance.request import Batches
 
 #: Trapezoidal rule over u = log(t) / 2, t in units of the largest squared singular value. The integrand is analytic
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _STEP, _REACH = 0.4, 25.0
 
 
-def chip(captured: Captured, graph: ChannelGraph, batches: Batches) -> dict[str, Tensor]:
+def chip(captured: CapturedGraph, graph: ChannelGraph, batches: Batches) -> dict[str, Tensor]:
     """Return how much the nuclear norm of a layer's feature maps falls without a channel, float64 [width] by group.
 
     With A [channels, pixels] of one image, the score is ||A||_* - ||A with the channel's rows zeroed||_*, the mean over

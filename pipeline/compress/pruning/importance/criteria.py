@@ -50,7 +50,7 @@ class Criterion:
     cost: str
 
 
-def score(name: CriterionName, request: ScoreRequest) -> Scoring:
+def score_channels(name: CriterionName, request: ScoreRequest) -> Scoring:
     """Score all channels of the request's groups with one criterion.
 
     Raises:

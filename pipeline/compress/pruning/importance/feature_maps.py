@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pipeline.compress.pruning.graph.capture import record
+from pipeline.compress.pruning.graph.capture import record_values
 from pipeline.compress.pruning.importance.samples import sample_axes
 from pipeline.compress.pruning.importance.slices import demand
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pipeline.compress.pruning.graph import ChannelGraph, FeatureMap, Group
-    from pipeline.compress.pruning.graph.capture import Captured
+    from pipeline.compress.pruning.graph.capture import CapturedGraph
     from pipeline.compress.pruning.importance.request import Batches
     from pipeline.compress.pruning.importance.samples import SampleAxis
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class FeatureMaps:
     """The feature maps of a network's groups. A map in which several layers of a group can be seen counts once."""
 
-    def __init__(self, captured: Captured, graph: ChannelGraph, criterion: str) -> None:
+    def __init__(self, captured: CapturedGraph, graph: ChannelGraph, criterion: str) -> None:
         """Take the network and its groups. Raises InputError naming groups without a map, for `criterion`."""
         self.captured = captured
         self.by_group = {group.name: _distinct(group) for group in graph.groups if group.maps}
@@ -42,7 +42,7 @@ class FeatureMaps:
         """Run a batch [N, ...] and return the values of all nodes with a map, and "output"."""
         if not self._axes:
             self._axes = sample_axes(self.captured, self._channels, inputs)
-        return record(self.captured, self.nodes, (inputs,))
+        return record_values(self.captured, self.nodes, (inputs,))
 
     def arranged(self, value: Tensor, each: FeatureMap, samples: int) -> Tensor:
         """Return a node's value, or its gradient, as [samples, width, k, rows, pixels or tokens ...].
@@ -62,7 +62,7 @@ class FeatureMaps:
         """Return how many numbers one channel of each group takes in all its feature maps, for each sample."""
         example = self.captured.example
         with torch.no_grad():
-            values = record(self.captured, self.nodes, example)
+            values = record_values(self.captured, self.nodes, example)
         return {
             name: sum(values[m.node].numel() / values[m.node].shape[m.dim] * m.positions.shape[1] for m in maps)
             / len(example[0])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pipeline.compress.pruning.graph.capture import record
+from pipeline.compress.pruning.graph.capture import record_values
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pipeline.compress.pruning.graph import ChannelGraph
-    from pipeline.compress.pruning.graph.capture import Captured
+    from pipeline.compress.pruning.graph.capture import CapturedGraph
     from pipeline.compress.pruning.importance.request import Batch, Loss
 
 
@@ -32,20 +32,22 @@ def differentiable(parameters: Iterable[Tensor]) -> Iterator[None]:
             tensor.requires_grad_(flag)
 
 
-def scored_weights(captured: Captured, graph: ChannelGraph) -> dict[str, Tensor]:
+def scored_weights(captured: CapturedGraph, graph: ChannelGraph) -> dict[str, Tensor]:
     """Return the parameters by name that the groups own slices of."""
     parameters = dict(captured.module.named_parameters())
     names = dict.fromkeys(member.tensor for group in graph.groups for member in group.members)
     return {name: parameters[name] for name in names if name in parameters}
 
 
-def weight_gradients(captured: Captured, weights: dict[str, Tensor], batch: Batch, loss: Loss) -> dict[str, Tensor]:
+def weight_gradients(
+    captured: CapturedGraph, weights: dict[str, Tensor], batch: Batch, loss: Loss
+) -> dict[str, Tensor]:
     """Return the gradient of the batch's loss by each weight, in evaluation mode; zeros where there is none.
 
     Cost: one forward and backward pass. The weights' own `.grad` is left alone.
     """
     inputs, targets = batch
     with torch.enable_grad(), differentiable(weights.values()):
-        value = loss(record(captured, (), (inputs,))["output"], targets)
+        value = loss(record_values(captured, (), (inputs,))["output"], targets)
         found = torch.autograd.grad(value, list(weights.values()), materialize_grads=True)
     return dict(zip(weights, found, strict=True))

@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pipeline.compress.pruning.graph import ChannelGraph
-    from pipeline.compress.pruning.graph.capture import Captured
+    from pipeline.compress.pruning.graph.capture import CapturedGraph
     from pipeline.compress.pruning.importance.request import Batches, Loss
 
 
 def group_fisher(
-    captured: Captured,
+    captured: CapturedGraph,
     graph: ChannelGraph,
     batches: Batches,
     loss: Loss,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pipeline.compress.pruning.graph import ChannelGraph
-    from pipeline.compress.pruning.graph.capture import Captured
+    from pipeline.compress.pruning.graph.capture import CapturedGraph
     from pipeline.compress.pruning.importance.request import Batches
 
 
@@ -36,7 +36,7 @@ class Ranking:
     tie_share: dict[str, float]
 
 
-def hrank(captured: Captured, graph: ChannelGraph, batches: Batches) -> Ranking:
+def hrank(captured: CapturedGraph, graph: ChannelGraph, batches: Batches) -> Ranking:
     """Return the mean rank of each channel's feature maps over images, pixels as a matrix.
 
     The rank is the number of singular values above max(h, w) * eps * the largest, eps that of the maps' own precision.

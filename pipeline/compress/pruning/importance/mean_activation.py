@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pipeline.compress.pruning.graph import ChannelGraph
-    from pipeline.compress.pruning.graph.capture import Captured
+    from pipeline.compress.pruning.graph.capture import CapturedGraph
     from pipeline.compress.pruning.importance.request import Batches
 
 
-def mean_activation(captured: Captured, graph: ChannelGraph, batches: Batches) -> dict[str, Tensor]:
+def mean_activation(captured: CapturedGraph, graph: ChannelGraph, batches: Batches) -> dict[str, Tensor]:
     """Return the mean of |a| over samples, pixels and a group's feature maps, float64 [width] by group.
 
     Source: the baseline of Molchanov et al., ICLR 2017; absolute values, since maps

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pipeline.compress.pruning.importance.names import Normalisation
 
 
-def normalised(scores: Mapping[str, Tensor], how: Normalisation) -> dict[str, Tensor]:
+def normalised_scores(scores: Mapping[str, Tensor], how: Normalisation) -> dict[str, Tensor]:
     """Return the scores of each group divided by one number of the group, or their ranks, float64 [width] by group.
 
     Args:

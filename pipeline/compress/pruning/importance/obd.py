@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pipeline.compress.pruning.graph import ChannelGraph
-    from pipeline.compress.pruning.graph.capture import Captured
+    from pipeline.compress.pruning.graph.capture import CapturedGraph
     from pipeline.compress.pruning.importance.request import Batches, Loss
 
 
-def obd(captured: Captured, graph: ChannelGraph, batches: Batches, loss: Loss) -> dict[str, Tensor]:
+def obd(captured: CapturedGraph, graph: ChannelGraph, batches: Batches, loss: Loss) -> dict[str, Tensor]:
     """Return the sum of h * w^2 / 2 over all that a channel owns, h = mean of g_n^2, float64 [width] by group.
 
     g_n is the gradient of one sample's loss: gradients of a batch, squared, would be too small by about its size.

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from pipeline.compress.pruning.graph.capture import record
+from pipeline.compress.pruning.graph.capture import record_values
 from pipeline.compress.pruning.graph.nodes import plain_name
 from pipeline.compress.pruning.importance.call import argument, result, stored
 from pipeline.compress.pruning.importance.slices import demand
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from torch import fx
 
     from pipeline.compress.pruning.graph import ChannelGraph, Group, Member
-    from pipeline.compress.pruning.graph.capture import Captured
+    from pipeline.compress.pruning.graph.capture import CapturedGraph
     from pipeline.compress.pruning.importance.request import Batches
 
 #: By group and by the weight of each layer that consumes its channels: float64 [width, width].
@@ -49,7 +49,7 @@ class _Use:
 
 
 def consumer_products(
-    captured: Captured, graph: ChannelGraph, batches: Batches, *, points: int = 10, seed: int = 0
+    captured: CapturedGraph, graph: ChannelGraph, batches: Batches, *, points: int = 10, seed: int = 0
 ) -> Products:
     """Return the sum of x_c * x_d over sampled outputs of each consuming layer, divided by that of y^2.
 
@@ -78,7 +78,7 @@ def consumer_products(
     energies: dict[str, float] = defaultdict(float)
     for inputs, _ in batches:
         with torch.no_grad():
-            values = record(captured, {use.source.name for use in uses}, (inputs,))
+            values = record_values(captured, {use.source.name for use in uses}, (inputs,))
         for sharing in calls.values():
             given = values[sharing[0].source.name]
             parts = _contributions(captured, sharing[0], given, torch.rand(points, len(given), generator=generator))
@@ -110,7 +110,7 @@ def factors(product: Tensor, kept: Sequence[int]) -> Tensor:
 
 
 @torch.no_grad()
-def rescale(
+def rescale_consumers(
     graph: ChannelGraph, tensors: Mapping[str, Tensor], products: Products, kept: Mapping[str, Sequence[int]]
 ) -> None:
     """Multiply the weights of the consuming layers in place, so that kept channels make up for those that will leave.
@@ -134,7 +134,7 @@ def rescale(
                 weight.mul_(scale.to(weight).view([-1 if dim == member.dim else 1 for dim in range(weight.dim())]))
 
 
-def _uses(captured: Captured, group: Group) -> list[_Use]:
+def _uses(captured: CapturedGraph, group: Group) -> list[_Use]:
     """Return the calls of the layers that consume a group's channels; none if one of them cannot be computed alone."""
     found = []
     for member in group.members:
@@ -154,7 +154,7 @@ def _source(node: fx.Node, tensor: str) -> bool:
     return known and source is not None and all(other.op == "get_attr" for other in others)
 
 
-def _contributions(captured: Captured, use: _Use, given: Tensor, chosen: Tensor) -> Tensor:
+def _contributions(captured: CapturedGraph, use: _Use, given: Tensor, chosen: Tensor) -> Tensor:
     """Return what each position of a weight's input side contributes to sampled outputs, [points * rows, positions].
 
     The layer is linear in its input, so input times gradient of one output, summed over a channel, is the channel's

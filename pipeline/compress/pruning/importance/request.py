@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pipeline.compress.pruning.graph import ChannelGraph
-    from pipeline.compress.pruning.graph.capture import Captured
+    from pipeline.compress.pruning.graph.capture import CapturedGraph
 
 #: Inputs [N, ...] and what the loss wants beside the logits.
 Batch = tuple[Tensor, Tensor]
@@ -36,7 +36,7 @@ class ScoreRequest:
         channel_cost: what one channel of each group costs, by group, for `group_fisher`; absent: activation memory.
     """
 
-    captured: Captured
+    captured: CapturedGraph
     graph: ChannelGraph
     batches: Callable[[], Batches] | None = None
     loss: Loss | None = None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.fx.experimental.symbolic_shapes import is_concrete_int
 
-from pipeline.compress.pruning.graph.capture import record
+from pipeline.compress.pruning.graph.capture import record_values
 from pipeline.core.errors import StageError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from pipeline.compress.pruning.graph.capture import Captured
+    from pipeline.compress.pruning.graph.capture import CapturedGraph
 
 #: Equal samples may differ by rounding, as rows of a batch take different paths through a kernel.
 _TOLERANCE = 1e-3
@@ -51,7 +51,7 @@ class SampleAxis:
         return dim + 1 if self.axis is not None and dim > self.axis else dim + 2
 
 
-def sample_axes(captured: Captured, channels: Mapping[str, int], inputs: Tensor) -> dict[str, SampleAxis]:
+def sample_axes(captured: CapturedGraph, channels: Mapping[str, int], inputs: Tensor) -> dict[str, SampleAxis]:
     """Return where the samples are in the values of nodes.
 
     Args:
@@ -65,7 +65,7 @@ def sample_axes(captured: Captured, channels: Mapping[str, int], inputs: Tensor)
     """
     copies = 2 if captured.dynamic else len(captured.example[0])
     with torch.no_grad():
-        values = record(captured, channels.keys(), (inputs[:1].expand(copies, *inputs.shape[1:]).clone(),))
+        values = record_values(captured, channels.keys(), (inputs[:1].expand(copies, *inputs.shape[1:]).clone(),))
     by_name = {node.name: node for node in captured.module.graph.nodes}
     found = {}
     for name, channel in channels.items():

@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pipeline.compress.pruning.graph import ChannelGraph
-    from pipeline.compress.pruning.graph.capture import Captured
+    from pipeline.compress.pruning.graph.capture import CapturedGraph
     from pipeline.compress.pruning.importance.request import Batches, Loss
 
 
-def taylor(captured: Captured, graph: ChannelGraph, batches: Batches, loss: Loss) -> dict[str, Tensor]:
+def taylor(captured: CapturedGraph, graph: ChannelGraph, batches: Batches, loss: Loss) -> dict[str, Tensor]:
     """Return the mean over batches of (sum of g * w)^2, the sum over all that a channel owns, float64 [width] by group.
 
     Source: Molchanov et al., Importance Estimation for Neural Network Pruning, CVPR 2019, in its form for

@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pipeline.compress.pruning.graph import ChannelGraph
-    from pipeline.compress.pruning.graph.capture import Captured
+    from pipeline.compress.pruning.graph.capture import CapturedGraph
     from pipeline.compress.pruning.importance.request import Batches, Loss
 
 
-def taylor_gates(captured: Captured, graph: ChannelGraph, batches: Batches, loss: Loss) -> dict[str, Tensor]:
+def taylor_gates(captured: CapturedGraph, graph: ChannelGraph, batches: Batches, loss: Loss) -> dict[str, Tensor]:
     """Return the mean over samples of |sum of a * dL/da| over a channel's feature maps, float64 [width] by group.
 
     Source: Molchanov et al., Pruning Convolutional Neural Networks for Resource Efficient Inference, ICLR 2017.

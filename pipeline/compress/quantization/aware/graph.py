@@ -32,14 +32,14 @@ from pipeline.compress.quantization.aware.grids import (
     weight_grid,
     with_room_for,
 )
-from pipeline.compress.quantization.aware.weights import Weights
+from pipeline.compress.quantization.aware.weights import TrainedWeights
 from pipeline.compress.quantization.canonical import output_axis
 from pipeline.compress.quantization.engines.onnxruntime import quantize_with_ranges
 from pipeline.compress.quantization.placement import nodes_like
 from pipeline.compress.quantization.ranges import reasons_for_float
 from pipeline.compress.quantization.torch_graph.graph_module import GraphModule
 from pipeline.compress.quantization.torch_graph.operators import OPERATORS
-from pipeline.compress.quantization.weighted import BIAS, WEIGHT, Stored, WeightedLayer, weighted_layers
+from pipeline.compress.quantization.weighted import BIAS, WEIGHT, StoredWeights, WeightedLayer, weighted_layers
 from pipeline.core.errors import StageError
 from pipeline.onnx_graph.links import SCALE, ZERO_POINT
 
@@ -49,8 +49,8 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
     from pipeline.compress.quantization.calibration import Range
-    from pipeline.compress.quantization.engines.engine import Quantized, Request
-    from pipeline.compress.quantization.torch_graph.graph_module import Step
+    from pipeline.compress.quantization.engines.engine import QuantizedGraph, QuantizeRequest
+    from pipeline.compress.quantization.torch_graph.graph_module import GraphStep
 
 #: Share of the new batch in the moving average of a range.
 _MOMENTUM = 0.01
@@ -63,7 +63,7 @@ SAME = 1e-3
 
 
 @dataclass(frozen=True)
-class Layer:
+class QuantizedLayer:
     """A layer whose weights are quantized: names of weight, bias ("" for none) and input range, and the grid's kind.
 
     `source` is None where the input is not quantized; then the bias is not either. Scales lie along `axis`, outputs
@@ -91,7 +91,7 @@ class QuantizationAware(GraphModule):
         self,
         model: ModelProto,
         ranges: Mapping[str, Range],
-        request: Request,
+        request: QuantizeRequest,
         norms: Mapping[str, tuple[nn.Module, nn.Module]],
         *,
         keep_zeros: bool,
@@ -121,7 +121,7 @@ class QuantizationAware(GraphModule):
         for name, layer in self._layers.items():
             if layer.weight not in self._place_of:
                 self._place_of[layer.weight] = f"w{len(self._place_of)}"
-                own = Weights(
+                own = TrainedWeights(
                     constants[layer.weight], constants.get(layer.bias), norms.get(name), keep_zeros=keep_zeros
                 )
                 self.trained[self._place_of[layer.weight]] = own
@@ -132,7 +132,7 @@ class QuantizationAware(GraphModule):
         with torch.autocast(inputs[0].device.type, enabled=False):
             return super().forward(*inputs)
 
-    def run_step(self, step: Step, given: Sequence[Any]) -> Any:  # noqa: ANN401 - a tensor or several
+    def run_step(self, step: GraphStep, given: Sequence[Any]) -> Any:  # noqa: ANN401 - a tensor or several
         """Compute one node with quantization simulated."""
         if step.operator == "QuantizeLinear":
             return self._activation(step, given[0])
@@ -149,13 +149,13 @@ class QuantizationAware(GraphModule):
             bias = bias_steps.round(bias)
         return _call(step, given[0], grid.round(weight), bias)
 
-    def weights_of(self, name: str) -> Weights:
+    def weights_of(self, name: str) -> TrainedWeights:
         """Return the trained weights of a layer by the name of its node."""
         own = self.trained[self._place_of[self._layers[name].weight]]
-        assert isinstance(own, Weights)  # noqa: S101 - for the type checker
+        assert isinstance(own, TrainedWeights)  # noqa: S101 - for the type checker
         return own
 
-    def shipped(self, keep: Sequence[str] = ()) -> Quantized:
+    def shipped(self, keep: Sequence[str] = ()) -> QuantizedGraph:
         """Return the QDQ graph of the weights and ranges as they are now.
 
         Nodes that match a pattern of `keep` stay in float, beside those of the request.
@@ -190,7 +190,7 @@ class QuantizationAware(GraphModule):
 
     def _watch(self, shared: Mapping[str, str], fixed: Mapping[str, Range]) -> None:
         """Register the ranges of quantized activations, and which nodes see their values first."""
-        first: dict[str, Step] = {}
+        first: dict[str, GraphStep] = {}
         for step in self.steps:
             if step.operator == "QuantizeLinear":
                 first.setdefault(_tensor(step), step)
@@ -206,7 +206,7 @@ class QuantizationAware(GraphModule):
             self._bounds[name] = f"r{len(self._bounds)}"
             self.ranges.register_buffer(self._bounds[name], torch.tensor(self._calibrated[name], dtype=torch.float32))
 
-    def _activation(self, step: Step, x: Tensor) -> Tensor:
+    def _activation(self, step: GraphStep, x: Tensor) -> Tensor:
         seen_as = self._observers.get(step.name)
         if self.training and self.observing and seen_as is not None:
             with torch.no_grad():
@@ -229,7 +229,7 @@ class QuantizationAware(GraphModule):
         grid = with_room_for(grid, weight, layer.outputs, bias, input_scale)
         return grid, bias_grid(grid, input_scale, bias.numel())
 
-    def _find_layers(self, quantized: ModelProto) -> dict[str, Layer]:
+    def _find_layers(self, quantized: ModelProto) -> dict[str, QuantizedLayer]:
         """Return the layers whose weights nothing but layers reads, by the names of their nodes."""
         nodes = {node.name: node for node in self._float.graph.node}
         steps = {step.name: step for step in self.steps}
@@ -241,13 +241,13 @@ class QuantizationAware(GraphModule):
             if step.name not in found or place not in {WEIGHT, BIAS}
         }
         largest = REDUCED if self._request.scheme.endswith("reduced") else FULL
-        layers: dict[str, Layer] = {}
+        layers: dict[str, QuantizedLayer] = {}
         for name, layer in found.items():
             if steps[name].inputs[WEIGHT] not in others:
                 weight, *bias = nodes[name].input[WEIGHT:]
-                source = self._source(steps[name].inputs[0]) if isinstance(layer.bias, Stored) else None
+                source = self._source(steps[name].inputs[0]) if isinstance(layer.bias, StoredWeights) else None
                 unsigned = layer.weight.integers.dtype == np.uint8
-                layers[name] = Layer(
+                layers[name] = QuantizedLayer(
                     weight,
                     next(iter(bias), ""),
                     source,
@@ -299,12 +299,12 @@ class QuantizationAware(GraphModule):
                 )
 
 
-def _call(step: Step, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _call(step: GraphStep, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     made: Tensor = OPERATORS[step.operator](step.attributes, x, weight, *(() if bias is None else (bias,)))
     return made
 
 
-def _tensor(step: Step) -> str:
+def _tensor(step: GraphStep) -> str:
     """Return the name of the tensor that a QuantizeLinear takes its scale from."""
     return step.inputs[SCALE].removesuffix(_SCALE_SUFFIX)
 

@@ -18,7 +18,7 @@ TINY = 1e-12
 NEAR = 1e-4
 
 
-class Weights(nn.Module):
+class TrainedWeights(nn.Module):
     """The trained weights and bias of one layer.
 
     With a batch norm, what is trained are the convolution's own weights and the norm's; the file has their product.

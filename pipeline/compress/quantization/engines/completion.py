@@ -11,7 +11,7 @@ from pipeline.compress.quantization.biases import store_biases
 from pipeline.compress.quantization.canonical import output_axis, stored_weights
 from pipeline.compress.quantization.kernel_limits import lift_dead_scales
 from pipeline.compress.quantization.ranges import reasons_for_float, remembered_ranges
-from pipeline.compress.quantization.tiny_scales import has_tiny_scales, refine
+from pipeline.compress.quantization.tiny_scales import has_tiny_scales, refine_tiny_scales
 from pipeline.onnx_graph.links import Wiring
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto
 
     from pipeline.compress.quantization.calibration import Range
-    from pipeline.compress.quantization.engines.engine import Request
+    from pipeline.compress.quantization.engines.engine import QuantizeRequest
     from pipeline.compress.quantization.names import Scheme
 
     Array = NDArray[Any]
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 ACTIVATIONS: dict[Scheme, type[np.uint8 | np.int8]] = {"u8s8": np.uint8, "u8s8-reduced": np.uint8, "s8s8": np.int8}
 
 
-def require_usable(model: ModelProto, samples_NCHW: NDArray[np.float32], request: Request) -> dict[str, str]:
+def require_usable(model: ModelProto, samples_NCHW: NDArray[np.float32], request: QuantizeRequest) -> dict[str, str]:
     """Check the images, on which engines rely, and return which nodes have to stay in float, and why.
 
     Raises InputError or StageError as `activation_ranges` does.
@@ -41,7 +41,7 @@ def require_usable(model: ModelProto, samples_NCHW: NDArray[np.float32], request
     return reasons_for_float(model, _ranges(model, samples_NCHW, request), request.keep)
 
 
-def complete(graph: GraphProto, given: ModelProto, samples_NCHW: NDArray[np.float32], request: Request) -> None:
+def complete(graph: GraphProto, given: ModelProto, samples_NCHW: NDArray[np.float32], request: QuantizeRequest) -> None:
     """Change a QDQ graph in place so that onnxruntime finds integer kernels for all that the engine quantized.
 
     Activations get the type of the scheme, zero points in the middle if ranges are to be symmetric, and convolutions a
@@ -55,7 +55,7 @@ def complete(graph: GraphProto, given: ModelProto, samples_NCHW: NDArray[np.floa
     weights = _smoothed(given, smoothings)
     if has_tiny_scales(graph):
         ranges = _ranges(given, samples_NCHW, request)
-        refine(graph, weights, {**ranges, **_smoothed_ranges(smoothings, ranges)}, request)
+        refine_tiny_scales(graph, weights, {**ranges, **_smoothed_ranges(smoothings, ranges)}, request)
     _simplify(graph)
     while lacking := pairs.finish_convolutions(graph, symmetric=request.symmetric):
         ranges = _ranges(given, samples_NCHW, request)
@@ -100,7 +100,7 @@ def _smoothed_ranges(smoothings: Mapping[str, Smoothing], ranges: Mapping[str, R
     return {node.output[0]: (ranges[node.input[0]][0] * most, ranges[node.input[0]][1] * most) for node, most in pairs}
 
 
-def _ranges(given: ModelProto, samples_NCHW: NDArray[np.float32], request: Request) -> dict[str, Range]:
+def _ranges(given: ModelProto, samples_NCHW: NDArray[np.float32], request: QuantizeRequest) -> dict[str, Range]:
     return remembered_ranges(given, samples_NCHW, request.calibration, request.percentile, request.keep)
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Request:
+class QuantizeRequest:
     """How a graph is to be quantized.
 
     `scheme` names the types of activations and weights (u unsigned, s signed; `reduced`: weights in 7 bits). With
@@ -34,7 +34,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Quantized:
+class QuantizedGraph:
     """The quantized graph, how many nodes of each operator work on integers, and the names of those that do not.
 
     `reasons` say of nodes that could not be quantized rightly why they were left in float.
@@ -56,7 +56,9 @@ class Engine(Protocol):
     package: str
     module: str
 
-    def quantize(self, model: ModelProto, samples_NCHW: NDArray[np.float32], request: Request) -> Quantized:
+    def quantize(
+        self, model: ModelProto, samples_NCHW: NDArray[np.float32], request: QuantizeRequest
+    ) -> QuantizedGraph:
         """Return the graph in QDQ form; the given one stays as it is. `samples_NCHW` are calibration images.
 
         Raises:
@@ -65,6 +67,6 @@ class Engine(Protocol):
         """
 
 
-def missing(engine: Engine) -> str | None:
+def missing_engine(engine: Engine) -> str | None:
     """Return the command that installs what an engine needs; None when it is there."""
     return None if find_spec(engine.module) else f"pip install 'secateur[{engine.name}]'"

@@ -21,15 +21,20 @@ from typing import TYPE_CHECKING, Any
 import onnx
 import torch
 
-from pipeline.compress.quantization.canonical import canonical
+from pipeline.compress.quantization.canonical import canonical_form
 from pipeline.compress.quantization.engines import pt2e
 from pipeline.compress.quantization.engines.completion import ACTIVATIONS, batches, complete, require_usable
-from pipeline.compress.quantization.engines.engine import Quantized
+from pipeline.compress.quantization.engines.engine import QuantizedGraph
 from pipeline.compress.quantization.holding import hold_clips
 from pipeline.compress.quantization.kernel_limits import beyond_kernels
-from pipeline.compress.quantization.placement import count, matching_nodes, nodes_like, require_float_and_folded
+from pipeline.compress.quantization.placement import (
+    count_integer_nodes,
+    matching_nodes,
+    nodes_like,
+    require_float_and_folded,
+)
 from pipeline.core.errors import InputError, StageError, first_line
-from pipeline.core.quiet import quiet
+from pipeline.core.quiet import quiet_libraries
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,7 +42,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
     from torch import fx
 
-    from pipeline.compress.quantization.engines.engine import Request
+    from pipeline.compress.quantization.engines.engine import QuantizeRequest
     from pipeline.compress.quantization.names import Calibration, EngineName
 
 #: What it calls each way to find ranges.
@@ -55,12 +60,14 @@ class NeuralCompressor:
     package = "neural-compressor"
     module = "neural_compressor"
 
-    def quantize(self, model: ModelProto, samples_NCHW: NDArray[np.float32], request: Request) -> Quantized:
+    def quantize(
+        self, model: ModelProto, samples_NCHW: NDArray[np.float32], request: QuantizeRequest
+    ) -> QuantizedGraph:
         """See `Engine`. Schemes are u8s8, u8s8-reduced and s8s8, calibrations min-max and mse."""
         _require_possible(request)
         require_float_and_folded(model)
         matching_nodes(model, request.keep)
-        given = canonical(model)
+        given = canonical_form(model)
         reasons = require_usable(given, samples_NCHW, request)
         kept = nodes_like(given, request.keep) | reasons.keys()
         _, found = simulate(given, samples_NCHW, request)
@@ -69,11 +76,11 @@ class NeuralCompressor:
         pt2e.place_pairs(result.graph, found, kept)
         complete(result.graph, given, samples_NCHW, request)
         reasons |= beyond_kernels(result.graph, kept)
-        return Quantized(hold_clips(result), *count(result, kept | reasons.keys()), reasons)
+        return QuantizedGraph(hold_clips(result), *count_integer_nodes(result, kept | reasons.keys()), reasons)
 
 
 def simulate(
-    model: ModelProto, samples_NCHW: NDArray[np.float32], request: Request
+    model: ModelProto, samples_NCHW: NDArray[np.float32], request: QuantizeRequest
 ) -> tuple[fx.GraphModule, pt2e.Pairs]:
     """Return Neural Compressor's quantized torch graph, which computes in float, and where it has its pairs.
 
@@ -83,7 +90,7 @@ def simulate(
     """
     fed = [torch.from_numpy(batch) for batch in batches(model, samples_NCHW)]
     network = pt2e.PlacedGraph(model).eval()
-    with quiet(EXPECTED, Warning), torch.no_grad():
+    with quiet_libraries(EXPECTED, Warning), torch.no_grad():
         try:
             converted, values = _converted(network, fed, request)
         except Exception as error:
@@ -94,7 +101,7 @@ def simulate(
 
 
 def _converted(
-    network: pt2e.PlacedGraph, fed: list[torch.Tensor], request: Request
+    network: pt2e.PlacedGraph, fed: list[torch.Tensor], request: QuantizeRequest
 ) -> tuple[fx.GraphModule, dict[str, str]]:
     # An extra that may be missing. Its own `export` first tries to read bytecode, and hides why an export failed.
     from neural_compressor.torch.quantization import StaticQuantConfig, convert, prepare  # noqa: PLC0415
@@ -115,7 +122,7 @@ def _converted(
     return converted, values
 
 
-def _adjust_observers(prepared: fx.GraphModule, request: Request) -> None:
+def _adjust_observers(prepared: fx.GraphModule, request: QuantizeRequest) -> None:
     """Let observers of moving averages see the whole range, and those of weights use 7 bits if asked to."""
     from torchao.quantization.pt2e import observer as observers  # noqa: PLC0415 - comes with the extra
 
@@ -138,7 +145,7 @@ def _adjust_observers(prepared: fx.GraphModule, request: Request) -> None:
         setattr(prepared, node.target, chosen)
 
 
-def _require_possible(request: Request) -> None:
+def _require_possible(request: QuantizeRequest) -> None:
     if request.scheme not in ACTIVATIONS:
         possible = ", ".join(ACTIVATIONS)
         raise InputError(f"neural-compressor stores weights as s8: scheme is {request.scheme}, possible are {possible}")

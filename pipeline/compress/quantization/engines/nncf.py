@@ -26,14 +26,19 @@ import onnx
 import onnxruntime
 
 from pipeline.compress.quantization.biases import REDUCED
-from pipeline.compress.quantization.canonical import canonical, stored_weights
+from pipeline.compress.quantization.canonical import canonical_form, stored_weights
 from pipeline.compress.quantization.engines.completion import ACTIVATIONS, batches, complete, require_usable
-from pipeline.compress.quantization.engines.engine import Quantized
+from pipeline.compress.quantization.engines.engine import QuantizedGraph
 from pipeline.compress.quantization.holding import hold_clips
 from pipeline.compress.quantization.kernel_limits import beyond_kernels
-from pipeline.compress.quantization.placement import count, matching_nodes, nodes_like, require_float_and_folded
+from pipeline.compress.quantization.placement import (
+    count_integer_nodes,
+    matching_nodes,
+    nodes_like,
+    require_float_and_folded,
+)
 from pipeline.core.errors import InputError, StageError, first_line
-from pipeline.core.quiet import quiet
+from pipeline.core.quiet import quiet_libraries
 from pipeline.onnx_graph.links import SCALE, Wiring
 
 if TYPE_CHECKING:
@@ -42,7 +47,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto
 
-    from pipeline.compress.quantization.engines.engine import Request
+    from pipeline.compress.quantization.engines.engine import QuantizeRequest
     from pipeline.compress.quantization.names import Calibration, EngineName
 
 CALIBRATIONS: frozenset[Calibration] = frozenset({"min-max", "percentile", "mse"})
@@ -57,12 +62,14 @@ class Nncf:
     package = "nncf"
     module = "nncf"
 
-    def quantize(self, model: ModelProto, samples_NCHW: NDArray[np.float32], request: Request) -> Quantized:
+    def quantize(
+        self, model: ModelProto, samples_NCHW: NDArray[np.float32], request: QuantizeRequest
+    ) -> QuantizedGraph:
         """See `Engine`. Schemes are u8s8, u8s8-reduced and s8s8, calibrations min-max, percentile and mse."""
         _require_possible(request)
         require_float_and_folded(model)
         matching_nodes(model, request.keep)
-        given = canonical(model)
+        given = canonical_form(model)
         reasons = {**_read_twice(given, request), **require_usable(given, samples_NCHW, request)}
         kept = nodes_like(given, request.keep) | reasons.keys()
         corrected = _quantized(given, samples_NCHW, request, kept)
@@ -75,10 +82,10 @@ class Nncf:
         errors = [float(np.square(_outputs(each, samples_NCHW) - targets).mean()) for each in (corrected, uncorrected)]
         result = corrected if errors[0] < errors[1] else uncorrected
         reasons |= beyond_kernels(result.graph, kept)
-        return Quantized(hold_clips(result), *count(result, kept | reasons.keys()), reasons)
+        return QuantizedGraph(hold_clips(result), *count_integer_nodes(result, kept | reasons.keys()), reasons)
 
 
-def _require_possible(request: Request) -> None:
+def _require_possible(request: QuantizeRequest) -> None:
     if request.scheme not in ACTIVATIONS:
         raise InputError(
             f"nncf stores weights as s8: scheme is {request.scheme}, possible are {', '.join(ACTIVATIONS)}"
@@ -88,7 +95,7 @@ def _require_possible(request: Request) -> None:
         raise InputError(f"nncf has no calibration by {request.calibration}; possible are {possible}")
 
 
-def _read_twice(model: ModelProto, request: Request) -> dict[str, str]:
+def _read_twice(model: ModelProto, request: QuantizeRequest) -> dict[str, str]:
     """Return the nodes that read one value at two places, between which NNCF (3.4.0) cannot tell, and why they stay."""
     kept = nodes_like(model, request.keep)
     read = {node.name: [value for value in node.input if value] for node in model.graph.node}
@@ -118,9 +125,9 @@ def _reduce_multipliers(quantized: ModelProto, given: ModelProto) -> None:
 
 
 def _quantized(
-    model: ModelProto, samples_NCHW: NDArray[np.float32], request: Request, kept: frozenset[str]
+    model: ModelProto, samples_NCHW: NDArray[np.float32], request: QuantizeRequest, kept: frozenset[str]
 ) -> ModelProto:
-    with quiet("(?!)", Warning):
+    with quiet_libraries("(?!)", Warning):
         nncf = _nncf()
         fed = list(batches(model, samples_NCHW))
         port = model.graph.input[0].name
@@ -155,7 +162,7 @@ def _nncf() -> ModuleType:
     return module
 
 
-def _parameters(request: Request, *, smooth: bool) -> Any:  # noqa: ANN401 - nncf has no types
+def _parameters(request: QuantizeRequest, *, smooth: bool) -> Any:  # noqa: ANN401 - nncf has no types
     from nncf.quantization import advanced_parameters as advanced  # noqa: PLC0415 - an extra that may be missing
 
     smoothing = (
@@ -170,7 +177,7 @@ def _parameters(request: Request, *, smooth: bool) -> Any:  # noqa: ANN401 - nnc
     )
 
 
-def _estimator(request: Request) -> Any:  # noqa: ANN401 - nncf has no types
+def _estimator(request: QuantizeRequest) -> Any:  # noqa: ANN401 - nncf has no types
     from nncf.quantization import range_estimator as estimator  # noqa: PLC0415 - an extra that may be missing
 
     if request.calibration != "percentile":

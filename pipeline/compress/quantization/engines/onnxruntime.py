@@ -15,20 +15,20 @@ import numpy as np
 from onnxruntime.quantization import CalibrationMethod, QuantType, TensorsData
 
 from pipeline.compress.quantization.biases import store_biases
-from pipeline.compress.quantization.canonical import canonical, stored_weights
-from pipeline.compress.quantization.engines.engine import Quantized, Request
+from pipeline.compress.quantization.canonical import canonical_form, stored_weights
+from pipeline.compress.quantization.engines.engine import QuantizedGraph, QuantizeRequest
 from pipeline.compress.quantization.engines.qdq_quantizer import OWN_BIASES, Placement, leave_outputs_in_float
 from pipeline.compress.quantization.holding import hold_clips
 from pipeline.compress.quantization.kernel_limits import beyond_kernels, lift_dead_scales
 from pipeline.compress.quantization.placement import (
     QUANTIZABLE,
-    count,
+    count_integer_nodes,
     matching_nodes,
     nodes_like,
     require_float_and_folded,
 )
 from pipeline.compress.quantization.ranges import reasons_for_float, remembered_ranges
-from pipeline.core.quiet import quiet
+from pipeline.core.quiet import quiet_libraries
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -64,7 +64,9 @@ class OnnxRuntime:
     package = "onnxruntime"
     module = "onnxruntime"
 
-    def quantize(self, model: ModelProto, samples_NCHW: NDArray[np.float32], request: Request) -> Quantized:
+    def quantize(
+        self, model: ModelProto, samples_NCHW: NDArray[np.float32], request: QuantizeRequest
+    ) -> QuantizedGraph:
         """Return the graph in QDQ int8; outputs of the network leave in float. See `Engine`.
 
         Raises:
@@ -74,12 +76,12 @@ class OnnxRuntime:
         """
         require_float_and_folded(model)
         matching_nodes(model, request.keep)
-        given = canonical(model)
+        given = canonical_form(model)
         ranges = remembered_ranges(given, samples_NCHW, request.calibration, request.percentile, request.keep)
         return quantize_with_ranges(given, ranges, request)
 
 
-def quantize_with_ranges(model: ModelProto, ranges: Mapping[str, Range], request: Request) -> Quantized:
+def quantize_with_ranges(model: ModelProto, ranges: Mapping[str, Range], request: QuantizeRequest) -> QuantizedGraph:
     """Return the graph in QDQ int8 with these ranges of its float tensors; the request's calibration is not used.
 
     Nodes that read or make a tensor without a range stay in float.
@@ -88,7 +90,7 @@ def quantize_with_ranges(model: ModelProto, ranges: Mapping[str, Range], request
         InputError, StageError: see `OnnxRuntime.quantize`.
     """
     require_float_and_folded(model)
-    copy = canonical(model)
+    copy = canonical_form(model)
     reasons = reasons_for_float(copy, ranges, request.keep)
     kept = nodes_like(copy, request.keep) | reasons.keys()
     weights = stored_weights(copy)
@@ -105,7 +107,7 @@ def quantize_with_ranges(model: ModelProto, ranges: Mapping[str, Range], request
         sorted(QUANTIZABLE),
         {"ActivationSymmetric": request.symmetric, **OWN_BIASES},
     )
-    with quiet("(?!)", Warning):  # it logs a line for each norm whose weights have no axis of channels
+    with quiet_libraries("(?!)", Warning):  # it logs a line for each norm whose weights have no axis of channels
         quantizer.quantize_model()
     quantizer.model.topological_sort()
     result: ModelProto = quantizer.model.model
@@ -113,7 +115,7 @@ def quantize_with_ranges(model: ModelProto, ranges: Mapping[str, Range], request
     store_biases(result.graph, weights)
     leave_outputs_in_float(result)
     reasons |= beyond_kernels(result.graph, kept)
-    return Quantized(hold_clips(result), *count(result, kept | reasons.keys()), reasons)
+    return QuantizedGraph(hold_clips(result), *count_integer_nodes(result, kept | reasons.keys()), reasons)
 
 
 def _tensors_data(ranges: Mapping[str, Range]) -> TensorsData:

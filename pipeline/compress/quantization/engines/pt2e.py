@@ -20,7 +20,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from pipeline.compress.quantization import qdq
-from pipeline.compress.quantization.torch_graph.graph_module import GraphModule, Step
+from pipeline.compress.quantization.torch_graph.graph_module import GraphModule, GraphStep
 from pipeline.compress.quantization.torch_graph.operators import OPERATORS
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ SOURCES: dict[Any, Any] = {
 class _Place(nn.Module):
     """Computes one node."""
 
-    def __init__(self, step: Step) -> None:
+    def __init__(self, step: GraphStep) -> None:
         super().__init__()
         self.step = step
 
@@ -74,7 +74,7 @@ class _Linear(_Place):
 class _Clip(_Place):
     """Clips to stored bounds, which are no tensors then."""
 
-    def __init__(self, step: Step, low: float, high: float) -> None:
+    def __init__(self, step: GraphStep, low: float, high: float) -> None:
         super().__init__(step)
         self.bounds = low, high
 
@@ -101,11 +101,11 @@ class PlacedGraph(GraphModule):
         self.places = nn.ModuleList(map(self._module, self.steps))
         self.index = {step.outputs[0]: place for place, step in enumerate(self.steps)}
 
-    def run_step(self, step: Step, given: Sequence[Any]) -> Any:  # noqa: ANN401 - a tensor or several
+    def run_step(self, step: GraphStep, given: Sequence[Any]) -> Any:  # noqa: ANN401 - a tensor or several
         """Compute one node by its module."""
         return self.places[self.index[step.outputs[0]]](*given)
 
-    def _module(self, step: Step) -> _Place:
+    def _module(self, step: GraphStep) -> _Place:
         bounds = [self.numbers[name] for name in step.inputs[1:] if name in self.numbers]
         if step.operator == "Clip" and len(bounds) == BOUNDS:
             return _Clip(step, float(bounds[0]), float(bounds[1]))
@@ -113,7 +113,7 @@ class PlacedGraph(GraphModule):
             return _Norm(step)
         return _Linear(step) if self._is_linear(step) else _Place(step)
 
-    def _is_linear(self, step: Step) -> bool:
+    def _is_linear(self, step: GraphStep) -> bool:
         plain = all(step.attributes.get(name, 1.0) == 1.0 for name in ("alpha", "beta")) and not step.attributes.get(
             "transA"
         )

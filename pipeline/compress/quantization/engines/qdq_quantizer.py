@@ -15,7 +15,7 @@ from onnxruntime.quantization import QDQQuantizer
 
 from pipeline.compress.quantization.canonical import MATRIX
 from pipeline.compress.quantization.qdq import clips_no_further
-from pipeline.onnx_graph.links import Wiring, producers
+from pipeline.onnx_graph.links import Wiring, value_producers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, MutableSequence, Sequence
@@ -125,7 +125,7 @@ def leave_outputs_in_float(model: ModelProto) -> None:
     graph = model.graph
     ends = {value.name for value in graph.output}
     for output in graph.output:
-        made_by = producers(graph)
+        made_by = value_producers(graph)
         readers = Counter(value for node in graph.node for value in node.input)
         inner = last = _before_pair(output.name, made_by, readers)
         if last is not None and last.op_type in ACTIVATIONS:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline.compress.quantization.engines.engine import missing
+from pipeline.compress.quantization.engines.engine import missing_engine
 from pipeline.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ ENGINES: Mapping[EngineName, Callable[[], Engine]] = {
 def open_engine(name: EngineName) -> Engine:
     """Return the engine of this name. Raises InputError with the command that installs its package if it is missing."""
     engine = ENGINES[name]()
-    command = missing(engine)
+    command = missing_engine(engine)
     if command is not None:
         raise InputError(f"engine {name} needs the package {engine.package}, which is not installed: {command}")
     return engine
@@ -51,4 +51,4 @@ def open_engine(name: EngineName) -> Engine:
 
 def available() -> tuple[EngineName, ...]:
     """Return the engines whose packages are installed."""
-    return tuple(name for name, make in ENGINES.items() if missing(make()) is None)
+    return tuple(name for name, make in ENGINES.items() if missing_engine(make()) is None)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
     from torch import Tensor
 
-    from pipeline.compress.quantization.torch_graph.graph_module import Step
+    from pipeline.compress.quantization.torch_graph.graph_module import GraphStep
 
 
 def correct_biases(
@@ -67,7 +67,7 @@ class _Means(GraphModule):
         self.means: dict[str, Tensor] = {}
         self.scales: dict[str, float] = {}
 
-    def run_step(self, step: Step, given: Sequence[Any]) -> Any:  # noqa: ANN401 - a tensor or several
+    def run_step(self, step: GraphStep, given: Sequence[Any]) -> Any:  # noqa: ANN401 - a tensor or several
         made = super().run_step(step, given)
         if step.name in self._names:
             self.means[step.name] = _channel_means(made)
@@ -83,7 +83,7 @@ class _Corrected(GraphModule):
         self._means = means
         self.shifts: dict[str, Tensor] = {}
 
-    def run_step(self, step: Step, given: Sequence[Any]) -> Any:  # noqa: ANN401 - a tensor or several
+    def run_step(self, step: GraphStep, given: Sequence[Any]) -> Any:  # noqa: ANN401 - a tensor or several
         made = super().run_step(step, given)
         if step.name not in self._means:
             return made

@@ -20,7 +20,7 @@ import onnx
 from onnx import numpy_helper
 
 from pipeline.core.errors import InputError
-from pipeline.onnx_graph.links import consumers
+from pipeline.onnx_graph.links import value_consumers
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,7 +36,7 @@ _CONVERGED = 1e-3
 _FAINT = 1e-4
 
 
-def equalize(model: ModelProto) -> tuple[ModelProto, tuple[tuple[str, str], ...]]:
+def equalize_channels(model: ModelProto) -> tuple[ModelProto, tuple[tuple[str, str], ...]]:
     """Return an equal network with equalized channels, and the pairs of layers it was done for.
 
     Raises InputError when no two layers are joined by homogeneous functions alone.
@@ -56,7 +56,7 @@ def equalize(model: ModelProto) -> tuple[ModelProto, tuple[tuple[str, str], ...]
 
 def _pairs(model: ModelProto) -> list[tuple[NodeProto, NodeProto]]:
     graph = model.graph
-    readers = consumers(graph)
+    readers = value_consumers(graph)
     outputs = {value.name for value in graph.output}
     constants = {tensor.name for tensor in graph.initializer}
     shared = {name for name in constants if len(readers.get(name, [])) > 1}

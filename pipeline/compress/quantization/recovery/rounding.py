@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from pipeline.compress.quantization.recovery.rounding_decisions import Choices, decide
 from pipeline.compress.quantization.torch_graph.graph_module import GraphModule
-from pipeline.compress.quantization.torch_graph.operators_windows import window
+from pipeline.compress.quantization.torch_graph.operators_windows import window_arguments
 from pipeline.compress.quantization.weighted import weighted_layers
 
 if TYPE_CHECKING:
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from onnx import ModelProto
     from torch import Tensor
 
-    from pipeline.compress.quantization.torch_graph.graph_module import Step
-    from pipeline.compress.quantization.weighted import Stored, WeightedLayer
+    from pipeline.compress.quantization.torch_graph.graph_module import GraphStep
+    from pipeline.compress.quantization.weighted import StoredWeights, WeightedLayer
 
 LARGEST = 4608
 STEPS = 300
@@ -88,7 +88,7 @@ class _Rounding(GraphModule):
         self.integers: dict[str, NDArray[Any]] = {}
         self.gains: dict[str, float] = {}
 
-    def run_step(self, step: Step, given: Sequence[Any]) -> Any:  # noqa: ANN401 - a tensor or several
+    def run_step(self, step: GraphStep, given: Sequence[Any]) -> Any:  # noqa: ANN401 - a tensor or several
         layer = self._layers.get(step.name)
         if layer is None:
             return super().run_step(step, given)
@@ -99,7 +99,9 @@ class _Rounding(GraphModule):
         self._on_layer(self._done, len(self._layers), step.name)
         return super().run_step(step, given)
 
-    def _rounded(self, step: Step, layer: WeightedLayer, gram_GKK: Tensor, order: Callable[[Tensor], Tensor]) -> Tensor:
+    def _rounded(
+        self, step: GraphStep, layer: WeightedLayer, gram_GKK: Tensor, order: Callable[[Tensor], Tensor]
+    ) -> Tensor:
         """Return the dequantized weights after rounding anew."""
         stored = layer.weight
         scale, zero = (stored.broadcast(each).astype(np.float32) for each in (stored.scale, stored.zero_point))
@@ -127,7 +129,7 @@ def _choices(exact: Tensor, plain: Tensor, zero: Tensor, limits: tuple[int, int]
     return torch.where(free, floor, plain), free.float()
 
 
-def _matrices(step: Step, x: Tensor, weight: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]] | None:
+def _matrices(step: GraphStep, x: Tensor, weight: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]] | None:
     """Return the Gram matrix [G, K, K] of a layer's inputs, and what orders its weights as [G, O, K]."""
     if step.operator == "Conv" and weight.dim() in {3, 4}:  # a sequence or an image
         groups = step.attributes.get("group", 1)
@@ -144,9 +146,9 @@ def _matrices(step: Step, x: Tensor, weight: Tensor) -> tuple[Tensor, Callable[[
     return None
 
 
-def _convolution_gram(step: Step, x: Tensor, weight: Tensor, groups: int) -> Tensor:
+def _convolution_gram(step: GraphStep, x: Tensor, weight: Tensor, groups: int) -> Tensor:
     spatial = weight.dim() - 2
-    strides, dilations, pads = window(step.attributes, x.shape[2:], weight.shape[2:])
+    strides, dilations, pads = window_arguments(step.attributes, x.shape[2:], weight.shape[2:])
     pairs = [pads[axis + spatial * end] for axis in reversed(range(spatial)) for end in (0, 1)]
     ones = [1] * (2 - spatial)  # a sequence is an image of height 1
     kernel = (*ones, *weight.shape[2:])
@@ -170,7 +172,7 @@ def _back(up_GOK: Tensor, like: Tensor, order: Callable[[Tensor], Tensor]) -> Te
     return flat.reshape(like.shape)
 
 
-def _range_of(stored: Stored) -> tuple[int, int]:
+def _range_of(stored: StoredWeights) -> tuple[int, int]:
     """Return the smallest and largest integer that weights may become: symmetric about zero if signed."""
     integers = stored.integers
     if integers.dtype == np.uint8:

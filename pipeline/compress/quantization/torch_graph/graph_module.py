@@ -84,7 +84,7 @@ def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, limits: tuple[in
 
 
 @dataclass(frozen=True)
-class Step:
+class GraphStep:
     """One node: its name, operator, attributes, and the names of what it reads and makes ("" where left out)."""
 
     name: str
@@ -140,7 +140,7 @@ class GraphModule(nn.Module):
         found = tuple(values[name] if name in values else self.constant(name) for name in self.outputs)
         return found[0] if len(found) == 1 else found
 
-    def run_step(self, step: Step, given: Sequence[Any]) -> Any:  # noqa: ANN401 - a tensor or several
+    def run_step(self, step: GraphStep, given: Sequence[Any]) -> Any:  # noqa: ANN401 - a tensor or several
         """Compute one node. Subclasses look at, or change, what goes in and comes out."""
         if step.operator == "QuantizeLinear":
             return self._quantize(step, *given)
@@ -162,7 +162,7 @@ class GraphModule(nn.Module):
             name: tensor.detach().cpu().numpy() for name, tensor in tensors.items() if isinstance(tensor, nn.Parameter)
         }
 
-    def _read(self, step: Step, place: int, values: dict[str, Any]) -> Any:  # noqa: ANN401 - a tensor, numbers or None
+    def _read(self, step: GraphStep, place: int, values: dict[str, Any]) -> Any:  # noqa: ANN401 - a tensor, numbers or None
         name = step.inputs[place]
         if not name:
             return None
@@ -173,7 +173,7 @@ class GraphModule(nn.Module):
             return self._for_fed(step, values.get(step.inputs[0]), numbers) or None
         return values[name] if name in values else self.constant(name)
 
-    def _for_fed(self, step: Step, x: Tensor | None, shape: tuple[int, ...]) -> tuple[int, ...]:
+    def _for_fed(self, step: GraphStep, x: Tensor | None, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return a literal shape with the batch that was fed in place of the file's, if it begins with that."""
         changed = (self.fed, *shape[1:]) if shape[:1] == (self.batch,) else shape
         if self.batch in {None, self.fed} or step.operator not in _BATCHED:
@@ -197,13 +197,13 @@ class GraphModule(nn.Module):
             for part in parts
         ]
 
-    def _quantize(self, step: Step, x: Tensor, scale: Tensor, zero_point: Tensor | None = None) -> Tensor:
+    def _quantize(self, step: GraphStep, x: Tensor, scale: Tensor, zero_point: Tensor | None = None) -> Tensor:
         zero = np.zeros((), np.uint8) if zero_point is None else self.numbers[step.inputs[ZERO_POINT]]
         along = _along(step, x, scale)
         shift = torch.as_tensor(zero.astype(np.float32), device=x.device).reshape(along)
         return torch.clamp(straight_through_round(x / scale.reshape(along)) + shift, *LIMITS[zero.dtype])
 
-    def _dequantize(self, step: Step, x: Tensor, scale: Tensor, zero_point: Tensor | None = None) -> Tensor:
+    def _dequantize(self, step: GraphStep, x: Tensor, scale: Tensor, zero_point: Tensor | None = None) -> Tensor:
         along = _along(step, x, scale)
         if zero_point is None:
             return x.float() * scale.reshape(along)
@@ -245,7 +245,7 @@ class GraphModule(nn.Module):
                 )
 
 
-def _along(step: Step, x: Tensor, scale: Tensor) -> tuple[int, ...]:
+def _along(step: GraphStep, x: Tensor, scale: Tensor) -> tuple[int, ...]:
     """Return the shape in which a scale for each channel broadcasts against `x`."""
     if scale.numel() == 1:
         return ()
@@ -260,11 +260,11 @@ def _batch(model: ModelProto, name: str) -> int | None:
     return dims[0].dim_value or None if dims else None
 
 
-def _step(node: NodeProto) -> Step:
+def _step(node: NodeProto) -> GraphStep:
     attributes = {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}
     if node.op_type == "Split" and not node.input[1:]:
         attributes.setdefault("num_outputs", len(node.output))  # before opset 18 their number was enough
-    return Step(node.name, node.op_type, attributes, tuple(node.input), tuple(node.output))
+    return GraphStep(node.name, node.op_type, attributes, tuple(node.input), tuple(node.output))
 
 
 def _constant(node: NodeProto) -> NDArray[Any]:

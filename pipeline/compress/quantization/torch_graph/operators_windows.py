@@ -18,7 +18,7 @@ _AVERAGES = {1: functional.avg_pool1d, 2: functional.avg_pool2d, 3: functional.a
 _MAXIMA = {1: functional.max_pool1d, 2: functional.max_pool2d, 3: functional.max_pool3d}
 
 
-def window(
+def window_arguments(
     attributes: Mapping[str, Any], lengths: Sequence[int], size: Sequence[int]
 ) -> tuple[list[int], list[int], list[int]]:
     """Return strides, dilations and pads (all begins, then all ends) of a window of `size` over these lengths."""
@@ -40,7 +40,7 @@ def window(
 def convolution(attributes: Mapping[str, Any], x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Conv; padding that is equal on both sides is the convolution's own."""
     spatial = weight.dim() - 2
-    strides, dilations, pads = window(attributes, x.shape[2:], weight.shape[2:])
+    strides, dilations, pads = window_arguments(attributes, x.shape[2:], weight.shape[2:])
     groups = attributes.get("group", 1)
     if pads[:spatial] == pads[spatial:]:
         return CONVOLUTIONS[spatial](x, weight, bias, strides, pads[:spatial], dilations, groups)
@@ -54,7 +54,7 @@ def transposed_convolution(
     spatial = weight.dim() - 2
     extra = list(attributes.get("output_padding", [0] * spatial))
     groups = attributes.get("group", 1)
-    strides, dilations, pads = window({**attributes, "auto_pad": b"NOTSET"}, x.shape[2:], weight.shape[2:])
+    strides, dilations, pads = window_arguments({**attributes, "auto_pad": b"NOTSET"}, x.shape[2:], weight.shape[2:])
     full = _TRANSPOSED[spatial](x, weight, bias, strides, 0, extra, groups, dilations)
     mode = attributes.get("auto_pad", b"NOTSET")
     wanted = attributes.get("output_shape")
@@ -68,7 +68,7 @@ def transposed_convolution(
 def max_pool(attributes: Mapping[str, Any], x: Tensor) -> Tensor:
     """MaxPool; the padding never wins."""
     size = list(attributes["kernel_shape"])
-    strides, dilations, pads = window(attributes, x.shape[2:], size)
+    strides, dilations, pads = window_arguments(attributes, x.shape[2:], size)
     spatial, ceil = len(size), bool(attributes.get("ceil_mode", 0))
     if _is_torchs(pads, size):
         return _MAXIMA[spatial](x, size, strides, pads[:spatial], dilations, ceil)
@@ -79,7 +79,7 @@ def max_pool(attributes: Mapping[str, Any], x: Tensor) -> Tensor:
 def average_pool(attributes: Mapping[str, Any], x: Tensor) -> Tensor:
     """AveragePool; by default what is padded does not count, and what `ceil_mode` adds never does."""
     size = list(attributes["kernel_shape"])
-    strides, dilations, pads = window(attributes, x.shape[2:], size)
+    strides, dilations, pads = window_arguments(attributes, x.shape[2:], size)
     spatial, ceil = len(size), bool(attributes.get("ceil_mode", 0))
     counted = bool(attributes.get("count_include_pad", 0))
     if _is_torchs(pads, size) and all(dilation == 1 for dilation in dilations):

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from pipeline.compress.pruning.cost import count, macs_model, parameters_model
-from pipeline.compress.pruning.graph import ChannelGraph, trace
-from pipeline.compress.pruning.graph.capture import Captured, capture
-from pipeline.compress.pruning.prune import Pruned, prune
+from pipeline.compress.pruning.cost import count_cost, macs_model, parameters_model
+from pipeline.compress.pruning.graph import ChannelGraph, trace_channels
+from pipeline.compress.pruning.graph.capture import CapturedGraph, capture_graph
+from pipeline.compress.pruning.prune import PrunedNetwork, prune_channels
 from pipeline.compress.pruning.surgery import PrunePlan
 from pipeline.compress.pruning.tensors import shared_names, sliced, stored_tensors
-from pipeline.compress.training.inference import outputs
+from pipeline.compress.training.inference import forward_outputs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -98,11 +98,11 @@ def halves(graph: ChannelGraph, seed: int = 0) -> dict[str, list[int]]:
     }
 
 
-def halved(model: nn.Module, example: Example, **options: Any) -> tuple[Captured, ChannelGraph, Pruned]:  # noqa: ANN401
+def halved(model: nn.Module, example: Example, **options: Any) -> tuple[CapturedGraph, ChannelGraph, PrunedNetwork]:  # noqa: ANN401
     """Capture a network, trace it and keep a random half of every group."""
-    captured = capture(model, example)
-    graph = trace(captured, **options)
-    return captured, graph, prune(captured, graph, model, halves(graph))
+    captured = capture_graph(model, example)
+    graph = trace_channels(captured, **options)
+    return captured, graph, prune_channels(captured, graph, model, halves(graph))
 
 
 def disturbed(model: nn.Module) -> nn.Module:
@@ -137,7 +137,7 @@ def filled(smaller: nn.Module, original: nn.Module, plan: PrunePlan) -> nn.Modul
     return copy
 
 
-def masked_error(model: nn.Module, pruned: Pruned, example: Example) -> float:
+def masked_error(model: nn.Module, pruned: PrunedNetwork, example: Example) -> float:
     """Return how far a pruned network is from the original with zeros in what was removed, relative to its outputs.
 
     Both have the same disturbed values and run in float64 by themselves: nothing of the engine takes part.
@@ -146,15 +146,15 @@ def masked_error(model: nn.Module, pruned: Pruned, example: Example) -> float:
     alias = {name: names[0] for names in shared_names(stored_tensors(model)) for name in names}
     plan = PrunePlan({name: pruned.plan.keep.get(first, {}) for name, first in alias.items()})
     wide = tuple(tensor.double() if tensor.is_floating_point() else tensor for tensor in example)
-    expected = outputs(zeroed(original, plan), wide)
-    found = outputs(filled(pruned.model, original, plan), wide)
+    expected = forward_outputs(zeroed(original, plan), wide)
+    found = forward_outputs(filled(pruned.model, original, plan), wide)
     assert [tensor.shape for tensor in found] == [tensor.shape for tensor in expected]
     scale = max(float(tensor.abs().max()) for tensor in expected)
     assert scale > 0
     return max(float((a - b).abs().max()) for a, b in zip(found, expected, strict=True)) / scale
 
 
-def check(pattern: Pattern) -> tuple[nn.Module, Pruned]:
+def check(pattern: Pattern) -> tuple[nn.Module, PrunedNetwork]:
     """Prune half of a pattern and compare all that is known about it; return the network and the pruned one."""
     model, example = pattern.build().eval(), pattern.example()
     captured, graph, pruned = halved(model, example, **pattern.options)
@@ -165,7 +165,7 @@ def check(pattern: Pattern) -> tuple[nn.Module, Pruned]:
     assert pattern.rewritten in pruned.rewritten
     assert bool(pattern.rewritten) == bool(pruned.rewritten), pruned.rewritten
     check_cost(pattern, model, graph, pruned)
-    shapes = [[tensor.shape for tensor in outputs(each, example)] for each in (model, pruned.model)]
+    shapes = [[tensor.shape for tensor in forward_outputs(each, example)] for each in (model, pruned.model)]
     assert shapes[0] == shapes[1]
     if not captured.foreign & pruned.plan.keep.keys():
         assert (masked_error(model, pruned, example) <= 1e-9) == (not pattern.statistics)
@@ -185,13 +185,13 @@ def check_reasons(pattern: Pattern, graph: ChannelGraph) -> None:
     assert all(any(part in reason for part in pattern.frozen) for reason in told), told
 
 
-def check_cost(pattern: Pattern, model: nn.Module, graph: ChannelGraph, pruned: Pruned) -> None:
+def check_cost(pattern: Pattern, model: nn.Module, graph: ChannelGraph, pruned: PrunedNetwork) -> None:
     """Compare the predicted operations and parameters with those of the networks that are there."""
     names = dict(model.named_parameters())
     example = pattern.example()
     kept = {name: len(classes) for name, classes in halves(graph).items()}
     for each, widths in ((model, {}), (pruned.model, kept)):
-        cost = count(each, example)
+        cost = count_cost(each, example)
         if pattern.counted:
             assert macs_model(graph).cost(widths) == cost.macs
         if names.keys() == dict(pruned.model.named_parameters()).keys():

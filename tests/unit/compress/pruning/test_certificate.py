@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from pipeline.compress.pruning.certificate import DifferentError, Reference, check_values
-from pipeline.compress.pruning.graph import trace
-from pipeline.compress.pruning.graph.capture import Captured, capture
-from pipeline.compress.pruning.rewrite import rewrite
-from pipeline.compress.pruning.surgery import PrunePlan, apply, plan_for
+from pipeline.compress.pruning.graph import trace_channels
+from pipeline.compress.pruning.graph.capture import CapturedGraph, capture_graph
+from pipeline.compress.pruning.rewrite import rewrite_module
+from pipeline.compress.pruning.surgery import PrunePlan, apply_plan, plan_for
 from pipeline.core.errors import StageError
 from tests.unit.compress.pruning.networks import Net, conv
 
@@ -54,10 +54,10 @@ def split() -> Net:
     ).eval()
 
 
-def traced(net: nn.Module, kept: dict[str, list[int]]) -> tuple[Captured, Walk, PrunePlan]:
+def traced(net: nn.Module, kept: dict[str, list[int]]) -> tuple[CapturedGraph, Walk, PrunePlan]:
     """Capture and trace a network, and plan what stays."""
-    captured = capture(net, IMAGES)
-    graph = trace(captured)
+    captured = capture_graph(net, IMAGES)
+    graph = trace_channels(captured)
     assert graph.walk is not None
     return captured, graph.walk, plan_for(graph, kept)
 
@@ -91,13 +91,13 @@ def test_a_wrong_plan_has_no_certificate(mistake: str, way: str) -> None:
     net = small()
     captured, walk, plan = traced(net, {"a": [0, 1, 2, 3, 4]})
     wrong = changed(plan, change)
-    candidate = in_place(net, wrong) if way == "in place" else rewrite(captured, walk, wrong)
+    candidate = in_place(net, wrong) if way == "in place" else rewrite_module(captured, walk, wrong)
     reference = Reference(captured, walk, wrong)
     with pytest.raises(DifferentError, match=message):
         reference.certify(candidate)
     right = Reference(captured, walk, plan)
     assert right.certify(in_place(net, plan)).relative_error < 1e-10
-    assert right.certify(rewrite(captured, walk, plan)).relative_error < 1e-10
+    assert right.certify(rewrite_module(captured, walk, plan)).relative_error < 1e-10
     with pytest.raises(DifferentError):
         check_values(captured, candidate, plan)
 
@@ -105,7 +105,7 @@ def test_a_wrong_plan_has_no_certificate(mistake: str, way: str) -> None:
 def in_place(net: nn.Module, plan: PrunePlan) -> nn.Module:
     """Return a copy of a network with a plan applied to it."""
     smaller = deepcopy(net)
-    apply(smaller, plan)
+    apply_plan(smaller, plan)
     return smaller
 
 
@@ -126,7 +126,7 @@ def test_one_wrong_column_under_a_flatten_is_found(pixel: int) -> None:
 def test_a_rewritten_module_with_wrong_sizes_has_no_certificate(sizes: list[int], message: str) -> None:
     """The plan leaves 3 channels of the first part and 2 of the second."""
     captured, walk, plan = traced(split(), {"a": [0, 2, 4], "a:2": [0, 1]})
-    module = rewrite(captured, walk, plan)
+    module = rewrite_module(captured, walk, plan)
     reference = Reference(captured, walk, plan)
     assert reference.certify(module).relative_error < 1e-10
     (node,) = (node for node in module.graph.nodes if node.target is torch.ops.aten.split_with_sizes.default)
@@ -140,7 +140,7 @@ def test_a_rewritten_module_with_wrong_sizes_has_no_certificate(sizes: list[int]
 def test_swapped_parts_of_equal_size_are_found() -> None:
     """With 3 channels left in each part the shapes fit, but each layer reads the other's channels."""
     captured, walk, plan = traced(split(), {"a": [0, 2, 4], "a:2": [0, 1, 2]})
-    module = rewrite(captured, walk, plan)
+    module = rewrite_module(captured, walk, plan)
     first, second = (node for node in module.graph.nodes if node.target is operator.getitem)
     first.args, second.args = (first.args[0], second.args[1]), (second.args[0], first.args[1])
     module.recompile()
@@ -199,7 +199,7 @@ def test_a_smaller_scale_of_attention_is_found() -> None:
     reference = Reference(captured, walk, plan)
     with pytest.raises(DifferentError, match=DIFFERENT):
         reference.certify(in_place(net, plan))
-    assert reference.certify(rewrite(captured, walk, plan)).relative_error < 1e-10
+    assert reference.certify(rewrite_module(captured, walk, plan)).relative_error < 1e-10
 
 
 def test_a_tensor_of_the_wrong_size_is_named() -> None:
@@ -223,7 +223,7 @@ def test_certifying_changes_nothing() -> None:
     """Values, data types and modes of both networks are as before, and a second certificate is the same."""
     net = small().train()
     captured, walk, plan = traced(net, {"a": [0, 2, 4, 6]})
-    candidates = (in_place(net, plan), rewrite(captured, walk, plan).train())
+    candidates = (in_place(net, plan), rewrite_module(captured, walk, plan).train())
     states = [deepcopy(each.state_dict()) for each in (net, *candidates)]
     for candidate in candidates:
         first, second = (Reference(captured, walk, plan).certify(candidate) for _ in range(2))
@@ -252,8 +252,8 @@ def test_values_that_hide_mistakes_are_disturbed() -> None:
 def test_integers_are_inputs_of_the_same_values() -> None:
     """Tokens of the random batch are those of the example, so that every index is valid."""
     net = Net(lambda m, x: m.fc(m.table(x)), table=nn.Embedding(1000, 4), fc=nn.Linear(4, 2))
-    captured = capture(net, (torch.tensor([[3, 998, 5], [7, 7, 9]]),))
-    graph = trace(captured)
+    captured = capture_graph(net, (torch.tensor([[3, 998, 5], [7, 7, 9]]),))
+    graph = trace_channels(captured)
     assert graph.walk is not None
     reference = Reference(captured, graph.walk, PrunePlan({}))
     assert set(reference.batch[0].flatten().tolist()) <= {3, 998, 5, 7, 9}
@@ -273,8 +273,8 @@ def test_integers_are_inputs_of_the_same_values() -> None:
 def test_what_cannot_be_certified_is_a_stage_error(forward: Callable[[Net, Tensor], Tensor], message: str) -> None:
     """It is no fault of the plan, so the caller need not try another way."""
     net = Net(forward, a=conv(3, 3), n=Single()).eval()
-    captured = capture(net, IMAGES)
-    graph = trace(captured)
+    captured = capture_graph(net, IMAGES)
+    graph = trace_channels(captured)
     assert graph.walk is not None
     with pytest.raises(StageError, match=message) as caught:
         Reference(captured, graph.walk, PrunePlan({}))
@@ -323,8 +323,8 @@ def test_values_of_shared_tensors_are_found_under_each_name() -> None:
     """The second name of a tied weight is held against the first's plan."""
     net = nn.Sequential(nn.Linear(3, 8), nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 2))
     net[2].weight = net[1].weight
-    captured = capture(net, (torch.randn(2, 3),))
-    plan = plan_for(trace(captured), {"0": [1, 5, 6]})
+    captured = capture_graph(net, (torch.randn(2, 3),))
+    plan = plan_for(trace_channels(captured), {"0": [1, 5, 6]})
     smaller = in_place(net, plan)
     check_values(captured, smaller, plan)
     smaller[2].weight = nn.Parameter(smaller[2].weight.detach() + 1)
@@ -336,6 +336,6 @@ def test_a_graph_module_is_run_in_double() -> None:
     """A graph that casts to single precision is compared without that rounding."""
     net = Net(lambda m, x: m.b(m.a(x).to(torch.float32)), a=conv(3, 4), b=conv(4, 2)).eval()
     captured, walk, plan = traced(net, {"a": [1, 3]})
-    module = rewrite(captured, walk, plan)
+    module = rewrite_module(captured, walk, plan)
     assert isinstance(module, fx.GraphModule)
     assert Reference(captured, walk, plan).certify(module).relative_error < 1e-10

@@ -9,17 +9,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from pipeline.compress.pruning.cost import Cost, ProductsModel, count, macs_model, parameters_model, size_model
-from pipeline.compress.pruning.graph import Axis, ChannelGraph, Contraction, Group, Member, trace
-from pipeline.compress.pruning.graph.capture import capture
-from pipeline.compress.pruning.surgery import apply, plan_for
+from pipeline.compress.pruning.cost import (
+    NetworkCost,
+    ProductsModel,
+    count_cost,
+    macs_model,
+    parameters_model,
+    size_model,
+)
+from pipeline.compress.pruning.graph import Axis, ChannelGraph, Contraction, Group, Member, trace_channels
+from pipeline.compress.pruning.graph.capture import capture_graph
+from pipeline.compress.pruning.surgery import apply_plan, plan_for
 from pipeline.core.errors import InputError
 
 
 def test_a_convolution_and_a_linear_layer() -> None:
     """Output positions times weights of a filter; biases and norms cost no operation but are parameters."""
     net = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(128, 10))
-    assert count(net, torch.zeros(2, 3, 8, 8)) == Cost(macs=16 * 8 * 27 + 1280, parameters=8 * 27 + 8 + 16 + 1290)
+    assert count_cost(net, torch.zeros(2, 3, 8, 8)) == NetworkCost(
+        macs=16 * 8 * 27 + 1280, parameters=8 * 27 + 8 + 16 + 1290
+    )
 
 
 def test_groups_and_matrix_products() -> None:
@@ -36,20 +45,20 @@ def test_groups_and_matrix_products() -> None:
             hidden = self.depthwise(x).flatten(2)
             return hidden @ hidden.transpose(1, 2)
 
-    assert count(Product(), torch.zeros(1, 4, 5, 5)).macs == 25 * 4 * 9 + 4 * 25 * 4
+    assert count_cost(Product(), torch.zeros(1, 4, 5, 5)).macs == 25 * 4 * 9 + 4 * 25 * 4
 
 
 def test_attention() -> None:
     """Five tokens: projections of 12 x 36 and 12 x 12, a perceptron of 2 x 12 x 24, and per head two 5 x 5 x 4."""
     layer = nn.TransformerEncoderLayer(12, 3, 24, batch_first=True)
-    assert count(layer, torch.zeros(2, 5, 12)).macs == 5 * (12 * 36 + 12 * 12 + 2 * 12 * 24) + 3 * 2 * 5 * 5 * 4
+    assert count_cost(layer, torch.zeros(2, 5, 12)).macs == 5 * (12 * 36 + 12 * 12 + 2 * 12 * 24) + 3 * 2 * 5 * 5 * 4
 
 
 def test_a_shared_parameter_counts_once_and_modes_stay() -> None:
     """The operations are those that run, the parameters those that are stored; the network is left as it was."""
     net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.BatchNorm1d(4)).train()
     net[1].weight = net[0].weight
-    assert count(net, torch.ones(3, 4)) == Cost(macs=32, parameters=16 + 8 + 8)
+    assert count_cost(net, torch.ones(3, 4)) == NetworkCost(macs=32, parameters=16 + 8 + 8)
     assert net.training
     assert torch.equal(net[2].running_mean, torch.zeros(4))
 
@@ -68,7 +77,7 @@ def test_a_network_of_two_inputs() -> None:
             assert len(a) == len(b) == 1
             return self.a(a) + self.b(b)
 
-    assert count(Two(), (torch.zeros(4, 3), torch.zeros(4, 5))) == Cost(macs=16, parameters=8 + 10)
+    assert count_cost(Two(), (torch.zeros(4, 3), torch.zeros(4, 5))) == NetworkCost(macs=16, parameters=8 + 10)
 
 
 class Net(nn.Module):
@@ -127,7 +136,7 @@ PARAMETERS = [name for name, _ in Net(**WIDTHS).named_parameters()]
 @given(st.builds(dict, a=st.integers(1, 6), b=st.integers(1, 5), c=st.integers(1, 4)))
 def test_predictions_are_what_is_counted(widths: dict[str, int]) -> None:
     """Operations and parameters of any widths equal those of a network that was built with them."""
-    counted = count(Net(**widths), torch.zeros(1, 3, 4, 4))
+    counted = count_cost(Net(**widths), torch.zeros(1, 3, 4, 4))
     assert macs_model(GRAPH).cost(widths) == counted.macs
     assert parameters_model(GRAPH, PARAMETERS).cost(widths) == counted.parameters
 
@@ -135,7 +144,7 @@ def test_predictions_are_what_is_counted(widths: dict[str, int]) -> None:
 def test_groups_that_are_not_named_are_whole() -> None:
     """Half of `c` is saved: its share of the layer `c`, 16 * 11 * 2, and 10 * 16 * 2 of the last."""
     whole = macs_model(GRAPH).cost({})
-    assert whole == count(Net(**WIDTHS), torch.zeros(1, 3, 4, 4)).macs
+    assert whole == count_cost(Net(**WIDTHS), torch.zeros(1, 3, 4, 4)).macs
     assert whole - macs_model(GRAPH).cost({"c": 2}) == 16 * 11 * 2 + 320
 
 
@@ -174,11 +183,11 @@ def test_products_of_constants_and_no_products() -> None:
 def test_a_traced_network_costs_what_is_counted_before_and_after_pruning() -> None:
     """The sizes that tracing finds are those of the operators that run."""
     net, example = Net(16, 12, 8).eval(), torch.zeros(2, 3, 4, 4)
-    graph = trace(capture(net, (example,)))
+    graph = trace_channels(capture_graph(net, (example,)))
     macs, parameters = macs_model(graph), parameters_model(graph, dict(net.named_parameters()))
-    assert Cost(int(macs.cost({})), int(parameters.cost({}))) == count(net, example)
+    assert NetworkCost(int(macs.cost({})), int(parameters.cost({}))) == count_cost(net, example)
     kept = {group.name: tuple(range(group.width // 4)) for group in graph.groups}
     widths = {name: len(classes) for name, classes in kept.items()}
-    apply(net, plan_for(graph, kept))
+    apply_plan(net, plan_for(graph, kept))
     assert widths == {"a": 4, "b": 3, "c": 2}
-    assert Cost(int(macs.cost(widths)), int(parameters.cost(widths))) == count(net, example)
+    assert NetworkCost(int(macs.cost(widths)), int(parameters.cost(widths))) == count_cost(net, example)

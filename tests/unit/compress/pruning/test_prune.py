@@ -12,17 +12,17 @@ from torch import Tensor, nn
 
 from pipeline.compress.pruning import prune as engine
 from pipeline.compress.pruning.certificate import DifferentError
-from pipeline.compress.pruning.graph import trace
-from pipeline.compress.pruning.graph.capture import capture
-from pipeline.compress.pruning.prune import prune
-from pipeline.compress.pruning.rewrite import rewrite
+from pipeline.compress.pruning.graph import trace_channels
+from pipeline.compress.pruning.graph.capture import capture_graph
+from pipeline.compress.pruning.prune import prune_channels
+from pipeline.compress.pruning.rewrite import rewrite_module
 from pipeline.core.errors import InputError, StageError
 from tests.unit.compress.pruning.networks import Net, conv, halved, halves
 
 if TYPE_CHECKING:
     from torch import fx
 
-    from pipeline.compress.pruning.graph.capture import Captured
+    from pipeline.compress.pruning.graph.capture import CapturedGraph
     from pipeline.compress.pruning.graph.walk import Walk
     from pipeline.compress.pruning.surgery import PrunePlan
 
@@ -55,10 +55,10 @@ def test_the_networks_own_class_stays_where_it_can() -> None:
 def test_a_literal_size_is_rewritten_only_where_it_counts() -> None:
     """Channels of the first layer leave in place; those that `view(-1, 288)` counts need another module."""
     net = literal()
-    captured = capture(net, IMAGES)
-    graph = trace(captured)
-    assert prune(captured, graph, net, {"a": [0, 3]}).rewritten == ""
-    pruned = prune(captured, graph, net, {"b": [0, 3]})
+    captured = capture_graph(net, IMAGES)
+    graph = trace_channels(captured)
+    assert prune_channels(captured, graph, net, {"a": [0, 3]}).rewritten == ""
+    pruned = prune_channels(captured, graph, net, {"b": [0, 3]})
     assert type(pruned.model) is not Net
     assert "at test_prune.py:" in pruned.rewritten
     assert "view(-1, 288)" in pruned.rewritten
@@ -81,10 +81,10 @@ def test_the_mode_and_values_of_the_original_stay() -> None:
 def test_nothing_removed_is_the_identity(build: type[nn.Module]) -> None:
     """All classes kept, or no group named: the same outputs to the last bit."""
     net = build().eval()
-    captured = capture(net, IMAGES)
-    graph = trace(captured)
+    captured = capture_graph(net, IMAGES)
+    graph = trace_channels(captured)
     for kept in ({}, {group.name: range(group.width) for group in graph.groups}):
-        pruned = prune(captured, graph, net, kept)
+        pruned = prune_channels(captured, graph, net, kept)
         assert (pruned.plan.keep, pruned.rewritten, pruned.certificate.max_error) == ({}, "", 0)
         assert torch.equal(pruned.model(*IMAGES), net(*IMAGES))
 
@@ -92,8 +92,8 @@ def test_nothing_removed_is_the_identity(build: type[nn.Module]) -> None:
 def test_what_stays_keeps_its_values() -> None:
     """The kept rows and columns are the original's."""
     net = plain()
-    captured = capture(net, IMAGES)
-    pruned = prune(captured, trace(captured), net, {"a": [1, 4, 6]}).model
+    captured = capture_graph(net, IMAGES)
+    pruned = prune_channels(captured, trace_channels(captured), net, {"a": [1, 4, 6]}).model
     assert torch.equal(pruned.a.weight, net.a.weight[[1, 4, 6]])
     assert torch.equal(pruned.n.running_var, net.n.running_var[[1, 4, 6]])
     assert torch.equal(pruned.b.weight, net.b.weight[:, [1, 4, 6]])
@@ -102,10 +102,10 @@ def test_what_stays_keeps_its_values() -> None:
 def test_down_to_one_channel_and_again() -> None:
     """A single channel is the least that stays; then there is nothing left to remove."""
     net = plain()
-    captured = capture(net, IMAGES)
-    pruned = prune(captured, trace(captured), net, {"a": [5]})
+    captured = capture_graph(net, IMAGES)
+    pruned = prune_channels(captured, trace_channels(captured), net, {"a": [5]})
     assert pruned.model.a.out_channels == 1
-    assert trace(capture(pruned.model, IMAGES)).groups == ()
+    assert trace_channels(capture_graph(pruned.model, IMAGES)).groups == ()
 
 
 @pytest.mark.parametrize(
@@ -114,24 +114,24 @@ def test_down_to_one_channel_and_again() -> None:
 def test_unknown_and_empty_groups_are_refused(kept: dict[str, list[int]], message: str) -> None:
     """The message lists the groups."""
     net = plain()
-    captured = capture(net, IMAGES)
+    captured = capture_graph(net, IMAGES)
     with pytest.raises(InputError, match=f"{message}.*Groups: a"):
-        prune(captured, trace(captured), net, kept)
+        prune_channels(captured, trace_channels(captured), net, kept)
 
 
 def test_a_graph_without_its_walk_is_refused() -> None:
     """A graph that was read from a file does not know the values between layers."""
     net = plain()
-    captured = capture(net, IMAGES)
+    captured = capture_graph(net, IMAGES)
     with pytest.raises(InputError, match="no walk"):
-        prune(captured, replace(trace(captured), walk=None), net, {"a": [0]})
+        prune_channels(captured, replace(trace_channels(captured), walk=None), net, {"a": [0]})
 
 
 def test_what_neither_way_can_prune_is_a_stage_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """A defect in the rules does not pass: the plan is refused."""
 
-    def wrong(captured: Captured, walk: Walk, plan: PrunePlan, _: object) -> fx.GraphModule:
-        module = rewrite(captured, walk, plan)
+    def wrong(captured: CapturedGraph, walk: Walk, plan: PrunePlan, _: object) -> fx.GraphModule:
+        module = rewrite_module(captured, walk, plan)
         (output,) = (node for node in module.graph.nodes if node.op == "output")
         with module.graph.inserting_before(output):
             output.args = (module.graph.call_function(torch.neg, (output.args[0],)),)
@@ -139,10 +139,10 @@ def test_what_neither_way_can_prune_is_a_stage_error(monkeypatch: pytest.MonkeyP
         return module
 
     net = literal()
-    captured = capture(net, IMAGES)
+    captured = capture_graph(net, IMAGES)
     monkeypatch.setattr(engine, "rewrite", wrong)
     with pytest.raises(StageError, match=r"cannot be pruned by this plan: .* outputs differ") as caught:
-        prune(captured, trace(captured), net, {"b": [0, 3]})
+        prune_channels(captured, trace_channels(captured), net, {"b": [0, 3]})
     assert not isinstance(caught.value, DifferentError)
 
 
@@ -157,9 +157,9 @@ def test_values_are_compared_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
     apply = engine.apply
     monkeypatch.setattr(engine, "apply", wrong)
     net = plain()
-    captured = capture(net, IMAGES)
+    captured = capture_graph(net, IMAGES)
     with pytest.raises(DifferentError, match=r"'b\.bias'"):
-        prune(captured, trace(captured), net, {"a": [0, 3]})
+        prune_channels(captured, trace_channels(captured), net, {"a": [0, 3]})
 
 
 def test_a_network_of_one_layer_has_nothing_to_remove() -> None:
@@ -177,8 +177,8 @@ def test_a_forward_that_writes_into_its_input() -> None:
         return m.b(m.a(x).relu())  # type: ignore[no-any-return]
 
     net, example = Net(forward, a=conv(3, 8), b=conv(8, 4)).eval(), torch.randn(2, 3, 6, 6)
-    before, captured = example.clone(), capture(net, (example,))
-    pruned = prune(captured, trace(captured), net, {"a": [0, 1, 2]})
+    before, captured = example.clone(), capture_graph(net, (example,))
+    pruned = prune_channels(captured, trace_channels(captured), net, {"a": [0, 1, 2]})
     assert pruned.rewritten == ""
     assert torch.equal(example, before)
 
@@ -229,9 +229,9 @@ class Counted(nn.Module):
 def test_methods_and_attributes_stay_in_place() -> None:
     """What is pruned in place is still the user's own network."""
     net = Counted()
-    captured = capture(net, IMAGES)
-    graph = trace(captured)
-    model = prune(captured, graph, net, halves(graph)).model
+    captured = capture_graph(net, IMAGES)
+    graph = trace_channels(captured)
+    model = prune_channels(captured, graph, net, halves(graph)).model
     assert isinstance(model, Counted)
     assert model.note == "mine"
     assert model.features(*IMAGES).shape == (2, 4, 6, 6)

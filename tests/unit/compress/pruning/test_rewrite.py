@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.compress.pruning.graph import trace
-from pipeline.compress.pruning.graph.capture import Captured, capture
-from pipeline.compress.pruning.rewrite import rewrite
+from pipeline.compress.pruning.graph import trace_channels
+from pipeline.compress.pruning.graph.capture import CapturedGraph, capture_graph
+from pipeline.compress.pruning.rewrite import rewrite_module
 from pipeline.compress.pruning.surgery import PrunePlan, plan_for
 from tests.unit.compress.pruning.networks import Example, Net, conv, halves
 
@@ -45,12 +45,12 @@ def mixed_net() -> Net:
     )
 
 
-def written(net: nn.Module, example: Example, plan: PrunePlan | None = None) -> tuple[Captured, fx.GraphModule]:
+def written(net: nn.Module, example: Example, plan: PrunePlan | None = None) -> tuple[CapturedGraph, fx.GraphModule]:
     """Return the captured network, and the module that half of every group is left of, or what another plan keeps."""
-    captured = capture(net, example)
-    graph = trace(captured)
+    captured = capture_graph(net, example)
+    graph = trace_channels(captured)
     assert graph.walk is not None
-    return captured, rewrite(captured, graph.walk, plan_for(graph, halves(graph)) if plan is None else plan)
+    return captured, rewrite_module(captured, graph.walk, plan_for(graph, halves(graph)) if plan is None else plan)
 
 
 def test_layers_are_modules_with_their_names_and_sizes() -> None:
@@ -271,6 +271,6 @@ def test_a_module_can_be_captured_copied_and_stored() -> None:
         again.fc.weight.zero_()
     again.load_state_dict(module.state_dict())
     assert torch.equal(again(*IMAGES)["classes"], module(*IMAGES)["classes"])
-    captured = capture(module, IMAGES)
+    captured = capture_graph(module, IMAGES)
     assert torch.equal(captured.module(*IMAGES)["map"], module(*IMAGES)["map"])
     assert captured.dynamic

@@ -20,9 +20,9 @@ def numbered(count: int) -> Split:
 DATA = Dataset("numbers", tuple("abcdefgh"), Normalisation((0.0,), (1 / 255,)), numbered(20), numbered(8), numbered(1))
 
 
-def samples(images: int = 10, batch: int = 4, *, seed: int = 0, whole: bool = False) -> Samples:
+def samples(images: int = 10, batch: int = 4, *, seed: int = 0, drop_last: bool = False) -> Samples:
     """Return samples of the numbered images."""
-    return Samples(lambda: DATA, images, batch, seed, whole=whole)
+    return Samples(lambda: DATA, images, batch, seed, drop_last=drop_last)
 
 
 def test_images_are_drawn_once_and_normalised() -> None:
@@ -45,7 +45,7 @@ def test_the_choice_depends_on_the_seed_alone() -> None:
 
 def test_a_network_of_fixed_batch_gets_whole_batches() -> None:
     """What does not fill a batch is left out."""
-    assert [len(labels) for _, labels in samples(whole=True).training()] == [4, 4]
+    assert [len(labels) for _, labels in samples(drop_last=True).training()] == [4, 4]
 
 
 def test_more_images_than_there_are() -> None:
@@ -64,7 +64,7 @@ def test_accuracy_by_hand() -> None:
 
     assert samples(8).accuracy(Names(), renew=False) == 0.5
     with pytest.raises(InputError, match="less than one batch of 16"):
-        samples(16, 16, whole=True).accuracy(Names(), renew=False)
+        samples(16, 16, drop_last=True).accuracy(Names(), renew=False)
 
 
 def test_statistics_are_renewed_from_training_images() -> None:

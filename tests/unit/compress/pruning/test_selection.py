@@ -11,15 +11,22 @@ import torch
 from torch import nn
 
 from pipeline.compress.pruning.allocation import GroupConstraint
-from pipeline.compress.pruning.graph import ChannelGraph, Frozen, Group, Member, trace
-from pipeline.compress.pruning.graph.capture import capture
+from pipeline.compress.pruning.graph import ChannelGraph, Frozen, Group, Member, trace_channels
+from pipeline.compress.pruning.graph.capture import capture_graph
 from pipeline.compress.pruning.samples import Samples
-from pipeline.compress.pruning.selection import Amount, Limit, Traced, select, settings, traced
+from pipeline.compress.pruning.selection import (
+    GroupLimit,
+    PruneAmount,
+    TracedNetwork,
+    select_channels,
+    settings_by_group,
+    traced_network,
+)
 from pipeline.core.errors import InputError
 from tests.defaults import rules
 
 if TYPE_CHECKING:
-    from pipeline.compress.pruning.graph.capture import Captured
+    from pipeline.compress.pruning.graph.capture import CapturedGraph
 
 
 def group(name: str, width: int, channels: int = 1) -> Group:
@@ -36,15 +43,15 @@ GRAPH = ChannelGraph(
 )
 
 
-def resolved(**changes: Any) -> Traced:  # noqa: ANN401 - any rule
+def resolved(**changes: Any) -> TracedNetwork:  # noqa: ANN401 - any rule
     """Return the rules matched with the graph above; what is tested does not look at the captured network."""
-    return traced(cast("Captured", None), GRAPH, rules(criterion="l1", **changes))
+    return traced_network(cast("CapturedGraph", None), GRAPH, rules(criterion="l1", **changes))
 
 
 def test_keep_takes_whole_groups_out() -> None:
     """A pattern names groups; a layer that is whole anyway may be named."""
     found = resolved(keep=("block.*", "head"))
-    assert found.whole == {"block.qkv", "block.up"}
+    assert found.unpruned == {"block.qkv", "block.up"}
     assert [each.name for each in found.open.groups] == ["stem"]
     assert found.wide == {"stem": 32}
 
@@ -65,7 +72,7 @@ def test_heads_have_no_grid_of_channels() -> None:
 
 def test_limits_change_what_they_name() -> None:
     """The last pattern that names a group holds; what it leaves out stays as it is."""
-    limits = {"block.*": Limit(floor=0.5), "block.up": Limit(align=16, max_ratio=0.25)}
+    limits = {"block.*": GroupLimit(floor=0.5), "block.up": GroupLimit(align=16, max_ratio=0.25)}
     found = resolved(heads=True, limits=limits).constraints
     assert found.of("block.qkv") == GroupConstraint(0.5, 1)
     assert found.of("block.up") == GroupConstraint(0.1, 16, 0.25)
@@ -77,24 +84,24 @@ def test_unknown_names_show_the_nearest() -> None:
     with pytest.raises(InputError, match=r"keep: found 'blok\.up'.*Nearest: block\.up"):
         resolved(keep=("blok.up",))
     with pytest.raises(InputError, match=r"constraints: found 'zzz'.*Nearest: block\.qkv, block\.up, stem$"):
-        resolved(limits={"zzz": Limit(align=4)})
+        resolved(limits={"zzz": GroupLimit(align=4)})
     with pytest.raises(InputError, match="rates: found 'head'"):
-        settings(GRAPH, "rates", {"head": 0.5})
-    assert settings(GRAPH, "rates", {"*": 0.5, "stem": 0.25})["stem"] == 0.25
+        settings_by_group(GRAPH, "rates", {"head": 0.5})
+    assert settings_by_group(GRAPH, "rates", {"*": 0.5, "stem": 0.25})["stem"] == 0.25
 
 
 @pytest.fixture
-def network() -> Traced:
+def network() -> TracedNetwork:
     """Return a captured network of two groups, of widths 8 and 16; the first layer's weights are the larger."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2))
-    captured = capture(model, (torch.zeros(2, 4),))
-    return traced(captured, trace(captured), rules(criterion="l1", normalise="none", align=1))
+    captured = capture_graph(model, (torch.zeros(2, 4),))
+    return traced_network(captured, trace_channels(captured), rules(criterion="l1", normalise="none", align=1))
 
 
-def with_rules(network: Traced, **changes: object) -> Traced:
+def with_rules(network: TracedNetwork, **changes: object) -> TracedNetwork:
     """Return the network under other rules."""
-    return traced(network.captured, network.graph, replace(network.rules, **changes))  # type: ignore[arg-type]
+    return traced_network(network.captured, network.graph, replace(network.rules, **changes))  # type: ignore[arg-type]
 
 
 class Judged(Samples):
@@ -113,59 +120,61 @@ class Judged(Samples):
         return float(self.value.get(width, 0.0))  # type: ignore[attr-defined]
 
 
-def kept_widths(network: Traced, amount: Amount, judge: Samples | None = None) -> list[int]:
+def kept_widths(network: TracedNetwork, amount: PruneAmount, judge: Samples | None = None) -> list[int]:
     """Return how many classes stay of each group."""
-    return [len(kept) for kept in select(network, amount, judge or Judged({})).kept.values()]
+    return [len(kept) for kept in select_channels(network, amount, judge or Judged({})).kept.values()]
 
 
-def test_each_allocation_decides(network: Traced) -> None:
+def test_each_allocation_decides(network: TracedNetwork) -> None:
     """Half everywhere; one ranking, of unequal norms, takes more of the layer with small ones; rates by group."""
-    assert kept_widths(with_rules(network, allocation="uniform"), Amount(ratio=0.5)) == [4, 8]
-    first, second = kept_widths(network, Amount(ratio=0.5))
+    assert kept_widths(with_rules(network, allocation="uniform"), PruneAmount(ratio=0.5)) == [4, 8]
+    first, second = kept_widths(network, PruneAmount(ratio=0.5))
     assert first + second == 12
     assert first != 4
     rated = with_rules(network, allocation="rates")
-    assert kept_widths(rated, Amount(rates={"0": 0.25, "2": 0.75})) == [6, 4]
-    assert kept_widths(rated, Amount(rates={"2": 0.5})) == [8, 8]
+    assert kept_widths(rated, PruneAmount(rates={"0": 0.25, "2": 0.75})) == [6, 4]
+    assert kept_widths(rated, PruneAmount(rates={"2": 0.5})) == [8, 8]
 
 
-def test_normalisation_is_the_criterions_own_unless_told(network: Traced) -> None:
+def test_normalisation_is_the_criterions_own_unless_told(network: TracedNetwork) -> None:
     """l1 asks for means; with ranks every group loses the same share."""
     means, own, ranks = (
-        kept_widths(with_rules(network, normalise=how), Amount(ratio=0.5)) for how in ("mean", None, "rank")
+        kept_widths(with_rules(network, normalise=how), PruneAmount(ratio=0.5)) for how in ("mean", None, "rank")
     )
     assert means == own
     assert ranks == [4, 8]
 
 
 @pytest.mark.parametrize("cost", ["macs", "parameters", "size"])
-def test_costs_are_met(network: Traced, cost: Any) -> None:  # noqa: ANN401 - a name of a cost
+def test_costs_are_met(network: TracedNetwork, cost: Any) -> None:  # noqa: ANN401 - a name of a cost
     """Multiply-accumulates are those of the three layers, parameters have biases, bytes are four each."""
     model = network.cost_model(cost)
     whole = {"macs": 4 * 8 + 8 * 16 + 16 * 2, "parameters": 40 + 144 + 34, "size": 4 * 218}[cost]
     assert model.cost({}) == whole
-    chosen = select(network, Amount(cost=(cost, 0.5 * whole)), Judged({})).kept
+    chosen = select_channels(network, PruneAmount(cost=(cost, 0.5 * whole)), Judged({})).kept
     assert model.cost({name: len(kept) for name, kept in chosen.items()}) == pytest.approx(0.5 * whole, rel=0.05)
 
 
-def test_the_best_candidate_wins_and_the_planned_one_wins_ties(network: Traced) -> None:
+def test_the_best_candidate_wins_and_the_planned_one_wins_ties(network: TracedNetwork) -> None:
     """All are judged with renewed statistics, and what they were given is in the details."""
     rules = with_rules(network, candidates=4, allocation="uniform")
     even = Judged({})
-    assert kept_widths(rules, Amount(ratio=0.5), even) == [4, 8]
+    assert kept_widths(rules, PruneAmount(ratio=0.5), even) == [4, 8]
     assert even.seen == [True] * 5  # type: ignore[attr-defined]
-    better = select(rules, Amount(ratio=0.5), Judged({4: 0.1, 7: 0.2, 6: 0.2, 5: 0.2, 3: 0.2, 2: 0.2, 8: 0.2, 1: 0.2}))
+    better = select_channels(
+        rules, PruneAmount(ratio=0.5), Judged({4: 0.1, 7: 0.2, 6: 0.2, 5: 0.2, 3: 0.2, 2: 0.2, 8: 0.2, 1: 0.2})
+    )
     assert better.details["candidates"]["planned"] == 0.1
     assert better.details["candidates"]["chosen"] == "drawn"
     assert len(better.kept["0"]) != 4
     assert sum(len(kept) for kept in better.kept.values()) == 12
 
 
-def test_sensitivity_limits_what_a_group_loses(network: Traced) -> None:
+def test_sensitivity_limits_what_a_group_loses(network: TracedNetwork) -> None:
     """The first layer may lose a quarter at most: at half of it accuracy falls by more than the tolerance."""
     judge = Judged({8: 0.9, 7: 0.9, 6: 0.85, 5: 0.5, 4: 0.5})
     rules = with_rules(network, allocation="sensitivity", tolerance=0.1)
-    found = select(rules, Amount(ratio=0.5), judge)
+    found = select_channels(rules, PruneAmount(ratio=0.5), judge)
     assert len(found.kept["0"]) >= 6
     assert found.details["sensitivity"]["0"]["limit"] == 0.25
     assert found.details["sensitivity"]["2"]["limit"] == 0.875

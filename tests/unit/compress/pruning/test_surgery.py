@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.compress.pruning.graph import trace
-from pipeline.compress.pruning.graph.capture import capture
-from pipeline.compress.pruning.surgery import PrunePlan, apply, plan_for
+from pipeline.compress.pruning.graph import trace_channels
+from pipeline.compress.pruning.graph.capture import capture_graph
+from pipeline.compress.pruning.surgery import PrunePlan, apply_plan, plan_for
 from pipeline.compress.pruning.tensors import copied
 from pipeline.core.errors import InputError
 from tests.unit.compress.pruning.networks import halves
@@ -58,7 +58,7 @@ class Sequence(nn.Module):
 
 def graph_of(net: nn.Module, example: Tensor = EXAMPLE) -> ChannelGraph:
     """Return the channel graph of a network."""
-    return trace(capture(net, (example,)))
+    return trace_channels(capture_graph(net, (example,)))
 
 
 def test_layers_state_their_new_sizes() -> None:
@@ -66,7 +66,7 @@ def test_layers_state_their_new_sizes() -> None:
     net = Small().eval()
     graph = graph_of(net)
     assert {group.name: group.width for group in graph.groups} == {"a": 8, "up": 6}
-    apply(net, plan_for(graph, halves(graph)))
+    apply_plan(net, plan_for(graph, halves(graph)))
     assert (net.a.out_channels, net.bn.num_features) == (4, 4)
     assert (net.deep.in_channels, net.deep.out_channels, net.deep.groups) == (4, 8, 4)
     assert (net.norm.num_channels, net.norm.num_groups) == (8, 4)
@@ -79,7 +79,7 @@ def test_tables_and_recurrent_layers_state_their_new_sizes() -> None:
     """Features of an embedding and of norms, inputs and units of a recurrent layer."""
     net, example = Sequence().eval(), torch.randint(9, (2, 5))
     graph = graph_of(net, example)
-    apply(net, plan_for(graph, halves(graph)))
+    apply_plan(net, plan_for(graph, halves(graph)))
     assert (net.table.num_embeddings, net.table.embedding_dim) == (9, 4)
     assert (net.norm.normalized_shape, net.rms.normalized_shape) == ((4,), (4,))
     assert (net.cell.input_size, net.cell.hidden_size, net.fc.in_features) == (4, 3, 3)
@@ -93,10 +93,10 @@ def test_rebuilding_from_plans_gives_the_same_network() -> None:
     for _ in range(2):
         graph = graph_of(net)
         plans.append(plan_for(graph, halves(graph)))
-        apply(net, plans[-1])
+        apply_plan(net, plans[-1])
     rebuilt = Small().eval()
     for plan in plans:
-        apply(rebuilt, PrunePlan.from_json(json.loads(json.dumps(plan.as_json()))))
+        apply_plan(rebuilt, PrunePlan.from_json(json.loads(json.dumps(plan.as_json()))))
     rebuilt.load_state_dict(net.state_dict())
     assert torch.equal(rebuilt(EXAMPLE + 1), net(EXAMPLE + 1))
 
@@ -124,7 +124,7 @@ def test_data_type_gradient_flag_and_sharing_survive() -> None:
     net[2].weight = net[1].weight
     plan = plan_for(graph_of(net, torch.zeros(2, 3)), {"0": [1, 5, 6]})
     net.bfloat16()[1].weight.requires_grad_(requires_grad=False)
-    apply(net, plan)
+    apply_plan(net, plan)
     assert net[1].weight is net[2].weight
     assert (net[1].weight.dtype, net[1].weight.requires_grad, net[1].weight.shape) == (torch.bfloat16, False, (3, 3))
     assert isinstance(net[0].weight, nn.Parameter)
@@ -144,7 +144,7 @@ def test_a_plan_of_another_network_changes_nothing(plan: dict[str, dict[int, tup
     """Unknown tensors and indices are refused before anything is sliced."""
     net = Small()
     with pytest.raises(InputError, match=message):
-        apply(net, PrunePlan({"a.bias": {0: (0,)}, **plan}))
+        apply_plan(net, PrunePlan({"a.bias": {0: (0,)}, **plan}))
     assert net.a.bias.shape == (8,)
 
 

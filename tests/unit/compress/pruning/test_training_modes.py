@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.compress.pruning.graph import trace
-from pipeline.compress.pruning.graph.capture import capture
-from pipeline.compress.pruning.prune import Pruned, prune
+from pipeline.compress.pruning.graph import trace_channels
+from pipeline.compress.pruning.graph.capture import capture_graph
+from pipeline.compress.pruning.prune import PrunedNetwork, prune_channels
 from pipeline.compress.pruning.trial import difference, step
 from pipeline.core.errors import InputError, StageError
 from tests.unit.compress.pruning.networks import IMAGE, Net, conv, halved, masked_error
@@ -140,8 +140,8 @@ def test_training_is_as_the_originals(name: str) -> None:
 def test_a_rewritten_network_in_training(name: str) -> None:
     """With all channels, its outputs and statistics after a step are the network's own to the last bits."""
     net = NETWORKS[name][0]().eval()
-    captured = capture(net, IMAGES)
-    graph = trace(captured)
+    captured = capture_graph(net, IMAGES)
+    graph = trace_channels(captured)
     found = rewritten(net, IMAGES)
     assert graph.groups
     for mode in (True, False):
@@ -156,13 +156,13 @@ def test_a_rewritten_network_in_training(name: str) -> None:
 
 def rewritten(net: nn.Module, example: tuple[Tensor, ...]) -> nn.Module:
     """Return a network that is written anew without a loss."""
-    from pipeline.compress.pruning.rewrite import rewrite, training_switches  # noqa: PLC0415
+    from pipeline.compress.pruning.rewrite import rewrite_module, training_switches  # noqa: PLC0415
     from pipeline.compress.pruning.surgery import PrunePlan  # noqa: PLC0415
 
-    captured = capture(net, example)
-    walk = trace(captured).walk
+    captured = capture_graph(net, example)
+    walk = trace_channels(captured).walk
     assert walk is not None
-    return rewrite(captured, walk, PrunePlan({}), training_switches(captured, net))
+    return rewrite_module(captured, walk, PrunePlan({}), training_switches(captured, net))
 
 
 def test_what_is_lost_by_rewriting_is_said() -> None:
@@ -237,9 +237,9 @@ def test_noise_in_evaluation_is_no_fault(forward: Callable[[Net, Tensor], Tensor
 def test_choices_that_no_graph_keeps_are_told(choice: Callable[[], float]) -> None:
     """It is not the rules that are wrong."""
     net = Net(lambda m, x: m.b(m.a(x) * (1 + random_number(choice))), a=conv(3, 8), b=conv(8, 2)).eval()
-    captured = capture(net, IMAGES)
+    captured = capture_graph(net, IMAGES)
     with pytest.raises(InputError, match=r"other outputs for the same input in every run.*`eval\(\)`"):
-        prune(captured, trace(captured), net, {"a": [0, 1]})
+        prune_channels(captured, trace_channels(captured), net, {"a": [0, 1]})
 
 
 def random_number(choice: Callable[[], float]) -> float:
@@ -287,8 +287,8 @@ def test_computed_weights_beside_what_leaves() -> None:
         b=conv(8, 4),
         w=nn.utils.parametrizations.weight_norm(conv(4, 2)),
     )
-    captured = capture(net.eval(), IMAGES)
-    pruned = prune(captured, trace(captured), net, {"a": [0, 3]})
+    captured = capture_graph(net.eval(), IMAGES)
+    pruned = prune_channels(captured, trace_channels(captured), net, {"a": [0, 3]})
     assert pruned.rewritten == ""
 
 
@@ -302,7 +302,7 @@ def test_another_batch_when_all_outputs_are_zero() -> None:
     shape = IMAGES[0].shape
     first = [torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(2)][1]
     threshold = float(first.flatten(1)[:, 0].max())
-    found: Pruned = halved(Net(forward, a=conv(3, 8), b=conv(8, 2)).eval(), IMAGES)[2]
+    found: PrunedNetwork = halved(Net(forward, a=conv(3, 8), b=conv(8, 2)).eval(), IMAGES)[2]
     assert found.certificate.scale > 0
 
 
@@ -330,9 +330,12 @@ def test_a_rewritten_network_takes_the_batches_of_the_original() -> None:
 
     net = Net(forward, a=conv(3, 8), b=conv(8, 2)).eval()
     net.shape = torch.Size([2, 3, 6, 6])
-    captured = capture(net, IMAGES)
+    captured = capture_graph(net, IMAGES)
     if captured.dynamic:
-        assert len(prune(captured, trace(captured), net, {"a": [0, 1]}).model(torch.randn(5, 3, 6, 6))) == 5
+        assert (
+            len(prune_channels(captured, trace_channels(captured), net, {"a": [0, 1]}).model(torch.randn(5, 3, 6, 6)))
+            == 5
+        )
     else:
         with pytest.raises(StageError, match="its graph does not"):
-            prune(captured, trace(captured), net, {"a": [0, 1]})
+            prune_channels(captured, trace_channels(captured), net, {"a": [0, 1]})

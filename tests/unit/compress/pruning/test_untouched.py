@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.compress.pruning.graph.capture import capture
+from pipeline.compress.pruning.graph.capture import capture_graph
 from pipeline.core.errors import InputError
 from tests.unit.compress.pruning.networks import conv
 
@@ -132,7 +132,7 @@ def test_capturing_leaves_no_trace(name: str, before: bool) -> None:  # noqa: FB
     expected = deepcopy(net)(torch.ones(3, 3, 6, 6)).tolist()
     state = described(net), described(GRIDS), described(Keeper.by_class), described(Keeper.latest)
     try:
-        capture(net, IMAGES)
+        capture_graph(net, IMAGES)
     except InputError:
         assert name == "new buffer"
     assert (described(net), described(GRIDS), described(Keeper.by_class), described(Keeper.latest)) == state

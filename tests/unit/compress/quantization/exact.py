@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import helper
 
-from pipeline.compress.quantization.engines.engine import Request, missing
+from pipeline.compress.quantization.engines.engine import QuantizeRequest, missing_engine
 from pipeline.compress.quantization.engines.registry import ENGINES
 from pipeline.compress.quantization.holding import hold_in_float
 from tests.defaults import asked
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from onnx import ModelProto, NodeProto
 
-    from pipeline.compress.quantization.engines.engine import Quantized
+    from pipeline.compress.quantization.engines.engine import QuantizedGraph
     from pipeline.compress.quantization.names import EngineName
     from tests.unit.compress.quantization.graphs import Array
 
@@ -45,14 +45,16 @@ def graph(nodes: Sequence[NodeProto], outputs: str = "y", **constants: Array) ->
     return onnx.shape_inference.infer_shapes(model, strict_mode=True)
 
 
-def quantized(name: EngineName, model: ModelProto, request: Request = PLAIN, images: Array = IMAGES) -> Quantized:
+def quantized(
+    name: EngineName, model: ModelProto, request: QuantizeRequest = PLAIN, images: Array = IMAGES
+) -> QuantizedGraph:
     """Return what an engine makes of a graph; the test is skipped where its package is missing."""
-    if missing(ENGINES[name]()) is not None:
+    if missing_engine(ENGINES[name]()) is not None:
         pytest.skip(f"{name} is not installed")
     return ENGINES[name]().quantize(model, images, request)
 
 
-def wrong(name: EngineName, model: ModelProto, request: Request = PLAIN, images: Array = IMAGES) -> list[str]:
+def wrong(name: EngineName, model: ModelProto, request: QuantizeRequest = PLAIN, images: Array = IMAGES) -> list[str]:
     """Return what is further from the float graph than the noise of 8 bits, in onnxruntime."""
     made = quantized(name, model, request, images)
     held = hold_in_float(made.model, made.reasons.keys())

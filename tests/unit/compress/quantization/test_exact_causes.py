@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from pipeline.compress.quantization.engines.registry import ENGINES
-from pipeline.compress.quantization.weighted import Stored, weighted_layers
+from pipeline.compress.quantization.weighted import StoredWeights, weighted_layers
 from pipeline.core.errors import StageError
 from tests.defaults import asked
 from tests.properties.int8_noise import onnxruntime_outputs
@@ -22,7 +22,7 @@ from tests.unit.compress.quantization.graphs import floats
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-    from pipeline.compress.quantization.engines.engine import Request
+    from pipeline.compress.quantization.engines.engine import QuantizeRequest
     from pipeline.compress.quantization.names import EngineName
 
 #: NNCF takes a second for each graph.
@@ -136,7 +136,9 @@ WILD = {
 @each_request
 @pytest.mark.parametrize("operator", ["Conv", "ConvTranspose", "Gemm", "MatMul"])
 @pytest.mark.parametrize("kind", WILD)
-def test_biases_beyond_their_scale_are_kept(name: EngineName, operator: str, kind: str, request_: Request) -> None:
+def test_biases_beyond_their_scale_are_kept(
+    name: EngineName, operator: str, kind: str, request_: QuantizeRequest
+) -> None:
     """Of dead and regularised channels, and of 1e9; in integers, and channels that need none keep their scale."""
     factor, bias = WILD[kind]
     if operator in {"Conv", "ConvTranspose"}:
@@ -159,7 +161,7 @@ def test_a_huge_bias_leaves_other_channels_their_weights() -> None:
     exact, found = (onnxruntime_outputs(each, IMAGES, optimised=False)[0] for each in (model, result))
     assert np.abs(found - exact)[:, 1:].max() < 0.05 * np.abs(exact[:, 1:]).max()
     layer = weighted_layers(result)["y.node"]
-    assert isinstance(layer.bias, Stored)
+    assert isinstance(layer.bias, StoredWeights)
     assert layer.bias.integers.dtype == np.int32
     assert np.abs(layer.bias.integers.astype(np.int64)).max() <= 2**30  # room for the sums
 
@@ -167,7 +169,7 @@ def test_a_huge_bias_leaves_other_channels_their_weights() -> None:
 @ours
 @each_request
 @pytest.mark.parametrize("groups", [1, 3])
-def test_a_transposed_convolution_with_groups(name: EngineName, groups: int, request_: Request) -> None:
+def test_a_transposed_convolution_with_groups(name: EngineName, groups: int, request_: QuantizeRequest) -> None:
     """Its scales count the outputs of one group."""
     nodes = [
         node("ConvTranspose", "image w b", "t", group=groups, strides=[2, 2]),
@@ -325,7 +327,7 @@ def test_a_batch_norm_that_no_convolution_can_take_stays_in_float(name: EngineNa
 
 @ours
 @each_request
-def test_a_weight_that_is_read_along_both_axes(name: EngineName, request_: Request) -> None:
+def test_a_weight_that_is_read_along_both_axes(name: EngineName, request_: QuantizeRequest) -> None:
     """As in an autoencoder with tied weights; each product has scales along its outputs."""
     nodes = [node("Flatten", "image", "f"), node("Gemm", "f w b", "h", transB=1), node("Gemm", "h w", "y")]
     model = graph(nodes, w=floats(108, 108) * np.float32(np.geomspace(0.1, 1, 108))[:, None] / 10, b=floats(108))
@@ -334,7 +336,7 @@ def test_a_weight_that_is_read_along_both_axes(name: EngineName, request_: Reque
 
 @ours
 @each_request
-def test_a_layer_that_is_called_twice_with_a_huge_bias(name: EngineName, request_: Request) -> None:
+def test_a_layer_that_is_called_twice_with_a_huge_bias(name: EngineName, request_: QuantizeRequest) -> None:
     """The data of the second call is on a scale a million times the first one's."""
     nodes = [node("Conv", "image w b", "c"), node("Conv", "c w b", "y")]
     weight = floats(3, 3, 1, 1) * np.float32([1, 1e-12, 0])[:, None, None, None]

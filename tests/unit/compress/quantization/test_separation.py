@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from onnx import helper, numpy_helper
 
-from pipeline.compress.quantization.separation import separated, with_biases
+from pipeline.compress.quantization.separation import separate_tensors, with_biases
 from tests.unit.compress.quantization.graphs import floats, model_of, run
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def test_equal_tensors_are_stored_for_each_reader() -> None:
     """Those of one layer that is called twice stay one; whole numbers are no weights."""
     model = network()
     before = model.SerializeToString(deterministic=True)
-    found = separated(model, {"a.weight", "a.bias"})
+    found = separate_tensors(model, {"a.weight", "a.bias"})
     assert model.SerializeToString(deterministic=True) == before
     assert inputs(found) == {
         "a": ["a.weight", "a.bias"],
@@ -60,7 +60,7 @@ def test_equal_tensors_are_stored_for_each_reader() -> None:
 def test_without_tied_weights_every_node_has_its_own() -> None:
     """Also statistics beside weights; the network stays the same."""
     model = network()
-    found = separated(model, ())
+    found = separate_tensors(model, ())
     given = [name for node, names in inputs(found).items() if node not in {"m", "y"} for name in names]
     assert len(set(given)) == len(given)
     assert inputs(found)["a_2"] == ["a_2.weight", "a_2.bias"]
@@ -71,7 +71,7 @@ def test_without_tied_weights_every_node_has_its_own() -> None:
 
 def test_one_weight_with_two_biases_becomes_two() -> None:
     """For a layer is trained with its bias."""
-    found = separated(network(other="c.bias"), {"a.weight", "a.bias", "c.bias"})
+    found = separate_tensors(network(other="c.bias"), {"a.weight", "a.bias", "c.bias"})
     assert inputs(found)["a_2"] == ["a_2.weight", "c.bias"]
 
 
@@ -79,7 +79,7 @@ def test_names_that_are_taken_get_a_number() -> None:
     """By a value or another tensor."""
     model = network()
     model.graph.initializer.append(numpy_helper.from_array(floats(4), "b.bias"))
-    assert inputs(separated(model, {"a.weight", "a.bias"}))["b"] == ["b.weight", "b.bias_2"]
+    assert inputs(separate_tensors(model, {"a.weight", "a.bias"}))["b"] == ["b.weight", "b.bias_2"]
 
 
 def test_layers_get_a_bias_of_zeros() -> None:

@@ -8,14 +8,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pipeline.compress.pruning.graph import trace
-from pipeline.compress.pruning.graph.capture import capture
-from pipeline.compress.pruning.prune import prune
-from pipeline.compress.state.outside import PREFIX, encoded, outside_state, restore, split
+from pipeline.compress.pruning.graph import trace_channels
+from pipeline.compress.pruning.graph.capture import capture_graph
+from pipeline.compress.pruning.prune import prune_channels
+from pipeline.compress.state.outside import PREFIX, encoded_state, outside_state, restore_state, split_state
 from pipeline.compress.state.reproduction import own_randomness
 from pipeline.core.artifact import Artifact, TensorSpec
 from pipeline.core.errors import InputError
-from pipeline.network.definition import build
+from pipeline.network.definition import build_network
 from pipeline.network.stored import load_network, loads_alike, write_network, write_original
 from pipeline.network.weights import load_weights, read_weights
 
@@ -118,7 +118,7 @@ def at(folder: Path) -> Artifact:
 def stored(folder: Path, file: Path) -> nn.Module:
     """Build a network, run it once as the runner does, and store it."""
     with own_randomness(0):
-        model = build(file, {})
+        model = build_network(file, {})
     folder.mkdir()
     with torch.no_grad():
         model(torch.zeros(SPECS[0].shape))
@@ -151,9 +151,9 @@ def test_a_pruned_network_keeps_its_state(tmp_path: Path, case: str) -> None:
     if case == "literal sizes":
         use = f"logits = self.fc(self.conv(images).relu().mean((2, 3)).view(-1, 4))\n        {use}"
     model, images = stored(tmp_path / "a", definition(tmp_path, make, use)), torch.randn(2, 3, 8, 8)
-    captured = capture(model, (images,))
-    graph = trace(captured)
-    pruned = prune(captured, graph, model, {group.name: range(group.width // 2) for group in graph.groups})
+    captured = capture_graph(model, (images,))
+    graph = trace_channels(captured)
+    pruned = prune_channels(captured, graph, model, {group.name: range(group.width // 2) for group in graph.groups})
     assert pruned.rewritten or case != "literal sizes"
     (tmp_path / "b").mkdir()
     edit = {"kind": "prune", "keep": pruned.plan.as_json()}
@@ -165,7 +165,7 @@ def test_a_pruned_network_keeps_its_state(tmp_path: Path, case: str) -> None:
 def test_what_building_anew_gives_is_not_stored(tmp_path: Path, case: str) -> None:
     """The file holds the state_dict alone, and the network in memory is as it was."""
     file = definition(tmp_path, *SAME[case])
-    model = build(file, {})
+    model = build_network(file, {})
     (tmp_path / "a").mkdir()
     write_original(tmp_path / "a", model, file, {}, SPECS)
     assert load_file(tmp_path / "a/weights.safetensors").keys() == model.state_dict().keys()
@@ -185,7 +185,7 @@ def test_a_stored_network_is_a_weight_file_too(tmp_path: Path) -> None:
     make, use, _ = TRAVELS["buffer"]
     model = stored(tmp_path / "a", definition(tmp_path, make, use))
     weights = read_weights(tmp_path / "a/weights.safetensors")
-    other = build(tmp_path / "model.py", {})
+    other = build_network(tmp_path / "model.py", {})
     load_weights(other, weights, "weights")
     assert torch.equal(other.p, model.p)
     weights[PREFIX + '["", "gone", "deep"]'] = torch.ones(1)
@@ -198,7 +198,7 @@ def test_a_network_stored_without_its_state_is_known(tmp_path: Path, case: str) 
     """As earlier versions wrote it, it loads to another network each time."""
     stored(tmp_path / "a", definition(tmp_path, *TRAVELS[case][:2]))
     assert loads_alike(at(tmp_path / "a"))
-    inside, _ = split(load_file(tmp_path / "a/weights.safetensors"))
+    inside, _ = split_state(load_file(tmp_path / "a/weights.safetensors"))
     save_file(inside, tmp_path / "a/weights.safetensors")
     assert not loads_alike(at(tmp_path / "a"))
 
@@ -206,7 +206,7 @@ def test_a_network_stored_without_its_state_is_known(tmp_path: Path, case: str) 
 def test_random_numbers_of_the_process_stay(tmp_path: Path) -> None:
     """Reading back draws nothing from the generators of the run."""
     file = definition(tmp_path, "self.p = np.random.rand(3)", "return logits * random.random() * 0 + logits")
-    model = build(file, {})
+    model = build_network(file, {})
     (tmp_path / "a").mkdir()
     torch.manual_seed(5)
     expected = torch.get_rng_state()
@@ -216,8 +216,8 @@ def test_random_numbers_of_the_process_stay(tmp_path: Path) -> None:
 
 def test_state_can_be_taken_and_given(tmp_path: Path) -> None:
     """Names hold places of text and numbers; what is restored has the type that it had."""
-    model, other = (build(definition(tmp_path, *TRAVELS["dictionary"][:2]), {}) for _ in range(2))
-    inside, outside = split({**model.state_dict(), **encoded(outside_state(model))})
-    restore(other, outside)
+    model, other = (build_network(definition(tmp_path, *TRAVELS["dictionary"][:2]), {}) for _ in range(2))
+    inside, outside = split_state({**model.state_dict(), **encoded_state(outside_state(model))})
+    restore_state(other, outside)
     assert inside.keys() == model.state_dict().keys()
     assert torch.equal(other.p["a"][2], model.p["a"][2])

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.compress.training.augmentation import Augmentation, augment, mixup
-from pipeline.compress.training.batchnorm import recalibrate
+from pipeline.compress.training.batchnorm import recalibrate_batchnorm
 from pipeline.compress.training.distillation import Distillation, target_loss, teacher_loss
-from pipeline.compress.training.training import Hyperparameters, Regulariser, Training
+from pipeline.compress.training.training import Hyperparameters, Regulariser, TrainingRun
 from pipeline.core.dataset import Dataset, Normalisation, Split
 from pipeline.core.errors import StageError
 from tests.defaults import augmentation
@@ -109,7 +109,7 @@ class Centred(nn.Module):
 
 def training(
     regulariser: Regulariser | None = None, model: nn.Module | None = None, **changes: float | str
-) -> Training:
+) -> TrainingRun:
     """Return a training of the small network with everything switched on."""
     settings: dict[str, float | str] = {
         "epochs": 4,
@@ -125,7 +125,7 @@ def training(
     }
     hyperparameters = Hyperparameters(**{**settings, **changes})  # type: ignore[arg-type]
     teacher = Distillation(network().eval(), temperature=2, alpha=0.3, channels=1, size=0)
-    return Training(
+    return TrainingRun(
         model or network(),
         DATA,
         hyperparameters,
@@ -232,7 +232,7 @@ def test_the_average_warms_up_by_steps() -> None:
 
 def test_it_learns() -> None:
     """Classes that differ by brightness are told apart after a few epochs, and the best epoch is kept."""
-    run = Training(
+    run = TrainingRun(
         network(),
         DATA,
         Hyperparameters(
@@ -315,14 +315,14 @@ def test_recalibration_ends_in_no_batch_of_one(sizes: tuple[int, ...], expected:
     """One image has no variance over the batch: the last one joins the images before it."""
     norm, seen = nn.BatchNorm2d(3), list[int]()
     norm.register_forward_hook(lambda _module, given, _result: seen.append(len(given[0])))
-    recalibrate(norm, iter([torch.randn(size, 3, 4, 4) for size in sizes]))
+    recalibrate_batchnorm(norm, iter([torch.randn(size, 3, 4, 4) for size in sizes]))
     assert tuple(seen) == expected
 
 
 def test_recalibration_of_vectors_that_leave_one_over() -> None:
     """Batch norm over [N, C] refuses a single image; its statistics are those of batches of two or more."""
     norm, images = nn.BatchNorm1d(2), torch.arange(10.0).reshape(5, 2)
-    recalibrate(norm, torch.split(images, 4))
+    recalibrate_batchnorm(norm, torch.split(images, 4))
     assert torch.allclose(norm.running_mean, images.mean(0))  # type: ignore[arg-type]
 
 
@@ -330,7 +330,7 @@ def test_recalibration_replaces_statistics_and_nothing_else() -> None:
     """Running mean and variance become those of the data; weights and momentum stay."""
     norm = nn.BatchNorm2d(1, momentum=0.3)
     batches = [torch.full((4, 1, 2, 2), 2.0), torch.full((4, 1, 2, 2), 4.0)]
-    recalibrate(norm, batches)
+    recalibrate_batchnorm(norm, batches)
     assert float(norm.running_mean) == pytest.approx(3.0)  # type: ignore[arg-type]
     assert norm.momentum == 0.3
     assert not norm.training

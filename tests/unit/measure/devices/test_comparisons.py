@@ -10,11 +10,11 @@ import pytest
 from pipeline.core.errors import IncomparableError
 from pipeline.core.runtimes import RUNTIMES
 from pipeline.core.stage import SilentProgress
-from pipeline.latency.compare import Question, compare
+from pipeline.latency.compare import ComparisonRequest, compare_files
 from pipeline.latency.instructions import compare_instructions
 from pipeline.measure.devices.local import LocalDevice
 from pipeline.measure.devices.ssh import SshDevice
-from pipeline.measure.subjects import Terms
+from pipeline.measure.subjects import MeasureTerms
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 
-LENIENT = Question(margin=20.0, budget_s=60, roofline=False, terms=Terms(threads=1, batch=1, weigh=False))
+LENIENT = ComparisonRequest(
+    margin=20.0, budget_s=60, roofline=False, terms=MeasureTerms(threads=1, batch=1, measure_peak_memory=False)
+)
 
 
 @pytest.fixture
@@ -37,7 +39,7 @@ def arm(sshd: Sshd, arm64_programs: Path) -> SshDevice:
 def test_a_comparison_on_an_arm_device(arm: SshDevice, write_onnx: Callable[..., Path]) -> None:
     """Files are brought there, checked, timed in turns and judged here; the result says where it was."""
     network = write_onnx("net.onnx")
-    found, measurement = compare(network, network, LENIENT, devices=(arm,))
+    found, measurement = compare_files(network, network, LENIENT, devices=(arm,))
     assert found.verdict == "PASS"
     assert found.candidate.fingerprint["architecture"] == "aarch64"
     assert found.candidate.device.startswith("ssh://")
@@ -48,7 +50,7 @@ def test_two_processors_are_incomparable(arm: SshDevice, write_onnx: Callable[..
     """What differs is named before anything is timed."""
     network = write_onnx("net.onnx")
     with pytest.raises(IncomparableError, match=r"cpu_model: .*\n.*architecture: 'x86_64', 'aarch64'"):
-        compare(network, network, LENIENT, devices=(LocalDevice(), arm))
+        compare_files(network, network, LENIENT, devices=(LocalDevice(), arm))
 
 
 @pytest.mark.usefixtures("arm64_root")
@@ -57,7 +59,7 @@ def test_a_byte_copy_needs_as_many_instructions(write_onnx: Callable[..., Path],
     network, wider = write_onnx("net.onnx", width=32, size=24), write_onnx("wider.onnx", width=40, size=24)
     copy = tmp_path / "copy.onnx"
     shutil.copyfile(network, copy)
-    question = Question(margin=0.01, metric="instructions", tolerance=None)
+    question = ComparisonRequest(margin=0.01, metric="instructions", tolerance=None)
     same, _ = compare_instructions(network, copy, question, device="qemu://cortex-a72", progress=SilentProgress())
     more, _ = compare_instructions(network, wider, question, device="qemu://cortex-a72", progress=SilentProgress())
     assert same.verdict == "PASS"

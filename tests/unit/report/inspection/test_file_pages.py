@@ -120,7 +120,7 @@ def printed(inspection: FileInspection, width: int) -> str:
     """Return what the terminal shows."""
     console = Console(width=width, color_system=None)
     with console.capture() as capture:
-        console.print(file_inspection_terminal.table(inspection, width))
+        console.print(file_inspection_terminal.file_table(inspection, width))
     return capture.get()
 
 
@@ -179,16 +179,16 @@ def test_words(inspection: FileInspection) -> None:
     assert rows.weights(None) == "\u2013"
     assert rows.span(stem.makes) == "0 to 4.08"
     assert rows.computed(gelu) == "int8 \u2192 float32"
-    assert [rows.decibels(value) for value in (None, 31.26, -2.5, 150.0)] == [
+    assert [rows.format_decibels(value) for value in (None, 31.26, -2.5, 150.0)] == [
         "\u2013",
         "31.3 dB",
         "\u22122.5 dB",
         "exact",
     ]
-    told = rows.told(stem, inspection)
+    told = rows.tooltip_lines(stem, inspection)
     assert "reads uint8 of image: \u22121 to 4.08" in told
     assert "2 of 8 channels never change" in told
-    assert rows.told(inspection.layers[2], inspection).endswith("computed within stem")
+    assert rows.tooltip_lines(inspection.layers[2], inspection).endswith("computed within stem")
 
 
 def test_map_has_a_row_for_each_layer(inspection: FileInspection) -> None:

@@ -11,8 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from pipeline.cli import app
-from pipeline.latency.compare import Question, comparison_of, read, write
-from pipeline.measure.regression import decide
+from pipeline.latency.compare import ComparisonRequest, comparison_of, read_comparison, write_comparison
+from pipeline.measure.regression import decide_verdict
 from pipeline.report.latency import comparison_html, comparison_plot
 from pipeline.report.latency.comparison_terminal import speed
 from pipeline.results.comparison import Reason
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 def compared(slowdown: float = 1.2, label: str = "network") -> tuple[Comparison, Measurement]:
     """Return a comparison of simulated files."""
     measurement = simulate({"base": 1.0, label: slowdown}, plan=SamplingPlan(budget_s=10))
-    question = Question(roofline=False)
-    return comparison_of(measurement, decide(measurement, margin=0.03), question, label), measurement
+    question = ComparisonRequest(roofline=False)
+    return comparison_of(measurement, decide_verdict(measurement, margin=0.03), question, label), measurement
 
 
 def test_page_says_verdict_reason_and_both_sides() -> None:
@@ -87,7 +87,7 @@ def test_speed_in_words(slowdown: float, words: str) -> None:
 
 def test_report_draws_a_stored_comparison_again(tmp_path: Path) -> None:
     """By its folder or its file; the result itself stays as it is."""
-    write(*compared(), tmp_path)
+    write_comparison(*compared(), tmp_path)
     before = (tmp_path / "comparison.json").read_bytes()
     for given in (tmp_path, tmp_path / "comparison.json"):
         done = CliRunner().invoke(app, ["report", str(given)])
@@ -96,14 +96,14 @@ def test_report_draws_a_stored_comparison_again(tmp_path: Path) -> None:
     assert (tmp_path / "comparison.html").read_text().startswith("<!DOCTYPE html>")
     assert (tmp_path / "comparison.md").is_file()
     assert (tmp_path / "comparison.json").read_bytes() == before
-    found, _ = read(tmp_path)
+    found, _ = read_comparison(tmp_path)
     assert found.raw
     assert found.raw.sha256 == hashlib.sha256((tmp_path / "rounds.json").read_bytes()).hexdigest()
 
 
 def test_changed_rounds_are_refused(tmp_path: Path) -> None:
     """They are not those that the verdict rests on."""
-    write(*compared(), tmp_path)
+    write_comparison(*compared(), tmp_path)
     rounds = tmp_path / "rounds.json"
     rounds.write_text(rounds.read_text().replace('"seed":0', '"seed":1'))
     done = CliRunner().invoke(app, ["report", str(tmp_path)])

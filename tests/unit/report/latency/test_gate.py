@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 from rich.console import Console
 
-from pipeline.report.latency.gate import github_lines, markdown, summary
-from pipeline.report.latency.junit import junit
+from pipeline.report.latency.gate import gate_summary, github_lines, markdown
+from pipeline.report.latency.junit import junit_xml
 from pipeline.results.comparison import Reason
 from pipeline.results.gate import Failure, GateResult, ModelResult
 
@@ -47,7 +47,7 @@ ALL = result(
 
 def test_junit_has_a_case_for_each_model() -> None:
     """FAIL is a failure, INCONCLUSIVE skipped, what was not measured an error, what was accepted passed."""
-    suite = ET.fromstring(junit(ALL).encode())[0]  # noqa: S314 - written here
+    suite = ET.fromstring(junit_xml(ALL).encode())[0]  # noqa: S314 - written here
     kinds = {case.get("name"): [child.tag for child in case] for case in suite}
     expected: dict[str, list[str]] = {
         "good": [],
@@ -66,7 +66,7 @@ def test_junit_has_a_case_for_each_model() -> None:
 @pytest.mark.parametrize(("policy", "kind"), [("pass", []), ("fail", ["failure"]), ("retry", ["skipped"])])
 def test_junit_follows_the_policy(policy: Policy, kind: list[str]) -> None:
     """What INCONCLUSIVE ends with is what CI shows."""
-    suite = ET.fromstring(junit(result(model("a", "INCONCLUSIVE"), policy=policy)).encode())[0]  # noqa: S314
+    suite = ET.fromstring(junit_xml(result(model("a", "INCONCLUSIVE"), policy=policy)).encode())[0]  # noqa: S314
     assert [child.tag for child in suite[0]] == kind
 
 
@@ -91,7 +91,7 @@ def test_annotations_are_single_lines() -> None:
 def test_summary_says_what_follows() -> None:
     """Verdicts, the reasons, and the exit code in words."""
     stream = io.StringIO()
-    Console(width=140, file=stream).print(summary(ALL))
+    Console(width=140, file=stream).print(gate_summary(ALL))
     text = stream.getvalue()
     assert "wrong outputs" in text
     assert "exit code 1: a model is slower" in text

@@ -58,7 +58,7 @@ def _printed(report: RunReport, width: int = 120) -> str:
     """Return what the terminal shows."""
     console = Console(width=width, color_system=None)
     with console.capture() as capture:
-        console.print(terminal.table(report))
+        console.print(terminal.run_table(report))
     return capture.get()
 
 
@@ -240,4 +240,4 @@ def test_bundle_of_a_run(report: RunReport) -> None:
         text = render(shipped)
         assert all(part in text for part in ("bundle.tar.gz", numbers.size(204_800), record.digest))
         assert "bundle.tar.gz" not in render(report)
-    assert facts.bundle(record, Path("runs/demo")).startswith("runs/demo/bundle.tar.gz, ")
+    assert facts.bundle_facts(record, Path("runs/demo")).startswith("runs/demo/bundle.tar.gz, ")

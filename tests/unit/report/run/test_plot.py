@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.report.drawing.placement import Box, Mark, axis, gathered, place_labels, tick_text
+from pipeline.report.drawing.placement import Box, Mark, gathered, place_labels, round_axis, tick_text
 from pipeline.report.run import plot
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def _texts(drawing: str) -> list[str]:
 @given(low=st.floats(0, 1e6), span=st.floats(1e-3, 1e6), most=st.integers(4, 10))
 def test_axis_covers_its_values_with_few_round_ticks(low: float, span: float, most: int) -> None:
     """Every value lies on the axis, whose ticks are at most as many as asked for."""
-    found = axis(low, low + span, 0, 100, most=most)
+    found = round_axis(low, low + span, 0, 100, most=most)
     assert found.low <= low + 1e-6 * span
     assert found.high >= (low + span) - 1e-6 * span
     assert 2 <= len(found.ticks) <= most + 1
@@ -40,15 +40,15 @@ def test_axis_covers_its_values_with_few_round_ticks(low: float, span: float, mo
 
 def test_ticks_are_multiples_of_one_two_or_five() -> None:
     """Ticks are numbers that people count in."""
-    assert axis(0, 38.6, 0, 100).ticks == (0, 10, 20, 30, 40)
-    assert axis(79.4, 90.6, 0, 100, most=7).ticks == (75, 80, 85, 90, 95)
+    assert round_axis(0, 38.6, 0, 100).ticks == (0, 10, 20, 30, 40)
+    assert round_axis(79.4, 90.6, 0, 100, most=7).ticks == (75, 80, 85, 90, 95)
     assert tick_text(0.25, 0.05) == "0.25"
     assert tick_text(40.0, 10.0) == "40"
 
 
 def test_axis_of_one_value_is_drawn() -> None:
     """A span of nothing still has two ends."""
-    assert axis(5, 5, 0, 100).ticks == (5, 6)
+    assert round_axis(5, 5, 0, 100).ticks == (5, 6)
 
 
 def test_points_in_one_place_share_a_label() -> None:

@@ -159,7 +159,7 @@ def _printed(report: RunReport, width: int = 140) -> str:
     """Return what the terminal shows."""
     console = Console(width=width, color_system=None)
     with console.capture() as capture:
-        console.print(terminal.table(report))
+        console.print(terminal.run_table(report))
     return capture.get()
 
 

@@ -12,7 +12,7 @@ from pipeline.core.artifact import Artifact, TensorSpec
 from pipeline.core.dataset import Dataset, Normalisation, Split
 from pipeline.core.errors import InputError, StageError
 from pipeline.core.stage import Context, Target
-from pipeline.network.definition import build
+from pipeline.network.definition import build_network
 from pipeline.network.stored import load_network, write_original
 from pipeline.stages.prune import Prune
 
@@ -44,7 +44,7 @@ def original(folder: Path, blocks: int = 4) -> Artifact:
     (folder / "model.py").write_text(DEFINITION)
     (folder / "original").mkdir()
     torch.manual_seed(0)
-    model: Any = build(folder / "model.py", {"blocks": blocks})
+    model: Any = build_network(folder / "model.py", {"blocks": blocks})
     for index, factor in ((2, 0.0), (4, 0.01)) if blocks else ():
         for parameter in model[index].parameters():
             parameter.data.mul_(factor)

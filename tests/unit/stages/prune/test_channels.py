@@ -14,7 +14,7 @@ from pipeline.core.dataset import Dataset, Normalisation, Split
 from pipeline.core.errors import InputError, StageError
 from pipeline.core.runtimes import FORMS
 from pipeline.core.stage import Context, SilentProgress, Target
-from pipeline.network.definition import build
+from pipeline.network.definition import build_network
 from pipeline.network.stored import load_network, write_original
 from pipeline.stages.prune import Prune
 
@@ -74,7 +74,7 @@ def original(folder: Path) -> Artifact:
     place = folder / "original"
     place.mkdir()
     torch.manual_seed(0)
-    write_original(place, build(folder / "model.py", {}), folder / "model.py", {})
+    write_original(place, build_network(folder / "model.py", {}), folder / "model.py", {})
     return at(place)
 
 

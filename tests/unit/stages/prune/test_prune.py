@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from pipeline.compress.pruning.cost import count
+from pipeline.compress.pruning.cost import count_cost
 from pipeline.core.artifact import TensorSpec
 from pipeline.network.stored import load_network
 from tests.unit.stages.prune_networks import DATA, artifact, original, prune, run, widths
@@ -30,7 +30,7 @@ def test_the_written_network_is_the_reported_one(tmp_path: Path, criterion: str,
         "block.0": {"before": 24, "after": inner},
     }
     assert stream % 4 == inner % 4 == 0
-    cost = count(network, torch.zeros(1, 1, 6, 6))
+    cost = count_cost(network, torch.zeros(1, 1, 6, 6))
     assert (changed["macs"]["after"], changed["parameters"]["after"]) == (cost.macs, cost.parameters)
     assert cost.macs < 0.6 * changed["macs"]["before"]
     assert changed["channels"] == {"before": 40, "after": stream + inner}

@@ -11,12 +11,12 @@ import torch
 from pydantic import ValidationError
 
 from pipeline.compress.quantization.weighted import weighted_layers
-from pipeline.compress.training.training import EpochResult, Training
+from pipeline.compress.training.training import EpochResult, TrainingRun
 from pipeline.core.artifact import TensorSpec
 from pipeline.core.errors import InputError, StageError
 from pipeline.core.stage import Context, SilentProgress
 from pipeline.export.execution import onnx_outputs
-from pipeline.network.definition import build
+from pipeline.network.definition import build_network
 from pipeline.network.stored import load_network, write_original
 from pipeline.onnx_graph.file import is_quantized, read_onnx
 from pipeline.stages.export import Export
@@ -92,7 +92,7 @@ def test_training_that_makes_it_worse_is_not_kept(
     """The calibrated network is epoch 0, and its file ships as without training."""
     alone, _ = run_stage(stage(epochs=0), network, "alone")
     good = EpochResult(0, float("nan"), accuracy=1.0, validation_loss=0.0)
-    monkeypatch.setattr(Training, "judge_start", lambda self: (setattr(self, "start", good), self._keep(self.model)))
+    monkeypatch.setattr(TrainingRun, "judge_start", lambda self: (setattr(self, "start", good), self._keep(self.model)))
     worse, outcome = run_stage(stage(epochs=1), network, "worse")
     assert (outcome.changed["best_epoch"], outcome.changed["calibrated_accuracy"]) == (0, 1.0)
     assert worse.digest == alone.digest
@@ -262,7 +262,7 @@ def test_an_operator_without_counterpart_is_an_input_error(run_stage: Run, netwo
         "def build():\n    return Net()\n"
     )
     (tmp_path / "other").mkdir()
-    write_original(tmp_path / "other", build(tmp_path / "other.py", {}), tmp_path / "other.py", {})
+    write_original(tmp_path / "other", build_network(tmp_path / "other.py", {}), tmp_path / "other.py", {})
     given = network.model_copy(update={"folder": tmp_path / "other"})
     with pytest.raises(InputError, match=r"operator CumSum of .* has no counterpart in torch here; known are Abs"):
         run_stage(stage(), given, "int8")

@@ -15,11 +15,11 @@ from pipeline.compress.pruning.allocation import (
     GroupConstraint,
     global_allocation,
     isomorphic_allocation,
-    uniform,
     uniform_allocation,
+    uniform_kept,
 )
 from pipeline.compress.pruning.graph import ChannelGraph, Group, Member
-from pipeline.compress.pruning.importance.normalise import normalised
+from pipeline.compress.pruning.importance.normalise import normalised_scores
 from pipeline.core.errors import InputError, StageError
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ ONE = Constraints(0.1, 1)
 
 def global_ranking(scores: Mapping[str, Tensor], ratio: float, *, floor: float, align: int) -> Kept:
     """Remove the fraction that one ranking of scores divided by their means puts last."""
-    return global_allocation(normalised(scores, "mean"), Constraints(floor, align)).at_ratio(ratio)
+    return global_allocation(normalised_scores(scores, "mean"), Constraints(floor, align)).at_ratio(ratio)
 
 
 def lengths(kept: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
@@ -46,11 +46,13 @@ def lengths(kept: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
 
 def test_uniform_keeps_the_best_of_each_group() -> None:
     """Half of each group stays: the half with the highest scores, in ascending order of index."""
-    kept = uniform({"a": torch.tensor([3.0, 1.0, 4.0, 2.0]), "b": torch.tensor([1.0, 5.0])}, 0.5, floor=0.1, align=1)
+    kept = uniform_kept(
+        {"a": torch.tensor([3.0, 1.0, 4.0, 2.0]), "b": torch.tensor([1.0, 5.0])}, 0.5, floor=0.1, align=1
+    )
     assert kept == {"a": (0, 2), "b": (1,)}
 
 
-@pytest.mark.parametrize("allocate", [uniform, global_ranking])
+@pytest.mark.parametrize("allocate", [uniform_kept, global_ranking])
 def test_equal_scores_keep_the_first(allocate: object) -> None:
     """Ties are broken by index: the highest leaves."""
     assert callable(allocate)
@@ -169,7 +171,7 @@ def test_a_layer_that_would_be_empty_is_named() -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_scores_that_are_not_finite_are_refused(value: float) -> None:
     """A weight that is NaN must not decide anything."""
-    for allocate in (uniform, global_ranking):
+    for allocate in (uniform_kept, global_ranking):
         with pytest.raises(StageError, match="'a' has scores that are not finite"):
             allocate({"a": torch.tensor([1.0, value, 2.0, 3.0])}, 0.5, floor=0.1, align=1)
 

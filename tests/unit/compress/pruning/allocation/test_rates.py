@@ -12,7 +12,7 @@ from pipeline.compress.pruning.allocation import (
     Constraints,
     GroupConstraint,
     by_pattern,
-    explicit,
+    explicit_rates,
     proportional_allocation,
 )
 from pipeline.compress.pruning.graph import Group, Member
@@ -46,7 +46,7 @@ def test_a_pattern_that_names_nothing_is_refused() -> None:
 def test_each_group_loses_its_own_rate() -> None:
     """A quarter and a half of eight; a group without a rate stays whole."""
     scores = {name: torch.arange(8.0) for name in "abc"}
-    assert explicit(scores, {"a": 0.25, "b": 0.5}, ONE) == {
+    assert explicit_rates(scores, {"a": 0.25, "b": 0.5}, ONE) == {
         "a": (2, 3, 4, 5, 6, 7),
         "b": (4, 5, 6, 7),
         "c": tuple(range(8)),
@@ -55,7 +55,7 @@ def test_each_group_loses_its_own_rate() -> None:
 
 def test_rates_are_rounded_to_the_grid() -> None:
     """0.3 of 64 leaves 44.8: 48 is nearest; a group no wider than its grid stays whole."""
-    kept = explicit({"a": torch.arange(64.0), "b": torch.arange(8.0)}, {"a": 0.3, "b": 0.5}, Constraints(0.1, 8))
+    kept = explicit_rates({"a": torch.arange(64.0), "b": torch.arange(8.0)}, {"a": 0.3, "b": 0.5}, Constraints(0.1, 8))
     assert (len(kept["a"]), len(kept["b"])) == (48, 8)
 
 
@@ -70,7 +70,7 @@ def test_rates_are_rounded_to_the_grid() -> None:
 def test_rates_that_contradict_the_floor_or_empty_a_layer(rate: float, floor: float, expected: str) -> None:
     """The layer is named."""
     with pytest.raises(InputError, match=expected):
-        explicit({"conv": torch.arange(16.0)}, {"conv": rate}, Constraints(floor, 1))
+        explicit_rates({"conv": torch.arange(16.0)}, {"conv": rate}, Constraints(floor, 1))
 
 
 def test_losses_in_proportion() -> None:

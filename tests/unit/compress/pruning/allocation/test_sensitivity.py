@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from pipeline.compress.pruning.allocation import Constraints, global_allocation, limits, sensitivity
+from pipeline.compress.pruning.allocation import Constraints, global_allocation, ratio_limits, sensitivity
 from pipeline.core.errors import StageError
 
 if TYPE_CHECKING:
@@ -55,18 +55,18 @@ def test_curves_have_what_was_measured_at_each_width() -> None:
 )
 def test_the_largest_ratio_within_the_tolerance(tolerance: float, expected: dict[str, float]) -> None:
     """Four channels cost `robust` 0.004 and `fragile` 0.04, eight twice that."""
-    assert limits(sensitivity(SCORES, [0.25, 0.5], Constraints(0.1, 4), accuracy), tolerance) == expected
+    assert ratio_limits(sensitivity(SCORES, [0.25, 0.5], Constraints(0.1, 4), accuracy), tolerance) == expected
 
 
 def test_a_curve_that_recovers_is_not_trusted() -> None:
     """After the first point that is too low nothing counts, however good."""
-    assert limits({"a": {8: 0.9, 6: 0.89, 4: 0.5, 2: 0.9}}, 0.02) == {"a": 0.25}
+    assert ratio_limits({"a": {8: 0.9, 6: 0.89, 4: 0.5, 2: 0.9}}, 0.02) == {"a": 0.25}
 
 
 def test_limits_bound_a_ranking() -> None:
     """The fragile group keeps three quarters although its scores are the lowest."""
     constraints = Constraints(0.1, 4)
-    found = limits(sensitivity(SCORES, [0.25, 0.5], constraints, accuracy), 0.05)
+    found = ratio_limits(sensitivity(SCORES, [0.25, 0.5], constraints, accuracy), 0.05)
     scores = {"robust": torch.arange(16.0) + 100, "fragile": torch.arange(16.0)}
     kept = global_allocation(scores, constraints.limited(found)).at_ratio(0.25)
     assert (len(kept["robust"]), len(kept["fragile"])) == (12, 12)

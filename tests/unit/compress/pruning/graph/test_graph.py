@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.compress.pruning.graph import ChannelGraph, trace
-from pipeline.compress.pruning.graph.capture import capture
+from pipeline.compress.pruning.graph import ChannelGraph, trace_channels
+from pipeline.compress.pruning.graph.capture import capture_graph
 from pipeline.compress.pruning.graph.types import layer_of
-from pipeline.compress.pruning.prune import prune
+from pipeline.compress.pruning.prune import prune_channels
 from tests.unit.compress.pruning.networks import Example, Net, conv, halves
 
 MODELS = Path(__file__).parents[5] / "models"
@@ -27,7 +27,7 @@ def flattened() -> Net:
 
 def graph_of(net: nn.Module, example: Example = IMAGES) -> ChannelGraph:
     """Return the channel graph of a network."""
-    return trace(capture(net, example))
+    return trace_channels(capture_graph(net, example))
 
 
 def test_members_say_what_each_channel_owns() -> None:
@@ -105,8 +105,8 @@ def test_no_position_is_owned_twice() -> None:
 
 def test_tracing_twice_gives_the_same() -> None:
     """Names, order and positions do not depend on the run."""
-    captured = capture(flattened(), IMAGES)
-    first, second = (repr(trace(captured)) for _ in range(2))
+    captured = capture_graph(flattened(), IMAGES)
+    first, second = (repr(trace_channels(captured)) for _ in range(2))
     assert first == second
 
 
@@ -138,11 +138,11 @@ def test_reference_models(name: str, shape: tuple[int, ...], groups: int, first:
     torch.manual_seed(0)
     model, example = module.build().eval(), (torch.randn(2, *shape),)
     for _ in range(2):
-        captured = capture(model, example)
-        graph = trace(captured)
+        captured = capture_graph(model, example)
+        graph = trace_channels(captured)
         assert (len(graph.groups), graph.groups[0].name) == (groups, first)
         assert {frozen.reason for frozen in graph.frozen if not frozen.consumes} == {"output of the network"}
-        pruned = prune(captured, graph, model, halves(graph))
+        pruned = prune_channels(captured, graph, model, halves(graph))
         assert (pruned.rewritten, pruned.certificate.statistics) == ("", ())
         assert pruned.certificate.relative_error < 1e-10
         model = pruned.model

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.compress.pruning.graph import trace
-from pipeline.compress.pruning.graph.capture import capture, record
+from pipeline.compress.pruning.graph import trace_channels
+from pipeline.compress.pruning.graph.capture import capture_graph, record_values
 from pipeline.compress.pruning.surgery import plan_for
 from tests.unit.compress.pruning.networks import Net, conv, disturbed, zeroed
 
@@ -86,17 +86,17 @@ def test_maps_show_the_channels_of_their_group(name: str) -> None:
     build, shape, seen = NETS[name]
     example = (torch.randn(shape, dtype=torch.float64),)
     net = disturbed(build().eval())
-    captured = capture(net, example)
-    graph = trace(captured)
+    captured = capture_graph(net, example)
+    graph = trace_channels(captured)
     found = {group.name: {each.layer: each for each in group.maps} for group in graph.groups}
     assert {
         group: {layer: each.positions[1].tolist() for layer, each in maps.items()} for group, maps in found.items()
     } == seen
     for group in graph.groups:
         kept = [index for index in range(group.width) if index != 1]
-        silent = capture(zeroed(net, plan_for(graph, {group.name: kept})), example)
-        before = record(captured, [each.node for each in group.maps], example)
-        after = record(silent, [each.node for each in group.maps], example)
+        silent = capture_graph(zeroed(net, plan_for(graph, {group.name: kept})), example)
+        before = record_values(captured, [each.node for each in group.maps], example)
+        after = record_values(silent, [each.node for each in group.maps], example)
         for each in group.maps:
             value = after[each.node].movedim(each.dim, 0)
             others = each.positions[kept].ravel()
@@ -109,10 +109,10 @@ def test_maps_show_the_channels_of_their_group(name: str) -> None:
 def test_what_is_seen_is_after_norm_sum_and_activation() -> None:
     """The map of a residual stage is the activated sum, that of a layer inside is behind its own activation."""
     net = NETS["residual"][0]().eval()
-    captured = capture(net, (torch.randn(IMAGES),))
-    stem, inner = trace(captured).groups
+    captured = capture_graph(net, (torch.randn(IMAGES),))
+    stem, inner = trace_channels(captured).groups
     x = torch.randn(IMAGES)
-    values = record(captured, [each.node for group in (stem, inner) for each in group.maps], (x,))
+    values = record_values(captured, [each.node for group in (stem, inner) for each in group.maps], (x,))
     hidden = net.stem(x)
     total = (net.bn(net.b(net.a(hidden).relu())) + hidden).relu()
     assert torch.allclose(values[stem.maps[-1].node], total, atol=1e-6)
@@ -122,5 +122,5 @@ def test_what_is_seen_is_after_norm_sum_and_activation() -> None:
 def test_a_group_without_a_layer_has_no_map() -> None:
     """The features of a table are seen in no layer's output."""
     net = Net(lambda m, x: m.fc(m.table(x)), table=nn.Embedding(5, 4), fc=nn.Linear(4, 2))
-    (group,) = trace(capture(net, (torch.randint(5, (2, 3)),))).groups
+    (group,) = trace_channels(capture_graph(net, (torch.randint(5, (2, 3)),))).groups
     assert (group.name, group.maps) == ("table", ())

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.compress.pruning.graph import ChannelGraph, trace
-from pipeline.compress.pruning.graph.capture import Captured, capture
+from pipeline.compress.pruning.graph import ChannelGraph, trace_channels
+from pipeline.compress.pruning.graph.capture import CapturedGraph, capture_graph
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-Traced = tuple[Captured, ChannelGraph]
+Traced = tuple[CapturedGraph, ChannelGraph]
 
 
 @pytest.fixture
@@ -22,8 +22,8 @@ def traced() -> Callable[..., Traced]:
     """Return a function from a network and the shape of one input to its capture and its groups."""
 
     def run(net: nn.Module, *shape: int) -> Traced:
-        captured = capture(net.eval(), (torch.randn(2, *shape, generator=torch.Generator().manual_seed(0)),))
-        return captured, trace(captured)
+        captured = capture_graph(net.eval(), (torch.randn(2, *shape, generator=torch.Generator().manual_seed(0)),))
+        return captured, trace_channels(captured)
 
     return run
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.compress.pruning.importance.criteria import CRITERIA, score
+from pipeline.compress.pruning.importance.criteria import CRITERIA, score_channels
 from pipeline.compress.pruning.importance.names import CriterionName
 from pipeline.compress.pruning.importance.request import ScoreRequest
 from pipeline.core.errors import InputError
@@ -56,13 +56,13 @@ def test_the_table_has_a_row_for_each_name() -> None:
 def test_scores_are_finite_and_not_negative(traced: Callable[..., tuple], name: CriterionName) -> None:
     """One float64 number for each channel of each group, the same on a second run."""
     wanted = request(traced, network())
-    found = score(name, wanted)
+    found = score_channels(name, wanted)
     assert {group: len(scores) for group, scores in found.scores.items()} == {"0": 4, "3": 3}
     for group, scores in found.scores.items():
         assert scores.dtype == torch.float64
         assert not scores.requires_grad
         assert bool((torch.isfinite(scores) & (scores >= 0)).all())
-        assert torch.equal(scores, score(name, wanted).scores[group])
+        assert torch.equal(scores, score_channels(name, wanted).scores[group])
     reads = CRITERIA[name].needs in {"data", "gradients"}
     assert found.details.get("samples") == (10 if reads else None)
 
@@ -72,12 +72,12 @@ def test_scores_move_with_their_channels(traced: Callable[..., tuple], name: Cri
     """The same network with its hidden channels in another order has the same scores in that order."""
     net, order = network(), torch.tensor([2, 0, 3, 1])
     wanted = request(traced, net)
-    before = score(name, wanted).scores
+    before = score_channels(name, wanted).scores
     with torch.no_grad():
         for tensor in (net[0].weight, net[0].bias, net[1].weight, net[1].bias):
             tensor.copy_(tensor[order])
         net[3].weight.copy_(net[3].weight[:, order])
-    after = score(name, wanted).scores
+    after = score_channels(name, wanted).scores
     assert torch.allclose(after["0"], before["0"][order], rtol=1e-3)
     assert torch.allclose(after["3"], before["3"], rtol=1e-3)
     assert len(before["0"].unique()) == 4
@@ -91,7 +91,7 @@ def test_dead_channels_matter_least(traced: Callable[..., tuple], name: Criterio
         net[1].weight[2], net[1].bias[2] = 0, 0
         net[3].weight[:, 2] = 0
         net[0].weight[2], net[0].bias[2] = 0, 0
-    scores = score(name, request(traced, net)).scores["0"]
+    scores = score_channels(name, request(traced, net)).scores["0"]
     assert int(scores.argmin()) == 2
     assert float(scores[2]) == pytest.approx(0, abs=1e-6)
     assert float(scores.sort().values[1]) > 1e-6
@@ -101,17 +101,17 @@ def test_missing_data_and_loss_are_named(traced: Callable[..., tuple]) -> None:
     """A criterion that needs them says so; one of weights does not ask."""
     captured, graph = traced(network(), 2, 6, 6)
     with pytest.raises(InputError, match="at least one batch"):
-        score("hrank", ScoreRequest(captured, graph))
+        score_channels("hrank", ScoreRequest(captured, graph))
     with pytest.raises(InputError, match="at least one batch"):
-        score("apoz", ScoreRequest(captured, graph, lambda: iter(())))
+        score_channels("apoz", ScoreRequest(captured, graph, lambda: iter(())))
     with pytest.raises(InputError, match="needs a loss"):
-        score("taylor", ScoreRequest(captured, graph, batches))
-    assert score("l1", ScoreRequest(captured, graph)).details == {}
+        score_channels("taylor", ScoreRequest(captured, graph, batches))
+    assert score_channels("l1", ScoreRequest(captured, graph)).details == {}
 
 
 def test_thinet_hands_over_its_products(traced: Callable[..., tuple]) -> None:
     """They are what rescaling the kept channels needs."""
-    products = score("thinet", request(traced, network())).products
+    products = score_channels("thinet", request(traced, network())).products
     assert products is not None
     assert products["0"]["3.weight"].shape == (4, 4)
 
@@ -122,7 +122,9 @@ def test_networks_with_a_fixed_batch_are_scored(traced: Callable[..., tuple]) ->
     free = ScoreRequest(captured, graph, pairs, nn.functional.cross_entropy)
     fixed = replace(free, captured=replace(captured, dynamic=False))
     for name in DETERMINISTIC:
-        assert torch.allclose(score(name, fixed).scores["0"], score(name, free).scores["0"], rtol=1e-4)
+        assert torch.allclose(
+            score_channels(name, fixed).scores["0"], score_channels(name, free).scores["0"], rtol=1e-4
+        )
 
 
 def pairs() -> Iterator[tuple[Tensor, Tensor]]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.compress.pruning.graph import ChannelGraph, FeatureMap, Group
-from pipeline.compress.pruning.graph.capture import capture
+from pipeline.compress.pruning.graph.capture import capture_graph
 from pipeline.compress.pruning.importance.feature_maps import FeatureMaps
 from pipeline.compress.pruning.importance.gates import gate_gradients
 from pipeline.compress.pruning.importance.group_fisher import group_fisher
@@ -81,7 +81,7 @@ def test_coupled_maps_add_before_they_are_squared_and_count_once(
     scalar_net: nn.Sequential, scalar_batches: Batches
 ) -> None:
     """Two different maps of one group add their effects; the same map named by two layers is one map."""
-    captured = capture(scalar_net, (torch.ones(2, 1, 1, 1),))
+    captured = capture_graph(scalar_net, (torch.ones(2, 1, 1, 1),))
     hidden = next(node.name for node in captured.module.graph.nodes if "linear" in node.name)
     first, swapped = (
         FeatureMap(hidden, layer, 1, np.array(order)) for layer, order in (("a", [[0], [1]]), ("b", [[1], [0]]))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from pipeline.compress.pruning.importance.normalise import normalised
+from pipeline.compress.pruning.importance.normalise import normalised_scores
 
 if TYPE_CHECKING:
     from pipeline.compress.pruning.importance.names import Normalisation
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def test_normalisations(how: Normalisation, expected: list[float]) -> None:
     """Equal scores share the mean of their places."""
     scores = {"g": torch.tensor([3.0, 1.0, 0.0, 0.0]), "larger": torch.tensor([30.0, 10.0, 0.0, 0.0])}
-    found = normalised(scores, how)
+    found = normalised_scores(scores, how)
     assert found["g"].tolist() == pytest.approx(expected)
     assert found["g"].dtype == torch.float64
     if how != "none":
@@ -36,4 +36,4 @@ def test_normalisations(how: Normalisation, expected: list[float]) -> None:
 @pytest.mark.parametrize("how", ["none", "mean", "max", "l2"])
 def test_groups_of_zeros_stay_zeros(how: Normalisation) -> None:
     """Nothing is divided by zero."""
-    assert normalised({"g": torch.zeros(3)}, how)["g"].tolist() == [0, 0, 0]
+    assert normalised_scores({"g": torch.zeros(3)}, how)["g"].tolist() == [0, 0, 0]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.compress.pruning.graph.capture import Captured, capture, record
+from pipeline.compress.pruning.graph.capture import CapturedGraph, capture_graph, record_values
 from pipeline.compress.pruning.importance.samples import SampleAxis, sample_axes
 from pipeline.core.errors import StageError
 
@@ -31,9 +31,9 @@ class Rearranged(nn.Module):
         return self.back(self.linear(self.there(x)))
 
 
-def captured_linear(order: Order) -> tuple[Captured, str, int]:
+def captured_linear(order: Order) -> tuple[CapturedGraph, str, int]:
     """Return the capture, the name of the node of the linear layer, and the dimension of its channels."""
-    captured = capture(Rearranged(order), (torch.randn(2, 4, 3),))
+    captured = capture_graph(Rearranged(order), (torch.randn(2, 4, 3),))
     node = next(node for node in captured.module.graph.nodes if node.name == "linear")
     return captured, node.name, len(node.meta["val"].shape) - 1
 
@@ -56,7 +56,7 @@ def test_samples_are_found(order: Order, expected: SampleAxis) -> None:
     captured, node, channel = captured_linear(order)
     inputs = torch.randn(3, 4, 3, generator=torch.Generator().manual_seed(0))
     found = sample_axes(captured, {node: channel}, inputs)[node]
-    values = record(captured, [node], (inputs,))
+    values = record_values(captured, [node], (inputs,))
     arranged = found.first(values[node], 3)
     assert found == expected
     assert torch.equal(arranged.reshape(3, 4, 5), values["output"])

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.compress.pruning.importance.reconstruction import consumer_products, factors, rescale
+from pipeline.compress.pruning.importance.reconstruction import consumer_products, factors, rescale_consumers
 from pipeline.compress.pruning.importance.thinet import thinet
 from pipeline.core.errors import InputError
 
@@ -173,7 +173,7 @@ def test_rescaling_restores_the_output(traced: Callable[..., tuple]) -> None:
     images = torch.rand(16, 2, 3, 3, generator=torch.Generator().manual_seed(0))
     products = consumer_products(captured, graph, [(images, torch.zeros(16))])
     before = net[:3](images).detach()
-    rescale(graph, dict(net.named_parameters()), products, {"0": (0, 2), "2": (0, 1)})
+    rescale_consumers(graph, dict(net.named_parameters()), products, {"0": (0, 2), "2": (0, 1)})
     without = torch.relu(F.conv2d(images, net[0].weight)) * torch.tensor([1.0, 0.0, 1.0]).view(1, 3, 1, 1)
     assert torch.allclose(net[2](without), before, atol=1e-4)
 

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from pipeline.compress.quantization.aware.graph import QuantizationAware
 from pipeline.compress.quantization.ranges import activation_ranges
-from pipeline.compress.quantization.separation import separated, with_biases
+from pipeline.compress.quantization.separation import separate_tensors, with_biases
 from pipeline.export.onnx import export_onnx
 from pipeline.stages.quantize_aware.training import folded_norms, freeze_constants, tied_parameters
 from tests.defaults import asked
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto
 
-    from pipeline.compress.quantization.engines.engine import Request
+    from pipeline.compress.quantization.engines.engine import QuantizeRequest
 
 IMAGES = floats(16, 3, 8, 8, seed=4)
 CLASSES = 5
@@ -206,7 +206,7 @@ def exported(name: str) -> ModelProto:
 
 def simulated(
     name: str,
-    request: Request | None = None,
+    request: QuantizeRequest | None = None,
     *,
     made: nn.Module | None = None,
     model: ModelProto | None = None,
@@ -217,7 +217,7 @@ def simulated(
     made, model = made or network(name), model or exported(name)
     ranges = activation_ranges(model, IMAGES, calibration=asked_for.calibration, percentile=asked_for.percentile)
     norms = folded_norms(made, IMAGES[:2])
-    own = with_biases(separated(model, tied_parameters(made, IMAGES[:2])), norms)
+    own = with_biases(separate_tensors(model, tied_parameters(made, IMAGES[:2])), norms)
     aware = QuantizationAware(own, ranges, asked_for, norms, keep_zeros=keep_zeros)
     freeze_constants(aware, made)
     aware.eval()

@@ -18,7 +18,7 @@ from torch.nn import functional
 from pipeline.compress.quantization.engines.registry import ENGINES, open_engine
 from pipeline.core.errors import InputError, StageError
 from pipeline.export.onnx import export_onnx
-from pipeline.measure.machine import fingerprint
+from pipeline.measure.machine import machine_fingerprint
 from pipeline.precision.targets import target_facts
 from tests.defaults import asked
 from tests.unit.compress.pruning.networks import Net, conv
@@ -37,7 +37,7 @@ IMAGES = np.random.default_rng(0).standard_normal((4, 3, 4, 4)).astype(np.float3
 #: Where outputs of quantized and float graph are this near, in dB, no scale is on a wrong axis or missing.
 NEAR = 30.0
 #: OpenVINO has no setting against saturated sums of products in 8 bits, as onnxruntime has.
-SATURATES = target_facts(fingerprint(), "openvino").saturates
+SATURATES = target_facts(machine_fingerprint(), "openvino").saturates
 
 
 @pytest.fixture(params=[name for name in ENGINES if name != "onnxruntime"])

@@ -11,7 +11,7 @@ from onnx import helper, numpy_helper
 
 from pipeline.compress.quantization.engines.registry import available, open_engine
 from pipeline.compress.quantization.recovery.bias_correction import correct_biases
-from pipeline.compress.quantization.weighted import Stored, weighted_layers
+from pipeline.compress.quantization.weighted import StoredWeights, weighted_layers
 from pipeline.core.errors import InputError
 from tests.defaults import asked, quantize_static
 from tests.unit.compress.quantization.graphs import floats, model_of, run
@@ -129,7 +129,7 @@ def test_a_bias_stays_within_32_bits() -> None:
     plain = quantize_static(LAYERS["plain"](), SAMPLES, scheme="u8s8").model
     layer = weighted_layers(plain)["conv"]
     layer.shift_bias(np.full(8, 1e9, np.float32))
-    assert isinstance(layer.bias, Stored)
+    assert isinstance(layer.bias, StoredWeights)
     assert (layer.bias.integers == 2**31 - 1).all()
     assert layer.bias.integers.dtype == np.int32
 

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
-from pipeline.compress.quantization.recovery.equalization import equalize
+from pipeline.compress.quantization.recovery.equalization import equalize_channels
 from pipeline.core.errors import InputError
 from tests.defaults import quantize_static
 from tests.unit.compress.quantization.graphs import floats, model_of, run
@@ -114,7 +114,7 @@ def test_the_network_stays_the_same_and_ranges_become_equal(drawn: tuple[ModelPr
     """For all pairs of a chain at once, whatever stands between them."""
     model, pairs = drawn
     before = model.SerializeToString(deterministic=True)
-    equalized, found = equalize(model)
+    equalized, found = equalize_channels(model)
     assert model.SerializeToString(deterministic=True) == before
     assert list(found) == pairs
     expected, outputs = run(model, IMAGES)[0], run(equalized, IMAGES)[0]
@@ -122,7 +122,7 @@ def test_the_network_stays_the_same_and_ranges_become_equal(drawn: tuple[ModelPr
     for pair in pairs:
         one, other = ranges(equalized, *pair)
         np.testing.assert_allclose(one, other, rtol=0.01)
-    again, _ = equalize(equalized)
+    again, _ = equalize_channels(equalized)
     for name, tensor in tensors(again).items():
         np.testing.assert_allclose(tensor, tensors(equalized)[name], rtol=0.02, atol=1e-6)
 
@@ -130,7 +130,7 @@ def test_the_network_stays_the_same_and_ranges_become_equal(drawn: tuple[ModelPr
 def test_the_same_again_gives_the_same_bytes() -> None:
     """And the types of all tensors stay."""
     model = Chain().conv().add("Relu").conv(groups=WIDTH, kernel=3).add("Relu").conv().model()
-    files = [equalize(model)[0] for _ in range(2)]
+    files = [equalize_channels(model)[0] for _ in range(2)]
     assert files[0].SerializeToString(deterministic=True) == files[1].SerializeToString(deterministic=True)
     assert {tensor.dtype for tensor in tensors(files[0]).values()} == {np.dtype(np.float32)}
 
@@ -140,7 +140,7 @@ def test_one_scale_for_a_depthwise_layer_loses_less() -> None:
     model = Chain().conv().add("Relu").conv(groups=WIDTH, kernel=3).add("Relu").conv().model()
     expected = run(model, IMAGES)[0]
     errors = []
-    for each in (model, equalize(model)[0]):
+    for each in (model, equalize_channels(model)[0]):
         quantized = quantize_static(each, IMAGES, scheme="u8s8-reduced", per_channel=False).model
         errors.append(float(np.square(run(quantized, IMAGES)[0] - expected).sum()))
     assert errors[1] < 0.3 * errors[0]
@@ -209,21 +209,21 @@ def other_layers(chain: Chain) -> Chain:
 def test_what_cannot_be_equalized_is_refused(build: Any) -> None:  # noqa: ANN401 - a function
     """When there is nothing else in the network."""
     with pytest.raises(InputError, match="no two layers are joined by ReLU, pooling or nothing alone"):
-        equalize(build(Chain()).model())
+        equalize_channels(build(Chain()).model())
 
 
 def test_an_output_of_the_network_keeps_its_scale() -> None:
     """Even if a layer reads it."""
     chain = Chain().conv().add("Relu").conv()
     with pytest.raises(InputError, match="nothing to equalize"):
-        equalize(chain.model("n1"))
+        equalize_channels(chain.model("n1"))
 
 
 def test_the_rest_of_a_network_is_equalized() -> None:
     """Pairs that cannot stay as they are."""
     chain = relu6(Chain()).add("Relu").conv()
     model = chain.model()
-    equalized, pairs = equalize(model)
+    equalized, pairs = equalize_channels(model)
     assert pairs == (("n2", "n4"),)
     np.testing.assert_array_equal(tensors(equalized)["n0.0"], tensors(model)["n0.0"])
     np.testing.assert_allclose(run(equalized, IMAGES)[0], run(model, IMAGES)[0], rtol=1e-4, atol=1e-5)
@@ -237,7 +237,7 @@ def test_dead_channels_stay(size: float) -> None:
     chain.constants["n2.0"][:, 4] *= size
     model = chain.model("n0")
     model.graph.output.pop()
-    equalized, _ = equalize(model)
+    equalized, _ = equalize_channels(model)
     for name, tensor in tensors(equalized).items():
         assert np.isfinite(tensor).all(), name
     assert np.abs(tensors(equalized)["n0.1"]).max() < 100 * np.abs(tensors(model)["n0.1"]).max()

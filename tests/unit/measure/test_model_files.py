@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from pipeline.core.errors import InputError
-from pipeline.measure.payload import payload
+from pipeline.measure.model_files import model_files
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,7 +41,7 @@ def sha256(path: Path) -> str:
 def test_single_file_is_its_own_hash(tmp_path: Path) -> None:
     """A network without further files has the digest and the size of its file."""
     path = write_external(tmp_path / "net.onnx")
-    found = payload(path, "onnxruntime")
+    found = model_files(path, "onnxruntime")
     assert (found.main, dict(found.files)) == ("net.onnx", {"net.onnx": path})
     assert found.sha256 == {"net.onnx": found.digest}
     assert found.digest == sha256(path)
@@ -54,13 +54,13 @@ def test_external_data_belong_to_the_network(tmp_path: Path, runtime: str) -> No
     path = write_external(tmp_path / "net.onnx", "a.bin", "b.bin", "a.bin")
     for name in ("a.bin", "b.bin"):
         (tmp_path / name).write_bytes(bytes(16))
-    found = payload(path, runtime)  # type: ignore[arg-type]
+    found = model_files(path, runtime)  # type: ignore[arg-type]
     before = found.digest
     assert list(found.files) == ["net.onnx", "a.bin", "b.bin"]
     assert found.main == "net.onnx"
     assert found.size_bytes == path.stat().st_size + 32
     (tmp_path / "b.bin").write_bytes(bytes(15) + b"1")
-    assert payload(path, "onnxruntime").digest != before
+    assert model_files(path, "onnxruntime").digest != before
 
 
 def test_external_data_that_onnx_itself_wrote_are_found(tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_external_data_that_onnx_itself_wrote_are_found(tmp_path: Path) -> None:
     graph = helper.make_graph([helper.make_node("Add", ["a", "weight"], ["b"])], "net", ports[:1], ports[1:], [weight])
     path = tmp_path / "net.onnx"
     onnx.save(helper.make_model(graph), path, save_as_external_data=True, location="net.data", size_threshold=0)
-    assert list(payload(path, "onnxruntime").files) == ["net.onnx", "net.data"]
+    assert list(model_files(path, "onnxruntime").files) == ["net.onnx", "net.data"]
 
 
 @pytest.mark.parametrize("location", ["../secret", "/etc/passwd", "sub/w.bin", "./w.bin", ".", "a/../../w.bin"])
@@ -78,7 +78,7 @@ def test_weights_elsewhere_are_refused(tmp_path: Path, location: str) -> None:
     """A file may name only files beside it: nothing else of this machine is read or sent."""
     path = write_external(tmp_path / "net.onnx", location)
     with pytest.raises(InputError, match=r"its weights lie in .*; expected them in a file beside it"):
-        payload(path, "onnxruntime")
+        model_files(path, "onnxruntime")
 
 
 @pytest.mark.parametrize("location", ["", "..", "missing.bin", "a\nb"])
@@ -86,14 +86,14 @@ def test_weights_that_are_no_file_are_refused(tmp_path: Path, location: str) -> 
     """A folder, nothing at all, or a file that is not there."""
     path = write_external(tmp_path / "net.onnx", location)
     with pytest.raises(InputError, match=r"(does not exist|is a folder); expected an exported network"):
-        payload(path, "onnxruntime")
+        model_files(path, "onnxruntime")
 
 
 def test_file_that_is_no_network_is_left_to_the_runtime(tmp_path: Path) -> None:
     """The runtime says why it cannot be read; here it is a file like any other."""
     path = tmp_path / "bad.onnx"
     path.write_text("no network")
-    assert list(payload(path, "onnxruntime").files) == ["bad.onnx"]
+    assert list(model_files(path, "onnxruntime").files) == ["bad.onnx"]
 
 
 def test_openvino_model_has_its_weights_with_it(tmp_path: Path) -> None:
@@ -101,11 +101,11 @@ def test_openvino_model_has_its_weights_with_it(tmp_path: Path) -> None:
     path = tmp_path / "model.xml"
     path.write_text("graph")
     (tmp_path / "model.bin").write_text("weights")
-    found = payload(path, "openvino")
+    found = model_files(path, "openvino")
     before = found.digest
     assert list(found.files) == ["model.xml", "model.bin"]
     (tmp_path / "model.bin").write_text("changed")
-    changed = payload(path, "openvino")
+    changed = model_files(path, "openvino")
     assert changed.digest != before
     assert changed.size_bytes == found.size_bytes
 
@@ -116,7 +116,7 @@ def test_names_do_not_count_in_the_digest(tmp_path: Path) -> None:
     for name in ("first", "second"):
         (tmp_path / f"{name}.xml").write_text("graph")
         (tmp_path / f"{name}.bin").write_text("weights")
-        found.append(payload(tmp_path / f"{name}.xml", "openvino"))
+        found.append(model_files(tmp_path / f"{name}.xml", "openvino"))
     assert found[0].digest == found[1].digest
 
 
@@ -133,4 +133,4 @@ def test_missing_files_are_named_with_what_was_expected(tmp_path: Path, name: st
     """A file that is missing, an .xml without its .bin, a folder that is no torch network, a folder as a file."""
     (tmp_path / "lonely.xml").write_text("graph")
     with pytest.raises(InputError, match=f"(does not exist|is a folder); expected .*{expected}"):
-        payload(tmp_path / name, runtime)  # type: ignore[arg-type]
+        model_files(tmp_path / name, runtime)  # type: ignore[arg-type]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Payload:
+class ModelFiles:
     """Files by name, the first of them the one that a runtime is given; all lie in one folder."""
 
     files: Mapping[str, Path]
@@ -47,7 +47,7 @@ class Payload:
         return sum(path.stat().st_size for path in self.files.values())
 
 
-def payload(source: Path, runtime: Runtime) -> Payload:
+def model_files(source: Path, runtime: Runtime) -> ModelFiles:
     """Return the files of a network: an .xml with its .bin, an .onnx with its external data, a torch artifact's.
 
     Raises:
@@ -63,7 +63,7 @@ def payload(source: Path, runtime: Runtime) -> Payload:
         kind = kind_of(path)
         if kind != "a file":
             raise InputError(f"{path} {f'is {kind}' if kind else 'does not exist'}; expected {_expected(runtime)}")
-    return Payload(files)
+    return ModelFiles(files)
 
 
 def _expected(runtime: Runtime) -> str:

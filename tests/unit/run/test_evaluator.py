@@ -1,4 +1,4 @@
-"""What the judge keeps in the store belongs to the network and to the images that it takes."""
+"""What the evaluator keeps in the store belongs to the network and to the images that it takes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipeline.core.artifact import Artifact, TensorSpec, payload_digest
 from pipeline.core.stage import SilentProgress, Target
 from pipeline.core.store import Store
 from pipeline.network.stored import write_original
-from pipeline.run.judge import Judge
+from pipeline.run.evaluator import Evaluator
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,7 +40,7 @@ def network(folder: Path, side: int) -> Artifact:
 
 def test_one_network_is_exported_for_each_size_of_its_images(tmp_path: Path) -> None:
     """Equal weights do not make equal files: another size asks for another export."""
-    judge = Judge(
+    evaluator = Evaluator(
         store=Store(tmp_path / "store"),
         dataset=lambda: None,  # type: ignore[arg-type, return-value] - nothing is judged
         data_identity={},
@@ -50,5 +50,5 @@ def test_one_network_is_exported_for_each_size_of_its_images(tmp_path: Path) -> 
     )
     small, large = (network(tmp_path, side) for side in (8, 12))
     assert small.digest == large.digest
-    assert [judge.shipped(each).inputs[0].shape for each in (small, large)] == [(1, 1, 8, 8), (1, 1, 12, 12)]
-    assert judge.shipped(small).folder == judge.shipped(small).folder
+    assert [evaluator.exported_file(each).inputs[0].shape for each in (small, large)] == [(1, 1, 8, 8), (1, 1, 12, 12)]
+    assert evaluator.exported_file(small).folder == evaluator.exported_file(small).folder

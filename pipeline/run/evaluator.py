@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.core.artifact import Artifact, Frozen, TensorSpec, payload_digest, size_bytes
+from pipeline.core.artifact import Artifact, FrozenModel, TensorSpec, payload_digest, size_bytes
 from pipeline.core.classification import NO_CLASS, predicted_classes
 from pipeline.core.errors import StageError
-from pipeline.core.runtimes import FORMS, RUNTIMES, exported_forms, loaded, runtime_for
+from pipeline.core.runtimes import FORMS, RUNTIMES, exported_forms, load_reference, runtime_for
 from pipeline.core.store import write_artifact
 from pipeline.results.accuracy import paired_difference, score
 from pipeline.results.run import Accuracy, FinalTest
@@ -28,19 +28,19 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from pipeline.analysis.cost import Cost
+    from pipeline.analysis.cost import FileCost
     from pipeline.core.dataset import Dataset, Split
     from pipeline.core.stage import Progress, Runtime, Target
     from pipeline.core.store import Store
 
-_JUDGEMENT_FILE = "judgement.json"
+_EVALUATION_FILE = "judgement.json"
 #: What an FP32 export for judging depends on.
 _EXPORTERS = ("torch", "onnx", "onnxscript")
-#: Bump this when the same file would now be judged differently.
+#: Bump this when the same file would now be evaluated differently.
 REVISION = 1
 
 
-class Judgement(Frozen):
+class FileEvaluation(FrozenModel):
     """What was found about one exported file."""
 
     validation: Accuracy
@@ -51,7 +51,7 @@ class Judgement(Frozen):
 
 
 @dataclass(frozen=True)
-class Judge:
+class Evaluator:
     """Judges artifacts on one data set for one target. `data_identity` tells the data and their split apart."""
 
     store: Store
@@ -61,7 +61,7 @@ class Judge:
     threads: int
     progress: Progress
 
-    def shipped(self, artifact: Artifact) -> Artifact:
+    def exported_file(self, artifact: Artifact) -> Artifact:
         """Return the exported file of an artifact: itself, or the FP32 ONNX export of a torch network."""
         if artifact.form in exported_forms():
             return artifact
@@ -79,21 +79,21 @@ class Judge:
         self._obtain(key, partial(self._export, artifact), "the same export")
         return self.store.read(key)
 
-    def judge(self, artifact: Artifact) -> Judgement:
+    def evaluate(self, artifact: Artifact) -> FileEvaluation:
         """Return accuracy on the validation split, cost and size of the exported file."""
-        file = self.shipped(artifact)
+        file = self.exported_file(artifact)
         key = digest_of({"kind": "judgement", "revision": REVISION, "of": file.digest, **self._conditions(file)})
-        self._obtain(key, lambda folder: _write(self._judgement(file), folder), "the same evaluation")
-        return Judgement.model_validate_json((self.store.folder(key) / _JUDGEMENT_FILE).read_text())
+        self._obtain(key, lambda folder: _write(self._evaluation(file), folder), "the same evaluation")
+        return FileEvaluation.model_validate_json((self.store.folder(key) / _EVALUATION_FILE).read_text())
 
     def final_test(self, original: Artifact, result: Artifact) -> FinalTest:
         """Return the test accuracy of both exported files on the same images. Taken once for a pair of files."""
-        before, after = self.shipped(original), self.shipped(result)
+        before, after = self.exported_file(original), self.exported_file(result)
         conditions = [self._conditions(file) for file in (before, after)]
         pair = [before.digest, after.digest]
         key = digest_of({"kind": "test", "revision": REVISION, "of": pair, "conditions": conditions})
         self._obtain(key, lambda folder: _write(self._test(before, after), folder), "the same final test")
-        return FinalTest.model_validate_json((self.store.folder(key) / _JUDGEMENT_FILE).read_text())
+        return FinalTest.model_validate_json((self.store.folder(key) / _EVALUATION_FILE).read_text())
 
     def runtime_of(self, file: Artifact) -> Runtime:
         """Return the runtime that a file is evaluated in: the target's where it reads the form, else the form's own."""
@@ -132,13 +132,13 @@ class Judge:
         )
         write_artifact(exported, folder)
 
-    def _judgement(self, file: Artifact) -> Judgement:
+    def _evaluation(self, file: Artifact) -> FileEvaluation:
         from pipeline.analysis.cost import gzip_size_bytes
 
         data = self.dataset()
         predictions = self._predictions(file, data.validation, "validation")
-        cost: Cost = loaded(FORMS[file.form].cost)(file.file)
-        return Judgement(
+        cost: FileCost = load_reference(FORMS[file.form].cost)(file.file)
+        return FileEvaluation(
             validation=score(predictions, data.validation.labels, len(data.classes)),
             macs=cost.macs,
             parameters=cost.parameters,
@@ -179,8 +179,8 @@ def _require_classes(predictions: NDArray[np.int64], where: str) -> None:
         )
 
 
-def _write(found: Frozen, folder: Path) -> None:
-    (folder / _JUDGEMENT_FILE).write_text(found.model_dump_json(indent=1) + "\n")
+def _write(found: FrozenModel, folder: Path) -> None:
+    (folder / _EVALUATION_FILE).write_text(found.model_dump_json(indent=1) + "\n")
 
 
 def input_specs(dataset: Dataset, batch: int) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto
 
-    from pipeline.compress.quantization.engines.engine import Request
+    from pipeline.compress.quantization.engines.engine import QuantizeRequest
     from pipeline.compress.quantization.names import Scheme
     from pipeline.precision.evaluation import Evaluation, Timed
     from pipeline.precision.targets import TargetFacts
@@ -30,7 +30,7 @@ ROUNDING = 1e-9
 
 
 @dataclass
-class Tried:
+class SearchCandidate:
     """A candidate while it is being judged; `file` is None when it could not be made.
 
     `on_integers` are the nodes that could be left in float. `dropped` says why it cannot be chosen, `remark` why it was
@@ -62,7 +62,7 @@ class Tried:
 
 
 @dataclass(frozen=True)
-class Question:
+class SearchProblem:
     """What is searched: the float file, where candidates go, calibration images, and what is allowed.
 
     `schemes`, those to try first first, bind static int8, and `request.keep` every candidate. With `inexact_on_arm`
@@ -75,48 +75,50 @@ class Question:
     facts: TargetFacts
     accuracy_drop: float
     budget_s: float
-    request: Request
+    request: QuantizeRequest
     schemes: tuple[Scheme, ...]
     inexact_on_arm: Callable[[ModelProto], str] | None = None
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """What a search found. The first candidate is the float file; one of them is chosen."""
 
-    chosen: Tried
-    candidates: tuple[Tried, ...]
+    chosen: SearchCandidate
+    candidates: tuple[SearchCandidate, ...]
     layers: tuple[LayerChoice, ...]
 
 
-def file_of(tried: Tried) -> Path:
+def file_of(tried: SearchCandidate) -> Path:
     """Return a candidate's file. Raises StageError when it could not be made."""
     if tried.file is None:
         raise StageError(f"{tried.label} has no file")
     return tried.file
 
 
-def speed_of(tried: Tried) -> float:
+def speed_of(tried: SearchCandidate) -> float:
     """Return how many times as fast as the float file a candidate is; 0 where it was not timed."""
     return tried.timed.speedup.value if tried.timed and tried.timed.speedup else 0.0
 
 
-def is_slower(tried: Tried) -> bool:
+def is_slower(tried: SearchCandidate) -> bool:
     """Say whether a candidate is slower than the float file for certain."""
     return bool(tried.timed and tried.timed.speedup and tried.timed.speedup.high < 1)
 
 
-def _lost_points(file: Path, question: Question, evaluation: Evaluation) -> float:
+def _lost_points(file: Path, question: SearchProblem, evaluation: Evaluation) -> float:
     """Return by how many points a file's accuracy on the validation split is below that of the float file."""
     return 100 * (evaluation.accuracy(question.given) - evaluation.accuracy(file))
 
 
-def is_right(tried: Tried, question: Question, evaluation: Evaluation) -> bool:
+def is_right(tried: SearchCandidate, question: SearchProblem, evaluation: Evaluation) -> bool:
     """Say whether a file loses no more accuracy on the validation split than is allowed."""
     return _lost_points(file_of(tried), question, evaluation) <= question.accuracy_drop + ROUNDING
 
 
-def _row_of(each: Tried, chosen: Tried, question: Question, evaluation: Evaluation) -> CandidateFile:
+def _row_of(
+    each: SearchCandidate, chosen: SearchCandidate, question: SearchProblem, evaluation: Evaluation
+) -> CandidateFile:
     """Return a candidate as the report shows it."""
     state, reason = _verdict(each, chosen, question, evaluation)
     variant, file = each.variant, each.file
@@ -140,7 +142,9 @@ def _row_of(each: Tried, chosen: Tried, question: Question, evaluation: Evaluati
     )
 
 
-def _verdict(each: Tried, chosen: Tried, question: Question, evaluation: Evaluation) -> tuple[State, str]:
+def _verdict(
+    each: SearchCandidate, chosen: SearchCandidate, question: SearchProblem, evaluation: Evaluation
+) -> tuple[State, str]:
     """Return what became of a candidate, and why in words."""
     is_float = each.precision == FLOAT
     if each is chosen:
@@ -159,9 +163,9 @@ def _verdict(each: Tried, chosen: Tried, question: Question, evaluation: Evaluat
 
 
 def plan_of(
-    question: Question,
+    question: SearchProblem,
     evaluation: Evaluation,
-    found: Found,
+    found: SearchResult,
     *,
     moved: Mapping[int, float],
     began: float,
@@ -187,6 +191,6 @@ def plan_of(
     return PrecisionPlan(**values)
 
 
-def _place(chosen: Tried, tried: Sequence[Tried]) -> int:
+def _place(chosen: SearchCandidate, tried: Sequence[SearchCandidate]) -> int:
     """Return the index of the very same candidate: two may be equal."""
     return next(index for index, each in enumerate(tried) if each is chosen)

@@ -20,7 +20,7 @@ _ASKED = 9
 
 
 @dataclass(frozen=True)
-class Visit:
+class DeviceStatus:
     """What a device told of itself.
 
     `missing` are the packages that it could use and does not have, `install` the line that installs them there; it is
@@ -39,7 +39,7 @@ class Visit:
     round_trip_ms: float
 
 
-def visit(device: Device) -> Visit:
+def probe_device(device: Device) -> DeviceStatus:
     """Start the worker on a device, ask it, and end it.
 
     Raises:
@@ -56,7 +56,7 @@ def visit(device: Device) -> Visit:
     finally:
         device.close()
     missing = missing_packages(hello, ("numpy", *PACKAGES))
-    return Visit(
+    return DeviceStatus(
         url=device.url,
         emulated=device.emulated,
         python=hello["python"],
