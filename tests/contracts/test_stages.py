@@ -157,7 +157,14 @@ def test_defaults_stand_in_configurations_alone() -> None:
                         for field in fields(each)
                         if field.default not in (MISSING, None) and type(field.default) in keys.get(field.name, ())
                     ]
-    assert {"Augmentation", "Constraints", "Hyperparameters", "Request", "Terms"} <= seen
+    assert {
+        "Augmentation",
+        "Hyperparameters",
+        "MeasureTerms",
+        "PruneRequest",
+        "QuantizeRequest",
+        "SelectionRules",
+    } <= seen
     assert found == []
 
 
