@@ -67,7 +67,7 @@ def is_archive_of_a_bundle(archive: Path) -> bool:
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Write the files of an archive into a folder that is empty. Raises Refused at the first thing that is wrong."""
+    """Write the files of an archive into a folder that is empty. Raises Rejected at the first thing that is wrong."""
     try:
         raw = archive.open("rb")
     except OSError as error:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def check_bundle(bundle: Path, wanted: VerifyOptions, found: Verification) -> None:
-    """Verify a bundle, a folder or an archive; `found` is filled while it goes on. Raises Refused."""
+    """Verify a bundle, a folder or an archive; `found` is filled while it goes on. Raises Rejected."""
     with opened(bundle) as folder:
         manifest = check_content(folder, wanted, found)
         verify.self_test(folder, manifest, wanted, found)
@@ -28,7 +28,7 @@ def check_bundle(bundle: Path, wanted: VerifyOptions, found: Verification) -> No
 
 
 def check_content(folder: Path, wanted: VerifyOptions, found: Verification) -> dict[str, Any]:
-    """Check all of a bundle's folder that needs no runtime, and return its manifest. Raises Refused."""
+    """Check all of a bundle's folder that needs no runtime, and return its manifest. Raises Rejected."""
     manifest = verify.check_files(folder, found)
     _check_manifest(folder)
     verify.check_origin(folder, wanted, found)
@@ -40,7 +40,7 @@ def check_content(folder: Path, wanted: VerifyOptions, found: Verification) -> d
 
 @contextmanager
 def opened(bundle: Path) -> Iterator[Path]:
-    """Give the folder of a bundle; an archive is unpacked into one that is removed at the end. Raises Refused."""
+    """Give the folder of a bundle; an archive is unpacked into one that is removed at the end. Raises Rejected."""
     if bundle.is_dir():
         yield bundle
         return

@@ -91,7 +91,7 @@ def check_on(name: str, bundle: Path, wanted: VerifyOptions, found: FoundThere, 
     """Verify a bundle, a folder or an archive, on the device of that name; `found` is filled while it goes on.
 
     Raises:
-        Refused: the bundle is not what it says, or the device computes something else.
+        Rejected: the bundle is not what it says, or the device computes something else.
         InputError: there is no such device.
         DeviceError: it cannot be reached, or lacks Python, numpy or the runtime.
     """
@@ -112,7 +112,7 @@ def check_on(name: str, bundle: Path, wanted: VerifyOptions, found: FoundThere, 
 
 
 def _expected(folder: Path, manifest: Mapping[str, Any], runtime: str) -> _Expected:
-    """Read samples/expected.json and labels.txt. Raises Refused."""
+    """Read samples/expected.json and labels.txt. Raises Rejected."""
     if runtime not in manifest["main"]:
         raise Rejected(f"{MANIFEST}: it has no file for {runtime}, allowed: {', '.join(manifest['main'])}")
     content = strict_json(read_file(folder, EXPECTED, TEXT_BYTES), EXPECTED)
@@ -168,7 +168,7 @@ def _parsed(out: str) -> dict[str, Any] | None:
 
 
 def _take(told: Mapping[str, Any], manifest: Mapping[str, Any], expected: _Expected, found: FoundThere) -> None:
-    """Compare the outputs there with those expected. Raises Refused where one is too far."""
+    """Compare the outputs there with those expected. Raises Rejected where one is too far."""
     found.runtime, found.version, found.machine = told["runtime"], told["version"], told["machine"]
     where = f"{found.device}: {_processor(found)}"
     if not told["outputs"]:

@@ -10,7 +10,7 @@ In a program of your own:
     preprocessing = load_preprocessing(folder)
     network = Network(folder)
     images = np.stack([read_image(path, preprocessing) for path in paths])
-    probabilities = softmax(network.logits(normalise(images, preprocessing)))
+    probabilities = softmax(network.logits(normalise_pixels(images, preprocessing)))
 
 An image becomes the very numbers that the network was judged on: depths, colours and sizes are converted as the data
 set and Pillow 13 do, bit by bit. PNG, PGM, PPM and .npy files are read here; others by Pillow, where it is installed.
@@ -529,7 +529,7 @@ def _load_openvino(file: Path, threads: int, shape: list[int]) -> tuple[Infer, s
 
 
 def softmax(logits_NK: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return probabilities, each row adding up to 1. Raises Refused where a row's largest is NaN or infinite."""
+    """Return probabilities, each row adding up to 1. Raises Rejected where a row's largest is NaN or infinite."""
     largest = logits_NK.max(axis=1, keepdims=True)
     if not np.isfinite(largest).all():
         raise Rejected("the network's outputs are not finite: no class can be told")

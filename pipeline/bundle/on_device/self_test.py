@@ -113,8 +113,8 @@ def infer(
         preprocessing = code.load_preprocessing(folder)
         network = code.Network(folder, runtime, threads)
         images = code.np.stack([code.read_image(folder / name, preprocessing) for name in names])
-        logits = network.logits(code.normalise(images, preprocessing))
-    except (ImportError, code.Refused):
+        logits = network.logits(code.normalise_pixels(images, preprocessing))
+    except (ImportError, code.Rejected):
         raise
     except Exception as error:
         text = " ".join(f"{type(error).__name__}: {error}".split())[:300]

@@ -102,7 +102,7 @@ class VerifyOptions:
 
 
 def verify(folder: Path, wanted: VerifyOptions, found: Verification) -> None:
-    """Check the bundle in `folder` and run its samples; `found` is filled while it goes on. Raises Refused."""
+    """Check the bundle in `folder` and run its samples; `found` is filled while it goes on. Raises Rejected."""
     manifest = check_files(folder, found)
     check_origin(folder, wanted, found)
     self_test(folder, manifest, wanted, found)
@@ -390,7 +390,7 @@ def check_digest(digest: str, expected: str | None) -> None:
 
 
 def self_test(folder: Path, manifest: Mapping[str, Any], wanted: VerifyOptions, found: Verification) -> None:
-    """Run the samples in the chosen runtime; `found` gets outputs, differences and notes. Raises Refused."""
+    """Run the samples in the chosen runtime; `found` gets outputs, differences and notes. Raises Rejected."""
     runtime = wanted.runtime or manifest["runtime"]
     if runtime not in manifest["main"]:
         raise Rejected(

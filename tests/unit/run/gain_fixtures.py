@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pipeline.core.stage import Context, OnNoGain, Outcome, Stage
 from pipeline.measure.sampling import sample
