@@ -92,7 +92,7 @@ def replayed(monkeypatch: pytest.MonkeyPatch) -> Callable[[Sequence[Measurement]
             return found
 
         for module in (doctor_module, compare_module):
-            monkeypatch.setattr(module, "measure", fake)
+            monkeypatch.setattr(module, "measure_subjects", fake)
 
     return replay
 

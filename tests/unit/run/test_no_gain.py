@@ -33,7 +33,7 @@ def exported(folder: Path, form: Form = "onnx") -> Artifact:
 def scenes(monkeypatch: pytest.MonkeyPatch) -> Scenes:
     """Return what measures from now on; its scene may be changed."""
     found = Scenes(UNCLEAR)
-    monkeypatch.setattr(no_gain, "measure", found)
+    monkeypatch.setattr(no_gain, "measure_subjects", found)
     return found
 
 

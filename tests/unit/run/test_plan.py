@@ -113,7 +113,7 @@ def test_a_gain_holds_for_one_target_on_one_machine(project: Project, monkeypatc
     assert {"onnxruntime", "openvino"} <= before[2].ingredients["versions"].keys()
     assert before[2].ingredients["machine"] == before[7].ingredients["machine"]
     others = [steps(project, asked, change) for change in ("target.threads=2", "target.device=ssh://board")]
-    monkeypatch.setattr(plan, "fingerprint", lambda: {"cpu_model": "another"})
+    monkeypatch.setattr(plan, "machine_fingerprint", lambda: {"cpu_model": "another"})
     others.append(steps(project, asked))
     for other in others:
         assert changed([step.key for step in before], [step.key for step in other]) == 2
@@ -135,7 +135,7 @@ def test_a_stage_that_measures_for_itself_does_so_wherever_its_gain_is_asked(
     monkeypatch.setattr(Prune, "measures", property(lambda _: True))
     first = steps(project, "stages.prune.on_no_gain=skip")[1]
     assert first.made == steps(project)[1].key != first.key
-    monkeypatch.setattr(plan, "fingerprint", lambda: {"cpu_model": "another"})
+    monkeypatch.setattr(plan, "machine_fingerprint", lambda: {"cpu_model": "another"})
     assert steps(project, "stages.prune.on_no_gain=skip")[1].made != first.made
 
 
@@ -152,7 +152,7 @@ def test_a_precision_is_searched_for_one_target_on_one_machine(
     gains = [steps(project, asked, "stages.quantize.on_no_gain=skip", *more)[5] for more in ((), ("target.threads=2",))]
     assert gains[0].made == before[5] != gains[0].key
     assert gains[0].made != gains[1].made
-    monkeypatch.setattr(plan, "fingerprint", lambda: {"cpu_model": "another"})
+    monkeypatch.setattr(plan, "machine_fingerprint", lambda: {"cpu_model": "another"})
     assert changed(before, keys(project, asked)) == 5
 
 

@@ -29,7 +29,7 @@ EXPORT = {"kind": "export", "to": "onnx"}
 def scenes(monkeypatch: pytest.MonkeyPatch) -> Scenes:
     """Return what measures from now on; nothing is faster."""
     found = Scenes(SLOW)
-    monkeypatch.setattr(no_gain, "measure", found)
+    monkeypatch.setattr(no_gain, "measure_subjects", found)
     return found
 
 
@@ -116,13 +116,13 @@ def test_a_run_killed_while_timing_resumes_there(chain: Chain, scenes: Scenes, m
     def killed(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(no_gain, "measure", killed)
+    monkeypatch.setattr(no_gain, "measure_subjects", killed)
     run = chain.run(nudge(0.5, "skip"))
     with pytest.raises(KeyboardInterrupt):
         run.execute()
     plan = make_plan(run.loaded, chain.store, 0)
     assert [step.reason for step in plan.steps[:2]] == ["in the store", "made before; its gain has yet to be timed"]
-    monkeypatch.setattr(no_gain, "measure", scenes)
+    monkeypatch.setattr(no_gain, "measure_subjects", scenes)
     report = chain.run(nudge(0.5, "skip")).execute()
     assert report.rows[1].skipped
     assert report.rows[2].digest == report.rows[0].digest

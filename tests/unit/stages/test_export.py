@@ -90,7 +90,7 @@ def test_a_wrong_export_fails_and_names_the_layer(
         weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * 2, weight.name))
         return finish(model)
 
-    monkeypatch.setattr(onnx_export, "finish", wrong)
+    monkeypatch.setattr(onnx_export, "finish_model", wrong)
     with pytest.raises(StageError, match=r"The first layer that differs is conv \("):
         run_stage(export("onnx"), network, "onnx")
 

@@ -140,7 +140,7 @@ def test_what_neither_way_can_prune_is_a_stage_error(monkeypatch: pytest.MonkeyP
 
     net = literal()
     captured = capture_graph(net, IMAGES)
-    monkeypatch.setattr(engine, "rewrite", wrong)
+    monkeypatch.setattr(engine, "rewrite_module", wrong)
     with pytest.raises(StageError, match=r"cannot be pruned by this plan: .* outputs differ") as caught:
         prune_channels(captured, trace_channels(captured), net, {"b": [0, 3]})
     assert not isinstance(caught.value, DifferentError)
@@ -155,7 +155,7 @@ def test_values_are_compared_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
             model.b.bias.add_(1)
 
     apply = engine.apply
-    monkeypatch.setattr(engine, "apply", wrong)
+    monkeypatch.setattr(engine, "apply_plan", wrong)
     net = plain()
     captured = capture_graph(net, IMAGES)
     with pytest.raises(DifferentError, match=r"'b\.bias'"):
