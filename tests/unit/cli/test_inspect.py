@@ -79,7 +79,7 @@ def test_text_and_page(files: tuple[Path, Path], project: Project, tmp_path: Pat
         ("FILE", ("--set", "a=1"), "found --set with the exported file .* alone, allowed there: --recipe"),
         ("FILE", ("--against", "broken.onnx"), "broken.onnx is not a valid ONNX model"),
         ("FILE", ("--recipe", "nowhere.yaml"), "nowhere.yaml"),
-        ("FILE", ("--input", "3,12,12"), r"given is \[3, 12, 12\]"),
+        ("FILE", ("--input", "3,12,12"), r"found \[3, 12, 12\]"),
         ("IR", ("--runtime", "onnxruntime"), "onnxruntime cannot profile it"),
     ],
 )

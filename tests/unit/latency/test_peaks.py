@@ -160,7 +160,7 @@ def test_a_device_is_probed_once_and_only_raised(monkeypatch: pytest.MonkeyPatch
     speeds = iter([1.0, 2.0, 0.5])
     monkeypatch.setattr(
         peaks_module,
-        "measure",
+        "measure_subjects",
         lambda *_, **__: (
             measured(dict(zip(PROBES, (int(ns * slow) for ns in PROBES.values()), strict=True)))
             if (slow := next(speeds))

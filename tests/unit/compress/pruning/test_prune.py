@@ -154,7 +154,7 @@ def test_values_are_compared_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
         with torch.no_grad():
             model.b.bias.add_(1)
 
-    apply = engine.apply
+    apply = engine.apply_plan
     monkeypatch.setattr(engine, "apply_plan", wrong)
     net = plain()
     captured = capture_graph(net, IMAGES)
