@@ -102,7 +102,7 @@ def _members(stream: _Unpacked, folder: Path, sizes: Mapping[str, int]) -> None:
     while (header := _header(stream)) is not None:
         name = header.name
         if name in seen:
-            raise Rejected(f"{name}: it stands twice in {stream.name}")
+            raise Rejected(f"{name}: it is in {stream.name} twice")
         verify.check_name(name, stream.name)
         if name not in most:
             raise Rejected(f"{name}: {MANIFEST} does not name it")
@@ -117,7 +117,7 @@ def _members(stream: _Unpacked, folder: Path, sizes: Mapping[str, int]) -> None:
         path.chmod(mode_of(name))
     for name in (*sizes, SUMS):
         if name not in seen:
-            raise Rejected(f"{name}: it is missing in {stream.name}")
+            raise Rejected(f"{name}: it is missing from {stream.name}")
 
 
 def _header(stream: _Unpacked) -> tarfile.TarInfo | None:
@@ -128,7 +128,7 @@ def _header(stream: _Unpacked) -> tarfile.TarInfo | None:
     try:
         header = tarfile.TarInfo.frombuf(block, "ascii", "backslashreplace")
     except tarfile.TarError as error:
-        raise Rejected(f"{stream.name}: it is no tar archive at byte {stream.at - BLOCK}: {error}") from error
+        raise Rejected(f"{stream.name}: it is not a tar archive at byte {stream.at - BLOCK}: {error}") from error
     if header.type != tarfile.REGTYPE or header.linkname:
         kind = _KINDS.get(header.type, f"of the kind {header.type!r}")
         raise Rejected(f"{printable_value(header.name)}: it is {kind} in {stream.name}, allowed: regular files")
@@ -159,7 +159,7 @@ def _content(stream: _Unpacked, size: int) -> Iterator[bytes]:
         left -= len(piece)
         yield piece
     if any(stream.read(-size % BLOCK)):
-        raise Rejected(f"{stream.name}: there is something between its members, at byte {stream.at}")
+        raise Rejected(f"{stream.name}: there is data between its members, at byte {stream.at}")
 
 
 def _end(stream: _Unpacked) -> None:
@@ -168,9 +168,9 @@ def _end(stream: _Unpacked) -> None:
     while piece := stream.some(tarfile.RECORDSIZE):
         filling += len(piece)
         if any(piece) or filling > tarfile.RECORDSIZE:
-            raise Rejected(f"{stream.name}: there is something behind its last member, at byte {stream.at}")
+            raise Rejected(f"{stream.name}: there is data after its last member, at byte {stream.at}")
     if stream.goes_on():
-        raise Rejected(f"{stream.name}: there is something behind the end of the compressed data")
+        raise Rejected(f"{stream.name}: there is data after the end of the compressed data")
 
 
 class _Unpacked:
@@ -198,11 +198,13 @@ class _Unpacked:
         while not self._inflater.eof:
             data = self._waiting or self.raw.read(CHUNK)
             if not data:
-                raise Rejected(f"{self.name}: it is cut off: the compressed data do not end")
+                raise Rejected(f"{self.name}: it is truncated: the compressed data do not end")
             try:
                 piece = self._inflater.decompress(data, at_most)
             except zlib.error as error:
-                raise Rejected(f"{self.name}: it is no gzip file, or damaged, at byte {self.at}: {error}") from error
+                raise Rejected(
+                    f"{self.name}: it is not a gzip file, or is damaged, at byte {self.at}: {error}"
+                ) from error
             self._waiting = self._inflater.unconsumed_tail
             if piece:
                 self.at += len(piece)

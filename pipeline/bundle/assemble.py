@@ -71,7 +71,7 @@ def producers() -> Mapping[str, Callable[[Content, Path], None]]:
 def assemble(content: Content, folder: Path) -> str:
     """Write a bundle into an empty folder; return its digest, that of SHA256SUMS."""
     if content.report.final is None:
-        content.progress.note("the bundle says nothing of test accuracy, for the run left the test split alone")
+        content.progress.note("the bundle has no test accuracy, because the run did not use the test split")
     for said in sorted({far(read_artifact(file.parent).lineage) for file in content.files.values()} - {""}):
         content.progress.note(f"the bundle ships a network that is {said}: its recipe says on_far: keep")
     for name in FOLDERS:
@@ -106,5 +106,8 @@ def _write_recipe(content: Content, folder: Path) -> None:
     writer = YAML()
     writer.width = 120
     writer.dump(content.report.recipe, text)
-    head = "# The recipe of this bundle, with what was set on the command line. Its paths start at its own folder.\n"
+    head = (
+        "# The recipe of this bundle, with the values set on the command line. Its paths are relative to its own "
+        "folder.\n"
+    )
     (folder / "recipe.yaml").write_text(head + text.getvalue(), encoding="utf-8")

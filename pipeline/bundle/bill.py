@@ -82,7 +82,7 @@ def _bom(content: Content, folder: Path) -> Bom:
     data = Component(
         type=ComponentType.DATA,
         name=content.dataset.name,
-        description="what the network was trained on; not part of the bundle, but for samples as their licence says",
+        description="what the network was trained on; not part of the bundle, except for samples if the licence allows",
         bom_ref="data",
         licenses=_licence(licence),
     )

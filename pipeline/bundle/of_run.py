@@ -76,7 +76,9 @@ def _of_recipe(report: RunReport, folder: Path, given: Mapping[str, Any]) -> tup
     """Return the options, those of the recipe's own stage where none are given, and the data set of a run."""
     check_finished(report, folder)
     if not report.recipe_folder:
-        raise InputError(f"{folder} was made by a version without bundles; run its recipe again: stages are kept")
+        raise InputError(
+            f"{folder} was made by a version without bundles; run its recipe again: finished stages are kept"
+        )
     recipe = load_values(report.recipe, Path(report.recipe_folder)).recipe
     values = {**(recipe.stages[-1].bundle_options() or {}), **given}
     try:
@@ -85,5 +87,5 @@ def _of_recipe(report: RunReport, folder: Path, given: Mapping[str, Any]) -> tup
         found = problem_messages(error.errors(include_url=False), BundleOptions.model_json_schema(), values)
         raise InputError("\n".join(f"{dotted_place(place)}: {said}" for place, said in found.items())) from error
     if data_digest(recipe.data) != report.data.get("digest"):
-        raise InputError(f"the data of {folder} are not those of the run any more; run its recipe again")
+        raise InputError(f"the data of {folder} have changed since the run; run its recipe again")
     return options, load_data(recipe.data)

@@ -71,8 +71,8 @@ def _check_place(place: Path) -> None:
     else:
         replaceable = place.is_dir() and not place.is_symlink() and _replaceable(place)
     if not replaceable:
-        what = "the archive of a bundle" if _is_archive(place) else "a bundle, or not that alone"
-        raise InputError(f"{place} is there and is not {what}; allowed: a place that is free, or a bundle to replace")
+        what = "the archive of a bundle" if _is_archive(place) else "a bundle, or not only a bundle"
+        raise InputError(f"{place} exists and is not {what}; allowed: a free place, or a bundle to replace")
 
 
 def _replaceable(folder: Path) -> bool:

@@ -20,8 +20,8 @@ SCHEMA_VERSION = 1
 #: Channels of an image file that infer.py can make.
 COLOURS = {1: "grey", 3: "rgb"}
 UNKNOWN = (
-    "The images of this data set were made by code of its own, which this program does not know: what infer.py is "
-    "given must have been made by that code, up to 8 bits in these colours and this size. Nothing is resized."
+    "The images of this data set were made by its own code, which this program does not know: images for infer.py must "
+    "have been made by that code, with up to 8 bits, in these colours and this size. They are not resized."
 )
 
 
@@ -69,5 +69,7 @@ def _labels(classes: tuple[str, ...]) -> str:
     """Return the class names, one in each line."""
     for name in classes:
         if name.splitlines() != [name]:
-            raise InputError(f"the class {name!r} has no place in labels.txt: a name is one line, and not empty")
+            raise InputError(
+                f"the class {name!r} cannot be written to labels.txt: a name must be one line, and not empty"
+            )
     return "".join(f"{name}\n" for name in classes)

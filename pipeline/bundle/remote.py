@@ -137,17 +137,17 @@ def _told(
     ended = run_program(device, places[f"{code}/verify.py"], *options, limit_s=LIMIT_S)
     told = _parsed(ended.out)
     if told is None or (ended.code == 0) != told["verified"]:
-        lines = ended.words.strip().splitlines()[-LAST_LINES:] or ["it said nothing"]
+        lines = ended.words.strip().splitlines()[-LAST_LINES:] or ["it printed nothing"]
         raise DeviceError(
             f"{device.url}: verify.py failed there (exit code {ended.code}); it needs Python 3.9 or newer:\n  "
             + "\n  ".join(lines)
         )
     if ended.code == MISSING_RUNTIME:
-        raise DeviceError(f"{device.url}: {told['error']}; the file lies there in {there}")
+        raise DeviceError(f"{device.url}: {told['error']}; the file is there in {there}")
     if "digest" not in {check["name"] for check in told["checks"]}:
         raise DeviceError(
-            f"{device.url}: its copy of the bundle is not what was sent: {told['error']}; remove {there} there, and "
-            "verify again"
+            f"{device.url}: its copy of the bundle differs from what was sent: {told['error']}; remove {there} there, "
+            "and verify again"
         )
     return {**told, "code": ended.code, "error": told["error"].replace(f"{there}/", "")}
 
@@ -207,14 +207,14 @@ def _compared(expected: Sequence[float], computed: Sequence[float], max_abs: flo
 
 def _processor(found: FoundThere) -> str:
     machine = found.machine
-    return f"{machine['architecture']}, processor {machine['cpu_model'] or 'not told'}, Python {machine['python']}"
+    return f"{machine['architecture']}, processor {machine['cpu_model'] or 'unknown'}, Python {machine['python']}"
 
 
 def _summary(found: FoundThere) -> str:
     rows = found.samples.values()
     outputs, same = sum(row.outputs for row in rows), sum(row.same_bits for row in rows)
     if found.exact:
-        return f"{len(rows)} samples: all {outputs} outputs have the same bits, as they must"
+        return f"{len(rows)} samples: all {outputs} outputs have the same bits, as required"
     return (
         f"{len(rows)} samples: {same} of {outputs} outputs have the same bits as expected; largest difference "
         f"{found.max_abs:.3g}, allowed {found.allowed:.3g}"

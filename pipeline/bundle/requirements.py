@@ -90,7 +90,7 @@ def _installed(name: str) -> str:
     try:
         return version(name).partition("+")[0]
     except PackageNotFoundError as error:
-        raise InputError(f"{name} is not installed, but a bundle has to pin it: pip install {name}") from error
+        raise InputError(f"{name} is not installed, but a bundle must pin it: pip install {name}") from error
 
 
 def _is_needed(requirement: Requirement) -> bool:

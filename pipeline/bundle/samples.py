@@ -71,7 +71,7 @@ def write_samples(content: Content, folder: Path) -> None:
     answers = networks[content.runtime].logits(normalise_pixels(found.images, preprocessing))
     chosen = choose(answers, found.labels, content.options.samples)
     if len(chosen) < content.options.samples:
-        content.progress.note(f"bundle: {len(chosen)} samples, as many as there are validation images")
+        content.progress.note(f"bundle: {len(chosen)} samples, because there are no more validation images")
     (folder / FOLDER).mkdir(exist_ok=True)
     digits = len(str(len(chosen) - 1))
     files = [f"{FOLDER}/{place:0{digits}d}.png" for place in range(len(chosen))]
@@ -125,7 +125,7 @@ def choose(answers: NDArray[np.float32], labels: tuple[str | None, ...], count: 
     A drawn image counts for the class that the network takes it for.
     """
     if not np.isfinite(answers).all():
-        raise StageError("the exported file gives outputs that are not finite; no bundle is made of it")
+        raise StageError("the exported file gives outputs that are not finite; no bundle is made from it")
     ordered = np.sort(answers, axis=1)
     margins = ordered[:, -1] - ordered[:, -2] if answers.shape[1] > 1 else ordered[:, -1]
     certain = np.argsort(-margins, kind="stable")

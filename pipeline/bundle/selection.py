@@ -47,7 +47,7 @@ def shipping_rows(report: RunReport, options: BundleOptions) -> dict[DeviceRunti
         row = next((rows[form] for form in reads if form in rows), None)
         if row is None and options.runtimes:
             made = ", ".join(sorted(rows))
-            raise InputError(f"runtimes: {runtime} reads none of the exported forms ({made}); leave it out")
+            raise InputError(f"runtimes: {runtime} reads none of the exported forms ({made}); remove it")
         if row is not None and (options.runtimes or reads[0] in rows or runtime == report.target.runtime):
             found[runtime] = row
     return found
@@ -70,7 +70,7 @@ def stored_artifact(row: Row, run_folder: Path) -> Artifact:
         InputError: its files are gone, or are not those that the run reported.
     """
     folder = run_folder / row.folder
-    again = "run the recipe again: finished stages are kept, and come back"
+    again = "run the recipe again: finished stages are restored from the store"
     if not (folder / ARTIFACT_FILE).is_file():
         raise InputError(f"{folder}: the files of stage {row.label} are gone; {again}")
     try:

@@ -24,11 +24,9 @@ _TRUSTED_COMMENT = "edge bundle by secateur"
 def check_key(secret_key: Path) -> None:
     """Raise InputError where nothing could be signed with this key; it is not opened yet."""
     if not secret_key.is_file():
-        raise InputError(f"{secret_key}: found no file, expected a secret key of minisign; make one: minisign -G")
+        raise InputError(f"{secret_key}: found no file, expected a secret minisign key; make one: minisign -G")
     if shutil.which(PROGRAM) is None:
-        raise InputError(
-            "minisign is not installed, and nothing else signs a bundle; install it: apt-get install minisign"
-        )
+        raise InputError("minisign, which signs bundles, is not installed; install it: apt-get install minisign")
 
 
 def sign(folder: Path, secret_key: Path) -> None:
@@ -42,6 +40,4 @@ def sign(folder: Path, secret_key: Path) -> None:
     comments = ["-c", _COMMENT, "-t", _TRUSTED_COMMENT]
     done = subprocess.run([PROGRAM, "-S", *files, *comments], check=False, stdout=2)  # noqa: S603 - a list, no shell
     if done.returncode or not (folder / SIGNATURE_FILE).is_file():
-        raise InputError(
-            f"minisign did not sign with {secret_key}: see what it says above; expected the key's password"
-        )
+        raise InputError(f"minisign did not sign with {secret_key}: see its message above; expected the key's password")

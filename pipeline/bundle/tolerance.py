@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 FLOAT = frozenset({"float", "fp32", "fp16-weights"})
 #: Shares of the largest output, with the reason.
 _SHARES: dict[str, tuple[float, str]] = {
-    "float": (1e-4, "computed in single precision: sums are taken in another order on another processor"),
-    "fp16": (2e-2, "computed in half precision where a processor has it, else in single precision"),
+    "float": (1e-4, "computed in single precision: other processors sum in another order"),
+    "fp16": (2e-2, "computed in half precision if the processor has it, else in single precision"),
     "int8": (
         5e-2,
-        "computed on integers: kernels differ by processor in rounding, and without VNNI in saturation",
+        "computed on integers: kernels round differently by processor, and saturate without VNNI",
     ),
 }
 #: The least tolerance, for outputs that are all about zero.

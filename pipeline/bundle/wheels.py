@@ -59,11 +59,11 @@ def wheels_of(pins: Iterable[str], progress: Progress) -> dict[str, Wheels]:
     if not asked:
         raise InputError(
             f"the hashes of {', '.join(unknown)} are not known, and pip gives none: {next(iter(refused.values()))}. "
-            f"Make the bundle where pip reaches a package index (its answer is kept in {_cache()}), or install the "
-            f"versions of constraints.txt, whose hashes come with this program"
+            f"Make the bundle where pip reaches a package index (its answer is cached in {_cache()}), or install the "
+            "versions in constraints.txt, whose hashes come with this program"
         )
     for place, reason in refused.items():
-        progress.note(f"bundle: the requirements leave out CPython {place}: {reason}")
+        progress.note(f"bundle: the requirements do not cover CPython {place}: {reason}")
     for pin in unknown:
         known[pin] = {place: wheels[pin] for place, wheels in asked.items()}
         if not refused:
@@ -103,7 +103,7 @@ def ask_pip(pins: Iterable[str], place: str) -> dict[str, tuple[str, str]]:
         except subprocess.TimeoutExpired as error:
             raise NoAnswerError(f"pip did not answer within {_TIMEOUT_S} s") from error
         except subprocess.CalledProcessError as error:
-            raise NoAnswerError((error.stderr.strip().splitlines() or ["it ended without a word"])[-1]) from error
+            raise NoAnswerError((error.stderr.strip().splitlines() or ["it ended without a message"])[-1]) from error
     return dict(_read(item) for item in json.loads(done.stdout)["install"])
 
 
@@ -113,7 +113,7 @@ def _read(item: Mapping[str, dict[str, dict[str, dict[str, str]]]]) -> tuple[str
     name = unquote(urlsplit(str(download["url"])).path.rpartition("/")[2])
     sha256 = download.get("archive_info", {}).get("hashes", {}).get("sha256")
     if not sha256:
-        raise NoAnswerError(f"the index tells no sha256 of {name}")
+        raise NoAnswerError(f"the index gives no sha256 of {name}")
     return f"{canonicalize_name(str(metadata['name']))}=={metadata['version']}", (name, sha256)
 
 

@@ -62,7 +62,7 @@ class Baseline(FrozenModel):
     files: dict[str, str] = Field(min_length=1)
     created: str
     reason: str = Field(min_length=1)
-    reference: bool = Field(default=False, description="the file that drift is measured against from here on")
+    reference: bool = Field(default=False, description="the file against which drift is measured from now on")
     terms: AcceptedTerms
 
 
@@ -111,7 +111,9 @@ class BaselineStore:
                 raise InputError(f"{self.folder}: baseline of {baseline.model} has a file named {name!r}; refused")
             path = folder / name
             if not path.is_file() or path.is_symlink():
-                raise InputError(f"{path} of the baseline of {baseline.model} is missing; restore it, or accept again")
+                raise InputError(
+                    f"{path} of the baseline of {baseline.model} is missing; restore it, or accept a new baseline"
+                )
             if file_digest(path) != sha256:
                 raise InputError(
                     f"{path} was changed since it was accepted (sha256); restore it, or accept a new baseline"

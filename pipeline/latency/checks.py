@@ -66,7 +66,7 @@ def governor(signs: Signs) -> Check:
         return _ok("governor", f"{found}" if found else "not told")
     return _warn(
         "governor",
-        f"it is {found}: the frequency follows the load; fix it: sudo cpupower frequency-set -g performance",
+        f"it is {found}: the clock frequency follows the load; fix it: sudo cpupower frequency-set -g performance",
     )
 
 
@@ -79,10 +79,10 @@ def frequency(signs: Signs) -> Check:
     text = f"{low:.0f} to {high:.0f} MHz" + (f" of {highest:.0f}" if highest else "")
     if high - low > FREQUENCY_MOVED * high:
         return _warn(
-            "frequency", f"it moved, {text}; turn boosts off: echo 0 | sudo tee /sys/devices/system/cpu/cpufreq/boost"
+            "frequency", f"it changed, {text}; turn boost off: echo 0 | sudo tee /sys/devices/system/cpu/cpufreq/boost"
         )
     if highest and high < _SLOWED * highest:
-        return _warn("frequency", f"the cores are slowed down, {text}; see the limits: cpupower frequency-info")
+        return _warn("frequency", f"the cores are throttled, {text}; see the limits: cpupower frequency-info")
     return _ok("frequency", text)
 
 
@@ -104,8 +104,8 @@ def steal(signs: Signs) -> Check:
         return _ok("steal", f"{signs.steal:.1%}")
     return _warn(
         "steal",
-        f"{signs.steal:.1%} of the CPU time went to other guests of the host; use a host of your own, or another hour "
-        "(column st of: vmstat 5 5)",
+        f"{signs.steal:.1%} of the CPU time went to other guests on the host; use a dedicated host, or measure at "
+        "another time (column st of: vmstat 5 5)",
     )
 
 
@@ -114,7 +114,7 @@ def interrupted(signs: Signs) -> Check:
     text = f"{signs.interrupted_share:.0%} of the blocks"
     if signs.interrupted_share <= MOST_PREEMPTED:
         return _ok("interruptions", text)
-    return _warn("interruptions", f"{text} were interrupted: wall time says little here; compare with --metric cpu")
+    return _warn("interruptions", f"{text} were interrupted: wall time means little here; compare with --metric cpu")
 
 
 def quota(signs: Signs) -> Check:
@@ -124,8 +124,8 @@ def quota(signs: Signs) -> Check:
         return _ok("CPU quota", f"{allowed:g} CPUs" if allowed else "none")
     return _warn(
         "CPU quota",
-        f"{allowed:g} CPUs for {signs.threads} thread(s): the kernel stops the worker in every period; raise it: "
-        f"docker update --cpus {signs.threads} CONTAINER",
+        f"{allowed:g} CPUs for {signs.threads} thread(s): the kernel pauses the worker in every period; raise the "
+        f"quota: docker update --cpus {signs.threads} CONTAINER",
     )
 
 
@@ -148,7 +148,8 @@ def siblings(signs: Signs) -> Check:
     if signs.load is None or signs.load + signs.threads <= physical:
         return _ok("siblings", text)
     return _warn(
-        "siblings", f"{text}, and too much runs for one each: echo off | sudo tee /sys/devices/system/cpu/smt/control"
+        "siblings",
+        f"{text}, and too many programs run for one core each: echo off | sudo tee /sys/devices/system/cpu/smt/control",
     )
 
 
@@ -161,7 +162,7 @@ def heat(signs: Signs) -> Check:
         return _ok("temperature", f"{found[0]:.0f} to {max(found):.0f} C")
     return _warn(
         "temperature",
-        f"it rose from {found[0]:.0f} to {max(found):.0f} C: the processor may slow down; cool it, or leave it time "
+        f"it rose from {found[0]:.0f} to {max(found):.0f} C: the processor may slow down; cool it, or give it pauses "
         "with --duty 30ms",
     )
 
@@ -179,8 +180,8 @@ def machine(signs: Signs) -> Check:
         return _ok("machine", signs.fingerprint.get("virtual") or "not told")
     return _warn(
         "machine",
-        "virtual: what its neighbours do is not seen here; use a real machine for margins below a few percent, or one "
-        "whose cores are its own (see: systemd-detect-virt)",
+        "virtual: the load of its neighbours cannot be seen here; for margins below a few percent use a real machine, "
+        "or one with dedicated cores (see: systemd-detect-virt)",
     )
 
 

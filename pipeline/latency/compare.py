@@ -97,7 +97,7 @@ def compare_files(
     """
     if any(device.emulated for device in devices):
         raise InputError(
-            f"{devices[0].url} is emulated: its time says nothing about a real processor; use --metric instructions"
+            f"{devices[0].url} is emulated: its time means nothing for a real processor; use --metric instructions"
         )
     plan = SamplingPlan(budget_s=question.budget_s, strict=True, comparisons=question.comparisons)
     subjects = two_subjects(baseline, candidate, question, devices=len(devices))
@@ -221,8 +221,8 @@ def allowed_differences(measurement: Measurement, question: ComparisonRequest) -
     if found and not question.force:
         listed = "\n  ".join(found)
         error = IncomparableError(
-            f"INCOMPARABLE: the two sides differ in\n  {listed}\n"
-            "measure both on equal terms; --force compares them all the same and marks the result as unfair"
+            f"INCOMPARABLE: the two sides differ in\n  {listed}\nmeasure both on equal terms; --force compares them "
+            "anyway and marks the result as unfair"
         )
         error.fields = found
         raise error

@@ -63,7 +63,9 @@ def examine_device(
     if repeats < 2:  # noqa: PLR2004 - a spread needs two
         raise InputError(f"found {repeats} A/A comparisons, allowed: 2 or more")
     if device.emulated:
-        raise InputError(f"{device.url} is emulated: its time says nothing about a real processor; nothing to examine")
+        raise InputError(
+            f"{device.url} is emulated: its time means nothing for a real processor; there is nothing to examine"
+        )
     progress = progress or SilentProgress()
     measured: list[Measurement] = []
     with tempfile.TemporaryDirectory(prefix="secateur-") as folder:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 TRIES = 3
 _LEVEL = 0.95
-ADVICE = 'accept a new baseline on these terms (--accept), or say machine = "any" where processors change'
+ADVICE = 'accept a new baseline on these terms (--accept), or write machine = "any" if processors change'
 
 
 class Comparing(Protocol):
@@ -150,7 +150,8 @@ class Gate:
         if self.accept:
             return self._file(model), None
         raise InputError(
-            f'{model.name} has no baseline in {self.store.folder}; run with --accept "first baseline" where it is good'
+            f"{model.name} has no baseline in {self.store.folder}; if this file is good, run with "
+            '--accept "first baseline"'
         )
 
     def _differs(self, model: GatedModel, expected: Baseline | None) -> Callable[[Measurement], tuple[str, ...]]:
@@ -211,7 +212,7 @@ class Gate:
             listed = ", ".join(f"{step.size:+.1%} on {step.created[:10]}" for step in stays)
             reason = Reason(code="drift", text=f"slower than the reference since then: {listed}")
             return found.model_copy(update={"drift": drift, "verdict": "FAIL", "reasons": (reason,)})
-        reason = Reason(code="drift", text=f"no lasting step in {len(series)} measurements beside the reference")
+        reason = Reason(code="drift", text=f"no lasting step in {len(series)} measurements against the reference")
         return found.model_copy(update={"drift": drift, "verdict": "PASS", "reasons": (reason,)})
 
     def _stored(self, model: GatedModel, measurement: Measurement) -> str:
@@ -252,7 +253,7 @@ def _only_short(found: ModelResult) -> bool:
 
 def _fails(found: ModelResult) -> ModelResult:
     text = found.reasons[0].text.partition(": ")[0]
-    reason = Reason(code="holm", text=f"{text}: slower, as Holm's procedure over all models finds")
+    reason = Reason(code="holm", text=f"{text}: slower, by Holm's procedure over all models")
     return found.model_copy(update={"verdict": "FAIL", "reasons": (reason,)})
 
 

@@ -48,7 +48,9 @@ Seconds = Annotated[float, BeforeValidator(parse_duration)]
 class GateSettings(FrozenModel):
     """What can be said for all models at the top, and for one model in its table. What is left out has its default."""
 
-    margin: Margin | None = Field(default=None, description="slowdown that is still accepted; 3 %, of instructions 1 %")
+    margin: Margin | None = Field(
+        default=None, description="largest slowdown that is accepted; 3 %, 1 % of instructions"
+    )
     budget: Seconds | None = Field(default=None, description="longest measuring time of one model; 30s")
     runtime: Runtime | None = Field(default=None, description=DEFAULT_RUNTIME)
     threads: int | None = Field(default=None, ge=1, description="1")
@@ -59,7 +61,7 @@ class GateSettings(FrozenModel):
     device: Annotated[str, BeforeValidator(_device)] | None = Field(default=None, description="local")
     duty: Seconds | None = Field(default=None, description="idle time before each inference; none")
     tolerance: Annotated[float | Literal["any"], BeforeValidator(_tolerance)] | None = Field(
-        default=None, description="how far outputs may differ, of the largest output; 10 %"
+        default=None, description="how far outputs may differ, as a share of the largest output; 10 %"
     )
     metric: Metric | None = Field(default=None, description="what decides; CPU time with one thread, wall with more")
 
@@ -103,7 +105,7 @@ def read_config(path: Path) -> GateConfig:
     except UnicodeDecodeError as error:
         raise InputError(f"{path} cannot be read as text: {error}") from error
     except (ValueError, RecursionError) as error:  # no TOML, a number of thousands of digits, nested without end
-        raise InputError(f"{path} is no TOML: {error}") from error
+        raise InputError(f"{path} is not TOML: {error}") from error
     try:
         config = GateConfig.model_validate(content)
     except ValidationError as error:

@@ -46,5 +46,7 @@ def keep(file: Path, record: FrozenModel) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ResourceError(f"{file.parent} cannot be made: {error.strerror}; set XDG_CACHE_HOME to another") from error
+        raise ResourceError(
+            f"{file.parent} cannot be created: {error.strerror}; set XDG_CACHE_HOME to another folder"
+        ) from error
     write_whole(file, record.model_dump_json(indent=1) + "\n")

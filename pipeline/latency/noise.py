@@ -98,7 +98,7 @@ def invisible_margin(noise: KnownNoise | None, margin: float, budget_s: float, *
         return text
     raise IncomparableError(
         f"INCOMPARABLE: {text}: ask for a larger margin, a longer budget, or run secateur doctor again on a quiet "
-        "device; --force compares all the same and marks the result as unfair"
+        "device; --force compares anyway and marks the result as unfair"
     )
 
 

@@ -56,7 +56,7 @@ def peaks_of(subject: SubjectSamples, device: Device, *, progress: Progress, aga
     known = read_kept(file, Peaks)
     if known and not again:
         return known
-    progress.note(f"probing what {subject.device} reaches at best in {subject.runtime}, some seconds, once")
+    progress.note(f"probing the peak performance of {subject.device} in {subject.runtime}: once, for some seconds")
     found = _probe(subject, device)
     found = known.raised(found) if known else found
     keep(file, found)

@@ -88,7 +88,7 @@ def _judged(found: Comparison, limits: Sequence[Bound | None]) -> Comparison:
         Reason(
             code="above roofline",
             text=f"{side.label} took {side.wall_ns.min / 1e6:.3g} ms at best, but needs {limit.least_ms:.3g} ms at the "
-            "peaks of this device: one of the two measurements is wrong; check that the file does what it should",
+            "peaks of this device: one of the two measurements is wrong; check that the file computes what it should",
         )
         for side, limit in zip(sides, limits, strict=True)
         if limit and side.wall_ns and exceeds_roofline(limit)

@@ -142,7 +142,7 @@ class Connection:
             self.process.wait(ENDING_S)
         self._readers[1].join(ENDING_S)
         words = b"".join(self._errors).decode(errors="replace").strip().splitlines()[-_STDERR_LINES:]
-        told = "\n  ".join(words) if words else "it said nothing"
+        told = "\n  ".join(words) if words else "it printed nothing"
         code = self.process.poll()
         return DeviceError(f"{self.device.url}: the worker ended during {op} (exit code {code}):\n  {told}")
 

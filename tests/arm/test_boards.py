@@ -78,7 +78,7 @@ def test_any_board_with_ssh(lab: Lab, desk: Path, sshd: Sshd) -> None:
     printed = list(follow(lab, desk, "Any board with ssh").values())
     check, verified, compared = printed[-3:]
     assert f"{home}/secateur/bin/python" in check
-    assert "all 40 outputs have the same bits, as they must" in verified
+    assert "all 40 outputs have the same bits, as required" in verified
     assert verified.endswith("verified\n")
     assert re.search("PASS|INCONCLUSIVE", compared)
     assert (home / ".cache" / "secateur-worker").is_dir()

@@ -175,7 +175,7 @@ def test_without_the_final_test(shipped: Project) -> None:
     """A run that left the test split alone can ship; the manifest has no test accuracy, and that is said."""
     done = shipped.command("run", "toy.yaml", "--out", "untested", "--no-test")
     assert done.returncode == 0, done.stderr
-    assert "says nothing of test accuracy" in done.stderr
+    assert "has no test accuracy" in done.stderr
     manifest = Manifest.model_validate_json((shipped.folder / "untested" / "bundle" / "manifest.json").read_text())
     assert manifest.accuracy.test is None
     assert manifest.accuracy.validation_result is not None
@@ -186,7 +186,7 @@ def test_what_cannot_be_bundled(run: Path, tmp_path: Path) -> None:
     assert "no run.json" in refusal(tmp_path)
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "thesis.txt").write_text("years of work\n")
-    assert "taken is there and is not a bundle" in refusal(run, "--out", str(tmp_path / "taken"))
+    assert "taken exists and is not a bundle" in refusal(run, "--out", str(tmp_path / "taken"))
     assert "no.key" in refusal(run, "--sign", str(tmp_path / "no.key"))
     assert "onnxruntime, openvino" in refusal(run, "--runtime", "tensorrt")
     assert "data_licence" in refusal(run, "--data-licence", "")

@@ -107,14 +107,21 @@ def read_image(path: Path, preprocessing: Mapping[str, Any]) -> Pixels:
     height, width = preprocessing["height"], preprocessing["width"]
     stored = load_pixels(path, preprocessing["colour"], preprocessing.get("white"))
     if not preprocessing.get("any_depth") and (stored.values_HWC.dtype != np.uint8 or not stored.whole):
-        raise Rejected(f"{path} has more than 8 bits, allowed: 8, for it is not known what the network's images had")
+        raise Rejected(
+            f"{path} has more than 8 bits, allowed: 8, because it is not known how deep the network's images were"
+        )
     if not preprocessing.get("turned") and stored.turn > 1:
-        raise Rejected(f"{path} is turned by its EXIF, allowed: not turned, for it is not known what was learnt from")
+        raise Rejected(
+            f"{path} is rotated by its EXIF, allowed: not rotated, because it is not known whether the training images "
+            "were"
+        )
     image_HWC = convert(shown(path, stored, preprocessing.get("white")), preprocessing["colour"])
     fitted = fit(image_HWC, height, width, preprocessing["resize"]["rule"])
     if fitted.shape[:2] != (height, width):
         found = f"{fitted.shape[1]} x {fitted.shape[0]}"
-        raise Rejected(f"{path} has {found} pixels, allowed: {width} x {height}, for this network resizes nothing")
+        raise Rejected(
+            f"{path} has {found} pixels, allowed: {width} x {height}, because this network's images are not resized"
+        )
     return np.ascontiguousarray(fitted.transpose(2, 0, 1))
 
 
@@ -243,7 +250,9 @@ def read_file(path: Path) -> bytes:
 def shown(path: Path, stored: StoredPixels, white: float | None) -> Pixels:
     """Return what a file holds in 8 bits and turned as it is to be seen."""
     if not stored.whole and white not in {None, SIXTEEN_BITS}:
-        raise Rejected(f"{path} has 16 bits in several channels, of which the upper 8 are taken; white is {white}")
+        raise Rejected(
+            f"{path} has 16 bits in several channels, of which only the upper 8 can be used; white is {white}"
+        )
     image_HWC = to_8_bits(path, stored.values_HWC, white)
     if stored.turn in {5, 6, 7, 8}:
         image_HWC = image_HWC.transpose(1, 0, 2)
@@ -256,7 +265,9 @@ def to_8_bits(path: Path, values: NDArray[Any], white: float | None) -> Pixels:
     if values.dtype == np.uint8:
         return values
     if white is None and values.dtype != np.uint16:
-        raise Rejected(f"{path} holds {values.dtype}, allowed: 8 or 16 bits, for the network was made without white")
+        raise Rejected(
+            f"{path} holds {values.dtype}, allowed: 8 or 16 bits, because the network was made without white"
+        )
     if values.dtype.kind == "f":
         if not np.isfinite(values).all():
             raise Rejected(f"{path} holds values that are NaN or infinite")
@@ -332,7 +343,7 @@ def _png_chunks(path: Path, content: bytes) -> Iterator[tuple[bytes, bytes]]:
         length, kind = struct.unpack_from(">I4s", content.ljust(start + 8, b"\0"), start)
         end = start + 8 + length
         if len(content) < end + 4:
-            raise Rejected(f"{path} is cut short: it has no end mark")
+            raise Rejected(f"{path} is truncated: it has no end mark")
         body = content[start + 8 : end]
         if zlib.crc32(kind + body) != int.from_bytes(content[end : end + 4], "big"):
             raise Rejected(f"{path} is damaged: the checksum of its chunk {kind!r} at byte {start} is wrong")
@@ -347,7 +358,7 @@ def _inflate(path: Path, packed: bytes, size: int) -> Pixels:
     except zlib.error as error:
         raise Rejected(f"{path} is damaged: its pixels cannot be unpacked ({error})") from error
     if len(unpacked) < size:
-        raise Rejected(f"{path} is cut short: pixels are missing")
+        raise Rejected(f"{path} is truncated: pixels are missing")
     return np.frombuffer(unpacked, np.uint8)
 
 
@@ -383,15 +394,15 @@ def _decode_pnm(path: Path, content: bytes, white: float | None) -> StoredPixels
     space = rb"(?:\s|#[^\n]*\n)+"
     header = re.match(rb"P([56])" + (space + rb"(\d{1,9})") * 3 + rb"\s", content)
     if header is None:
-        raise Rejected(f"{path} is damaged: it has no whole header")
+        raise Rejected(f"{path} is damaged: its header is incomplete")
     width, height, highest = int(header[2]), int(header[3]), int(header[4])
     _check_size(path, width, height)
     if not 0 < highest <= SIXTEEN_BITS:
-        raise Rejected(f"{path} is damaged: it says that its white is {highest}, allowed: 1 to {SIXTEEN_BITS}")
+        raise Rejected(f"{path} is damaged: it gives {highest} as white, allowed: 1 to {SIXTEEN_BITS}")
     channels, dtype = 3 if header[1] == b"6" else 1, np.dtype(">u2" if highest > EIGHT_BITS else "u1")
     count = width * height * channels
     if len(content) < header.end() + count * dtype.itemsize:
-        raise Rejected(f"{path} is cut short: pixels are missing")
+        raise Rejected(f"{path} is truncated: pixels are missing")
     values = np.frombuffer(content, dtype, count, header.end()).reshape(height, width, channels)
     grey_and_deep = highest > EIGHT_BITS and channels == 1
     if grey_and_deep and white is not None:
@@ -408,7 +419,7 @@ def _decode_npy(path: Path) -> Pixels:
     try:
         pixels = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # of many kinds, down to those of Python's tokenizer
-        raise Rejected(f"{path} is no whole .npy file of numbers ({reason(error)})") from error
+        raise Rejected(f"{path} is not a complete .npy file of numbers ({reason(error)})") from error
     if pixels.dtype != np.uint8 or pixels.ndim not in {2, 3} or pixels.shape[2:] not in {(), (3,)}:
         raise Rejected(f"{path} holds {pixels.dtype} {list(pixels.shape)}, allowed: uint8 [H, W] or [H, W, 3]")
     _check_size(path, pixels.shape[1], pixels.shape[0])
@@ -452,7 +463,7 @@ def _of_pillow(path: Path, image: Image.Image, colour: str, content: bytes) -> S
 def _check_size(path: Path, width: int, height: int) -> None:
     if not 0 < width * height <= PIXELS_AT_MOST or max(width, height) > SIDE_AT_MOST:
         allowed = f"1 to {PIXELS_AT_MOST:,} pixels, {SIDE_AT_MOST:,} on a side"
-        raise Rejected(f"{path} says that it has {width} x {height} pixels, allowed: {allowed}")
+        raise Rejected(f"{path} claims {width} x {height} pixels, allowed: {allowed}")
 
 
 # -- the network -------------------------------------------------------------------------------------------------------
@@ -532,7 +543,7 @@ def softmax(logits_NK: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return probabilities, each row adding up to 1. Raises Rejected where a row's largest is NaN or infinite."""
     largest = logits_NK.max(axis=1, keepdims=True)
     if not np.isfinite(largest).all():
-        raise Rejected("the network's outputs are not finite: no class can be told")
+        raise Rejected("the network's outputs are not finite: there is no class to name")
     powers = np.exp(logits_NK - largest)
     shares: NDArray[np.float32] = powers / powers.sum(axis=1, keepdims=True)
     return shares
@@ -550,13 +561,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Classify the images that are named. Returns 2 for what cannot be used, 5 for a runtime that is not installed."""
     parser = argparse.ArgumentParser(description="Classify images with the network in this folder.")
     parser.add_argument("images", nargs="+", metavar="IMAGE", type=Path)
-    parser.add_argument("--runtime", choices=sorted(MODELS), help="default: the one that the network was made for")
+    parser.add_argument("--runtime", choices=sorted(MODELS), help="default: the one the network was made for")
     parser.add_argument("--threads", type=int, default=1, metavar="N")
-    parser.add_argument("--top", type=int, default=1, metavar="K", help="classes to show, the likeliest first")
+    parser.add_argument(
+        "--top", type=int, default=1, metavar="K", help="number of classes to show, the likeliest first"
+    )
     parser.add_argument("--json", action="store_true", help="for programs")
     given = parser.parse_args(arguments)
     if min(given.threads, given.top) < 1:
-        parser.error("--threads and --top are 1 or more")
+        parser.error("--threads and --top must be 1 or more")
     folder = Path(__file__).resolve().parent
     try:
         preprocessing = load_preprocessing(folder)

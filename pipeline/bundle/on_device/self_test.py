@@ -69,7 +69,7 @@ def run(
     found.max_abs = max(found.differences.values())
     for name, far in found.differences.items():
         if not far <= tolerance:
-            text = f"its outputs are {far:.6g} from those of {EXPECTED}, allowed: {tolerance:.6g}"
+            text = f"its outputs differ by {far:.6g} from those of {EXPECTED}, allowed: {tolerance:.6g}"
             raise Failed(f"{name}: {model} is wrong in {runtime} {found.version}: {text}", WRONG_OUTPUTS)
     within = f"largest difference {found.max_abs:.3g}, allowed {tolerance:.3g}"
     return f"{len(expected)} samples in {runtime} {found.version}: {within}"
@@ -86,10 +86,10 @@ def read_expected(
         outputs = {str(each["file"]): [number(found) for found in each["outputs"][runtime]] for each in samples}
         tolerance, exact = number(content["tolerance"][runtime]["max_abs"]), content["exact"][runtime]
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise Failed(f"{EXPECTED}: it lacks something for {runtime}, or has it in another form: {error!r}") from error
+        raise Failed(f"{EXPECTED}: something for {runtime} is missing or malformed: {error!r}") from error
     for name, numbers in outputs.items():
         if name not in manifest["files"] or not numbers:
-            raise Failed(f"{EXPECTED}: {name!a} is no file of the bundle, or has no outputs")
+            raise Failed(f"{EXPECTED}: {name!a} is not a file of the bundle, or has no outputs")
     if not outputs or not isinstance(exact, bool):
         raise Failed(f"{EXPECTED}: there are no samples, or `exact` is neither true nor false")
     widest = max(TINY, WIDEST * max(abs(each) for numbers in outputs.values() for each in numbers))
@@ -163,7 +163,7 @@ def notes(manifest: Mapping[str, Any], found: Verification) -> list[str]:
     isa = measured.get("isa")
     lacking = [str(flag) for flag in isa if flag not in here["flags"]] if isinstance(isa, list) else []
     if lacking:
-        told.append(f"this processor lacks {' '.join(lacking)!a}: other kernels compute, in other times")
+        told.append(f"this processor lacks {' '.join(lacking)!a}: it uses other kernels, with other timings")
     version = versions.get(found.runtime)
     if version != found.version:
         told.append(f"another version of {found.runtime}: made with {version!a}, this is {found.version!a}")
@@ -178,15 +178,15 @@ def check_inside(content: bytes, name: str) -> None:
     try:
         outside = _outside(memoryview(content), "model", 0)
     except (IndexError, ValueError) as error:
-        raise Failed(f"{name}: it is no ONNX file: {error}") from error
+        raise Failed(f"{name}: it is not an ONNX file: {error}") from error
     if outside:
-        raise Failed(f"{name}: it keeps weights in other files, which the model of a bundle must not")
+        raise Failed(f"{name}: its weights are in other files, which is not allowed in a bundle")
 
 
 def _outside(message: memoryview, kind: str, depth: int) -> bool:
     """Say whether a message of ONNX (protobuf) holds a tensor with external data."""
     if depth > DEEPEST:
-        raise ValueError("it is nested too deep")
+        raise ValueError("it is nested too deeply")
     for number, value in _fields(message):
         if kind == "tensor" and (number == EXTERNAL_DATA or (number == DATA_LOCATION and value != 0)):
             return True

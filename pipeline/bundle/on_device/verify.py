@@ -113,9 +113,9 @@ def check_files(folder: Path, found: Verification) -> dict[str, Any]:
     """Check which files there are, and their content; return the manifest."""
     manifest = read_manifest(read_file(folder, MANIFEST, TEXT_BYTES))
     total = check_structure(folder, manifest)
-    found.passed("structure", f"{len(manifest['files'])} files, {total:,} bytes, and no other")
+    found.passed("structure", f"{len(manifest['files'])} files, {total:,} bytes, and no others")
     found.digest = check_sums(folder, manifest)
-    found.passed("checksums", f"every file is that of {MANIFEST} and of {SUMS}")
+    found.passed("checksums", f"every file matches {MANIFEST} and {SUMS}")
     return manifest
 
 
@@ -124,7 +124,7 @@ def check_origin(folder: Path, wanted: VerifyOptions, found: Verification) -> No
     if wanted.public_key is not None:
         found.passed("signature", check_signature(folder, wanted.public_key))
     elif (folder / SIGNATURE).exists():
-        found.notes.append("the bundle is signed, and nobody looked at the signature: give --public-key")
+        found.notes.append("the bundle is signed, but the signature was not checked: give --public-key")
     check_digest(found.digest, wanted.digest)
     found.passed("digest", found.digest + (", as expected" if wanted.digest else ""))
 
@@ -139,19 +139,19 @@ def strict_json(content: bytes, name: str) -> dict[str, Any]:
         keys = [key for key, _ in pairs]
         if len(set(keys)) != len(keys):
             twice = next(key for key in keys if keys.count(key) > 1)
-            raise ValueError(f"the key {printable_value(twice)} stands twice")
+            raise ValueError(f"the key {printable_value(twice)} appears twice")
         return dict(pairs)
 
     def finite(text: str) -> float:
         value = float(text)
         if not math.isfinite(value):
-            raise ValueError(f"{text} is no finite number")
+            raise ValueError(f"{text} is not a finite number")
         return value
 
     try:
         read = json.loads(content.decode(), object_pairs_hook=unique, parse_float=finite, parse_constant=finite)
     except (ValueError, RecursionError) as error:
-        raise Rejected(f"{name}: it is no JSON in UTF-8 as a bundle has it: {error}") from error
+        raise Rejected(f"{name}: it is not JSON in UTF-8 as in a bundle: {error}") from error
     if not isinstance(read, dict):
         raise Rejected(f"{name}: found {type(read).__name__} at the top, expected an object")
     return read
@@ -163,16 +163,16 @@ def read_manifest(content: bytes) -> dict[str, Any]:
     version = manifest.get("schema_version")
     if type(version) is not int or version != 1:
         raise Rejected(
-            f"{MANIFEST}: schema_version is {printable_value(version)}, this program reads 1; take a newer verify.py"
+            f"{MANIFEST}: schema_version is {printable_value(version)}, this program reads 1; use a newer verify.py"
         )
     files = manifest.get("files")
     if not isinstance(files, dict) or not 0 < len(files) <= FILES_AT_MOST:
-        raise Rejected(f"{MANIFEST}: `files` is no object of 1 to {FILES_AT_MOST} files")
+        raise Rejected(f"{MANIFEST}: `files` is not an object of 1 to {FILES_AT_MOST} files")
     for name, entry in files.items():
         _check_entry(name, entry)
     _check_together(list(files))
     if sum(entry["bytes"] for entry in files.values()) > ALL_BYTES:
-        raise Rejected(f"{MANIFEST}: the files have more than {ALL_BYTES:,} bytes together")
+        raise Rejected(f"{MANIFEST}: the files have more than {ALL_BYTES:,} bytes in total")
     _check_main(manifest)
     return manifest
 
@@ -182,7 +182,7 @@ def check_name(name: str, where: str) -> None:
     if not NAME.fullmatch(name) or len(name) > LONGEST_NAME:
         plain = f"{LONGEST_NAME} letters, digits, `.`, `_`, `-` at most, with single `/` between them"
         raise Rejected(
-            f"{where}: {printable_value(name)} is no name that a file of a bundle can have, allowed: {plain}"
+            f"{where}: {printable_value(name)} is not a name that a file of a bundle can have, allowed: {plain}"
         )
 
 
@@ -191,7 +191,7 @@ def _check_entry(name: str, entry: object) -> None:
     if name in {MANIFEST, SUMS, SIGNATURE}:
         raise Rejected(f"{MANIFEST}: `files` names {name}, which cannot be one of them")
     if not isinstance(entry, dict) or set(entry) != {"sha256", "bytes"}:
-        raise Rejected(f"{MANIFEST}: {name} has other keys than sha256 and bytes")
+        raise Rejected(f"{MANIFEST}: {name} has keys other than sha256 and bytes")
     digest, size = entry["sha256"], entry["bytes"]
     if not isinstance(digest, str) or not DIGEST.fullmatch(digest):
         raise Rejected(f"{MANIFEST}: the sha256 of {name} is {printable_value(digest)}, expected 64 hexadecimal digits")
@@ -207,14 +207,14 @@ def _check_together(names: Sequence[str]) -> None:
             this = (path.as_posix(), path.as_posix() != name)
             other = seen.setdefault(this[0].lower(), this)
             if other != this:
-                what = "by case alone" if this[0] != other[0] else "in that one is a file and one a folder"
+                what = "only by case" if this[0] != other[0] else "in that one is a file and the other a folder"
                 raise Rejected(f"{MANIFEST}: the names {this[0]} and {other[0]} differ {what}")
 
 
 def _check_main(manifest: Mapping[str, Any]) -> None:
     files, main, runtime = manifest["files"], manifest.get("main"), manifest.get("runtime")
     if not isinstance(main, dict) or not main or not set(main) <= set(RUNTIMES):
-        raise Rejected(f"{MANIFEST}: `main` is no object with a file for {' or '.join(RUNTIMES)}")
+        raise Rejected(f"{MANIFEST}: `main` is not an object with a file for {' or '.join(RUNTIMES)}")
     if not isinstance(runtime, str) or runtime not in main:
         raise Rejected(
             f"{MANIFEST}: `runtime` is {printable_value(runtime)}, expected one of `main`: {', '.join(main)}"
@@ -226,7 +226,7 @@ def _check_main(manifest: Mapping[str, Any]) -> None:
         needed += [name, f"{name[:-4]}.bin"] if name.endswith(".xml") else [name]
     for name in needed:
         if name not in files:
-            raise Rejected(f"{MANIFEST}: `files` lacks {printable_value(name)}, which every such bundle has")
+            raise Rejected(f"{MANIFEST}: `files` lacks {printable_value(name)}, which every bundle of this kind has")
 
 
 # -- files -------------------------------------------------------------------------------------------------------------
@@ -289,9 +289,9 @@ def check_structure(folder: Path, manifest: Mapping[str, Any]) -> int:
     for name, status in _entries(folder):
         if name not in (folders if stat.S_ISDIR(status.st_mode) else allowed):
             kind = "a file" if stat.S_ISREG(status.st_mode) else _kind(status.st_mode)
-            why = " (Python writes it where another program imports infer.py)" if name == CACHE else ""
+            why = " (Python writes it if another program imports infer.py)" if name == CACHE else ""
             text = f"{printable_value(name)}: it is {kind} that {MANIFEST} does not name{why}"
-            raise Rejected(f"{text}; remove it, or copy the bundle anew")
+            raise Rejected(f"{text}; remove it, or copy the bundle again")
         if not stat.S_ISDIR(status.st_mode):
             _size(folder, name)
     for name, entry in files.items():
@@ -299,7 +299,7 @@ def check_structure(folder: Path, manifest: Mapping[str, Any]) -> int:
         if size != entry["bytes"]:
             raise Rejected(f"{name}: it has {size:,} bytes, {MANIFEST} says {entry['bytes']:,}")
     if (folder / SIGNATURE).exists() and _size(folder, SIGNATURE) > SIGNATURE_BYTES:
-        raise Rejected(f"{SIGNATURE}: it has more than {SIGNATURE_BYTES:,} bytes, so it is no signature")
+        raise Rejected(f"{SIGNATURE}: it has more than {SIGNATURE_BYTES:,} bytes, so it is not a signature")
     return sum(entry["bytes"] for entry in files.values())
 
 
@@ -314,7 +314,7 @@ def check_sums(folder: Path, manifest: Mapping[str, Any]) -> str:
         raise Rejected(f"{SUMS}: it has a line for {name}, which {MANIFEST} does not name")
     for name, digest in expected.items():
         if sums[name] != digest:
-            raise Rejected(f"{name}: {SUMS} and {MANIFEST} have different sha256 for it")
+            raise Rejected(f"{name}: {SUMS} and {MANIFEST} give different sha256 for it")
     for name in (MANIFEST, *expected):
         if _sha256(folder / name) != sums[name]:
             raise Rejected(f"{name}: it was changed: its sha256 is not that of {SUMS}")
@@ -333,7 +333,7 @@ def _read_sums(content: bytes) -> dict[str, str]:
             raise Rejected(f"{SUMS}: line {number} names {name} a second time")
         sums[name] = digest
     if lines[-1]:
-        raise Rejected(f"{SUMS}: its last line does not end: {printable_value(lines[-1])}")
+        raise Rejected(f"{SUMS}: its last line has no end: {printable_value(lines[-1])}")
     return sums
 
 
@@ -365,12 +365,14 @@ def check_signature(folder: Path, public_key: str) -> str:
         )
     program = shutil.which("minisign")
     if program is None:
-        raise Rejected(f"{SIGNATURE}: minisign is not installed, and nothing else checks it; apt-get install minisign")
+        raise Rejected(
+            f"{SIGNATURE}: minisign, which checks it, is not installed; install it: apt-get install minisign"
+        )
     files = ["-m", str((folder / SUMS).resolve()), "-x", str((folder / SIGNATURE).resolve())]
     done = subprocess.run([program, "-V", "-Q", *key, *files], check=False, capture_output=True, text=True)
     if done.returncode:
         why = printable_value((done.stderr.strip() or done.stdout.strip()).replace("\n", "; "))
-        raise Rejected(f"{SIGNATURE}: it is no signature of this bundle by that key; minisign says: {why}")
+        raise Rejected(f"{SIGNATURE}: it is not a signature of this bundle by that key; minisign says: {why}")
     return f"by the given key; its comment: {printable_value(done.stdout.strip())}"
 
 
@@ -419,7 +421,7 @@ def load_beside(name: str) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except (SyntaxError, ValueError) as error:
-        raise Rejected(f"{name}.py: it is no program: {printable_value(error)}") from error
+        raise Rejected(f"{name}.py: it is not a program: {printable_value(error)}") from error
     return module
 
 
@@ -429,16 +431,14 @@ def load_beside(name: str) -> ModuleType:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Verify as the command line says; return the exit code."""
     parser = argparse.ArgumentParser(description="Check a bundle's files, then run its network on the samples.")
-    parser.add_argument(
-        "--bundle", type=Path, default=Path(__file__).parent, help="folder; that of this file if absent"
-    )
-    parser.add_argument("--runtime", choices=RUNTIMES, help="what runs the samples")
+    parser.add_argument("--bundle", type=Path, default=Path(__file__).parent, help="folder; default: that of this file")
+    parser.add_argument("--runtime", choices=RUNTIMES, help="runtime for the samples")
     parser.add_argument("--threads", type=int, default=1, help="threads of the runtime")
     parser.add_argument(
         "--public-key", metavar="KEY", help="minisign public key, a file or its text: check the signature"
     )
-    parser.add_argument("--digest", help="sha256 of SHA256SUMS as whoever made the bundle told it")
-    parser.add_argument("--json", action="store_true", help="print JSON for machines instead of text")
+    parser.add_argument("--digest", help="sha256 of SHA256SUMS, as the maker of the bundle published it")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
     given = parser.parse_args(arguments)
     if given.threads < 1:
         parser.error(f"argument --threads: found {given.threads}, allowed: 1 or more")

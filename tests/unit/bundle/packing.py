@@ -146,15 +146,15 @@ ARCHIVES = (
     Packing("cut off", whole(lambda content: content[: len(content) // 2]), "bundle.tar.gz"),
     Packing("cut off in its checksum", whole(lambda content: content[:-4]), "bundle.tar.gz"),
     Packing("checksum of gzip", whole(lambda content: content[:-8] + bytes(4) + content[-4:]), "bundle.tar.gz"),
-    Packing("garbage behind the compressed data", whole(lambda content: content + b"x"), "behind the end"),
-    Packing("a second archive behind it", whole(lambda content: 2 * content), "behind the end"),
+    Packing("garbage behind the compressed data", whole(lambda content: content + b"x"), "after the end"),
+    Packing("a second archive behind it", whole(lambda content: 2 * content), "after the end"),
     Packing(
-        "garbage behind the last member", lambda folder: packed(tar(members_of(folder)) + b"x" * 512), "behind its last"
+        "garbage behind the last member", lambda folder: packed(tar(members_of(folder)) + b"x" * 512), "after its last"
     ),
-    Packing("zeros without end", lambda folder: packed(tar(members_of(folder)) + bytes(1 << 20)), "behind its last"),
+    Packing("zeros without end", lambda folder: packed(tar(members_of(folder)) + bytes(1 << 20)), "after its last"),
     Packing("no end", lambda folder: packed(tar(members_of(folder)).rstrip(b"\0")), "too early"),
-    Packing("not gzip", lambda folder: tar(members_of(folder)), "no gzip"),
-    Packing("not tar", lambda folder: packed(b"x" * 2048), "no tar"),  # noqa: ARG005
+    Packing("not gzip", lambda folder: tar(members_of(folder)), "not a gzip"),
+    Packing("not tar", lambda folder: packed(b"x" * 2048), "not a tar"),  # noqa: ARG005
     Packing("empty", lambda folder: b"", "bundle.tar.gz"),  # noqa: ARG005
     Packing("an empty archive", lambda folder: packed(bytes(10240)), "manifest.json"),  # noqa: ARG005
 )

@@ -258,7 +258,7 @@ FOLDERS = (
     Tampering("manifest: not UTF-8", put("manifest.json", b'{"schema_version": 1, "name": "\xff"}'), "manifest.json"),
     Tampering("manifest: a mark of byte order", lambda folder: put(
         "manifest.json", b"\xef\xbb\xbf" + (folder / "manifest.json").read_bytes())(folder), "manifest.json"),
-    Tampering("manifest: a key twice", replace("manifest.json", '"seed"', '"seed": 1,\n "seed"'), "stands twice"),
+    Tampering("manifest: a key twice", replace("manifest.json", '"seed"', '"seed": 1,\n "seed"'), "appears twice"),
     Tampering("manifest: NaN", replace("manifest.json", '"seed": ', '"seed": NaN, "other": '), "manifest.json"),
     Tampering("manifest: a number without end", replace("manifest.json", '"seed": ', '"seed": 1e999, "o": '), "1e999"),
     Tampering("manifest: digits without end", put("manifest.json", b'{"a": ' + b"9" * 9999 + b"}"), "manifest.json"),

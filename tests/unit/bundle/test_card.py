@@ -39,7 +39,9 @@ def card_of(made: Content, folder: Path, *, label: str | None = "plain", licence
 def test_everything_that_was_measured(tmp_path: Path) -> None:
     """Classes, files, accuracy, latency, stages, data and machine, each with its interval and its unit."""
     text = card_of(content(tmp_path / "run"), tmp_path / "bundle")
-    assert text.startswith("# patterns on a small board\n\nA network that sorts grey images of 12 x 12 pixels into 3")
+    assert text.startswith(
+        "# patterns on a small board\n\nA network that classifies grey images of 12 x 12 pixels into 3"
+    )
     assert ", ".join(CLASSES) in text
     for name in ("model.onnx", "model.xml", "model.bin"):
         assert f"| model/{name} | {(tmp_path / 'bundle' / 'model' / name).stat().st_size / 1000:.3g}"[:20] in text
@@ -89,13 +91,13 @@ def test_what_is_not_known_is_said(tmp_path: Path) -> None:
     report = made.report.model_copy(update={"final": None, "rows": rows})
     text = card_of(replace(made, report=report), tmp_path / "bundle")
     assert "| data it was trained on (not in this bundle) | not stated |" in text
-    assert '"Not stated" means that nobody said it: ask' in text
-    assert "Test accuracy of this file was not taken" in text
+    assert '"Not stated" means that nobody stated it: ask' in text
+    assert "Test accuracy of this file was not measured" in text
     assert "## Latency\n\nIt was not measured." in text
-    assert "made by code of its own" in text
+    assert "made by its own code" in text
 
 
-@pytest.mark.parametrize(("label", "told"), [(None, "The samples are drawn"), ("plain", "a few validation images")])
+@pytest.mark.parametrize(("label", "told"), [(None, "The samples are generated"), ("plain", "a few validation images")])
 def test_what_samples_prove(tmp_path: Path, label: str | None, told: str) -> None:
     """Both kinds prove the computation, none of them the accuracy."""
     text = card_of(content(tmp_path / "run", runtimes=("onnxruntime",)), tmp_path / "bundle", label=label)
@@ -117,7 +119,7 @@ def test_what_other_processors_may_change(
     lineage = (*LINEAGE, record("quantize", changed=changed, **settings))
     text = card_of(content(tmp_path / "run", runtimes=("onnxruntime",), lineage=lineage), tmp_path / "bundle")
     assert precision in text
-    assert ("Integers are summed and rounded otherwise" in text) is limit
+    assert ("Other processors sum and round integers differently" in text) is limit
 
 
 def test_markup_in_names_stays_text(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def test_external_data(put: Callable[[onnx.ModelProto], None]) -> None:
     """It is found, and the file is named."""
     model = network(1, 1)
     put(model)
-    with pytest.raises(Failed, match=r"^model/model\.onnx: it keeps weights in other files"):
+    with pytest.raises(Failed, match=r"^model/model\.onnx: its weights are in other files"):
         check_inside(model.SerializeToString(), "model/model.onnx")
 
 
@@ -78,7 +78,7 @@ def test_a_network_of_its_own_passes() -> None:
 @pytest.mark.parametrize("content", [b"x", b"\x3a\xff", b"\x3a\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", b"\x3b"])
 def test_what_is_no_message(content: bytes) -> None:
     """It is refused as no ONNX file."""
-    with pytest.raises(Failed, match="no ONNX file"):
+    with pytest.raises(Failed, match="not an ONNX file"):
         check_inside(content, "model/model.onnx")
 
 
@@ -89,7 +89,7 @@ def test_nested_without_end() -> None:
         attribute = b"\x32" + varint(len(graph)) + graph
         node = b"\x2a" + varint(len(attribute)) + attribute
         graph = b"\x0a" + varint(len(node)) + node
-    with pytest.raises(Failed, match="nested too deep"):
+    with pytest.raises(Failed, match="nested too deeply"):
         check_inside(b"\x3a" + varint(len(graph)) + graph, "model/model.onnx")
 
 

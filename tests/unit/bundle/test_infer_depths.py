@@ -181,7 +181,7 @@ def test_what_the_network_does_not_know_is_refused(tmp_path: Path) -> None:
     known = {"height": 4, "width": 4, "colour": "grey", "resize": {"rule": "none"}, "any_depth": True, "turned": True}
     for name, told in (
         ("deep.png", "has more than 8 bits, allowed: 8"),
-        ("turned.png", "is turned by its EXIF, allowed"),
+        ("turned.png", "is rotated by its EXIF, allowed"),
     ):
         assert infer.read_image(tmp_path / name, known).shape == (1, 4, 4)
         with pytest.raises(infer.Rejected, match=told):

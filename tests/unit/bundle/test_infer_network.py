@@ -170,7 +170,7 @@ def test_the_answer_for_a_program(bundle: Path) -> None:
         (("nothing.png",), "infer.py: nothing.png cannot be read: No such file or directory"),
         (("bundle",), "infer.py: bundle cannot be read: Is a directory"),
         (("bundle/labels.txt",), "infer.py: bundle/labels.txt cannot be read as an image"),
-        (("one.png", "--top", "0"), "--threads and --top are 1 or more"),
+        (("one.png", "--top", "0"), "--threads and --top must be 1 or more"),
         (("one.png", "--runtime", "torch"), "invalid choice: 'torch'"),
     ],
 )

@@ -47,7 +47,7 @@ def test_images_of_unknown_origin_are_not_resized(tmp_path: Path) -> None:
     write_preprocessing(content(tmp_path, data, runtimes=("onnxruntime",)), tmp_path)
     found = json.loads((tmp_path / "preprocess.json").read_text())
     assert (found["colour"], found["resize"]["rule"]) == ("rgb", "none")
-    assert "made by code of its own" in found["note"]
+    assert "made by its own code" in found["note"]
 
 
 def test_what_has_no_place_in_a_bundle(tmp_path: Path) -> None:
@@ -57,5 +57,5 @@ def test_what_has_no_place_in_a_bundle(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="images of 2 channels, allowed in a bundle: 1"):
         write_preprocessing(replace(made, dataset=replace(made.dataset, train=two)), tmp_path)
     for name in ("two\nlines", ""):
-        with pytest.raises(InputError, match=r"no place in labels\.txt"):
+        with pytest.raises(InputError, match=r"cannot be written to labels\.txt"):
             write_preprocessing(replace(made, dataset=replace(made.dataset, classes=("a", name, "c"))), tmp_path)

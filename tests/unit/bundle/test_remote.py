@@ -121,7 +121,7 @@ def test_a_copy_that_was_damaged_there(made: Path, sshd: Sshd) -> None:
     labels.write_bytes(labels.read_bytes().swapcase())
     done = verify(made / "bundle", "pi")
     assert done.exit_code == 5
-    assert "copy of the bundle is not what was sent: labels.txt: it was changed" in done.stderr
+    assert "copy of the bundle differs from what was sent: labels.txt: it was changed" in done.stderr
     assert f"remove {sshd.files}/{digest} there" in done.stderr
 
 
@@ -171,7 +171,7 @@ def test_exact_means_every_bit(good: Path) -> None:
     expected(lambda content: content["exact"].update(onnxruntime=True))(good)
     found = told(good, "local")
     assert (found["verified"], found["exact"], found["allowed"]) == (True, True, 0.0)
-    assert found["checks"][-1]["text"].endswith("all 12 outputs have the same bits, as they must")
+    assert found["checks"][-1]["text"].endswith("all 12 outputs have the same bits, as required")
     expected(nudged)(good)
     done = verify(good, "local")
     assert done.exit_code == 6
@@ -205,7 +205,7 @@ def test_a_runtime_that_is_missing_there(made: Path, tmp_path: Path) -> None:
     done = verify(made / "bundle", name, "--runtime", "openvino")
     assert done.exit_code == 5
     assert "local: openvino is not installed" in done.stderr
-    assert "pip install -r requirements-openvino.txt; the file lies there in " in done.stderr
+    assert "pip install -r requirements-openvino.txt; the file is there in " in done.stderr
     assert "Traceback" not in done.stderr
     assert "digest     ok" in done.stdout
 

@@ -121,7 +121,7 @@ def test_places_without_a_wheel_are_left_out(monkeypatch: pytest.MonkeyPatch) ->
     found = wheels_of(["numpy==9.9.9"], progress)
     assert text_of("onnxruntime", "requirements.txt", found).startswith("# onnxruntime for CPython 3.12, 3.13 on Linux")
     assert [note.partition(": ")[2] for note in notes] == [
-        f"the requirements leave out CPython {place}: No matching distribution found" for place in index.without
+        f"the requirements do not cover CPython {place}: No matching distribution found" for place in index.without
     ]
     wheels_of(["numpy==9.9.9"], progress)
     assert len(index.asked) == 2 * len(PLACES)
@@ -152,7 +152,7 @@ def test_requirements_that_hold_elsewhere_count(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(requirements, "requires", needed.get)
     assert [pin.partition("==")[0] for pin in pinned("onnxruntime")] == ["numpy", "onnxruntime"]
     needed["onnxruntime"].append("absent-package; python_version >= '3.12'")
-    with pytest.raises(InputError, match="absent-package is not installed, but a bundle has to pin it"):
+    with pytest.raises(InputError, match="absent-package is not installed, but a bundle must pin it"):
         pinned("onnxruntime")
 
 

@@ -146,7 +146,7 @@ def test_fewer_validation_images_than_samples(tmp_path: Path) -> None:
     made.progress.note = notes.append  # type: ignore[method-assign]
     found = written(made, tmp_path / "bundle")
     assert [sample["file"] for sample in found["samples"]] == [f"samples/{place:02d}.png" for place in range(24)]
-    assert notes == ["bundle: 24 samples, as many as there are validation images"]
+    assert notes == ["bundle: 24 samples, because there are no more validation images"]
 
 
 def test_a_network_without_finite_outputs(tmp_path: Path) -> None:

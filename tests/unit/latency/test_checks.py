@@ -49,8 +49,8 @@ def test_what_is_not_told_is_no_reason_to_warn() -> None:
     ("name", "fingerprint", "signs", "told"),
     [
         ("governor", {"governor": "schedutil"}, {}, "cpupower frequency-set -g performance"),
-        ("frequency", {}, {"frequencies_mhz": (2800.0, 3000.0)}, "moved, 2800 to 3000 MHz of 3000"),
-        ("frequency", {}, {"frequencies_mhz": (1500.0, 1510.0)}, "slowed down"),
+        ("frequency", {}, {"frequencies_mhz": (2800.0, 3000.0)}, "changed, 2800 to 3000 MHz of 3000"),
+        ("frequency", {}, {"frequencies_mhz": (1500.0, 1510.0)}, "throttled"),
         ("load", {}, {"load": 2.1}, "2.1 on 4 cores"),
         ("steal", {}, {"steal": 0.03}, "3.0%"),
         ("interruptions", {}, {"interrupted_share": 0.7}, "--metric cpu"),

@@ -186,7 +186,7 @@ def test_emulated_device_is_not_asked_for_time(network: Callable[..., Path]) -> 
         emulated = True
 
     path = network("net.onnx")
-    with pytest.raises(InputError, match="is emulated: its time says nothing"):
+    with pytest.raises(InputError, match="is emulated: its time means nothing"):
         compare_files(path, path, STRICT, devices=(Emulated(),))
 
 

@@ -88,7 +88,7 @@ def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("margin = ", "is no TOML: Invalid value"),
+        ("margin = ", "is not TOML: Invalid value"),
         ("", r"model: missing, expected \[\[model\]\] tables"),
         ("model = []", "model: found"),
         ("model = 3", "model: found 3"),

@@ -171,7 +171,7 @@ def test_a_device_is_probed_once_and_only_raised(monkeypatch: pytest.MonkeyPatch
     first = peaks_of(side, LocalDevice(), progress=notes)
     assert peaks_of(side, LocalDevice(), progress=notes) == first
     assert len(notes.told) == 1
-    assert "probing what local reaches at best in onnxruntime" in notes.told[0]
+    assert "probing the peak performance of local in onnxruntime" in notes.told[0]
     slower = peaks_of(side, LocalDevice(), progress=notes, again=True)
     assert slower.float32_per_s == first.float32_per_s
     faster = peaks_of(side, LocalDevice(), progress=notes, again=True)

@@ -149,7 +149,7 @@ def test_only_the_last_words_are_quoted() -> None:
 
 def test_worker_without_words_is_told_too() -> None:
     """There may be nothing to quote."""
-    assert "(exit code 9):\n  it said nothing" in refused("import os; os._exit(9)")
+    assert "(exit code 9):\n  it printed nothing" in refused("import os; os._exit(9)")
 
 
 def test_connect_ends_a_worker_that_does_not_say_hello() -> None:
