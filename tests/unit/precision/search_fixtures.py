@@ -231,7 +231,7 @@ class World:
         monkeypatch.setattr(candidates, "build", self.build)
         monkeypatch.setattr(
             search,
-            "missing",
+            "missing_engine",
             lambda engine: None if engine.name in self.installed else f"pip install 'secateur[{engine.name}]'",
         )
         return self

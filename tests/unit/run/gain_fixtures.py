@@ -24,7 +24,7 @@ CONTENDED = Scene(wall=(1.3, 1.0), cpu=(1.0, 1.0))
 
 
 class Scenes:
-    """Stands for `pipeline.measure.harness.measure`: plays a scene and remembers what was asked."""
+    """Stands for `pipeline.measure.harness.measure_subjects`: plays a scene and remembers what was asked."""
 
     def __init__(self, scene: Scene) -> None:
         self.scene = scene
