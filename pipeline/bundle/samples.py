@@ -16,7 +16,7 @@ from PIL import Image
 
 from pipeline.bundle.json_text import json_text
 from pipeline.bundle.licences import data_licence
-from pipeline.bundle.on_device.infer import Network, load_preprocessing, normalise_pixels, read_image
+from pipeline.bundle.on_device.infer import Network, load_preprocessing, normalise, read_image
 from pipeline.bundle.tolerance import is_exact, tolerance
 from pipeline.core.errors import StageError
 from pipeline.core.store import read_artifact
@@ -68,7 +68,7 @@ def write_samples(content: Content, folder: Path) -> None:
     networks = {runtime: Network(folder, runtime, threads=1) for runtime in content.files}
     preprocessing = load_preprocessing(folder)
     found = candidates(content)
-    answers = networks[content.runtime].logits(normalise_pixels(found.images, preprocessing))
+    answers = networks[content.runtime].logits(normalise(found.images, preprocessing))
     chosen = choose(answers, found.labels, content.options.samples)
     if len(chosen) < content.options.samples:
         content.progress.note(f"bundle: {len(chosen)} samples, because there are no more validation images")
@@ -78,9 +78,7 @@ def write_samples(content: Content, folder: Path) -> None:
     for file, index in zip(files, chosen, strict=True):
         _write_png(found.images[index], folder / file)
     images = np.stack([read_image(folder / file, preprocessing) for file in files])
-    outputs = {
-        runtime: network.logits(normalise_pixels(images, preprocessing)) for runtime, network in networks.items()
-    }
+    outputs = {runtime: network.logits(normalise(images, preprocessing)) for runtime, network in networks.items()}
     samples = [
         {
             "file": file,

@@ -10,7 +10,7 @@ In a program of your own:
     preprocessing = load_preprocessing(folder)
     network = Network(folder)
     images = np.stack([read_image(path, preprocessing) for path in paths])
-    probabilities = softmax(network.logits(normalise_pixels(images, preprocessing)))
+    probabilities = softmax(network.logits(normalise(images, preprocessing)))
 
 An image becomes the very numbers that the network was judged on: depths, colours and sizes are converted as the data
 set and Pillow 13 do, bit by bit. PNG, PGM, PPM and .npy files are read here; others by Pillow, where it is installed.
@@ -138,7 +138,7 @@ def read_images(paths: Sequence[Path], preprocessing: Mapping[str, Any]) -> list
     return images
 
 
-def normalise_pixels(images_NCHW: Pixels, preprocessing: Mapping[str, Any]) -> NDArray[np.float32]:
+def normalise(images_NCHW: Pixels, preprocessing: Mapping[str, Any]) -> NDArray[np.float32]:
     """Return the network's input, float32 [N, C, H, W]: (pixel / 255 - mean) / std."""
     scaled = images_NCHW.astype(np.float32) / np.float32(255)
     if preprocessing["repeat_grey"]:
@@ -575,7 +575,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         preprocessing = load_preprocessing(folder)
         images_NCHW = np.stack(read_images(given.images, preprocessing))
         network = Network(folder, given.runtime, given.threads)
-        probabilities = softmax(network.logits(normalise_pixels(images_NCHW, preprocessing)))
+        probabilities = softmax(network.logits(normalise(images_NCHW, preprocessing)))
         labels = (folder / "labels.txt").read_text(encoding="utf-8").splitlines()
     except (Rejected, OSError) as error:
         print("\n".join(printable(f"infer.py: {line}") for line in str(error).splitlines()), file=sys.stderr)

@@ -113,7 +113,7 @@ def infer(
         preprocessing = code.load_preprocessing(folder)
         network = code.Network(folder, runtime, threads)
         images = code.np.stack([code.read_image(folder / name, preprocessing) for name in names])
-        logits = network.logits(code.normalise_pixels(images, preprocessing))
+        logits = network.logits(code.normalise(images, preprocessing))
     except (ImportError, code.Rejected):
         raise
     except Exception as error:

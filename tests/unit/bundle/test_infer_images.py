@@ -143,7 +143,7 @@ def test_other_kinds_are_read_by_pillow(tmp_path: Path, monkeypatch: pytest.Monk
 def network_input(data: Dataset, files: list[Path], tmp_path: Path) -> NDArray[np.float32]:
     """Return what infer.py makes of files by a bundle's preprocess.json."""
     preprocessing = described(content(tmp_path / "run", data, runtimes=("onnxruntime",)))
-    return infer.normalise_pixels(np.stack([infer.read_image(file, preprocessing) for file in files]), preprocessing)
+    return infer.normalise(np.stack([infer.read_image(file, preprocessing) for file in files]), preprocessing)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -68,7 +68,7 @@ def test_outputs_are_those_of_the_files_bit_by_bit(tmp_path: Path, runtime: str)
     images = np.stack(
         [infer.read_image(tmp_path / "bundle" / each["file"], preprocessing) for each in found["samples"]]
     )
-    outputs = infer.Network(tmp_path / "bundle", runtime).logits(infer.normalise_pixels(images, preprocessing))
+    outputs = infer.Network(tmp_path / "bundle", runtime).logits(infer.normalise(images, preprocessing))
     assert [each["outputs"][runtime] for each in found["samples"]] == outputs.tolist()
     assert found["tolerance"][runtime]["max_abs"] == pytest.approx(1e-4 * abs(outputs).max())
     assert found["exact"] == {"onnxruntime": False, "openvino": False}
