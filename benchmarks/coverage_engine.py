@@ -29,10 +29,11 @@ from pipeline.compress.pruning.graph.capture import capture_graph
 from pipeline.compress.pruning.importance.criteria import score_channels
 from pipeline.compress.pruning.importance.request import ScoreRequest
 from pipeline.compress.training.inference import forward_outputs
-from pipeline.export.execution import onnx_outputs, openvino_outputs, torch_outputs
+from pipeline.export.execution import openvino_outputs, torch_outputs
 from pipeline.export.onnx import FILE_NAME, export_onnx
 from pipeline.export.openvino import XML_NAME, export_openvino
 from pipeline.export.parity import FLOAT32_TOLERANCE, output_differences
+from pipeline.onnx_graph.execution import onnx_outputs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

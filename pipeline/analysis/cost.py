@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import math
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -15,8 +16,8 @@ import numpy as np
 import onnx
 
 from pipeline.core.errors import InputError
-from pipeline.export.execution import onnx_batch, onnx_session, run_onnx
 from pipeline.export.openvino import read_openvino
+from pipeline.onnx_graph.execution import onnx_batch, onnx_session, run_onnx
 from pipeline.onnx_graph.file import onnx_specs, read_onnx
 from pipeline.onnx_graph.links import value_producers
 
@@ -76,7 +77,10 @@ def onnx_cost(file: Path) -> FileCost:
     layers = [node for node in model.graph.node if node.op_type in ONNX_WEIGHTED]
     made_by = value_producers(model.graph)
     constants = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
-    widths = {tensor.name: _onnx_width(tensor.data_type) for tensor in model.graph.initializer}
+    widths = {
+        tensor.name: int(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+        for tensor in model.graph.initializer
+    }
     shapes = _shapes(model, layers, str(file))
     counted = onnx_macs(model, shapes)
     parameters = int8_macs = 0
@@ -148,8 +152,7 @@ def _shapes(model: ModelProto, layers: Iterable[NodeProto], label: str) -> Mappi
     wanted = dict.fromkeys(value for node in layers for value in (*node.input, *node.output) if value)
     weights = {tensor.name for tensor in model.graph.initializer}
     declared = {value.name for value in (*model.graph.output, *model.graph.input)}
-    exposed = onnx.ModelProto()
-    exposed.CopyFrom(model)
+    exposed = deepcopy(model)
     exposed.graph.output.extend(
         onnx.ValueInfoProto(name=value) for value in wanted if value not in weights and value not in declared
     )
@@ -170,11 +173,6 @@ def _source(node: NodeProto, index: int, made_by: Mapping[str, NodeProto]) -> st
     while name in made_by and made_by[name].op_type in _ONNX_CARRIERS:
         name = made_by[name].input[0]
     return name
-
-
-def _onnx_width(data_type: int) -> int:
-    """Return the bytes of one number of an ONNX type."""
-    return int(onnx.helper.tensor_dtype_to_np_dtype(data_type).itemsize)
 
 
 def _quantized_on_the_way(node: NodeProto, made_by: Mapping[str, NodeProto]) -> bool:

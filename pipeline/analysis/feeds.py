@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.core.errors import InputError
-from pipeline.export.execution import batch_slices
+from pipeline.onnx_graph.execution import batch_slices
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

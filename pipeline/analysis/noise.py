@@ -7,6 +7,7 @@ kernels, which cannot be told to emulate), in calls of the quantized file's batc
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ import onnx
 from pipeline.analysis.feeds import image_feeds
 from pipeline.analysis.probes import Probe, watch
 from pipeline.core.errors import InputError
-from pipeline.export.execution import onnx_traces
+from pipeline.onnx_graph.execution import onnx_traces
 from pipeline.onnx_graph.file import onnx_specs, read_onnx
 from pipeline.onnx_graph.links import DEQUANTIZE, QUANTIZE
 from pipeline.onnx_graph.wiring import FileWiring, described, element_types
@@ -79,18 +80,13 @@ def watch_onnx(
     wiring: FileWiring, feeds: Sequence[Feed], float_model: Path | None, *, label: str
 ) -> dict[str, LayerStatistics]:
     """Run an ONNX graph on calls and return what was seen of each layer, without noise where there is no float file."""
-    probes = _onnx_probes(wiring)
+    probes = tuple(_probe(node, wiring) for node in wiring.layers)
     wanted = {name for probe in probes for name in (probe.raw, probe.after)}
-    found = onnx_traces(_copy(wiring.model), feeds, wanted, label=label)
+    found = onnx_traces(deepcopy(wiring.model), feeds, wanted, label=label)
     if float_model is None:
         return watch(probes, found)
     cut = Reference(float_model, wiring, probes, label)
     return watch(probes, found, cut.traces(feeds), cut.alone(feeds))
-
-
-def _onnx_probes(wiring: FileWiring) -> tuple[Probe, ...]:
-    """Return where each layer of an ONNX graph is watched."""
-    return tuple(_probe(node, wiring) for node in wiring.layers)
 
 
 def _probe(node: NodeProto, wiring: FileWiring) -> Probe:
@@ -170,7 +166,7 @@ def _apart(wiring: FileWiring, known: set[str]) -> Apart:
     A pair of QuantizeLinear and DequantizeLinear behind such a tensor stays for those who read it, and is copied for
     who makes it.
     """
-    model = _copy(wiring.model)
+    model = deepcopy(wiring.model)
     graph = model.graph
     declared = {value.name for value in (*graph.input, *graph.initializer)}
     layers = {node.name for node in wiring.layers}
@@ -185,7 +181,7 @@ def _apart(wiring: FileWiring, known: set[str]) -> Apart:
         if _reads_known(node, wiring, known, declared):
             made[end] = node.name
         if tensor in wiring.read_by and tensor not in declared:
-            graph.input.append(_float_input(tensor))
+            graph.input.append(onnx.helper.make_tensor_value_info(tensor, onnx.TensorProto.FLOAT, None))
     del graph.output[:]
     return Apart(model, made)
 
@@ -211,13 +207,3 @@ def _reads_known(node: NodeProto, wiring: FileWiring, known: set[str], declared:
     """Say whether all that a layer reads comes from the float file, through its own quantizers at most."""
     moving = [wiring.before(name) for name in node.input if name and name not in wiring.fixed]
     return all(name in known or name in declared for name in moving)
-
-
-def _float_input(name: str) -> onnx.ValueInfoProto:
-    return onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
-
-
-def _copy(model: ModelProto) -> ModelProto:
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    return copy

@@ -67,13 +67,8 @@ def read_layers(file: Path, inputs: Sequence[TensorSpec] = ()) -> IrLayers:
         if kind == "Constant" or (before and all(each in fixed for each in before)):
             fixed.add(name)
         elif kind not in _ENDS and kind != FAKE and not _is_bias(operation, frozenset(fixed)):
-            layers[_layer_name(name)] = operation
+            layers[name.removesuffix(_WITHOUT_BIAS)] = operation
     return IrLayers(model, frozenset(fixed), layers)
-
-
-def _layer_name(name: str) -> str:
-    """Return the name of the layer that an operation belongs to."""
-    return name.removesuffix(_WITHOUT_BIAS)
 
 
 def described(fake: openvino.Node) -> Quantizer:

@@ -9,8 +9,9 @@ from pipeline.analysis.feeds import image_feeds
 from pipeline.analysis.openvino_layers import FAKE, described, read_layers, readers
 from pipeline.analysis.probes import Probe, watch
 from pipeline.core.errors import InputError
-from pipeline.export.execution import onnx_traces, openvino_traces
+from pipeline.export.execution import openvino_traces
 from pipeline.export.openvino import openvino_specs, read_openvino
+from pipeline.onnx_graph.execution import onnx_traces
 from pipeline.onnx_graph.file import onnx_specs, read_onnx
 
 if TYPE_CHECKING:

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.bundle.content import Content
-    from pipeline.core.artifact import StageRecord
     from pipeline.core.stage import Runtime
     from pipeline.results.bundle import DeviceRuntime
     from pipeline.results.run import Row
@@ -63,7 +62,8 @@ def manifest_of(content: Content, folder: Path, files: Mapping[str, BundledFile]
         files=dict(files),
         main=_main_of(content),
         runtime=device_runtime(content.runtime),
-        lineage=_lineage(content),
+        # A chain has no branches: that of every other file begins the longest.
+        lineage=max((read_artifact(file.parent).lineage for file in content.files.values()), key=len),
         recipe=report.recipe,
         recipe_digest=report.recipe_digest,
         data=report.data,
@@ -105,11 +105,6 @@ def _described(path: Path) -> BundledFile:
 def _sha256(path: Path) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _lineage(content: Content) -> tuple[StageRecord, ...]:
-    """Return the records of the longest chain: a chain has no branches, so that of every other file begins it."""
-    return max((read_artifact(file.parent).lineage for file in content.files.values()), key=len)
 
 
 def _row(content: Content, runtime: Runtime) -> Row | None:

@@ -103,11 +103,8 @@ def check_on(name: str, bundle: Path, wanted: VerifyOptions, found: FoundThere, 
         device = open_device(record.with_runtimes([runtime]), note=progress.note)
         found.device, found.emulated = device.url, device.emulated
         found.exact, found.allowed = expected.exact, expected.allowed
-        try:
-            progress.update(0, 1, f"samples on {device.url}")
-            told = _told(device, folder, manifest, runtime, wanted.threads, found.digest)
-        finally:
-            device.close()
+        progress.update(0, 1, f"samples on {device.url}")
+        told = _told(device, folder, manifest, runtime, wanted.threads, found.digest)
         _take(told, manifest, expected, found)
 
 

@@ -125,9 +125,8 @@ def _require_sensible(accept: str | None, *, refreeze: bool, drift: bool) -> Non
 def _write(found: GateResult, junit: Path | None, markdown: Path | None) -> None:
     from pipeline.core.partial import write_whole
     from pipeline.report.latency import gate as pages
-    from pipeline.report.latency.junit import junit_xml
 
-    for path, text in ((junit, junit_xml), (markdown, pages.markdown)):
+    for path, text in ((junit, pages.junit_xml), (markdown, pages.markdown)):
         if path:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(path, text(found))

@@ -19,7 +19,7 @@ def printable_text(text: str, *, keep: str = "\n\t") -> str:
     """Return text with every harmful character but those in `keep` as Python would write it in a string."""
     if text.isprintable():
         return text
-    return "".join(each if each in keep or _harmless(each) else _escape(each) for each in text)
+    return "".join(each if each in keep or _harmless(each) else each.encode("unicode_escape").decode() for each in text)
 
 
 def printable_json(text: str) -> str:
@@ -36,11 +36,3 @@ def _harmless(letter: str) -> bool:
         return True
     kind = unicodedata.category(letter)
     return kind not in REFUSED and kind != "Cf" and ord(letter) & _NONCHARACTER != _NONCHARACTER
-
-
-def _escape(letter: str) -> str:
-    return letter.encode("unicode_escape").decode()
-
-
-def _json_escape(letter: str) -> str:
-    return json.dumps(letter, allow_nan=False)[1:-1]

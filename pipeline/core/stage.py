@@ -113,6 +113,8 @@ class Stage(BaseModel, ABC):
     brings_no_gain: ClassVar[str] = ""
     #: Whether the result depends on what the target's runtime computes, which is then part of the cache key.
     computes: ClassVar[bool] = False
+    #: The forms that the stage can start from, with any configuration.
+    takes: ClassVar[frozenset[Form]] = frozenset()
     #: Whether nothing may follow the stage in a recipe.
     last: ClassVar[bool] = False
     #: Whether the stage makes a file; one that only looks leaves the artifact as it is (`Outcome.form` is None).
@@ -143,13 +145,13 @@ class Stage(BaseModel, ABC):
         return self.on_no_gain != "keep"
 
     @property
-    @abstractmethod
     def consumes(self) -> frozenset[Form]:
         """The forms that this stage can start from."""
+        return self.takes
 
-    @abstractmethod
     def produces(self, given: Form) -> Form:
-        """The form that this stage ends with when it starts from `given`."""
+        """Return the form that this stage ends with when it starts from `given`: the same, unless it says otherwise."""
+        return given
 
     @property
     def label(self) -> str:

@@ -22,8 +22,7 @@ from pipeline.core.quiet import quiet_libraries
 from pipeline.core.user_code import error_origin, quoted_line
 from pipeline.export.any_batch import takes_other_batch
 from pipeline.export.attention import spelled_out
-from pipeline.export.bounds import one_kind_of_number
-from pipeline.export.data_attribute import data_as_operations
+from pipeline.export.function_modes import fit_for_export
 from pipeline.onnx_graph.file import finish_model, onnx_specs, write_onnx
 
 if TYPE_CHECKING:
@@ -89,13 +88,7 @@ def _translate(
     shapes = ({0: torch.export.Dim("batch")},) if dynamic else None
 
     def translated(given: nn.Module | ExportedProgram) -> ONNXProgram:
-        with (
-            quiet_libraries(*_TREES),
-            quiet_libraries(*_ASSIGNED),
-            spelled_out(),
-            one_kind_of_number(),
-            data_as_operations(),
-        ):
+        with quiet_libraries(*_TREES), quiet_libraries(*_ASSIGNED), spelled_out(), fit_for_export():
             program = torch.onnx.export(
                 given,
                 (sample,),

@@ -16,8 +16,9 @@ from torch import nn
 
 from pipeline.core.classification import is_logits, predicted_classes, share_equal
 from pipeline.core.errors import StageError
-from pipeline.export.execution import batch_slices, onnx_batch, onnx_tensors, openvino_tensors, torch_outputs
+from pipeline.export.execution import openvino_tensors, torch_outputs
 from pipeline.export.openvino import openvino_specs, read_openvino
+from pipeline.onnx_graph.execution import batch_slices, onnx_batch, onnx_tensors
 from pipeline.onnx_graph.file import read_onnx
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from pipeline.export.execution import Values
+    from pipeline.onnx_graph.execution import Values
 
 #: Largest difference, relative to scale, that rounding in another order explains: between float32 files, of their last
 #: digits alone, and with weights stored as float16 (11 bits of mantissa, so 5e-4 in each weight).

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import onnxsim
 
 from pipeline.core.errors import StageError, first_line
-from pipeline.export.execution import onnx_outputs
 from pipeline.export.parity import FLOAT32_TOLERANCE, check_parity, locate_in_onnx
+from pipeline.onnx_graph.execution import onnx_outputs
 from pipeline.onnx_graph.file import finish_model, onnx_specs, read_onnx, write_onnx
 
 if TYPE_CHECKING:

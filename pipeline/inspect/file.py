@@ -12,9 +12,9 @@ import numpy as np
 from pipeline.analysis.cost import onnx_macs
 from pipeline.analysis.feeds import fixed_inputs, image_feeds, random_feeds
 from pipeline.analysis.findings import float_islands, inspection_findings
-from pipeline.analysis.node_times import node_times
 from pipeline.analysis.noise import watch_onnx
 from pipeline.analysis.precision_map import onnx_precision_map
+from pipeline.analysis.times import node_times
 from pipeline.core.errors import InputError
 from pipeline.core.runtimes import DEFAULT_RUNTIME, form_of, runtime_for
 from pipeline.data import load_data

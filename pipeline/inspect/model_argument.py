@@ -89,7 +89,9 @@ def _refuse(option: str, texts: Sequence[str], what: str, instead: str) -> None:
 def _of_recipe(path: Path, overrides: Sequence[str], specs: tuple[TensorSpec, ...]) -> Model:
     recipe = load_recipe(path, overrides).recipe
     network = build_network(recipe.model.definition, recipe.model.arguments)
-    return Model(recipe.name, network, specs or (_image(input_shape(recipe.data)),))
+    return Model(
+        recipe.name, network, specs or (TensorSpec(name="input", shape=(1, *input_shape(recipe.data)), layout="NCHW"),)
+    )
 
 
 def _of_folder(folder: Path, specs: tuple[TensorSpec, ...]) -> Model:
@@ -174,10 +176,6 @@ def input_spec(text: str, index: int) -> TensorSpec:
         raise InputError(f"--input: found the type {dtype!r}, expected one of torch's, such as float32 or int64")
     shape = (1, *(int(size) for size in digits))
     return TensorSpec(name=f"input{index}" if index else "input", shape=shape, dtype=dtype or "float32")
-
-
-def _image(shape: tuple[int, ...]) -> TensorSpec:
-    return TensorSpec(name="input", shape=(1, *shape), layout="NCHW")
 
 
 def input_shape(config: DataConfig) -> tuple[int, int, int]:

@@ -71,15 +71,12 @@ def inspect_network(model: nn.Module, inputs: Sequence[TensorSpec], name: str) -
     """
     shapes = " and ".join("x".join(map(str, spec.shape[1:])) for spec in inputs)
     try:
-        captured = capture_graph(model, tuple(_example(spec) for spec in inputs))
+        captured = capture_graph(
+            model, tuple(torch.zeros(2, *spec.shape[1:], dtype=getattr(torch, spec.dtype)) for spec in inputs)
+        )
     except InputError as error:
         raise InputError(f"{name} with input {shapes} (does it fit the network?): {error}") from error
     return inspection_of(trace_channels(captured), _structure_of(model, captured), name=name, inputs=tuple(inputs))
-
-
-def _example(spec: TensorSpec) -> torch.Tensor:
-    """Return two zeros of an input's shape and type: only the shape matters, and zero is a valid index."""
-    return torch.zeros(2, *spec.shape[1:], dtype=getattr(torch, spec.dtype))
 
 
 def _structure_of(model: nn.Module, captured: CapturedGraph) -> Structure:

@@ -13,7 +13,7 @@ from pipeline.compress.pruning.graph import layer_of
 from pipeline.results.inspection import Layer, Part
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from pipeline.compress.pruning.graph import ChannelGraph, Contraction
 
@@ -142,16 +142,13 @@ class Sides:
         Empty for a product of computed tensors, although it may add a table of its own (relative positions).
         """
         slots = self._slots(layer, consumed=False)
-        if layer in self._macs and self._is_table(slots):
+        # These are all dimensions of their tensor, so nothing sums over one of them.
+        if layer in self._macs and slots and len(slots) == len(self.graph.shapes[slots[0][0]]):
             return ()
         if not slots:
             return self._single(layer, 0)
         free = slots[0] in self._members or layer in self._macs
         return self._parts(slots[0] if free else slots[-1], 1)
-
-    def _is_table(self, slots: Sequence[Slot]) -> bool:
-        """Say whether these are all dimensions of their tensor, so that nothing sums over one of them."""
-        return bool(slots) and len(slots) == len(self.graph.shapes[slots[0][0]])
 
     def _single(self, layer: str, dim: int) -> tuple[Part, ...]:
         """Return the side of a layer that has one channel, which no group or reason mentions."""

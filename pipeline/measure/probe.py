@@ -45,16 +45,13 @@ def probe_device(device: Device) -> DeviceStatus:
     Raises:
         DeviceError: the device cannot be reached, or no worker runs there.
     """
-    try:
-        connection, hello = connect(device)
-        with connection:
-            waits_ns = []
-            for _ in range(_ASKED):
-                begun_ns = perf_counter_ns()
-                connection.request("sleep", seconds=0)
-                waits_ns.append(perf_counter_ns() - begun_ns)
-    finally:
-        device.close()
+    connection, hello = connect(device)
+    with connection:
+        waits_ns = []
+        for _ in range(_ASKED):
+            begun_ns = perf_counter_ns()
+            connection.request("sleep", seconds=0)
+            waits_ns.append(perf_counter_ns() - begun_ns)
     missing = missing_packages(hello, ("numpy", *PACKAGES))
     return DeviceStatus(
         url=device.url,

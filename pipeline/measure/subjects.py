@@ -85,7 +85,6 @@ def local_device(subjects: Sequence[Subject]) -> LocalDevice:
 
 def start_worker(stack: ExitStack, device: Device, terms: MeasureTerms) -> tuple[Connection, dict[str, Any]]:
     """Start the worker of a device until the stack closes; return it with what it says of itself."""
-    stack.callback(device.close)
     connection, hello = connect(device, priority=terms.priority)
     stack.callback(connection.close)
     return connection, hello

@@ -9,24 +9,22 @@ from __future__ import annotations
 
 import platform
 import shutil
-import subprocess
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from pipeline.core.errors import DeviceError
 from pipeline.measure.devices.arm64_cpu import guest_environment
-from pipeline.measure.worker_file import worker_file
+from pipeline.measure.devices.local import OnThisMachine, started
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
+    import subprocess
 
 PROGRAM = "qemu-x86_64"
 
 
 @dataclass(frozen=True)
-class Avx2Device:
+class Avx2Device(OnThisMachine):
     """This machine as a processor without VNNI. What the worker tells of its flags is the host's, and wrong."""
 
     cpu: str = "Haswell"
@@ -36,18 +34,6 @@ class Avx2Device:
     def url(self) -> str:
         """What messages call it."""
         return f"x86-64 emulated as {self.cpu}"
-
-    def push(self, files: Mapping[str, Path]) -> dict[str, str]:
-        """Return the files where they are."""
-        return {name: str(path.resolve()) for name, path in files.items()}
-
-    def start(self) -> subprocess.Popen[bytes]:
-        """Start the worker in the emulator.
-
-        Raises:
-            DeviceError: as for `run`.
-        """
-        return self.run(str(worker_file()))
 
     def run(self, script: str, *arguments: str) -> subprocess.Popen[bytes]:
         """Start this program's own Python on a file, in the emulator.
@@ -59,14 +45,4 @@ class Avx2Device:
             raise DeviceError(f"found {platform.machine()}; {self.url} needs an x86-64 machine: its Python is run")
         if shutil.which(PROGRAM) is None:
             raise DeviceError(f"{PROGRAM} was not found: install qemu-user (Debian, Ubuntu), version 7.2 or newer")
-        return subprocess.Popen(  # noqa: S603 (a list of arguments, of this program's own)
-            [PROGRAM, "-cpu", self.cpu, sys.executable, script, *arguments],
-            env=guest_environment(),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
-
-    def close(self) -> None:
-        """Hold nothing."""
+        return started([PROGRAM, "-cpu", self.cpu, sys.executable, script, *arguments], guest_environment())

@@ -11,7 +11,6 @@ import numpy as np
 from pipeline.core.classification import predicted_classes, share_equal
 from pipeline.core.errors import InputError, StageError
 from pipeline.core.nearness import noise_decibels
-from pipeline.export.execution import batch_slices
 from pipeline.measure.batches import run_in_batches
 from pipeline.measure.bench import plan_for
 from pipeline.measure.devices.local import LocalDevice
@@ -20,6 +19,7 @@ from pipeline.measure.machine import usable_threads
 from pipeline.measure.model_files import model_files
 from pipeline.measure.statistics import median_milliseconds, paired_speedup
 from pipeline.measure.subjects import MeasureTerms, Subject, open_subjects, start_worker
+from pipeline.onnx_graph.execution import batch_slices
 from pipeline.results.accuracy import paired_difference
 
 if TYPE_CHECKING:

@@ -28,8 +28,8 @@ from pipeline.core.nearness import (
     noise_decibels,
 )
 from pipeline.core.stage import Runtime, runs_in
-from pipeline.export.execution import batch_slices, onnx_outputs
 from pipeline.measure.batches import run_in_batches
+from pipeline.onnx_graph.execution import batch_slices, onnx_outputs
 from pipeline.precision.request import training_order
 
 if TYPE_CHECKING:

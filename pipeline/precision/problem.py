@@ -10,7 +10,7 @@ from pipeline.core.errors import StageError
 from pipeline.results.precision import CandidateFile, PrecisionPlan
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     import numpy as np
@@ -185,12 +185,7 @@ def plan_of(
         "validation_images": len(evaluation.validation),
         "candidates": tuple(_row_of(each, found.chosen, question, evaluation) for each in tried),
         "layers": found.layers,
-        "chosen": _place(found.chosen, tried),
+        "chosen": next(index for index, each in enumerate(tried) if each is found.chosen),  # two may be equal
         "seconds": time.monotonic() - began,
     }
     return PrecisionPlan(**values)
-
-
-def _place(chosen: SearchCandidate, tried: Sequence[SearchCandidate]) -> int:
-    """Return the index of the very same candidate: two may be equal."""
-    return next(index for index, each in enumerate(tried) if each is chosen)

@@ -177,7 +177,7 @@ def _run_here(file: Path, samples_NCHW: NDArray[np.float32], precise: str) -> li
     """Infer in this process with the session option on or off."""
     import onnxruntime  # noqa: PLC0415 - only this way of asking loads it
 
-    from pipeline.export.execution import batch_slices, onnx_batch  # noqa: PLC0415
+    from pipeline.onnx_graph.execution import batch_slices, onnx_batch  # noqa: PLC0415
     from pipeline.onnx_graph.file import read_onnx  # noqa: PLC0415
 
     if not len(samples_NCHW):

@@ -316,7 +316,7 @@ class Run:
 
     def _finished(self, seconds: float) -> RunReport:
         report = self._report("finished", seconds)
-        result = self._result_for_target()
+        result = last_readable((artifact.form for artifact in self.artifacts), self.loaded.recipe.target.runtime)
         final = self.evaluator.final_test(self.artifacts[0], self.artifacts[result]) if self.test else None
         report = report.model_copy(update={"final": final})
         lines = budget_lines(self.loaded.recipe.budget, report.rows[0], report.rows[result], report.target)
@@ -331,10 +331,6 @@ class Run:
 
         record = write_beside_run(content_of(report, self.folder, self.dataset, options, self.progress))
         return report.model_copy(update={"bundle": record})
-
-    def _result_for_target(self) -> int:
-        """Return the index of the last step whose exported file the target's runtime reads."""
-        return last_readable((artifact.form for artifact in self.artifacts), self.loaded.recipe.target.runtime)
 
     def _report(self, status: str, seconds: float, error: str = "") -> RunReport:
         rows = tuple(self.rows)

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from pipeline.core.artifact import Form
 from pipeline.core.runtimes import exported_forms
 from pipeline.core.stage import Context, Outcome, Stage
 from pipeline.results.bundle import BundleOptions
 
 if TYPE_CHECKING:
-    from pipeline.core.artifact import Artifact, Form
+    from pipeline.core.artifact import Artifact
 
 
 class Bundle(BundleOptions, Stage):
@@ -28,21 +29,13 @@ class Bundle(BundleOptions, Stage):
     last: ClassVar[bool] = True
     makes_file: ClassVar[bool] = False
     effect: ClassVar[str] = "bundle"
+    takes: ClassVar[frozenset[Form]] = frozenset(exported_forms())
 
     kind: Literal["bundle"] = "bundle"
 
     def bundle_options(self) -> dict[str, Any]:
         """Return what was chosen about the bundle."""
         return self.model_dump(include=set(BundleOptions.model_fields))
-
-    @property
-    def consumes(self) -> frozenset[Form]:
-        """Exported files."""
-        return frozenset(exported_forms())
-
-    def produces(self, given: Form) -> Form:
-        """Return the given form: the artifact goes on unchanged."""
-        return given
 
     def run(self, given: Artifact, context: Context) -> Outcome:  # noqa: ARG002 - the run writes the bundle at its end
         """Do nothing: what a bundle says is known after the final test."""

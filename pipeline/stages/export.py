@@ -86,11 +86,12 @@ class Export(Stage):
         import torch
 
         from pipeline.compress.pruning.untouched import restored_afterwards
-        from pipeline.export.execution import onnx_outputs, torch_outputs
+        from pipeline.export.execution import torch_outputs
         from pipeline.export.onnx import FILE_NAME, export_onnx
         from pipeline.export.parity import FLOAT32_TOLERANCE, check_parity, locate_in_export
         from pipeline.network.soundness import batch_mixing
         from pipeline.network.stored import load_network
+        from pipeline.onnx_graph.execution import onnx_outputs
 
         model = load_network(given)
         with restored_afterwards(model):
@@ -117,7 +118,7 @@ class Export(Stage):
         return Outcome("onnx", inputs, outputs, changed={"parity": parity.to_json()})
 
     def _to_openvino(self, given: Artifact, context: Context, samples: NDArray[np.float32]) -> Outcome:
-        from pipeline.export.execution import onnx_outputs, openvino_outputs
+        from pipeline.export.execution import openvino_outputs
         from pipeline.export.openvino import XML_NAME, export_openvino
         from pipeline.export.parity import (
             FLOAT16_TOLERANCE,
@@ -126,6 +127,7 @@ class Export(Stage):
             locate_in_openvino,
             output_differences,
         )
+        from pipeline.onnx_graph.execution import onnx_outputs
         from pipeline.onnx_graph.file import is_quantized, read_onnx
 
         fixed = given.inputs[0].shape[0] > 0

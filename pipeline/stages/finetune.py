@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from pipeline.core.artifact import Form
 from pipeline.core.stage import Context, Outcome, Stage
 from pipeline.network.training_config import Regularise, TrainingConfig
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from pipeline.compress.pruning.graph import Group
     from pipeline.compress.training.training import TrainingRun
-    from pipeline.core.artifact import Artifact, Form
+    from pipeline.core.artifact import Artifact
 
 
 class Finetune(TrainingConfig, Stage):
@@ -31,6 +32,7 @@ class Finetune(TrainingConfig, Stage):
 
     revision: ClassVar[int] = 3
     libraries: ClassVar[tuple[str, ...]] = ("torch",)
+    takes: ClassVar[frozenset[Form]] = frozenset({"torch"})
 
     kind: Literal["finetune"]
     store: Literal["float32", "float16"] = Field(
@@ -41,15 +43,6 @@ class Finetune(TrainingConfig, Stage):
     regularise: Regularise | None = Field(
         default=None, description="Make channels small while training, for a `prune` stage after this one."
     )
-
-    @property
-    def consumes(self) -> frozenset[Form]:
-        """Torch networks."""
-        return frozenset({"torch"})
-
-    def produces(self, given: Form) -> Form:
-        """Return the same form."""
-        return given
 
     def files(self) -> tuple[Path, ...]:
         """Return the teacher's files."""

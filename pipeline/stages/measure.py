@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from pipeline.core.artifact import Form
 from pipeline.core.errors import InputError
 from pipeline.core.runtimes import FORMS, RUNTIMES, shipping_runtimes
 from pipeline.core.stage import ChainFile, Context, Outcome, Runtime, Stage
@@ -27,7 +28,7 @@ from pipeline.measure.subjects import MeasureTerms, Subject
 from pipeline.results.measurement import MEASUREMENT_FILE, Measurement, save_measurement
 
 if TYPE_CHECKING:
-    from pipeline.core.artifact import Artifact, Form
+    from pipeline.core.artifact import Artifact
 
 
 class Measure(Stage):
@@ -38,6 +39,7 @@ class Measure(Stage):
     makes_file: ClassVar[bool] = False
     effect: ClassVar[str] = "measurement"
     libraries: ClassVar[tuple[str, ...]] = tuple(facts.package for facts in RUNTIMES.values())
+    takes: ClassVar[frozenset[Form]] = frozenset(FORMS)
 
     kind: Literal["measure"] = "measure"
     runtimes: tuple[Runtime, ...] = Field(
@@ -59,15 +61,6 @@ class Measure(Stage):
     def measures(self) -> bool:
         """Always."""
         return True
-
-    @property
-    def consumes(self) -> frozenset[Form]:
-        """Any form: what is measured are the exported files, and the given one when a runtime reads it."""
-        return frozenset(FORMS)
-
-    def produces(self, given: Form) -> Form:
-        """Return the given form: the artifact goes on unchanged."""
-        return given
 
     def run(self, given: Artifact, context: Context) -> Outcome:
         """Measure and write measurement.json.

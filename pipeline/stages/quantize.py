@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from pipeline.compress.quantization.names import EngineName, OtherPrecision, Recovery, Scheme
+from pipeline.core.artifact import Form
 from pipeline.core.cpu import cpu_flags
 from pipeline.core.stage import Context, Outcome, Stage
 from pipeline.core.units import Duration, Points
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
     from onnx import ModelProto
 
-    from pipeline.core.artifact import Artifact, Form, StageRecord
+    from pipeline.core.artifact import Artifact, StageRecord
     from pipeline.core.stage import Target
     from pipeline.precision.nearness import MakeFile
 
@@ -62,6 +63,7 @@ class Quantize(QuantizationConfig, Stage):
     revision: ClassVar[int] = 8
     computes: ClassVar[bool] = True
     libraries: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnxruntime")
+    takes: ClassVar[frozenset[Form]] = frozenset({"onnx"})
 
     kind: Literal["quantize"]
     engine: Literal["auto", EngineName] = Field(
@@ -91,15 +93,6 @@ class Quantize(QuantizationConfig, Stage):
         "refused, and additions are computed in float, because integer additions round differently there. Other float "
         "operators may differ in the last bit; the report lists them.",
     )
-
-    @property
-    def consumes(self) -> frozenset[Form]:
-        """ONNX files."""
-        return frozenset({"onnx"})
-
-    def produces(self, given: Form) -> Form:
-        """Return the same form."""
-        return given
 
     @property
     def measures(self) -> bool:
@@ -178,8 +171,8 @@ class Quantize(QuantizationConfig, Stage):
                 outputs are far from those of the float file and `on_far` does not help.
             DeviceError: with `engine: auto`, the target's device cannot be reached.
         """
-        from pipeline.export.execution import onnx_outputs
         from pipeline.export.parity import output_differences
+        from pipeline.onnx_graph.execution import onnx_outputs
         from pipeline.precision.request import training_images
 
         file = context.folder / given.file.name

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from pipeline.core.artifact import Form
 from pipeline.core.stage import Context, Outcome, Stage
 
 if TYPE_CHECKING:
-    from pipeline.core.artifact import Artifact, Form
+    from pipeline.core.artifact import Artifact
 
 #: Training images on which parity is checked.
 PARITY_IMAGES = 16
@@ -23,17 +24,9 @@ class Simplify(Stage):
 
     revision: ClassVar[int] = 1
     libraries: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime", "onnxsim")
+    takes: ClassVar[frozenset[Form]] = frozenset({"onnx"})
 
     kind: Literal["simplify"]
-
-    @property
-    def consumes(self) -> frozenset[Form]:
-        """ONNX files."""
-        return frozenset({"onnx"})
-
-    def produces(self, given: Form) -> Form:
-        """Return the same form."""
-        return given
 
     def run(self, given: Artifact, context: Context) -> Outcome:
         """Simplify and compare. Raises StageError when the outputs change."""

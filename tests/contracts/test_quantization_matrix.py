@@ -23,9 +23,10 @@ from pydantic import TypeAdapter
 from pipeline.core.artifact import Artifact, TensorSpec, payload_digest
 from pipeline.core.dataset import Dataset, Normalisation, Split
 from pipeline.core.stage import Context, Stage, Target
-from pipeline.export.execution import onnx_outputs, openvino_outputs
+from pipeline.export.execution import openvino_outputs
 from pipeline.network.definition import build_network
 from pipeline.network.stored import load_network, write_original
+from pipeline.onnx_graph.execution import onnx_outputs
 from pipeline.stages import AnyStage
 
 if TYPE_CHECKING:

@@ -115,7 +115,9 @@ class Trial:
         """
         sizes = [len(each) for each in self._example if each.dim()]
         for size in (1, sizes[0] + 1) if sizes else ():
-            batch = tuple(_resized(each, size) for each in self._example)
+            batch = tuple(
+                each[:1].expand(size, *each.shape[1:]).contiguous() if each.dim() else each for each in self._example
+            )
             expected = _shapes_for(self.model, batch)
             if expected and all(shape[:1] == (size,) for shape in expected) and _shapes_for(pruned, batch) != expected:
                 raise StageError(
@@ -166,10 +168,6 @@ def difference(original: TrainingStep, pruned: TrainingStep) -> str:
     if stopped := original.updated - pruned.updated:
         found.append(f"does not update {_names(stopped)}")
     return f"in training it {', '.join(found)}" if found else ""
-
-
-def _resized(tensor: Tensor, size: int) -> Tensor:
-    return tensor[:1].expand(size, *tensor.shape[1:]).contiguous() if tensor.dim() else tensor
 
 
 def _shapes_for(model: nn.Module, batch: Example) -> list[tuple[int, ...]]:

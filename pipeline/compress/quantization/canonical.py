@@ -8,6 +8,7 @@ once for each, for its scales lie along one. The graph computes what it did, but
 from __future__ import annotations
 
 from collections import Counter
+from copy import deepcopy
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -46,8 +47,7 @@ def canonical_form(model: ModelProto) -> ModelProto:
 
 def plain(model: ModelProto) -> ModelProto:
     """Return a copy in which every node has a name, constants are stored tensors and no Identity stands in between."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
+    copy = deepcopy(model)
     outputs = {value.name for value in copy.graph.output}
     handed_on: dict[str, str] = {}
     for node in list(copy.graph.node):

@@ -8,6 +8,7 @@ holds the node in float, for the time of one pass over its input.
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import TYPE_CHECKING
 
 import onnx
@@ -38,8 +39,7 @@ def hold_in_float(model: ModelProto, names: Collection[str]) -> ModelProto:
 
     Only nodes that read dequantized activations and whose result is quantized again need to be held.
     """
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
+    result = deepcopy(model)
     graph = result.graph
     wiring = Wiring(graph)
     nodes: list[NodeProto] = []
@@ -64,8 +64,7 @@ def hold_clips(model: ModelProto) -> ModelProto:
     size of the values (ClipQuantFusion). OpenVINO clips the integers in front and rounds the bounds to their grid,
     which may be much coarser than that of the result.
     """
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
+    result = deepcopy(model)
     wiring = Wiring(result.graph)
     nodes: list[NodeProto] = []
     for node in result.graph.node:

@@ -10,17 +10,18 @@ values that the network computes by itself are an error.
 from __future__ import annotations
 
 import hashlib
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import TensorProto, numpy_helper
 
 from pipeline.compress.quantization.calibration import Histograms, Limits
 from pipeline.compress.quantization.placement import BIAS, PRODUCTS, left_in_float, nodes_like
 from pipeline.compress.quantization.variation import Variation
 from pipeline.core.errors import InputError, StageError
+from pipeline.onnx_graph.execution import batch_slices, onnx_batch, onnx_traces
 from pipeline.onnx_graph.links import value_consumers
 
 if TYPE_CHECKING:
@@ -227,18 +228,10 @@ def _require_fitting(model: ModelProto, samples_NCHW: NDArray[np.float32]) -> No
 
 def _activations(model: ModelProto, samples_NCHW: NDArray[np.float32]) -> Iterator[dict[str, NDArray[np.float32]]]:
     """Yield all float tensors for one batch of samples after the other; the last batch is filled up from the start."""
-    port = model.graph.input[0]
+    port = model.graph.input[0].name
     made = [value for node in model.graph.node for value in node.output if value]
-    exposed = onnx.ModelProto()
-    exposed.CopyFrom(model)
-    declared = {value.name for value in model.graph.output}
-    exposed.graph.output.extend(onnx.ValueInfoProto(name=value) for value in made if value not in declared)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(exposed.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    batch = max(port.type.tensor_type.shape.dim[0].dim_value, 1)
-    for start in range(0, len(samples_NCHW), batch):
-        images = np.take(samples_NCHW, range(start, start + batch), axis=0, mode="wrap")
-        values = dict(zip(made, session.run(made, {port.name: images}), strict=True))
-        yield {name: value for name, value in {port.name: images, **values}.items() if value.dtype == np.float32}
+    batch = max(onnx_batch(model), 1)
+    feeds = ({port: images} for images in batch_slices(samples_NCHW, batch))
+    traces = onnx_traces(deepcopy(model), feeds, made, label="the float graph")
+    for images, values in zip(batch_slices(samples_NCHW, batch), traces, strict=True):
+        yield {name: value for name, value in {port: images, **values}.items() if value.dtype == np.float32}

@@ -16,15 +16,15 @@ Limits: each layer is looked at with the exact sums of the layers before it, so 
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
-import onnxruntime
 
 from pipeline.compress.quantization.integer_layers import PRODUCTS, integer_layers
 from pipeline.core.errors import InputError
+from pipeline.onnx_graph.execution import batch_slices, onnx_batch, onnx_traces
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -97,7 +97,11 @@ def count_saturation(
         for counter in counters:
             counter.add(tensors[counter.layer.activations], tensors[counter.layer.output], image, positions)
     counted = {counter.layer.output for counter in counters}
-    names = [node.name or node.output[0] for node in model.graph.node if _is_elsewhere(node, counted)]
+    names = [
+        node.name or node.output[0]
+        for node in model.graph.node
+        if node.op_type in PRODUCTS and node.output[0] not in counted
+    ]
     return Saturation(tuple(counter.result() for counter in counters), tuple(names), len(samples_NCHW))
 
 
@@ -193,23 +197,6 @@ def _integers(
     """
     if not layers:
         return
-    wanted = sorted({name for layer in layers for name in (layer.activations, layer.output)})
-    inputs = {port.name for port in model.graph.input}
-    exposed = onnx.ModelProto()
-    exposed.CopyFrom(model)
-    declared = {value.name for value in model.graph.output}
-    exposed.graph.output.extend(onnx.ValueInfoProto(name=each) for each in wanted if each not in declared | inputs)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(exposed.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    port = session.get_inputs()[0]
-    batch = port.shape[0] if isinstance(port.shape[0], int) else 1
-    for start in range(0, len(samples_NCHW), batch):
-        images = np.take(samples_NCHW, range(start, start + batch), axis=0, mode="wrap")
-        yield dict(zip(wanted, session.run(wanted, {port.name: images}), strict=True))
-
-
-def _is_elsewhere(node: onnx.NodeProto, counted: set[str]) -> bool:
-    return node.op_type in PRODUCTS and node.output[0] not in counted
+    wanted = {name for layer in layers for name in (layer.activations, layer.output)}
+    feeds = ({model.graph.input[0].name: images} for images in batch_slices(samples_NCHW, max(onnx_batch(model), 1)))
+    yield from onnx_traces(deepcopy(model), feeds, wanted, label="the quantized graph")

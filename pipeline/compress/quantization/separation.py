@@ -7,10 +7,10 @@ called twice, stay one tensor.
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx
 from onnx import TensorProto, numpy_helper
 
 from pipeline.compress.quantization.weighted import BIAS, OPERATORS, WEIGHT
@@ -29,8 +29,7 @@ def separate_tensors(model: ModelProto, tied: Collection[str]) -> ModelProto:
 
     Copies are named after the node (`conv2.bias`). A bias is tied when the weights of its layer are.
     """
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
+    result = deepcopy(model)
     graph = result.graph
     stored = {each.name: each for each in graph.initializer if each.data_type == TensorProto.FLOAT and each.dims}
     taken = {each.name for each in graph.initializer} | {value for node in graph.node for value in node.output}
@@ -55,8 +54,7 @@ def separate_tensors(model: ModelProto, tied: Collection[str]) -> ModelProto:
 
 def with_biases(model: ModelProto, names: Collection[str]) -> ModelProto:
     """Return a copy in which these nodes have a bias: one of zeros where exporters left that out."""
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
+    result = deepcopy(model)
     widths = {tensor.name: tensor.dims[0] for tensor in result.graph.initializer if tensor.dims}
     taken = {tensor.name for tensor in result.graph.initializer}
     for node in result.graph.node:

@@ -68,11 +68,6 @@ class EpochResult:
     validation_loss: float
 
 
-def _device_of_choice() -> torch.device:
-    """Return the first GPU when there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def place(model: nn.Module, device: torch.device, memory_format: torch.memory_format) -> nn.Module:
     """Move a network to a device and lay its 4-d weights out as asked, in place; returns the same network."""
     moved: nn.Module = model.to(device, memory_format=memory_format)  # type: ignore[call-overload]
@@ -126,7 +121,7 @@ class TrainingRun:
         regulariser: Regulariser | None = None,
     ) -> None:
         """Take the network (changed in place), data, schedule, and what acts on images, targets and weights."""
-        self.device = _device_of_choice()
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = place(model, self.device, torch.channels_last)
         self.dataset = dataset
         self.settings = settings

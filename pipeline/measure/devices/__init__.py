@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Device(Protocol):
-    """Where files are measured."""
+    """Where files are measured. Nothing is held between two commands; files on it stay for the next time."""
 
     @property
     def url(self) -> str:
@@ -62,9 +62,6 @@ class Device(Protocol):
         Raises:
             DeviceError: it cannot be started. How it ends is told by its exit code and its last words.
         """
-
-    def close(self) -> None:
-        """Let go of everything on this side; files on the device stay for the next time."""
 
 
 def open_device(

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pipeline.core.errors import DeviceError
 from pipeline.measure.devices import remote_shell
+from pipeline.measure.devices.local import started
 from pipeline.measure.devices.remote_shell import BYTE_S, COMMAND_S
-from pipeline.measure.worker_file import worker_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from pipeline.measure.devices.record import DeviceRecord
     from pipeline.measure.devices.remote_shell import There
 
-FOLDER = "/data/local/tmp/secateur-worker"
 #: What to do about a state that `adb devices` shows.
 _STATES = {
     "unauthorized": "confirm this computer's key on the device's screen, or put ~/.android/adbkey.pub among its keys",
@@ -30,61 +29,26 @@ _STATES = {
 _USABLE = ("device", "recovery")
 
 
-class AdbDevice:
-    """A device that `adb devices` lists."""
+class AdbDevice(remote_shell.ShellDevice):
+    """A device that `adb devices` lists. Its server belongs to the user and goes on."""
 
-    emulated: ClassVar[bool] = False
+    folder: ClassVar[str] = "/data/local/tmp/secateur-worker"
 
     def __init__(self, record: DeviceRecord) -> None:
-        """Keep the serial number and the options; nothing is connected."""
-        self.url = record.url
+        super().__init__(record)
         self._serial = record.address.what
-        self._python = record.python or "python3"
-        self._folder = record.folder or FOLDER
         self._adb = ["adb", *(["-P", str(record.server_port)] if record.server_port else [])]
-
-    def push(self, files: Mapping[str, Path]) -> dict[str, str]:
-        """Send the files that are not there with the same size; return the path of each.
-
-        Raises:
-            InputError: a file has a name that does not fit.
-            DeviceError: the device is not connected or not authorised, its disk is full, or it has no Python.
-        """
-        there = self._push(files)
-        return {name: there.path(name) for name in files}
-
-    def start(self) -> subprocess.Popen[bytes]:
-        """Send the worker unless it is there, and start it.
-
-        Raises:
-            DeviceError: as for `push`, or adb is not installed.
-        """
-        worker = worker_file()
-        name = f"worker/{worker.name}"
-        return self.run(self.push({name: worker})[name])
 
     def run(self, script: str, *arguments: str) -> subprocess.Popen[bytes]:
         """Start the device's Python on a file there; `push` has found that the device is connected."""
         command = remote_shell.run_command(self._python, script, *arguments)
-        return subprocess.Popen(
-            [*self._adb, "-s", self._serial, "shell", "-T", command],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
+        return started([*self._adb, "-s", self._serial, "shell", "-T", command])
 
-    def close(self) -> None:
-        """Hold nothing: adb's server belongs to the user and goes on."""
-
-    def _push(self, files: Mapping[str, Path]) -> There:
-        remote_shell.check_names(files)
+    def _send_missing(self, files: Mapping[str, Path], mark: str) -> There:
         self._require_connected()
-        sizes = {name: path.stat().st_size for name, path in files.items()}
-        mark = remote_shell.new_mark()
         told = self._shell(remote_shell.list_command(mark, self._folder, self._python, files))
         there = remote_shell.listed(told, mark, files, self._python, self.url)
-        missing = {name: size for name, size in sizes.items() if there.sizes[name] != size}
+        missing = remote_shell.missing_sizes(files, there)
         if missing:
             self._send(there.folder, mark, missing, files)
         return there

@@ -8,18 +8,41 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from pipeline.measure.worker_file import worker_file
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 
+def started(command: Sequence[str], environment: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+    """Start a program with pipes, in a session of its own: an interruption from the keyboard is this process's."""
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True)
+
+
+class OnThisMachine(ABC):
+    """A device whose programs see the files of this machine."""
+
+    def push(self, files: Mapping[str, Path]) -> dict[str, str]:
+        """Return the files where they are."""
+        return {name: str(path.resolve()) for name, path in files.items()}
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """Start the worker; errors are those of `run`."""
+        return self.run(str(worker_file()))
+
+    @abstractmethod
+    def run(self, script: str, *arguments: str) -> subprocess.Popen[bytes]:
+        """Start Python on a file, in a session of its own."""
+
+
 @dataclass(frozen=True)
-class LocalDevice:
+class LocalDevice(OnThisMachine):
     """This machine. `python` is another interpreter where another version of a runtime is to be measured.
 
     `module` is a module of this program that serves as the worker in place of the single file; it can do what that
@@ -31,23 +54,10 @@ class LocalDevice:
     url: ClassVar[str] = "local"
     emulated: ClassVar[bool] = False
 
-    def push(self, files: Mapping[str, Path]) -> dict[str, str]:
-        """Return the files where they are."""
-        return {name: str(path.resolve()) for name, path in files.items()}
-
     def start(self) -> subprocess.Popen[bytes]:
-        """Start the worker, in a session of its own: an interruption from the keyboard is this process's to handle."""
-        return self.run("-m", self.module) if self.module else self.run(str(worker_file()))
+        """Start the worker."""
+        return self.run("-m", self.module) if self.module else super().start()
 
     def run(self, script: str, *arguments: str) -> subprocess.Popen[bytes]:
-        """Start Python on a file, in a session of its own."""
-        return subprocess.Popen(
-            [self.python, script, *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
-
-    def close(self) -> None:
-        """Hold nothing."""
+        """Start Python on a file."""
+        return started([self.python, script, *arguments])

@@ -15,15 +15,15 @@ from pipeline.core.errors import DeviceError
 from pipeline.measure.devices.arm64_cpu import emulator, emulator_version, guest_environment, root_for_cpu
 from pipeline.measure.devices.arm64_root import LIBRARIES, build_root, root_python, silent
 from pipeline.measure.devices.instructions import plugin_library
-from pipeline.measure.worker_file import worker_file
+from pipeline.measure.devices.local import OnThisMachine, started
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from pathlib import Path
 
 
 @dataclass(frozen=True)
-class QemuDevice:
+class QemuDevice(OnThisMachine):
     """One processor that QEMU knows, such as cortex-a72.
 
     `root` is a folder with the files of an arm64 system; without one it is built, with `libraries`. With `counts`, the
@@ -43,43 +43,24 @@ class QemuDevice:
         """The device as a user writes it."""
         return f"qemu://{self.cpu}"
 
-    def push(self, files: Mapping[str, Path]) -> dict[str, str]:
-        """Return the files where they are: an emulated program sees them."""
-        return {name: str(path.resolve()) for name, path in files.items()}
-
     def start(self) -> subprocess.Popen[bytes]:
-        """Start the worker in the emulator, in a session of its own; a root that is not there is built first.
-
-        Raises:
-            DeviceError: QEMU or a compiler is missing, with what to install, or the root cannot be built.
-            InputError: QEMU has no such processor.
-        """
+        """Start the worker in the emulator; errors are those of `command`."""
         if self.counts:
             self.counts.write_bytes(b"")
-        return self.run(str(worker_file()))
+        return super().start()
 
     def run(self, script: str, *arguments: str) -> subprocess.Popen[bytes]:
-        """Start the emulated Python on a file, in a session of its own; a root that is not there is built first.
-
-        Raises:
-            DeviceError: as for `start`.
-            InputError: as for `start`.
-        """
-        return subprocess.Popen(
-            self.command(script, *arguments),
-            env=guest_environment(),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
+        """Start the emulated Python on a file; errors are those of `command`."""
+        return started(self.command(script, *arguments), guest_environment())
 
     def command(self, *arguments: str) -> list[str]:
         """Return the command that runs the emulated Python with these arguments, under `guest_environment()`.
 
+        A root that is not there is built first.
+
         Raises:
-            DeviceError: as for `start`.
-            InputError: as for `start`.
+            DeviceError: QEMU or a compiler is missing, with what to install, or the root cannot be built.
+            InputError: QEMU has no such processor.
         """
         qemu = emulator()
         root = self.root or build_root(self.libraries, note=self.note)
@@ -87,9 +68,6 @@ class QemuDevice:
         view = root_for_cpu(root, self.cpu)
         plugin = ["-plugin", self._plugin(self.counts)] if self.counts else []
         return [*_fixed_addresses(), qemu, "-cpu", self.cpu, *plugin, "-L", str(view), str(python), *arguments]
-
-    def close(self) -> None:
-        """Hold nothing."""
 
     def _plugin(self, counts: Path) -> str:
         """Return the value of -plugin; raises DeviceError when this QEMU has no plugins."""

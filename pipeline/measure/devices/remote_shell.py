@@ -10,13 +10,19 @@ from __future__ import annotations
 import re
 import secrets
 import shlex
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pipeline.core.errors import DeviceError, InputError
+from pipeline.measure.worker_file import worker_file
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+    from pipeline.measure.devices.record import DeviceRecord
 
 #: Longest time for a command that sends nothing, and what is added for each byte sent (200 kB/s at least).
 COMMAND_S, BYTE_S = 60.0, 1 / 200_000
@@ -66,6 +72,51 @@ class There:
     def path(self, name: str) -> str:
         """Return the path of a file on the device."""
         return f"{self.folder}/{name}"
+
+
+class ShellDevice(ABC):
+    """A device whose shell is reached by a program of this machine."""
+
+    emulated: ClassVar[bool] = False
+    #: Where files go unless the record says otherwise.
+    folder: ClassVar[str]
+
+    def __init__(self, record: DeviceRecord) -> None:
+        self.record = record
+        self.url = record.url
+        self._python = record.python or "python3"
+        self._folder = record.folder or self.folder
+
+    def push(self, files: Mapping[str, Path]) -> dict[str, str]:
+        """Send the files that are not there with the same size; return the path of each.
+
+        Raises:
+            InputError: a file has a name that does not fit.
+            DeviceError: the device cannot be reached or refuses, its disk is full, or it lacks a program.
+        """
+        check_names(files)
+        there = self._send_missing(files, new_mark())
+        return {name: there.path(name) for name in files}
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """Send the worker unless it is there, and start it; errors are those of `push` and `run`."""
+        worker = worker_file()
+        name = f"worker/{worker.name}"
+        return self.run(self.push({name: worker})[name])
+
+    @abstractmethod
+    def run(self, script: str, *arguments: str) -> subprocess.Popen[bytes]:
+        """Start the device's Python on a file there."""
+
+    @abstractmethod
+    def _send_missing(self, files: Mapping[str, Path], mark: str) -> There:
+        """Send the files that are not there with the same size, by way of the hidden folder of this mark."""
+
+
+def missing_sizes(files: Mapping[str, Path], there: There) -> dict[str, int]:
+    """Return the sizes of the files that the device does not have with the same size."""
+    sizes = {name: path.stat().st_size for name, path in files.items()}
+    return {name: size for name, size in sizes.items() if there.sizes[name] != size}
 
 
 def check_names(names: Iterable[str]) -> None:

@@ -17,16 +17,13 @@ from typing import IO, TYPE_CHECKING, ClassVar, NamedTuple
 from pipeline.core.errors import DeviceError
 from pipeline.measure.devices import remote_shell, ssh_errors
 from pipeline.measure.devices.remote_shell import BYTE_S, COMMAND_S
-from pipeline.measure.worker_file import worker_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from pipeline.measure.devices.record import DeviceRecord
     from pipeline.measure.devices.remote_shell import There
 
-FOLDER = "~/.cache/secateur-worker"
 #: Stricter and quieter than the user's settings may be: nothing is asked, forwarded or started beside the command, and
 #: a line that has gone silent is given up after a quarter of a minute.
 SETTINGS = {
@@ -52,36 +49,10 @@ class Done(NamedTuple):
     words: str
 
 
-class SshDevice:
+class SshDevice(remote_shell.ShellDevice):
     """A machine that the system's ssh reaches."""
 
-    emulated: ClassVar[bool] = False
-
-    def __init__(self, record: DeviceRecord) -> None:
-        self.record = record
-        self.url = record.url
-        self._python = record.python or "python3"
-        self._folder = record.folder or FOLDER
-
-    def push(self, files: Mapping[str, Path]) -> dict[str, str]:
-        """Send the files that are not there with the same size, in one connection; return the path of each.
-
-        Raises:
-            InputError: a file has a name that does not fit.
-            DeviceError: the device cannot be reached or refuses, its disk is full, or it has no Python or tar.
-        """
-        there = self._push(files)
-        return {name: there.path(name) for name in files}
-
-    def start(self) -> subprocess.Popen[bytes]:
-        """Send the worker unless it is there, and start it.
-
-        Raises:
-            DeviceError: as for `push`, or ssh is not installed.
-        """
-        worker = worker_file()
-        name = f"worker/{worker.name}"
-        return self.run(self.push({name: worker})[name])
+    folder: ClassVar[str] = "~/.cache/secateur-worker"
 
     def run(self, script: str, *arguments: str) -> subprocess.Popen[bytes]:
         """Start the device's Python on a file there.
@@ -91,9 +62,6 @@ class SshDevice:
         """
         command = self.command(remote_shell.run_command(self._python, script, *arguments))
         return _started(command, subprocess.PIPE, subprocess.PIPE)
-
-    def close(self) -> None:
-        """Hold nothing: each connection ends with its command."""
 
     def command(self, remote: str) -> list[str]:
         """Return the arguments that run a line for a shell on the device."""
@@ -111,13 +79,10 @@ class SshDevice:
         words += ["-l", address.user] if address.user else []
         return [*words, "--", address.what, remote]
 
-    def _push(self, files: Mapping[str, Path]) -> There:
-        remote_shell.check_names(files)
-        sizes = {name: path.stat().st_size for name, path in files.items()}
-        mark = remote_shell.new_mark()
+    def _send_missing(self, files: Mapping[str, Path], mark: str) -> There:
         done = self._run(remote_shell.list_command(mark, self._folder, self._python, files))
         there = remote_shell.listed(done.out, mark, files, self._python, self.url)
-        missing = {name: size for name, size in sizes.items() if there.sizes[name] != size}
+        missing = remote_shell.missing_sizes(files, there)
         if missing and not there.has_tar:
             raise DeviceError(f"{self.url}: no tar there: install it (busybox has one)")
         if missing:

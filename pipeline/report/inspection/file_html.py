@@ -27,7 +27,10 @@ def render(inspection: FileInspection) -> str:
         figures=rows.figures(inspection),
         about=rows.about(inspection),
         maps=maps,
-        precisions=[(each, drawing.precision_class(each)) for each in _precisions(inspection)],
+        precisions=[
+            (each, drawing.precision_class(each))
+            for each, _ in Counter(layer.computed_in for layer in inspection.layers).most_common()
+        ],
         most=rows.loses_most(inspection),
         findings=[(each.message, condensed(each.layers)) for each in inspection.findings],
         operators=[(each, rows.format_share(each.share)) for each in inspection.profile.operators]
@@ -40,8 +43,3 @@ def render(inspection: FileInspection) -> str:
 def write_file_page(inspection: FileInspection, file: Path) -> None:
     """Write the page. Raises InputError when the file cannot be written."""
     save_page(render(inspection), file)
-
-
-def _precisions(inspection: FileInspection) -> list[str]:
-    """Return what layers compute in, the most frequent first."""
-    return [name for name, _ in Counter(layer.computed_in for layer in inspection.layers).most_common()]

@@ -163,15 +163,11 @@ class _Map:
             end = layout.macs_x + layout.macs_bar * layer.macs / busiest
             yield svg.text("tick", end + 5, base, rows.share(layer.macs, self.inspection.macs))
         for parts, total, direction in ((layer.reads, layer.width_in, -1), (layer.makes, layer.width_out, 1)):
-            length = self._length(total, widest)
+            length = max(_SHORTEST_BAR, self.layout.half * (total / widest) ** 0.5) if total else 0.0
             yield from self._side(parts, total, direction * length, top + (_ROW - _BAR) / 2)
             if total:
                 x = layout.axis_x + direction * (length + 6)
                 yield svg.text("tick", x, base, str(total), "end" if direction < 0 else "start")
-
-    def _length(self, channels: int, widest: int) -> float:
-        """Return a bar's length, which grows with the square root of the channels."""
-        return max(_SHORTEST_BAR, self.layout.half * (channels / widest) ** 0.5) if channels else 0.0
 
     def _side(self, parts: Sequence[Part], total: int, length: float, top: float) -> Iterator[Markup]:
         """Yield the channels of one side from the axis outwards; a negative length goes to the left."""
@@ -179,11 +175,7 @@ class _Map:
         for part in parts:
             start, done = done, done + part.channels
             ends = sorted(self.layout.axis_x + length * each / total for each in (start, done))
-            yield self._box(part, ends[0], top, ends[1] - ends[0], _BAR)
-
-    def _box(self, part: Part, x: float, y: float, width: float, height: float) -> Markup:
-        """Draw some channels in the colour of their group, or hatched."""
-        return box(part, self.rails, (x, y, width, height), self.hatch)
+            yield box(part, self.rails, (ends[0], top, ends[1] - ends[0], _BAR), self.hatch)
 
     def _rail(self, rail: Rail, lane: int) -> Iterator[Markup]:
         """Yield the line of one group with its dots and rings."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from pipeline.results.inspection import Inspection
 
@@ -81,12 +81,10 @@ def lanes(spans: Mapping[str, Span], most: int) -> dict[str, int | None]:
     taken: list[list[Span]] = [[] for _ in range(most)]
     given: dict[str, int | None] = {}
     for name in sorted(spans, key=lambda name: (spans[name].first - spans[name].last, spans[name].first)):
-        lane = next((lane for lane, there in enumerate(taken) if _free(there, spans[name])), None)
+        lane = next(
+            (lane for lane, there in enumerate(taken) if not any(spans[name].meets(other) for other in there)), None
+        )
         if lane is not None:
             taken[lane].append(spans[name])
         given[name] = lane
     return given
-
-
-def _free(taken: Sequence[Span], span: Span) -> bool:
-    return not any(span.meets(other) for other in taken)

@@ -56,7 +56,10 @@ class Chip:
 def chips(effects: Sequence[Effect]) -> tuple[tuple[Chip, ...], str]:
     """Return gains and costs in two or three words each, and what else there is to say."""
     found = [
-        Chip(_MARKED[each.what](each).replace("-", numbers.MINUS), _tone(each))
+        Chip(
+            _MARKED[each.what](each).replace("-", numbers.MINUS),
+            "nothing" if each.what in _NOTHING else each.judged or "plain",
+        )
         for each in effects
         if each.what in _MARKED
     ]
@@ -91,8 +94,3 @@ def result(report: RunReport) -> Row:
     """Return the row of the file that the run is about: the last one that the target's runtime reads."""
     rows = made(report)
     return rows[last_readable((row.form for row in rows), report.target.runtime)]
-
-
-def _tone(effect: Effect) -> Tone:
-    """Return how an effect is coloured."""
-    return "nothing" if effect.what in _NOTHING else effect.judged or "plain"

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pipeline
 from pipeline.report import numbers
 from pipeline.report.drawing.template import load_template
-from pipeline.report.run import facts, headline, plot, precision_html, precision_rows, rows
+from pipeline.report.run import facts, headline, plot, precision_plot, precision_rows, rows
 
 if TYPE_CHECKING:
-    from pipeline.results.run import Row, RunReport
+    from markupsafe import Markup
+
+    from pipeline.report.run.facts import Facts
+    from pipeline.results.run import RunReport
 
 
 def render(report: RunReport) -> str:
@@ -30,20 +34,18 @@ def render(report: RunReport) -> str:
         plots=[drawn for wide in (True, False) if (drawn := plot.accuracy_over_latency(report, wide=wide))],
         sizes=[drawn for wide in (True, False) if (drawn := plot.sizes(report, wide=wide))],
         final=_final(report),
-        searches=precision_html.searches(report),
+        searches=_searches(report),
         dash=numbers.DASH,
         read=precision_rows.READ,
         read_layers=precision_rows.READ_LAYERS,
-        stages=[_stage(row) for row in report.rows],
+        stages=[
+            (row, facts.stage(row), facts.flat(row.config), facts.flat(precision_rows.beside_plan(row)))
+            for row in report.rows
+        ],
         machine=facts.flat(report.machine),
         data=facts.flat(report.data),
         recipe=facts.recipe_text(report),
     )
-
-
-def _stage(row: Row) -> tuple[Row, facts.Facts, facts.Facts, facts.Facts]:
-    """Return a row with what can be unfolded: the file, its settings, what changed."""
-    return row, facts.stage(row), facts.flat(row.config), facts.flat(precision_rows.beside_plan(row))
 
 
 def _final(report: RunReport) -> dict[str, object] | None:
@@ -56,3 +58,36 @@ def _final(report: RunReport) -> dict[str, object] | None:
         "judgement": headline.judgement(report.final),
         "level": numbers.level(report.final.difference),
     }
+
+
+@dataclass(frozen=True)
+class _Search:
+    """One search as text and drawings; `plots` is empty, or has a wide and a narrow one."""
+
+    title: str
+    about: Facts
+    chosen: str
+    conclusion: str
+    lines: tuple[precision_rows.CandidateLine, ...]
+    layers: tuple[precision_rows.LayerLine, ...]
+    plots: tuple[Markup, ...]
+    not_drawn: str
+
+
+def _searches(report: RunReport) -> tuple[_Search, ...]:
+    """Return every search of a run. Raises ValidationError when a row's plan is not one of this version."""
+    found = []
+    for row, plan in precision_rows.searches(report):
+        drawn = (precision_plot.accuracy_over_speedup(plan, wide=wide) for wide in (True, False))
+        found.append(
+            _Search(
+                precision_rows.title(row),
+                precision_rows.about(plan),
+                *precision_rows.conclusion(plan),
+                precision_rows.lines(plan),
+                precision_rows.layer_lines(plan),
+                tuple(each for each in drawn if each),
+                precision_plot.not_drawn(plan),
+            )
+        )
+    return tuple(found)

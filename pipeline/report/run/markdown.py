@@ -27,7 +27,9 @@ def render(report: RunReport) -> str:
         f"# {escape(report.name)}",
         escape(" \N{MIDDLE DOT} ".join(facts.about(report))),
         _banner(report),
-        _answers(report),
+        "\n".join(
+            f"- {answer.question} **{answer.number}**. {escape(answer.sentence)}" for answer in headline.answers(report)
+        ),
         _stages(report),
         *_searches(report),
         _final(report),
@@ -60,13 +62,6 @@ def _banner(report: RunReport) -> str:
     """Write what kept the run from finishing."""
     found = headline.banner(report)
     return f"> **{escape(found)}**" if found else ""
-
-
-def _answers(report: RunReport) -> str:
-    """Write the three questions with their answers as a list."""
-    return "\n".join(
-        f"- {answer.question} **{answer.number}**. {escape(answer.sentence)}" for answer in headline.answers(report)
-    )
 
 
 def _budget(report: RunReport) -> str:

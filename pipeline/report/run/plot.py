@@ -58,7 +58,11 @@ def accuracy_over_latency(report: RunReport, *, wide: bool = True) -> Markup:
     Whiskers: the latency's interval, and Wilson's 95 % interval of the accuracy. The last file that has both is drawn
     as the result.
     """
-    drawn = _judged(report)
+    drawn = [
+        Judged(row, row.validation, taken.milliseconds)
+        for row in made(report)
+        if row.validation and (taken := timing(row, report.target))
+    ]
     if len(drawn) < 2:  # noqa: PLR2004 - one point compares nothing
         return Markup()
     width = _WIDE if wide else _NARROW
@@ -90,15 +94,6 @@ def sizes(report: RunReport, *, wide: bool = True) -> Markup:
     parts = [_size_bars(row, scale, top=8 + _BAR_STEP * line) for line, row in enumerate(made(report))]
     told = "; ".join(f"{row.label}: {numbers.size(row.size_bytes)}" for row in made(report))
     return svg.picture((width, 12 + _BAR_STEP * len(made(report))), "Size on disk and with gzip", told, parts)
-
-
-def _judged(report: RunReport) -> list[Judged]:
-    """Return the rows with accuracy and latency."""
-    return [
-        Judged(row, row.validation, taken.milliseconds)
-        for row in made(report)
-        if row.validation and (taken := timing(row, report.target))
-    ]
 
 
 def _axes(drawn: Sequence[Judged], frame: Box, most: int) -> tuple[Axis, Axis]:

@@ -9,12 +9,17 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.report.run import headline, precision_terminal, rows
+from pipeline.report import numbers
+from pipeline.report.run import headline, precision_rows, rows
+from pipeline.report.run.rows import place
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
     from rich.console import RenderableType
 
     from pipeline.report.run.gains import Tone
+    from pipeline.results.precision import PrecisionPlan, State
     from pipeline.results.run import RunReport
 
 _STYLES: dict[Tone, str] = {
@@ -29,7 +34,7 @@ _VERDICT_STYLES = {"met": "green", "missed": "bold red", "cannot tell": "yellow"
 
 def run_table(report: RunReport) -> RenderableType:
     """Return what to print after a run. Text from the run is never read as rich's markup."""
-    parts: list[RenderableType] = [_stages(report), _bought(report), Text(), *precision_terminal.tables(report)]
+    parts: list[RenderableType] = [_stages(report), _bought(report), Text(), *_searches(report)]
     if report.final is not None:
         found = headline.difference(report.final.difference, report.final.result.images)
         parts.append(Text.assemble(("Final test: ", "bold"), f"{headline.judgement(report.final)}: {found}"))
@@ -89,3 +94,39 @@ def _cell(text: str, note: str, mark: str = "") -> Text:
     """Write a number with its smaller text below it."""
     below = f"\n{note}" if note and note != text else ""
     return Text.assemble(text, (below, "dim"), (f"\n{mark}" if mark else "", _STYLES["unsure"]))
+
+
+_STATE_STYLES: Mapping[State, str] = {"chosen": "bold green", "kept": "", "dropped": "red", "missing": "yellow"}
+
+
+def _searches(report: RunReport) -> Iterator[RenderableType]:
+    """Yield what to print of every search. Text from the run is never read as rich's markup."""
+    for row, plan in precision_rows.searches(report):
+        label, sentence = precision_rows.conclusion(plan)
+        yield Text(precision_rows.title(row), style="bold")
+        yield Text(
+            f"{place(plan.runtime, plan.threads)}, on {plan.device}; allowed "
+            f"{numbers.points(-plan.accuracy_drop / 100)} points on {plan.validation_images:,} images; "
+            f"took {numbers.duration(plan.seconds)}"
+        )
+        yield _candidates(plan)
+        yield Text.assemble(("Chosen: ", "bold"), (label, _STATE_STYLES["chosen"]), f". {sentence}")
+        yield Text()
+
+
+def _candidates(plan: PrecisionPlan) -> Table:
+    """Return a row for each candidate; numbers have their interval below them."""
+    found = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    found.add_column("Candidate", overflow="fold")
+    found.add_column("Accuracy\nchange, points", justify="right", overflow="fold")
+    found.add_column("Speedup\ninterval", justify="right", overflow="fold")
+    found.add_column("Verdict", overflow="fold")
+    for line in precision_rows.lines(plan):
+        reason = f": {line.reason}" if line.reason else ""
+        found.add_row(
+            Text(f"{line.number} {line.label}", style="bold" if line.state == "chosen" else ""),
+            Text.assemble(line.accuracy.text, (f"\n{line.accuracy.note}" if line.accuracy.note else "", "dim")),
+            Text.assemble(line.speedup.text, (f"\n{line.speedup.note}" if line.speedup.note else "", "dim")),
+            Text.assemble((line.verdict, _STATE_STYLES[line.state]), reason),
+        )
+    return found

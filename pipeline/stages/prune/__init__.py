@@ -77,6 +77,7 @@ class Prune(Stage):
 
     revision: ClassVar[int] = 3
     libraries: ClassVar[tuple[str, ...]] = ("torch",)
+    takes: ClassVar[frozenset[Form]] = frozenset({"torch"})
 
     kind: Literal["prune"]
     criterion: CriterionName = Field(
@@ -179,15 +180,6 @@ class Prune(Stage):
                 f"found granularity blocks with {', '.join(others)}, allowed: ratio or target, keep, images"
             )
         return self
-
-    @property
-    def consumes(self) -> frozenset[Form]:
-        """Torch networks."""
-        return frozenset({"torch"})
-
-    def produces(self, given: Form) -> Form:
-        """Return the same form."""
-        return given
 
     def files(self) -> tuple[Path, ...]:
         """Return the files of the schedule's teacher."""

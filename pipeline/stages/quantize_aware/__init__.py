@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from pipeline.core.artifact import Form
 from pipeline.core.cpu import cpu_flags
 from pipeline.core.stage import Context, Outcome, Stage
 from pipeline.network.training_config import TrainingConfig
@@ -25,7 +26,7 @@ from pipeline.precision.targets import resolved_scheme
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pipeline.core.artifact import Artifact, Form, StageRecord
+    from pipeline.core.artifact import Artifact, StageRecord
 
 
 class QuantizeAwareFinetune(TrainingConfig, QuantizationConfig, Stage):
@@ -34,6 +35,7 @@ class QuantizeAwareFinetune(TrainingConfig, QuantizationConfig, Stage):
     revision: ClassVar[int] = 6
     computes: ClassVar[bool] = True
     libraries: ClassVar[tuple[str, ...]] = ("numpy", "torch", "onnx", "onnxscript", "onnxruntime")
+    takes: ClassVar[frozenset[Form]] = frozenset({"torch"})
 
     kind: Literal["quantize-aware-finetune"]
     freeze_observers: Annotated[float, Field(ge=0, le=1)] = Field(
@@ -43,11 +45,6 @@ class QuantizeAwareFinetune(TrainingConfig, QuantizationConfig, Stage):
         default=0.5, description="Share of the epochs after which batch-norm statistics are frozen."
     )
     keep_zeros: bool = Field(default=True, description="Weights that are zero stay zero, as after pruning by a mask.")
-
-    @property
-    def consumes(self) -> frozenset[Form]:
-        """Torch networks."""
-        return frozenset({"torch"})
 
     def produces(self, given: Form) -> Form:
         """ONNX."""

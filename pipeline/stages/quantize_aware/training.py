@@ -23,11 +23,11 @@ from pipeline.compress.quantization.separation import separate_tensors, with_bia
 from pipeline.compress.training.training import Regulariser
 from pipeline.core.errors import InputError, StageError
 from pipeline.core.nearness import NEARNESS
-from pipeline.export.execution import onnx_outputs
 from pipeline.export.onnx import FILE_NAME, export_onnx
 from pipeline.export.parity import NORMS, output_differences
 from pipeline.network.stored import load_network
 from pipeline.network.training import STATE_FILE, epoch_history, make_training, run_to_end
+from pipeline.onnx_graph.execution import onnx_outputs
 from pipeline.onnx_graph.file import finish_model, onnx_specs, read_onnx, write_onnx
 from pipeline.precision.nearness import MadeFile, ensure_near, nearness_before_and_after, net_of
 from pipeline.precision.request import calibration_images, request_of

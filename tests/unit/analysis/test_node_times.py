@@ -9,8 +9,7 @@ import pytest
 from onnx import TensorProto, helper
 from onnxruntime.quantization import quantize_dynamic
 
-from pipeline.analysis.node_times import node_times
-from pipeline.analysis.times import middle_mean
+from pipeline.analysis.times import middle_mean, node_times
 from pipeline.core.errors import InputError
 from pipeline.onnx_graph.file import finish_model, read_onnx, write_onnx
 from pipeline.onnx_graph.wiring import FileWiring

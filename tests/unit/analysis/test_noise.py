@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from pipeline.analysis.noise import compared, layer_sqnr, own_layer_sqnr
 from pipeline.analysis.probes import Probe, ratio_db, watch
 from pipeline.core.errors import InputError
-from pipeline.export.execution import onnx_outputs
+from pipeline.onnx_graph.execution import onnx_outputs
 from pipeline.onnx_graph.file import finish_model, read_onnx, write_onnx
 from pipeline.results.file_inspection import SQNR_CEILING_DB
 from tests.defaults import quantize_static

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.export.attention import FUSED, attention, spelled_out
-from pipeline.export.execution import onnx_outputs
 from pipeline.export.onnx import FILE_NAME, export_onnx
+from pipeline.onnx_graph.execution import onnx_outputs
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from pipeline.core.errors import InputError
 from pipeline.export import onnx as onnx_export
-from pipeline.export.execution import onnx_outputs, torch_outputs
+from pipeline.export.execution import torch_outputs
 from pipeline.export.onnx import export_onnx
 from pipeline.network.definition import build_network
+from pipeline.onnx_graph.execution import onnx_outputs
 from pipeline.onnx_graph.file import is_quantized, onnx_specs, read_onnx
 
 if TYPE_CHECKING:

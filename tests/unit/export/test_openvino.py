@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from pipeline.core.errors import InputError
-from pipeline.export.execution import onnx_outputs, openvino_outputs
+from pipeline.export.execution import openvino_outputs
 from pipeline.export.openvino import export_openvino, read_openvino
+from pipeline.onnx_graph.execution import onnx_outputs
 from pipeline.onnx_graph.file import read_onnx
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from pipeline.core.errors import StageError
-from pipeline.export.execution import onnx_outputs, openvino_outputs, torch_outputs
+from pipeline.export.execution import openvino_outputs, torch_outputs
 from pipeline.export.onnx import export_onnx
 from pipeline.export.openvino import export_openvino
 from pipeline.export.parity import (
@@ -24,6 +24,7 @@ from pipeline.export.parity import (
     module_outputs,
     output_differences,
 )
+from pipeline.onnx_graph.execution import onnx_outputs
 from pipeline.onnx_graph.file import read_onnx, write_onnx
 
 if TYPE_CHECKING:

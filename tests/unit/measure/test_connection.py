@@ -56,9 +56,6 @@ class Scripted:
         self.started.append(process)
         return process
 
-    def close(self) -> None:
-        """Hold nothing."""
-
 
 def require_gone(device: Scripted) -> None:
     """Assert that the worker has ended and was waited for, and that none of its pipes is open."""

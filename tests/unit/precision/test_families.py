@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx
 from onnx import TensorProto, helper
 
-from pipeline.precision.families import families
+from pipeline.precision.in_float import families
 from tests.unit.precision.search_fixtures import network
 
 EVERY = ("stem", "dw", "point", "add", "fc")

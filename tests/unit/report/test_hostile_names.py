@@ -26,7 +26,6 @@ from pipeline.report.console import Console
 from pipeline.report.inspection import network_html as inspection_html
 from pipeline.report.inspection import network_terminal as inspection_terminal
 from pipeline.report.latency import comparison_html, comparison_terminal, gate
-from pipeline.report.latency.junit import junit_xml
 from pipeline.report.progress import ConsoleProgress
 from pipeline.report.run import html, markdown, terminal
 from pipeline.results.run import Effect
@@ -181,7 +180,7 @@ def pages(report: RunReport, inspection: Inspection) -> Iterator[tuple[str, str]
     yield "gate, Markdown", gate.markdown(gated)
     yield "gate, terminal", on_terminal(gate.gate_summary(gated))
     yield "gate, annotations", "\n".join(gate.github_lines(gated))
-    yield "gate, JUnit", junit_xml(gated)
+    yield "gate, JUnit", gate.junit_xml(gated)
     group = inspection.groups[0].model_copy(update={"name": JSON_SAFE, "makers": (JSON_SAFE,)})
     network = inspection.model_copy(update={"name": JSON_SAFE, "groups": (group, *inspection.groups[1:])})
     yield "network, HTML", inspection_html.render(network)

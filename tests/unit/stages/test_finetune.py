@@ -12,17 +12,17 @@ from pydantic import ValidationError
 from pipeline.core.artifact import TensorSpec
 from pipeline.core.errors import InputError
 from pipeline.core.runtimes import FORMS
-from pipeline.core.stage import SilentProgress
 from pipeline.network.definition import build_network
 from pipeline.network.stored import load_network, write_original
 from pipeline.stages.finetune import Finetune
+from tests.unit.stages.stops import Stops
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from pipeline.core.artifact import Artifact
-    from pipeline.core.stage import Context, Outcome
+    from pipeline.core.stage import Context, Outcome, SilentProgress
 
     Run = Callable[..., tuple[Artifact, Outcome]]
     Make = Callable[..., Context]
@@ -33,25 +33,6 @@ def finetune(**settings: object) -> Finetune:
     return Finetune.model_validate(
         {"kind": "finetune", "epochs": 2, "batch": 8, "optimizer": "sgd", "learning_rate": 0.01, **settings}
     )
-
-
-class Stops(SilentProgress):
-    """Progress that ends the process after so many reports, as a signal would."""
-
-    def __init__(self, after: int) -> None:
-        self.left = after
-        self.notes: list[str] = []
-
-    def update(self, done: float, total: float, text: str = "") -> None:
-        """Count down."""
-        del done, total, text
-        self.left -= 1
-        if self.left < 0:
-            raise KeyboardInterrupt
-
-    def note(self, text: str) -> None:
-        """Keep it."""
-        self.notes.append(text)
 
 
 def test_it_says_what_the_epochs_did(run_stage: Run, network: Artifact) -> None:

@@ -49,7 +49,7 @@ def bake(module: fx.GraphModule) -> tuple[frozenset[str], dict[str, Tensor]]:
     for node in frontier:
         users = [user for user in node.users if user not in inner]
         name = f"{layer_path(users[0])}.baked_weight".lstrip(".")
-        while _has(module, name):
+        while name in dict(module.named_parameters()) or name in dict(module.named_buffers()):
             name += "_"
         value, precise[name] = values[node].detach().clone(), wide[node]
         _assign(module, name, nn.Parameter(value, requires_grad=value.is_floating_point()))
@@ -78,10 +78,6 @@ def _evaluate(interpreter: fx.Interpreter, nodes: Collection[fx.Node]) -> dict[f
             if node in needed:
                 interpreter.env[node] = interpreter.run_node(node)
     return {node: interpreter.env[node] for node in nodes}
-
-
-def _has(module: nn.Module, name: str) -> bool:
-    return name in dict(module.named_parameters()) or name in dict(module.named_buffers())
 
 
 def _assign(module: nn.Module, name: str, value: nn.Parameter) -> None:

@@ -14,11 +14,11 @@ that an addition or a layer norm reads quantized are not.
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
 import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
@@ -39,7 +39,7 @@ from pipeline.compress.quantization.placement import nodes_like
 from pipeline.compress.quantization.ranges import reasons_for_float
 from pipeline.compress.quantization.torch_graph.graph_module import GraphModule
 from pipeline.compress.quantization.torch_graph.operators import OPERATORS
-from pipeline.compress.quantization.weighted import BIAS, WEIGHT, StoredWeights, WeightedLayer, weighted_layers
+from pipeline.compress.quantization.weighted import BIAS, WEIGHT, StoredWeights, weighted_layers
 from pipeline.core.errors import StageError
 from pipeline.onnx_graph.links import SCALE, ZERO_POINT
 
@@ -165,8 +165,7 @@ class QuantizationAware(GraphModule):
 
     def in_float(self) -> ModelProto:
         """Return the float graph with the weights as they are now."""
-        model = onnx.ModelProto()
-        model.CopyFrom(self._float)
+        model = deepcopy(self._float)
         tensors = {tensor.name: tensor for tensor in model.graph.initializer}
         current = {name: values for name, values in self.weights().items() if name in tensors}
         for name, layer in self._layers.items():
@@ -251,16 +250,12 @@ class QuantizationAware(GraphModule):
                     weight,
                     next(iter(bias), ""),
                     source,
-                    self._axis(layer),
+                    layer.weight.axis if self._request.per_channel else None,
                     output_axis(nodes[name]),
                     unsigned,
                     largest,
                 )
         return layers
-
-    def _axis(self, layer: WeightedLayer) -> int | None:
-        """Return the axis of a layer's scales; None where one for all was asked for, and some need their own."""
-        return layer.weight.axis if self._request.per_channel else None
 
     def _source(self, value: str) -> str | None:
         """Return the name of the quantized activation that comes out of DequantizeLinear as `value`."""

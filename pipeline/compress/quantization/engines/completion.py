@@ -15,7 +15,7 @@ from pipeline.compress.quantization.tiny_scales import has_tiny_scales, refine_t
 from pipeline.onnx_graph.links import Wiring
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from typing import Any
 
     from numpy.typing import NDArray
@@ -107,10 +107,3 @@ def _ranges(given: ModelProto, samples_NCHW: NDArray[np.float32], request: Quant
 def _simplify(graph: GraphProto) -> None:
     pairs.drop_clipped_twice(graph)
     pairs.follow_movers(graph)
-
-
-def batches(model: ModelProto, samples_NCHW: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
-    """Yield the images in calls of the batch size that the graph has; the last one is filled up from the start."""
-    batch = max(model.graph.input[0].type.tensor_type.shape.dim[0].dim_value, 1)
-    for start in range(0, len(samples_NCHW), batch):
-        yield np.take(samples_NCHW, range(start, start + batch), axis=0, mode="wrap")

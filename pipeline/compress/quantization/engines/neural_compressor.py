@@ -16,14 +16,14 @@ whose last release is for torch 2.8.
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
-import onnx
 import torch
 
 from pipeline.compress.quantization.canonical import canonical_form
 from pipeline.compress.quantization.engines import pt2e
-from pipeline.compress.quantization.engines.completion import ACTIVATIONS, batches, complete, require_usable
+from pipeline.compress.quantization.engines.completion import ACTIVATIONS, complete, require_usable
 from pipeline.compress.quantization.engines.engine import QuantizedGraph
 from pipeline.compress.quantization.holding import hold_clips
 from pipeline.compress.quantization.kernel_limits import beyond_kernels
@@ -35,6 +35,7 @@ from pipeline.compress.quantization.placement import (
 )
 from pipeline.core.errors import InputError, StageError, first_line
 from pipeline.core.quiet import quiet_libraries
+from pipeline.onnx_graph.execution import batch_slices, onnx_batch
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,8 +72,7 @@ class NeuralCompressor:
         reasons = require_usable(given, samples_NCHW, request)
         kept = nodes_like(given, request.keep) | reasons.keys()
         _, found = simulate(given, samples_NCHW, request)
-        result = onnx.ModelProto()
-        result.CopyFrom(given)
+        result = deepcopy(given)
         pt2e.place_pairs(result.graph, found, kept)
         complete(result.graph, given, samples_NCHW, request)
         reasons |= beyond_kernels(result.graph, kept)
@@ -88,7 +88,7 @@ def simulate(
         InputError: an operator has no counterpart in torch.
         StageError: Neural Compressor fails on this graph.
     """
-    fed = [torch.from_numpy(batch) for batch in batches(model, samples_NCHW)]
+    fed = [torch.from_numpy(batch) for batch in batch_slices(samples_NCHW, max(onnx_batch(model), 1))]
     network = pt2e.PlacedGraph(model).eval()
     with quiet_libraries(EXPECTED, Warning), torch.no_grad():
         try:

@@ -19,15 +19,14 @@ Networks whose last product reads a mean are not smoothed: OpenVINO (2026.4.1) c
 from __future__ import annotations
 
 import os
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
-import onnxruntime
 
 from pipeline.compress.quantization.biases import REDUCED
 from pipeline.compress.quantization.canonical import canonical_form, stored_weights
-from pipeline.compress.quantization.engines.completion import ACTIVATIONS, batches, complete, require_usable
+from pipeline.compress.quantization.engines.completion import ACTIVATIONS, complete, require_usable
 from pipeline.compress.quantization.engines.engine import QuantizedGraph
 from pipeline.compress.quantization.holding import hold_clips
 from pipeline.compress.quantization.kernel_limits import beyond_kernels
@@ -39,6 +38,7 @@ from pipeline.compress.quantization.placement import (
 )
 from pipeline.core.errors import InputError, StageError, first_line
 from pipeline.core.quiet import quiet_libraries
+from pipeline.onnx_graph.execution import batch_slices, in_batches, onnx_batch, onnx_session
 from pipeline.onnx_graph.links import SCALE, Wiring
 
 if TYPE_CHECKING:
@@ -129,9 +129,9 @@ def _quantized(
 ) -> ModelProto:
     with quiet_libraries("(?!)", Warning):
         nncf = _nncf()
-        fed = list(batches(model, samples_NCHW))
+        fed = list(batch_slices(samples_NCHW, max(onnx_batch(model), 1)))
         port = model.graph.input[0].name
-        parameters = _parameters(request, smooth=not _reads_mean(model))
+        parameters = _parameters(request, smooth="ReduceMean" not in _read_by_products(model))
         try:
             result: ModelProto = nncf.quantize(
                 model,
@@ -140,7 +140,7 @@ def _quantized(
                 target_device=nncf.TargetDevice.CPU,
                 subset_size=len(fed),
                 fast_bias_correction=True,
-                model_type=nncf.ModelType.TRANSFORMER if _has_attention(model) else None,
+                model_type=nncf.ModelType.TRANSFORMER if "Softmax" in _read_by_products(model) else None,
                 ignored_scope=nncf.IgnoredScope(names=sorted(kept)),
                 advanced_parameters=parameters,
             )
@@ -197,22 +197,11 @@ def _estimator(request: QuantizeRequest) -> Any:  # noqa: ANN401 - nncf has no t
 def _with_weights_of(quantized: ModelProto, given: ModelProto) -> ModelProto:
     """Return the quantized graph with all stored float tensors as they were: without the bias correction."""
     before = {tensor.name: tensor for tensor in given.graph.initializer}
-    copy = onnx.ModelProto()
-    copy.CopyFrom(quantized)
+    copy = deepcopy(quantized)
     for tensor in copy.graph.initializer:
         if tensor.name in before:
             tensor.CopyFrom(before[tensor.name])
     return copy
-
-
-def _has_attention(model: ModelProto) -> bool:
-    """Return whether a matrix product reads a softmax."""
-    return "Softmax" in _read_by_products(model)
-
-
-def _reads_mean(model: ModelProto) -> bool:
-    """Return whether a matrix product reads a mean."""
-    return "ReduceMean" in _read_by_products(model)
 
 
 def _read_by_products(model: ModelProto) -> frozenset[str]:
@@ -224,9 +213,5 @@ def _read_by_products(model: ModelProto) -> frozenset[str]:
 
 def _outputs(model: ModelProto, samples_NCHW: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the first output for all images, of the graph as it says: quantized ones are emulated in float."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    name = model.graph.input[0].name
-    return np.concatenate([session.run(None, {name: batch})[0] for batch in batches(model, samples_NCHW)])
+    session, name = onnx_session(model, "the graph"), model.graph.input[0].name
+    return in_batches(samples_NCHW, max(onnx_batch(model), 1), lambda images: session.run(None, {name: images}))[0]

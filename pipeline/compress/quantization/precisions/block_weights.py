@@ -11,6 +11,7 @@ Limits: weights are constant, two-dimensional and float32; a Gemm neither scales
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -43,8 +44,7 @@ def block_weights(model: ModelProto, *, bits: Bits = 4, block_size: int = 32, ke
     if block_size < _SMALLEST_BLOCK or block_size & (block_size - 1):
         raise InputError(f"found a block size of {block_size}; allowed: powers of two from {_SMALLEST_BLOCK} on")
     kept = matching_nodes(model, keep)
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
+    result = deepcopy(model)
     graph = result.graph
     stored = {tensor.name: tensor for tensor in graph.initializer}
     packed: dict[str, tuple[TensorProto, TensorProto]] = {}

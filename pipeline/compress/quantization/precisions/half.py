@@ -10,6 +10,7 @@ OpenVINO needs no file for either precision of 16 bits: it computes a float file
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -45,8 +46,7 @@ def half_weights(model: ModelProto, *, keep: Sequence[str] = ()) -> ModelProto:
         InputError: no weight qualifies, or a pattern matches no node.
     """
     kept = matching_nodes(model, keep)
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
+    result = deepcopy(model)
     graph = result.graph
     read = {value for node in graph.node if node.op_type in WEIGHTED for value in node.input}
     given = {value.name for value in graph.input} | {
@@ -79,8 +79,7 @@ def half_graph(model: ModelProto, *, keep: Sequence[str] = ()) -> ModelProto:
             float16, or an operator that is not defined for it, or a pattern matches no node.
     """
     kept = matching_nodes(model, keep)
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
+    result = deepcopy(model)
     graph = result.graph
     _require_plain(graph)
     sizes = {node.input[i] for node in graph.node for i in _FLOAT32_INPUTS.get(node.op_type, ()) if i < len(node.input)}

@@ -11,10 +11,10 @@ already. It does not help where the errors have no mean, as with many weights pe
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
 import torch
 
 from pipeline.compress.quantization.torch_graph.graph_module import GraphModule
@@ -39,8 +39,7 @@ def correct_biases(
     that of the largest activations of one pass. Layers without a bias (a MatMul with an Add behind it has none), with
     one that another layer has too, or that the float graph lacks, stay.
     """
-    result = onnx.ModelProto()
-    result.CopyFrom(quantized)
+    result = deepcopy(quantized)
     layers = {
         name: layer
         for name, layer in weighted_layers(result).items()

@@ -13,6 +13,7 @@ range would blow up the bias and with it the range of the whole activation.
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,8 +42,7 @@ def equalize_channels(model: ModelProto) -> tuple[ModelProto, tuple[tuple[str, s
 
     Raises InputError when no two layers are joined by homogeneous functions alone.
     """
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
+    result = deepcopy(model)
     pairs = _pairs(result)
     if not pairs:
         raise InputError("no two layers are joined by ReLU, pooling or nothing alone: there is nothing to equalize")

@@ -14,10 +14,10 @@ weights that another node reads too, and transposed convolutions stay as they ar
 from __future__ import annotations
 
 import math
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
 import torch
 from onnx import numpy_helper
 from torch.nn import functional
@@ -58,8 +58,7 @@ def round_adaptively(
     `model` is the float graph that it was made of, with the same node names. `on_layer(done, total, name)` is called
     after each layer. Layers that are not convolutions or linear layers on the network's own activations stay.
     """
-    result = onnx.ModelProto()
-    result.CopyFrom(quantized)
+    result = deepcopy(quantized)
     layers = weighted_layers(result)
     weights = _float_weights(model)
     rounding = _Rounding(result, layers, weights, steps=steps, on_layer=on_layer)

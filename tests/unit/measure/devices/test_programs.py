@@ -44,7 +44,6 @@ def run(device: Device, folder: Path) -> str:
     names = ("tell.py", "model/deep/weights.bin")
     places = device.push({f"digest/{name}": folder / name for name in names})
     code, out, words = run_program(device, places["digest/tell.py"], *ARGUMENTS, limit_s=120)
-    device.close()
     arguments, given, beside, machine = json.loads(out)
     assert (code, words.strip()) == (7, "last words")
     assert (arguments, given, beside) == (list(ARGUMENTS), "", "weights")

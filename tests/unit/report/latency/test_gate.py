@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from rich.console import Console
 
-from pipeline.report.latency.gate import gate_summary, github_lines, markdown
-from pipeline.report.latency.junit import junit_xml
+from pipeline.report.latency.gate import gate_summary, github_lines, junit_xml, markdown
 from pipeline.results.comparison import Reason
 from pipeline.results.gate import Failure, GateResult, ModelResult
 

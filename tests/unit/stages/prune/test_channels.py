@@ -17,6 +17,7 @@ from pipeline.core.stage import Context, SilentProgress, Target
 from pipeline.network.definition import build_network
 from pipeline.network.stored import load_network, write_original
 from pipeline.stages.prune import Prune
+from tests.unit.stages.stops import Stops
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,25 +48,6 @@ def split(count: int, seed: int) -> Split:
 
 
 DATA = Dataset("toy", ("a", "b", "c"), Normalisation((0.5,), (0.25,)), split(96, 0), split(48, 1), split(12, 2))
-
-
-class Stops(SilentProgress):
-    """Progress that ends the process after so many reports, as a signal would; notes are kept."""
-
-    def __init__(self, after: int) -> None:
-        self.left = after
-        self.notes: list[str] = []
-
-    def update(self, done: float, total: float, text: str = "") -> None:
-        """Count down."""
-        del done, total, text
-        self.left -= 1
-        if self.left < 0:
-            raise KeyboardInterrupt
-
-    def note(self, text: str) -> None:
-        """Keep it."""
-        self.notes.append(text)
 
 
 def original(folder: Path) -> Artifact:

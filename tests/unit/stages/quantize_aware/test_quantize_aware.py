@@ -14,14 +14,14 @@ from pipeline.compress.quantization.weighted import weighted_layers
 from pipeline.compress.training.training import EpochResult, TrainingRun
 from pipeline.core.artifact import TensorSpec
 from pipeline.core.errors import InputError, StageError
-from pipeline.core.stage import Context, SilentProgress
-from pipeline.export.execution import onnx_outputs
 from pipeline.network.definition import build_network
 from pipeline.network.stored import load_network, write_original
+from pipeline.onnx_graph.execution import onnx_outputs
 from pipeline.onnx_graph.file import is_quantized, read_onnx
 from pipeline.stages.export import Export
 from pipeline.stages.quantize_aware import QuantizeAwareFinetune
 from pipeline.stages.quantize_aware import training as quantization_training
+from tests.unit.stages.stops import Stops
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from pipeline.core.artifact import Artifact
     from pipeline.core.dataset import Dataset
-    from pipeline.core.stage import Outcome
+    from pipeline.core.stage import Context, Outcome, SilentProgress
 
     Run = Callable[..., tuple[Artifact, Outcome]]
     Make = Callable[..., Context]
@@ -43,25 +43,6 @@ def stage(**settings: Any) -> QuantizeAwareFinetune:  # noqa: ANN401 - any setti
         {"kind": "quantize-aware-finetune", "epochs": 2, "batch": 8, "images": 16, "scheme": "u8s8"}
         | {"optimizer": "sgd", "learning_rate": 0.01, "warmup": 0, **settings}
     )
-
-
-class Stops(SilentProgress):
-    """Progress that ends the process after so many reports, as a signal would."""
-
-    def __init__(self, after: int) -> None:
-        self.left = after
-        self.notes: list[str] = []
-
-    def update(self, done: float, total: float, text: str = "") -> None:
-        """Count down."""
-        del done, total, text
-        self.left -= 1
-        if self.left < 0:
-            raise KeyboardInterrupt
-
-    def note(self, text: str) -> None:
-        """Keep it."""
-        self.notes.append(text)
 
 
 def files(folder: Path) -> list[str]:
