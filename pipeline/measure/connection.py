@@ -131,8 +131,8 @@ class Connection:
         except (ValueError, KeyError, TypeError) as error:
             found = line.decode(errors="replace").strip()[:SHOWN]
             raise DeviceError(
-                f"{self.device.url}: found {found!r} where the worker's answer to {op} was expected; "
-                "a login shell that prints, or another program, is in the way: make it silent"
+                f"{self.device.url}: found {found!r} where the worker's answer to {op} was expected; a login shell "
+                "that prints, or another program, interferes: make it silent"
             ) from error
         raise KINDS.get(kind, StageError)(message)
 

@@ -91,5 +91,5 @@ def _external_data(source: Path) -> tuple[str, ...]:
         found |= {entry.value: None for entry in tensor.external_data if entry.key == "location"}
     for name in found:
         if Path(name).name != name:
-            raise InputError(f"{source}: its weights lie in {name}; expected them in a file beside it")
+            raise InputError(f"{source}: its weights are in {name}; expected them in a file next to it")
     return tuple(found)

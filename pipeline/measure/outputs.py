@@ -40,8 +40,8 @@ def compare_outputs(
     takes, expects = ([(tuple(p["shape"]), p["dtype"]) for p in each["inputs"]] for each in (found, expected))
     if takes != expects:
         raise InputError(
-            f"{label} takes inputs {_listed(takes)}, {first} {_listed(expects)}; "
-            "only networks for the same inputs can be compared"
+            f"{label} takes inputs {_listed(takes)}, {first} {_listed(expects)}; only networks with the same inputs "
+            "can be compared"
         )
     shapes, others = ([tuple(o["shape"]) for o in each["outputs"]] for each in (found, expected))
     if shapes != others:
@@ -49,8 +49,8 @@ def compare_outputs(
     check = _distance(expected["outputs"], found["outputs"])
     if tolerance is not None and not check.relative <= tolerance:
         raise OutputsError(
-            f"{label} differs from {first} by {check.max_abs:.3g}, {check.relative:.2%} of its largest output; allowed "
-            f"are {tolerance:.2%}; not timed. Where it differs by design (pruned, quantized) allow more: --tolerance"
+            f"{label} differs from {first} by {check.max_abs:.3g}, {check.relative:.2%} of its largest output; "
+            f"allowed: {tolerance:.2%}; not timed. If it differs by design (pruned, quantized), allow more: --tolerance"
         )
     return check
 

@@ -79,9 +79,9 @@ def decide_verdict(
         text = f"wall time says {wall.value - 1:+.1%}, CPU time {cpu.value - 1:+.1%}"
         if _quiet(measurement, (a, b)):
             clock = "wall" if metric is None else clock
-            doubts.append(Reason(code="waiting", text=f"{text}, with nothing else running: the file waits"))
+            doubts.append(Reason(code="waiting", text=f"{text}, with nothing else running: the file itself waits"))
         else:
-            doubts.append(Reason(code="contended", text=f"{text}: other work ran on the cores; {_QUIETER}"))
+            doubts.append(Reason(code="contended", text=f"{text}: other programs ran on the cores; {_QUIETER}"))
     doubts += _disturbed(measurement, a, b, wall_only=clock == "wall")
     verdict, reason = _judge(logs[clock], plan, margin)
     if any(each.code != "waiting" for each in doubts):
@@ -123,7 +123,7 @@ def _judge(found: LogRatio, plan: SamplingPlan, margin: float) -> tuple[Verdict,
         return "FAIL", Reason(code="slower", text=span)
     if interval.high < limit:
         return "PASS", Reason(code="not slower", text=span)
-    return "INCONCLUSIVE", Reason(code="budget", text=f"{span}: the interval straddles the margin; {_QUIETER}")
+    return "INCONCLUSIVE", Reason(code="budget", text=f"{span}: the interval includes the margin; {_QUIETER}")
 
 
 def _too_short(measurement: Measurement, sessions: int) -> Reason:
@@ -154,14 +154,14 @@ def _disturbed(measurement: Measurement, a: SubjectSamples, b: SubjectSamples, *
 
     temperatures = [each.temperature_c for each in measurement.conditions if each.temperature_c is not None]
     if temperatures and max(temperatures) - temperatures[0] > TEMPERATURE_RISE_C:
-        doubt("throttled", f"the device warmed up by {max(temperatures) - temperatures[0]:.0f} C; let it cool down")
+        doubt("throttled", f"the device got warmer by {max(temperatures) - temperatures[0]:.0f} C; let it cool down")
     moved = _frequency_moved(a, b)
     fixed = all(side.fingerprint.get("governor") in FIXED_GOVERNORS for side in (a, b))
     if moved > FREQUENCY_MOVED and not fixed:
-        doubt("throttled", f"the frequency differed by {moved:.0%} between the sides; fix the governor")
+        doubt("throttled", f"the clock frequency differed by {moved:.0%} between the sides; fix the governor")
     share = max(preempted_share(a), preempted_share(b))
     if wall_only and share > MOST_PREEMPTED:
-        doubt("preempted", f"{share:.0%} of the blocks were interrupted and wall time alone counts; {_QUIETER}")
+        doubt("preempted", f"{share:.0%} of the blocks were interrupted and only wall time counts; {_QUIETER}")
     return found
 
 

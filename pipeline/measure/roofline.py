@@ -30,8 +30,8 @@ _MOSTLY = 0.5
 _ABOVE = 1.10
 _LEVERS: dict[Limit, str] = {
     "compute": "limited by its multiplications: prune widths, or quantize",
-    "bandwidth": "limited by reading its weights: quantize them (from float32 to int8 brings 4x at most), or prune",
-    "overhead": "its time is mostly that of calling operators: fuse them, or use fewer; narrower layers bring little",
+    "bandwidth": "limited by reading its weights: quantize them (float32 to int8 gains at most 4x), or prune",
+    "overhead": "most of its time goes into calling operators: fuse them, or use fewer; narrower layers gain little",
 }
 
 

@@ -116,7 +116,7 @@ def open_subjects(
     # Before any runtime is loaded in a worker: each is weighed in a process that has that runtime and file alone.
     weights: list[int | None] = []
     for number, (subject, request) in enumerate(zip(subjects, requests, strict=True)):
-        progress.update(number, 2 * len(subjects), "weighing the files")
+        progress.update(number, 2 * len(subjects), "measuring peak memory")
         worker = workers[subject.device][0]
         weights.append(_peak_memory(worker, request, seed) if terms.measure_peak_memory else None)
     opened: list[Opened] = []

@@ -62,7 +62,9 @@ def open_file(file: Mapping[str, Any]) -> Session:
     path = Path(file["path"])
     for name, digest in file["sha256"].items():
         if hashlib.sha256((path.parent / name).read_bytes()).hexdigest() != digest:
-            raise DeviceError(f"{path.parent / name} is not the file that was sent: remove it there and try again")
+            raise DeviceError(
+                f"{path.parent / name} differs from the file that was sent: remove it there and try again"
+            )
     shapes = {name: tuple(shape) for name, shape in file["shapes"].items()}
     return open_session(file["runtime"], path, threads=file["threads"], batch=file["batch"], shapes=shapes)
 

@@ -138,12 +138,12 @@ class Candidates:
         """Count sums that a CPU without VNNI would clip, and drop the file where that CPU is the target."""
         question = self.question
         if not integer_layers(model):
-            tried.dropped = "no convolution or matrix product of it would run on integers"
+            tried.dropped = "none of its convolutions and matrix products would run on integers"
             return
         found = count_saturation(model, question.samples_NCHW[:_SATURATION_IMAGES])
         tried.saturated = found.saturated / found.images
         if question.facts.saturates and found.saturated:
-            tried.dropped = f"{tried.saturated:.3g} sums an image would be clipped to 16 bits on the target"
+            tried.dropped = f"{tried.saturated:.3g} sums per image would be clipped to 16 bits on the target"
         elif question.inexact_on_arm:
             tried.dropped = question.inexact_on_arm(model)
 

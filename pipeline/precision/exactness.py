@@ -80,7 +80,7 @@ KERNELS: tuple[Kernel, ...] = (
         needs=AVX2,
         lacks=VNNI,
         fails=_saturates,
-        reason="two products are summed in 16 bits and clipped, and neighbouring weights are large enough for it.",
+        reason="two products are summed in 16 bits and clipped, and neighbouring weights are large enough for that.",
         source=ORT_GUIDE,
     ),
     Kernel(
@@ -113,9 +113,7 @@ def expected(model: ModelProto, here: TargetFacts, there: TargetFacts) -> Expect
     """
     for target in (here, there):
         if target.runtime != "onnxruntime":
-            raise InputError(
-                f"found {target.runtime}; what is known of kernels is about onnxruntime: run the file instead"
-            )
+            raise InputError(f"found {target.runtime}; only onnxruntime's kernels are known: run the file instead")
     inexact = tuple(dict.fromkeys(each for target in (here, there) for each in inexact_layers(model, target)))
     products, alike = set(float_products(model)), rounding_nodes(model)
     floats = tuple(

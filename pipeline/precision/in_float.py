@@ -30,7 +30,7 @@ MOST_LAYERS = 8
 #: A layer costs at least this share of the time, so that gains for nothing can be compared.
 _LEAST_COST = 1e-3
 #: What is said of a layer that could help, until it is known whether it did.
-_HELPS = "takes noise away"
+_HELPS = "reduces noise"
 
 
 def families_in_float(candidates: Candidates, best: SearchCandidate, shares: tuple[float, float]) -> None:
@@ -121,7 +121,7 @@ def _worth(candidates: Candidates, plain: SearchCandidate, variant: Variant, sha
         if cost is not None:
             gained = decibels_of(each) - decibels_of(base)
             worth[name] = gained / max(1 / cost.value - 1, _LEAST_COST)
-            reason = _HELPS if gained > 0 else "takes no noise away"
+            reason = _HELPS if gained > 0 else "does not reduce noise"
         candidates.layers.append(
             LayerChoice(
                 name=name, nodes=(name,), decibels_gained=gained, speedup=cost, left_in_float=False, reason=reason

@@ -175,14 +175,14 @@ def ensure_near(
     if on_far == "keep" and not _useless(seen):
         return made, _record("kept", seen, text=why)
     if on_far != "float":
-        raise _far_error(stage, seen, "Write on_far: float, and guilty layers go back to float")
+        raise _far_error(stage, seen, "Write on_far: float to put guilty layers back into float")
     guilty = guilty_nodes(made.nodes, lambda names: _is_near(net, make, names, progress))
     if guilty is None:
-        raise _far_error(stage, seen, f"No {MOST_LAYERS} layers or fewer in float mend it")
+        raise _far_error(stage, seen, f"Putting up to {MOST_LAYERS} layers back into float does not fix it")
     mended = make(guilty)
     if mended.empty:
-        raise _far_error(stage, seen, "With the guilty layers in float nothing is left in fewer bits")
-    progress.note(f"{stage}: back to float, and near the float file with it: {', '.join(guilty)}")
+        raise _far_error(stage, seen, "With the guilty layers in float, nothing is left in fewer bits")
+    progress.note(f"{stage}: put back into float, which fixes it: {', '.join(guilty)}")
     return mended, _record("float", net.see(mended.file), guilty, why)
 
 
@@ -190,7 +190,7 @@ def observe_nearness(net: Net, file: Path, *, stage: str) -> Nearness:
     """Return the record of a file that is near. Raises StageError where it is far, InputError where it cannot run."""
     seen = net.see(file)
     if words(seen):
-        raise _far_error(stage, seen, "Nothing was mended")
+        raise _far_error(stage, seen, "Nothing was tried to fix it")
     return _record("near", seen)
 
 
@@ -214,10 +214,10 @@ def words(seen: Sequence[Seen]) -> str:
 
 def _far_error(stage: str, seen: Sequence[Seen], what_to_do: str) -> StageError:
     """Return the error of a file that is far and may not ship."""
-    kept = "no recipe ships such a file" if _useless(seen) else "on_far: keep ships the file, and the report says so"
+    kept = "no recipe can ship such a file" if _useless(seen) else "on_far: keep ships the file, and the report says so"
     return StageError(
-        f"{stage}: {words(seen)}. {what_to_do}. Else take another engine, scheme, calibration or precision, "
-        f"per_channel: true, or keep with the nodes that need it; {kept}"
+        f"{stage}: {words(seen)}. {what_to_do}. Or use another engine, scheme, calibration or precision, per_channel: "
+        f"true, or keep with the nodes that need it; {kept}"
     )
 
 

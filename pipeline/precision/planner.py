@@ -75,7 +75,7 @@ def find_precision(
         )
     dataset = context.dataset()
     if not len(dataset.validation):
-        raise InputError("quantize: engine auto judges accuracy on the validation split, which is empty")
+        raise InputError("quantize: engine auto measures accuracy on the validation split, which is empty")
     model = read_onnx(given.file)
     require_float_and_folded(model)
     matching_nodes(model, config.keep)
@@ -142,7 +142,7 @@ def require_exact_on_arm(model: ModelProto) -> list[str]:
     """
     reason = inexact_on_arm(model)
     if reason:
-        raise StageError(f"arm_exact: the file {reason}. Take scheme u8s8-reduced or u8u8, or another engine")
+        raise StageError(f"arm_exact: the file {reason}. Use scheme u8s8-reduced or u8u8, or another engine")
     return list(_on_both(model).floats)
 
 

@@ -22,7 +22,7 @@ _FLOAT_ROWS: tuple[PrecisionRow, ...] = (
         runtime="onnxruntime",
         precision="fp16-weights",
         support="storage",
-        reason="Casts of constants are folded when the file is loaded: half the bytes, and the speed of float32.",
+        reason="Casts of constants are folded when the file is loaded: half the size, at the speed of float32.",
         source=_ORT_FOLDING,
     ),
     PrecisionRow(
@@ -30,7 +30,7 @@ _FLOAT_ROWS: tuple[PrecisionRow, ...] = (
         runtime="openvino",
         precision="fp16-weights",
         support="storage",
-        reason="Constants in float16 are read and widened: half the bytes, and the speed of float32.",
+        reason="Constants in float16 are read and converted to float32: half the size, at the speed of float32.",
         source=OPENVINO_CPU,
     ),
     PrecisionRow(
@@ -50,7 +50,7 @@ _FLOAT_ROWS: tuple[PrecisionRow, ...] = (
         runtime="onnxruntime",
         precision="fp16",
         support="none",
-        reason="There are no float16 kernels: everything is cast to float32, and casts that stay cost time.",
+        reason="There are no float16 kernels: everything is cast to float32, and the remaining casts cost time.",
         source=_ORT_CASTS,
     ),
     PrecisionRow(
@@ -61,7 +61,7 @@ _FLOAT_ROWS: tuple[PrecisionRow, ...] = (
         precision="fp16",
         support="native",
         options=MappingProxyType({"INFERENCE_PRECISION_HINT": "f16"}),
-        reason="The plugin computes a float file in float16 when it is asked to; no file of its own is needed.",
+        reason="The plugin computes a float file in float16 if asked to; no separate file is needed.",
         source=OPENVINO_CPU,
     ),
     PrecisionRow(
@@ -72,7 +72,8 @@ _FLOAT_ROWS: tuple[PrecisionRow, ...] = (
         precision="fp16",
         support="native",
         options=MappingProxyType({"INFERENCE_PRECISION_HINT": "f16"}),
-        reason="armv8.2-a+fp16 doubles the width of vectors; the plugin does it by itself unless float32 is asked for.",
+        reason="armv8.2-a+fp16 doubles the width of vectors; the plugin uses it by default unless float32 is "
+        "requested.",
         source=OPENVINO_CPU,
     ),
     PrecisionRow(
@@ -80,7 +81,7 @@ _FLOAT_ROWS: tuple[PrecisionRow, ...] = (
         runtime="openvino",
         precision="fp16",
         support="none",
-        reason="Without float16 instructions the plugin converts to float32, or takes bf16 where it has that.",
+        reason="Without float16 instructions the plugin converts to float32, or uses bf16 if available.",
         source=_OPENVINO_RUN,
     ),
     PrecisionRow(
@@ -92,7 +93,7 @@ _FLOAT_ROWS: tuple[PrecisionRow, ...] = (
         precision="bf16",
         support="native",
         options=MappingProxyType({"mlas.enable_gemm_fastmath_arm64_bfloat16": "1"}),
-        reason="Matrix products of a float file run on bfmmla when the session option asks for it.",
+        reason="Matrix products of a float file run on bfmmla if the session option asks for it.",
         source=_ORT_BF16,
     ),
     PrecisionRow(
@@ -111,7 +112,7 @@ _FLOAT_ROWS: tuple[PrecisionRow, ...] = (
         precision="bf16",
         support="native",
         options=MappingProxyType({"INFERENCE_PRECISION_HINT": "bf16"}),
-        reason="The plugin computes a float file in bfloat16, by default or when asked to; no new file is needed.",
+        reason="The plugin computes a float file in bfloat16, by default or if asked to; no separate file is needed.",
         source=OPENVINO_CPU,
     ),
     PrecisionRow(
@@ -131,7 +132,7 @@ _INTEGER_ROWS: tuple[PrecisionRow, ...] = (
         needs=VNNI,
         precision="int8-dynamic",
         support="native",
-        reason="Matrix products quantize their input as they run and are exact u8 x s8 sums.",
+        reason="Matrix products quantize their input at run time and compute exact u8 x s8 sums.",
         source=ORT_GUIDE,
     ),
     PrecisionRow(
@@ -151,7 +152,7 @@ _INTEGER_ROWS: tuple[PrecisionRow, ...] = (
         architecture="arm64",
         precision="int8-dynamic",
         support="native",
-        reason="Matrix products quantize their input as they run; the sums are exact for weights of -127 to 127.",
+        reason="Matrix products quantize their input at run time; the sums are exact for weights of -127 to 127.",
         source=ORT_GUIDE,
     ),
     PrecisionRow(
@@ -185,7 +186,7 @@ _INTEGER_ROWS: tuple[PrecisionRow, ...] = (
         runtime="onnxruntime",
         precision="int4-weights",
         support="storage",
-        reason="Without such kernels MatMulNBits unpacks the weights at each call: small, and slower than float32.",
+        reason="Without such kernels MatMulNBits unpacks the weights at each call: small, but slower than float32.",
         source=_NBITS,
     ),
     PrecisionRow(
@@ -194,7 +195,8 @@ _INTEGER_ROWS: tuple[PrecisionRow, ...] = (
         architecture="arm64",
         precision="int8-weights",
         support="none",
-        reason="The CPU plugin has no compressed weights on ARM: it unpacks them, and needs more memory than the file.",
+        reason="The CPU plugin has no compressed weights on ARM: it unpacks them, and needs more memory than the file "
+        "has bytes.",
         source=_OPENVINO_ARM,
     ),
     PrecisionRow(
@@ -231,7 +233,7 @@ _UNKNOWN_ROWS: tuple[PrecisionRow, ...] = tuple(
         name=f"{precision}, unknown",
         precision=precision,
         support="none",
-        reason="Nothing is known of this precision on this processor and runtime, so it is not assumed.",
+        reason="Nothing is known about this precision on this processor and runtime, so nothing is assumed.",
         source="no source",
     )
     for precision in ("fp16-weights", "fp16", "bf16", "int8-dynamic", "int8-weights", "int4-weights")

@@ -148,15 +148,19 @@ def _verdict(
     """Return what became of a candidate, and why in words."""
     is_float = each.precision == FLOAT
     if each is chosen:
-        reason = "nothing else is accurate enough and faster for certain" if is_float else "the fastest that is right"
+        reason = (
+            "nothing else is accurate enough and certainly faster"
+            if is_float
+            else "the fastest that is accurate enough"
+        )
         return "chosen", reason
     if is_float:
-        return "kept", "the file that was given"
+        return "kept", "the given file"
     if not each.alive:
         return "missing" if each.missing else "dropped", each.dropped
     lost = _lost_points(file_of(each), question, evaluation)
     if lost > question.accuracy_drop + ROUNDING:
-        return "dropped", f"loses {lost:.3g} points of accuracy, allowed are {question.accuracy_drop:g}"
+        return "dropped", f"loses {lost:.3g} points of accuracy, allowed: {question.accuracy_drop:g}"
     if is_slower(each):
         return "dropped", "slower than the float file"
     return "kept", each.remark or "not timed"

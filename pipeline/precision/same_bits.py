@@ -93,7 +93,11 @@ def exact_sums(file: Path, samples_NCHW: NDArray[np.float32]) -> Agreement:
     """
     answers = [_run_here(file, samples_NCHW, precise) for precise in ("0", "1")]
     here = target_facts(machine_fingerprint(), "onnxruntime")
-    note = "" if here.saturates else "sums are exact on this processor: equality says nothing of those without VNNI"
+    note = (
+        ""
+        if here.saturates
+        else "sums are exact on this processor: equality here says nothing about processors without VNNI"
+    )
     return compared("as by default", f"{_EXACT_OPTION}=1", *answers, conclusive=here.saturates, note=note)
 
 

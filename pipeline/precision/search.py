@@ -198,7 +198,7 @@ def _last_word(candidates: Candidates) -> SearchCandidate:
     for each in finalists:
         gain = each.timed.speedup if each.timed else None
         if each.alive and not (gain and gain.low > 1):
-            each.dropped = f"no gain over the float file for certain: {_span(gain)}"
+            each.dropped = f"not certainly faster than the float file: {_span(gain)}"
     chosen = candidates.best(each for each in finalists if each.alive)
     for each in right:
         level = chosen and speed_of(each) >= speed_of(chosen) * (1 - AS_FAST) and each in finalists

@@ -75,7 +75,7 @@ class Export(Stage):
             StageError: the file's outputs differ from what was exported.
         """
         if len(given.inputs) != 1:
-            raise InputError(f"the network has {len(given.inputs)} inputs, export takes networks with one")
+            raise InputError(f"the network has {len(given.inputs)} inputs, export accepts networks with one")
         dataset = context.dataset()
         samples, _ = next(dataset.batches(dataset.train, PARITY_IMAGES))
         return (
@@ -163,6 +163,6 @@ def _require_near(references: Sequence[Outputs], found: Outputs) -> None:
     faults = [nearness_fault(reference, found, None) for reference in references]
     if all(faults):
         raise StageError(
-            f"the IR is far from the int8 file that it was made of: {faults[0]}. Export the float file, and quantize "
-            f"it with another engine or scheme"
+            f"the IR is far from the int8 file that it was made from: {faults[0]}. Export the float file, and quantize "
+            "it with another engine or scheme"
         )

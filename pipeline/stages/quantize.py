@@ -151,15 +151,15 @@ class Quantize(QuantizationConfig, Stage):
         """Yield a key, the values that it may have, and what is said of another one."""
         if self.engine == "auto":
             for key, usual in (("precision", "int8"), ("recover", ()), ("on_far", "float")):
-                yield key, (usual,), f"which engine auto finds out: leave {key} out, or name an engine"
+                yield key, (usual,), f"which engine auto chooses itself: remove {key}, or name an engine"
         elif self.engine != "onnxruntime":
             for key, allowed in (("calibration", self._calibrations), ("scheme", ("auto", *SIGNED_WEIGHTS))):
                 yield key, allowed, f"allowed with engine {self.engine}: {', '.join(allowed)}"
         if self.precision != "int8":
-            yield "engine", ("onnxruntime",), "which makes int8: leave engine out, or take precision int8"
+            yield "engine", ("onnxruntime",), "which makes int8: remove engine, or use precision int8"
             unused: tuple[tuple[str, Any], ...] = (("recover", ()), ("arm_exact", False))
             for key, value in unused:
-                yield key, (value,), f"which precision {self.precision} does not have: leave {key} out"
+                yield key, (value,), f"which precision {self.precision} does not have: remove {key}"
 
     def run(self, given: Artifact, context: Context) -> Outcome:
         """Quantize, and say how far the outputs moved; a file that is far from the float one is mended or refused.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 #: What to do about a state that `adb devices` shows.
 _STATES = {
-    "unauthorized": "confirm this computer's key on the device's screen, or put ~/.android/adbkey.pub among its keys",
+    "unauthorized": "confirm this computer's key on the device's screen, or add ~/.android/adbkey.pub to its keys",
     "authorizing": "confirm this computer's key on the device's screen",
     "offline": "it does not answer: plug it in again, or run: adb reconnect",
     "no": "no permission for the USB port: install android-sdk-platform-tools-common and plug it in again",
@@ -75,8 +75,8 @@ class AdbDevice(remote_shell.ShellDevice):
             return
         if state is None:
             raise DeviceError(
-                f"{self.url}: adb lists no device of that serial number; it lists: {', '.join(listed) or 'none'}. Plug "
-                "it in and allow USB debugging, or for one on the network run: adb connect HOST:PORT"
+                f"{self.url}: adb lists no device with that serial number; it lists: {', '.join(listed) or 'none'}. "
+                "Plug it in and allow USB debugging; for a device on the network run: adb connect HOST:PORT"
             )
         raise DeviceError(f"{self.url}: adb lists it as {state}: {_STATES.get(state, 'start its system')}")
 
@@ -107,7 +107,9 @@ class AdbDevice(remote_shell.ShellDevice):
         except subprocess.TimeoutExpired as error:
             raise DeviceError(f"adb's server did not start within {COMMAND_S:.0f} s: adb kill-server") from error
         if code:
-            raise DeviceError(f"adb's server cannot be started (exit code {code}): is its port taken? adb start-server")
+            raise DeviceError(
+                f"adb's server cannot be started (exit code {code}): is its port in use? adb start-server"
+            )
 
     def _shell(self, command: str) -> str:
         return self._done(["-s", self._serial, "shell", "-T", command], COMMAND_S)

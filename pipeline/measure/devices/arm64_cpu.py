@@ -21,7 +21,7 @@ from pipeline.measure.devices.arm64_root import root_python
 if TYPE_CHECKING:
     from pathlib import Path
 
-_INSTALL = "install qemu-user (Debian, Ubuntu) or qemu-user-binfmt; the static one cannot count instructions"
+_INSTALL = "install qemu-user (Debian, Ubuntu) or qemu-user-binfmt; the static build cannot count instructions"
 #: Names of the bits of AT_HWCAP and AT_HWCAP2, as Linux writes them in /proc/cpuinfo.
 HWCAP = """fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm jscvt fcma lrcpc dcpop sha3
     sm3 sm4 asimddp sha512 sve asimdfhm dit uscat ilrcpc flagm ssbs sb paca pacg""".split()

@@ -55,7 +55,7 @@ def build_root(libraries: Sequence[str] = LIBRARIES, *, note: Callable[[str], No
             _build(work, wanted, note)
             _finish(work / "root", root)
     except OSError as error:
-        raise DeviceError(f"the arm64 root cannot be built beside {root}: {error.strerror}") from error
+        raise DeviceError(f"the arm64 root cannot be built next to {root}: {error.strerror}") from error
     return root
 
 
@@ -67,7 +67,7 @@ def root_python(root: Path) -> Path:
     """
     found = sorted((root / "usr" / "bin").glob("python3.[0-9]*[0-9]"))
     if not found:
-        raise DeviceError(f"{root} holds no usr/bin/python3.*: give a root with Python, or none to have one built")
+        raise DeviceError(f"{root} holds no usr/bin/python3.*: give a root with Python, or none, and one is built")
     return found[-1]
 
 
@@ -96,7 +96,7 @@ def _installed_version(name: str) -> str:
     try:
         return version(name)
     except PackageNotFoundError as error:
-        raise DeviceError(f"{name} is not installed here: the arm64 root takes the same version; install it") from error
+        raise DeviceError(f"{name} is not installed here: the arm64 root uses the same version; install it") from error
 
 
 def _key(wanted: Mapping[str, str]) -> str:

@@ -86,7 +86,7 @@ def run(
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise DeviceError(f"{command[0]} did not end within {COMMAND_S} s: is the network there?") from error
+        raise DeviceError(f"{command[0]} did not end within {COMMAND_S} s: is there a network?") from error
     if done.returncode:
         words = done.stdout.decode(errors="replace").strip().splitlines()[-LAST_LINES:]
         shown = " ".join(command[:4])

@@ -65,7 +65,7 @@ def parse(text: str) -> Address:
         return Address("adb", rest)
     if kind == "qemu" and CPU.fullmatch(rest):
         return Address("qemu", rest)
-    raise InputError(f'found the device "{text}", allowed: {WRITTEN}, or a name that was registered')
+    raise InputError(f'found the device "{text}", allowed: {WRITTEN}, or a registered name')
 
 
 def checked(text: str) -> str:
@@ -94,13 +94,17 @@ class DeviceRecord(FrozenModel):
     """A device with its options, as the registry keeps it. An option that its kind does not take is an error."""
 
     url: str = Field(description=WRITTEN)
-    python: Text | None = Field(default=None, description="interpreter on the device; python3 unless given")
-    folder: Text | None = Field(default=None, description="where files go on the device; one of its own unless given")
-    identity: File | None = Field(default=None, description="ssh: the private key; unless given, those that ssh tries")
-    known_hosts: File | None = Field(default=None, description="ssh: file of known host keys; ssh's own unless given")
-    config: File | None = Field(default=None, description="ssh: the configuration file; the user's own unless given")
-    server_port: int | None = Field(default=None, ge=1, le=PORTS[-1], description="adb: port of the adb server; 5037")
-    root: File | None = Field(default=None, description="qemu: folder with an arm64 system's files; built unless given")
+    python: Text | None = Field(default=None, description="interpreter on the device; default: python3")
+    folder: Text | None = Field(default=None, description="folder for files on the device; default: one of its own")
+    identity: File | None = Field(default=None, description="ssh: the private key; default: those that ssh tries")
+    known_hosts: File | None = Field(default=None, description="ssh: file of known host keys; default: ssh's own")
+    config: File | None = Field(default=None, description="ssh: the configuration file; default: the user's own")
+    server_port: int | None = Field(
+        default=None, ge=1, le=PORTS[-1], description="adb: port of the adb server; default: 5037"
+    )
+    root: File | None = Field(
+        default=None, description="qemu: folder with an arm64 system's files; default: one that is built"
+    )
     libraries: tuple[str, ...] | None = Field(default=None, description="qemu: runtimes in the root that is built")
 
     OPTIONS: ClassVar[dict[str, frozenset[str]]] = {

@@ -34,9 +34,9 @@ def list_devices() -> dict[str, DeviceRecord]:
     file = registry_file()
     if not file.exists():
         return {}
-    content = read_object(file, "registered devices: mend it, move it away, or set SECATEUR_DEVICES to another file")
+    content = read_object(file, "registered devices: fix it, move it away, or set SECATEUR_DEVICES to another file")
     if not (content.get("format") == FORMAT and isinstance(content.get("devices"), dict)):
-        raise InputError(f'{file}: expected an object with "format": {FORMAT} and "devices"; mend it or move it away')
+        raise InputError(f'{file}: expected an object with "format": {FORMAT} and "devices"; fix it or move it away')
     return {name: _record(file, name, given) for name, given in sorted(content["devices"].items())}
 
 
@@ -101,7 +101,7 @@ def _unknown(name: str, known: dict[str, DeviceRecord]) -> InputError:
 def _record(file: Path, name: str, given: Any) -> DeviceRecord:  # noqa: ANN401 - whatever the JSON holds
     """Check one device of the file; raises InputError with the key and the line on which its name stands."""
     if not NAME.fullmatch(name):
-        raise InputError(f"{file}: {name!r} is no name of a device; rename it there")
+        raise InputError(f"{file}: {name!r} is not a name for a device; rename it there")
     try:
         return make_record(given)
     except InputError as error:
@@ -109,7 +109,7 @@ def _record(file: Path, name: str, given: Any) -> DeviceRecord:  # noqa: ANN401 
         line = next(
             (number for number, text in enumerate(lines, 1) if json.dumps(name, allow_nan=False) + ":" in text), 1
         )
-        raise InputError(f"{file}:{line} {name}: {error}; mend it, or remove it and add it again") from error
+        raise InputError(f"{file}:{line} {name}: {error}; fix it, or remove it and add it again") from error
 
 
 def _write(devices: dict[str, DeviceRecord]) -> Path:

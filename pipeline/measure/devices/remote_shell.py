@@ -155,8 +155,8 @@ def listed(text: str, mark: str, names: Iterable[str], python: str, url: str) ->
         raise DeviceError(f"{url}: found {text.strip()[-200:]!r} where a list of files was expected: is there an sh?")
     if not lines[1]:
         raise DeviceError(
-            f"{url}: no {python} there: install Python 3 with numpy and a runtime, or give the path of one that has "
-            "them (option python)"
+            f"{url}: no {python} there: install Python 3 with numpy and a runtime, or give the path of a Python that "
+            "has them (option python)"
         )
     sizes = {name: int(size) if size.isdigit() else None for name, size in zip(names, lines[_HEADER:], strict=True)}
     return There(lines[0], bool(lines[2]), sizes)
@@ -192,11 +192,11 @@ def refusal(url: str, folder: str, code: int, words: str) -> DeviceError:
     lines = words.strip().splitlines() or [f"exit code {code}"]
     last = next((line for line in lines if FULL.search(line)), lines[-1])
     if FULL.search(last):
-        return DeviceError(f"{url}: the disk is full there: make room for {folder}, or give another folder\n  {last}")
+        return DeviceError(f"{url}: its disk is full: make room for {folder}, or give another folder\n  {last}")
     if code == NO_FOLDER:
-        return DeviceError(f"{url}: the folder {folder} cannot be made or entered there: give another one\n  {last}")
+        return DeviceError(f"{url}: the folder {folder} cannot be created or entered there: give another one\n  {last}")
     if code == INCOMPLETE:
-        return DeviceError(f"{url}: a file arrived incomplete: is its disk full, or was the line cut? Try again")
+        return DeviceError(f"{url}: a file arrived incomplete: is its disk full, or was the connection lost? Try again")
     return DeviceError(f"{url}: the device's shell failed (exit code {code}):\n  {last}")
 
 

@@ -32,14 +32,14 @@ _MEANINGS: tuple[tuple[str, str], ...] = (
     ),
     ("Permission denied|Too many authentication failures", _DENIED),
     ("Connection refused", "nothing listens there: start sshd on the device, or give its port: ssh://host:port"),
-    ("Could not resolve hostname", "no machine of that name is known: check the name, or give its address"),
-    ("No route to host|Network is unreachable", "there is no way to that address: same network? cable, Wi-Fi, VPN?"),
+    ("Could not resolve hostname", "no machine with that name is known: check the name, or give its address"),
+    ("No route to host|Network is unreachable", "there is no route to that address: same network? cable, Wi-Fi, VPN?"),
     ("timed out|not responding", "no answer: is the device on, and on this network?"),
     (
         "Bad configuration option|Can't open user config|Bad owner or permissions",
         "ssh does not accept its configuration",
     ),
-    ("onnection (to .* )?(closed|reset)|Broken pipe|lost connection", "the connection was cut; try again"),
+    ("onnection (to .* )?(closed|reset)|Broken pipe|lost connection", "the connection was lost; try again"),
 )
 
 

@@ -77,7 +77,7 @@ def open_session(
     settings = RuntimeSettings(threads, batch, shapes or {})
     facts = RUNTIMES.get(runtime)
     if facts is None or not facts.adapter:
-        raise InputError(f"{path}: {runtime} reads no files here; export it, or give the network itself")
+        raise InputError(f"{path}: {runtime} reads no files here; export the network, or give the network itself")
     session: Session = load_reference(facts.adapter).open_session(path, settings)
     return session
 
@@ -100,11 +100,13 @@ def fixed_shape(
         return given
     if any(size is None for size in sizes[1:]):
         raise InputError(
-            f"{path}: input {name} of shape {list(declared)} is dynamic beyond the batch; export it with a fixed "
-            f"size, or give one: --shape {name}={','.join(str(size or 1) for size in sizes)}"
+            f"{path}: input {name} of shape {list(declared)} has open sizes beyond the batch; export it with fixed "
+            f"sizes, or give them: --shape {name}={','.join(str(size or 1) for size in sizes)}"
         )
     if sizes and sizes[0] not in {None, settings.batch}:
-        raise InputError(f"{path}: is fixed to batch {sizes[0]}, asked for {settings.batch}; export it with that batch")
+        raise InputError(
+            f"{path}: has a fixed batch of {sizes[0]}, asked for {settings.batch}; export it with that batch"
+        )
     return (settings.batch, *(size for size in sizes[1:] if size is not None)) if sizes else ()
 
 

@@ -163,10 +163,11 @@ class Prune(Stage):
     def _one_aim(self) -> Prune:
         given = [name for name in ("ratio", "target", "rates") if getattr(self, name)]
         if len(given) != 1:
-            raise ValueError(f"found {' and '.join(given) or 'no aim'}, allowed: one of ratio, target, rates")
+            raise ValueError(f"found {' and '.join(given) or 'none of them'}, allowed: one of ratio, target, rates")
         if bool(self.rates) != (self.allocation == "rates"):
             raise ValueError(
-                f"found allocation {self.allocation} with {given[0]}, allowed: rates goes with rates alone"
+                f"found allocation {self.allocation} with {given[0]}, allowed: allocation rates with rates, and only "
+                "with rates"
             )
         if self.candidates and self.rates:
             raise ValueError("found candidates with rates, allowed: candidates with ratio or target")

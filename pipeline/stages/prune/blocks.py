@@ -58,8 +58,8 @@ def prune_depth(job: PruneRequest, given: Artifact, context: Context) -> Record:
     chosen = [block.name for block in order[:number]]
     if not chosen:
         raise StageError(
-            f"ratio {job.aim.ratio} of {len(blocks)} residual blocks, of which {len(movable)} may leave, removes none. "
-            "Raise ratio, or shorten keep."
+            f"ratio {job.aim.ratio} of {len(blocks)} residual blocks, of which {len(movable)} may be removed, removes "
+            "none. Raise ratio, or shorten keep."
         )
     context.progress.update(2, 3, "removing blocks")
     pruned = prune_blocks(captured, depth.graph, model, chosen)
@@ -101,7 +101,7 @@ class Depth:
                 return number
         raise InputError(
             f"target: {fraction:g} of the {cost} cannot be reached by removing blocks: without all {len(order)} that "
-            f"may leave, {self._cost(cost, self._without(order)) / whole:.3f} are left."
+            f"may be removed, {self._cost(cost, self._without(order)) / whole:.3f} are left."
         )
 
     def reached(self, cost: CostName, fraction: float, model: nn.Module) -> Record:

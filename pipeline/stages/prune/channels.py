@@ -179,7 +179,7 @@ class Pruning:
         found = self._again(load_network(given))
         moved = {name for name in kept if found.network.widths.get(name) != self.start.network.widths[name]}
         if moved:
-            raise StageError(f"Groups {', '.join(sorted(moved))} are not as wide any more as when they were chosen.")
+            raise StageError(f"Groups {', '.join(sorted(moved))} have changed their width since they were chosen.")
         return self._remove(given, folder, found, Selection(kept, {}))
 
     def _decide(self, given: Artifact, folder: Path) -> Record:
@@ -257,7 +257,7 @@ class Pruning:
             cost, reached = fraction * model.cost({}), model.cost(_lengths(selection.kept))
             if abs(reached / cost - 1) > TOLERANCE:
                 raise InputError(
-                    f"target: found no widths within {TOLERANCE:.0%} of {cost:.6g} {name}; the nearest have "
+                    f"target: found no widths within {TOLERANCE:.0%} of {cost:.6g} {name}; the closest have "
                     f"{reached:.6g}. Lower align or floor, or allow another target."
                 )
         return selection
@@ -310,7 +310,7 @@ class Pruning:
             asked = f"ratio {aim.ratio}" if aim.ratio else f"{aim.target or dict(aim.rates)}"
             raise StageError(
                 f"Pruning with {asked} and align {self.job.rules.align} would remove nothing from "
-                f"{len(network.widths)} groups of channels. Raise ratio, or lower align. Kept whole: "
+                f"{len(network.widths)} groups of channels. Raise ratio, or lower align. Not pruned: "
                 f"{listed(kept_whole(network))}"
             )
 

@@ -42,7 +42,9 @@ class Phases:
         done = self.folder / f"{self.count:03d}"
         wrong = _problem(done) if done.exists() else ""
         if wrong:
-            self.note(f"phase {self.count} of a run before cannot be used ({wrong}): it and what follows is made again")
+            self.note(
+                f"phase {self.count} of an earlier run cannot be used ({wrong}): it and what follows is made again"
+            )
             for later in sorted(self.folder.iterdir()):
                 if later.stem >= done.name:
                     shutil.rmtree(later)

@@ -89,5 +89,5 @@ class QuantizeAwareFinetune(TrainingConfig, QuantizationConfig, Stage):
     @model_validator(mode="after")
     def _norms_are_folded(self) -> Self:
         if self.recalibrate:
-            raise ValueError("recalibrate is for batch norm that is not folded, allowed here: 0")
+            raise ValueError("recalibrate is for batch norm that is not folded; allowed here: 0")
         return self

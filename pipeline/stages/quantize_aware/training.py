@@ -122,7 +122,7 @@ def train_quantized(
             same weights, before or after training, and `on_far` does not help.
     """
     if len(given.inputs) != 1:
-        raise InputError(f"the network has {len(given.inputs)} inputs, quantization takes networks with one")
+        raise InputError(f"the network has {len(given.inputs)} inputs, quantization accepts networks with one")
     network = load_network(given)
     shape = (context.target.batch, *given.inputs[0].shape[1:])
     work = context.folder / FLOAT_FOLDER
@@ -255,7 +255,7 @@ def _require_parity(trained: QuantizationAware, file: Any, samples: NDArray[np.f
     decibels = math.inf if noise == 0 else 10 * math.log10(power / noise) if power > 0 else -math.inf
     if not decibels >= LEAST_DECIBELS:
         raise StageError(
-            f"the file's outputs are {decibels:.0f} dB from those of the trained simulation, at least "
-            f"{LEAST_DECIBELS:.0f} are expected: they are not the same network"
+            f"the file's outputs are {decibels:.0f} dB from those of the trained simulation, expected at least "
+            f"{LEAST_DECIBELS:.0f}: they are not the same network"
         )
     return {**parity.to_json(), "decibels": decibels if math.isfinite(decibels) else None}

@@ -169,7 +169,7 @@ def test_other_outputs_are_wrong_outputs(network: Callable[..., Path]) -> None:
 
 def test_other_inputs_are_bad_input(network: Callable[..., Path]) -> None:
     """Two networks for images of two sizes are no versions of one."""
-    with pytest.raises(InputError, match="only networks for the same inputs"):
+    with pytest.raises(InputError, match="only networks with the same inputs"):
         compare_files(network("small.onnx"), network("large.onnx", size=16), STRICT)
 
 

@@ -136,7 +136,7 @@ def test_network_with_values_that_are_not_finite_is_not_timed(write_onnx: Callab
 def test_other_inputs_are_refused(write_onnx: Callable[..., Path]) -> None:
     """Networks for different image sizes are not compared."""
     paths = [write_onnx("small.onnx"), write_onnx("large.onnx", size=16)]
-    with pytest.raises(InputError, match="only networks for the same inputs"):
+    with pytest.raises(InputError, match="only networks with the same inputs"):
         run([subject(path) for path in paths])
 
 

@@ -77,7 +77,7 @@ def test_external_data_that_onnx_itself_wrote_are_found(tmp_path: Path) -> None:
 def test_weights_elsewhere_are_refused(tmp_path: Path, location: str) -> None:
     """A file may name only files beside it: nothing else of this machine is read or sent."""
     path = write_external(tmp_path / "net.onnx", location)
-    with pytest.raises(InputError, match=r"its weights lie in .*; expected them in a file beside it"):
+    with pytest.raises(InputError, match=r"its weights are in .*; expected them in a file next to it"):
         model_files(path, "onnxruntime")
 
 

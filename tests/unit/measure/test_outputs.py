@@ -63,7 +63,7 @@ def test_outputs_of_nothing_but_zeros(base: list[float], net: list[float], relat
 def test_difference_beyond_the_tolerance_is_refused() -> None:
     """The message has both names, how far, and what to do where that is meant."""
     with pytest.raises(
-        OutputsError, match=r"net differs from base by 0\.5, 12\.50% of its largest output; allowed are 10\.00%.*--tol"
+        OutputsError, match=r"net differs from base by 0\.5, 12\.50% of its largest output; allowed: 10\.00%.*--tol"
     ):
         compared(told([1, -4]), told([1.5, -4]), 0.1)
 
@@ -90,7 +90,7 @@ def test_other_shapes_are_refused(other: dict[str, Any]) -> None:
 )
 def test_other_inputs_are_refused(inputs: list[dict[str, Any]]) -> None:
     """Another size, type or number of inputs: these are not two versions of one network."""
-    with pytest.raises(InputError, match=r"net takes inputs \[.*, base \[1, 3\] float32; only networks for the same"):
+    with pytest.raises(InputError, match=r"net takes inputs \[.*, base \[1, 3\] float32; only networks with the same"):
         compared(told([1]), told([1], inputs=inputs))
 
 

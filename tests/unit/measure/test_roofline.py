@@ -46,7 +46,7 @@ def test_weights_limit_a_fully_connected_network() -> None:
     found = roofline_bound(Work(size // 4, 0, size), peaks(), 6_000_000)
     assert found.bound == "bandwidth"
     assert found.least_ms == pytest.approx(5.66)
-    assert "4x at most" in speed_lever(found)
+    assert "at most 4x" in speed_lever(found)
 
 
 def test_calls_limit_a_tiny_network() -> None:

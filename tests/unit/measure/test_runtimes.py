@@ -86,7 +86,7 @@ def test_damaged_openvino_file_is_an_input_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize("runtime", FILE_RUNTIMES)
 def test_fixed_batch_is_not_changed(runtime: Any, write_onnx: Callable[..., Path]) -> None:  # noqa: ANN401
     """A file exported for batch 1 is not measured at batch 2."""
-    with pytest.raises(InputError, match="is fixed to batch 1, asked for 2"):
+    with pytest.raises(InputError, match="has a fixed batch of 1, asked for 2"):
         open_session(runtime, write_onnx("net.onnx", batch=1), threads=1, batch=2)
 
 
@@ -122,7 +122,7 @@ def test_open_size_without_a_shape_is_refused_with_the_option_that_gives_it(
     tmp_path: Path,
 ) -> None:
     """The message says which input is open and what to write."""
-    with pytest.raises(InputError, match=r"input a of shape .* give one: --shape a=1,1"):
+    with pytest.raises(InputError, match=r"input a of shape .* give them: --shape a=1,1"):
         open_session(runtime, write_pair(tmp_path / "two.onnx"), threads=1, batch=1)
 
 
@@ -148,7 +148,7 @@ def test_single_number_has_no_batch() -> None:
 @pytest.mark.parametrize("declared", [["batch", 3, "height", 8], [1, 3, None, 8]])
 def test_dynamic_size_is_refused(declared: list[int | str | None]) -> None:
     """Without a fixed size there is no latency to speak of."""
-    with pytest.raises(InputError, match="dynamic beyond the batch"):
+    with pytest.raises(InputError, match="open sizes beyond the batch"):
         fixed_shape(Path("net.onnx"), "image", declared, RuntimeSettings(threads=1, batch=1))
 
 

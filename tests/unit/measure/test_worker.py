@@ -227,7 +227,7 @@ def test_file_that_is_not_what_was_sent_is_refused(write_onnx: Callable[..., Pat
     path = write_onnx("net.onnx")
     request = described(path)
     path.write_bytes(path.read_bytes()[:-1] + b"?")
-    with pytest.raises(DeviceError, match=r"net\.onnx is not the file that was sent"):
+    with pytest.raises(DeviceError, match=r"net\.onnx differs from the file that was sent"):
         open_file(request)
     assert open_file(described(write_onnx("whole.onnx"))).name == "onnxruntime"
 

@@ -207,8 +207,8 @@ def test_single_layers_go_back_by_what_they_gain_for_a_millisecond(world: World)
     assert {name: choice.decibels_gained for name, choice in tried.items() if name in gain} == gain
     assert {name for name, choice in tried.items() if choice.left_in_float} == {"dw", "point"}
     assert tried["dw"].reason == "brought accuracy back"
-    assert tried["stem"].reason == "takes noise away"
-    assert tried["fc"].reason == "takes no noise away"
+    assert tried["stem"].reason == "reduces noise"
+    assert tried["fc"].reason == "does not reduce noise"
     assert LAYERS[1] * BUDGET_S in [budget for _, budget in world.timed]
     assert len(tried) <= MOST_LAYERS
 

@@ -311,9 +311,13 @@ def test_a_far_file_goes_back_to_float_or_is_told(
 @pytest.mark.parametrize(
     ("settings", "on_far", "says"),
     [
-        ({}, "fail", "Write on_far: float, and guilty layers go back to float"),
-        ({"empty": True}, "float", "With the guilty layers in float nothing is left in fewer bits"),
-        ({"wrong": dict.fromkeys("abcd", 20.0), "nodes": ("a",)}, "float", "No 4 layers or fewer in float mend it"),
+        ({}, "fail", "Write on_far: float to put guilty layers back into float"),
+        ({"empty": True}, "float", "With the guilty layers in float, nothing is left in fewer bits"),
+        (
+            {"wrong": dict.fromkeys("abcd", 20.0), "nodes": ("a",)},
+            "float",
+            "Putting up to 4 layers back into float does not fix it",
+        ),
     ],
 )
 def test_a_far_file_that_cannot_be_mended_fails(

@@ -101,7 +101,7 @@ def test_the_option_on_this_processor(tmp_path: Path) -> None:
     assert (found.here, found.there) == ("as by default", "session.x64quantprecision=1")
     saturates = target_facts(machine_fingerprint(), "onnxruntime").saturates
     assert found.conclusive == saturates
-    assert saturates or (found.same_bits == 3 and "says nothing of those without VNNI" in found.note)
+    assert saturates or (found.same_bits == 3 and "says nothing about processors without VNNI" in found.note)
 
 
 def test_no_images_or_files_that_cannot_be_read(tmp_path: Path) -> None:

@@ -123,5 +123,5 @@ def test_an_ir_that_is_far_from_its_int8_file_fails(
     run_stage(stage, int8, "near")
     original = execution.openvino_outputs
     monkeypatch.setattr(execution, "openvino_outputs", lambda *given: tuple(2 * each for each in original(*given)))
-    with pytest.raises(StageError, match=r"the IR is far from the int8 file that it was made of: -?\d.\d dB"):
+    with pytest.raises(StageError, match=r"the IR is far from the int8 file that it was made from: -?\d.\d dB"):
         run_stage(stage, int8, "far")

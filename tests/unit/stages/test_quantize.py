@@ -87,8 +87,11 @@ def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any]) -> No
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"engine": "auto", "recover": ["bias"]}, 'recover is "bias", which engine auto finds out: leave recover out'),
-        ({"engine": "auto", "precision": "fp16"}, 'precision is "fp16", which engine auto finds out'),
+        (
+            {"engine": "auto", "recover": ["bias"]},
+            'recover is "bias", which engine auto chooses itself: remove recover',
+        ),
+        ({"engine": "auto", "precision": "fp16"}, 'precision is "fp16", which engine auto chooses itself'),
         (
             {"engine": "neural-compressor", "calibration": "percentile"},
             'calibration is "percentile", allowed with engine neural-compressor: min-max, mse',
@@ -101,10 +104,10 @@ def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any]) -> No
             {"engine": "nncf", "scheme": "u8u8"},
             'scheme is "u8u8", allowed with engine nncf: auto, u8s8, u8s8-reduced, s8s8',
         ),
-        ({"engine": "nncf", "precision": "fp16"}, 'engine is "nncf", which makes int8: leave engine out'),
+        ({"engine": "nncf", "precision": "fp16"}, 'engine is "nncf", which makes int8: remove engine'),
         ({"precision": "fp16", "recover": ["bias", "adaround"]}, 'recover is "bias, adaround", which precision fp16'),
         ({"precision": "int8-dynamic", "arm_exact": True}, 'arm_exact is "true", which precision int8-dynamic'),
-        ({"engine": "auto", "on_far": "keep"}, 'on_far is "keep", which engine auto finds out: leave on_far out'),
+        ({"engine": "auto", "on_far": "keep"}, 'on_far is "keep", which engine auto chooses itself: remove on_far'),
     ],
 )
 def test_settings_that_exclude_each_other_are_refused(settings: dict[str, Any], message: str) -> None:
@@ -258,7 +261,7 @@ def test_the_same_sums_on_arm_are_proven_from_the_file(run_stage: Run, onnx_arti
     passed, outcome = run_stage(quantize(scheme="auto", arm_exact=True), onnx_artifact, "reduced")
     assert outcome.changed["scheme"] == "u8s8-reduced"
     assert is_quantized(read_onnx(passed.file))
-    with pytest.raises(StageError, match=r"arm_exact: the file does not compute the same .* Take scheme u8s8-reduced"):
+    with pytest.raises(StageError, match=r"arm_exact: the file does not compute the same .* Use scheme u8s8-reduced"):
         run_stage(quantize(scheme="u8s8", arm_exact=True), onnx_artifact, "full")
 
 

@@ -62,7 +62,7 @@ def test_refusals_of_a_device(adbd: Callable[..., Adbd], tmp_path: Path) -> None
         AdbDevice(server.record(python="python9")).start()
     with pytest.raises(DeviceError, match=r"no \$\(touch .*\) there"):
         AdbDevice(server.record(python=f"$(touch {marker})")).start()
-    with pytest.raises(DeviceError, match="cannot be made or entered"):
+    with pytest.raises(DeviceError, match="cannot be created or entered"):
         AdbDevice(server.record(python=PYTHON, folder=f"{__file__}/below")).push({})
     with pytest.raises(InputError, match="rename the file"):
         AdbDevice(server.record(python=PYTHON)).push({"digest/a;b": Path(__file__)})
@@ -75,7 +75,7 @@ def test_refusals_of_a_device(adbd: Callable[..., Adbd], tmp_path: Path) -> None
 def test_a_full_disk(adbd: Callable[..., Adbd], full_disk: Path, tmp_path: Path) -> None:
     """The message says that the disk is full, and nothing of the file is left."""
     device = AdbDevice(adbd().record(python=PYTHON, folder=str(full_disk / "files")))
-    with pytest.raises(DeviceError, match="disk is full there: make room"):
+    with pytest.raises(DeviceError, match="its disk is full: make room"):
         device.push(write(tmp_path, small=10_000, large=2_000_000))
     assert everything(full_disk) == set()
 
@@ -97,7 +97,7 @@ def test_a_device_that_is_not_listed(adbd: Callable[..., Adbd]) -> None:
     """The message lists the devices that adb has."""
     server = adbd()
     device = AdbDevice(server.record(url="adb://emulator-5554"))
-    with pytest.raises(DeviceError, match=f"no device of that serial number; it lists: 127.0.0.1:{server.port}"):
+    with pytest.raises(DeviceError, match=f"no device with that serial number; it lists: 127.0.0.1:{server.port}"):
         device.push({})
 
 

@@ -78,7 +78,7 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
         ),
         ('{"format": 1,\n "devices": {"pi":\n {"url": "local", "colour": 1}}}', r"json:2 pi: colour: Extra inputs"),
         ('{"format": 1, "devices": {"pi": 3}}', r"json:1 pi: device: "),
-        ('{"format": 1, "devices": {"a b": {"url": "local"}}}', "'a b' is no name of a device"),
+        ('{"format": 1, "devices": {"a b": {"url": "local"}}}', "'a b' is not a name for a device"),
         ("\udcff", "no text in UTF-8; expected .*move it away"),
     ],
 )

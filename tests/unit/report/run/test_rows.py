@@ -19,7 +19,7 @@ FASTER = Effect(what="speed", change=1.9, judged="better")
 SMALLER = Effect(what="size", change=-0.71, judged="better")
 LARGER = Effect(what="size", change=0.03, judged="worse")
 WORSE = Effect(what="accuracy", change=-0.0031, judged="worse")
-WARM = "0.98x [0.96, 1.01]; the device warmed up by 12 C; let it cool down"
+WARM = "0.98x [0.96, 1.01]; the device got warmer by 12 C; let it cool down"
 BACK = Effect(what="back in float", judged="unsure", names=("a", "b"), why="4.9 dB, and so far, is 2x faster")
 
 

@@ -98,7 +98,7 @@ def test_blocks_can_be_kept_by_name_or_by_layer(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "error", "said"),
     [
-        ({"ratio": 0.01}, StageError, r"ratio 0\.01 of 4 residual blocks, of which 4 may leave, removes none"),
+        ({"ratio": 0.01}, StageError, r"ratio 0\.01 of 4 residual blocks, of which 4 may be removed, removes none"),
         ({"target": {"macs": 0.05}}, InputError, r"0\.05 of the macs cannot be reached.*all 4 that.* 0\.086 are left"),
         ({"ratio": 0.5, "keep": ["conv9"]}, InputError, "keep: found 'conv9'"),
     ],

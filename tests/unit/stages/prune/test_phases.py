@@ -88,4 +88,4 @@ def test_a_damaged_phase_and_what_follows_it_is_made_again(tmp_path: Path, kind:
     assert records == ["given", "000", "001"]
     if listed or kind != "a byte":  # a changed byte is not seen without a listing
         assert made == ["001.part", "002.part"]
-        assert "phase 1 of a run before cannot be used" in notes[0]
+        assert "phase 1 of an earlier run cannot be used" in notes[0]

@@ -252,14 +252,14 @@ def test_an_operator_without_counterpart_is_an_input_error(run_stage: Run, netwo
 def test_two_inputs_are_an_input_error(run_stage: Run, network: Artifact) -> None:
     """There is no saying which images go where."""
     inputs = (*network.inputs, TensorSpec(name="other", shape=(-1, 1, 8, 8)))
-    with pytest.raises(InputError, match="the network has 2 inputs, quantization takes networks with one"):
+    with pytest.raises(InputError, match="the network has 2 inputs, quantization accepts networks with one"):
         run_stage(stage(), network.model_copy(update={"inputs": inputs}), "int8")
 
 
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"recalibrate": 8}, "recalibrate is for batch norm that is not folded, allowed here: 0"),
+        ({"recalibrate": 8}, "recalibrate is for batch norm that is not folded; allowed here: 0"),
         ({"freeze_observers": 1.5}, "less than or equal to 1"),
         ({"freeze_norms": -0.1}, "greater than or equal to 0"),
         ({"scheme": "int4"}, "u8s8-reduced"),
