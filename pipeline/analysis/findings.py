@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline.compress.quantization.qdq import SMALLEST_SCALE
 from pipeline.results.file_inspection import FLOATS, INTEGERS, Finding, FloatIsland
 
 if TYPE_CHECKING:
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from pipeline.analysis.precision_map import Link
     from pipeline.results.file_inspection import FileLayer, Quantizer
 
-#: Smallest scale that means anything: below it float32 has no normal number for a step.
-SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
 #: Share of outputs beyond the range from which on it is told; percentile calibration cuts off up to 1e-3.
 _CLIPPED = 0.005
 #: Operators that only move numbers or look at shapes: in float they cost nothing to speak of.

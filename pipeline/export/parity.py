@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import nn
 
+from pipeline.compress.training.inference import forward_hooks
 from pipeline.core.classification import is_logits, predicted_classes, share_equal
 from pipeline.core.errors import StageError
 from pipeline.export.execution import openvino_tensors, torch_outputs
@@ -179,16 +180,9 @@ def module_outputs(model: nn.Module, batch_NCHW: NDArray[np.float32]) -> Values:
 
         return hook
 
-    hooks = [
-        module.register_forward_hook(keep(name))
-        for name, module in model.named_modules()
-        if isinstance(module, (*WEIGHTED, *NORMS))
-    ]
-    try:
+    watched = (each for each in model.named_modules() if isinstance(each[1], (*WEIGHTED, *NORMS)))
+    with forward_hooks(watched, keep):
         torch_outputs(model, batch_NCHW)
-    finally:
-        for handle in hooks:
-            handle.remove()
     return {name: copy for name, (_, copy) in values.items()}
 
 

@@ -11,10 +11,10 @@ from pipeline.core.artifact import TensorSpec
 from pipeline.core.errors import InputError, first_line
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Iterable, Sequence
     from pathlib import Path
 
-    from onnx import ModelProto, ValueInfoProto
+    from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto
 
 #: Numbers of one input or output: two thousand million of them take eight gigabytes.
 _MOST_NUMBERS = 2**31
@@ -65,6 +65,21 @@ def onnx_specs(model: ModelProto) -> tuple[tuple[TensorSpec, ...], tuple[TensorS
     weights = {tensor.name for tensor in model.graph.initializer}
     inputs = tuple(_spec(value) for value in model.graph.input if value.name not in weights)
     return inputs, tuple(_spec(value) for value in model.graph.output)
+
+
+def put_nodes(graph: GraphProto, nodes: Iterable[NodeProto]) -> None:
+    """Make copies of these the nodes of a graph, in this order; they may be its own."""
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(copies)
+
+
+def drop_unread(graph: GraphProto, among: Collection[str] | None = None) -> None:
+    """Take out the stored tensors that nothing reads, or those `among` them."""
+    read = {value for node in graph.node for value in node.input} | {value.name for value in graph.output}
+    for tensor in list(graph.initializer):
+        if tensor.name not in read and (among is None or tensor.name in among):
+            graph.initializer.remove(tensor)
 
 
 def is_quantized(model: ModelProto) -> bool:

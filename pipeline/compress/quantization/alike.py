@@ -15,6 +15,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from pipeline.compress.quantization.holding import HOLDS, hold_in_float
+from pipeline.onnx_graph.file import put_nodes
 from pipeline.onnx_graph.links import value_producers
 
 if TYPE_CHECKING:
@@ -46,9 +47,7 @@ def round_alike(model: ModelProto) -> ModelProto:
             nodes.append(node)
     if len(nodes) > len(graph.node):
         graph.initializer.append(numpy_helper.from_array(np.array(1, np.float32), ONE))
-    ordered = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del graph.node[:]
-    graph.node.extend(ordered)
+    put_nodes(graph, nodes)
     return result
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from onnx import helper, numpy_helper
 
 from pipeline.compress.quantization.canonical import MATRIX, output_axis
-from pipeline.compress.quantization.qdq import replace_nodes
+from pipeline.compress.quantization.qdq import SMALLEST_SCALE, replace_nodes
 from pipeline.onnx_graph.links import SCALE, ZERO_POINT, Wiring
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ WEIGHT = 1
 LARGEST_BIAS = 2**30
 #: Largest number of a weight in 7 bits, which 8 have room for as well.
 REDUCED = 63
-SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
 
 
 @dataclass

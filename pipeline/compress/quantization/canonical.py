@@ -16,6 +16,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from pipeline.onnx_graph.file import put_nodes
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -151,9 +153,7 @@ def _add_computed_biases(graph: GraphProto) -> bool:
         node.output[0] = product
     if len(ordered) == len(graph.node):
         return False
-    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in ordered]
-    del graph.node[:]
-    graph.node.extend(copies)
+    put_nodes(graph, ordered)
     return True
 
 

@@ -11,10 +11,10 @@ from __future__ import annotations
 from copy import deepcopy
 from typing import TYPE_CHECKING
 
-import onnx
 from onnx import helper
 
-from pipeline.compress.quantization.qdq import clips_no_further, replace_nodes
+from pipeline.compress.quantization.qdq import TRANSPARENT, clips_no_further, replace_nodes
+from pipeline.onnx_graph.file import put_nodes
 from pipeline.onnx_graph.links import SCALE, ZERO_POINT, Wiring
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     from pipeline.onnx_graph.links import Grid
 
-#: What onnxruntime looks through on the way to QuantizeLinear.
-TRANSPARENT = ("Relu", "Clip")
 #: With a slope of 1.
 HOLDS = "LeakyRelu"
 #: How far apart bounds are alike to the optimizer that drops clips, with a little more for rounding.
@@ -51,9 +49,7 @@ def hold_in_float(model: ModelProto, names: Collection[str]) -> ModelProto:
                     nodes.append(helper.make_node(HOLDS, [value], [held], held, alpha=1.0))
                     node.input[place] = held
         nodes.append(node)
-    ordered = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del graph.node[:]
-    graph.node.extend(ordered)
+    put_nodes(graph, nodes)
     return result
 
 

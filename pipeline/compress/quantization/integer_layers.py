@@ -18,6 +18,7 @@ import numpy as np
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from pipeline.compress.quantization.qdq import TRANSPARENT
 from pipeline.onnx_graph.links import ZERO_POINT, Wiring, varying
 
 if TYPE_CHECKING:
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
 PRODUCTS = ("Conv", "Gemm", "MatMul")
-#: May stand between a convolution and the QuantizeLinear behind it.
-ACTIVATIONS = ("Relu", "Clip")
 
 
 @dataclass(frozen=True)
@@ -129,7 +128,7 @@ class _Graph(Wiring):
 
     def layer(self, node: NodeProto) -> IntegerLayer | None:
         if node.op_type not in PRODUCTS or (
-            node.op_type == "Conv" and not self.is_quantized_behind(node.output[0], ACTIVATIONS)
+            node.op_type == "Conv" and not self.is_quantized_behind(node.output[0], TRANSPARENT)
         ):
             return None
         data, weights = map(self.dequantizer, node.input[:2])

@@ -18,6 +18,7 @@ import numpy as np
 
 from pipeline.compress.quantization.canonical import output_axis
 from pipeline.compress.quantization.placement import PRODUCTS, WEIGHT
+from pipeline.compress.quantization.qdq import TRANSPARENT
 from pipeline.onnx_graph.links import SCALE, Wiring
 
 if TYPE_CHECKING:
@@ -39,8 +40,6 @@ _FURTHEST_MEAN = 128.0
 #: Steps of a channel's sums under this share of a step of the result cannot change it, whatever the number of terms.
 NOTHING = 2.0**-64
 REASON = "one step of its result is too small beside its sums for integer kernels"
-#: What onnxruntime looks through on the way to QuantizeLinear.
-TRANSPARENT = ("Relu", "Clip")
 
 
 def beyond_kernels(graph: GraphProto, kept: Collection[str]) -> dict[str, str]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
+
+from pipeline.onnx_graph.file import drop_unread, put_nodes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +18,10 @@ if TYPE_CHECKING:
     from pipeline.onnx_graph.links import Grid, Wiring
 
 
+#: What onnxruntime looks through on the way to QuantizeLinear.
+TRANSPARENT = ("Relu", "Clip")
+#: Smallest scale that means anything: below it float32 has no normal number for a step.
+SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
 #: Distance between the zero points of signed and unsigned numbers.
 SIGN = 128
 
@@ -85,7 +91,7 @@ def replace_nodes(graph: GraphProto, nodes: Sequence[NodeProto]) -> None:
     """Make these the nodes of a graph; each comes behind those that make what it reads."""
     made_by = {value: index for index, node in enumerate(nodes) for value in node.output}
     done: set[int] = set()
-    copies: list[NodeProto] = []
+    ordered: list[NodeProto] = []
     for start in range(len(nodes)):
         waiting = [start]
         while waiting:
@@ -96,19 +102,13 @@ def replace_nodes(graph: GraphProto, nodes: Sequence[NodeProto]) -> None:
                 waiting.pop()
                 if index not in done:
                     done.add(index)
-                    copies.append(type(nodes[index]).FromString(nodes[index].SerializeToString()))
-    del graph.node[:]
-    graph.node.extend(copies)
+                    ordered.append(nodes[index])
+    put_nodes(graph, ordered)
 
 
 def remove_unread(graph: GraphProto) -> None:
     """Take out stored tensors that nothing reads, and the types of values, which may have changed."""
-    read = {value for node in graph.node for value in node.input} | {value.name for value in graph.output}
-    kept = [tensor for tensor in graph.initializer if tensor.name in read]
-    if len(kept) < len(graph.initializer):
-        copies = [TensorProto.FromString(tensor.SerializeToString()) for tensor in kept]
-        del graph.initializer[:]
-        graph.initializer.extend(copies)
+    drop_unread(graph)
     del graph.value_info[:]
 
 

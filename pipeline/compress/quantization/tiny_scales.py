@@ -13,7 +13,7 @@ from onnx import numpy_helper
 
 from pipeline.compress.quantization.canonical import output_axis
 from pipeline.compress.quantization.placement import PRODUCTS
-from pipeline.compress.quantization.qdq import grid
+from pipeline.compress.quantization.qdq import SMALLEST_SCALE, grid
 from pipeline.onnx_graph.links import SCALE, ZERO_POINT, Wiring
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 #: Scales up to this may be a floor, if those that values ask for are smaller by this factor.
 FLOOR, SMALLER = 1e-5, 0.7
-SMALLEST = float(np.finfo(np.float32).tiny)
 
 
 def has_tiny_scales(graph: GraphProto) -> bool:
@@ -60,7 +59,7 @@ def _refine_activation(node: NodeProto, bounds: Range, wiring: Wiring, *, symmet
     if scale.size > 1 or not 0 < float(scale) <= FLOOR or bounds[0] == bounds[1] == 0:
         return
     wanted = grid(bounds, point.dtype.type, symmetric=symmetric)
-    if SMALLEST < float(wanted[0]) < SMALLER * float(scale):
+    if SMALLEST_SCALE < float(wanted[0]) < SMALLER * float(scale):
         wiring.store(scale_name, wanted[0].reshape(scale.shape))
         wiring.store(point_name, wanted[1].reshape(point.shape))
 
@@ -80,7 +79,7 @@ def _refine_weight(node: NodeProto, floats: NDArray[np.float32], wiring: Wiring,
         return
     dims = tuple(dim for dim in range(floats.ndim) if dim != axis) if along else None
     reach = np.abs(floats.astype(np.float64)).max(axis=dims, keepdims=True) / largest
-    fits = (broadcast <= FLOOR) & (reach > SMALLEST) & (reach < SMALLER * broadcast)
+    fits = (broadcast <= FLOOR) & (reach > SMALLEST_SCALE) & (reach < SMALLER * broadcast)
     wanted = np.where(fits, reach, broadcast).astype(np.float32)
     numbers = np.clip(np.rint(floats / wanted), -128, 127).astype(np.int8)
     wiring.store(maker.input[0], numbers)

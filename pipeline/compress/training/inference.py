@@ -16,9 +16,12 @@ from torch.utils._pytree import tree_leaves
 from pipeline.core.user_code import error_origin
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import Any
 
     from torch import Tensor, nn
+
+    Hook = Callable[[nn.Module, Any, Any], None]
 
 _NOT_THE_USERS = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]))
 
@@ -52,6 +55,17 @@ def in_training(model: nn.Module) -> Iterator[None]:
     finally:
         for module, flag in training.items():
             module.training = flag
+
+
+@contextmanager
+def forward_hooks(modules: Iterable[tuple[str, nn.Module]], hook_of: Callable[[str], Hook]) -> Iterator[None]:
+    """Within the block every module calls the hook of its name when its forward ends: with itself, inputs, output."""
+    handles = [module.register_forward_hook(hook_of(name)) for name, module in modules]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager

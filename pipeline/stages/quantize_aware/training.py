@@ -20,6 +20,7 @@ from pipeline.compress.quantization.holding import hold_in_float
 from pipeline.compress.quantization.placement import matching_nodes, nodes_like, suspect_nodes
 from pipeline.compress.quantization.ranges import activation_ranges
 from pipeline.compress.quantization.separation import separate_tensors, with_biases
+from pipeline.compress.training.inference import forward_hooks
 from pipeline.compress.training.training import Regulariser
 from pipeline.core.errors import InputError, StageError
 from pipeline.core.nearness import NEARNESS
@@ -192,17 +193,9 @@ def tied_parameters(network: nn.Module, batch_NCHW: NDArray[np.float32]) -> froz
     for name, parameter in network.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
     calls: Counter[str] = Counter()
-    handles = [
-        module.register_forward_hook(lambda *_, name=name: calls.update([name]))
-        for name, module in network.named_modules()
-        if any(True for _ in module.parameters(recurse=False))
-    ]
-    try:
-        with torch.no_grad():
-            network.eval()(torch.from_numpy(batch_NCHW))
-    finally:
-        for handle in handles:
-            handle.remove()
+    owners = (each for each in network.named_modules() if any(True for _ in each[1].parameters(recurse=False)))
+    with forward_hooks(owners, lambda name: lambda *_: calls.update([name])), torch.no_grad():
+        network.eval()(torch.from_numpy(batch_NCHW))
     several = {name for shared in names.values() if len(shared) > 1 for name in shared}
     again = {name for name, _ in network.named_parameters() if calls[name.rpartition(".")[0]] > 1}
     return frozenset(several | again)
@@ -229,17 +222,9 @@ def folded_norms(network: nn.Module, batch_NCHW: NDArray[np.float32]) -> dict[st
 
         return keep
 
-    handles = [
-        module.register_forward_hook(hook(name))
-        for name, module in network.named_modules()
-        if isinstance(module, (nn.Conv1d, nn.Conv2d, *NORMS))
-    ]
-    try:
-        with torch.no_grad():
-            network.eval()(torch.from_numpy(batch_NCHW))
-    finally:
-        for handle in handles:
-            handle.remove()
+    watched = (each for each in network.named_modules() if isinstance(each[1], (nn.Conv1d, nn.Conv2d, *NORMS)))
+    with forward_hooks(watched, hook), torch.no_grad():
+        network.eval()(torch.from_numpy(batch_NCHW))
     return {name: pair for name, pair in pairs.items() if calls[name] == 1}
 
 

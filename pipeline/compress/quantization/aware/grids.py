@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pipeline.compress.quantization.biases import LARGEST_BIAS
 from pipeline.compress.quantization.placement import QUANTIZABLE
-from pipeline.compress.quantization.qdq import SIGN
+from pipeline.compress.quantization.qdq import SIGN, SMALLEST_SCALE
 from pipeline.compress.quantization.torch_graph.graph_module import LIMITS, fake_quantize
 
 if TYPE_CHECKING:
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from onnx import ModelProto
 
-#: Smaller scales become 1, with the zero point 0.
-SMALLEST = float(np.finfo(np.float32).tiny)
 #: Makes values between 0 and 1, whatever the images were.
 _BOUNDED = {"Softmax": (0.0, 1.0)}
 
@@ -77,7 +75,7 @@ def with_room_for(grid: Grid, weight: Tensor, axis: int, bias: Tensor, input_sca
     dead = channels if grid.scale.numel() > 1 else channels.all()
     x_scale = input_scale.double()
     size = bias.detach().abs().double().reshape(-1, len(channels)).amax(0)
-    least = torch.maximum(size / (LARGEST_BIAS * x_scale), 2 * SMALLEST / x_scale)
+    least = torch.maximum(size / (LARGEST_BIAS * x_scale), 2 * SMALLEST_SCALE / x_scale)
     needed = torch.where(size > 0, least, torch.zeros_like(least)).float()
     own = grid.scale.reshape(-1)
     wanted = needed if grid.scale.numel() > 1 else needed.max()
@@ -116,6 +114,6 @@ def fixed_ranges(model: ModelProto, kept: Collection[str]) -> dict[str, tuple[fl
 
 
 def _usable(scale: Tensor, point: Tensor, limits: tuple[int, int]) -> Grid:
-    usable = scale >= SMALLEST
+    usable = scale >= SMALLEST_SCALE  # smaller ones become 1, with the zero point 0
     scale = torch.where(usable, scale, torch.ones_like(scale)).float()
     return Grid(scale, torch.where(usable, torch.round(point), torch.zeros_like(point)).float(), limits)

@@ -20,6 +20,7 @@ from onnx import helper, numpy_helper
 
 from pipeline.compress.quantization.placement import matching_nodes
 from pipeline.core.errors import InputError
+from pipeline.onnx_graph.file import drop_unread, put_nodes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,10 +61,9 @@ def block_weights(model: ModelProto, *, bits: Bits = 4, block_size: int = 32, ke
         nodes += _replaced(node, packed[key], weight_KN.shape, bits, block_size)
     if not packed:
         raise InputError("found no matrix product (MatMul, Gemm) by constant float32 weights that would become smaller")
-    del graph.node[:]
-    graph.node.extend(nodes)
+    put_nodes(graph, nodes)
     graph.initializer.extend(tensor for pair in packed.values() for tensor in pair)
-    _drop_unread(graph)
+    drop_unread(graph)
     if not any(each.domain == _DOMAIN for each in result.opset_import):
         result.opset_import.append(helper.make_opsetid(_DOMAIN, 1))
     return result
@@ -130,10 +130,3 @@ def _replaced(
 
 def _attributes(node: NodeProto) -> dict[str, Any]:
     return {each.name: helper.get_attribute_value(each) for each in node.attribute}
-
-
-def _drop_unread(graph: onnx.GraphProto) -> None:
-    """Remove initializers that no node reads any more."""
-    read = {value for node in graph.node for value in node.input} | {value.name for value in graph.output}
-    for tensor in [tensor for tensor in graph.initializer if tensor.name not in read]:
-        graph.initializer.remove(tensor)

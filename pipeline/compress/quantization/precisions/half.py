@@ -19,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from pipeline.compress.quantization.placement import matching_nodes
 from pipeline.core.errors import InputError
+from pipeline.onnx_graph.file import drop_unread, put_nodes
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -63,9 +64,7 @@ def half_weights(model: ModelProto, *, keep: Sequence[str] = ()) -> ModelProto:
         tensor.CopyFrom(numpy_helper.from_array(weight.astype(np.float16), f"{tensor.name}.half"))
     if not casts:
         raise InputError("found no float32 weights within the range of float16, which is what would be halved")
-    nodes = list(graph.node)
-    del graph.node[:]
-    graph.node.extend([*casts, *nodes])
+    put_nodes(graph, [*casts, *graph.node])
     return result
 
 
@@ -134,18 +133,9 @@ def _keep_in_float(model: ModelProto, kept: Collection[str]) -> set[str]:
         nodes += [
             helper.make_node("Cast", [f"{value}{WIDE}"], [value], f"{value}.narrow", to=FLOAT16) for value in ends
         ]
-    ordered = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del graph.node[:]
-    graph.node.extend(ordered)
-    _drop_unread(graph, stored)
+    put_nodes(graph, nodes)
+    drop_unread(graph, stored)
     return {*given}
-
-
-def _drop_unread(graph: onnx.GraphProto, stored: Collection[str]) -> None:
-    """Remove those of the stored tensors that no node reads any more."""
-    read = {value for node in graph.node for value in node.input} | {value.name for value in graph.output}
-    for tensor in [each for each in graph.initializer if each.name in stored and each.name not in read]:
-        graph.initializer.remove(tensor)
 
 
 def _require_plain(graph: onnx.GraphProto) -> None:
@@ -201,9 +191,7 @@ def _cast_ends(graph: onnx.GraphProto) -> None:
         node.output[:] = [renamed.get(value, value) for value in node.output]
     before = [helper.make_node("Cast", [name], [renamed[name]], f"{name}.to_half", to=FLOAT16) for name in starts]
     after = [helper.make_node("Cast", [renamed[name]], [name], f"{name}.to_float", to=FLOAT32) for name in ends]
-    nodes = list(graph.node)
-    del graph.node[:]
-    graph.node.extend([*before, *nodes, *after])
+    put_nodes(graph, [*before, *graph.node, *after])
 
 
 def _is_float(value: onnx.ValueInfoProto) -> bool:
