@@ -83,7 +83,7 @@ def test_a_wrong_export_fails_and_names_the_layer(
     run_stage: Run, network: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As if the exporter had written another weight."""
-    finish = onnx_export.finish
+    finish = onnx_export.finish_model
 
     def wrong(model: ModelProto) -> ModelProto:
         weight = next(tensor for tensor in model.graph.initializer if tensor.name == "conv.weight")
