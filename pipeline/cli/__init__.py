@@ -22,8 +22,7 @@ from pipeline.cli import latency as cli_latency
 from pipeline.cli import store as cli_store
 from pipeline.cli.say import say, say_json
 from pipeline.core import interruption
-from pipeline.core.closed_pipe import ended_when_unread
-from pipeline.core.ending import ended_in_time
+from pipeline.core.ending import ended_in_time, ended_when_unread
 from pipeline.core.errors import InputError, ResourceError, SecateurError, StageError
 from pipeline.core.quiet import printed_aside
 

@@ -11,8 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pipeline.bundle.archive import write_archive
-from pipeline.bundle.place import write_bundle
-from pipeline.bundle.signature import check_key, sign
+from pipeline.bundle.place import check_key, sign, write_bundle
 from pipeline.cli import app
 from pipeline.core.errors import InputError
 from tests.optional import found, require

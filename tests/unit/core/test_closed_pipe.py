@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pipeline.core.closed_pipe import UNREAD
+from pipeline.core.ending import UNREAD
 
 if TYPE_CHECKING:
     from pathlib import Path

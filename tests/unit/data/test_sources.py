@@ -15,7 +15,7 @@ from pipeline.core.dataset import Preprocessing
 from pipeline.core.errors import InputError
 from pipeline.data import data_digest, elpv, fashion_mnist, load_data
 from pipeline.data.config import DataConfig
-from pipeline.data.fetch import download, read_verified
+from pipeline.data.fashion_mnist import download, read_verified
 from tests.optional import require
 
 if TYPE_CHECKING:
