@@ -124,6 +124,7 @@ def choose(answers: NDArray[np.float32], labels: tuple[str | None, ...], count: 
     """
     if not np.isfinite(answers).all():
         raise StageError("the exported file gives outputs that are not finite; no bundle is made from it")
+    # answers [N, classes]; margin [N] between the two largest; positions [N], the most certain first
     ordered = np.sort(answers, axis=1)
     margins = ordered[:, -1] - ordered[:, -2] if answers.shape[1] > 1 else ordered[:, -1]
     certain = np.argsort(-margins, kind="stable")
@@ -135,6 +136,7 @@ def choose(answers: NDArray[np.float32], labels: tuple[str | None, ...], count: 
 
 def drawn(data: Dataset, count: int) -> Images:
     """Return made images in the brightness and contrast of the training images, which vary from image to image."""
+    # some [N, C, H, W]; brightness and contrast [N, C, 1, 1]; level and spread of one drawn image [C, 1, 1]
     some = data.train.images[:: -(-len(data.train) // _IMAGES_MEASURED)].astype(np.float32)
     brightness, contrast = some.mean(axis=(2, 3), keepdims=True), some.std(axis=(2, 3), keepdims=True)
     images = np.empty((count, *some.shape[1:]), np.uint8)
@@ -156,6 +158,7 @@ def _field(generator: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np
     for scale in range(1, max(height, width).bit_length()):
         rows, columns = (2 ** int(generator.integers(1, scale + 1)) for _ in range(2))
         weight, common = generator.normal(), generator.normal(size=(1, rows, columns))
+        # common [1, rows, columns] is shared by all channels: coarse [C, rows, columns] is correlated as colours are
         coarse = (common + 0.5 * generator.normal(size=(channels, rows, columns))).astype(np.float32)
         for channel, plane in enumerate(coarse):
             smooth = Image.fromarray(plane).resize((width, height), Image.Resampling.BICUBIC)

@@ -63,6 +63,8 @@ class IntegerLayer:
         """Return the weights as kernels order them: [groups, K, M / groups]."""
         weight = self.weight.astype(np.int32)
         if self.operator == "Conv":
+            # [M, C / groups, *kernel] -> [groups, M / groups, C / groups, *kernel]
+            # -> [groups, *kernel, C / groups, M / groups] -> [groups, K, M / groups]
             split = weight.reshape(self.groups, -1, *weight.shape[1:])
             spatial = range(3, split.ndim)
             return split.transpose(0, *spatial, 2, 1).reshape(self.groups, -1, split.shape[1])
@@ -80,6 +82,7 @@ class IntegerLayer:
         if self.operator != "Conv":
             flat = x.T if self.attributes.get("transA", 0) else x
             return flat.reshape(-1, flat.shape[-1])[chosen][None]
+        # x [N, C, *spatial], output [N, M, *places]: `chosen` are positions of [N, *places]; taps [dimensions, kernel]
         image, *places = np.unravel_index(chosen, (outputs[0], *outputs[2:]))
         kernel = self.weight.shape[2:]
         taps = np.indices(kernel).reshape(len(kernel), -1)
@@ -87,11 +90,14 @@ class IntegerLayer:
         inside = np.ones((len(chosen), taps.shape[1]), dtype=bool)
         index: list[NDArray[np.int64]] = []
         for axis, length in enumerate(x.shape[2:]):
+            # [chosen, kernel]: where each tap of each position reads along this axis, in front of or behind it in padding
             at = places[axis][:, None] * strides[axis] + taps[axis] * dilations[axis] - begins[axis]
             inside &= (at >= 0) & (at < length)
             index.append(np.clip(at, 0, length - 1))
+        # [N, *spatial, C] indexed by [chosen, kernel] -> patches [chosen, kernel, C]
         patches = np.moveaxis(x, 1, -1)[(image[:, None], *index)]
         patches[~inside] = self.x_zero_point
+        # -> [groups, chosen, kernel, C / groups] -> [groups, chosen, K]
         split = np.moveaxis(patches.reshape(*patches.shape[:2], self.groups, -1), 2, 0)
         rows: NDArray[Any] = split.reshape(self.groups, len(chosen), -1)
         return rows

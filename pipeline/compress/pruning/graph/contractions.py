@@ -22,6 +22,7 @@ def convolution(site: Site) -> list[Labels]:
     value, weight = site.value("input"), site.value("weight")
     if not isinstance(site.arguments["groups"], int) or weight.shape[0] >= SYMBOLIC:
         return unknown(site)  # kernels of its own for each image
+    # Shapes: input [B, C, *pixels] or [C, *pixels]; weight [O, C / groups, *kernel]; output [B, O, *pixels].
     channel = len(value.shape) - len(weight.shape) + 1  # the batch may be missing
     inner = value.labels[channel]
     if site.arguments["groups"] == 1:
@@ -31,6 +32,7 @@ def convolution(site: Site) -> list[Labels]:
     out = site.join(*(tensor.labels[0] for tensor in site.values("weight", "bias")))
     kernel = tuple(label if kept else None for label, kept in _slid_over(site, value, weight, channel))
     labels = (*value.labels[:channel], out, *kernel)
+    # MACs: positions of the output [B, O, *pixels], times input channels of a group, times positions of the kernel
     reading = weight.labels[1] if site.arguments["groups"] > 1 else inner
     _count(site, site.shapes[0], labels, [(weight.shape[1], reading), (prod(weight.shape[2:]), None)])
     return [labels]
@@ -66,6 +68,7 @@ def transposed_convolution(site: Site) -> list[Labels]:
         out = site.join(weight.labels[1], *bias)
     else:
         out = _grouped_transposed(site, inner, weight, bias)
+    # input [B, C, *pixels], weight [C, O / groups, *kernel]: each input position is multiplied with a whole kernel
     labels = (*value.labels[:channel], out, *(None for _ in weight.labels[2:]))
     pixels = [(size, None) for size in value.shape[channel + 1 :]]
     kernel = [(weight.shape[1], weight.labels[1]), (prod(weight.shape[2:]), None)]
@@ -83,6 +86,7 @@ def _grouped(site: Site, label: Label, weight: Value) -> None:
     groups = site.arguments["groups"]
     per_group_out, per_group_in = weight.shape[0] // groups, weight.shape[1]
     out = weight.labels[0]
+    # weight [O, C / groups, *kernel]; channels lie group after group, as [groups, channels of a group]
     if groups >= per_group_in:
         site.tie(label, (groups, per_group_in), axis=1)
         site.tie(out, (groups, per_group_out), axis=1)
@@ -99,6 +103,7 @@ def _grouped_transposed(site: Site, label: Label, weight: Value, biases: Sequenc
     """Remove whole groups: inputs and outputs of one leave together. The kernel's outputs per group are kept."""
     groups = site.arguments["groups"]
     per_group_in, per_group_out = weight.shape[0] // groups, weight.shape[1]
+    # weight [C, O / groups, *kernel]: rows are [groups, inputs of a group], outputs [groups, outputs of a group]
     joined = site.join(label, weight.labels[0])
     site.tie(joined, (groups, per_group_in), axis=1)
     site.freeze(weight.labels[1], "")
@@ -122,6 +127,7 @@ def matmul(site: Site) -> list[Labels]:
     if len(left.shape) == 1 or len(right.shape) == 1:
         return unknown(site)
     site.contract(*_factors(left, right), stored=left.stored or right.stored)
+    # [..., i, j] @ [..., j, k] -> [..., i, k]: j is summed over, the leading dimensions are broadcast
     outer = [Value(value.shape[:-2], value.labels[:-2]) for value in (left, right)]
     shape = site.shapes[0]
     product = Value(shape, (*broadcast(site, outer, shape[:-2]), left.labels[-2], right.labels[-1]))
@@ -145,6 +151,7 @@ def einsum(site: Site) -> list[Labels]:
     for letters, value in zip(inputs.split(","), values, strict=True):
         for letter, size, label in zip(letters, value.shape, value.labels, strict=True):
             meeting[letter].append((size, label, value.stored))
+    # "bij,bjk->bik": letters of the result are joined over all factors, the others (here j) are summed over
     labels: dict[str, Label] = {}
     for letter, found in meeting.items():
         if letter in result:
@@ -168,6 +175,7 @@ def attention(site: Site) -> list[Labels]:
             site.freeze(each.labels[-3], "shares keys between heads")
     site.contract(query.labels[-1], key.labels[-1], stored=False)
     site.contract(key.labels[-2], value.labels[-2], stored=False)
+    # query [..., L, E], key [..., S, E], value [..., S, V]: scores [..., L, S], output [..., L, V]
     masks = site.values("attn_mask")
     scores = Value((*site.shapes[0][:-1], key.shape[-2]), (*query.labels[:-2], query.labels[-2], key.labels[-2]))
     joined = broadcast(site, [scores, *masks], scores.shape)

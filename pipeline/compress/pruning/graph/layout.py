@@ -91,6 +91,7 @@ def reshape(site: Site) -> list[Labels]:
     if 0 in value.shape or prod(value.shape) != prod(target):
         return unknown(site)
     result: list[Label] = [None] * len(target)
+    # [B, 6, 4, 5] -> [B, 3, 8, 5] has the blocks B | 6, 4 -> 3, 8 | 5; each is regrouped for itself
     for given, wanted in _blocks(value.shape, target):
         labels = [value.labels[axis] for axis in given]
         regrouped = _regroup(site, labels, [value.shape[axis] for axis in given], [target[axis] for axis in wanted])
@@ -119,6 +120,7 @@ def _regroup(site: Site, labels: list[Label], given: list[int], wanted: list[int
         for label in labels:
             site.freeze(label, "cuts across channels")
         return [None] * len(wanted)
+    # given [6, 4], wanted [3, 8]: strides 1, 4, 8, 24, so both are made of the factors [3, 2, 4]
     factors = [high // low for low, high in pairwise(strides)][::-1]
     open_to = [free for sizes in _runs(factors, wanted) for free in [_batch_first(sizes)] * len(sizes)]
     pieces: list[Label] = []
@@ -163,6 +165,7 @@ def _split(site: Site, label: Label, sizes: list[int], open_to: list[bool]) -> l
         return [label, *result[1:]]
     inner = _per_image(sizes)
     grid = site.atoms.roots(label).reshape(inner)
+    # atoms [heads * width] seen as [heads, width]: along which axes do different atoms meet?
     varying = [axis for axis in range(len(inner)) if (grid != grid.take([0], axis)).any()]
     choice = [axis for axis in varying if open_to[axis]] or varying or list(range(len(inner)))
     if site.cuts_heads and site.options.heads and len(choice) > 1:
@@ -187,6 +190,7 @@ def _merge(site: Site, labels: list[Label], sizes: list[int]) -> Label:
     column = labels[labelled[-1]] if labelled else None
     if column is None or not _batch_first(sizes):
         return None
+    # [heads, width] -> [heads * width]: atoms of one factor are repeated along the others
     column = column.reshape([-1 if other == labelled[-1] else 1 for other in range(len(inner))])
     return np.broadcast_to(column, inner).reshape(-1)
 
@@ -198,6 +202,7 @@ def concatenate(site: Site) -> list[Labels]:
     labels = [site.join(*meeting) for meeting in zip(*(_without(value.labels, cut) for value in values), strict=True)]
     pieces = [value.labels[cut] for value in values]
     sizes = [value.shape[cut] for value in values]
+    # [B, C1, ...] and [B, C2, ...] -> [B, C1 + C2, ...]; positions without a label (0) stay
     label = None
     if sum(sizes) >= SYMBOLIC:
         for piece in pieces:
@@ -276,6 +281,7 @@ def pixel_shuffle(site: Site) -> list[Labels]:
     value, factor = site.value("self"), site.arguments["upscale_factor"] ** 2
     label = _above_pixels(site)
     site.tie(label, (value.shape[-3] // factor, factor), axis=1)
+    # [..., C * factor, H, W] -> [..., C, H * r, W * r] with r * r = factor: `factor` neighbours become one channel
     return [(*value.labels[:-3], None if label is None else label[::factor], None, None)]
 
 
@@ -299,6 +305,7 @@ def _channel_shuffle(site: Site) -> list[Labels]:
     value, groups = site.value("self"), site.arguments["groups"]
     label = value.labels[1]
     site.tie(label, (groups, value.shape[1] // groups), axis=0)
+    # channels [groups, C / groups] -> [C / groups, groups]
     mixed = None if label is None else label.reshape(groups, -1).T.reshape(-1)
     return [(value.labels[0], mixed, *value.labels[2:])]
 
