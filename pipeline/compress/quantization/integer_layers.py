@@ -90,7 +90,7 @@ class IntegerLayer:
         inside = np.ones((len(chosen), taps.shape[1]), dtype=bool)
         index: list[NDArray[np.int64]] = []
         for axis, length in enumerate(x.shape[2:]):
-            # [chosen, kernel]: where each tap of each position reads along this axis, in front of or behind it in padding
+            # [chosen, kernel]: where each tap of each position reads along this axis; outside it lies the padding
             at = places[axis][:, None] * strides[axis] + taps[axis] * dilations[axis] - begins[axis]
             inside &= (at >= 0) & (at < length)
             index.append(np.clip(at, 0, length - 1))
