@@ -91,7 +91,7 @@ def undeclared_inputs(
     effect, otherwise = (
         ("A change of them is not seen, and finished stages are taken from the store", ", or run with --fresh")
         if section == "data"
-        else ("When they change, run makes stages anew, but plan does not see it", "")
+        else ("When they change, run makes stages again, although plan does not see it", "")
     )
     text = (
         f"files that {function}() of {file.name} reads and the recipe does not name: {len(names):,} "

@@ -74,4 +74,4 @@ def read_value(path: Path, kind: type[Model], expected: str) -> Model:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         found = " ".join(part for part in (where, first["msg"]) if part)
-        raise InputError(f"{path} is damaged or of another version: {found}; expected {expected}") from error
+        raise InputError(f"{path} is damaged or from another version: {found}; expected {expected}") from error

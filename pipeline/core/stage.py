@@ -133,7 +133,7 @@ class Stage(BaseModel, ABC):
     @classmethod
     def _can_bring_a_gain(cls, value: OnNoGain) -> OnNoGain:
         if value != "keep" and cls.brings_no_gain:
-            raise ValueError(f'found "{value}", allowed: keep, since {cls.brings_no_gain} and so can bring no gain')
+            raise ValueError(f'found "{value}", allowed: keep, because {cls.brings_no_gain} and so cannot gain time')
         return value
 
     @property

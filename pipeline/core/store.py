@@ -116,7 +116,7 @@ class Store:
             if not wrong:
                 return False
             if left_by:
-                note(f"{left_by} ended without finishing {what}: this run goes on from what it left")
+                note(f"{left_by} ended without finishing {what}: this run resumes from there")
             if os.path.lexists(folder):
                 note(f"the stored {folder} is damaged or stale ({wrong}): it is made again")
                 self._take_away(folder)

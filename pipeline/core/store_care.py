@@ -33,7 +33,7 @@ class EntryCheck(FrozenModel):
     key: str
     kind: str
     folder: str
-    state: State = Field(description="unlisted: of an earlier version, and whole as far as that can be told")
+    state: State = Field(description="unlisted: from an earlier version, and intact as far as that can be checked")
     problem: str = ""
 
 

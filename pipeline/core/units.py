@@ -61,7 +61,7 @@ _RATIO_ALLOWED = "a ratio between 0 and 1, such as 0.5 or 50%"
 _MARGIN_ALLOWED = "a share such as 3% or 0.03"
 _DURATION_ALLOWED = "a positive time with its unit (us, ms, s, min), such as 3ms"
 _AGE_ALLOWED = "a time with its unit (d, h, min, s, ms), such as 30d, 2h or 0s"
-_SIZE_ALLOWED = "a positive whole number of bytes with its unit (B, kB, MB, GB, KiB, MiB, GiB), such as 1.5MB"
+_SIZE_ALLOWED = "a positive number of bytes with its unit (B, kB, MB, GB, KiB, MiB, GiB), such as 1.5MB"
 _POINTS_ALLOWED = "points of accuracy from 0pt to 100pt, such as 0.5pt"
 _FACTOR_ALLOWED = "a positive factor of the original ending in x, such as 0.25x"
 

@@ -107,7 +107,7 @@ def shared_images(splits: Mapping[str, Split], name: Callable[[checks.Place], st
     pairs = checks.copies(digests)
     against = checks.contradictions(digests, {split: content.labels for split, content in splits.items()})
     return (
-        *_pairs(pairs, name, "images of one split that are in another too, so that accuracy is told too high"),
+        *_pairs(pairs, name, "images of one split that are in another too, so that accuracy comes out too high"),
         *_pairs(against, name, "images that are there with two labels"),
     )
 

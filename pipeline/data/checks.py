@@ -60,7 +60,7 @@ def label_problems(labels: object, classes: int) -> Iterator[str]:
     elif labels.dtype.kind in "USO":
         yield f"labels are texts ({labels.dtype}), allowed: class numbers: np.array([classes.index(x) for x in labels])"
     elif labels.dtype.kind not in "iub":
-        yield f"labels are {labels.dtype}, allowed: whole numbers: labels.astype(np.int64)"
+        yield f"labels are {labels.dtype}, allowed: integers: labels.astype(np.int64)"
     elif labels.size:
         yield from _range_problems(int(labels.min()), int(labels.max()), labels, classes)
 
@@ -78,7 +78,7 @@ def _range_problems(low: int, high: int, labels: NDArray[Any], classes: int) -> 
         yield f"labels are -1 and 1, {allowed}: (labels + 1) // 2"
     elif low < 0:
         found = f"{int((labels < 0).sum())} labels are negative, down to {low}"
-        yield f"{found}, {allowed}; leave them out: keep = labels >= 0; images[keep], labels[keep]"
+        yield f"{found}, {allowed}; drop them: keep = labels >= 0; images[keep], labels[keep]"
     elif high >= classes:
         yield f"labels go up to {high}, {allowed}: give {high + 1} names, or other labels"
 
@@ -119,7 +119,7 @@ def _values_advice(images: NDArray[Any]) -> str:
     finite = np.isfinite(images)
     if not finite.all():
         wrong, first = int(images.size - finite.sum()), int(np.argwhere(~finite)[0][0])
-        return f"; {wrong:,} values are NaN or infinite, first in image {first}: mend where they come from"
+        return f"; {wrong:,} values are NaN or infinite, first in image {first}: fix where they come from"
     low, high = float(images.min()), float(images.max())
     return f"; found {low:.4g} to {high:.4g}: {_remedy(images.dtype, low, high)}"
 

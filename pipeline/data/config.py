@@ -77,7 +77,7 @@ class ImageFolder(FrozenModel):
             if statistics and len(statistics) != self.channels:
                 raise ValueError(f"found {len(statistics)} values of {name}, allowed: {self.channels}, one per channel")
         if bool(self.mean) != bool(self.std) or any(value <= 0 for value in self.std):
-            raise ValueError("found mean or std alone, or a std that is not positive, allowed: both, or neither")
+            raise ValueError("found only one of mean and std, or a std that is not positive, allowed: both, or neither")
         return self
 
 

@@ -55,7 +55,7 @@ def find(root: Path | None) -> dict[str, Path]:
         if not present:
             raise InputError(
                 f"Fashion-MNIST: {folder} has no {name}[.gz]. Give data.root a folder with the four idx files, install "
-                f"the Debian package dataset-fashion-mnist, or leave data.root out to download them."
+                "the Debian package dataset-fashion-mnist, or remove data.root to download them."
             )
         found[name] = present[0]
     return found
@@ -126,7 +126,7 @@ def download(url: str, file: Path, sha256: str) -> None:
                 part.write_bytes(answer.read())
         except OSError as error:
             raise InputError(
-                f"cannot download {url} ({error}). Fetch it on another machine and put it at {file}."
+                f"cannot download {url} ({error}). Fetch it on another machine and put it into {file}."
             ) from error
         read_verified(part, sha256)
         part.replace(file)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 #: Files of 16 bits whose values end here hold fewer bits.
 _TWELVE_BITS = 4095
-ADVICE = "Mend, replace or remove them; nothing was left out by itself."
+ADVICE = "Fix, replace or remove them; Secateur skips none by itself."
 
 
 def digest(root: Path) -> str:

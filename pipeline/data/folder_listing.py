@@ -49,8 +49,8 @@ class FolderListing:
             notes.append(f"files with other suffixes left out: {len(self.others):,} ({counted}; {read})")
         if deeper := self._deeper():
             notes.append(
-                f"images of every class lie in {first_names(deeper)} below it: "
-                f"the classes are {first_names(self.classes)}"
+                f"the images of every class are in {first_names(deeper)} below it; the classes are "
+                f"{first_names(self.classes)}"
             )
         return tuple(notes)
 
@@ -117,7 +117,7 @@ def _split_folder(root: Path, split: str) -> Path:
     names = (split, *_VALIDATION_TOO) if split == "validation" else (split,)
     there = [root / name for name in names if (root / name).is_dir()]
     if len(there) > 1:
-        raise InputError(f"{root} has {' and '.join(path.name for path in there)}: leave one of them")
+        raise InputError(f"{root} has {' and '.join(path.name for path in there)}: keep only one of them")
     if there:
         return there[0]
     message = f"{root} has a train folder but no {split} folder: give all of {', '.join(SPLITS)}, or none"

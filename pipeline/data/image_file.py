@@ -50,7 +50,7 @@ def opened(source: Path | IO[bytes]) -> Image.Image:
             f"has more than {PIXELS_AT_MOST:,} pixels, allowed: up to that; make it smaller"
         ) from error
     except UnidentifiedImageError as error:
-        raise UnreadableError(f"cannot be read as an image: it is none of {', '.join(FORMATS)}") from error
+        raise UnreadableError(f"cannot be read as an image: it is not one of {', '.join(FORMATS)}") from error
     except Exception as error:  # decoders raise many kinds for a file that is damaged
         raise UnreadableError(f"cannot be read as an image ({reason(error)})") from error
     if image.width * image.height > PIXELS_AT_MOST:
@@ -160,9 +160,7 @@ def _refuse_other_white(path: Path, image: Image.Image, white: float | None) -> 
         return
     bits = _tag(image, _BITS) if image.format == "TIFF" else _png_bits(path) if image.format == "PNG" else ()
     if max(bits or (8,)) > 8:  # noqa: PLR2004 (bits)
-        raise UnreadableError(
-            "has 16 bits in each of several channels, of which the upper 8 are taken: leave white out"
-        )
+        raise UnreadableError("has 16 bits in each of several channels, of which the upper 8 are used: remove white")
 
 
 def _png_bits(path: Path) -> bytes:
@@ -178,7 +176,7 @@ def to_8_bits(values: NDArray[Any], white: float | None) -> NDArray[np.uint8]:
     """
     if values.dtype.kind == "f":
         if not np.isfinite(values).all():
-            raise UnreadableError("holds values that are NaN or infinite: mend the file")
+            raise UnreadableError("holds values that are NaN or infinite: fix the file")
         scaled = np.clip(values.astype(np.float64) * (255 / (white or 1.0)), 0, 255)
         return np.rint(scaled).astype(np.uint8)
     steps = int(white or SIXTEEN_BITS) + 1

@@ -73,8 +73,8 @@ def export_onnx(
     finished = finish_model(proto)
     if dynamic_batch and (fixed := onnx_specs(finished)[0][0].shape[0]) > 0:
         raise InputError(
-            f"{type(model).__name__} was exported for a batch of {fixed} alone, although any number was asked for: "
-            "its code keeps the batch's size. Export with batch fixed, or read x.shape[0] where it is needed"
+            f"{type(model).__name__} was exported only for a batch of {fixed}, although any number was asked for: its "
+            "code fixes the batch size. Export with batch fixed, or read x.shape[0] where it is needed"
         )
     write_onnx(finished, folder / FILE_NAME)
     return onnx_specs(finished)
@@ -154,8 +154,8 @@ def _reason(error: BaseException) -> str:
         )
     at = f" at {found.place}" if found else _library_line(cause)
     return (
-        f"{first_line(cause)}{at}. The forward pass must be tensor operations alone: no branch on a tensor's value, no "
-        "numpy, no operator that ONNX lacks."
+        f"{first_line(cause)}{at}. The forward pass must consist of tensor operations: no branch on a tensor's value, "
+        "no numpy, no operator that ONNX lacks."
     )
 
 

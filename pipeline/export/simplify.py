@@ -47,7 +47,7 @@ def simplify_onnx(source: Path, destination: Path, samples_NCHW: NDArray[np.floa
         simplified, _ = onnxsim.simplify(given, check_n=0)
     except Exception as error:  # onnxsim raises bare RuntimeError and whatever its parts raise
         raise StageError(
-            f"onnxsim could not simplify {source}: {first_line(error)}. Leave the simplify stage out"
+            f"onnxsim could not simplify {source}: {first_line(error)}. Remove the simplify stage"
         ) from error
     result = finish_model(simplified)
     if onnx_specs(result) != onnx_specs(given):

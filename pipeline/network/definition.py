@@ -56,7 +56,7 @@ def build_network(definition: Path, arguments: Mapping[str, Any], origin: Path |
         raise InputError(f"{definition}: build() returned TorchScript, expected the nn.Module that it was made from")
     if any(getattr(stream, "closed", False) for stream in (sys.stdout, sys.stderr)):
         raise InputError(
-            f"{definition}: it closes standard output or error, where results are told: expected both open"
+            f"{definition}: it closes standard output or error, which carry the results: expected both open"
         )
     with user_code_errors(f"{definition}: the network cannot be put into evaluation mode and float32", alone=True):
         _check_tensors(model, definition)
@@ -85,7 +85,7 @@ def _check_tensors(model: nn.Module, definition: Path) -> None:
     """Raise InputError for tensors that nothing can prune, store or export, and for state that is no tensor."""
     for name, tensor in model.state_dict().items():
         if not isinstance(tensor, Tensor):
-            found = f"keeps state of type {type(tensor).__name__} (get_extra_state), expected tensors alone: buffers"
+            found = f"keeps state of type {type(tensor).__name__} (get_extra_state), expected only tensors: buffers"
         elif tensor.is_meta and torch.get_default_device().type != "meta":  # else the caller wants shapes alone
             found = "is on the meta device and holds no values, expected one on the CPU: build without that device"
         elif tensor.layout is not torch.strided:
@@ -130,7 +130,8 @@ def _import_advice(definition: Path, package: str) -> str:
     if not beside:
         return f". Install it: pip install {package}"
     return (
-        f". {beside[0]} lies beside it, but a definition is one file: put what it needs into it, or install {package}"
+        f". {beside[0]} is next to it, but a definition is one file: put what it needs into that file, or install "
+        f"{package}"
     )
 
 

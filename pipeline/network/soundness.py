@@ -41,12 +41,12 @@ def check_classifier(
     """
     batch = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     try:
-        with user_code_errors(f"the network does not take images of shape {shape}", alone=True), torch.no_grad():
+        with user_code_errors(f"the network does not accept images of shape {shape}", alone=True), torch.no_grad():
             found = model(batch.clone())
     except InputError as error:
         if repeated and _takes(model, batch[:, :1]):
             raise InputError(
-                f"the network takes images of 1 channel and not of shape {shape}: mean and std have {shape[1]} values, "
+                f"the network accepts images of 1 channel, not of shape {shape}: mean and std have {shape[1]} values, "
                 f"so grey images become {shape[1]} channels; give mean and std of one value"
             ) from error.__cause__
         raise InputError(f"{error}. Check the network's code, model.arguments and data.size.") from error.__cause__
@@ -61,7 +61,7 @@ def check_classifier(
     if found.is_complex() or found.layout != torch.strided or found.device != batch.device:
         kind = f"{found.dtype}, {found.layout}, device {found.device}".replace("torch.", "")
         raise InputError(
-            f"the network gives logits of another kind ({kind}) than real numbers in a dense tensor on {batch.device}"
+            f"the network gives logits of the kind {kind}; expected real numbers in a dense tensor on {batch.device}"
         )
     if cause := _randomness(model, batch):
         raise InputError(cause)
@@ -78,13 +78,13 @@ def _randomness(model: nn.Module, batch: Tensor) -> str:
         return (
             f"the network is random in evaluation: {said}. It draws random numbers "
             f"({drawn.operator}{drawn.line and ' at '}{drawn.line}). Expected none in evaluation: F.dropout needs "
-            "training=self.training (it is on unless it is told so), or use nn.Dropout"
+            "training=self.training (its default is on), or use nn.Dropout"
         )
     if changed := kept_state(model, (batch,)):
         return f"the network keeps state in evaluation: {said}, and its forward changes {changed}. {ADVICE}"
     return (
-        f"{said}, torch drew no random numbers, and nothing that the network holds has changed: its forward uses "
-        "random or numpy.random, or what lies outside it, such as a global variable"
+        f"{said}, torch drew no random numbers, and nothing in the network has changed: its forward uses random or "
+        "numpy.random, or something outside it, such as a global variable"
     )
 
 
@@ -106,15 +106,15 @@ def batch_mixing(model: nn.Module, batch: Tensor) -> str:
         for name, module in model.named_modules()
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None  # noqa: SLF001 - as in batchnorm.py
     ]
-    said = "the output for an image depends on the images beside it in the batch"
+    said = "the output for an image depends on the other images in the batch"
     if norms:
         return (
-            f"{said}: {', '.join(norms[:NAMED])} has no running statistics and takes those of the batch in evaluation "
-            "too. Expected statistics that stay: track_running_stats=True and a training with it, or GroupNorm"
+            f"{said}: {', '.join(norms[:NAMED])} has no running statistics and uses those of the batch in evaluation "
+            "too. Expected constant statistics: track_running_stats=True and training with it, or GroupNorm"
         )
     if changed := kept_state(model, (batch,)):
-        return f"{said}, and its forward changes {changed}, as a norm does that stays in training. {ADVICE}"
-    return f"{said}: its forward computes across them, such as a mean over dimension 0"
+        return f"{said}, and its forward changes {changed}, as a norm does that is left in training mode. {ADVICE}"
+    return f"{said}: its forward computes across images, such as a mean over dimension 0"
 
 
 def _rounded(model: nn.Module, batch: Tensor) -> bool:

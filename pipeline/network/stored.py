@@ -94,8 +94,8 @@ def _check_reads(stored: Mapping[str, str], read: set[Path], folder: Path) -> No
     changed = [path for path, digest in stored.items() if digest not in found.values()]
     changed = changed or [path for path, digest in found.items() if digest not in stored.values()]
     raise InputError(
-        f"{folder / _DEFINITION_FILE} reads or imports {first_names(changed)}, which is not what it was when "
-        "the network was stored: run the recipe again, which makes it anew"
+        f"{folder / _DEFINITION_FILE} reads or imports {first_names(changed)}, which has changed since the network was "
+        "stored: run the recipe again, which makes it again"
     )
 
 
@@ -108,7 +108,7 @@ def _read(folder: Path) -> dict[str, Any]:
     kinds = {"arguments": dict, "without_pretrained": dict, "edits": list, "reads": dict}
     for key, kind in kinds.items():
         if not isinstance({"reads": {}, **content}.get(key), kind):
-            raise InputError(f"{file} is damaged: {key} is no {kind.__name__}; {AGAIN}")
+            raise InputError(f"{file} is damaged: {key} is not of type {kind.__name__}; {AGAIN}")
     return content
 
 
@@ -188,15 +188,16 @@ def _unlike(model: nn.Module, again: nn.Module, example: Example) -> str:
     if layer is not None:
         where = f"layer {layer} ({type(model.get_submodule(layer)).__name__})" if layer else "its own forward"
         return (
-            f"the network gives other outputs each time it runs in evaluation mode: {where} draws random numbers. Draw "
-            "them in training alone (`if self.training`, or nn.Dropout), or once in __init__, kept by register_buffer."
+            f"the network gives different outputs each time it runs in evaluation mode: {where} draws random numbers. "
+            "Draw them only in training (`if self.training`, or nn.Dropout), or once in __init__, kept by "
+            "register_buffer."
         )
     named = different_attributes(model, again)
     listed = "; ".join(named[:LISTED]) or "no attribute that could be compared"
     return (
-        "the network computes something else once it was stored and built anew from its definition, since it has state "
-        f"beside its state_dict that cannot be stored: {listed}. Keep it as a tensor by register_buffer in __init__, "
-        "or compute it from the arguments of build alone."
+        "the network computes something else after it is stored and rebuilt from its definition, because it has state "
+        f"outside its state_dict that cannot be stored: {listed}. Keep it as a tensor by register_buffer in __init__, "
+        "or compute it only from the arguments of build."
     )
 
 

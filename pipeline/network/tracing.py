@@ -24,7 +24,7 @@ def example_of(given: Artifact) -> Example:
     if any(min(spec.shape[1:], default=0) < 1 for spec in given.inputs):
         found = ", ".join(f"{spec.name} {spec.shape}" for spec in given.inputs)
         raise InputError(
-            f"Channels are followed through a network whose inputs have a fixed size beside the batch; found {found}"
+            f"Channels can be followed only if inputs have fixed sizes apart from the batch; found {found}"
         )
     generator = torch.Generator().manual_seed(0)
     return tuple(_example(spec, generator) for spec in given.inputs)

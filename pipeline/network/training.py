@@ -113,7 +113,7 @@ def _state(file: Path, device: torch.device, progress: Progress) -> dict[str, An
     try:
         state: dict[str, Any] = torch.load(file, map_location=device, weights_only=True)
     except Exception as error:  # noqa: BLE001 - zip, pickle and torch have no common root for a damaged file
-        progress.note(f"{file} cannot be read ({first_line(error)}): this training begins anew")
+        progress.note(f"{file} cannot be read ({first_line(error)}): this training starts over")
         return None
     return state
 
@@ -123,8 +123,8 @@ def _compare_threads(before: int | None, progress: Progress) -> None:
     now = torch.get_num_threads()
     if before not in {None, now}:
         progress.note(
-            f"it began on {before} threads and goes on with {now}, which add in another order: it will not end with "
-            f"the same bytes as it would with OMP_NUM_THREADS={before}"
+            f"it began on {before} threads and continues on {now}, which sum in another order: it will not end with "
+            f"the same bytes as with OMP_NUM_THREADS={before}"
         )
 
 

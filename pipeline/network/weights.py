@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 #: Tensors of each kind, or attributes, that a message names.
 LISTED = 4
 _OTHER_WIDTH = (
-    "\n  All names fit, so these are weights of the same network in another width: a pruned one, or one built with "
-    "other arguments. Give the weights from before pruning, or the model.arguments that they were trained with."
+    "\n  All names fit, so these are weights of the same network with other widths: pruned, or built with other "
+    "arguments. Give the weights from before pruning, or the model.arguments that they were trained with."
 )
 #: What wrappers put before every name: nn.DataParallel and its kind, torch.compile.
 _PREFIXES = ("module.", "_orig_mod.")

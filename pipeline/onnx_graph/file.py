@@ -110,5 +110,7 @@ def _spec(value: ValueInfoProto) -> TensorSpec:
     try:
         dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
     except KeyError as error:  # a sequence, an optional value, or a number that stands for no type
-        raise InputError(f"{value.name} is no tensor of a type that can be run; expected images or numbers") from error
+        raise InputError(
+            f"{value.name} is not a tensor of a type that can be run; expected images or numbers"
+        ) from error
     return TensorSpec(name=value.name, shape=shape, dtype=dtype, layout=LAYOUTS.get(len(shape), ""))

@@ -77,8 +77,8 @@ def _anew(captured: CapturedGraph, walk: Walk, reference: Reference, trial: Tria
         certificate = trial.complete(reference.certify(pruned), reference, pruned, switches.lost)
     except DifferentError as error:
         raise StageError(
-            f"The network cannot be pruned by this plan: {error} Leave groups out by `keep`, and report this: "
-            "it is a defect of the rules for one of its operators."
+            f"The network cannot be pruned by this plan: {error} Exclude groups by `keep`, and report this: it is a "
+            "defect in the rules for one of its operators."
         ) from error
     trial.check_batches(pruned)
     return pruned, certificate

@@ -103,7 +103,7 @@ def training_switches(captured: CapturedGraph, model: nn.Module) -> Switches:
                     module.momentum = _ANY  # a plain average counts its batches, which no graph does
             program = export_program(model, captured.example, training=True)
     except InputError:
-        return Switches(lost=("what training alone does, whose graph cannot be captured",))
+        return Switches(lost=("what only training does, whose graph cannot be captured",))
     there, here = (_switched(graph) for graph in (program.graph, captured.module.graph))
     found = {node.name: arguments_of(there[place]) for place, node in here.items() if place in there}
     new = [(name, layer) for name, layer, _ in there.keys() - here.keys() if name in _NOISE]

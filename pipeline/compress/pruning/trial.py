@@ -104,7 +104,7 @@ class Trial:
             if changed := kept_state(self.model, self._example):
                 raise InputError(f"{said}: its forward changes {changed}. {ADVICE}.")
             raise InputError(
-                f"{said}: its forward makes random choices. Expected a network that `eval()` makes repeatable."
+                f"{said}: its forward makes random choices. Expected a network that is repeatable after `eval()`."
             )
 
     def check_batches(self, pruned: nn.Module) -> None:
@@ -121,9 +121,9 @@ class Trial:
             expected = _shapes_for(self.model, batch)
             if expected and all(shape[:1] == (size,) for shape in expected) and _shapes_for(pruned, batch) != expected:
                 raise StageError(
-                    f"The network takes a batch of {size}, its graph does not: the code fixes the batch of {sizes[0]} "
-                    "that it was captured with, and its own forward cannot be kept. Leave groups out by `keep`, or "
-                    "take the size of the batch from the input in forward."
+                    f"The network accepts a batch of {size}, its graph does not: the code fixes the batch of "
+                    f"{sizes[0]} that it was captured with, and its own forward cannot be kept. Exclude groups by "
+                    "`keep`, or take the batch size from the input in forward."
                 )
 
 

@@ -39,7 +39,7 @@ _FURTHEST = 2.0**24
 _FURTHEST_MEAN = 128.0
 #: Steps of a channel's sums under this share of a step of the result cannot change it, whatever the number of terms.
 NOTHING = 2.0**-64
-REASON = "one step of its result is too small beside its sums for integer kernels"
+REASON = "one step of its result is too small compared with its sums for integer kernels"
 
 
 def beyond_kernels(graph: GraphProto, kept: Collection[str]) -> dict[str, str]:

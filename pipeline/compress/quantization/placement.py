@@ -39,7 +39,7 @@ def require_float_and_folded(model: ModelProto) -> None:
     opset = next((each.version for each in model.opset_import if each.domain in {"", "ai.onnx"}), 0)
     if opset < _OLDEST_OPSET:
         needed = f"{_OLDEST_OPSET} (one scale for each channel)"
-        raise InputError(f"the file has opset {opset}, quantization needs {needed}; export it anew")
+        raise InputError(f"the file has opset {opset}, quantization needs {needed}; export it again")
     readers = Counter(value for node in model.graph.node for value in node.input)
     readers.update(value.name for value in model.graph.output)
     made_by = value_producers(model.graph)
@@ -49,8 +49,8 @@ def require_float_and_folded(model: ModelProto) -> None:
         behind = made_by.get(node.input[0]) if node.op_type == "BatchNormalization" else None
         if behind is not None and behind.op_type == "Conv" and readers[node.input[0]] == 1:
             raise StageError(
-                f"batch norm {node.name} stands behind convolution {behind.name} and would be computed in float: "
-                "put a simplify stage before quantize, which folds it"
+                f"batch norm {node.name} follows convolution {behind.name} and would be computed in float: put a "
+                "simplify stage before quantize, which folds it"
             )
 
 
@@ -76,7 +76,7 @@ def left_in_float(model: ModelProto) -> dict[str, str]:
     found = dict.fromkeys(_softmax_over_one(model), "it is always 1, of which onnxruntime's integers make 0")
     for node in model.graph.node:
         if node.op_type == "BatchNormalization":
-            found[node.name] = "no convolution can take this batch norm"
+            found[node.name] = "no convolution can absorb this batch norm"
         elif node.op_type == "Gemm" and any(each.name in {"alpha", "beta"} and each.f != 1 for each in node.attribute):
             found[node.name] = "what alpha multiplies is computed"
         elif node.op_type == "Gemm" and node.input[BIAS:] and not stored.issuperset(node.input[WEIGHT:]):

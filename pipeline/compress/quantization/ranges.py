@@ -158,7 +158,7 @@ def _without_range(model: ModelProto, ranges: Mapping[str, Range]) -> dict[str, 
     found: dict[str, str] = {}
     for node in model.graph.node:
         if node.op_type == "GlobalAveragePool" and _is_cancelled(node, ranges):
-            found[node.name] = "its means are tiny beside its values, which no integer kernel computes"
+            found[node.name] = "its means are tiny compared with its values, which no integer kernel computes"
         touched = [value for value in (*node.input, *node.output) if value in lacking]
         if touched:
             found[node.name] = f"{touched[0]} holds values that are {_NO_RANGE}"
@@ -223,7 +223,7 @@ def _require_fitting(model: ModelProto, samples_NCHW: NDArray[np.float32]) -> No
     wanted = [dim.dim_value or None for dim in dims][1:]
     given = samples_NCHW.shape[1:]
     if len(wanted) != len(given) or any(size not in {None, own} for size, own in zip(wanted, given, strict=True)):
-        raise InputError(f"the file takes images of shape {wanted}, the calibration images have {list(given)}")
+        raise InputError(f"the file accepts images of shape {wanted}, the calibration images have {list(given)}")
 
 
 def _activations(model: ModelProto, samples_NCHW: NDArray[np.float32]) -> Iterator[dict[str, NDArray[np.float32]]]:

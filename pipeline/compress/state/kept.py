@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 #: State that a message names.
 NAMED = 3
 ADVICE = (
-    "Expected a network that evaluation leaves as it is: change state in training alone (`if self.training`), or take "
+    "Expected a network that evaluation does not change: change state only in training (`if self.training`), or take "
     "it as an input and return it"
 )
 

@@ -83,7 +83,7 @@ def test_reads(parse: Callable[[object], float], text: object, value: float) -> 
         (units.parse_duration, "9" * 5000 + "s", "us, ms, s, min"),
         (units.parse_duration, ["3ms"], "us, ms, s, min"),
         (units.parse_size, 500, "kB"),
-        (units.parse_size, "0.3B", "whole number of bytes"),
+        (units.parse_size, "0.3B", "positive number of bytes"),
         (units.parse_size, "0B", "positive"),
         (units.parse_size, "1 mb", "MB"),
         (units.parse_points, 0.5, "0.5pt"),
@@ -91,7 +91,7 @@ def test_reads(parse: Callable[[object], float], text: object, value: float) -> 
         (units.parse_factor, 0.25, "0.25x"),
         (units.parse_factor, "0x", "positive"),
         (units.parse_factor_or_duration, 3, "0.25x, or a positive time"),
-        (units.parse_factor_or_size, "3ms", "0.25x, or a positive whole number of bytes"),
+        (units.parse_factor_or_size, "3ms", "0.25x, or a positive number of bytes"),
     ],
 )
 def test_refuses(parse: Callable[[object], float], found: object, named: str) -> None:

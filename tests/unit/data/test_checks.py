@@ -35,10 +35,10 @@ def data(images: Any = IMAGES, labels: Any = LABELS, **more: Any) -> Dataset:  #
         (np.eye(3)[LABELS], "labels [6, 3] are one-hot, allowed: class numbers [N]: labels.argmax(axis=1)"),
         (np.eye(3, dtype=bool)[LABELS], "are one-hot"),
         (LABELS.reshape(2, 3), "labels have the shape [2, 3], allowed: one class number for each image"),
-        (LABELS.astype(float), "labels are float64, allowed: whole numbers: labels.astype(np.int64)"),
+        (LABELS.astype(float), "labels are float64, allowed: integers: labels.astype(np.int64)"),
         (LABELS + 1, "labels go from 1 to 3, allowed: 0 to 2, one for each of the 3 class names: labels - 1"),
-        (LABELS - 1, "2 labels are negative, down to -1, allowed: 0 to 2, one for each of the 3 class names; leave"),
-        (LABELS - 1, "; leave them out: keep = labels >= 0; images[keep], labels[keep]"),
+        (LABELS - 1, "2 labels are negative, down to -1, allowed: 0 to 2, one for each of the 3 class names; drop"),
+        (LABELS - 1, "; drop them: keep = labels >= 0; images[keep], labels[keep]"),
         (LABELS + 5, "labels go up to 7, allowed: 0 to 2, one for each of the 3 class names: give 8 names"),
         (np.array(list("abcabc")), "labels are texts (<U1), allowed: class numbers: np.array([classes.index(x)"),
         (list(LABELS), "labels are a list, allowed: an array: np.asarray(labels)"),
@@ -178,7 +178,7 @@ def test_images_in_two_splits_or_under_two_labels() -> None:
         "test": Split(np.concatenate([IMAGES[1:3], IMAGES[5:] + np.uint8(3), plain]), np.array([1, 0, 2, 1])),
     }
     first, second = shared_images(splits, lambda place: f"{place[0]}[{place[1]}]")
-    assert first.startswith("images of one split that are in another too, so that accuracy is told too high: 2 (")
+    assert first.startswith("images of one split that are in another too, so that accuracy comes out too high: 2 (")
     assert first.endswith(" 2 (train[1] = test[0], train[2] = test[1])")
     assert second == "images that are there with two labels: 1 (train[2] = test[1])"
 

@@ -84,10 +84,10 @@ def test_everything_wrong_is_told_at_once(tmp_path: Path) -> None:
         "a/pipe.png: a named pipe, not an image file",
         "b/more: a link to a folder is not followed",
         "a/cut.png cannot be read as an image (",
-        "a/empty.jpg cannot be read as an image: it is none of PNG, JPEG, BMP, WEBP, TIFF",
-        "a/gif.png cannot be read as an image: it is none of",
+        "a/empty.jpg cannot be read as an image: it is not one of PNG, JPEG, BMP, WEBP, TIFF",
+        "a/gif.png cannot be read as an image: it is not one of",
         "a/late.png cannot be read as an image (",
-        "a/text.png cannot be read as an image: it is none of",
+        "a/text.png cannot be read as an image: it is not one of",
     )
     for action in (folder.digest, load):
         with pytest.raises(InputError) as error:
@@ -95,7 +95,7 @@ def test_everything_wrong_is_told_at_once(tmp_path: Path) -> None:
         first, *lines, last = str(error.value).splitlines()
         assert first == f"{tmp_path}: 8 problems"
         assert all(line.startswith(f"  {start}") for line, start in zip(lines, told, strict=True)), lines
-        assert last.startswith("Mend, replace or remove them")
+        assert last.startswith("Fix, replace or remove them")
 
 
 def test_names_reach_no_terminal_as_they_are(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_many_problems_are_counted(tmp_path: Path) -> None:
     fill(tmp_path)
     for index in range(30):
         (tmp_path / "a" / f"x{index:02d}.png").symlink_to("nowhere")
-    with pytest.raises(InputError, match=r"30 problems\n(.*\n){12}  and 18 more\nMend"):
+    with pytest.raises(InputError, match=r"30 problems\n(.*\n){12}  and 18 more\nFix"):
         folder.digest(tmp_path)
 
 
@@ -210,7 +210,7 @@ def test_classes_below_other_folders_are_said(tmp_path: Path) -> None:
     """The first level is the class; where the second looks as if it were, that is a note."""
     for start, name in enumerate(("monday", "tuesday")):
         fill(tmp_path / name, 4, 100 * start)
-    assert load(tmp_path).notes == ("images of every class lie in a, b below it: the classes are monday, tuesday",)
+    assert load(tmp_path).notes == ("the images of every class are in a, b below it; the classes are monday, tuesday",)
     draw(tmp_path / "monday" / "0.png", 999)
     assert load(tmp_path).notes == ()
 

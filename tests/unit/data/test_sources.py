@@ -103,7 +103,7 @@ def test_download_keeps_nothing_that_does_not_match(tmp_path: Path) -> None:
 def test_download_without_network_says_where_to_put_the_file(tmp_path: Path) -> None:
     """An address that does not answer is one message with the place where the file belongs."""
     missing = (tmp_path / "nowhere.gz").as_uri()
-    with pytest.raises(InputError, match=r"cannot download .* put it at .*file\.gz"):
+    with pytest.raises(InputError, match=r"cannot download .* put it into .*file\.gz"):
         download(missing, tmp_path / "file.gz", "0000")
 
 

@@ -139,7 +139,7 @@ def test_a_batch_that_was_fixed_silently_is_refused(tmp_path: Path, monkeypatch:
     """The exporter may fix the batch without a word, where code keeps its size: such a file is no dynamic one."""
     translate = onnx_export._translate
     monkeypatch.setattr(onnx_export, "_translate", lambda *given, dynamic: translate(*given, dynamic=not dynamic))
-    with pytest.raises(InputError, match="Conv2d was exported for a batch of 4 alone"):
+    with pytest.raises(InputError, match="Conv2d was exported only for a batch of 4"):
         export_onnx(nn.Conv2d(1, 2, 3).eval(), tmp_path, input_shape=(4, 1, 4, 4), dynamic_batch=True)
 
 

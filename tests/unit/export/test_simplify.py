@@ -94,7 +94,7 @@ def test_a_failing_simplifier_is_a_failed_stage(
         raise RuntimeError(message)
 
     monkeypatch.setattr(simplify.onnxsim, "simplify", fail)
-    with pytest.raises(StageError, match=r"first\. Leave the simplify stage out"):
+    with pytest.raises(StageError, match=r"first\. Remove the simplify stage"):
         simplify_onnx(exported, tmp_path / "model.onnx", samples)
 
 

@@ -38,7 +38,11 @@ def test_definition_errors_are_one_message(tmp_path: Path) -> None:
     file = tmp_path / "model.py"
     (tmp_path / "blocks.py").touch()
     for text, arguments, match in (
-        ("import blocks\n", {}, r"blocks\.py lies beside it, but a definition is one file: put what it needs into it"),
+        (
+            "import blocks\n",
+            {},
+            r"blocks\.py is next to it, but a definition is one file: put what it needs into that file",
+        ),
         ("import nowhere_at_all\n", {}, "ModuleNotFoundError: .* Install it: pip install nowhere_at_all"),
         ("x = 1\n", {}, "has no function build"),
         (DEFINITION, {"depth": 2}, r"build\(depth=2\) failed: TypeError"),
@@ -72,7 +76,7 @@ def test_weights_of_another_width_are_said_to_be_that(tmp_path: Path) -> None:
     text = str(caught.value)
     assert "0 missing, 0 unknown, 2 shape" in text
     assert "bias is (2,), the model has (3,)" in text
-    assert "the same network in another width: a pruned one" in text
+    assert "the same network with other widths: pruned" in text
     assert "model.arguments" in text
 
 

@@ -80,7 +80,7 @@ REFUSED = {
     "module beside it": (
         "module",
         "import beside",
-        r"beside\.py lies beside it, but a definition is one file",
+        r"beside\.py is next to it, but a definition is one file",
     ),
     "class": ("build", "net = Net", "returned type, expected a torch nn.Module"),
     "scripted": ("build", "net = torch.jit.script(net)", "returned TorchScript, expected the nn.Module"),

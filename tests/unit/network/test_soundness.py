@@ -55,7 +55,7 @@ REFUSED = {
     "numpy": (
         "x = x * np.random.rand()",
         "y",
-        "torch drew no random numbers, and nothing that the network holds has changed: its forward uses random",
+        "torch drew no random numbers, and nothing in the network has changed: its forward uses random",
     ),
     "counter": (
         "self.calls += 1",
@@ -76,16 +76,16 @@ REFUSED = {
     "error": (
         "raise ValueError('grey')",
         "y",
-        r"does not take images of shape \(1, 3, 8, 8\): .*:15 .*ValueError: grey",
+        r"does not accept images of shape \(1, 3, 8, 8\): .*:15 .*ValueError: grey",
     ),
     "exit": ("sys.exit(0)", "y", r"model\.py:15 `sys.exit\(0\)`: ended the program \(exit code 0\)"),
     "size": ("x = x.reshape(1, 5, 8, 8)", "y", r"model\.py:15 .*RuntimeError: shape '\[1, 5, 8, 8\]' is invalid"),
     "channels": ("x = x[:, :1]", "y", r"model\.py:16 .*RuntimeError: Given groups=1"),
     "tuple": ("", "(y, y)", "the network gives tuple for a batch of 1, but the data has 3 classes"),
     "dictionary": ("", "{'logits': y}", "the network gives dict"),
-    "complex": ("", "y.to(torch.complex64)", r"logits of another kind \(complex64, strided, device cpu\)"),
-    "sparse": ("", "y.to_sparse()", r"logits of another kind \(float32, sparse_coo, device cpu\)"),
-    "on no device": ("", "y.to('meta')", r"logits of another kind \(float32, strided, device meta\)"),
+    "complex": ("", "y.to(torch.complex64)", r"logits of the kind complex64, strided, device cpu; expected"),
+    "sparse": ("", "y.to_sparse()", r"logits of the kind float32, sparse_coo, device cpu; expected"),
+    "on no device": ("", "y.to('meta')", r"logits of the kind float32, strided, device meta; expected"),
     "too few": ("", "y[:, :2]", r"the network gives \(1, 2\) for a batch of 1"),
 }
 ACCEPTED = {
@@ -115,11 +115,11 @@ def test_it_is_told_why_outputs_cannot_be_compared(case: str, tmp_path: Path) ->
 def test_grey_images_that_the_normalisation_repeats_are_named(tmp_path: Path) -> None:
     """Where the network takes one channel, and nothing else is wrong with it."""
     grey = nn.Sequential(nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)).eval()
-    expected = r"takes images of 1 channel and not of shape \(1, 3, 8, 8\): mean and std have 3 values, so grey images"
+    expected = r"accepts images of 1 channel, not of shape \(1, 3, 8, 8\): mean and std have 3 values, so grey images"
     with pytest.raises(InputError, match=expected):
         check_classifier(grey, SHAPE, CLASSES, repeated=True)
     for model, repeated in ((grey, False), (network(tmp_path, *REFUSED["error"][:2]), True)):
-        with pytest.raises(InputError, match="the network does not take images of shape"):
+        with pytest.raises(InputError, match="the network does not accept images of shape"):
             check_classifier(model, SHAPE, CLASSES, repeated=repeated)
 
 
@@ -139,7 +139,7 @@ def test_batch_statistics_in_evaluation_are_named() -> None:
     batch = torch.randn(4, 3, 8, 8)
     tail = (nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
     without = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False), *tail).eval()
-    assert "beside it in the batch: 1 (BatchNorm2d) has no running statistics" in batch_mixing(without, batch)
+    assert "the other images in the batch: 1 (BatchNorm2d) has no running statistics" in batch_mixing(without, batch)
     plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), *tail).eval()
     assert batch_mixing(plain, batch) == ""
 
@@ -147,7 +147,7 @@ def test_batch_statistics_in_evaluation_are_named() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return (x - x.mean(0)).mean((2, 3))
 
-    assert "its forward computes across them" in batch_mixing(Centred(), batch)
+    assert "its forward computes across images" in batch_mixing(Centred(), batch)
 
 
 def test_a_norm_that_stays_in_training_is_named_with_its_line(tmp_path: Path) -> None:

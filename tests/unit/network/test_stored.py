@@ -178,14 +178,14 @@ def test_what_a_definition_reads_has_to_be_the_same_when_it_is_loaded(
     definition.write_text(READS.format(folder=str(tmp_path)))
     folder.mkdir()
     model = build_network(definition, {})
-    with pytest.raises(InputError, match=r"reads or imports .*not what it was when the network was stored"):
+    with pytest.raises(InputError, match=r"reads or imports .*has changed since the network was stored"):
         write_original(folder, model, definition, {})
     write_original(folder, model, definition, {}, reads=True)
     assert torch.equal(load_network(artifact(folder))(torch.ones(1, 4)), model(torch.ones(1, 4)))
     assert changed_since(folder) == []
     (tmp_path / name).write_text((tmp_path / name).read_text().replace("2", "3") + "\n")
     assert changed_since(folder) == [str(tmp_path / name)]
-    with pytest.raises(InputError, match=rf"reads or imports .*{name}, which is not what it was"):
+    with pytest.raises(InputError, match=rf"reads or imports .*{name}, which has changed"):
         load_network(artifact(folder))
 
 

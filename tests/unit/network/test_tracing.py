@@ -32,7 +32,7 @@ def test_one_tensor_for_each_input() -> None:
 
 def test_sizes_beside_the_batch_are_fixed() -> None:
     """A free height cannot be followed."""
-    with pytest.raises(InputError, match=r"fixed size beside the batch; found x \(-1, 3, -1\)"):
+    with pytest.raises(InputError, match=r"fixed sizes apart from the batch; found x \(-1, 3, -1\)"):
         example_of(artifact(TensorSpec(name="x", shape=(-1, 3, -1))))
 
 

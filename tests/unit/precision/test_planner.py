@@ -176,7 +176,7 @@ def infinite() -> ModelProto:
     ("settings", "error", "message"),
     [
         ({"model": quantized("u8s8", "min-max", (), NAMES).model}, InputError, "quantized already"),
-        ({"model": unfolded()}, StageError, "batch norm norm stands behind convolution stem"),
+        ({"model": unfolded()}, StageError, "batch norm norm follows convolution stem"),
         ({"model": infinite()}, StageError, "not finite, first in a"),
         ({"std": 0.0}, InputError, "images hold values that are not finite"),
         ({"keep": ("stern",)}, InputError, '"stern" matches no node'),

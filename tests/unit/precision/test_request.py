@@ -172,7 +172,7 @@ def test_images_that_are_no_numbers_or_do_not_fit_are_input_errors(calibration: 
     with pytest.raises(InputError, match="not finite"):
         quantize_static(network(), samples, scheme="u8s8", calibration=calibration)
     for shape in ((6, 3, 4, 4), (6, 1, 4, 5), (6, 16)):
-        with pytest.raises(InputError, match=r"takes images of shape \[1, 4, 4\], the calibration images have"):
+        with pytest.raises(InputError, match=r"accepts images of shape \[1, 4, 4\], the calibration images have"):
             quantize_static(network(), floats(*shape), scheme="u8s8", calibration=calibration)
 
 

@@ -226,7 +226,7 @@ def test_the_chain_of_a_good_recipe_has_no_problem(folder: Path) -> None:
 
 def test_statistics_are_given_together() -> None:
     """A mean without a standard deviation is refused when a configuration is built in Python, too."""
-    with pytest.raises(ValidationError, match="mean or std alone"):
+    with pytest.raises(ValidationError, match="only one of mean and std"):
         ImageFolder(source="folder", root=Path("images"), size=32, mean=(0.5, 0.5, 0.5))
 
 

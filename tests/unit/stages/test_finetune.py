@@ -120,13 +120,13 @@ def test_what_a_resumed_training_says(make_context: Make, network: Artifact) -> 
     torch.save({**torch.load(file), "threads": 99}, file)
     more = Stops(1000)
     stage.run(network, replaced(context, more))
-    assert more.notes[1].startswith("it began on 99 threads and goes on with ")
+    assert more.notes[1].startswith("it began on 99 threads and continues on ")
     assert more.notes[1].endswith("OMP_NUM_THREADS=99")
     for content in (b"", b"PK\3\4", bytes(1000)):
         file.write_bytes(content)
         again = Stops(1000)
         stage.run(network, replaced(context, again))
-        assert "this training begins anew" in again.notes[0]
+        assert "this training starts over" in again.notes[0]
 
 
 def replaced(context: Context, progress: SilentProgress) -> Context:

@@ -132,7 +132,7 @@ def test_runtime_without_a_file_is_an_input_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize("asked", ["skip", "fail"])
 def test_no_gain_can_be_asked_of_it(asked: str) -> None:
     """It makes nothing that could be faster, and says so; it always depends on the machine."""
-    with pytest.raises(ValidationError, match=f'found "{asked}", allowed: keep, since measure changes no file'):
+    with pytest.raises(ValidationError, match=f'found "{asked}", allowed: keep, because measure changes no file'):
         Measure.model_validate({"on_no_gain": asked})
     assert Measure().measures
 

@@ -78,7 +78,7 @@ def judged_candidates(
     if not judged:
         raise InputError(
             f"None of {len(errors)} random allocations came within {TOLERANCE:.0%} of {target:.6g} {model.name}; the "
-            f"nearest was {min(errors):.1%} away. Lower align."
+            f"closest was {min(errors):.1%} away. Lower align."
         )
     return tuple(sorted(judged.values(), key=lambda candidate: -candidate.value))
 

@@ -62,8 +62,8 @@ def explicit_rates(scores: Mapping[str, Tensor], rates: Mapping[str, float], con
         wanted, least = (1 - rates.get(name, 0)) * whole, max(1, constraint.least(whole))
         if whole > constraint.align and wanted < least - 0.5:
             raise InputError(
-                f"The rate {rates[name]} leaves {wanted:.3g} of the {whole} channels of {name!r}, of which {least} "
-                "must stay. Lower the rate, or the floor."
+                f"The rate {rates[name]} keeps {wanted:.3g} of the {whole} channels of {name!r}, of which {least} must "
+                "stay. Lower the rate, or the floor."
             )
         widths[name] = aligned(constraint.widths(whole), wanted)
     return best(scores, widths)

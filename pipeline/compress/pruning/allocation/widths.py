@@ -67,15 +67,15 @@ class Allocation:
         free = sum(max(0, width - self.constraints.of(name).least(width)) for name, width in wide.items())
         if asked > free:
             raise InputError(
-                f"ratio {ratio} asks to remove {asked} of {sum(wide.values())} channels, but floors and limits let "
-                f"only {free} leave. Lower ratio, or the floors."
+                f"ratio {ratio} asks to remove {asked} of {sum(wide.values())} channels, but floors and limits allow "
+                f"only {free} to be removed. Lower ratio, or the floors."
             )
         wanted = self.wanted(ratio)
         for name, width in wide.items():
             if wanted[name] < 0.5:  # noqa: PLR2004 - half a channel is rounded to none
                 raise InputError(
-                    f"ratio {ratio} would leave none of the {width} channels of {name!r}, which has no floor. "
-                    "Lower ratio, or give it a floor."
+                    f"ratio {ratio} would keep none of the {width} channels of {name!r}, which has no floor. Lower "
+                    "ratio, or give it a floor."
                 )
         return best(self.scores, _rounded(wanted, self._grids()))
 

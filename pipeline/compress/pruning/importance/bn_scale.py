@@ -39,7 +39,7 @@ def bn_scale(captured: CapturedGraph, graph: ChannelGraph) -> dict[str, Tensor]:
         ]
         if owned:
             scores[group.name] = torch.cat(owned, dim=1).mean(1)
-    demand(graph, scores, "bn_scale", "norms with a scale behind the layers that produce the channels")
+    demand(graph, scores, "bn_scale", "norms with a scale after the layers that produce the channels")
     return scores
 
 

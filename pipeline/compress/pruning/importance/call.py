@@ -36,6 +36,6 @@ def result(captured: CapturedGraph, node: Node, source: Node, value: Tensor) -> 
         return value if other is source else stored(captured, str(other.target))
 
     if not isinstance(node.target, OpOverload):
-        raise TypeError(f"{node.name} is no call of an operator")
+        raise TypeError(f"{node.name} is not a call of an operator")
     output: Tensor = node.target(*map_arg(node.args, given), **map_arg(node.kwargs, given))
     return output

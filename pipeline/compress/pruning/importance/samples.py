@@ -84,7 +84,7 @@ def _ordered(name: str, value: Tensor, axis: int, copies: int) -> SampleAxis:
             if bool((rows - rows[:1]).abs().max() <= _TOLERANCE * rows.abs().max()):
                 return candidate
     raise StageError(
-        f"The samples of a batch cannot be told apart along dimension {axis} of {name} {list(value.shape)}, the "
-        "feature map of a group. Expected blocks of equally many rows for each sample. Name the group's layers in "
-        "`keep`, or choose a criterion of weights alone."
+        f"The samples of a batch cannot be separated along dimension {axis} of {name} {list(value.shape)}, the feature "
+        "map of a group. Expected equally many rows for each sample. Name the group's layers in `keep`, or choose a "
+        "criterion that uses only weights."
     )

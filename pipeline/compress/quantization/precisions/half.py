@@ -145,9 +145,7 @@ def _require_plain(graph: onnx.GraphProto) -> None:
                 f"found {node.op_type} {node.name}; expected a float graph: quantized ones stay in float32"
             )
         if any(each.HasField("g") or each.graphs for each in node.attribute):
-            raise InputError(
-                f"found {node.op_type} {node.name}, which holds a graph of its own; expected a plain graph"
-            )
+            raise InputError(f"found {node.op_type} {node.name}, which contains a graph; expected a plain graph")
 
 
 def _halve(tensor: TensorProto) -> bool:

@@ -45,7 +45,7 @@ def equalize_channels(model: ModelProto) -> tuple[ModelProto, tuple[tuple[str, s
     result = deepcopy(model)
     pairs = _pairs(result)
     if not pairs:
-        raise InputError("no two layers are joined by ReLU, pooling or nothing alone: there is nothing to equalize")
+        raise InputError("no two layers are joined directly or only by ReLU or pooling: there is nothing to equalize")
     tensors = {tensor.name: tensor for tensor in result.graph.initializer}
     for _ in range(ROUNDS):
         moved = [_equalize_pair(first, second, tensors) for first, second in pairs]

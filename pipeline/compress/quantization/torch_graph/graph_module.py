@@ -184,7 +184,7 @@ class GraphModule(nn.Module):
             return shape
         if min(changed) > 0 and math.prod(changed) != x.numel():
             raise InputError(
-                f"{step.name} reshapes to {list(shape)}, which holds for batches of {self.batch} alone, {self.fed} "
+                f"{step.name} reshapes to {list(shape)}, which holds only for batches of {self.batch}, but {self.fed} "
                 "images were given; export with a dynamic batch"
             )
         return changed

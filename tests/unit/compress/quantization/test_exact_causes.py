@@ -322,7 +322,7 @@ def test_a_batch_norm_that_no_convolution_can_take_stays_in_float(name: EngineNa
     assert wrong(name, preactivation()) == []
     made = quantized(name, preactivation())
     assert made.nodes["Conv"] == 2
-    assert made.reasons == {"n.node": "no convolution can take this batch norm"}
+    assert made.reasons == {"n.node": "no convolution can absorb this batch norm"}
 
 
 @ours

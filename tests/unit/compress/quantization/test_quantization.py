@@ -168,7 +168,7 @@ def test_a_pattern_without_a_match_lists_the_nodes() -> None:
 
 def test_batch_norm_behind_a_convolution_is_refused() -> None:
     """It would be computed in float, and the convolution's weights would be the wrong ones to quantize."""
-    with pytest.raises(StageError, match="batch norm norm stands behind convolution first"):
+    with pytest.raises(StageError, match="batch norm norm follows convolution first"):
         quantize_static(network(batch_norm=True), SAMPLES, scheme="u8s8")
 
 

@@ -75,7 +75,7 @@ def test_branches_on_values_are_refused(tmp_path: Path) -> None:
 
 def test_a_free_image_size_is_refused(tmp_path: Path) -> None:
     """Only the batch may be dynamic."""
-    with pytest.raises(InputError, match=r"fixed size beside the batch; found x \(-1, 1, -1, -1\)"):
+    with pytest.raises(InputError, match=r"fixed sizes apart from the batch; found x \(-1, 1, -1, -1\)"):
         run(prune(), original(tmp_path, shape=(-1, 1, -1, -1)), tmp_path / "pruned")
 
 
@@ -88,7 +88,7 @@ def test_a_free_image_size_is_refused(tmp_path: Path) -> None:
         ({"ratio": 0.5, "floor": 1}, "ratio between 0 and 1"),
         ({"ratio": 0.5, "criterion": "best"}, "'group_l2'"),
         ({"ratio": 0.5, "x": 1}, "not permitted"),
-        ({}, "found no aim, allowed: one of ratio, target, rates"),
+        ({}, "found none of them, allowed: one of ratio, target, rates"),
         ({"ratio": 0.5, "target": {"macs": 0.5}}, "found ratio and target, allowed: one of"),
         ({"ratio": 0.5, "allocation": "rates"}, "found allocation rates with ratio"),
         ({"rates": {"a": 0.5}}, "found allocation global with rates"),

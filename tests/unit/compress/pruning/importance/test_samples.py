@@ -68,7 +68,7 @@ def test_mixed_rows_are_refused() -> None:
     captured, node, channel = captured_linear(
         (lambda x: torch.cat([x[:, 0], x[:, 1:].flatten(0, 1)]), lambda y: y.view(-1, 4, 5))
     )
-    with pytest.raises(StageError, match="cannot be told apart along dimension 0 of linear"):
+    with pytest.raises(StageError, match="cannot be separated along dimension 0 of linear"):
         sample_axes(captured, {node: channel}, torch.randn(2, 4, 3))
 
 

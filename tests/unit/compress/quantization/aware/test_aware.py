@@ -289,7 +289,7 @@ def test_what_stays_in_float_ships_as_it_was_trained(per_channel: bool) -> None:
     quantized = aware.shipped()
     operators = [each.op_type for each in quantized.model.graph.node]
     assert {"BatchNormalization", "Clip"} <= set(operators)
-    assert list(quantized.reasons.values()) == ["no convolution can take this batch norm"]
+    assert list(quantized.reasons.values()) == ["no convolution can absorb this batch norm"]
 
 
 def gradient(network: nn.Module) -> torch.Tensor:

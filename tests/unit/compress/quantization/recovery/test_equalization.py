@@ -208,7 +208,7 @@ def other_layers(chain: Chain) -> Chain:
 )
 def test_what_cannot_be_equalized_is_refused(build: Any) -> None:  # noqa: ANN401 - a function
     """When there is nothing else in the network."""
-    with pytest.raises(InputError, match="no two layers are joined by ReLU, pooling or nothing alone"):
+    with pytest.raises(InputError, match="no two layers are joined directly or only by ReLU or pooling"):
         equalize_channels(build(Chain()).model())
 
 

@@ -201,7 +201,7 @@ def test_a_literal_shape_that_holds_for_one_batch_is_refused() -> None:
     module = GraphModule(model_of([node], {"x": (1, 5, 6)}, ["y"], {"shape": shape}))
     assert module(torch.zeros(1, 5, 6)).shape == (5, 2, 3)
     with pytest.raises(
-        InputError, match=r"heads reshapes to \[5, 2, 3\], which holds for batches of 1 alone, 4 images"
+        InputError, match=r"heads reshapes to \[5, 2, 3\], which holds only for batches of 1, but 4 images"
     ):
         module(torch.zeros(4, 5, 6))
 
