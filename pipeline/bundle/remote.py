@@ -32,9 +32,9 @@ from pipeline.bundle.on_device.verify import (
     strict_json,
 )
 from pipeline.core.errors import DeviceError
+from pipeline.measure.connection import run_program
 from pipeline.measure.devices import open_device
 from pipeline.measure.devices.registry import device_record
-from pipeline.measure.program import run_program
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The host's side of the worker: requests out, answers or errors back, with a limit on waiting."""
+"""The host's side of the worker: requests out, answers or errors back, with a limit on waiting; and other programs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import queue
 import subprocess
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from pipeline.core.errors import DeviceError, InputError, SecateurError, StageError
 
@@ -177,3 +177,29 @@ def connect(device: Device, *, priority: bool = False) -> tuple[Connection, dict
         connection.close()
         raise DeviceError(f"{device.url}: its worker speaks protocol {told['protocol']}, expected {PROTOCOL}")
     return connection, told
+
+
+class Ended(NamedTuple):
+    """How a program ended: its exit code, what it printed, and what it said on stderr."""
+
+    code: int
+    out: str
+    words: str
+
+
+def run_program(device: Device, script: str, *arguments: str, limit_s: float) -> Ended:
+    """Run Python on a file that was pushed to a device, to its end; nothing goes on here afterwards.
+
+    Raises:
+        DeviceError: it cannot be started, or does not end within `limit_s`.
+    """
+    with device.run(script, *arguments) as process:
+        try:
+            out, words = process.communicate(timeout=limit_s)
+        except subprocess.TimeoutExpired as error:
+            raise DeviceError(
+                f"{device.url}: {script.rpartition('/')[2]} did not end within {limit_s:.0f} s; is the device alive?"
+            ) from error
+        finally:
+            process.kill()
+    return Ended(process.returncode, out.decode(errors="replace"), words.decode(errors="replace"))

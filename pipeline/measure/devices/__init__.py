@@ -57,7 +57,7 @@ class Device(Protocol):
     def run(self, script: str, *arguments: str) -> subprocess.Popen[bytes]:
         """Start the Python there on a file that `push` brought, with pipes for stdin, stdout and stderr.
 
-        `script` is its path on the device. `pipeline.measure.program` waits for its end.
+        `script` is its path on the device. `pipeline.measure.connection` waits for its end.
 
         Raises:
             DeviceError: it cannot be started. How it ends is told by its exit code and its last words.

@@ -13,6 +13,7 @@ from rich.text import Text
 from pipeline.report import numbers
 from pipeline.report.inspection import file_rows as rows
 from pipeline.report.inspection.network_rows import condensed
+from pipeline.report.inspection.network_terminal import BAR_WIDTH, figures_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
     from pipeline.results.file_inspection import FileInspection
 
-_BAR_WIDTH = 10
 #: Characters below which the layer table has fewer columns.
 WIDE = 130
 #: Names told with one finding, those that differ in their numbers as one; the JSON has all.
@@ -34,7 +34,12 @@ def file_table(inspection: FileInspection, width: int) -> RenderableType:
 
     `width` is the terminal's, in characters. Layers without weights, time or noise are counted, not shown.
     """
-    parts: list[RenderableType] = [Text(inspection.file, style="bold"), Text(), _figures(inspection), Text()]
+    parts: list[RenderableType] = [
+        Text(inspection.file, style="bold"),
+        Text(),
+        figures_table(rows.figures(inspection)),
+        Text(),
+    ]
     if most := rows.loses_most(inspection):
         parts += [Text("Most noise", style="bold"), _most(most), Text(_NOISE, style="dim"), Text()]
     parts += _findings(inspection)
@@ -49,13 +54,6 @@ _NOISE = (
     "Signal-to-quantization-noise ratio; 6 dB are one bit. Alone: the layer's inputs come from the float file. With "
     "all before it: the network is quantized up to and including this layer."
 )
-
-
-def _figures(inspection: FileInspection) -> Table:
-    found = Table.grid(padding=(0, 2, 0, 0))
-    for figure in rows.figures(inspection):
-        found.add_row(Text(figure.name), Text(figure.number, style="bold", justify="right"), Text(figure.note, "dim"))
-    return found
 
 
 def _plain(*columns: tuple[str, bool]) -> Table:
@@ -92,7 +90,7 @@ def _findings(inspection: FileInspection) -> list[RenderableType]:
 def _times(inspection: FileInspection) -> Table:
     found = _plain(("Operator, as run", False), ("Nodes", True), ("Share", True), ("", False))
     for operator in inspection.profile.operators if inspection.profile else ():
-        bar = Bar(1.0, 0.0, operator.share, width=_BAR_WIDTH, color="cyan")
+        bar = Bar(1.0, 0.0, operator.share, width=BAR_WIDTH, color="cyan")
         found.add_row(Text(operator.operator), str(operator.nodes), rows.format_share(operator.share), bar)
     return found
 

@@ -14,13 +14,13 @@ from rich.text import Text
 from pipeline.report.inspection import network_rows as rows
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from rich.console import RenderableType
 
     from pipeline.results.inspection import Inspection
 
-_BAR_WIDTH = 10
+BAR_WIDTH = 10
 _NAMES = (attrgetter("makers"), attrgetter("readers"))
 #: Characters of the columns of the group table that hold numbers.
 _NUMBERS = 50
@@ -31,7 +31,12 @@ def network_table(inspection: Inspection, width: int) -> RenderableType:
 
     `width` is the terminal's, in characters. Where names of layers have no room the table counts them.
     """
-    parts: list[RenderableType] = [Text(inspection.name, style="bold"), Text(), _figures(inspection), Text()]
+    parts: list[RenderableType] = [
+        Text(inspection.name, style="bold"),
+        Text(),
+        figures_table(rows.figures(inspection)),
+        Text(),
+    ]
     if inspection.groups:
         parts += [_groups(inspection, names=width >= _width(inspection)), Text(_EXPLAINED, style="dim"), Text()]
     parts += _reasons("Unprunable", rows.reasons(inspection), "bold")
@@ -45,10 +50,10 @@ _EXPLAINED = (
 )
 
 
-def _figures(inspection: Inspection) -> Table:
+def figures_table(figures: Iterable[rows.Figure]) -> Table:
     """Return the headline, a line for each figure."""
     found = Table.grid(padding=(0, 2, 0, 0))
-    for figure in rows.figures(inspection):
+    for figure in figures:
         found.add_row(Text(figure.name), Text(figure.number, style="bold", justify="right"), Text(figure.note, "dim"))
     return found
 
@@ -69,7 +74,7 @@ def _groups(inspection: Inspection, *, names: bool) -> Table:
         found.add_column(name if names else counted, overflow="fold", justify="left" if names else "right")
     found.add_column("Params", justify="right", no_wrap=True)
     found.add_column("MACs", justify="right", no_wrap=True)
-    found.add_column("Share", min_width=_BAR_WIDTH)
+    found.add_column("Share", min_width=BAR_WIDTH)
     found.add_column("Halved\nsaves", justify="right")
     for group, line in zip(inspection.groups, rows.group_lines(inspection), strict=True):
         others = rows.condensed(each for each in group.makers if each != group.name)
@@ -80,7 +85,7 @@ def _groups(inspection: Inspection, *, names: bool) -> Table:
             Text("\n".join(line.readers) if names else str(len(group.readers))),
             line.parameters,
             line.macs,
-            Bar(1.0, 0.0, line.share, width=_BAR_WIDTH, color="cyan"),
+            Bar(1.0, 0.0, line.share, width=BAR_WIDTH, color="cyan"),
             line.saved,
         )
     return found

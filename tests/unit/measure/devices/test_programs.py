@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pipeline.core.errors import DeviceError
+from pipeline.measure.connection import run_program
 from pipeline.measure.devices.adb import AdbDevice
 from pipeline.measure.devices.local import LocalDevice
 from pipeline.measure.devices.qemu import QemuDevice
 from pipeline.measure.devices.ssh import SshDevice
-from pipeline.measure.program import run_program
 
 if TYPE_CHECKING:
     from collections.abc import Callable
