@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from pipeline.api import stages as _stages
 from pipeline.api.stages import *  # noqa: F403 - a function for each stage, whichever there are
@@ -251,10 +251,15 @@ def compare(
     from pipeline.latency.compare import ComparisonRequest
     from pipeline.latency.gate import compare_on
     from pipeline.measure.subjects import MeasureTerms
+    from pipeline.results.comparison import Metric
 
     _no_telemetry()
     if runtime not in RUNTIMES:
         raise InputError(f'runtime: found "{runtime}", allowed: {", ".join(RUNTIMES)}')
+    if metric not in {None, *(metrics := get_args(Metric))}:
+        raise InputError(f'metric: found "{metric}", allowed: {", ".join(metrics)}, or None')
+    if threads < 1:
+        raise InputError(f"threads: found {threads}, allowed: 1 or more")
     paths = Path(baseline), Path(candidate)
     question = ComparisonRequest(
         margin=_parsed("margin", parse_margin, margin),

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from pipeline.cli import bundle as cli_bundle
 from pipeline.cli import device as cli_device
@@ -44,7 +45,21 @@ SCHEMAS = {
     "bundle": "pipeline.results.bundle",
 }
 
+
+class _Commands(TyperGroup):
+    """The commands; what is no choice of an option is said without typer's first words."""
+
+    def invoke(self, ctx: typer.Context) -> object:  # type: ignore[override]
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            error.message = error.message.removeprefix("Value error, ")
+            raise
+
+
 app = typer.Typer(
+    cls=_Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

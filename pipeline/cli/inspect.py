@@ -64,7 +64,7 @@ def inspect(
         Path | None,
         typer.Option(
             metavar="FLOAT.onnx",
-            help="For a quantized file: the float file it was made from, to get the noise of each layer.",
+            help="For a quantized file: the float file it was made from, or its folder: shows each layer's noise.",
         ),
     ] = None,
     recipe: Annotated[
@@ -140,6 +140,8 @@ def inspect(
         threads=threads,
     )
     with ExportedFiles() as opened:
+        if against and not is_bundle(against):
+            against = exported_file(str(against)) or against
         ways = replace(ways, against=against and opened(against, runtime))
         _show_file(opened(file, runtime), ways, page, bit_exact_arm=bit_exact_arm, as_json=as_json)
 

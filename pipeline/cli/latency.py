@@ -10,10 +10,10 @@ import typer
 from pipeline.cli.choices import AnyRuntime
 from pipeline.cli.say import say, say_json
 from pipeline.core.errors import DeviceError, InputError, SecateurError
-from pipeline.core.runtimes import BOARDS, DEFAULT_RUNTIME, EMULATED
+from pipeline.core.runtimes import BOARDS, DEFAULT_RUNTIME, EMULATED, FORMS, form_of, runtime_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from pipeline.latency.compare import ComparisonRequest
     from pipeline.measure.devices import Device
@@ -25,7 +25,12 @@ if TYPE_CHECKING:
 DEFAULT_MARGINS = {"instructions": "1%"}
 STAGE_FAILED = 3
 
-Runtime = Annotated[AnyRuntime, typer.Option(help="Runtime of all files; torch takes folders of torch networks.")]
+Runtime = Annotated[
+    AnyRuntime | None,
+    typer.Option(
+        help="Runtime of all files; torch takes folders of torch networks. Default: the first of these that reads them."
+    ),
+]
 #: Digits of one size of an input.
 MOST_DIGITS = 9
 Threads = Annotated[int, typer.Option(min=1, max=4096, help="Threads of one inference.")]
@@ -58,7 +63,7 @@ def register(app: typer.Typer) -> None:
 
 def bench(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Exported files (.onnx, .xml), or bundles.")],
-    runtime: Runtime = DEFAULT_RUNTIME,
+    runtime: Runtime = None,
     threads: Threads = 1,
     batch: Batch = 1,
     shape: Shapes = None,
@@ -85,6 +90,7 @@ def bench(
 
     terms = _terms(threads, batch, shape, duty, priority=priority)
     budget_s = _seconds(budget, "--budget")
+    runtime = runtime or _reader(files)
     with ConsoleProgress() as progress, ExportedFiles() as opened:
         found = measure_files(
             [opened(file, runtime) for file in files],
@@ -119,7 +125,7 @@ def compare(
         Literal["wall", "cpu", "instructions"] | None,
         typer.Option(help="What decides. Default: CPU time with one thread, wall time with more."),
     ] = None,
-    runtime: Runtime = DEFAULT_RUNTIME,
+    runtime: Runtime = None,
     runtime_b: Annotated[
         AnyRuntime | None,
         typer.Option("--runtime-b", help="Runtime of the candidate, to compare two runtimes."),
@@ -170,6 +176,7 @@ def compare(
     from pipeline.latency.compare import ComparisonRequest, keep_partial, write_comparison
     from pipeline.report.progress import ConsoleProgress
 
+    runtime = runtime or _reader([baseline] if runtime_b else [baseline, candidate])
     question = ComparisonRequest(
         margin=_share(margin or DEFAULT_MARGINS.get(metric or "", "3%"), "--margin"),
         budget_s=_seconds(budget, "--budget"),
@@ -205,6 +212,20 @@ def compare(
         raise typer.Exit(InputError.exit_code) from error
     _show(found, folder, as_json=as_json)
     raise typer.Exit(found.exit_code)
+
+
+def _reader(files: Sequence[Path]) -> str:
+    """Return the first runtime that reads all files, by their names; what else they are is seen when they are read."""
+    forms = {form_of(file) or next((name for name in FORMS if _holds(file, name)), None) for file in files}
+    try:
+        return runtime_for([form for form in forms if form], DEFAULT_RUNTIME)
+    except LookupError as error:
+        raise InputError(f"{error}; give files that one runtime reads") from error
+
+
+def _holds(folder: Path, form: str) -> bool:
+    """Say whether a folder is a network of a form that is no exported file."""
+    return not FORMS[form].cost and (folder / FORMS[form].main).is_file()
 
 
 def _compared(

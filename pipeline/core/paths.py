@@ -12,11 +12,14 @@ import os
 import stat
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import AfterValidator, ValidationInfo
 
 from pipeline.core.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 #: Bytes of a file's name: less than the 255 that file systems take, since endings are added.
 LONGEST_NAME = 200
@@ -76,6 +79,16 @@ def file_name(text: str) -> str:
     digest = hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:12]
     start = text.encode(errors="surrogateescape")[: LONGEST_NAME - 13].decode(errors="ignore")
     return f"{start}-{digest}"
+
+
+def short_paths(paths: Sequence[str]) -> dict[str, str]:
+    """Return for each path as few of its last parts as tell it from the others, such as `a/model.onnx`."""
+    found: dict[str, str] = {}
+    for path in paths:
+        parts, others = Path(path).parts, [Path(other).parts for other in paths if other != path]
+        needed = (n for n in range(1, len(parts)) if all(other[-n:] != parts[-n:] for other in others))
+        found[path] = str(Path(*parts[-next(needed, len(parts)) :]))
+    return found
 
 
 def kind_of(path: Path) -> str:

@@ -100,7 +100,7 @@ class BaselineStore:
         return next((each for each in reversed(mine) if each.reference), mine[0] if mine else None)
 
     def file(self, baseline: Baseline) -> Path:
-        """Return the main file of a baseline, with all its files checked.
+        """Return the main file of a baseline, or the folder of a torch network, with all its files checked.
 
         Raises:
             InputError: a name leads out of its folder, or a file is missing or was changed.
@@ -118,7 +118,7 @@ class BaselineStore:
                 raise InputError(
                     f"{path} was changed since it was accepted (sha256); restore it, or accept a new baseline"
                 )
-        return folder / next(iter(baseline.files))
+        return folder if baseline.terms.runtime == "torch" else folder / next(iter(baseline.files))
 
     def accept(self, baseline: Baseline, source: ModelFiles) -> None:
         """Keep a model's files and make them its baseline.

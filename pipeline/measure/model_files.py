@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 from pipeline.core.artifact import file_digest
 from pipeline.core.errors import InputError
 from pipeline.core.paths import kind_of
-from pipeline.core.runtimes import FORMS, RUNTIMES
+from pipeline.core.runtimes import FORMS, RUNTIMES, form_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from onnx import ModelProto
 
     from pipeline.core.stage import Runtime
 
@@ -53,6 +55,10 @@ def model_files(source: Path, runtime: Runtime) -> ModelFiles:
     Raises:
         InputError: a file does not exist, is no file that the runtime reads, or its external data lie elsewhere.
     """
+    form = form_of(source)
+    readers = [name for name, facts in RUNTIMES.items() if form in facts.reads]
+    if form and runtime not in readers:
+        raise InputError(f"{source}: {runtime} does not read it, allowed: {', '.join(readers)}")
     if runtime == "torch":
         names, folder = FORMS["torch"].files, source
     else:
@@ -63,6 +69,8 @@ def model_files(source: Path, runtime: Runtime) -> ModelFiles:
         kind = kind_of(path)
         if kind != "a file":
             raise InputError(f"{path} {f'is {kind}' if kind else 'does not exist'}; expected {_expected(runtime)}")
+    if form is None and runtime != "torch" and not _onnx_model(source):
+        raise InputError(f"{source} is not a network; expected {_expected(runtime)}")
     return ModelFiles(files)
 
 
@@ -79,12 +87,8 @@ def _companions(source: Path) -> tuple[str, ...]:
 
 def _external_data(source: Path) -> tuple[str, ...]:
     """Return the files that an ONNX file keeps weights in; none where it cannot be read: the runtime says why."""
-    import onnx  # noqa: PLC0415 - only a file that is measured is looked into
-    from google.protobuf.message import DecodeError  # noqa: PLC0415 - comes with onnx
-
-    try:
-        model = onnx.load(source, load_external_data=False)
-    except DecodeError:
+    model = _onnx_model(source)
+    if model is None:
         return ()
     found: dict[str, None] = {}
     for tensor in model.graph.initializer:
@@ -93,3 +97,14 @@ def _external_data(source: Path) -> tuple[str, ...]:
         if Path(name).name != name:
             raise InputError(f"{source}: its weights are in {name}; expected them in a file next to it")
     return tuple(found)
+
+
+def _onnx_model(source: Path) -> ModelProto | None:
+    """Return an ONNX file without its external data, whatever its name; None where it is no ONNX file."""
+    import onnx  # noqa: PLC0415 - only a file that is measured is looked into
+    from google.protobuf.message import DecodeError  # noqa: PLC0415 - comes with onnx
+
+    try:
+        return onnx.load(source, format="protobuf", load_external_data=False)
+    except DecodeError:
+        return None

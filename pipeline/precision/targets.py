@@ -61,7 +61,7 @@ class TargetFacts:
 def target_facts(fingerprint: Mapping[str, Any], runtime: str, version: str | None = None) -> TargetFacts:
     """Return what is known of a processor with a runtime.
 
-    `fingerprint` is that of `pipeline.measure.machine.fingerprint()`: of it `architecture` and `isa` are read, and
+    `fingerprint` is that of `measure.machine.machine_fingerprint()`: of it `architecture` and `isa` are read, and
     either may be missing. `version` is the runtime's, such as "1.31.1"; None stands for a new one. Of a processor or
     runtime that no row is about the cautious row is returned (`known` is False); nothing is raised.
     """

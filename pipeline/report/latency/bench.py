@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.core.paths import short_paths
 from pipeline.core.units import MEBIBYTE, NANOSECONDS_PER_MILLISECOND
 from pipeline.measure.statistics import latency_distribution, preempted_share, report_timing
 from pipeline.report import numbers
@@ -29,13 +29,13 @@ def bench_table(measurement: Measurement) -> RenderableType:
     table.add_column("File", overflow="fold")
     for name in ("ms", "p50", "p90", "p95", "p99", "CPU ms", "Speedup", "Load / first ms", "Peak MiB"):
         table.add_column(name, justify="right")
-    noisy = False
+    noisy, names = False, short_paths([subject.label for subject in measurement.subjects])
     for index, subject in enumerate(measurement.subjects):
         found, spread = report_timing(measurement, index), latency_distribution(subject, "wall")
         noisy |= found.contended
         wall, cpu = found.milliseconds, found.cpu_milliseconds
         table.add_row(
-            Path(subject.label).name,
+            names[subject.label],
             f"{numbers.significant(wall.value)} {numbers.bounds(wall)}",
             *map(_scaled, (spread.p50, spread.p90, spread.p95, spread.p99)),
             numbers.significant(cpu.value) if cpu else numbers.DASH,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pipeline
 from pipeline.core.partial import write_whole
+from pipeline.core.paths import short_paths
 from pipeline.report.drawing.template import load_template
 from pipeline.report.latency import comparison_plot as plot
 from pipeline.report.latency.comparison_terminal import WHAT, side_rows, speed
@@ -14,6 +14,8 @@ from pipeline.report.latency.gate import escaped
 from pipeline.report.run import facts
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from markupsafe import Markup
 
     from pipeline.results.comparison import Comparison, Side, Verdict
@@ -62,7 +64,8 @@ def markdown(found: Comparison) -> str:
     """Return the verdict, the reasons and the two files side by side."""
     lines = [f"### {found.verdict}: {escaped(found.name)}, {escaped(speed(found))}", ""]
     lines += [f"- {each.code}: {escaped(each.text)}" for each in found.reasons]
-    names = [escaped(Path(side.label).name) for side in (found.baseline, found.candidate)]
+    labels = [side.label for side in (found.baseline, found.candidate)]
+    names = [escaped(short_paths(labels)[label]) for label in labels]
     lines += ["", f"| | {names[0]} | {names[1]} | ratio |", "|---|---|---|---|"]
     lines += [f"| {' | '.join(row)} |" for row in side_rows(found)]
     return "\n".join(lines) + "\n"

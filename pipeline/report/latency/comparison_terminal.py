@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.core.paths import short_paths
 from pipeline.core.units import MEBIBYTE, NANOSECONDS_PER_MILLISECOND
 from pipeline.measure.roofline import speed_lever
 from pipeline.report import numbers
@@ -52,6 +52,7 @@ def speed(found: Comparison) -> str:
 def side_rows(found: Comparison) -> list[tuple[str, str, str, str]]:
     """Return name, baseline, candidate and ratio of everything that was found of at least one file."""
     rows: list[tuple[str, Callable[[Side], str], Interval | None]] = [
+        *([("runtime", lambda side: side.runtime, None)] if found.baseline.runtime != found.candidate.runtime else ()),
         ("wall ms, min", _spread("wall_ns", "min"), found.wall),
         ("wall ms, p50 / p90", _spread("wall_ns", "p50", "p90"), None),
         ("wall ms, p95 / p99", _spread("wall_ns", "p95", "p99"), None),
@@ -74,8 +75,9 @@ def side_rows(found: Comparison) -> list[tuple[str, str, str, str]]:
 def _table(found: Comparison) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("", no_wrap=True)
+    names = short_paths([side.label for side in (found.baseline, found.candidate)])
     for side in (found.baseline, found.candidate):
-        table.add_column(Path(side.label).name, justify="right", overflow="fold")
+        table.add_column(names[side.label], justify="right", overflow="fold")
     table.add_column("ratio", justify="right", no_wrap=True)
     for row in side_rows(found):
         table.add_row(*row)
@@ -106,8 +108,12 @@ def _limit(side: Side) -> str:
 
 
 def _footer(found: Comparison) -> str:
-    took, side = found.protocol, found.baseline
-    parts = [f"{side.runtime} {side.runtime_version}, {numbers.plural(side.threads, 'thread')}, {side.device}"]
+    took = found.protocol
+    terms = (
+        f"{side.runtime} {side.runtime_version}, {numbers.plural(side.threads, 'thread')}, {side.device}"
+        for side in (found.baseline, found.candidate)
+    )
+    parts = [" and ".join(dict.fromkeys(terms))]
     counted = f"{numbers.plural(took.sessions, 'session')}, {numbers.plural(took.rounds, 'round')}, "
     parts.append(f"{counted if took.sessions else ''}{took.seconds:.1f} s")
     if found.noise.preempted_share is not None:

@@ -205,6 +205,8 @@ def test_compare_returns_the_verdict(tmp_path: Path) -> None:
         ({"margin": "fast"}, 'margin: found "fast", allowed: a share'),
         ({"budget": "10"}, 'budget: found "10", allowed: a positive time'),
         ({"tolerance": "-1"}, "tolerance: found"),
+        ({"metric": "gpu"}, 'metric: found "gpu", allowed: wall, cpu, instructions, or None'),
+        ({"threads": 0}, "threads: found 0, allowed: 1 or more"),
         ({"candidate": tmp_path / "nowhere.onnx"}, r"nowhere\.onnx does not exist"),
         ({"candidate": second}, "inputs"),
     ):

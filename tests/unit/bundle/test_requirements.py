@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pipeline.bundle import requirements, wheels
+from pipeline.bundle import requirements, wheels, write_wheels
 from pipeline.bundle.requirements import pinned, text_of, write_requirements
 from pipeline.bundle.wheels import PLACES, NoAnswerError, ask_pip, known_wheels, wheels_of
 from pipeline.core.errors import InputError
@@ -186,3 +186,11 @@ def test_pip_installs_what_stands_there(tmp_path: Path) -> None:
     refused = dry_run(str(tmp_path / "venv" / "bin" / "python"), tmp_path / "changed.txt")
     assert refused.returncode
     assert "DO NOT MATCH THE HASHES" in refused.stderr
+
+
+def test_the_writer_of_wheels_takes_no_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It refuses what it would ignore, before it asks an index."""
+    monkeypatch.setattr("sys.argv", ["write_wheels", "numpy==9.9.9"])
+    with pytest.raises(SystemExit) as stopped:
+        write_wheels.main()
+    assert stopped.value.code == 2

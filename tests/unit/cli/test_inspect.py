@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -62,6 +63,14 @@ def test_text_and_page(files: tuple[Path, Path], project: Project, tmp_path: Pat
     assert "exact" in done.output
     assert " ".join(PROFILE_NOTE.split()) in " ".join(done.output.split())
     assert page.read_text().startswith("<!DOCTYPE html>")
+
+
+def test_the_float_file_may_be_the_folder_of_its_stage(files: tuple[Path, Path], tmp_path: Path) -> None:
+    """As the file itself may be."""
+    shutil.copy(files[0], tmp_path / "model.onnx")
+    done = inspect(tmp_path, "--against", tmp_path, "--runs", "0", "--images", "2")
+    assert done.exit_code == 0, done.output
+    assert "exact" in done.output
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,12 +19,12 @@ from pipeline.core.errors import (
     SecateurError,
     StageError,
 )
+from pipeline.core.runtimes import FORMS
 from pipeline.measure.devices.registry import registry_file
 from tests.unit.latency.gate_fixtures import Prepared, comparison
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
+    from pipeline.measure.subjects import Subject
     from pipeline.results.comparison import Comparison, Verdict
     from pipeline.results.measurement import Measurement
 
@@ -116,7 +117,7 @@ def test_an_error_has_an_exit_code_that_no_verdict_has(
         (["--device", "qemu://cortex-a72"], "is emulated"),
         (["--metric", "instructions"], "does not count instructions"),
         (["--threads", "0"], "greater than or equal to 1"),
-        (["--runtime", "tflite"], "'tflite' is not one of"),
+        (["--runtime", "tflite"], "'--runtime': 'tflite' is not one of"),
     ],
 )
 def test_bad_options_are_told(
@@ -140,6 +141,38 @@ def test_a_missing_file_is_bad_input(
     found, said = run(monkeypatch, capsys, "compare", files[0], "none.onnx")
     assert found == 2
     assert "none.onnx does not exist; expected an exported network" in said
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["a.onnx"], "onnxruntime"),
+        (["net.xml"], "openvino"),
+        (["a.onnx", "net.xml"], "openvino"),
+        (["folder"], "torch"),
+        (["net.xml", "--runtime", "onnxruntime"], "net.xml: onnxruntime does not read it, allowed: openvino"),
+        (["a.onnx", "folder"], "no runtime reads onnx and torch"),
+        (["notes"], "notes is not a network; expected an exported network (.onnx)"),
+    ],
+)
+@pytest.mark.usefixtures("files")
+def test_the_runtime_is_one_that_reads_the_files(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    given: list[str],
+    expected: str,
+) -> None:
+    """It is chosen by their names, unless it is asked for; what cannot be read is refused before it is measured."""
+    Path("folder").mkdir()
+    for name in ("net.xml", "net.bin", "notes", *(f"folder/{name}" for name in FORMS["torch"].files)):
+        Path(name).write_text("nothing")
+
+    def measured(subjects: list[Subject], *_: object, **__: object) -> None:
+        raise InputError(f"measured in {subjects[0].runtime}")
+
+    monkeypatch.setattr("pipeline.measure.bench.measure_subjects", measured)
+    code, said = run(monkeypatch, capsys, "bench", *given)
+    assert (code, expected in said) == (2, True), said
 
 
 @pytest.mark.parametrize(

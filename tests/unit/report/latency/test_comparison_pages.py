@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import re
+from io import StringIO
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from pipeline.cli import app
 from pipeline.latency.compare import ComparisonRequest, comparison_of, read_comparison, write_comparison
 from pipeline.measure.regression import decide_verdict
 from pipeline.report.latency import comparison_html, comparison_plot
-from pipeline.report.latency.comparison_terminal import speed
+from pipeline.report.latency.comparison_terminal import comparison_summary, speed
 from pipeline.results.comparison import Reason
 from pipeline.results.measurement import SamplingPlan
 from tests.unit.measure.conftest import simulate
@@ -42,6 +44,20 @@ def test_page_says_verdict_reason_and_both_sides() -> None:
     assert "is slower than the baseline by more than the margin" in page
     assert "<b>slower</b>" in page
     assert "wall ms, p95 / p99" in page
+
+
+def test_two_runtimes_and_files_of_one_name_are_told_apart() -> None:
+    """In the terminal's table and last line, and in Markdown."""
+    found, _ = compared()
+    base = found.baseline.model_copy(update={"label": "runs/a/model.onnx"})
+    other = {"label": "runs/b/model.onnx", "runtime": "openvino", "runtime_version": "7.5"}
+    found = found.model_copy(update={"baseline": base, "candidate": found.candidate.model_copy(update=other)})
+    console = Console(width=200, record=True, file=StringIO())
+    console.print(comparison_summary(found))
+    said = console.export_text()
+    for expected in ("a/model.onnx", "b/model.onnx", f"runtime  {base.runtime}", "and openvino 7.5, "):
+        assert re.sub(" +", " ", expected) in re.sub(" +", " ", said)
+    assert "| | a/model.onnx | b/model.onnx | ratio |" in comparison_html.markdown(found)
 
 
 def test_drawings_are_well_formed_and_say_what_they_show() -> None:
