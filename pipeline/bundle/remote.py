@@ -49,7 +49,7 @@ LAST_LINES = 3
 
 
 @dataclass(frozen=True)
-class Compared:
+class BundleComparison:
     """One sample's outputs on the device beside those expected."""
 
     outputs: int
@@ -74,7 +74,7 @@ class FoundThere(Verification):
     emulated: bool = False
     exact: bool = False
     allowed: float | None = None
-    samples: dict[str, Compared] = field(default_factory=dict)
+    samples: dict[str, BundleComparison] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -193,13 +193,15 @@ def _take(told: Mapping[str, Any], manifest: Mapping[str, Any], expected: _Expec
     found.verified = True
 
 
-def _compared(expected: Sequence[float], computed: Sequence[float], max_abs: float, labels: Sequence[str]) -> Compared:
+def _compared(
+    expected: Sequence[float], computed: Sequence[float], max_abs: float, labels: Sequence[str]
+) -> BundleComparison:
     """Compare numbers of single precision, which double precision holds without loss."""
     one, other = (np.asarray(numbers, np.float64) for numbers in (expected, computed))
     same = int((one.view(np.uint64) == other.view(np.uint64)).sum())
     classes = [int(numbers.argmax()) for numbers in (other, one)]
     names = [printable_value(labels[index]) if index < len(labels) else str(index) for index in classes]
-    return Compared(len(one), same, max_abs, names[0], names[1])
+    return BundleComparison(len(one), same, max_abs, names[0], names[1])
 
 
 def _processor(found: FoundThere) -> str:

@@ -41,7 +41,7 @@ _PAYLOAD_FILES = frozenset(name for facts in FORMS.values() for name in facts.fi
 Seen = dict["Path", tuple[int, int, int]]
 
 
-class Listed(FrozenModel):
+class EntryFile(FrozenModel):
     """One file of an entry."""
 
     bytes: int = Field(ge=0)
@@ -52,12 +52,12 @@ class Listing(FrozenModel):
     """The content of entry.json."""
 
     format: int = Field(default=1, ge=1, le=1)
-    files: dict[str, Listed] = Field(min_length=1)
+    files: dict[str, EntryFile] = Field(min_length=1)
 
 
 def seal(folder: Path) -> None:
     """Bring the files of a finished folder to the disk and list them; folders and temporaries in it do not count."""
-    files = {path.name: Listed(bytes=path.stat().st_size, sha256=file_digest(path)) for path in _files(folder)}
+    files = {path.name: EntryFile(bytes=path.stat().st_size, sha256=file_digest(path)) for path in _files(folder)}
     for name in files:
         _sync(folder / name)
     write_whole(folder / ENTRY_FILE, Listing(files=files).model_dump_json(indent=1) + "\n")
@@ -114,7 +114,7 @@ def _files(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _difference(path: Path, listed: Listed, seen: Seen | None) -> str:
+def _difference(path: Path, listed: EntryFile, seen: Seen | None) -> str:
     now = path.stat()
     if now.st_size != listed.bytes:
         return f"has {now.st_size} bytes in place of {listed.bytes}"

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Simplified:
+class SimplifyResult:
     """Nodes before and after, and how far the outputs moved."""
 
     nodes_before: int
@@ -34,7 +34,7 @@ class Simplified:
     parity: Parity
 
 
-def simplify_onnx(source: Path, destination: Path, samples_NCHW: NDArray[np.float32]) -> Simplified:
+def simplify_onnx(source: Path, destination: Path, samples_NCHW: NDArray[np.float32]) -> SimplifyResult:
     """Write the simplified file. The same file and version of onnxsim give the same bytes.
 
     Raises:
@@ -58,7 +58,7 @@ def simplify_onnx(source: Path, destination: Path, samples_NCHW: NDArray[np.floa
     except StageError:
         destination.unlink()
         raise
-    return Simplified(len(given.graph.node), len(result.graph.node), parity)
+    return SimplifyResult(len(given.graph.node), len(result.graph.node), parity)
 
 
 def _parity(source: Path, destination: Path, samples_NCHW: NDArray[np.float32]) -> Parity:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from pipeline.core.stage import Progress
     from pipeline.measure.devices import Device
-    from pipeline.measure.subjects import MeasureTerms, Opened, Subject
+    from pipeline.measure.subjects import MeasureTerms, OpenSubject, Subject
 
 #: New processes, and inferences counted in each: single counts have outliers of a few percent, their least has not.
 PROCESSES = 2
@@ -66,7 +66,7 @@ def count_instructions(
     return _measurement(subjects, opened, terms, seed, found, perf_counter() - begun)
 
 
-def _count(opened: Opened, subject: int, counts: Path, seed: int) -> tuple[int, ...]:
+def _count(opened: OpenSubject, subject: int, counts: Path, seed: int) -> tuple[int, ...]:
     """Return the instructions of `REPEATS` inferences of a freshly created session."""
     worker = opened.connection
     worker.request("create", patience_s=PATIENCE_S, subject=subject, file=opened.request, seed=seed)
@@ -81,7 +81,7 @@ def _count(opened: Opened, subject: int, counts: Path, seed: int) -> tuple[int, 
 
 def _measurement(
     subjects: Sequence[Subject],
-    opened: Sequence[Opened],
+    opened: Sequence[OpenSubject],
     terms: MeasureTerms,
     seed: int,
     counts: Sequence[Sequence[tuple[int, ...]]],

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.core.stage import SilentProgress
 from pipeline.measure.clock import Readings
-from pipeline.measure.sampling import Created, sample
+from pipeline.measure.sampling import SessionStart, sample
 from pipeline.measure.statistics import is_precise
 from pipeline.measure.subjects import PATIENCE_S, local_device, open_subjects, start_worker, subject_samples
 from pipeline.results.measurement import Conditions, Measurement, SamplingPlan
@@ -20,22 +20,22 @@ if TYPE_CHECKING:
     from pipeline.core.stage import Progress
     from pipeline.measure.devices import Device
     from pipeline.measure.sampling import Samples
-    from pipeline.measure.subjects import MeasureTerms, Opened, Subject
+    from pipeline.measure.subjects import MeasureTerms, OpenSubject, Subject
     from pipeline.results.measurement import Stop
 
 
 class WorkerRunner:
     """The `BlockRunner` of a measurement: every subject lives in the worker of its device."""
 
-    def __init__(self, opened: Sequence[Opened], *, pause_ns: int, seed: int) -> None:
+    def __init__(self, opened: Sequence[OpenSubject], *, pause_ns: int, seed: int) -> None:
         self._opened = opened
         self._pause_ns = pause_ns
         self._seed = seed
         self._connections = list({id(each.connection): each.connection for each in opened}.values())
 
-    def create(self, subject: int) -> Created:
+    def create(self, subject: int) -> SessionStart:
         """Load a subject and infer once."""
-        return Created(**self._ask(subject, "create", file=self._opened[subject].request, seed=self._seed))
+        return SessionStart(**self._ask(subject, "create", file=self._opened[subject].request, seed=self._seed))
 
     def block(self, subject: int, inferences: int) -> Readings:
         """Infer `inferences` times."""

@@ -34,7 +34,7 @@ Samples = tuple[tuple[SessionSamples, ...], ...]
 
 
 @dataclass(frozen=True)
-class Created:
+class SessionStart:
     """How long it took to load a subject and to infer for the first time."""
 
     load_ns: int
@@ -44,7 +44,7 @@ class Created:
 class BlockRunner(Protocol):
     """What the protocol drives: the subjects, numbered from 0, and a clock. Tests replay recorded series through it."""
 
-    def create(self, subject: int) -> Created:
+    def create(self, subject: int) -> SessionStart:
         """Load a subject and infer once."""
 
     def block(self, subject: int, inferences: int) -> Readings:
@@ -64,7 +64,7 @@ class BlockRunner(Protocol):
 
 
 @dataclass(frozen=True)
-class Sampled:
+class SampledRounds:
     """What sampling returns: samples per subject, conditions per session, why it stopped, and how long it took.
 
     `error` is the device's, when it went away: what was finished before is kept.
@@ -164,7 +164,7 @@ def sample(
     seed: int,
     stop: Callable[[Samples, tuple[Conditions, ...]], Stop | None],
     progress: Progress | None = None,
-) -> Sampled:
+) -> SampledRounds:
     """Time `subjects` subjects by the protocol above until `stop` gives a reason or the plan's budget is spent.
 
     `stop` is asked after the sessions of the plan's looks, with what was found so far. A session is not begun when one
@@ -190,7 +190,7 @@ def sample(
         would_end_s = (sampler.elapsed_ns() + longest_ns) / 1e9
         stopped = _stop(plan, len(sessions), would_end_s, lambda: stop(_by_subject(sessions), tuple(conditions)))
     samples = _by_subject(sessions) if sessions else ((),) * subjects
-    return Sampled(samples, tuple(conditions), stopped, sampler.elapsed_ns() / 1e9, error)
+    return SampledRounds(samples, tuple(conditions), stopped, sampler.elapsed_ns() / 1e9, error)
 
 
 def _stop(plan: SamplingPlan, sessions: int, would_end_s: float, answered: Callable[[], Stop | None]) -> Stop | None:

@@ -65,7 +65,7 @@ class MeasureTerms:
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenSubject:
     """What is known of a subject after its check: how to ask the worker for it, and what it is."""
 
     connection: Connection
@@ -97,7 +97,7 @@ def open_subjects(
     *,
     seed: int,
     progress: Progress,
-) -> list[Opened]:
+) -> list[OpenSubject]:
     """Bring every subject to its device, weigh it, run it once on the same inputs and compare what comes out.
 
     Raises:
@@ -119,7 +119,7 @@ def open_subjects(
         progress.update(number, 2 * len(subjects), "measuring peak memory")
         worker = workers[subject.device][0]
         weights.append(_peak_memory(worker, request, seed) if terms.measure_peak_memory else None)
-    opened: list[Opened] = []
+    opened: list[OpenSubject] = []
     for number, (subject, request) in enumerate(zip(subjects, requests, strict=True)):
         progress.update(len(subjects) + number, 2 * len(subjects), "checking the outputs")
         connection, hello = workers[subject.device]
@@ -129,7 +129,9 @@ def open_subjects(
         if opened:
             check = compare_outputs(subjects[0].label, opened[0].facts, subject.label, facts, subject.tolerance)
         unchecked = {**request, "sha256": {}}
-        opened.append(Opened(connection, unchecked, facts, hello, payloads[number].size_bytes, weights[number], check))
+        opened.append(
+            OpenSubject(connection, unchecked, facts, hello, payloads[number].size_bytes, weights[number], check)
+        )
     return opened
 
 
@@ -162,7 +164,7 @@ def _request(subject: Subject, brought: ModelFiles, terms: MeasureTerms, device:
 
 def subject_samples(
     subject: Subject,
-    opened: Opened,
+    opened: OpenSubject,
     sessions: tuple[SessionSamples, ...],
     instructions: tuple[tuple[int, ...], ...] = (),
 ) -> SubjectSamples:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
     from pipeline.core.stage import Progress
-    from pipeline.precision.evaluation import Evaluation, Timed
+    from pipeline.precision.evaluation import Evaluation, PairedTime
     from pipeline.precision.problem import SearchProblem
     from pipeline.precision.rows import Precision
     from pipeline.precision.variant import Variant
@@ -147,7 +147,7 @@ class Candidates:
         elif question.inexact_on_arm:
             tried.dropped = question.inexact_on_arm(model)
 
-    def _timed(self, files: Sequence[SearchCandidate], share: float) -> list[tuple[SearchCandidate, Timed]]:
+    def _timed(self, files: Sequence[SearchCandidate], share: float) -> list[tuple[SearchCandidate, PairedTime]]:
         """Time files; those that the device's runtime refuses are dropped with the reason, the others timed."""
         if len(files) < 2:  # noqa: PLR2004 - a pair
             return []

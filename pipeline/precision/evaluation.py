@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Timed:
+class PairedTime:
     """A file's paired speedup over the first one of the measurement (None for that one), and its time."""
 
     speedup: Interval | None
@@ -86,7 +86,7 @@ class Evaluation:
         """Return accuracy(after) - accuracy(before) on the validation split with a 95 % interval."""
         return paired_difference(self._predicted(before), self._predicted(after), self.validation.labels)
 
-    def timed(self, files: Sequence[Path], budget_s: float) -> list[Timed]:
+    def timed(self, files: Sequence[Path], budget_s: float) -> list[PairedTime]:
         """Measure files together, interleaved, against the first.
 
         Raises:
@@ -100,7 +100,7 @@ class Evaluation:
         )
         clock: Clock = "cpu" if self.target.threads == 1 else "wall"
         return [
-            Timed(
+            PairedTime(
                 paired_speedup(found, index, clock),
                 median_milliseconds(found.subjects[index], "wall", plan=found.plan, seed=found.seed),
             )

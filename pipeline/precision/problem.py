@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from pipeline.compress.quantization.engines.engine import QuantizeRequest
     from pipeline.compress.quantization.names import Scheme
-    from pipeline.precision.evaluation import Evaluation, Timed
+    from pipeline.precision.evaluation import Evaluation, PairedTime
     from pipeline.precision.targets import TargetFacts
     from pipeline.precision.variant import Variant
     from pipeline.results.precision import LayerChoice, State
@@ -44,7 +44,7 @@ class SearchCandidate:
     on_integers: tuple[str, ...] = ()
     decibels: float | None = None
     saturated: float | None = None
-    timed: Timed | None = None
+    timed: PairedTime | None = None
     dropped: str = ""
     remark: str = ""
     far: str = ""

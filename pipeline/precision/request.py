@@ -29,7 +29,7 @@ MOVED, QUANTILE = 0.02, 0.95
 
 
 @dataclass(frozen=True)
-class Calibrated:
+class CalibrationImages:
     """Calibration images [N, C, H, W] as the network takes them; `moved` is how far ranges moved at each number."""
 
     samples_NCHW: NDArray[np.float32]
@@ -48,14 +48,14 @@ def request_of(config: QuantizationConfig, scheme: Scheme) -> QuantizeRequest:
     )
 
 
-def calibration_images(config: QuantizationConfig, context: Context, model: ModelProto) -> Calibrated:
+def calibration_images(config: QuantizationConfig, context: Context, model: ModelProto) -> CalibrationImages:
     """Return training images, drawn with the run's seed; validation and test images are never looked at.
 
     More images begin with the same ones. Raises InputError when the training split has too few.
     """
     pool = training_images(context, None if config.images == "auto" else config.images)
     if config.images != "auto":
-        return Calibrated(pool, {})
+        return CalibrationImages(pool, {})
     moved: dict[int, float] = {}
     count = min(FEWEST, len(pool))
     before = _ranges(model, pool[:count], config)
@@ -66,7 +66,7 @@ def calibration_images(config: QuantizationConfig, context: Context, model: Mode
         if moved[count] < MOVED:
             break
         before = now
-    return Calibrated(pool[:count], moved)
+    return CalibrationImages(pool[:count], moved)
 
 
 def training_images(context: Context, count: int | None, *, after: int = 0) -> NDArray[np.float32]:

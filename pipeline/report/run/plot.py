@@ -31,7 +31,7 @@ _BAR_STEP = 34
 
 
 @dataclass(frozen=True)
-class Judged:
+class PlottedRow:
     """A row that has both accuracy and latency."""
 
     row: Row
@@ -59,7 +59,7 @@ def accuracy_over_latency(report: RunReport, *, wide: bool = True) -> Markup:
     as the result.
     """
     drawn = [
-        Judged(row, row.validation, taken.milliseconds)
+        PlottedRow(row, row.validation, taken.milliseconds)
         for row in made(report)
         if row.validation and (taken := timing(row, report.target))
     ]
@@ -96,7 +96,7 @@ def sizes(report: RunReport, *, wide: bool = True) -> Markup:
     return svg.picture((width, 12 + _BAR_STEP * len(made(report))), "Size on disk and with gzip", told, parts)
 
 
-def _axes(drawn: Sequence[Judged], frame: Box, most: int) -> tuple[Axis, Axis]:
+def _axes(drawn: Sequence[PlottedRow], frame: Box, most: int) -> tuple[Axis, Axis]:
     """Return the scale of milliseconds, from zero, and that of accuracy in percent, around what was found."""
     spans = [numbers.wilson(each.accuracy) for each in drawn]
     lowest, highest = 100 * min(low for low, _ in spans), 100 * max(high for _, high in spans)
@@ -105,7 +105,7 @@ def _axes(drawn: Sequence[Judged], frame: Box, most: int) -> tuple[Axis, Axis]:
     return across, round_axis(lowest, highest, frame.bottom, frame.top, most=7)
 
 
-def _point(judged: Judged, across: Axis, up: Axis, role: rows.Role) -> PlotPoint:
+def _point(judged: PlottedRow, across: Axis, up: Axis, role: rows.Role) -> PlotPoint:
     """Put one row on the scales."""
     low, high = numbers.wilson(judged.accuracy)
     taken = judged.milliseconds
@@ -125,7 +125,7 @@ def _label(row: Row) -> str:
     return chart.shortened(f"{row.index} {row.label}")
 
 
-def _description(drawn: Sequence[Judged]) -> str:
+def _description(drawn: Sequence[PlottedRow]) -> str:
     """Tell the plot to those who cannot see it."""
     return "; ".join(
         f"{each.row.label}: {numbers.milliseconds(each.milliseconds.value)}, {numbers.percent(each.accuracy.accuracy)}"

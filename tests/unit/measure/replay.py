@@ -12,7 +12,7 @@ import numpy as np
 
 from pipeline.measure.clock import Readings
 from pipeline.measure.regression import decide_verdict
-from pipeline.measure.sampling import Created, Sampled, sample
+from pipeline.measure.sampling import SampledRounds, SessionStart, sample
 from pipeline.results.measurement import Conditions, Measurement, SamplingPlan, SubjectSamples
 
 if TYPE_CHECKING:
@@ -65,11 +65,11 @@ class Replay:
         self._rng = np.random.default_rng(seed)
         self._bias: dict[int, float] = {}
 
-    def create(self, subject: int) -> Created:
+    def create(self, subject: int) -> SessionStart:
         """Draw the subject's bias in this session."""
         self._bias[subject] = float(np.exp(self._rng.normal(0, self.scene.session)))
         self.time_ns += MILLISECOND
-        return Created(MILLISECOND, MILLISECOND)
+        return SessionStart(MILLISECOND, MILLISECOND)
 
     def block(self, subject: int, inferences: int) -> Readings:
         """Infer in a round of its own."""
@@ -171,7 +171,7 @@ def measured(
         found = decide_verdict(gather(scene, plan, samples, conditions=conditions), margin=margin, metric=metric)
         return "decided" if found.verdict in {"PASS", "FAIL"} else None
 
-    sampled: Sampled = sample(
+    sampled: SampledRounds = sample(
         Replay(scene, seed=seed, sessions=plan.max_sessions), len(scene.wall), plan=plan, seed=seed, stop=stop
     )
     return gather(

@@ -15,7 +15,7 @@ from pipeline.core.errors import DeviceError, InputError, SecateurError, StageEr
 from pipeline.measure.clock import Readings
 from pipeline.measure.connection import Connection, connect
 from pipeline.measure.harness import WorkerRunner
-from pipeline.measure.subjects import Opened
+from pipeline.measure.subjects import OpenSubject
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -244,9 +244,9 @@ for line in sys.stdin:
 """
 
 
-def opened(connection: Connection) -> Opened:
+def opened(connection: Connection) -> OpenSubject:
     """Return a subject that lives behind this connection."""
-    return Opened(connection, {}, {}, {}, 0, None, None)
+    return OpenSubject(connection, {}, {}, {}, 0, None, None)
 
 
 def test_two_workers_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.measure.clock import Readings
 from pipeline.measure.regression import Decision, decide_verdict
-from pipeline.measure.sampling import Created, Sampled, sample
+from pipeline.measure.sampling import SampledRounds, SessionStart, sample
 from pipeline.results.measurement import Conditions, SamplingPlan
 from tests.unit.measure.replay import Scene, gather
 
@@ -35,10 +35,10 @@ class Recorded:
         self.session = 0
         self.time_ns = 0
 
-    def create(self, subject: int) -> Created:
+    def create(self, subject: int) -> SessionStart:
         """Know nothing of loading."""
         del subject
-        return Created(1, 1)
+        return SessionStart(1, 1)
 
     def block(self, subject: int, inferences: int) -> Readings:
         """Give the first round for the warm-up."""
@@ -70,7 +70,7 @@ class Recorded:
         return Readings((round(factor * wall),), (round(factor * cpu),), preemptions)
 
 
-def replayed(recorded: Recorded, margin: float = 0.03) -> tuple[Sampled, Decision]:
+def replayed(recorded: Recorded, margin: float = 0.03) -> tuple[SampledRounds, Decision]:
     """Sample until there is a verdict, as a comparison does."""
     plan = SamplingPlan(budget_s=recorded.sessions, session_s=1, strict=True)
 

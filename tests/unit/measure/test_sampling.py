@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.core.errors import DeviceError
 from pipeline.measure.clock import Readings
-from pipeline.measure.sampling import PIECE_NS, Created, Sampled, sample
+from pipeline.measure.sampling import PIECE_NS, SampledRounds, SessionStart, sample
 from pipeline.results.measurement import Conditions, SamplingPlan
 
 if TYPE_CHECKING:
@@ -35,12 +35,12 @@ class Replay:
     warm: dict[int, int] = field(default_factory=dict)
     pieces: list[tuple[int, int]] = field(default_factory=list)
 
-    def create(self, subject: int) -> Created:
+    def create(self, subject: int) -> SessionStart:
         """Take time to load and to infer once."""
         self.created.append(subject)
         self.warm[subject] = 0
         self.time_ns += self.load_ns + self.inference_ns[subject]
-        return Created(self.load_ns, self.inference_ns[subject])
+        return SessionStart(self.load_ns, self.inference_ns[subject])
 
     def block(self, subject: int, inferences: int) -> Readings:
         """Take as long as the subject needs; blocks before it settles are slower, each in another measure."""
@@ -85,7 +85,7 @@ def run(
     seed: int = 0,
     stop: Callable[[Samples, tuple[Conditions, ...]], Stop | None] = never,
     **plan: float,
-) -> Sampled:
+) -> SampledRounds:
     """Sample all subjects of `replay` in sessions of a second, at most 8 unless the plan says otherwise."""
     chosen = SamplingPlan.model_validate({"budget_s": 8, "session_s": 1, **plan})
     return sample(replay, len(replay.inference_ns), plan=chosen, seed=seed, stop=stop)
@@ -282,7 +282,7 @@ def test_sessions_are_released_when_a_subject_fails() -> None:
     """What was loaded is let go of also when loading the next one fails."""
 
     class Broken(Replay):
-        def create(self, subject: int) -> Created:
+        def create(self, subject: int) -> SessionStart:
             if subject == 1:
                 raise MemoryError
             return super().create(subject)

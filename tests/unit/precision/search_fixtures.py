@@ -15,7 +15,7 @@ from pipeline.core.errors import InputError, SecateurError
 from pipeline.core.stage import SilentProgress, Target
 from pipeline.onnx_graph.file import read_onnx, write_onnx
 from pipeline.precision import candidates, search
-from pipeline.precision.evaluation import Timed
+from pipeline.precision.evaluation import PairedTime
 from pipeline.precision.problem import SearchProblem, plan_of
 from pipeline.precision.targets import target_facts
 from pipeline.precision.variant import Variant, build
@@ -191,7 +191,7 @@ class World:
         def interval(value: float) -> Interval:
             return Interval(value=value, low=value * (1 - self.spread), high=value * (1 + self.spread))
 
-        def times(files: Sequence[Path], budget_s: float) -> list[Timed]:
+        def times(files: Sequence[Path], budget_s: float) -> list[PairedTime]:
             whats = [self.is_what(file) for file in files]
             self.timed.append((whats, budget_s))
             if self.failing is not None:
@@ -203,7 +203,8 @@ class World:
             speed = self.again if is_last and self.again is not None else self.speed
             ratios = [speed(what) / speed(whats[0]) for what in whats]
             return [
-                Timed(interval(ratio) if place else None, interval(1 / ratio)) for place, ratio in enumerate(ratios)
+                PairedTime(interval(ratio) if place else None, interval(1 / ratio))
+                for place, ratio in enumerate(ratios)
             ]
 
         def refusals(files: Sequence[Path]) -> list[str]:

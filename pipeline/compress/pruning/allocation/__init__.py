@@ -18,7 +18,7 @@ from pipeline.compress.pruning.allocation.rates import by_pattern, explicit_rate
 from pipeline.compress.pruning.allocation.schedule import remaining_schedule, step_ratios
 from pipeline.compress.pruning.allocation.sensitivity import ratio_limits, sensitivity
 from pipeline.compress.pruning.allocation.target import Widths
-from pipeline.compress.pruning.allocation.widths import Allocation, Kept, Reached, best
+from pipeline.compress.pruning.allocation.widths import Allocation, Kept, ReachedCost, best
 
 __all__ = [
     "Allocation",
@@ -26,7 +26,7 @@ __all__ = [
     "GroupConstraint",
     "JudgedAllocation",
     "Kept",
-    "Reached",
+    "ReachedCost",
     "Widths",
     "best",
     "by_pattern",

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pipeline.compress.pruning.allocation.constraints import Constraints
-    from pipeline.compress.pruning.allocation.widths import Kept, Reached
+    from pipeline.compress.pruning.allocation.widths import Kept, ReachedCost
     from pipeline.compress.pruning.cost import CostModel
 
 _DRAWS = 10  # for each candidate that is wanted: some miss the target or repeat another's widths
@@ -27,7 +27,7 @@ _DRAWS = 10  # for each candidate that is wanted: some miss the target or repeat
 class JudgedAllocation:
     """One candidate and what the judge gave it."""
 
-    reached: Reached
+    reached: ReachedCost
     value: float
 
 
@@ -85,7 +85,7 @@ def judged_candidates(
 
 def _draws(
     scores: Mapping[str, Tensor], constraints: Constraints, model: CostModel, target: float, draws: int, seed: int
-) -> Iterator[Reached]:
+) -> Iterator[ReachedCost]:
     generator = torch.Generator().manual_seed(seed)
     for _ in range(draws):
         rates = 1 - torch.rand(len(scores), generator=generator, dtype=torch.float64)  # (0, 1]: none stays whole

@@ -24,7 +24,7 @@ Kept = dict[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
-class Reached:
+class ReachedCost:
     """Channels that were chosen for a cost, the cost that they have, and the one that was asked for."""
 
     kept: Kept
@@ -79,7 +79,7 @@ class Allocation:
                 )
         return best(self.scores, _rounded(wanted, self._grids()))
 
-    def at_cost(self, model: CostModel, target: float, tolerance: float = TOLERANCE) -> Reached:
+    def at_cost(self, model: CostModel, target: float, tolerance: float = TOLERANCE) -> ReachedCost:
         """Remove as many channels as bring the network to a cost; see `widths_at_cost`.
 
         Args:
@@ -97,7 +97,7 @@ class Allocation:
             return _rounded(self.wanted(ratio), grids)
 
         widths = widths_at_cost(path, grids, model, target, tolerance)
-        return Reached(best(self.scores, widths), model.cost(widths), target)
+        return ReachedCost(best(self.scores, widths), model.cost(widths), target)
 
     def _grids(self) -> dict[str, list[int]]:
         return {name: self.constraints.of(name).widths(len(score)) for name, score in self.scores.items()}
