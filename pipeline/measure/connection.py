@@ -179,7 +179,7 @@ def connect(device: Device, *, priority: bool = False) -> tuple[Connection, dict
     return connection, told
 
 
-class Ended(NamedTuple):
+class ProgramResult(NamedTuple):
     """How a program ended: its exit code, what it printed, and what it said on stderr."""
 
     code: int
@@ -187,7 +187,7 @@ class Ended(NamedTuple):
     words: str
 
 
-def run_program(device: Device, script: str, *arguments: str, limit_s: float) -> Ended:
+def run_program(device: Device, script: str, *arguments: str, limit_s: float) -> ProgramResult:
     """Run Python on a file that was pushed to a device, to its end; nothing goes on here afterwards.
 
     Raises:
@@ -202,4 +202,4 @@ def run_program(device: Device, script: str, *arguments: str, limit_s: float) ->
             ) from error
         finally:
             process.kill()
-    return Ended(process.returncode, out.decode(errors="replace"), words.decode(errors="replace"))
+    return ProgramResult(process.returncode, out.decode(errors="replace"), words.decode(errors="replace"))
