@@ -19,7 +19,7 @@ from pipeline.latency.compare import compare_files, keep_partial, write_comparis
 from pipeline.latency.drift import find_steps, lasting, levels
 from pipeline.latency.instructions import compare_instructions
 from pipeline.measure.devices import open_device
-from pipeline.measure.model_files import model_files
+from pipeline.measure.model_files import accepted_files
 from pipeline.measure.regression import holm_correction
 from pipeline.results.comparison import Reason
 from pipeline.results.gate import Drift, Failure, GateResult, ModelResult, Policy, model_code, overall_code
@@ -217,7 +217,7 @@ class Gate:
 
     def _stored(self, model: GatedModel, measurement: Measurement) -> str:
         """Make a model's file its baseline; return its digest."""
-        source = model_files(self._file(model), model.question.runtime)
+        source = accepted_files(self._file(model), model.question.runtime)
         baseline = Baseline(
             model=model.name,
             digest=source.digest,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.core.artifact import file_digest
+from pipeline.core.entry import ARTIFACT_FILE
 from pipeline.core.errors import InputError
 from pipeline.core.paths import kind_of
 from pipeline.core.runtimes import FORMS, RUNTIMES, form_of
@@ -72,6 +73,12 @@ def model_files(source: Path, runtime: Runtime) -> ModelFiles:
     if form is None and runtime != "torch" and not _onnx_model(source):
         raise InputError(f"{source} is not a network; expected {_expected(runtime)}")
     return ModelFiles(files)
+
+
+def accepted_files(source: Path, runtime: Runtime) -> ModelFiles:
+    """Return the files of a network that are kept of it: of a torch network also what says which inputs it takes."""
+    found = model_files(source, runtime)
+    return ModelFiles({**found.files, ARTIFACT_FILE: source / ARTIFACT_FILE}) if runtime == "torch" else found
 
 
 def _expected(runtime: Runtime) -> str:

@@ -27,6 +27,7 @@ class Prepared:
 
     answers: dict[str, list[tuple[Verdict, float] | Exception]]
     threads: int = 1
+    runtime: str = "onnxruntime"
     version: str = "1.31.1"
     machine: dict[str, object] = field(default_factory=lambda: dict(MACHINE))
     ratio: float = 1.0
@@ -78,10 +79,10 @@ class Prepared:
         return SubjectSamples(
             label=path.name,
             path=str(path),
-            runtime="onnxruntime",
+            runtime=self.runtime,
             runtime_version=self.version,
             options={"provider": "CPU"},
-            digest=model_files(path, "onnxruntime").digest,
+            digest=model_files(path, self.runtime).digest,
             input_shapes={"image": (1, 3, 8, 8)},
             threads=self.threads,
             fingerprint=self.machine,

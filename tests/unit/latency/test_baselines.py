@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pipeline.core.errors import InputError
-from pipeline.core.runtimes import FORMS
 from pipeline.latency.baselines import Baseline, BaselineStore, terms_of
 from pipeline.measure.model_files import model_files
 from tests.unit.latency.gate_fixtures import Prepared
@@ -38,18 +37,6 @@ def test_what_was_accepted_is_read_again(store: BaselineStore) -> None:
     assert store.file(found).read_text() == "network"
     assert (found.reason, found.terms.threads) == ("first", 1)
     assert store.reference("a") == found
-
-
-def test_a_torch_network_is_a_folder(store: BaselineStore, tmp_path: Path) -> None:
-    """The runtime torch is given it as a whole, as it was when it was accepted."""
-    for name in FORMS["torch"].files:
-        (tmp_path / name).write_text(name)
-    source = model_files(tmp_path, "torch")
-    first = store.baselines()["a"]
-    terms = first.terms.model_copy(update={"runtime": "torch"})
-    update = {"model": "b", "digest": source.digest, "files": source.sha256, "terms": terms}
-    store.accept(first.model_copy(update=update), source)
-    assert model_files(store.file(store.baselines()["b"]), "torch").digest == source.digest
 
 
 def test_a_changed_file_is_refused(store: BaselineStore) -> None:

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pipeline.core.entry import ARTIFACT_FILE
 from pipeline.core.errors import DeviceError, OutputsError
+from pipeline.core.runtimes import FORMS
 from pipeline.core.stage import SilentProgress
 from pipeline.latency.baselines import BaselineStore
 from pipeline.latency.gate import Gate
@@ -64,6 +66,19 @@ def test_the_baseline_is_the_stored_file(tmp_path: Path) -> None:
     assert project.gate(prepared).exit_code == 0
     assert prepared.asked[0][2].read_text() == "network a"
     assert prepared.asked[0][2].is_relative_to(tmp_path / "baselines" / "files")
+
+
+def test_the_baseline_of_a_torch_network_is_its_whole_folder(tmp_path: Path) -> None:
+    """With artifact.json, without which it cannot be loaded."""
+    project, names = Project(tmp_path, "a"), {*FORMS["torch"].files, ARTIFACT_FILE}
+    (tmp_path / "latency.toml").write_text('runtime = "torch"\n[[model]]\nname = "a"\nfile = "net"\n')
+    (tmp_path / "net").mkdir()
+    for name in names:
+        (tmp_path / "net" / name).write_text(name)
+    assert project.gate(Prepared({"a": [PASS]}, runtime="torch"), accept="first").exit_code == 0
+    prepared = Prepared({"a": [PASS]}, runtime="torch")
+    assert project.gate(prepared).exit_code == 0
+    assert {path.name for path in prepared.asked[0][2].iterdir()} == names
 
 
 def test_a_rejected_candidate_never_becomes_the_baseline(tmp_path: Path) -> None:
