@@ -31,7 +31,7 @@ MOVERS = frozenset(
 def float_islands(layers: Sequence[FileLayer], links: Sequence[Link]) -> tuple[FloatIsland, ...]:
     """Return the layers that compute in float between integer ones, those that touch each other together.
 
-    A tensor counts where it is widened for such a layer or narrowed behind it: read in one type and written in the
+    A tensor counts where it is dequantized for such a layer or quantized after it: read in one type and written in the
     other, once for each tensor and direction. Runtimes narrow it earlier than the file says where only a Reshape or its
     like stands between.
     """

@@ -163,7 +163,7 @@ class Apart:
 def _apart(wiring: FileWiring, known: set[str]) -> Apart:
     """Cut a graph at every float tensor that is in `known`: layers read it as an input, and make it under another name.
 
-    A pair of QuantizeLinear and DequantizeLinear behind such a tensor stays for those who read it, and is copied for
+    A pair of QuantizeLinear and DequantizeLinear after such a tensor stays for those who read it, and is copied for
     who makes it.
     """
     model = deepcopy(wiring.model)

@@ -72,7 +72,7 @@ def read_layers(file: Path, inputs: Sequence[TensorSpec] = ()) -> IrLayers:
 
 
 def described(fake: openvino.Node) -> Quantizer:
-    """Tell how a FakeQuantize quantizes: its output range in as many levels as it has."""
+    """Describe how a FakeQuantize quantizes: its output range in as many levels as it has."""
     low, high = (np.asarray(fake.input_value(place).get_node().data, np.float64) for place in (3, 4))
     levels = int(fake.get_attributes()["levels"])
     scale = (high - low) / (levels - 1)
@@ -123,7 +123,7 @@ def constants(port: openvino.Output) -> list[openvino.Node]:
 
 
 def _is_bias(operation: openvino.Node, fixed: frozenset[str]) -> bool:
-    """Say whether this adds stored numbers right behind a product, so that it is part of that layer."""
+    """Say whether this adds stored numbers right after a product, so that it is part of that layer."""
     if operation.get_type_name() != "Add":
         return False
     nodes = [port.get_node() for port in operation.input_values()]

@@ -1,7 +1,7 @@
 """Runs a file, nothing optimised, and watches its layers: noise against the float file, dead channels, clipping.
 
 Ratio of signal to quantization noise, in dB: 10 log10(sum x^2 / sum (x - y)^2) over all samples and positions, x the
-tensor of the float file and y that of the same name in the quantized one, behind its DequantizeLinear where it has one:
+tensor of the float file and y that of the same name in the quantized one, after its DequantizeLinear where it has one:
 what the next layer gets. Accumulated: the quantized network from its inputs on. Own: the layer's inputs come from the
 float file and pass its own quantizers, so that only its inputs, its weights and its output are quantized.
 """
@@ -32,7 +32,7 @@ FEWEST = 2
 class Probe:
     """Where a layer is watched.
 
-    `raw` is its output, `after` the same behind its quantizer; equal where it has none. `axis` is that of channels,
+    `raw` is its output, `after` the same after its quantizer; equal where it has none. `axis` is that of channels,
     None for layers without weights. `reference` is the tensor's name in the float file.
     """
 

@@ -35,7 +35,7 @@ SUFFIX = ".tar.gz"
 
 
 def write_archive(folder: Path, archive: Path) -> None:
-    """Write the files of a folder as tar.gz: sorted behind manifest.json, owner and time left out."""
+    """Write the files of a folder as tar.gz: sorted after manifest.json, owner and time left out."""
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     names.sort(key=lambda name: name != MANIFEST)
     with (

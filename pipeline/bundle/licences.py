@@ -24,7 +24,7 @@ def data_licence(content: Content) -> str:
 def weights_licence(content: Content) -> str:
     """Return the licence of the weights: the option, else that of the card beside the recipe's model.
 
-    The card speaks for weights that lie beside it, not for those from elsewhere or for networks trained from nothing.
+    The card describes the weights next to it, not those from elsewhere and not networks trained from scratch.
     """
     if content.options.weights_licence:
         return content.options.weights_licence

@@ -1,4 +1,4 @@
-"""Modules of the user's own that a Python file imports: those beside it by its text, all once it was imported."""
+"""Modules of the user's own that a Python file imports: those next to it by its text, all once it was imported."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _with_packages(name: str) -> Iterator[str]:
 
 
 def _imported(source: Path, package: str) -> Iterator[str]:
-    """Yield the dotted names that a file imports; names behind `from` may be modules too."""
+    """Yield the dotted names that a file imports; names after `from` may be modules too."""
     try:
         tree = ast.parse(content_of(source), str(source))
     except (SyntaxError, ValueError) as error:
@@ -100,7 +100,7 @@ def _files(root: Path, name: str) -> Iterator[tuple[str, Path]]:
 
 @contextmanager
 def importable_folder(folder: Path) -> Iterator[None]:
-    """Let modules of `folder` be imported in the block as those beside a script; afterwards they are forgotten.
+    """Let modules of `folder` be imported in the block like those next to a script; afterwards they are forgotten.
 
     Two files may so have modules of the same name beside them.
     """

@@ -162,7 +162,7 @@ def _remove(lock_file: Path, folder: Path, *, dry_run: bool, limit: float) -> bo
 
 
 def _tidy_locks(store: Store, limit: float) -> None:
-    """Remove files of locks that nobody has and nothing lies behind, and what a killed process was removing."""
+    """Remove files of locks that nobody holds and that guard nothing, and what a killed process was removing."""
     present = {folder.name for folder in (*folders(store), *_unfinished(store))}
     for path in _children(store.root / "locks"):
         if path.name.removesuffix(".use") not in present and path.stat().st_mtime <= limit:

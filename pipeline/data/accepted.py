@@ -20,7 +20,7 @@ ADVICE = "A data set has images uint8 [N, C, H, W] and labels int64 [N]: see pip
 def accepted(dataset: Dataset, where: str) -> Dataset:
     """Return the data set with plain arrays and its notes.
 
-    Labels [N, 1], integers of another width and whole numbers 0 to 255 of another type are taken as what they are.
+    Labels [N, 1], integers of another width and values 0 to 255 of another type are taken as what they are.
 
     Raises:
         InputError: all that is wrong with it, at once.

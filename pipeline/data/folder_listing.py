@@ -17,7 +17,7 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}
 _VALIDATION_TOO = ("val", "valid", "dev")
 #: Names that are splits, not classes, in whatever case.
 _SPLIT_LIKE = frozenset({*SPLITS, *_VALIDATION_TOO, "training", "testing", "eval"})
-#: Folders that file managers and archives leave behind; beside them, all whose names begin with a dot.
+#: Folders that file managers and archives leave behind, and all whose names begin with a dot.
 _LEFT_BEHIND = frozenset({"@eaDir", "__MACOSX", "$RECYCLE.BIN", "System Volume Information"})
 Listing = list[tuple[Path, int]]
 

@@ -1,7 +1,7 @@
 """A data set from the user's own Python file, which exposes `load(**arguments) -> pipeline.core.dataset.Dataset`.
 
-It is told apart by its text, its arguments, the modules beside it that it imports, and the files and folders that the
-recipe names as inputs. What else `load` reads and imports is found while it runs, and said.
+It is told apart by its text, its arguments, the modules that it imports from its folder, and the files and folders that
+the recipe names as inputs. What else `load` reads and imports is found while it runs, and said.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ def export_openvino(
 ) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
     """Write the IR of an ONNX file (FP32, or int8 in QDQ format) and return its inputs and outputs.
 
-    With `half` the weights are stored as FP16 and widened when the file is loaded: half the size, the same speed.
+    With `half` the weights are stored as FP16 and converted when the file is loaded: half the size, the same speed.
     `batch` fixes a dynamic batch. Names of inputs and outputs stay; layers keep their ONNX names.
 
     Raises:

@@ -90,7 +90,7 @@ def inspect_file(file: Path, ways: InspectOptions) -> FileInspection:
     """Describe a file's layers, run it unoptimised to see them, and profile it.
 
     Args:
-        file: an ONNX file, float or quantized, or an OpenVINO IR (.xml beside .bin).
+        file: an ONNX file, float or quantized, or an OpenVINO IR (.xml next to .bin).
         ways: how it is looked at.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Inspects a network before anything is pruned: which channels leave together, what they cost, what stays and why.
+"""Inspects a network before anything is pruned: which channels are removed together, what they cost, what stays.
 
 `inspect_network` captures and traces a network; `inspection_of` counts, from the channel graph and what the modules
 are. MACs per group come from the graph's contractions (sums of products), so that they follow widths exactly: a group's

@@ -153,7 +153,7 @@ class _Terms:
 
 
 def write_comparison(comparison: Comparison, measurement: Measurement, folder: Path) -> Comparison:
-    """Write comparison.json and the rounds beside it; return the comparison with the rounds' hash.
+    """Write comparison.json and the rounds next to it; return the comparison with the rounds' hash.
 
     Raises:
         ResourceError: the disk is full or the folder cannot be written.

@@ -61,7 +61,7 @@ class Comparing(Protocol):
 class Gate:
     """A gate over all models: what to do with an INCONCLUSIVE, what to accept and why, and where results go.
 
-    With `drift` each candidate is measured beside the frozen reference, and the series of these ratios is judged.
+    With `drift` each candidate is measured against the frozen reference, and the series of these ratios is judged.
     `opened` finds the exported file that a model's path stands for in a runtime, such as that of a bundle.
     """
 

@@ -62,7 +62,7 @@ class WorkerRunner:
         return done
 
     def release(self) -> None:
-        """Let go of all sessions; a worker that is gone has let go of its own."""
+        """Release all sessions; a dead worker has none."""
         for connection in self._connections:
             if connection.process.poll() is None:
                 connection.request("release")

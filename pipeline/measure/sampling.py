@@ -2,7 +2,7 @@
 
 All subjects are loaded together, warmed up, and then timed in rounds: each round has one block of every subject, in
 random order, so that load, frequency and heat of the moment act on all of them alike and cancel in the ratio of one
-round. After a session everything is created anew in random order, since the memory layout of one creation is a bias
+round. After a session everything is created again in random order, since the memory layout of one creation is a bias
 that no number of rounds averages out.
 
 Source: Bulej et al., "Duet Benchmarking" (ICPE 2020) for pairing; Kalibera & Jones, "Rigorous Benchmarking in

@@ -89,7 +89,7 @@ def _randomness(model: nn.Module, batch: Tensor) -> str:
 
 
 def batch_mixing(model: nn.Module, batch: Tensor) -> str:
-    """Return why an image's output depends on the images beside it, with the layers at fault; empty if it does not."""
+    """Return why an image's output depends on the other images in its batch, with the layers at fault; else empty."""
     together = forward_outputs(model, batch.clone())
     alone = [forward_outputs(model, image[None].clone()) for image in batch]
     if not _apart(together, [torch.cat(parts) for parts in zip(*alone, strict=True)]):
@@ -118,7 +118,7 @@ def batch_mixing(model: nn.Module, batch: Tensor) -> str:
 
 
 def _rounded(model: nn.Module, batch: Tensor) -> bool:
-    """Say whether an image's output depends on the images beside it by the rounding of float32 alone."""
+    """Say whether an image's output depends on the other images in its batch by the rounding of float32 alone."""
     if not all(each.is_floating_point() for each in (batch, *model.parameters())):
         return False
     wide, images = deepcopy(model).double(), batch.double()

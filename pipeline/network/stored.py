@@ -155,7 +155,7 @@ def _save(
 def _lost(
     folder: Path, inputs: Sequence[TensorSpec], model: nn.Module, example: Example
 ) -> tuple[nn.Module, dict[Place, Value]]:
-    """Return a network that was read back, and the state beside the state_dict that did not come back with it.
+    """Return a network that was read back, and the state outside the state_dict that was not restored with it.
 
     Few numbers (an order of three things) may be drawn the same again: they are asked for several times.
     """

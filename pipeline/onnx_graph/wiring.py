@@ -60,7 +60,7 @@ class FileWiring(Wiring):
         return name
 
     def after(self, name: str) -> str:
-        """Return the tensor that stands behind the first pair that reads a tensor; itself where none does."""
+        """Return the tensor after the first pair that reads a tensor; itself where none does."""
         for narrowed in self.readers(name, QUANTIZE):
             for widened in self.readers(narrowed.output[0], DEQUANTIZE):
                 return str(widened.output[0])
@@ -87,7 +87,7 @@ class FileWiring(Wiring):
 
 
 def described(node: NodeProto, wiring: FileWiring, tensor: str) -> Quantizer:
-    """Tell how a QuantizeLinear or DequantizeLinear quantizes; `tensor` is the name that it stands for."""
+    """Describe how a QuantizeLinear or DequantizeLinear quantizes; `tensor` is the name that it stands for."""
     scale = wiring.array(node.input[1]) if len(node.input) > 1 else None
     points = node.input[2] if len(node.input) > 2 else ""  # noqa: PLR2004 - tensor, scale, zero point
     attributes = {each.name: each.i for each in node.attribute if each.name in {"axis", "block_size", "output_dtype"}}
@@ -110,7 +110,7 @@ def quantizer_of(
     axis: int = 1,
     block: int | None = None,
 ) -> Quantizer:
-    """Tell how a tensor is quantized by these scales and zero points; no scale: found anew for each input."""
+    """Describe how a tensor is quantized by these scales and zero points; no scale: computed for each input."""
     common: dict[str, Any] = {"tensor": tensor, "dtype": dtype, "bits": bits_of(dtype)}
     if scale is None:
         return Quantizer(**common, scales=1)

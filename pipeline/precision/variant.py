@@ -41,8 +41,8 @@ IMAGES = 64
 class Variant:
     """Engine, request and recovery: what makes one int8 file.
 
-    `in_float` are names of nodes that are left in float beside those that the request keeps by pattern. `alike` makes
-    the file round alike on every processor.
+    `in_float` are names of nodes that are left in float in addition to those that the request keeps by pattern. `alike`
+    makes the file round alike on every processor.
     """
 
     engine: EngineName

@@ -1,4 +1,4 @@
-"""What becomes of a stage that buys no time: `on_no_gain` of a recipe.
+"""What becomes of a stage that saves no time: `on_no_gain` of a recipe.
 
 The exported file of what the stage made is timed against that of what it was given: side by side in the target's
 runtime, on its device, with its threads and batch. A gain is an interval of the speedup that lies above 1, on the clock

@@ -3,7 +3,7 @@
 The key of a step is the sha256 of its ingredients: stage kind, revision, full configuration with defaults, the key of
 the step before, the digest of the data, the versions of the libraries that the stage names, the seed, the batch, the
 target's runtime for a stage that runs its files, and for one that measures the whole target and the digest of the
-machine. Files count by content, not by path, and so do modules beside a definition or a data file that it imports.
+machine. Files count by content, not by path, and so do modules next to a definition or a data file that it imports.
 
 What a stage makes does not depend on `on_no_gain`: it has a key of its own, which is the step's where nothing is timed.
 """
@@ -174,7 +174,7 @@ def _where(loaded: LoadedRecipe, machine: Mapping[str, Any]) -> Ingredients:
 
 
 def _gain(stage: Stage, own: Ingredients) -> Ingredients:
-    """Return what a step that asks for a gain depends on beside what its stage does and where it is timed."""
+    """Return what a step that asks for a gain depends on in addition to what its stage does and where it is timed."""
     packages = [RUNTIMES[name].package for name in shipping_runtimes()]
     return {
         "config": {**own["config"], "on_no_gain": stage.on_no_gain},

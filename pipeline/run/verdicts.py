@@ -1,4 +1,4 @@
-"""What each stage bought in time, size and accuracy, and whether the budget holds: arithmetic on what was found."""
+"""What each stage changed in time, size and accuracy, and whether the budget holds: arithmetic on what was found."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     Judged = Literal["better", "worse"]
 
-#: Smaller changes of size are not worth a word.
+#: Smaller changes of size are not worth mentioning.
 _SIZE_CHANGE = 0.01
 
 

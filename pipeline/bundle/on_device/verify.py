@@ -200,7 +200,7 @@ def _check_entry(name: str, entry: object) -> None:
 
 
 def _check_together(names: Sequence[str]) -> None:
-    """Refuse names that are one on a system that ignores case, and a file that is the folder of another."""
+    """Refuse names that collide on a case-insensitive file system, and a file that is the folder of another."""
     seen: dict[str, tuple[str, bool]] = {}
     for name in [*names, MANIFEST, SUMS, SIGNATURE]:
         for path in (Path(name), *Path(name).parents):
@@ -449,7 +449,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         found.error, code = str(error), error.exit_code
     try:
         print(as_json(found) if given.json else verification_lines(found), flush=True)
-    except BrokenPipeError:  # nobody reads it, as behind `| head`: 141 is what SIGPIPE gives
+    except BrokenPipeError:  # nobody reads it, as after `| head`: 141 is what SIGPIPE gives
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         code = code or 141
     if code and found.error:

@@ -141,7 +141,7 @@ def _rows(value: Tensor) -> Tensor:
 def prune_blocks(
     captured: CapturedGraph, graph: ChannelGraph, model: nn.Module, names: Collection[str]
 ) -> PrunedNetwork:
-    """Remove these residual blocks. The result is written anew from the graph, with its proof.
+    """Remove these residual blocks. The result is rewritten from the graph, with its proof.
 
     Raises:
         InputError: a block is not known.

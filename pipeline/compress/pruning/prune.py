@@ -45,7 +45,7 @@ def prune_channels(
     """Remove all classes but the `kept` ones of each named group; the given network is not changed.
 
     The result is a copy of the network with smaller layers where its own forward still computes the right thing, else
-    a module written anew from the graph (see rewrite.py).
+    a module rewritten from the graph (see rewrite.py).
 
     Raises:
         InputError: a group is not known, nothing of it would stay, or the network's outputs differ from run to run.

@@ -51,7 +51,7 @@ class Samples:
     def accuracy(self, model: nn.Module, *, renew: bool) -> float:
         """Return a network's accuracy on the validation images, in [0, 1]; it is left in eval mode.
 
-        With `renew`, the batch-norm statistics are taken anew from the training images before: what makes pruned
+        With `renew`, the batch-norm statistics are taken again from the training images before: what makes pruned
         networks comparable without training them (EagleEye, Li et al. 2020).
         """
         model.eval()

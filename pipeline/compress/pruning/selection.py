@@ -314,7 +314,7 @@ class _Decision:
         return self._judged(kept, renew=True)
 
     def _judged(self, kept: Kept, *, renew: bool) -> float:
-        """Return the accuracy of the network that keeps these channels: written anew from the graph, not certified."""
+        """Return the accuracy of the network that keeps these channels: rewritten from the graph, not certified."""
         captured, graph = self.network.captured, self.network.graph
         if graph.walk is None:
             raise InputError("The graph has no walk: expected what trace() returned.")

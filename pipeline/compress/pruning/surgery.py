@@ -127,7 +127,7 @@ def _remaining_groups(module: nn.Module, keep: Keep) -> int:
 
 
 def _correct_sizes(module: nn.Module, groups: int) -> None:
-    """Set the sizes that a layer states beside its tensors. A layer of another class states none that is known here."""
+    """Set the sizes that a layer states apart from its tensors. Other classes state none that is known here."""
     match module:
         case nn.Linear():
             module.out_features, module.in_features = module.weight.shape

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-#: Place of the bias among the inputs of a product. An Add behind a MatMul, which runtimes fuse with it, has it on
+#: Place of the bias among the inputs of a product. An Add after a MatMul, which runtimes fuse with it, has it on
 #: either side.
 BIAS = {"Conv": 2, "ConvTranspose": 2, "Gemm": 2}
 WEIGHT = 1

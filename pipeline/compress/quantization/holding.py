@@ -56,7 +56,7 @@ def hold_in_float(model: ModelProto, names: Collection[str]) -> ModelProto:
 def hold_clips(model: ModelProto) -> ModelProto:
     """Return a copy of a QDQ graph in which each Clip that is in it keeps its bounds in both runtimes.
 
-    onnxruntime drops one whose bounds differ from those of the QuantizeLinear behind by less than 1e-7, whatever the
+    onnxruntime drops one whose bounds differ from those of the QuantizeLinear after it by less than 1e-7, whatever the
     size of the values (ClipQuantFusion). OpenVINO clips the integers in front and rounds the bounds to their grid,
     which may be much coarser than that of the result.
     """

@@ -55,7 +55,7 @@ def beyond_kernels(graph: GraphProto, kept: Collection[str]) -> dict[str, str]:
 
 
 def _scales_behind(node: NodeProto, wiring: Wiring) -> Iterator[Array]:
-    """Yield the scales on which the result of a node is quantized, behind an activation function or not."""
+    """Yield the scales on which the result of a node is quantized, after an activation function or not."""
     for reader in wiring.read_by.get(node.output[0], []) if node.output else []:
         if reader.op_type == "QuantizeLinear":
             yield wiring.numbers(reader.input[SCALE])

@@ -2,7 +2,7 @@
 
 Engines place QuantizeLinear / DequantizeLinear pairs for the runtime that they were made for. What onnxruntime needs
 beyond that is added here: one type for all activations, no activation function in front of a QuantizeLinear that clips
-anyway, pairs behind operators that only move values, and a pair behind each convolution. Only the last changes numbers:
+anyway, pairs behind operators that only move values, and a pair after each convolution. Only the last changes numbers:
 outputs of convolutions are rounded. All functions work in place.
 """
 
@@ -80,7 +80,7 @@ def follow_movers(graph: GraphProto) -> None:
 def finish_convolutions(graph: GraphProto, *, symmetric: bool) -> tuple[str, ...]:
     """Return the values behind integer convolutions, and additions to them, that lack a pair for want of a scale.
 
-    A Relu or Clip that alone reads a convolution belongs to it if a pair behind it clips in its stead, which symmetric
+    A Relu or Clip that alone reads a convolution belongs to it if a pair after it clips instead, which symmetric
     ranges cannot. Where some readers of such a value have it quantized, the others get it so here, but for products:
     those stay in float, and runtimes would quantize the weights of one that reads it.
     """
@@ -100,7 +100,7 @@ def _wants_integers(value: str, wiring: Wiring) -> bool:
 
 
 def _is_clipped_again(node: NodeProto, wiring: Wiring) -> bool:
-    """Return whether rounding to each grid behind a node gives the same numbers without it."""
+    """Return whether rounding to each grid after a node gives the same numbers without it."""
     if node.output[0] in wiring.outputs or not wiring.is_quantized_behind(node.output[0]):
         return False
     return all(

@@ -88,7 +88,7 @@ def insert_pairs(
 
 
 def replace_nodes(graph: GraphProto, nodes: Sequence[NodeProto]) -> None:
-    """Make these the nodes of a graph; each comes behind those that make what it reads."""
+    """Make these the nodes of a graph; each comes after the producers of what it reads."""
     made_by = {value: index for index, node in enumerate(nodes) for value in node.output}
     done: set[int] = set()
     ordered: list[NodeProto] = []

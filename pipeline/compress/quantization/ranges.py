@@ -1,6 +1,6 @@
 """Ranges of a float graph's activations on calibration images, of those that have one.
 
-A mask holds minus infinity, so that what it covers has no weight behind the softmax. No grid of 8 bits holds such a
+A mask holds minus infinity, so that what it covers has no weight after the softmax. No grid of 8 bits holds such a
 value beside scores, so a tensor that a stored constant makes infinite has no range here, nor has one that a softmax
 reads and that reaches below -10,000, which stands for the same. Nor has one beside whose constants 8 bits hold nothing
 of what differs between images (`variation.py`). What reads or makes such a tensor stays in float. Infinite or undefined
@@ -143,7 +143,7 @@ def _dead(model: ModelProto, ranges: Mapping[str, Range]) -> dict[str, Range]:
 
 
 def reasons_for_float(model: ModelProto, ranges: Mapping[str, Range], keep: Sequence[str] = ()) -> dict[str, str]:
-    """Return the nodes that cannot be quantized, beside those that match `keep`, and why each stays in float.
+    """Return the nodes that cannot be quantized, apart from those that match `keep`, and why each stays in float.
 
     Those are what no quantizer gets right, and what reads or makes a tensor that has no range, stored or not.
     """
@@ -166,7 +166,7 @@ def _without_range(model: ModelProto, ranges: Mapping[str, Range]) -> dict[str, 
 
 
 def _is_cancelled(node: NodeProto, ranges: Mapping[str, Range]) -> bool:
-    """Return whether means are so small beside values that onnxruntime 1.31 refuses to compute them in integers."""
+    """Return whether means are so small compared with values that onnxruntime 1.31 refuses them in integers."""
     before, after = (ranges.get(name, (0.0, 0.0)) for name in (node.input[0], node.output[0]))
     return max(map(abs, before)) > _CANCELLED * max(map(abs, after))
 

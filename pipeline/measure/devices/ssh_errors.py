@@ -16,7 +16,7 @@ OWN_FAILURE = 255
 LAST_LINES = 3
 
 _THERE = "the device's own (there: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub)"
-_CHANGED = f"""the host key is not the one that is known: the device was installed anew, or something else answers in \
+_CHANGED = f"""the host key is not the one that is known: the device was reinstalled, or something else answers in \
 its place. Compare the fingerprint below with {_THERE}; only if they agree run: {{forget}} and then: {{scan}}"""
 UNKNOWN = f"""the host key is not known yet, and nothing is sent to a stranger. Look at its fingerprint: {{look}} and \
 compare it with {_THERE}; if they agree run: {{scan}}"""

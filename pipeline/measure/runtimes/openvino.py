@@ -57,7 +57,7 @@ class OpenVinoSession:
 
 
 def open_session(path: Path, settings: RuntimeSettings) -> OpenVinoSession:
-    """Load an ONNX file or an IR file (.xml beside .bin) with the settings' threads, reshaped to the batch.
+    """Load an ONNX file or an IR file (.xml next to .bin) with the settings' threads, reshaped to the batch.
 
     Raises:
         InputError: OpenVINO cannot read the file, or an input has no fixed size or a type that is not known here.

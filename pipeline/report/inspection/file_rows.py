@@ -114,14 +114,14 @@ def loses_most(inspection: FileInspection) -> tuple[LayerLine, ...]:
 
 
 def computed(layer: FileLayer) -> str:
-    """Tell what a layer computes in, and what the file asked for where that is another."""
+    """Describe what a layer computes in, and what the file asked for where that is another."""
     if layer.computed_in == layer.precision:
         return layer.precision
     return f"{layer.precision} {numbers.ARROW} {layer.ran_in}"
 
 
 def weights(found: Weights | None) -> str:
-    """Tell type, scales and zero points of stored weights: 'int8, 16 scales'."""
+    """Describe type, scales and zero points of stored weights: 'int8, 16 scales'."""
     if found is None:
         return numbers.DASH
     quantizer = found.quantizer
@@ -164,7 +164,7 @@ def format_share(fraction: float | None) -> str:
 
 
 def tooltip_lines(layer: FileLayer, inspection: FileInspection) -> str:
-    """Tell everything about one layer in a few lines, for a tooltip."""
+    """Describe one layer in a few lines, for a tooltip."""
     here = line(layer, inspection)
     lines = [f"{layer.name}: {layer.operator}, {here.computed}"]
     if layer.ran_as:

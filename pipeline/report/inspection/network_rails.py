@@ -1,4 +1,4 @@
-"""Where the groups of an inspection are drawn: a lane beside the rows of their layers, and a colour, for each."""
+"""Where the groups of an inspection are drawn: a lane next to the rows of their layers, and a colour, for each."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from pipeline.results.inspection import Inspection
 
-#: Colours of the page's style sheet, k0 to k7. Groups beside each other differ; further apart, colours come again.
+#: Colours of the page's style sheet, k0 to k7. Neighbouring groups differ; further apart, colours come again.
 COLOURS = 8
 
 

@@ -143,7 +143,7 @@ def _fraction(part: int, whole: int) -> float:
 
 
 def tooltip_lines(layer: Layer, inspection: Inspection) -> str:
-    """Tell everything about one layer in a few lines, for a tooltip."""
+    """Describe one layer in a few lines, for a tooltip."""
     lines = [
         f"{layer.name}: {layer.kind}",
         *(_side("reads", part) for part in layer.reads),

@@ -1,4 +1,4 @@
-"""What one stage bought and what it cost, in words, and the row that the run is about."""
+"""What one stage gained and what it lost, in words, and the row that the run is about."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _BESIDE: dict[What, Callable[[Effect], str]] = {
 
 @dataclass(frozen=True)
 class Chip:
-    """One thing that a stage bought or cost, in two or three words, or that it bought nothing or was skipped."""
+    """One gain or loss of a stage, in two or three words, or that it changed nothing or was skipped."""
 
     text: str
     tone: Tone

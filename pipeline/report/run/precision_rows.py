@@ -152,7 +152,7 @@ def layer_lines(plan: PrecisionPlan) -> tuple[LayerLine, ...]:
 
 
 def tooltip_lines(found: CandidateLine) -> str:
-    """Tell everything about one candidate in a few lines, for a tooltip."""
+    """Describe one candidate in a few lines, for a tooltip."""
     how = (found.engine, found.precision.text, found.precision.note, found.calibration, found.recovery)
     numbers_of_it = (
         ("accuracy", found.accuracy),

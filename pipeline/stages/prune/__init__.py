@@ -1,8 +1,9 @@
 """Prune: remove whole channels, so that every runtime has less to compute.
 
-Channels that must leave together (residual sums, depthwise convolutions, the input side of the next layers) are found
-on the exported graph; each class of them gets one score, and the lowest leave. What cannot be removed safely is kept
-whole and listed with the reason. The result is certified: it equals the original with the removed channels zeroed.
+Channels that must be removed together (residual sums, depthwise convolutions, the input side of the next layers) are
+found on the exported graph; each class of them gets one score, and the lowest are removed. What cannot be removed
+safely is not pruned, and is listed with the reason. The result is certified: it equals the original with the removed
+channels zeroed.
 
 Source: each criterion and allocation names its own; the default is the L2 norm of filters (Li et al. 2017). Of fifteen
 comparisons of criteria in PruningBench (2024) the plain norms did best on average; in benchmarks/criteria.md this one

@@ -93,7 +93,7 @@ class Depth:
         )
 
     def number_for(self, cost: CostName, fraction: float, order: Sequence[ResidualBlock]) -> int:
-        """Return how many blocks, in this order, have to leave until no more than `fraction` of a cost is left."""
+        """Return how many blocks, in this order, must be removed until no more than `fraction` of a cost is left."""
         whole = self._cost(cost, self.captured.module)
         for number in range(1, len(order) + 1):
             left = self._cost(cost, self._without(order[:number]))

@@ -1,4 +1,4 @@
-"""What a pruning did, as plain JSON for the run's record: widths, costs, proof, and what was kept whole and why."""
+"""What a pruning did, as plain JSON for the run's record: widths, costs, proof, and what was not pruned and why."""
 
 from __future__ import annotations
 

@@ -202,7 +202,7 @@ def tied_parameters(network: nn.Module, batch_NCHW: NDArray[np.float32]) -> froz
 
 
 def folded_norms(network: nn.Module, batch_NCHW: NDArray[np.float32]) -> dict[str, tuple[nn.Module, nn.Module]]:
-    """Return the convolution and the batch norm behind it, by the name of the convolution, from one pass.
+    """Return the convolution and the batch norm after it, by the name of the convolution, from one pass.
 
     A convolution that is called twice, or whose output something else reads as well, is left out: it is not folded.
     """

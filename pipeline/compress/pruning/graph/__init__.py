@@ -55,6 +55,6 @@ def trace_channels(
         heads: attention heads leave whole, instead of the same dimensions of every head.
 
     Cost: one pass over the graph with integer arrays as long as the dimensions.
-    Limits: two dimensions with channels that the network merges into one: the narrower is kept whole.
+    Limits: two dimensions with channels that the network merges into one: the narrower is not pruned.
     """
     return collect(walk(captured, Options(statistics, heads)), captured)

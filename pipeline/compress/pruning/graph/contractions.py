@@ -100,7 +100,7 @@ def _grouped(site: Site, label: Label, weight: Value) -> None:
 
 
 def _grouped_transposed(site: Site, label: Label, weight: Value, biases: Sequence[Label]) -> Label:
-    """Remove whole groups: inputs and outputs of one leave together. The kernel's outputs per group are kept."""
+    """Remove whole groups: inputs and outputs of one are removed together. The kernel's outputs per group are kept."""
     groups = site.arguments["groups"]
     per_group_in, per_group_out = weight.shape[0] // groups, weight.shape[1]
     # weight [C, O / groups, *kernel]: rows are [groups, inputs of a group], outputs [groups, outputs of a group]

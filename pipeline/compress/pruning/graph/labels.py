@@ -1,4 +1,4 @@
-"""Labels: one identity for every position of every tensor dimension, and which positions must leave together.
+"""Labels: one identity for every position of every tensor dimension, and which positions must be removed together.
 
 An *atom* is one position of one dimension of a stored tensor. The *label* of a dimension is the array of the atoms at
 its positions; atom 0 is a position that nothing may remove, and the label None a dimension without any atoms (batch,

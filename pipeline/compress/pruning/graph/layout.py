@@ -35,7 +35,7 @@ def expand(site: Site) -> list[Labels]:
 
 
 def repeat(site: Site) -> list[Labels]:
-    """Put copies next to each other: all copies of a channel leave together."""
+    """Put copies next to each other: all copies of a channel are removed together."""
     value, shape = site.value("self"), site.shapes[0]
     missing = len(shape) - len(value.shape)
     result: list[Label] = []
@@ -48,7 +48,7 @@ def repeat(site: Site) -> list[Labels]:
 
 
 def repeat_interleave(site: Site) -> list[Labels]:
-    """Repeat each position along `dim`; the copies leave together."""
+    """Repeat each position along `dim`; the copies are removed together."""
     value, dim = site.value("self"), site.arguments.get("dim")
     if dim is None:
         return unknown(site)
@@ -250,7 +250,7 @@ def _take_slice(site: Site) -> list[Labels]:
         start, step = site.arguments.get("start") or 0, site.arguments.get("step", 1)
         start = min(start + whole if start < 0 else start, whole)
         if step != 1 and whole % step == 0 and start < step and size == whole // step:
-            site.tie(label, (size, step), axis=1)  # rotary positions: neighbours leave together
+            site.tie(label, (size, step), axis=1)  # rotary positions: neighbours are removed together
         elif step != 1:
             site.freeze(label, "takes every other channel")
         elif size > 1 and whole % size == 0 and start % size == 0:
@@ -277,7 +277,7 @@ def pad(site: Site) -> list[Labels]:
 
 
 def pixel_shuffle(site: Site) -> list[Labels]:
-    """Turn channels into pixels: the channels that become one channel leave together."""
+    """Turn channels into pixels: the channels that become one channel are removed together."""
     value, factor = site.value("self"), site.arguments["upscale_factor"] ** 2
     label = _above_pixels(site)
     site.tie(label, (value.shape[-3] // factor, factor), axis=1)
@@ -286,7 +286,7 @@ def pixel_shuffle(site: Site) -> list[Labels]:
 
 
 def pixel_unshuffle(site: Site) -> list[Labels]:
-    """Turn pixels into channels: the channels that come from one channel leave together."""
+    """Turn pixels into channels: the channels that come from one channel are removed together."""
     value, factor = site.value("self"), site.arguments["downscale_factor"] ** 2
     label = _above_pixels(site)
     return [(*value.labels[:-3], None if label is None else np.repeat(label, factor), None, None)]

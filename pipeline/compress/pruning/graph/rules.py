@@ -1,7 +1,7 @@
 """What each ATen operator does to channels: one rule per family of operators, and the table `RULES` at the end.
 
 A rule receives a `Site` (one call of an operator) and returns the labels of each output tensor. It joins the atoms that
-must leave together and freezes those that may not leave. Four principles keep every rule exact:
+must be removed together and freezes those that may not be removed. Four principles keep every rule exact:
 
 - a labelled dimension may disappear in a sum of products (graph_contractions.py), whose factors both lose it;
 - statistics over channels (layer norm, softmax, mean) go over those that stay, and are noted as such, or are frozen;
@@ -46,7 +46,7 @@ def reduction(site: Site) -> list[Labels]:
 
 
 def normalisation(site: Site) -> list[Labels]:
-    """Weigh the positions along `dim` against each other: softmax. Bins of a distribution are kept whole."""
+    """Weigh the positions along `dim` against each other: softmax. Bins of a distribution are not pruned."""
     value = site.value("self")
     for axis in site.axes(len(value.shape)) if site.bins else ():
         site.freeze(value.labels[axis], "has the bins of a distribution, whose values are fixed")
@@ -60,7 +60,7 @@ def _statistics(site: Site, labels: Iterable[Label]) -> None:
 
 
 def _picking(site: Site) -> list[Labels]:
-    """Pick, order or mix the positions along `dim`, which are kept whole: select, sort, flip, cumulative sums."""
+    """Pick, order or mix the positions along `dim`, which are not pruned: select, sort, flip, cumulative sums."""
     value = site.value("self", "input")
     axes = site.axes(len(value.shape))
     for axis in axes:

@@ -53,7 +53,7 @@ def windows(site: Site) -> list[Labels]:
 
 
 def columns(site: Site) -> list[Labels]:
-    """Lay the pixels under a kernel out as channels (im2col): those of one channel leave together."""
+    """Lay the pixels under a kernel out as channels (im2col): those of one channel are removed together."""
     value = site.value("self")
     label = value.labels[-3]
     _freeze_pixels(site, value)
@@ -62,7 +62,7 @@ def columns(site: Site) -> list[Labels]:
 
 
 def _from_columns(site: Site) -> list[Labels]:
-    """Add columns up to pixels again (col2im): the rows that make one channel leave together."""
+    """Add columns up to pixels again (col2im): the rows that make one channel are removed together."""
     value = site.value("self")
     taps = value.shape[-2] // site.shapes[0][-3]
     label = value.labels[-2]

@@ -61,7 +61,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Frozen:
-    """A dimension of a tensor that is kept whole, or in part, and why. `consumes` as in `Member`."""
+    """A dimension of a tensor that cannot be pruned, or only in part, and why. `consumes` as in `Member`."""
 
     tensor: str
     dim: int
@@ -91,7 +91,7 @@ class Contraction:
 
 @dataclass(frozen=True)
 class ChannelGraph:
-    """All groups of a network, what is kept whole and why, and the sizes of its tensors.
+    """All groups of a network, what cannot be pruned and why, and the sizes of its tensors.
 
     `aliases` has, for a tensor that several layers share, all its names; groups mention only the first. `walk` knows
     the labels of every value of the captured graph.

@@ -31,7 +31,7 @@ def chip(captured: CapturedGraph, graph: ChannelGraph, batches: Batches) -> dict
     decomposition for each image instead of one for each channel, for the same numbers.
     Raises: InputError when a group has no feature map; StageError when samples cannot be told apart in one.
     Cost: one forward pass for each batch, and one decomposition for each image and map.
-    Limits: maps of one pixel, as behind a linear layer, have one singular value, the norm of all channels: the score
+    Limits: maps of one pixel, as after a linear layer, have one singular value, the norm of all channels: the score
     is then about a^2 / (2 ||a||), and says nothing about independence.
     """
     maps = FeatureMaps(captured, graph, "chip")

@@ -41,14 +41,14 @@ def hrank(captured: CapturedGraph, graph: ChannelGraph, batches: Batches) -> Ran
 
     The rank is the number of singular values above max(h, w) * eps * the largest, eps that of the maps' own precision.
     It is taken of all maps of a batch in one call, which equals the same call on each map. A group's rank is the mean
-    over its maps (the layers of a residual stream). Maps of one pixel, as behind a linear layer, and tokens have rank 1
+    over its maps (the layers of a residual stream). Maps of one pixel, as after a linear layer, and tokens have rank 1
     or 0: the score is then the share of samples in which the channel is not dead, and the L2 norm does the rest.
 
     Source: Lin et al., HRank: Filter Pruning using High-Rank Feature Map, CVPR 2020, which takes about 500 images
     behind each ReLU.
     Raises: InputError when a group has no feature map or no filters; StageError when samples cannot be told apart.
     Cost: one forward pass, and one SVD for each channel and image: about 50 us for 32x32 pixels, 0.5 ms for 112x112.
-    Limits: small maps allow few ranks and maps behind a ReLU are often full: see `tie_share`.
+    Limits: small maps allow few ranks and maps after a ReLU are often full: see `tie_share`.
     """
     totals: dict[str, Tensor] = {}
     counts: Counter[str] = Counter()

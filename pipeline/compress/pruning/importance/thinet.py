@@ -30,7 +30,7 @@ def thinet(products: Products) -> dict[str, Tensor]:
     Source: Luo et al., ThiNet: A Filter Level Pruning Method for Deep Neural Network Compression, ICCV 2017. Differs:
     all layers are measured on the outputs of the whole network; the paper prunes and fine-tunes layer by layer.
     Cost: one forward pass for each batch, 10 passes of each consuming layer, and width^2 for the greedy order.
-    Limits: greedy; blind to what happens behind the next layer. Channels read by products of activations have no score.
+    Limits: greedy; blind to what happens after the next layer. Channels read by products of activations have no score.
     """
     return {name: _greedy(torch.stack(list(layers.values())).sum(0)) for name, layers in products.items()}
 

@@ -71,7 +71,7 @@ class OnnxRuntime:
 
         Raises:
             InputError: the graph is quantized already, or a pattern of `keep` matches no node.
-            StageError: a batch norm stands behind a convolution (fold it first: it would be computed in float), or an
+            StageError: a batch norm follows a convolution (fold it first: it would be computed in float), or an
                 activation is not finite on the samples.
         """
         require_float_and_folded(model)

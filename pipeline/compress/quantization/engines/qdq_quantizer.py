@@ -59,7 +59,7 @@ class Placement(QDQQuantizer):  # type: ignore[misc] # onnxruntime has no types
         return bool(super().try_replacing_upstream_output(upstream_output_name, output_name))
 
     def _ends(self, value: str) -> bool:
-        """Return whether a value leaves the network, with nothing behind it but activation functions."""
+        """Return whether a value leaves the network, followed only by activation functions."""
         if self.model.is_graph_output(value):
             return True
         readers = self.model.input_name_to_nodes().get(value, [])
@@ -82,7 +82,7 @@ class Placement(QDQQuantizer):  # type: ignore[misc] # onnxruntime has no types
 
 
 def _is_product(value: str, makers: Mapping[str, Sequence[NodeProto]]) -> bool:
-    """Return whether a matrix product makes a value, with nothing behind it but activation functions."""
+    """Return whether a matrix product makes a value, followed only by activation functions."""
     return any(
         each.op_type in PRODUCTS or (each.op_type in ACTIVATIONS and _is_product(each.input[0], makers))
         for each in makers.get(value, [])
@@ -108,7 +108,7 @@ def _take_out_pair(nodes: MutableSequence[NodeProto], value: str, made_by: Mappi
 
 
 def _hand_on(nodes: MutableSequence[NodeProto], value: str, made_by: Mapping[str, NodeProto]) -> None:
-    """Let the pair in front of an output stand behind it, for the nodes that read the output too."""
+    """Let the pair in front of an output come after it, for the nodes that read the output too."""
     dequantize = made_by[value]
     made_by[dequantize.input[0]].input[0] = value
     rounded = dequantize.output[0] = f"{value}_DequantizeLinear_Output"

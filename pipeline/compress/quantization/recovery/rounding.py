@@ -53,7 +53,7 @@ def round_adaptively(
     steps: int = STEPS,
     on_layer: Callable[[int, int, str], None] = lambda *_: None,
 ) -> tuple[ModelProto, dict[str, float]]:
-    """Return a copy of `quantized` with weights rounded anew, and each layer's error relative to plain rounding.
+    """Return a copy of `quantized` with weights rounded again, and each layer's error relative to plain rounding.
 
     `model` is the float graph that it was made of, with the same node names. `on_layer(done, total, name)` is called
     after each layer. Layers that are not convolutions or linear layers on the network's own activations stay.
