@@ -19,7 +19,7 @@ from pipeline.core.errors import InputError
 from pipeline.onnx_graph.execution import onnx_traces
 from pipeline.onnx_graph.file import onnx_specs, read_onnx
 from pipeline.onnx_graph.links import DEQUANTIZE, QUANTIZE
-from pipeline.onnx_graph.wiring import FileWiring, described, element_types
+from pipeline.onnx_graph.wiring import FileWiring, describe_quantizer, element_types
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -100,7 +100,7 @@ def _probe(node: NodeProto, wiring: FileWiring) -> Probe:
         raw=raw,
         after=wiring.after(raw),
         reference=raw,
-        quantizer=None if narrowed is None else described(narrowed, wiring, raw),
+        quantizer=None if narrowed is None else describe_quantizer(narrowed, wiring, raw),
         axis=axis,
     )
 

@@ -19,7 +19,7 @@ from pipeline.onnx_graph.links import DEQUANTIZE, QUANTIZE
 from pipeline.onnx_graph.wiring import (
     DYNAMIC,
     bits_of,
-    described,
+    describe_quantizer,
     element_types,
     quantizer_of,
     stored_bytes,
@@ -160,7 +160,7 @@ def _described_inputs(node: NodeProto, wiring: FileWiring) -> Iterator[Quantizer
         widened = wiring.dequantizer(name)
         maker = wiring.made_by.get(name)
         if widened is not None:
-            yield described(widened, wiring, wiring.before(name))
+            yield describe_quantizer(widened, wiring, wiring.before(name))
         elif maker is not None and maker.op_type == DYNAMIC and maker.output[0] == name:
             yield quantizer_of(maker.input[0], "uint8", None, None)
     if node.op_type.startswith("Q"):
@@ -171,7 +171,7 @@ def _described_inputs(node: NodeProto, wiring: FileWiring) -> Iterator[Quantizer
 def _made(node: NodeProto, wiring: FileWiring) -> Quantizer | None:
     """Return the quantizer of the first output."""
     if narrowed := wiring.narrowed(node.output[0]):
-        return described(narrowed, wiring, node.output[0])
+        return describe_quantizer(narrowed, wiring, node.output[0])
     place = WHOLE.get(node.op_type, (-1, -1))[1]
     if node.op_type.startswith("QLinear") and node.op_type not in WHOLE:
         place = len(node.input) - 2  # the last two of QLinearAdd and its like
@@ -225,7 +225,7 @@ def _weight_quantizer(node: NodeProto, name: str, wiring: FileWiring) -> Quantiz
         return quantizer_of(name, dtype, scale, wiring.array(point), axis=0)
     while (maker := wiring.made_by.get(name)) is not None and name not in wiring.constants:
         if maker.op_type == DEQUANTIZE:
-            return described(maker, wiring, wiring.before(name))
+            return describe_quantizer(maker, wiring, wiring.before(name))
         name = maker.input[0]
     return None
 
@@ -262,7 +262,7 @@ def _links(wiring: FileWiring, layers: dict[str, FileLayer]) -> Iterator[Link]:
                 tensor=tensor,
                 maker=maker.name if maker is not None and maker.name in layers else None,
                 reader=node.name,
-                quantizer=None if converter is None else described(converter, wiring, tensor),
+                quantizer=None if converter is None else describe_quantizer(converter, wiring, tensor),
             )
 
 

@@ -145,7 +145,7 @@ def _show_checked(found: list[EntryCheck]) -> None:
 
 
 def _show_removed(removed: PrunedEntries, *, dry_run: bool) -> None:
-    from pipeline.report.numbers import size as bytes_text
+    from pipeline.report import numbers
 
     number = sum(removed.entries.values())
     kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(removed.entries.items()))
@@ -153,21 +153,23 @@ def _show_removed(removed: PrunedEntries, *, dry_run: bool) -> None:
     left = f" and {removed.unfinished} unfinished" if removed.unfinished else ""
     use = f"; {removed.in_use} as old in use" if removed.in_use else ""
     listed = f" ({kinds})" if kinds else ""
-    _print(f"{_entries(number)}{listed}{left} {done}, {bytes_text(removed.bytes)} freed; {removed.kept} kept{use}")
+    _print(f"{_entries(number)}{listed}{left} {done}, {numbers.size(removed.bytes)} freed; {removed.kept} kept{use}")
 
 
 def _show_size(found: StoreSize) -> None:
-    from pipeline.report.numbers import size as bytes_text
+    from pipeline.report import numbers
 
     table = _table("Kind", "Entries", "Size")
     for kind in sorted(found.entries, key=lambda each: -found.bytes_by_kind.get(each, 0)):
-        table.add_row(kind, str(found.entries[kind]), bytes_text(found.bytes_by_kind.get(kind, 0)))
+        table.add_row(kind, str(found.entries[kind]), numbers.size(found.bytes_by_kind.get(kind, 0)))
     if found.unfinished_bytes:
-        table.add_row("unfinished", "", bytes_text(found.unfinished_bytes))
-    table.add_row("all", str(sum(found.entries.values())), bytes_text(found.bytes))
+        table.add_row("unfinished", "", numbers.size(found.unfinished_bytes))
+    table.add_row("all", str(sum(found.entries.values())), numbers.size(found.bytes))
     _print(table)
     if found.shared_bytes:
-        _print(f"{bytes_text(found.shared_bytes)} of it are also in run folders and become free when those are removed")
+        _print(
+            f"{numbers.size(found.shared_bytes)} of it are also in run folders and become free when those are removed"
+        )
 
 
 def _entries(number: int) -> str:

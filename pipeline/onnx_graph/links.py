@@ -36,7 +36,7 @@ def value_consumers(graph: GraphProto) -> dict[str, list[NodeProto]]:
     return found
 
 
-def varying(graph: GraphProto) -> set[str]:
+def varying_values(graph: GraphProto) -> set[str]:
     """Return the values that depend on an input of the network."""
     found = {value.name for value in graph.input} - {tensor.name for tensor in graph.initializer}
     for node in graph.node:

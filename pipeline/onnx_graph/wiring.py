@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from pipeline.onnx_graph.links import DEQUANTIZE, QUANTIZE, Wiring, varying
+from pipeline.onnx_graph.links import DEQUANTIZE, QUANTIZE, Wiring, varying_values
 from pipeline.results.file_inspection import Quantizer
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class FileWiring(Wiring):
                 node.name = node.output[0]
             if node.op_type == "Constant":
                 self.constants.update((node.output[0], each.t) for each in node.attribute if each.name == "value")
-        self.fixed = (self.made_by.keys() | self.constants.keys()) - varying(model.graph)
+        self.fixed = (self.made_by.keys() | self.constants.keys()) - varying_values(model.graph)
 
     @property
     def layers(self) -> tuple[NodeProto, ...]:
@@ -86,7 +86,7 @@ class FileWiring(Wiring):
         return tuple(found)
 
 
-def described(node: NodeProto, wiring: FileWiring, tensor: str) -> Quantizer:
+def describe_quantizer(node: NodeProto, wiring: FileWiring, tensor: str) -> Quantizer:
     """Describe how a QuantizeLinear or DequantizeLinear quantizes; `tensor` is the name that it stands for."""
     scale = wiring.array(node.input[1]) if len(node.input) > 1 else None
     points = node.input[2] if len(node.input) > 2 else ""  # noqa: PLR2004 - tensor, scale, zero point

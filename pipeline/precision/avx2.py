@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pipeline.core.errors import DeviceError
 from pipeline.measure.devices.arm64_cpu import guest_environment
-from pipeline.measure.devices.local import OnThisMachine, started
+from pipeline.measure.devices.local import OnThisMachine, started_process
 
 if TYPE_CHECKING:
     import subprocess
@@ -45,4 +45,4 @@ class Avx2Device(OnThisMachine):
             raise DeviceError(f"found {platform.machine()}; {self.url} needs an x86-64 machine: its Python is run")
         if shutil.which(PROGRAM) is None:
             raise DeviceError(f"{PROGRAM} was not found: install qemu-user (Debian, Ubuntu), version 7.2 or newer")
-        return started([PROGRAM, "-cpu", self.cpu, sys.executable, script, *arguments], guest_environment())
+        return started_process([PROGRAM, "-cpu", self.cpu, sys.executable, script, *arguments], guest_environment())

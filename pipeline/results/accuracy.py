@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 Z95 = 1.959963984540054
 
 
-def score(predictions: NDArray[np.int64], labels: NDArray[np.int64], classes: int) -> Accuracy:
+def score_predictions(predictions: NDArray[np.int64], labels: NDArray[np.int64], classes: int) -> Accuracy:
     """Return accuracy, balanced accuracy (mean recall over the classes present) and F1 of predictions [N]."""
     counts = np.zeros((classes, classes), dtype=np.int64)
     np.add.at(counts, (labels, predictions), 1)

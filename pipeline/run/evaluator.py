@@ -18,7 +18,7 @@ from pipeline.core.classification import NO_CLASS, predicted_classes
 from pipeline.core.errors import StageError
 from pipeline.core.runtimes import FORMS, RUNTIMES, exported_forms, load_reference, runtime_for
 from pipeline.core.store import write_artifact
-from pipeline.results.accuracy import paired_difference, score
+from pipeline.results.accuracy import paired_difference, score_predictions
 from pipeline.results.run import Accuracy, FinalTest
 from pipeline.run.plan import digest_of
 
@@ -139,7 +139,7 @@ class Evaluator:
         predictions = self._predictions(file, data.validation, "validation")
         cost: FileCost = load_reference(FORMS[file.form].cost)(file.file)
         return FileEvaluation(
-            validation=score(predictions, data.validation.labels, len(data.classes)),
+            validation=score_predictions(predictions, data.validation.labels, len(data.classes)),
             macs=cost.macs,
             parameters=cost.parameters,
             size_bytes=size_bytes(file),
@@ -152,8 +152,8 @@ class Evaluator:
         first = self._predictions(before, data.test, "test, original")
         second = self._predictions(after, data.test, "test, result")
         return FinalTest(
-            original=score(first, labels, classes),
-            result=score(second, labels, classes),
+            original=score_predictions(first, labels, classes),
+            result=score_predictions(second, labels, classes),
             difference=paired_difference(first, second, labels),
         )
 

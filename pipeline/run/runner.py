@@ -37,7 +37,7 @@ from pipeline.core.store import Store, link_entry, read_artifact, read_record, w
 from pipeline.core.user_code import known_as, user_code_errors
 from pipeline.data import load_data, summarise_data
 from pipeline.measure.machine import Threads, usable_threads
-from pipeline.report.run.gains import sentence
+from pipeline.report.run.gains import effects_sentence
 from pipeline.results.bundle import BundleOptions
 from pipeline.results.measurement import MEASUREMENT_FILE, load_measurement
 from pipeline.results.run import Row, RunReport
@@ -311,7 +311,7 @@ class Run:
             **found.model_dump(),
         )
         if self.rows and (effects := in_vain(self.rows[-1], row)):
-            self.progress.note(f"{step.label}: {sentence(effects)}")
+            self.progress.note(f"{step.label}: {effects_sentence(effects)}")
         self.rows.append(row)
 
     def _finished(self, seconds: float) -> RunReport:

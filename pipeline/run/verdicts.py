@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.core.units import Factor
 from pipeline.measure.statistics import ratio_interval, report_timings, round_statistics
-from pipeline.report.run.gains import sentence
+from pipeline.report.run.gains import effects_sentence
 from pipeline.results.run import BudgetLine, Effect, Interval
 from pipeline.stages import STAGES
 
@@ -48,7 +48,7 @@ def with_effects(rows: Sequence[Row], measurement: Measurement | None, target: T
     judged = list(rows[:1])
     for before, row in pairwise(rows):
         effects = _effects(before, row, measurement, target)
-        judged.append(row.model_copy(update={"effects": effects, "verdict": sentence(effects)}))
+        judged.append(row.model_copy(update={"effects": effects, "verdict": effects_sentence(effects)}))
     return tuple(judged)
 
 

@@ -52,3 +52,21 @@ def test_the_root_is_a_table_of_contents() -> None:
     rooms = [file.parent for file in PIPELINE.glob("*/__init__.py")]
     assert len(rooms) <= 20
     assert all(ast.get_docstring(ast.parse((room / "__init__.py").read_text())) for room in rooms)
+
+
+#: Names that people and bundles use as they are.
+ONE_WORD = {"main", "normalise"}
+
+
+def test_functions_that_other_folders_import_have_two_words() -> None:
+    """`write` and `load` say nothing where they are called, and nobody finds them by searching."""
+    taken = [
+        (module_of(file), alias.name, node.module)
+        for file in PIPELINE.rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.ImportFrom) and node.module in MODULES
+        for alias in node.names
+        if f"{node.module}.{alias.name}" not in MODULES and MODULES[node.module].parent != file.parent
+    ]
+    assert len(taken) > 1000
+    assert [each for each in taken if each[1].islower() and "_" not in each[1] and each[1] not in ONE_WORD] == []

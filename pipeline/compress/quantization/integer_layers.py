@@ -19,7 +19,7 @@ from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from pipeline.compress.quantization.qdq import TRANSPARENT
-from pipeline.onnx_graph.links import ZERO_POINT, Wiring, varying
+from pipeline.onnx_graph.links import ZERO_POINT, Wiring, varying_values
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -127,7 +127,7 @@ class _Graph(Wiring):
         self.constants = {name: numpy_helper.to_array(tensor) for name, tensor in self.stored.items()}
         self.opsets = {each.domain: each.version for each in model.opset_import}
         #: Walking back to an input of the network takes paths without number.
-        self.varying = varying(model.graph)
+        self.varying = varying_values(model.graph)
         for node in model.graph.node:
             if node.op_type == "Constant":
                 self.constants[node.output[0]] = np.asarray(_attributes(node)["value"])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pipeline.core.errors import DeviceError
 from pipeline.measure.devices import remote_shell
-from pipeline.measure.devices.local import started
+from pipeline.measure.devices.local import started_process
 from pipeline.measure.devices.remote_shell import BYTE_S, COMMAND_S
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class AdbDevice(remote_shell.ShellDevice):
     def run(self, script: str, *arguments: str) -> subprocess.Popen[bytes]:
         """Start the device's Python on a file there; `push` has found that the device is connected."""
         command = remote_shell.run_command(self._python, script, *arguments)
-        return started([*self._adb, "-s", self._serial, "shell", "-T", command])
+        return started_process([*self._adb, "-s", self._serial, "shell", "-T", command])
 
     def _send_missing(self, files: Mapping[str, Path], mark: str) -> There:
         self._require_connected()

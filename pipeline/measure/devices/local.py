@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def started(command: Sequence[str], environment: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+def started_process(command: Sequence[str], environment: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
     """Start a program with pipes, in a session of its own: an interruption from the keyboard is this process's."""
     pipe = subprocess.PIPE
     return subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True)
@@ -60,4 +60,4 @@ class LocalDevice(OnThisMachine):
 
     def run(self, script: str, *arguments: str) -> subprocess.Popen[bytes]:
         """Start Python on a file."""
-        return started([self.python, script, *arguments])
+        return started_process([self.python, script, *arguments])

@@ -15,7 +15,7 @@ from pipeline.core.errors import DeviceError
 from pipeline.measure.devices.arm64_cpu import emulator, emulator_version, guest_environment, root_for_cpu
 from pipeline.measure.devices.arm64_root import LIBRARIES, build_root, root_python, silent
 from pipeline.measure.devices.instructions import plugin_library
-from pipeline.measure.devices.local import OnThisMachine, started
+from pipeline.measure.devices.local import OnThisMachine, started_process
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,7 +51,7 @@ class QemuDevice(OnThisMachine):
 
     def run(self, script: str, *arguments: str) -> subprocess.Popen[bytes]:
         """Start the emulated Python on a file; errors are those of `command`."""
-        return started(self.command(script, *arguments), guest_environment())
+        return started_process(self.command(script, *arguments), guest_environment())
 
     def command(self, *arguments: str) -> list[str]:
         """Return the command that runs the emulated Python with these arguments, under `guest_environment()`.

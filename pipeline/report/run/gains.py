@@ -66,7 +66,7 @@ def chips(effects: Sequence[Effect]) -> tuple[tuple[Chip, ...], str]:
     return tuple(found), ", ".join(_BESIDE[each.what](each) for each in effects if each.what in _BESIDE)
 
 
-def sentence(effects: Sequence[Effect]) -> str:
+def effects_sentence(effects: Sequence[Effect]) -> str:
     """Write what a stage did as run.json has it: "1.90x faster, 71% smaller, for -0.31 points"."""
     parts, price = [], ""
     for each in effects:

@@ -14,7 +14,7 @@ from pipeline.core.dataset import Dataset, Normalisation, Preprocessing, Split
 from pipeline.core.stage import SilentProgress, Target
 from pipeline.core.store import write_artifact
 from pipeline.export.openvino import export_openvino
-from pipeline.results.accuracy import paired_difference, score
+from pipeline.results.accuracy import paired_difference, score_predictions
 from pipeline.results.bundle import BundleOptions
 from pipeline.results.run import FinalTest, Interval, Row, RunReport, Timing
 
@@ -147,7 +147,7 @@ def report(data: Dataset, made: Path, *, batch: int) -> RunReport:
     before, after = labels.copy(), labels.copy()
     classes = len(data.classes)
     before[:2], after[:3] = (before[:2] + 1) % classes, (after[:3] + 1) % classes
-    scores = [score(found, labels, classes) for found in (before, after)]
+    scores = [score_predictions(found, labels, classes) for found in (before, after)]
     final = FinalTest(original=scores[0], result=scores[1], difference=paired_difference(before, after, labels))
     slow = Timing(runtime="onnxruntime", threads=1, milliseconds=Interval(value=2.34567, low=2.3, high=2.4))
     fast = Timing(

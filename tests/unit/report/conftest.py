@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pipeline.core.stage import Target
-from pipeline.report.run.gains import sentence
+from pipeline.report.run.gains import effects_sentence
 from pipeline.results.run import Accuracy, BudgetLine, Effect, FinalTest, Interval, Row, RunReport, Timing
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def worse(what: Any, change: float) -> Effect:  # noqa: ANN401 - checked by the 
 def row(index: int, label: str, kind: str, form: Form, **rest: Any) -> Row:  # noqa: ANN401 - passed to the model
     """Return one row; its digest and folder follow from its number unless they are given."""
     given: dict[str, Any] = {"digest": f"{index:x}" * 64, "folder": f"{index:02d}-{kind}", "seconds": 12.3}
-    given["verdict"] = sentence(rest.get("effects", ()))
+    given["verdict"] = effects_sentence(rest.get("effects", ()))
     return Row(index=index, label=label, kind=kind, form=form, **{**given, **rest})
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.results.accuracy import paired_difference, score
+from pipeline.results.accuracy import paired_difference, score_predictions
 
 
 def test_two_classes_by_hand() -> None:
     """Three of four right; F1 is the positive class's, balanced accuracy the mean recall."""
-    found = score(np.array([0, 1, 1, 1]), np.array([0, 0, 1, 1]), 2)
+    found = score_predictions(np.array([0, 1, 1, 1]), np.array([0, 0, 1, 1]), 2)
     assert (found.images, found.accuracy) == (4, 0.75)
     assert found.balanced_accuracy == pytest.approx((0.5 + 1.0) / 2)
     assert found.f1 == pytest.approx(2 * 2 / (2 + 3))
@@ -18,7 +18,7 @@ def test_two_classes_by_hand() -> None:
 
 def test_more_classes_use_the_macro_mean_over_present_ones() -> None:
     """A class that does not occur is left out of the means."""
-    found = score(np.array([0, 2]), np.array([0, 2]), 4)
+    found = score_predictions(np.array([0, 2]), np.array([0, 2]), 4)
     assert (found.accuracy, found.balanced_accuracy, found.f1) == (1.0, 1.0, 1.0)
 
 

@@ -9,7 +9,7 @@ import pytest
 from pipeline.core.nearness import NEARNESS, Nearness
 from pipeline.core.stage import Target
 from pipeline.recipe import Budget
-from pipeline.report.run.gains import chips, sentence
+from pipeline.report.run.gains import chips, effects_sentence
 from pipeline.results.measurement import Block, Measurement, SamplingPlan, SessionSamples, SubjectSamples
 from pipeline.results.run import Accuracy, Interval, Row, Timing
 from pipeline.run.verdicts import budget_lines, in_vain, with_effects, with_timings
@@ -207,7 +207,7 @@ def test_a_quantized_file_that_is_no_smaller_is_told(
     if nodes is not None:
         changed |= {"quantized_nodes": nodes, "float_nodes": ["a", "b", "c"]}
     before, after = row("a"), row("b", size=size).model_copy(update={"changed": changed})
-    assert sentence(in_vain(before, after)) == said
+    assert effects_sentence(in_vain(before, after)) == said
     assert in_vain(before, row("b", size=size)) == ()
     _, judged = with_effects((before, after), measured({"a": 2.0, "b": 2.0}) if timed else None, TARGET)
     assert said.rpartition(", ")[2] in judged.verdict or timed

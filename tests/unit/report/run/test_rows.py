@@ -9,7 +9,7 @@ import pytest
 from pipeline.core.stage import Target
 from pipeline.report import numbers
 from pipeline.report.run import facts, headline, rows
-from pipeline.report.run.gains import chips, result, sentence
+from pipeline.report.run.gains import chips, effects_sentence, result
 from pipeline.results.run import Effect, RunReport
 
 MINUS = numbers.MINUS
@@ -67,7 +67,7 @@ def test_effects_are_written_as_a_sentence_and_as_chips(
     effects: tuple[Effect, ...], said: str, marked: list[tuple[str, str]], rest: str
 ) -> None:
     """Gains and costs are marked, reasons stay in one piece whatever words they have, and the rest stays text."""
-    assert sentence(effects) == said
+    assert effects_sentence(effects) == said
     found, beside = chips(effects)
     assert [(chip.text, chip.tone) for chip in found] == marked
     assert beside == rest
@@ -76,7 +76,7 @@ def test_effects_are_written_as_a_sentence_and_as_chips(
 def test_every_effect_is_written() -> None:
     """None of what an effect can be is left out of the sentence."""
     for what in get_args(Effect.model_fields["what"].annotation):
-        assert sentence((Effect(what=what, change=2, count=1, names=("a",), why="so"),)), what
+        assert effects_sentence((Effect(what=what, change=2, count=1, names=("a",), why="so"),)), what
 
 
 def test_an_effect_is_stored_as_what_there_is_of_it() -> None:
