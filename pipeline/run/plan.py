@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 _ORIGINAL_REVISION = 1
 #: Bump this when a stage's gain would be decided differently.
 _GAIN_REVISION = 1
+
+_DIGEST = re.compile(r"(sha256:)?[0-9a-f]{64}")
 
 Ingredients = dict[str, Any]
 
@@ -212,13 +215,37 @@ def _difference(before: Ingredients | None, now: Ingredients) -> str:
         return "not run before"
     if before["kind"] != now["kind"]:
         return f"was {before['kind']}, is {now['kind']}"
-    for name, value in now.items():
+    stored = json.loads(json.dumps(now))  # as the last run's are
+    for name, value in stored.items():
         if before.get(name) == value:
             continue
-        if name == "parent":
-            return "follows a step that changed"
-        if isinstance(value, dict) and isinstance(before.get(name), dict):
-            changed = [key for key in sorted({*value, *before[name]}) if value.get(key) != before[name].get(key)]
-            return f"{changed[0]}: {before[name].get(changed[0])} -> {value.get(changed[0])}"
-        return f"{name}: {before.get(name)} -> {value}"
+        return "follows a step that changed" if name == "parent" else _change((name,), before.get(name), value)
     return "not in the store: not finished, or removed"
+
+
+def _change(place: tuple[str, ...], before: object, now: object) -> str:
+    """Say where two values differ first, down to the key; of files only that their content changed."""
+    before, now = _by_name(before), _by_name(now)
+    if isinstance(before, dict) and isinstance(now, dict):
+        key = next(each for each in sorted({*before, *now}) if before.get(each) != now.get(each))
+        return _change(place if key == "digest" else (*place, key), before.get(key), now.get(key))
+    text = ".".join(place[1:] or place)
+    return f"{text}: changed" if _digests(before) and _digests(now) else f"{text}: {_shown(before)} -> {_shown(now)}"
+
+
+def _by_name(value: object) -> object:
+    """Return pairs of a file's name and digest as a mapping, anything else as it is."""
+    pairs = isinstance(value, list) and all(
+        isinstance(each, list) and _digests(each[1:2]) and not each[2:] for each in value
+    )
+    return dict(value) if pairs and value else value  # type: ignore[call-overload]
+
+
+def _digests(value: object) -> bool:
+    """Say whether a value stands for files: a digest, or a list of digests."""
+    each = value if isinstance(value, list) else [value]
+    return bool(each) and all(isinstance(one, str) and _DIGEST.fullmatch(one) for one in each)
+
+
+def _shown(value: object) -> str:
+    return "a file" if _digests(value) else "settings" if isinstance(value, dict) else str(value)

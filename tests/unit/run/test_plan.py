@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 
     from conftest import Project
 
-    from pipeline.run.plan import PlannedStep
+    from pipeline.run.plan import Ingredients, PlannedStep
 
 
+FIRST, SECOND = "a" * 64, "sha256:" + "b" * 64
 TEACHER = "stages.finetune.distill={from: {definition: model.py, weights: teacher.safetensors, inputs: [%s]}}"
 
 
@@ -190,3 +191,25 @@ def test_arguments_of_data_count_whatever_their_name(project: Project, argument:
     assert first.ingredients["data"]["split"]["arguments"] == {argument: "a"}
     assert "path" not in first.ingredients["data"]["split"]
     assert first.ingredients["data"]["split"] != second.ingredients["data"]["split"]
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "said"),
+    [
+        ({"config": {"epochs": 5}}, {"config": {"epochs": 6}}, "epochs: 5 -> 6"),
+        ({"config": {"augment": {"shift": 0}}}, {"config": {"augment": {"shift": 2}}}, "augment.shift: 0 -> 2"),
+        ({"config": {"from": {"weights": FIRST}}}, {"config": {"from": {"weights": SECOND}}}, "from.weights: changed"),
+        ({"config": {"from": {"inputs": [FIRST]}}}, {"config": {"from": {"inputs": [SECOND]}}}, "from.inputs: changed"),
+        ({"config": {"distill": None}}, {"config": {"distill": {"alpha": 1}}}, "distill: None -> settings"),
+        ({"inputs": [["a.txt", FIRST]]}, {"inputs": [("a.txt", SECOND)]}, "a.txt: changed"),
+        ({"inputs": [["a.txt", FIRST]], "seed": 0}, {"inputs": [("a.txt", FIRST)], "seed": 1}, "seed: 0 -> 1"),
+        ({"definition": FIRST}, {"definition": SECOND}, "definition: changed"),
+        ({"weights": None}, {"weights": FIRST}, "weights: None -> a file"),
+        ({"data": {"digest": FIRST}}, {"data": {"digest": SECOND}}, "data: changed"),
+        ({"arguments": {"list": []}}, {"arguments": {"list": [1]}}, "list: [] -> [1]"),
+        ({"parent": FIRST}, {"parent": SECOND}, "follows a step that changed"),
+    ],
+)
+def test_what_changed_is_said_by_key(before: Ingredients, now: Ingredients, said: str) -> None:
+    """Down to the key that differs; files are said to have changed, without their digests."""
+    assert plan._difference({"kind": "prune", **before}, {"kind": "prune", **now}) == said
