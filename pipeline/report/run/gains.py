@@ -85,6 +85,14 @@ def timing(row: Row, target: Target) -> Timing | None:
     return next(found, None)
 
 
+def timed_target(report: RunReport) -> Target:
+    """Return the target; if no file was timed in its runtime, with the first runtime in which one was."""
+    found = [taken.runtime for row in report.rows for taken in row.timings]
+    if not found or report.target.runtime in found:
+        return report.target
+    return report.target.model_copy(update={"runtime": found[0]})
+
+
 def made(report: RunReport) -> tuple[Row, ...]:
     """Return the rows that have a file of their own: all but those of stages that only look or were skipped."""
     return tuple(row for row in report.rows if row.makes_file and not row.skipped)

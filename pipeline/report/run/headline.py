@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.report import numbers
 from pipeline.report.run import rows
-from pipeline.report.run.gains import Tone, made, result, timing
+from pipeline.report.run.gains import Tone, made, result, timed_target, timing
 
 if TYPE_CHECKING:
     from pipeline.results.run import BudgetLine, FinalTest, Interval, RunReport
@@ -88,10 +88,10 @@ def judgement(final: FinalTest) -> str:
 def _faster(report: RunReport) -> Answer:
     """Answer from the last row that was timed in the target runtime."""
     question = "Is it faster?"
-    where = f"{rows.place(report.target.runtime, report.target.threads)}, batch {report.target.batch}"
+    where = f"{rows.timed_place(report)}, batch {report.target.batch}"
     budget = _budget(report, "latency")
-    before = timing(report.rows[0], report.target)
-    taken = [(row, t) for row in made(report)[1:] if (t := timing(row, report.target))]
+    before = timing(report.rows[0], timed_target(report))
+    taken = [(row, t) for row in made(report)[1:] if (t := timing(row, timed_target(report)))]
     found = [(row, t, t.speedup) for row, t in taken if t.speedup]
     if not found or before is None:
         return Answer(question, numbers.DASH, f"No file has been compared in {where} yet.", "plain", budget)

@@ -28,7 +28,7 @@ def render(report: RunReport) -> str:
         about=facts.about(report),
         header=facts.header(report),
         lines=rows.lines(report),
-        target=rows.place(report.target.runtime, report.target.threads),
+        target=rows.timed_place(report),
         runtimes=rows.runtime_table(report),
         paired=rows.PAIRED,
         plots=[drawn for wide in (True, False) if (drawn := plot.accuracy_over_latency(report, wide=wide))],

@@ -79,7 +79,7 @@ def _stages(report: RunReport) -> str:
     """Write the stage table."""
     if not report.rows:
         return ""
-    where = rows.place(report.target.runtime, report.target.threads)
+    where = rows.timed_place(report)
     names = [
         "#",
         "Stage",

@@ -16,7 +16,7 @@ from pipeline.report.drawing import chart, svg
 from pipeline.report.drawing.chart import NamedPoint
 from pipeline.report.drawing.placement import Axis, Box, round_axis
 from pipeline.report.run import rows
-from pipeline.report.run.gains import made, timing
+from pipeline.report.run.gains import made, timed_target, timing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,7 +61,7 @@ def accuracy_over_latency(report: RunReport, *, wide: bool = True) -> Markup:
     drawn = [
         PlottedRow(row, row.validation, taken.milliseconds)
         for row in made(report)
-        if row.validation and (taken := timing(row, report.target))
+        if row.validation and (taken := timing(row, timed_target(report)))
     ]
     if len(drawn) < 2:  # noqa: PLR2004 - one point compares nothing
         return Markup()
@@ -72,7 +72,7 @@ def accuracy_over_latency(report: RunReport, *, wide: bool = True) -> Markup:
     roles[0], roles[-1] = "original", "result"
     found = [_point(each, across, up, role) for each, role in zip(drawn, roles, strict=True)]
     title = "Validation accuracy over latency"
-    where = f"{rows.place(report.target.runtime, report.target.threads)}, batch {report.target.batch}"
+    where = f"{rows.timed_place(report)}, batch {report.target.batch}"
     parts = [
         chart.grid(across, up, frame),
         _titles(frame, f"Milliseconds, {where}"),

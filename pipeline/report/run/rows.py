@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.report import numbers
-from pipeline.report.run.gains import chips, made, result, timing
+from pipeline.report.run.gains import chips, made, result, timed_target, timing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -84,7 +84,9 @@ class RuntimeTable:
 
 def lines(report: RunReport) -> tuple[ReportLine, ...]:
     """Return the stage table, the original first."""
-    slowest = max((t.milliseconds.value for row in report.rows if (t := timing(row, report.target))), default=0.0)
+    slowest = max(
+        (t.milliseconds.value for row in report.rows if (t := timing(row, timed_target(report)))), default=0.0
+    )
     return tuple(_line(report, row, slowest) for row in report.rows)
 
 
@@ -98,6 +100,12 @@ def role(report: RunReport, row: Row) -> Role:
 def place(runtime: str, threads: int) -> str:
     """Write where a latency was taken: "onnxruntime, 1 thread"."""
     return f"{runtime}, {numbers.plural(threads, 'thread')}"
+
+
+def timed_place(report: RunReport) -> str:
+    """Write where the latencies were taken that stand in the stage table."""
+    target = timed_target(report)
+    return place(target.runtime, target.threads)
 
 
 def runtime_table(report: RunReport) -> RuntimeTable:
@@ -114,7 +122,7 @@ def runtime_table(report: RunReport) -> RuntimeTable:
 
 def _line(report: RunReport, row: Row, slowest: float) -> ReportLine:
     """Write one row as text."""
-    taken = timing(row, report.target)
+    taken = timing(row, timed_target(report))
     marked, rest = chips(row.effects)
     return ReportLine(
         index=row.index,

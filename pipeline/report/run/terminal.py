@@ -53,7 +53,7 @@ def run_table(report: RunReport) -> RenderableType:
 
 def _stages(report: RunReport) -> Table:
     """Return the stage table; numbers have their interval or companion below them."""
-    where = rows.place(report.target.runtime, report.target.threads)
+    where = rows.timed_place(report)
     title = f"Latency and speedup in {where}"
     found = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, title=title, title_justify="left")
     found.add_column("Stage", overflow="fold")

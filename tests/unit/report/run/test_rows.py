@@ -235,3 +235,14 @@ def test_header_names_machine_data_and_recipe(report: RunReport) -> None:
     assert "Of the data" not in found
     noted = report.model_copy(update={"data": {**report.data, "notes": ["two copies", "no images of a class"]}})
     assert facts.header(noted)[1:3] == (("Of the data", "two copies"), ("Of the data", "no images of a class"))
+
+
+def test_where_the_target_was_not_timed_the_table_shows_what_was(report: RunReport) -> None:
+    """As for a target of torch after a measurement of exported files alone; the place is named with the numbers."""
+    expected = [line.latency for line in rows.lines(report)]
+    assert any(each != numbers.DASH for each in expected)
+    for target in (Target(runtime="torch"), Target(threads=7)):
+        other = report.model_copy(update={"target": target})
+        assert [line.latency for line in rows.lines(other)] == expected
+        assert rows.timed_place(other) == "onnxruntime, 1 thread"
+        assert "in onnxruntime, 1 thread" in headline.answers(other)[1].detail
