@@ -84,9 +84,8 @@ class RuntimeTable:
 
 def lines(report: RunReport) -> tuple[ReportLine, ...]:
     """Return the stage table, the original first."""
-    slowest = max(
-        (t.milliseconds.value for row in report.rows if (t := timing(row, timed_target(report)))), default=0.0
-    )
+    taken = (timing(row, timed_target(report)) for row in report.rows)
+    slowest = max((each.milliseconds.value for each in taken if each), default=0.0)
     return tuple(_line(report, row, slowest) for row in report.rows)
 
 

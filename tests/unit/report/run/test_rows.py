@@ -241,8 +241,7 @@ def test_where_the_target_was_not_timed_the_table_shows_what_was(report: RunRepo
     """As for a target of torch after a measurement of exported files alone; the place is named with the numbers."""
     expected = [line.latency for line in rows.lines(report)]
     assert any(each != numbers.DASH for each in expected)
-    for target in (Target(runtime="torch"), Target(threads=7)):
-        other = report.model_copy(update={"target": target})
-        assert [line.latency for line in rows.lines(other)] == expected
-        assert rows.timed_place(other) == "onnxruntime, 1 thread"
-        assert "in onnxruntime, 1 thread" in headline.answers(other)[1].detail
+    other = report.model_copy(update={"target": Target(runtime="torch")})
+    assert [line.latency for line in rows.lines(other)] == expected
+    assert rows.timed_place(other) == "onnxruntime, 1 thread"
+    assert any("in onnxruntime, 1 thread" in each.sentence for each in headline.answers(other))
