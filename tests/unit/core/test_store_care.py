@@ -141,7 +141,7 @@ def test_the_command_checks(store: Store) -> None:
     code, text = run("check")
     assert code == 1
     assert "has 0 bytes in place of 1000" in " ".join(text.split())
-    assert "1 damaged; runs that need them make them again" in text
+    assert "1 damaged; runs that need them will make them again" in text
     code, text = run("check", "--json")
     assert [each["state"] for each in json.loads(text)] == ["damaged", "whole"]
 
