@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import struct
 import warnings
+from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
@@ -109,7 +110,7 @@ def rule(content: bytes) -> str:
     said = b"Exif\0\0" in content or b"eXIf" in content or b"EXIF" in content
     if not said and (jpeg or (png and content[24:26] != b"\x10\0")):  # 16 bits of grey
         return ""
-    with opened(io.BytesIO(content)) as image:
+    with _warned_if_read(), opened(io.BytesIO(content)) as image:
         if _is_deep(image):
             return "deep"
         try:
@@ -125,7 +126,7 @@ def read_pixels(path: Path, channels: int, white: float | None) -> tuple[Image.I
     Raises:
         UnreadableError: it is damaged, of no allowed format or too large, or its values have no known white.
     """
-    with opened(path) as image:
+    with _warned_if_read(), opened(path) as image:
         try:
             turn = turned(image)
             shallow = _from_deep(image, white) if _is_deep(image) else image
@@ -137,6 +138,15 @@ def read_pixels(path: Path, channels: int, white: float | None) -> tuple[Image.I
         except Exception as error:  # decoders raise many kinds for a file that is damaged
             raise UnreadableError(f"cannot be read as an image ({reason(error)})") from error
     return converted.transpose(_TURNS[turn]) if turn in _TURNS else converted, brightest
+
+
+@contextmanager
+def _warned_if_read() -> Iterator[None]:
+    """Leave out Pillow's warnings about a file that is refused: the error says what is wrong with it."""
+    with warnings.catch_warnings(record=True) as heard:
+        yield
+    for each in heard:
+        warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
 
 
 def _from_deep(image: Image.Image, white: float | None) -> Image.Image:

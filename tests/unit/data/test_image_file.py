@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -150,3 +151,16 @@ def test_damaged_files_give_pixels_or_one_reason(tmp_path: Path, kind: str) -> N
             content[place] = generator.integers(0, 256)
         (tmp_path / "a").write_bytes(content[: len(content) - (trial % 3) * 50])
         assert outcome(tmp_path / "a") in {1, 3}
+
+
+@pytest.mark.parametrize("kept", [10, 50, 100])
+def test_pillow_says_nothing_of_a_file_that_is_refused(tmp_path: Path, kept: int) -> None:
+    """The error says what is wrong; a warning of a decoder beside it would be a second answer."""
+    file = tmp_path / "cut.tiff"
+    Image.new("L", (32, 32)).save(file, compression="tiff_lzw")
+    file.write_bytes(file.read_bytes()[:kept])
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        with pytest.raises(UnreadableError):
+            read_pixels(file, 1, None)
+    assert heard == []
