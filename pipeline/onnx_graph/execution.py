@@ -88,7 +88,10 @@ def run_onnx(
 
 def onnx_batch(model: onnx.ModelProto) -> int:
     """Return the batch size of the first input; -1 when it is dynamic."""
-    return onnx_specs(model)[0][0].shape[0]
+    weights = {tensor.name for tensor in model.graph.initializer}
+    images = next(value for value in model.graph.input if value.name not in weights)
+    first = images.type.tensor_type.shape.dim[0]
+    return first.dim_value if first.HasField("dim_value") else -1
 
 
 def batch_slices(samples_NCHW: NDArray[Any], batch: int) -> Iterator[NDArray[Any]]:

@@ -43,4 +43,4 @@ def test_a_network_of_fixed_batch_gets_that_batch(*, dynamic: bool, batch: int, 
     original = artifact(TensorSpec(name="x", shape=(-1, 1)))
     context = Context(Path(), 7, Target(), original, lambda: pytest.fail("not needed yet"))
     found = samples_of(captured, context, 100, 64)
-    assert (found.batch, found.whole, found.seed, found.images) == (batch, whole, 7, 100)
+    assert (found.batch, found.drop_last, found.seed, found.images) == (batch, whole, 7, 100)
