@@ -17,7 +17,7 @@ from pipeline.core.errors import InputError
 from pipeline.core.stage import SilentProgress
 from pipeline.core.units import NANOSECONDS_PER_MILLISECOND
 from pipeline.latency.checks import all_checks, signs_of
-from pipeline.latency.kept import keep, kept_file
+from pipeline.latency.device_cache import keep, kept_file
 from pipeline.latency.networks import write_small_cnn
 from pipeline.latency.noise import HONEST, seconds_of
 from pipeline.measure.harness import measure_subjects

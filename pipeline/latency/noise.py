@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.core.errors import IncomparableError
-from pipeline.latency.kept import kept_file, read_kept
+from pipeline.latency.device_cache import kept_file, read_kept
 from pipeline.results.doctor import DoctorReport
 
 if TYPE_CHECKING:

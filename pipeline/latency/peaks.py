@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from pipeline.core.artifact import file_digest
 from pipeline.core.units import MEBIBYTE
 from pipeline.latency import networks
-from pipeline.latency.kept import keep, kept_file, read_kept
+from pipeline.latency.device_cache import keep, kept_file, read_kept
 from pipeline.measure.harness import measure_subjects
 from pipeline.measure.subjects import MeasureTerms, Subject
 from pipeline.results.measurement import SamplingPlan

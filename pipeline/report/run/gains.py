@@ -93,12 +93,12 @@ def timed_target(report: RunReport) -> Target:
     return report.target.model_copy(update={"runtime": found[0]})
 
 
-def made(report: RunReport) -> tuple[Row, ...]:
+def produced_rows(report: RunReport) -> tuple[Row, ...]:
     """Return the rows that have a file of their own: all but those of stages that only look or were skipped."""
     return tuple(row for row in report.rows if row.makes_file and not row.skipped)
 
 
 def result(report: RunReport) -> Row:
     """Return the row of the file that the run is about: the last one that the target's runtime reads."""
-    rows = made(report)
+    rows = produced_rows(report)
     return rows[last_readable((row.form for row in rows), report.target.runtime)]

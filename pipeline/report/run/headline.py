@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.report import numbers
 from pipeline.report.run import rows
-from pipeline.report.run.gains import Tone, made, result, timed_target, timing
+from pipeline.report.run.gains import Tone, produced_rows, result, timed_target, timing
 
 if TYPE_CHECKING:
     from pipeline.results.run import BudgetLine, FinalTest, Interval, RunReport
@@ -43,7 +43,7 @@ def banner(report: RunReport) -> str:
 
 def _far(report: RunReport) -> str:
     """Name the stages whose files are far from their float files; what follows them is so as well."""
-    rows = [row for row in made(report) if row.nearness and row.nearness.decision == "kept"]
+    rows = [row for row in produced_rows(report) if row.nearness and row.nearness.decision == "kept"]
     named = "; ".join(f"row {row.index} ({row.label}) is {row.nearness.text}" for row in rows if row.nearness)
     return f"Not the same network: {named}. It was kept because the recipe says on_far: keep." if named else ""
 
@@ -91,7 +91,7 @@ def _faster(report: RunReport) -> Answer:
     where = f"{rows.timed_place(report)}, batch {report.target.batch}"
     budget = _budget(report, "latency")
     before = timing(report.rows[0], timed_target(report))
-    taken = [(row, t) for row in made(report)[1:] if (t := timing(row, timed_target(report)))]
+    taken = [(row, t) for row in produced_rows(report)[1:] if (t := timing(row, timed_target(report)))]
     found = [(row, t, t.speedup) for row, t in taken if t.speedup]
     if not found or before is None:
         return Answer(question, numbers.DASH, f"No file has been compared in {where} yet.", "plain", budget)
@@ -135,7 +135,7 @@ def _right(report: RunReport) -> Answer:
 def _right_so_far(report: RunReport, question: str, budget: BudgetLine | None) -> Answer:
     """Answer from the last row judged on the validation split."""
     before = report.rows[0].validation
-    judged = [(row, row.validation) for row in made(report)[1:] if row.validation]
+    judged = [(row, row.validation) for row in produced_rows(report)[1:] if row.validation]
     if before is None or not judged:
         return Answer(question, numbers.DASH, "No stage has been evaluated yet.", "plain", budget)
     row, after = judged[-1]

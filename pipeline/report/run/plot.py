@@ -16,7 +16,7 @@ from pipeline.report.drawing import chart, svg
 from pipeline.report.drawing.chart import NamedPoint
 from pipeline.report.drawing.placement import Axis, Box, round_axis
 from pipeline.report.run import rows
-from pipeline.report.run.gains import made, timed_target, timing
+from pipeline.report.run.gains import produced_rows, timed_target, timing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,7 +60,7 @@ def accuracy_over_latency(report: RunReport, *, wide: bool = True) -> Markup:
     """
     drawn = [
         PlottedRow(row, row.validation, taken.milliseconds)
-        for row in made(report)
+        for row in produced_rows(report)
         if row.validation and (taken := timing(row, timed_target(report)))
     ]
     if len(drawn) < 2:  # noqa: PLR2004 - one point compares nothing
@@ -91,9 +91,9 @@ def sizes(report: RunReport, *, wide: bool = True) -> Markup:
         return Markup()
     width, start = (_WIDE_SIZES, 140.0) if wide else (_NARROW, 112.0)
     scale = Axis(0, largest, start, width - 66, ())
-    parts = [_size_bars(row, scale, top=8 + _BAR_STEP * line) for line, row in enumerate(made(report))]
-    told = "; ".join(f"{row.label}: {numbers.size(row.size_bytes)}" for row in made(report))
-    return svg.picture((width, 12 + _BAR_STEP * len(made(report))), "Size on disk and with gzip", told, parts)
+    parts = [_size_bars(row, scale, top=8 + _BAR_STEP * line) for line, row in enumerate(produced_rows(report))]
+    told = "; ".join(f"{row.label}: {numbers.size(row.size_bytes)}" for row in produced_rows(report))
+    return svg.picture((width, 12 + _BAR_STEP * len(produced_rows(report))), "Size on disk and with gzip", told, parts)
 
 
 def _axes(drawn: Sequence[PlottedRow], frame: Box, most: int) -> tuple[Axis, Axis]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.report import numbers
-from pipeline.report.run.gains import chips, made, result, timed_target, timing
+from pipeline.report.run.gains import chips, produced_rows, result, timed_target, timing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -112,7 +112,7 @@ def runtime_table(report: RunReport) -> RuntimeTable:
     target = (report.target.runtime, report.target.threads)
     keys = sorted({(t.runtime, t.threads) for row in report.rows for t in row.timings}, key=lambda k: (k != target, k))
     files = []
-    for row in made(report):
+    for row in produced_rows(report):
         taken = {(t.runtime, t.threads): t for t in row.timings}
         if taken:
             files.append((row.index, row.label, tuple(_runtime_cell(taken.get(key)) for key in keys)))

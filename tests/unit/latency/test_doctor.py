@@ -15,8 +15,8 @@ from pipeline.core.errors import IncomparableError, InputError
 from pipeline.latency import compare as compare_module
 from pipeline.latency import doctor as doctor_module
 from pipeline.latency.compare import ComparisonRequest, compare_files
+from pipeline.latency.device_cache import kept_file, read_kept
 from pipeline.latency.doctor import copy_noise, examine_device, report_from
-from pipeline.latency.kept import kept_file, read_kept
 from pipeline.latency.noise import KnownNoise, invisible_margin, known_noise, seconds_of, with_floor
 from pipeline.measure.devices.local import LocalDevice
 from pipeline.measure.devices.qemu import QemuDevice

@@ -13,7 +13,7 @@ from pipeline.core.stage import SilentProgress
 from pipeline.latency import networks
 from pipeline.latency import peaks as peaks_module
 from pipeline.latency import rooflines as rooflines_module
-from pipeline.latency.kept import kept_file, read_kept
+from pipeline.latency.device_cache import kept_file, read_kept
 from pipeline.latency.peaks import peaks_from, peaks_of, shortest_ns, write_probes
 from pipeline.latency.rooflines import with_rooflines, work_of
 from pipeline.measure.devices.local import LocalDevice

@@ -8,7 +8,7 @@ import torch
 
 from pipeline.compress.pruning.graph.nodes import plain_name
 from pipeline.compress.pruning.importance.call import argument, stored
-from pipeline.compress.pruning.importance.slices import demand
+from pipeline.compress.pruning.importance.slices import require_groups
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,7 +39,7 @@ def bn_scale(captured: CapturedGraph, graph: ChannelGraph) -> dict[str, Tensor]:
         ]
         if owned:
             scores[group.name] = torch.cat(owned, dim=1).mean(1)
-    demand(graph, scores, "bn_scale", "norms with a scale after the layers that produce the channels")
+    require_groups(graph, scores, "bn_scale", "norms with a scale after the layers that produce the channels")
     return scores
 
 

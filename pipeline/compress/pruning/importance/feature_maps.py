@@ -9,7 +9,7 @@ import torch
 
 from pipeline.compress.pruning.graph.capture import record_values
 from pipeline.compress.pruning.importance.samples import sample_axes
-from pipeline.compress.pruning.importance.slices import demand
+from pipeline.compress.pruning.importance.slices import require_groups
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -29,7 +29,7 @@ class FeatureMaps:
         """Take the network and its groups. Raises InputError naming groups without a map, for `criterion`."""
         self.captured = captured
         self.by_group = {group.name: _distinct(group) for group in graph.groups if group.maps}
-        demand(graph, self.by_group, criterion, "feature maps of the channels")
+        require_groups(graph, self.by_group, criterion, "feature maps of the channels")
         self._channels = {each.node: each.dim for maps in self.by_group.values() for each in maps}
         self._axes: dict[str, SampleAxis] = {}
 

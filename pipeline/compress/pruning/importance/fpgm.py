@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pipeline.compress.pruning.importance.slices import demand, filters
+from pipeline.compress.pruning.importance.slices import filters, require_groups
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,5 +28,5 @@ def fpgm(graph: ChannelGraph, tensors: Mapping[str, Tensor]) -> dict[str, Tensor
     """
     sums = {group.name: [torch.cdist(rows, rows).sum(1) for rows in filters(group, tensors)] for group in graph.groups}
     scores = {name: torch.stack(parts).sum(0) for name, parts in sums.items() if parts}
-    demand(graph, scores, "fpgm", "weights of the layers that produce the channels")
+    require_groups(graph, scores, "fpgm", "weights of the layers that produce the channels")
     return scores

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pipeline.compress.pruning.importance.slices import demand, filters
+from pipeline.compress.pruning.importance.slices import filters, require_groups
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,5 +27,5 @@ def l1(graph: ChannelGraph, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     norms = {group.name: [rows.abs().sum(1) for rows in filters(group, tensors)] for group in graph.groups}
     scores = {name: torch.stack(parts).sum(0) for name, parts in norms.items() if parts}
-    demand(graph, scores, "l1", "weights of the layers that produce the channels")
+    require_groups(graph, scores, "l1", "weights of the layers that produce the channels")
     return scores

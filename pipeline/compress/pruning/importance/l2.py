@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pipeline.compress.pruning.importance.slices import demand, filters
+from pipeline.compress.pruning.importance.slices import filters, require_groups
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,5 +28,5 @@ def l2(graph: ChannelGraph, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     norms = {group.name: [rows.norm(dim=1) for rows in filters(group, tensors)] for group in graph.groups}
     scores = {name: torch.stack(parts).sum(0) for name, parts in norms.items() if parts}
-    demand(graph, scores, "l2", "weights of the layers that produce the channels")
+    require_groups(graph, scores, "l2", "weights of the layers that produce the channels")
     return scores

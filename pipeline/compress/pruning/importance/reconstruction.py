@@ -18,7 +18,7 @@ from torch import Tensor
 from pipeline.compress.pruning.graph.capture import record_values
 from pipeline.compress.pruning.graph.nodes import plain_name
 from pipeline.compress.pruning.importance.call import argument, result, stored
-from pipeline.compress.pruning.importance.slices import demand
+from pipeline.compress.pruning.importance.slices import require_groups
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -69,7 +69,9 @@ def consumer_products(
     Cost: one forward pass for each batch, and about `points` + 1 passes of each consuming layer.
     """
     uses = [use for group in graph.groups for use in _uses(captured, group)]
-    demand(graph, {use.group for use in uses}, "thinet", "convolutions or linear layers that alone read the channels")
+    require_groups(
+        graph, {use.group for use in uses}, "thinet", "convolutions or linear layers that alone read the channels"
+    )
     calls: dict[fx.Node, list[_Use]] = defaultdict(list)
     for use in uses:
         calls[use.call].append(use)

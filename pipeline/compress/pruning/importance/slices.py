@@ -52,7 +52,7 @@ def filters(group: Group, tensors: Mapping[str, Tensor]) -> list[Tensor]:
     return found
 
 
-def demand(graph: ChannelGraph, scored: Collection[str], criterion: str, needed: str) -> None:
+def require_groups(graph: ChannelGraph, scored: Collection[str], criterion: str, needed: str) -> None:
     """Raise InputError when groups are not among `scored`: a criterion that does not apply gives no score at all."""
     missing = [group.name for group in graph.groups if group.name not in scored]
     if missing:
