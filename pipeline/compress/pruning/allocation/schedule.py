@@ -28,9 +28,9 @@ def remaining_schedule(total: float, steps: int, shape: ScheduleShape) -> tuple[
     Source: the fixed fraction per iteration of Han et al. (NeurIPS 2015) and Frankle and Carbin (ICLR 2019).
 
     Example:
-        >>> remaining(0.25, 2, "geometric")
+        >>> remaining_schedule(0.25, 2, "geometric")
         (0.5, 0.25)
-        >>> remaining(0.25, 3, "linear")
+        >>> remaining_schedule(0.25, 3, "linear")
         (0.75, 0.5, 0.25)
     """
     if steps < 1 or not 0 < total < 1:

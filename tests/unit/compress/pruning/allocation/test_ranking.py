@@ -154,7 +154,7 @@ def test_a_limit_holds_in_a_uniform_allocation() -> None:
 
 def test_a_floor_above_what_the_ratio_leaves_is_refused(scores: Scores) -> None:
     """The message has both numbers."""
-    with pytest.raises(InputError, match=r"ratio 0\.9 asks to remove 58 of 64 channels, but .* let only 32 leave"):
+    with pytest.raises(InputError, match=r"ratio 0\.9 asks to remove 58 of 64 channels, but .* allow only 32"):
         global_ranking(scores(64), 0.9, floor=0.5, align=8)
 
 

@@ -62,9 +62,9 @@ def test_rates_are_rounded_to_the_grid() -> None:
 @pytest.mark.parametrize(
     ("rate", "floor", "expected"),
     [
-        (1.0, 0.0, r"rate 1\.0 leaves 0 of the 16 channels of 'conv', of which 1 must"),
-        (0.98, 0.0, r"rate 0\.98 leaves 0\.32 of the 16 channels of 'conv', of which 1 must"),
-        (0.8, 0.5, r"rate 0\.8 leaves 3\.2 of the 16 channels of 'conv', of which 8 must"),
+        (1.0, 0.0, r"rate 1\.0 keeps 0 of the 16 channels of 'conv', of which 1 must"),
+        (0.98, 0.0, r"rate 0\.98 keeps 0\.32 of the 16 channels of 'conv', of which 1 must"),
+        (0.8, 0.5, r"rate 0\.8 keeps 3\.2 of the 16 channels of 'conv', of which 8 must"),
     ],
 )
 def test_rates_that_contradict_the_floor_or_empty_a_layer(rate: float, floor: float, expected: str) -> None:
