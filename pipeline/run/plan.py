@@ -215,7 +215,7 @@ def _difference(before: Ingredients | None, now: Ingredients) -> str:
         return "not run before"
     if before["kind"] != now["kind"]:
         return f"was {before['kind']}, is {now['kind']}"
-    stored = json.loads(json.dumps(now))  # as the last run's are
+    stored = json.loads(json.dumps(now, allow_nan=False))  # as the last run's are
     for name, value in stored.items():
         if before.get(name) == value:
             continue
