@@ -162,6 +162,7 @@ def Quantize(
     precision: Literal['int8', 'int8-dynamic', 'int8-weights', 'int4-weights', 'fp16-weights', 'fp16'] = ...,
     recover: Sequence[Literal['equalize', 'bias', 'adaround']] = ...,
     accuracy_drop: str = ...,
+    score_drop: str | None = ...,
     budget: str = ...,
     arm_exact: bool = ...,
 ) -> dict[str, Any]:
@@ -192,6 +193,8 @@ def Quantize(
     recover: How to recover accuracy without a change in time: cross-layer equalization, bias correction, adaptive rounding. With `engine: auto` they are tried if accuracy falls short.
 
     accuracy_drop: With `engine: auto`: points of accuracy that may be lost on the validation split.
+
+    score_drop: With `engine: auto`: how much of the task's score may be lost there instead, such as 0.5pt of a share, 2% of the original's score, or 0.2dB in the metric's own unit.
 
     budget: With `engine: auto`: time for all measurements.
 

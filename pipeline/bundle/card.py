@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from pipeline.bundle.content import Content
     from pipeline.results.bundle import Manifest
-    from pipeline.results.run import Accuracy, Row
+    from pipeline.results.run import Row, Score
 
 FILE, TEMPLATE = "MODEL_CARD.md", "card.md.j2"
 #: Letters that would be markup.
@@ -89,12 +89,12 @@ def escape(text: object) -> str:
     return printable_text(str(text)).translate(_ESCAPED)
 
 
-def accuracy(found: Accuracy | None) -> str:
+def accuracy(found: Score | None) -> str:
     """Write an accuracy with its 95 % interval as a proportion of that many images."""
     if found is None:
         return numbers.DASH
-    low, high = numbers.wilson(found)
-    return f"{numbers.percent(found.accuracy)} [{100 * low:.1f}, {100 * high:.1f}]"
+    low, high = numbers.wilson(found.judged, found.images)
+    return f"{numbers.percent(found.judged)} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def _are_drawn(folder: Path) -> bool:

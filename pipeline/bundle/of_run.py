@@ -14,7 +14,7 @@ from pipeline.bundle.selection import check_finished
 from pipeline.core.errors import InputError
 from pipeline.core.locks import file_lock
 from pipeline.core.partial import write_whole
-from pipeline.data import data_digest, load_data
+from pipeline.data import data_digest, load_task
 from pipeline.recipe import load_values
 from pipeline.recipe.problems import problem_messages
 from pipeline.recipe.yaml import dotted_place
@@ -86,6 +86,6 @@ def _of_recipe(report: RunReport, folder: Path, given: Mapping[str, Any]) -> tup
     except ValidationError as error:
         found = problem_messages(error.errors(include_url=False), BundleOptions.model_json_schema(), values)
         raise InputError("\n".join(f"{dotted_place(place)}: {said}" for place, said in found.items())) from error
-    if data_digest(recipe.data) != report.data.get("digest"):
+    if recipe.data and data_digest(recipe.data) != report.data.get("digest"):
         raise InputError(f"the data of {folder} have changed since the run; run its recipe again")
-    return options, load_data(recipe.data)
+    return options, load_task(recipe.task, recipe.data).dataset()

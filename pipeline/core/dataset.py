@@ -1,18 +1,26 @@
-"""Images and labels as plain arrays, split into train, validation and test."""
+"""Samples as plain arrays in three splits: images with their labels, or any inputs with any targets."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
-SPLITS = ("train", "validation", "test")
+    from pipeline.core.feeds import Feeds
+
+    Places = Sequence[int] | NDArray[np.int64] | slice
+
+SplitName = Literal["train", "validation", "test"]
+SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
+#: What the one input of a network is called that has images.
+INPUT = "input"
+_IMAGE_DIMENSIONS = 4
 #: `none`: files have the size already. `stretch`: both sides, whatever their ratio.
 #: `shorter-side-then-centre-crop`: the image covers the size, and what is over at the longer side is cut off.
 ResizeRule = Literal["none", "stretch", "shorter-side-then-centre-crop"]
@@ -91,8 +99,109 @@ class Dataset:
         """Whether the images have one channel, which the normalisation repeats."""
         return int(self.train.images.shape[1]) < len(self.normalisation.mean)
 
-    def batches(self, split: Split, batch: int) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
-        """Yield normalised inputs [B, C, H, W] and labels [B] in order; the last batch may be smaller."""
-        for start in range(0, len(split), batch):
-            stop = start + batch
-            yield self.normalisation(split.images[start:stop]), split.labels[start:stop]
+    def split(self, name: SplitName) -> Split:
+        """Return a split by its name."""
+        found: Split = getattr(self, name)
+        return found
+
+    def count(self, split: SplitName) -> int:
+        """Return the number of images in a split."""
+        return len(self.split(split))
+
+    def feeds(self, split: SplitName, places: Places) -> Feeds:
+        """Return the normalised images [N, C, H, W] at these places as the network's one input."""
+        return {INPUT: self.normalisation(self.split(split).images[places])}
+
+    def targets(self, split: SplitName, places: Places) -> list[int]:
+        """Return the labels of the images at these places."""
+        found: list[int] = self.split(split).labels[places].tolist()
+        return found
+
+
+class TaskData(Protocol):
+    """Samples of three splits, whatever they are: a `Dataset`, `Arrays`, or what a task's own file gives.
+
+    `classes` name what targets number, and are empty where they number nothing.
+    """
+
+    @property
+    def name(self) -> str:
+        """What the data set is called."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes."""
+
+    @property
+    def licence(self) -> str:
+        """The licence of the data, an SPDX identifier where there is one; empty: not stated."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What somebody who reads the result should know of the data."""
+
+    def count(self, split: SplitName) -> int:
+        """Return the number of samples in a split."""
+
+    def feeds(self, split: SplitName, places: Places) -> Feeds:
+        """Return the inputs of the samples at these places, as the network takes them."""
+
+    def targets(self, split: SplitName, places: Places) -> Sequence[Any]:
+        """Return the targets of the samples at these places."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Inputs by name, each [N, ...], in the order of the network's forward, and a target for each sample.
+
+    An input is uint8 [N, C, H, W] for images that are to be normalised, else of the dtype that the network takes.
+    Targets are an array [N, ...] or a list of N: what a target is, the kind of task says.
+    """
+
+    inputs: Mapping[str, NDArray[Any]]
+    targets: Sequence[Any] | NDArray[Any]
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.targets)
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """Three disjoint splits of samples for any kind of task but that of an image classifier, which has a `Dataset`.
+
+    `normalisation` is that of inputs uint8 [N, C, H, W]; other inputs reach the network as they are.
+    """
+
+    name: str
+    train: Samples
+    validation: Samples
+    test: Samples
+    classes: tuple[str, ...] = ()
+    normalisation: Normalisation | None = None
+    licence: str = ""
+    notes: tuple[str, ...] = ()
+
+    def split(self, name: SplitName) -> Samples:
+        """Return a split by its name."""
+        found: Samples = getattr(self, name)
+        return found
+
+    def count(self, split: SplitName) -> int:
+        """Return the number of samples in a split."""
+        return len(self.split(split))
+
+    def feeds(self, split: SplitName, places: Places) -> Feeds:
+        """Return the inputs of the samples at these places, images normalised."""
+        return {name: self.ready(values[places]) for name, values in self.split(split).inputs.items()}
+
+    def targets(self, split: SplitName, places: Places) -> Sequence[Any]:
+        """Return the targets of the samples at these places."""
+        targets = self.split(split).targets
+        chosen = range(*places.indices(len(targets))) if isinstance(places, slice) else places
+        return [targets[place] for place in chosen]
+
+    def ready(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Return one input [N, ...] as the network takes it."""
+        is_image = values.dtype == np.uint8 and values.ndim == _IMAGE_DIMENSIONS
+        return self.normalisation(values) if self.normalisation and is_image else values

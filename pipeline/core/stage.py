@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.core.dataset import Dataset
+    from pipeline.core.task import Task
 
 Runtime = Annotated[str, one_of(lambda: RUNTIMES)]
 OnNoGain = Literal["keep", "skip", "fail"]
@@ -72,7 +73,7 @@ class Context:
     """Everything that a stage may use beside its own configuration and the given artifact.
 
     `folder` is the stage's own folder: the payload is written there, and so is anything that it needs to resume
-    after having been killed. `dataset` loads the data on first call. `original` is the network the recipe started
+    after having been killed. `task` loads the data on first call. `original` is the network the recipe started
     from. `candidates` are the files so far: what each step exports, the original's FP32 export first, and behind it the
     torch network where the step has one.
     """
@@ -81,9 +82,13 @@ class Context:
     seed: int
     target: Target
     original: Artifact
-    dataset: Callable[[], Dataset]
+    task: Callable[[], Task]
     candidates: tuple[ChainFile, ...] = ()
     progress: Progress = field(default_factory=SilentProgress)
+
+    def dataset(self) -> Dataset:
+        """Return the images of an image classifier. Raises StageError for another task."""
+        return self.task().dataset()
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,15 @@ ratio is written back as the bare number that it is.
 | `Size`     | `800B`, `500kB`, `1.5MB`, `2MiB` | int, bytes                              |
 | `Points`   | `0.5pt`                          | float, points of accuracy (0 to 100)    |
 | `Factor`   | `0.25x`                          | `Factor`, a float: times the original's |
+| `Drop`     | `0.5pt`, `2%`, `0.2dB`           | `ScoreDrop`: an amount and its unit     |
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
+from dataclasses import dataclass
 from decimal import Decimal, localcontext
 from fractions import Fraction
 from typing import TYPE_CHECKING, Annotated, Any
@@ -63,6 +66,8 @@ _DURATION_ALLOWED = "a positive time with its unit (us, ms, s, min), such as 3ms
 _AGE_ALLOWED = "a time with its unit (d, h, min, s, ms), such as 30d, 2h or 0s"
 _SIZE_ALLOWED = "a positive number of bytes with its unit (B, kB, MB, GB, KiB, MiB, GiB), such as 1.5MB"
 _POINTS_ALLOWED = "points of accuracy from 0pt to 100pt, such as 0.5pt"
+_DROP_ALLOWED = "a loss of score with its unit, such as 0.5pt, 2% or 0.2dB"
+_DROP_PATTERN = r"^([0-9]+(\.[0-9]+)?) ?(%|[A-Za-z][A-Za-z/]*)$"
 _FACTOR_ALLOWED = "a positive factor of the original ending in x, such as 0.25x"
 
 
@@ -228,6 +233,73 @@ def parse_points(found: object) -> float:
 def points_text(points: float) -> str:
     """Return points of accuracy as text, such as `0.5pt`."""
     return _shortest(points, _POINTS_UNITS, parse_points)
+
+
+@dataclass(frozen=True)
+class ScoreDrop:
+    """How much of a score may be lost, and in which unit.
+
+    `pt` are hundredths of a share from 0 to 1, `%` those of the original's score; else it is the metric's own unit.
+    """
+
+    amount: float
+    unit: str
+
+    def __str__(self) -> str:
+        """Return it as it is written."""
+        return f"{self.amount:g}{self.unit}"
+
+    def loss(self, original: float, drop: float) -> float:
+        """Return a loss of score, positive for the worse, in this unit."""
+        if self.unit == "pt":
+            return 100 * drop
+        if self.unit == "%":
+            return 100 * drop / abs(original) if original else math.copysign(math.inf, drop) if drop else 0.0
+        return drop
+
+    def holds(self, original: float, drop: float) -> bool:
+        """Say whether a loss of score is no larger than this."""
+        return self.loss(original, drop) <= self.amount
+
+    def written(self, original: float, drop: float) -> str:
+        """Write a loss of score in this unit."""
+        return f"{self.loss(original, drop):.2f}{self.unit}"
+
+    def fault(self, unit: str) -> str:
+        """Say why a metric of that unit, empty for a share, cannot be judged by this; empty where it can."""
+        if self.unit in {"%", unit or "pt"}:
+            return ""
+        return f"found {self}, allowed: {f'an amount in {unit}' if unit else 'points, such as 0.5pt'}, or a share in %"
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, _source: object, _handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        """Read with `parse_score_drop`, write as text."""
+        writer = core_schema.plain_serializer_function_ser_schema(str)
+        return core_schema.no_info_plain_validator_function(parse_score_drop, serialization=writer)
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, _schema: core_schema.CoreSchema, _handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        """Describe it by a pattern."""
+        return {"type": "string", "pattern": _DROP_PATTERN}
+
+
+def parse_score_drop(found: object) -> ScoreDrop:
+    """Return the amount and the unit of a text such as `0.5pt`, `2%` or `0.2dB`.
+
+    Raises:
+        ValueError: no text, no unit, or more than 100 points or percent.
+    """
+    if isinstance(found, ScoreDrop):
+        return found
+    match = re.fullmatch(_DROP_PATTERN, found) if isinstance(found, str) and len(found) <= _MAX_TEXT else None
+    if match is None:
+        raise _refusal(found, _DROP_ALLOWED)
+    amount, unit = float(match[1]), match[3]
+    if unit in {"pt", "%"} and amount > _MAX_POINTS:
+        raise _refusal(found, _DROP_ALLOWED)
+    return ScoreDrop(amount, unit)
 
 
 def parse_factor(found: object) -> Factor:

@@ -1,16 +1,49 @@
-"""Data sets by name or by path; `load` and `data_digest` are the only two questions that are asked of one."""
+"""Data sets and tasks by name or by path: loaded, and told apart by their content."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, assert_never
 
+from pipeline.core.dataset import SPLITS, Dataset
+from pipeline.core.errors import InputError
 from pipeline.data.config import Cifar, DataFile, Elpv, FashionMnist, ImageFolder
+from pipeline.tasks.config import TaskFile, task_settings
 
 if TYPE_CHECKING:
-    from pipeline.core.dataset import Dataset
+    from pipeline.core.task import Task
     from pipeline.data.config import DataConfig
+    from pipeline.tasks.config import TaskConfig
 
-__all__ = ["data_digest", "load_data", "summarise_data"]
+__all__ = ["data_digest", "load_data", "load_task", "summarise_data", "task_identity"]
+
+
+def load_task(config: TaskConfig | None, data: DataConfig | None) -> Task:
+    """Return the task that a recipe says, on its data, loaded and checked; without a word it is a classifier of images.
+
+    Raises:
+        InputError: data or the task's file are missing or damaged, or not what they should be.
+    """
+    if isinstance(config, TaskFile):
+        from pipeline.data.task_file import load_task_file
+
+        return load_task_file(config.path, config.arguments, config.inputs)
+    from pipeline.core.classification import image_classifier
+
+    if data is None:
+        raise InputError("the recipe has no data, which a task of this kind needs")
+    return image_classifier(load_data(data))
+
+
+def task_identity(config: TaskConfig | None) -> dict[str, Any]:
+    """Return what tells a task apart from others, as part of keys; nothing where the recipe says none."""
+    if config is None:
+        return {}
+    found = task_settings(config)
+    if isinstance(config, TaskFile):
+        from pipeline.data import python_file
+
+        found["digest"] = python_file.digest(config.path, config.arguments, config.inputs)
+    return {"task": found}
 
 
 def data_digest(config: DataConfig) -> str:
@@ -77,14 +110,14 @@ def _load(config: DataConfig) -> Dataset:
             assert_never(config)
 
 
-def summarise_data(dataset: Dataset) -> dict[str, Any]:
-    """Return what a report says about the data: name, classes and the number of images in each split."""
+def summarise_data(task: Task) -> dict[str, Any]:
+    """Return what a report says about the data: name, classes and the number of samples in each split."""
+    inputs = task.inputs(1)
+    shapes = {spec.name: list(spec.shape[1:]) for spec in inputs}
     return {
-        "name": dataset.name,
-        "classes": list(dataset.classes),
-        "train": len(dataset.train),
-        "validation": len(dataset.validation),
-        "test": len(dataset.test),
-        "input_shape": list(dataset.input_shape),
-        **({"notes": list(dataset.notes)} if dataset.notes else {}),
+        "name": task.data.name,
+        "classes": list(task.data.classes),
+        **{split: task.count(split) for split in SPLITS},
+        **({"input_shape": shapes[inputs[0].name]} if len(inputs) == 1 else {"input_shapes": shapes}),
+        **({"notes": list(task.data.notes)} if task.data.notes else {}),
     }

@@ -26,11 +26,11 @@ def accepted(dataset: Dataset, where: str) -> Dataset:
         InputError: all that is wrong with it, at once.
     """
     problems = [*_head_problems(dataset)]
-    splits = {name: getattr(dataset, name) for name in SPLITS}
+    splits: dict[str, Split] = {name: getattr(dataset, name) for name in SPLITS}
     problems += [f"{name}: found {_kind(split)}, allowed: Split(images, labels)" for name, split in splits.items()
                  if not isinstance(split, Split)]  # fmt: skip
     refuse_problems(where, problems, ADVICE)
-    plain = {name: _plain(split) for name, split in splits.items()}
+    plain: dict[str, Split] = {name: _plain(split) for name, split in splits.items()}
     for name, split in plain.items():
         problems += [f"{name}: {text}" for text in _split_problems(split, dataset)]
     problems += _shape_problems(plain)

@@ -163,7 +163,9 @@ def _divided(splits: dict[str, Split], found: FolderListing) -> tuple[dict[str, 
     everything, listing = splits["all"], found.listings["all"]
     rest, testing = stratified(everything.labels, round(len(everything) * 0.25), seed=0)
     training, validating = stratified(everything.labels[rest], round(len(rest) * 0.2), seed=1)
-    positions = dict(zip(SPLITS, (rest[training], rest[validating], testing), strict=True))
+    positions: dict[str, NDArray[np.int64]] = dict(
+        zip(SPLITS, (rest[training], rest[validating], testing), strict=True)
+    )
     parts = {split: take(everything.images, everything.labels, part) for split, part in positions.items()}
     return parts, {split: [listing[position] for position in part] for split, part in positions.items()}
 

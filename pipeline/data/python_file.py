@@ -49,7 +49,7 @@ def load(path: Path, arguments: Mapping[str, Any], inputs: Sequence[Path] = ()) 
     with importable_folder(path.parent), recorded_dependencies(path) as read:
         dataset = _called(path, arguments)
     found = accepted(dataset, f"{path}: load()")
-    splits = {name: getattr(found, name) for name in SPLITS}
+    splits: dict[str, Any] = {name: getattr(found, name) for name in SPLITS}
     shared = shared_images(splits, lambda place: f"{place[0]}[{place[1]}]")
     return replace(found, notes=(*found.notes, *shared, *undeclared_inputs(read, path, arguments, inputs, "load data")))
 

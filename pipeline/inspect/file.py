@@ -17,7 +17,7 @@ from pipeline.analysis.precision_map import onnx_precision_map
 from pipeline.analysis.times import node_times
 from pipeline.core.errors import InputError
 from pipeline.core.runtimes import DEFAULT_RUNTIME, form_of, runtime_for
-from pipeline.data import load_data
+from pipeline.data import load_task
 from pipeline.onnx_graph.file import onnx_specs, read_onnx
 from pipeline.onnx_graph.wiring import CONVERTERS, FileWiring
 from pipeline.recipe import load_recipe
@@ -77,7 +77,8 @@ def training_images(recipe: Path, overrides: Sequence[str], count: int, seed: in
     Raises:
         InputError: the recipe has problems, its data is missing, or the split has fewer images.
     """
-    dataset = load_data(load_recipe(recipe, overrides).recipe.data)
+    loaded = load_recipe(recipe, overrides).recipe
+    dataset = load_task(loaded.task, loaded.data).dataset()
     available = len(dataset.train)
     if count > available:
         raise InputError(f"--images is {count}, the training split of {dataset.name} has {available}: ask for fewer")

@@ -15,10 +15,11 @@ import torch
 
 from pipeline.core.artifact import Artifact, TensorSpec
 from pipeline.core.code_inputs import NETWORK_FILE
+from pipeline.core.dataset import INPUT
 from pipeline.core.entry import ARTIFACT_FILE
 from pipeline.core.errors import InputError, RecipeError
 from pipeline.core.reading import read_value
-from pipeline.data import load_data
+from pipeline.data import load_task
 from pipeline.data.config import Cifar, DataFile, Elpv, FashionMnist, ImageFolder
 from pipeline.inspect.exported_argument import main_files
 from pipeline.network.definition import build_network, initialise_lazy_layers
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from pipeline.data.config import DataConfig
+    from pipeline.recipe import Recipe
+
 
 #: Digits of one size of an input.
 MOST_DIGITS = 9
@@ -89,9 +91,7 @@ def _refuse(option: str, texts: Sequence[str], what: str, instead: str) -> None:
 def _of_recipe(path: Path, overrides: Sequence[str], specs: tuple[TensorSpec, ...]) -> Model:
     recipe = load_recipe(path, overrides).recipe
     network = build_network(recipe.model.definition, recipe.model.arguments)
-    return Model(
-        recipe.name, network, specs or (TensorSpec(name="input", shape=(1, *input_shape(recipe.data)), layout="NCHW"),)
-    )
+    return Model(recipe.name, network, specs or _inputs(recipe))
 
 
 def _of_folder(folder: Path, specs: tuple[TensorSpec, ...]) -> Model:
@@ -178,7 +178,14 @@ def input_spec(text: str, index: int) -> TensorSpec:
     return TensorSpec(name=f"input{index}" if index else "input", shape=shape, dtype=dtype or "float32")
 
 
-def input_shape(config: DataConfig) -> tuple[int, int, int]:
+def _inputs(recipe: Recipe) -> tuple[TensorSpec, ...]:
+    """Return the inputs of a recipe's network for one sample; of data that come with the program none is loaded."""
+    if recipe.task is None and recipe.data is not None and not isinstance(recipe.data, DataFile):
+        return (TensorSpec(name=INPUT, shape=(1, *input_shape(recipe.data)), layout="NCHW"),)
+    return load_task(recipe.task, recipe.data).inputs(1)
+
+
+def input_shape(config: Elpv | ImageFolder | FashionMnist | Cifar) -> tuple[int, int, int]:
     """Return [C, H, W] of one image of a recipe's data, as the network sees it."""
     match config:
         case Elpv() | ImageFolder():
@@ -187,7 +194,5 @@ def input_shape(config: DataConfig) -> tuple[int, int, int]:
             return 1, 28, 28
         case Cifar():
             return 3, 32, 32
-        case DataFile():
-            return load_data(config).input_shape
         case _:
             assert_never(config)

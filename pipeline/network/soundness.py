@@ -14,14 +14,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import MappingKey, tree_flatten_with_path
 
 from pipeline.compress.state.kept import ADVICE, kept_state
 from pipeline.compress.training.inference import forward_outputs
+from pipeline.core.artifact import TensorSpec
 from pipeline.core.errors import InputError
 from pipeline.core.user_code import line_of, user_code_errors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from pipeline.core.task import Task
 
 #: Largest difference, relative to scale, that the order of sums explains between two runs of the same network.
 TOLERANCE = 1e-4
@@ -67,12 +71,58 @@ def check_classifier(
         raise InputError(cause)
 
 
-def _randomness(model: nn.Module, batch: Tensor) -> str:
+def check_network(model: nn.Module, task: Task, inputs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
+    """Check that a network takes the task's inputs and gives the same outputs each time; return these outputs.
+
+    Outputs are named as the task does, else by the keys under which forward returns them, else output, output_2, ...
+
+    Raises:
+        InputError: it does not; with the line of its code, or what it gave.
+    """
+    batch = inputs[0].shape[0]
+    if task.images is not None:
+        classes = task.images.classes
+        check_classifier(model, inputs[0].shape, classes, repeated=task.images.repeats_grey)
+        return (TensorSpec(name=task.output_names[0], shape=(batch, len(classes))),)
+    count = min(batch, task.count("train"))
+    feeds = task.feeds("train", [place % count for place in range(batch)])
+    given = tuple(torch.from_numpy(values) for values in feeds.values())
+    shapes = ", ".join(f"{spec.name} {spec.dtype} {list(spec.shape)}" for spec in inputs)
+    with user_code_errors(f"the network does not accept the task's inputs ({shapes})", alone=True), torch.no_grad():
+        found = model(*(each.clone() for each in given))
+    outputs = _named_outputs(found, task.output_names)
+    wrong = {name: list(each.shape) for name, each in outputs.items() if each.shape[:1] != (batch,)}
+    if wrong or not outputs:
+        raise InputError(
+            f"the network gives {wrong or type(found).__name__} for {batch} samples, expected outputs whose first "
+            "dimension is that of the samples"
+        )
+    if cause := _randomness(model, given):
+        raise InputError(cause)
+    return tuple(
+        TensorSpec(name=name, shape=tuple(each.shape), dtype=str(each.dtype).removeprefix("torch."))
+        for name, each in outputs.items()
+    )
+
+
+def _named_outputs(found: object, names: Sequence[str]) -> dict[str, Tensor]:
+    """Return every tensor that a forward returned, by name, in the order in which an export has them."""
+    leaves = [(path, leaf) for path, leaf in tree_flatten_with_path(found)[0] if isinstance(leaf, Tensor)]
+    if names and len(names) != len(leaves):
+        raise InputError(f"the network gives {len(leaves)} outputs, the task names {len(names)}: {', '.join(names)}")
+    keys = [".".join(str(key.key) for key in path if isinstance(key, MappingKey)) for path, _ in leaves]
+    plain = [f"output_{index + 1}" if index else "output" for index in range(len(leaves))]
+    chosen = names or (keys if all(keys) and len({*keys}) == len(keys) else plain)
+    return {name: leaf for name, (_, leaf) in zip(chosen, leaves, strict=True)}
+
+
+def _randomness(model: nn.Module, batch: Tensor | tuple[Tensor, ...]) -> str:
     """Return why two evaluations of the same batch differ, with the line that draws random numbers; empty if equal."""
-    if not _apart(forward_outputs(model, batch.clone()), forward_outputs(model, batch.clone())):
+    given = batch if isinstance(batch, tuple) else (batch,)
+    if not _apart(forward_outputs(model, given), forward_outputs(model, given)):
         return ""
     with _Drawn() as drawn:
-        forward_outputs(model, batch.clone())
+        forward_outputs(model, given)
     said = "two runs of the network on the same images give different outputs"
     if drawn.operator:
         return (
@@ -80,7 +130,7 @@ def _randomness(model: nn.Module, batch: Tensor) -> str:
             f"({drawn.operator}{drawn.line and ' at '}{drawn.line}). Expected none in evaluation: F.dropout needs "
             "training=self.training (its default is on), or use nn.Dropout"
         )
-    if changed := kept_state(model, (batch,)):
+    if changed := kept_state(model, given):
         return f"the network keeps state in evaluation: {said}, and its forward changes {changed}. {ADVICE}"
     return (
         f"{said}, torch drew no random numbers, and nothing in the network has changed: its forward uses random or "

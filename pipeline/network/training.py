@@ -14,6 +14,8 @@ from pipeline.compress.pruning.regularisation import BatchNormScale, GroupNorm, 
 from pipeline.compress.state.outside import fitting_state, outside_state, restore_state
 from pipeline.compress.training.augmentation import Augmentation
 from pipeline.compress.training.distillation import Distillation
+from pipeline.compress.training.learner import ImageClassifier
+from pipeline.compress.training.task_learner import FileLearner, KitLearner
 from pipeline.compress.training.training import Hyperparameters, TrainingRun
 from pipeline.core.code_inputs import undeclared_inputs, within_inputs, write_reads
 from pipeline.core.errors import InputError, first_line
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from pipeline.compress.pruning.graph import Group
+    from pipeline.compress.training.learner import Learner
     from pipeline.compress.training.training import Regulariser
     from pipeline.core.artifact import Artifact
     from pipeline.core.stage import Context, Progress
@@ -51,19 +54,28 @@ def make_training(
         weight_decay=config.weight_decay,
         momentum=config.momentum,
         warmup=config.warmup,
-        label_smoothing=config.label_smoothing,
         ema=config.ema,
         recalibration_images=config.recalibrate,
     )
     return TrainingRun(
         model,
-        context.dataset(),
+        learner_of(config, context),
         settings,
-        augmentation=Augmentation(**config.augment.model_dump()),
         distillation=_distillation(config, context),
         seed=seed,
         regulariser=regulariser,
     )
+
+
+def learner_of(config: TrainingConfig, context: Context) -> Learner:
+    """Return what a training learns by: the classes of images, a kit's loss, or that of the task's own file."""
+    task, names = context.task(), [output.name for output in context.original.outputs]
+    if task.images is not None:
+        changes = Augmentation(**config.augment.model_dump())
+        return ImageClassifier(task.images, config.batch, label_smoothing=config.label_smoothing, augmentation=changes)
+    if task.kind == "file":
+        return FileLearner(task, config.batch, names)
+    return KitLearner(task, config.batch, names, config.augment.model_dump())
 
 
 def train_artifact(
@@ -156,8 +168,8 @@ def epoch_history(training: TrainingRun) -> list[dict[str, float]]:
         {
             "epoch": result.epoch + 1,
             "training_loss": round(result.loss, 5),
-            "validation_accuracy": result.accuracy,
-            "validation_loss": round(result.validation_loss, 5),
+            "validation_accuracy" if training.learner.metric == "accuracy" else "validation_score": result.score,
+            **({} if result.validation_loss is None else {"validation_loss": round(result.validation_loss, 5)}),
         }
         for result in training.history
     ]
@@ -168,7 +180,7 @@ def _distillation(config: TrainingConfig, context: Context) -> Distillation | No
         return None
     source = config.distill.source
     if source == "original":
-        teacher, channels, size = load_network(context.original), context.original.inputs[0].shape[1], 0
+        teacher, channels, size = load_network(context.original), [*context.original.inputs[0].shape, 1][1], 0
     else:
         teacher, read = load_other(source.definition, source.weights, source.arguments)
         named = (*source.inputs, source.weights)
@@ -183,10 +195,15 @@ def _reporter(training: TrainingRun, progress: Progress, label: str) -> Callable
     epochs = training.settings.epochs
 
     def report(step: int, loss: float) -> None:
-        last = f", validation {training.history[-1].accuracy:.2%}" if training.history else ""
+        last = f", validation {_shown(training)}" if training.history else ""
         done = training.epoch * training.steps + step + 1
         progress.update(
             done, epochs * training.steps, f"{label}epoch {training.epoch + 1}/{epochs}, loss {loss:.3f}{last}"
         )
 
     return report
+
+
+def _shown(training: TrainingRun) -> str:
+    score = training.history[-1].score
+    return f"{score:.2%}" if training.learner.metric == "accuracy" else f"{training.learner.metric} {abs(score):.4g}"

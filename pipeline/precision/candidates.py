@@ -116,7 +116,8 @@ class Candidates:
         return is_right(each, self.question, self.evaluation)
 
     def _rank(self, each: SearchCandidate) -> tuple[float, float]:
-        return self.evaluation.accuracy(file_of(each)), decibels_of(each)
+        score = self.evaluation.score(file_of(each))
+        return score if self.evaluation.task.judged.higher_is_better else -score, decibels_of(each)
 
     def _judge(self, tried: SearchCandidate, model: ModelProto, *, trial: bool = False) -> None:
         """Write a candidate and say how much noise it has; one that the runtime cannot run is dropped.

@@ -1,16 +1,18 @@
-"""What the files that compete are judged by: logits, accuracy and paired latency, in the target's runtime."""
+"""What the files that compete are judged by: logits, score and paired latency, in the target's runtime."""
 
 from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.core.classification import predicted_classes, share_equal
 from pipeline.core.errors import InputError, StageError
 from pipeline.core.nearness import noise_decibels
+from pipeline.core.task import score_of, statistics_of
+from pipeline.core.user_code import user_code_errors
 from pipeline.measure.batches import run_in_batches
 from pipeline.measure.bench import plan_for
 from pipeline.measure.devices.local import LocalDevice
@@ -20,16 +22,16 @@ from pipeline.measure.model_files import model_files
 from pipeline.measure.statistics import median_milliseconds, paired_speedup
 from pipeline.measure.subjects import MeasureTerms, Subject, open_subjects, start_worker
 from pipeline.onnx_graph.execution import batch_slices
-from pipeline.results.accuracy import paired_difference
+from pipeline.results.scores import paired_difference
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from pipeline.core.dataset import Normalisation, Split
     from pipeline.core.stage import Progress, Runtime, Target
+    from pipeline.core.task import Task
     from pipeline.measure.devices import Device
     from pipeline.measure.statistics import Clock
     from pipeline.precision.nearness import Net
@@ -46,22 +48,22 @@ class PairedTime:
 
 @dataclass
 class Evaluation:
-    """Judges files on the same images and the same device; logits are kept by file, images are normalised in batches.
+    """Judges files on the same samples and the same device; predictions and logits are kept by file.
 
-    `held_out_NCHW` are training images that nothing was calibrated on. `device` is None for this machine. Accuracy is
+    `held_out_NCHW` are training images that nothing was calibrated on. `device` is None for this machine. The score is
     taken on this machine, latency on the device. `net` says which files are far from the float file; without one none.
     """
 
     runtime: Runtime
     target: Target
     held_out_NCHW: NDArray[np.float32]
-    validation: Split
-    normalisation: Normalisation
+    task: Task
     seed: int
     progress: Progress
     device: Device | None = None
     net: Net | None = None
-    _predictions: dict[Path, NDArray[np.int64]] = field(default_factory=dict)
+    output_names: tuple[str, ...] = ("logits",)
+    _predictions: dict[Path, list[Any]] = field(default_factory=dict)
     _held_out: dict[Path, NDArray[np.float32]] = field(default_factory=dict)
 
     def decibels(self, float_file: Path, file: Path) -> float:
@@ -78,13 +80,19 @@ class Evaluation:
         """Say why a file is far from the float file; empty where it is near. Errors are those of `Net.see`."""
         return self.net.fault(file) if self.net else ""
 
-    def accuracy(self, file: Path) -> float:
-        """Return the accuracy on the validation split. Raises InputError when the runtime cannot run the file."""
-        return share_equal(self._predicted(file), self.validation.labels)
+    def score(self, file: Path) -> float:
+        """Return the score on the validation split. Raises InputError when the runtime cannot run the file."""
+        metric = self.task.metrics[0]
+        with user_code_errors(f"{file.name}: the metric {metric.name} cannot be computed"):
+            return score_of(metric, statistics_of(metric, self._predicted(file), self._targets))
 
     def difference(self, before: Path, after: Path) -> Interval:
-        """Return accuracy(after) - accuracy(before) on the validation split with a 95 % interval."""
-        return paired_difference(self._predicted(before), self._predicted(after), self.validation.labels)
+        """Return score(after) - score(before) on the validation split with a 95 % interval."""
+        return paired_difference(self.task.metrics[0], self._predicted(before), self._predicted(after), self._targets)
+
+    @cached_property
+    def _targets(self) -> Sequence[Any]:
+        return self.task.targets("validation", slice(None))
 
     def timed(self, files: Sequence[Path], budget_s: float) -> list[PairedTime]:
         """Measure files together, interleaved, against the first.
@@ -142,12 +150,19 @@ class Evaluation:
             for index, file in enumerate(files)
         ]
 
-    def _predicted(self, file: Path) -> NDArray[np.int64]:
+    def _predicted(self, file: Path) -> list[Any]:
         if file not in self._predictions:
-            logits = self._logits(
-                file, map(self.normalisation, batch_slices(self.validation.images, self.target.batch))
+            total, batch = self.task.count("validation"), self.target.batch
+            feeds = (
+                self.task.feeds("validation", range(start, min(start + batch, total)))
+                for start in range(0, total, batch)
             )
-            self._predictions[file] = predicted_classes(logits[: len(self.validation)])
+            ran = self._ran(file, (next(iter(each.values())) for each in feeds))
+            found: list[Any] = []
+            for outputs in ran:
+                with user_code_errors(f"{file.name}: its outputs on validation samples cannot be decoded"):
+                    found += self.task.predictions(dict(zip(self.output_names, outputs, strict=False)))
+            self._predictions[file] = found
         return self._predictions[file]
 
     def _logits_held_out(self, file: Path) -> NDArray[np.float32]:
@@ -161,6 +176,8 @@ class Evaluation:
 
     def _logits(self, file: Path, batches_NCHW: Iterable[NDArray[np.float32]]) -> NDArray[np.float32]:
         """Return the first output for all batches, on the threads that evaluation may use here."""
+        return np.concatenate([logits for logits, *_ in self._ran(file, batches_NCHW)]).astype(np.float32)
+
+    def _ran(self, file: Path, batches_NCHW: Iterable[NDArray[np.float32]]) -> Iterator[list[NDArray[np.float32]]]:
         threads, batch = usable_threads().number, self.target.batch
-        ran = run_in_batches(file, batches_NCHW, runtime=self.runtime, threads=threads, batch=batch)
-        return np.concatenate([logits for logits, *_ in ran]).astype(np.float32)
+        return run_in_batches(file, batches_NCHW, runtime=self.runtime, threads=threads, batch=batch)

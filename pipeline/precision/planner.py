@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from pipeline.core.artifact import Artifact
     from pipeline.core.stage import Context, Runtime
+    from pipeline.core.units import ScoreDrop
     from pipeline.measure.devices import Device
     from pipeline.precision.config import QuantizationConfig
     from pipeline.precision.exactness import Expected
@@ -53,7 +54,7 @@ def find_precision(
     given: Artifact,
     context: Context,
     *,
-    accuracy_drop: float,
+    score_drop: ScoreDrop,
     budget_s: float,
     arm_exact: bool,
 ) -> tuple[Path, PrecisionPlan]:
@@ -73,9 +74,11 @@ def find_precision(
         raise InputError(
             "quantize: engine auto times files, found target.runtime torch, allowed: onnxruntime, openvino"
         )
-    dataset = context.dataset()
-    if not len(dataset.validation):
-        raise InputError("quantize: engine auto measures accuracy on the validation split, which is empty")
+    task = context.task()
+    if fault := score_drop.fault(task.judged.unit):
+        raise InputError(f"quantize: score_drop: {fault}, since the task is judged by {task.judged.name}")
+    if not task.count("validation"):
+        raise InputError("quantize: engine auto measures the score on the validation split, which is empty")
     model = read_onnx(given.file)
     require_float_and_folded(model)
     matching_nodes(model, config.keep)
@@ -92,12 +95,12 @@ def find_precision(
         runtime=target.runtime,
         target=target,
         held_out_NCHW=held_out,
-        validation=dataset.validation,
-        normalisation=dataset.normalisation,
+        task=task,
         seed=context.seed,
         progress=context.progress,
         device=device,
         net=net_of(given.file, context, len(calibrated.samples_NCHW)),
+        output_names=tuple(output.name for output in given.outputs),
     )
     folder = context.folder / CANDIDATES
     if folder.exists():  # of a run that was killed
@@ -107,7 +110,7 @@ def find_precision(
         folder=folder,
         samples_NCHW=calibrated.samples_NCHW,
         facts=facts,
-        accuracy_drop=accuracy_drop,
+        score_drop=score_drop,
         budget_s=budget_s,
         request=request_of(config, schemes[0] if schemes else "u8s8"),
         schemes=schemes,

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from pipeline.compress.quantization.engines.engine import QuantizeRequest
     from pipeline.compress.quantization.names import Scheme
+    from pipeline.core.units import ScoreDrop
     from pipeline.precision.evaluation import Evaluation, PairedTime
     from pipeline.precision.targets import TargetFacts
     from pipeline.precision.variant import Variant
@@ -73,7 +74,7 @@ class SearchProblem:
     folder: Path
     samples_NCHW: NDArray[np.float32]
     facts: TargetFacts
-    accuracy_drop: float
+    score_drop: ScoreDrop
     budget_s: float
     request: QuantizeRequest
     schemes: tuple[Scheme, ...]
@@ -106,14 +107,16 @@ def is_slower(tried: SearchCandidate) -> bool:
     return bool(tried.timed and tried.timed.speedup and tried.timed.speedup.high < 1)
 
 
-def _lost_points(file: Path, question: SearchProblem, evaluation: Evaluation) -> float:
-    """Return by how many points a file's accuracy on the validation split is below that of the float file."""
-    return 100 * (evaluation.accuracy(question.given) - evaluation.accuracy(file))
+def _lost(file: Path, question: SearchProblem, evaluation: Evaluation) -> float:
+    """Return by how much a file's score on the validation split is worse than the float file's, in the drop's unit."""
+    original = evaluation.score(question.given)
+    change = evaluation.score(file) - original
+    return question.score_drop.loss(original, -change if evaluation.task.judged.higher_is_better else change)
 
 
 def is_right(tried: SearchCandidate, question: SearchProblem, evaluation: Evaluation) -> bool:
-    """Say whether a file loses no more accuracy on the validation split than is allowed."""
-    return _lost_points(file_of(tried), question, evaluation) <= question.accuracy_drop + ROUNDING
+    """Say whether a file loses no more of its score on the validation split than is allowed."""
+    return _lost(file_of(tried), question, evaluation) <= question.score_drop.amount + ROUNDING
 
 
 def _row_of(
@@ -134,7 +137,7 @@ def _row_of(
         float_nodes=each.in_float,
         size_bytes=file.stat().st_size if file else None,
         decibels=each.decibels,
-        accuracy=evaluation.accuracy(file) if file else None,
+        accuracy=evaluation.score(file) if file else None,
         difference=evaluation.difference(question.given, file) if file and file != question.given else None,
         speedup=each.timed.speedup if each.timed else None,
         milliseconds=each.timed.milliseconds if each.timed else None,
@@ -158,9 +161,10 @@ def _verdict(
         return "kept", "the given file"
     if not each.alive:
         return "missing" if each.missing else "dropped", each.dropped
-    lost = _lost_points(file_of(each), question, evaluation)
-    if lost > question.accuracy_drop + ROUNDING:
-        return "dropped", f"loses {lost:.3g} points of accuracy, allowed: {question.accuracy_drop:g}"
+    lost, allowed = _lost(file_of(each), question, evaluation), question.score_drop
+    if lost > allowed.amount + ROUNDING:
+        what = f"points of {evaluation.task.judged.name}" if allowed.unit == "pt" else f"{allowed.unit} of the score"
+        return "dropped", f"loses {lost:.3g} {what}, allowed: {allowed.amount:g}"
     if is_slower(each):
         return "dropped", "slower than the float file"
     return "kept", each.remark or "not timed"
@@ -183,10 +187,12 @@ def plan_of(
         "facts": facts.int8.reason,
         "facts_source": facts.int8.source,
         "flags": tuple(sorted(facts.flags)),
-        "accuracy_drop": question.accuracy_drop,
+        "accuracy_drop": question.score_drop.amount,
+        "drop_unit": question.score_drop.unit,
+        "metric": evaluation.task.judged,
         "calibration_images": len(question.samples_NCHW),
         "calibration_moved": dict(moved),
-        "validation_images": len(evaluation.validation),
+        "validation_images": evaluation.task.count("validation"),
         "candidates": tuple(_row_of(each, found.chosen, question, evaluation) for each in tried),
         "layers": found.layers,
         "chosen": next(index for index, each in enumerate(tried) if each is found.chosen),  # two may be equal

@@ -20,7 +20,7 @@ from pipeline.core.errors import InputError, Problem, RecipeError
 from pipeline.core.paths import ExistingFile, ExistingPath
 from pipeline.core.runtimes import FORMS, judged_form, last_readable
 from pipeline.core.stage import Target
-from pipeline.core.units import FactorOrDuration, FactorOrSize, Points
+from pipeline.core.units import FactorOrDuration, FactorOrSize, Points, ScoreDrop
 from pipeline.data.config import Argument, DataConfig
 from pipeline.measure.devices.registry import device_record
 from pipeline.network.library import DefinitionFile, libraries_of, with_name
@@ -29,6 +29,7 @@ from pipeline.recipe.problems import problem_messages, shown_value
 from pipeline.recipe.values import VALUES, read_values
 from pipeline.recipe.yaml import Document, dotted_place, read_file
 from pipeline.stages import AnyStage
+from pipeline.tasks.config import TaskConfig, TaskFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -85,14 +86,28 @@ class Budget(FrozenModel):
     """Limits that the result must keep; they decide whether a run passes. A factor is relative to the original."""
 
     latency: FactorOrDuration | None = Field(default=None, description="At most this time, such as 0.25x or 3ms.")
-    accuracy_drop: Points | None = Field(default=None, description="At most this much accuracy lost, such as 0.5pt.")
+    score_drop: ScoreDrop | None = Field(
+        default=None,
+        description="At most this much of the task's score lost: points of a share, such as 0.5pt; a share of the "
+        "original's score, such as 2%; or the metric's own unit, such as 0.2dB.",
+    )
+    accuracy_drop: Points | None = Field(
+        default=None, description="The same in points of a classifier's accuracy, such as 0.5pt."
+    )
     size: FactorOrSize | None = Field(default=None, description="At most this size, such as 0.3x or 1.5MB.")
 
     @model_validator(mode="after")
     def _not_empty(self) -> Budget:
-        if self.latency is None and self.accuracy_drop is None and self.size is None:
-            raise ValueError("found an empty budget, allowed: at least one of latency, accuracy_drop, size")
+        if self.latency is None and self.drop is None and self.size is None:
+            raise ValueError("found an empty budget, allowed: at least one of latency, score_drop, size")
+        if self.score_drop is not None and self.accuracy_drop is not None:
+            raise ValueError("found score_drop and accuracy_drop, allowed: one of them")
         return self
+
+    @property
+    def drop(self) -> ScoreDrop | None:
+        """How much of the score may be lost."""
+        return self.score_drop if self.accuracy_drop is None else ScoreDrop(self.accuracy_drop, "pt")
 
 
 class Recipe(FrozenModel):
@@ -101,10 +116,23 @@ class Recipe(FrozenModel):
     format: Literal[1] = Field(description="Version of the recipe's own format.")
     name: str = Field(min_length=1, description="What the recipe is for, in a few words.")
     model: ModelConfig = Field(description="The network to start from.")
-    data: DataConfig = Field(description="The images to train, calibrate and evaluate on.")
+    task: TaskConfig | None = Field(
+        default=None, description="What the network is for; absent: it tells classes of images apart."
+    )
+    data: DataConfig | None = Field(
+        default=None, description="The samples to train, calibrate and evaluate on; a task's own file has its own."
+    )
     target: Target = Field(default=Target(), description="Where the result will run; this decides what is measured.")
     budget: Budget | None = Field(default=None, description="Limits that the result must keep.")
     stages: tuple[AnyStage, ...] = Field(min_length=1, description="The stages, in this order.")
+
+    @model_validator(mode="after")
+    def _has_samples(self) -> Recipe:
+        own = isinstance(self.task, TaskFile)
+        if own != (self.data is None):
+            found = "data beside a task's own file, which has its own samples: remove data" if own else "no data"
+            raise ValueError(f"found {found}, allowed: data, or task with kind: file")
+        return self
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from pipeline.results.accuracy import Z95
+from pipeline.results.scores import Z95
 
 if TYPE_CHECKING:
-    from pipeline.results.run import Accuracy, Interval
+    from pipeline.core.task import MetricFacts
+    from pipeline.results.run import Interval
 
 DASH = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
@@ -23,6 +24,43 @@ def percent(fraction: float | None) -> str:
 def points(fraction: float | None, decimals: int = 2) -> str:
     """Write a difference of fractions in signed percentage points without the unit: -0.0046 is "-0.46"."""
     return DASH if fraction is None else signed(100 * fraction, decimals)
+
+
+def metric_name(name: str) -> str:
+    """Write the name of a metric as a heading: "balanced_accuracy" is "Balanced accuracy", names with capitals stay."""
+    plain = name.replace("_", " ")
+    return plain if plain != plain.lower() else plain[:1].upper() + plain[1:]
+
+
+def score(value: float | None, metric: MetricFacts) -> str:
+    """Write a metric's value: a share in percent, "88.41 %", else with four significant digits and its unit."""
+    if value is None or metric.is_share:
+        return percent(value)
+    return f"{value:.4g} {metric.unit}".replace("-", MINUS)
+
+
+def score_change(change: float | None, metric: MetricFacts) -> str:
+    """Write a difference of a metric's values, signed: that of shares in points without the unit, else as it is."""
+    if change is None or metric.is_share:
+        return points(change)
+    return signed(change, _change_decimals(change))
+
+
+def score_change_unit(metric: MetricFacts) -> str:
+    """Return the unit of differences: "points" for shares."""
+    return "points" if metric.is_share else metric.unit
+
+
+def score_interval(interval: Interval, metric: MetricFacts) -> str:
+    """Write the bounds of a difference of a metric's values: of shares in points, "[-1.4, +0.5]"."""
+    if metric.is_share:
+        return points_interval(interval)
+    decimals = _change_decimals(max(abs(interval.low), abs(interval.high)))
+    return f"[{signed(interval.low, decimals)}, {signed(interval.high, decimals)}]"
+
+
+def _change_decimals(change: float) -> int:
+    return max(2, _decimals(change) - 1)
 
 
 def signed(number: float, decimals: int) -> str:
@@ -95,12 +133,12 @@ def significant(number: float) -> str:
     return f"{number:.{_decimals(number)}f}"
 
 
-def wilson(accuracy: Accuracy) -> tuple[float, float]:
-    """Return the 95 % interval of an accuracy as a binomial proportion.
+def wilson(share: float, n: int) -> tuple[float, float]:
+    """Return the 95 % interval of a share of n samples that is right, as a binomial proportion.
 
     Source: Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927).
     """
-    n, p, z = accuracy.images, accuracy.accuracy, Z95
+    p, z = share, Z95
     spread = 1 + z * z / n
     middle = (p + z * z / (2 * n)) / spread
     half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / spread

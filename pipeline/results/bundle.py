@@ -17,7 +17,7 @@ from pipeline.core.one_of import one_of
 from pipeline.core.runtimes import shipping_runtimes
 from pipeline.core.stage import Target
 from pipeline.results.comparison import ResultSchema
-from pipeline.results.run import Accuracy, BudgetLine, FinalTest, Timing
+from pipeline.results.run import BudgetLine, FinalTest, Score, Timing
 
 SCHEMA_VERSION: Literal[1] = 1
 MANIFEST_FILE = "manifest.json"
@@ -74,8 +74,8 @@ class Licences(FrozenModel):
 class BundledAccuracy(FrozenModel):
     """Accuracy of the original's and the result's exported files: on validation images, and of the final test."""
 
-    validation_original: Accuracy | None = None
-    validation_result: Accuracy | None = None
+    validation_original: Score | None = None
+    validation_result: Score | None = None
     test: FinalTest | None = None
 
 

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from pipeline.core.artifact import FrozenModel
 from pipeline.core.stage import Runtime
+from pipeline.core.task import ACCURACY, MetricFacts
 from pipeline.results.run import Interval
 
 #: The key of a row's `changed` under which a `PrecisionPlan` stands.
@@ -65,7 +66,11 @@ class PrecisionPlan(FrozenModel):
     facts: str
     facts_source: str
     flags: tuple[str, ...]
-    accuracy_drop: float = Field(description="Points of accuracy that may be lost on the validation split.")
+    accuracy_drop: float = Field(description="How much may be lost on the validation split, such as points.")
+    drop_unit: str = Field(default="pt", description="The unit of accuracy_drop.", exclude_if="pt".__eq__)
+    metric: MetricFacts = Field(
+        default=ACCURACY, description="What `accuracy` is of each candidate.", exclude_if=ACCURACY.__eq__
+    )
     calibration_images: int
     calibration_moved: dict[int, float] = Field(default={})
     validation_images: int

@@ -5,11 +5,12 @@ from __future__ import annotations
 from operator import not_
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pipeline.core.artifact import GAIN, ONCE_WITHOUT_FILE, Form, FrozenModel
 from pipeline.core.nearness import NEARNESS, Nearness
 from pipeline.core.stage import Runtime, Target
+from pipeline.core.task import ACCURACY, MetricFacts
 
 SCHEMA_VERSION = 1
 BudgetVerdict = Literal["met", "missed", "cannot tell"]
@@ -18,6 +19,7 @@ What = Literal[
     "speed",
     "size",
     "accuracy",
+    "score",
     "nothing",
     "untimed",
     "no gain",
@@ -32,6 +34,21 @@ What = Literal[
 ]
 
 
+class TaskFacts(FrozenModel):
+    """What a run's scores are of: the kind of task, and its metrics, the one that is judged first.
+
+    Runs of earlier versions say nothing: they are of image classifiers.
+    """
+
+    kind: str = "classification"
+    metrics: tuple[MetricFacts, ...] = (ACCURACY,)
+
+    @property
+    def judged(self) -> MetricFacts:
+        """The metric that is judged."""
+        return self.metrics[0]
+
+
 class Interval(FrozenModel):
     """An estimate with its confidence interval."""
 
@@ -41,13 +58,26 @@ class Interval(FrozenModel):
     level: float = 0.95
 
 
-class Accuracy(FrozenModel):
-    """How often the exported file is right on one split. `f1`: the last class's for two classes, else macro."""
+class Score(BaseModel):
+    """How good the exported file is on one split: the task's metrics by name, the one that is judged first.
 
-    images: int
-    accuracy: float
-    balanced_accuracy: float
-    f1: float
+    In JSON they stand beside the number of samples: {"images": 656, "accuracy": 0.88, "f1": 0.84}.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
+    __pydantic_extra__: dict[str, float] = Field(init=False)
+
+    images: int = Field(description="The number of samples: images, sentences, series.")
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The metrics by name, the one that is judged first."""
+        return dict(self.__pydantic_extra__)
+
+    @property
+    def judged(self) -> float:
+        """The metric that is judged."""
+        return next(iter(self.__pydantic_extra__.values()))
 
 
 class Timing(FrozenModel):
@@ -85,9 +115,10 @@ class Effect(FrozenModel):
     """One thing that a stage did, against the row before.
 
     `change` is the speedup of `speed` (2 is twice as fast), the relative change of `size` (-0.5 is half as large), the
-    difference in `accuracy` (0.01 is a point), the seconds of a `measurement`. `count` is of nodes or measured files,
-    `names` are the nodes that went back to float, `why` the reason in words. `nothing` says that nothing got better,
-    `untimed` that nothing else did, and that it was not timed against the row before. In JSON only what there is.
+    difference in `accuracy` (0.01 is a point), or in the `score` of another task, in its `unit`, the seconds of a
+    `measurement`. `count` is of nodes or measured files, `names` are the nodes that went back to float, `why` the
+    reason in words. `nothing` says that nothing got better, `untimed` that nothing else did, and that it was not timed
+    against the row before. In JSON only what there is.
     """
 
     what: What
@@ -96,6 +127,7 @@ class Effect(FrozenModel):
     count: int = Field(default=0, exclude_if=not_)
     names: tuple[str, ...] = Field(default=(), exclude_if=not_)
     why: str = Field(default="", exclude_if=not_)
+    unit: str = Field(default="", exclude_if=not_)
 
 
 class Row(FrozenModel):
@@ -118,7 +150,7 @@ class Row(FrozenModel):
     folder: str
     cached: bool = False
     seconds: float
-    validation: Accuracy | None = None
+    validation: Score | None = None
     macs: int | None = None
     parameters: int | None = None
     size_bytes: int | None = None
@@ -153,20 +185,21 @@ class Row(FrozenModel):
 
 
 class FinalTest(FrozenModel):
-    """Test accuracy of the original's and the result's exported files, taken once, on the same images.
+    """Scores of the original's and the result's exported files on the test split, taken once, on the same samples.
 
-    `difference` is result minus original in accuracy (not points), with a paired interval.
+    `difference` is result minus original in the metric that is judged, with a paired interval: of accuracy 0.01 is a
+    point.
     """
 
-    original: Accuracy
-    result: Accuracy
+    original: Score
+    result: Score
     difference: Interval
 
 
 class BudgetLine(FrozenModel):
     """One line of the recipe's budget: what was asked, what was found, and whether it holds."""
 
-    name: Literal["latency", "accuracy_drop", "size"]
+    name: Literal["latency", "accuracy_drop", "score_drop", "size"]
     asked: str
     found: str
     verdict: BudgetVerdict
@@ -198,6 +231,7 @@ class RunReport(FrozenModel):
     recipe: dict[str, Any]
     recipe_digest: str
     data: dict[str, Any]
+    task: TaskFacts = TaskFacts()
     target: Target
     seed: int
     threads: int | None = None

@@ -1,7 +1,7 @@
-"""Judges the file that ships: every artifact becomes an exported file, and that file is run on images.
+"""Judges the file that ships: every artifact becomes an exported file, and that file is run on the task's samples.
 
 A torch artifact is exported to FP32 ONNX for this. The verdicts are stored like stages, by the digests of what they
-depend on, so that nothing is evaluated twice and the test images are touched once for a given pair of files.
+depend on, so that nothing is evaluated twice and the test samples are touched once for a given pair of files.
 """
 
 from __future__ import annotations
@@ -9,29 +9,31 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.core.artifact import Artifact, FrozenModel, TensorSpec, payload_digest, size_bytes
-from pipeline.core.classification import NO_CLASS, predicted_classes
+from pipeline.core.artifact import Artifact, FrozenModel, payload_digest, size_bytes
+from pipeline.core.classification import NO_CLASS, Classification
 from pipeline.core.errors import StageError
 from pipeline.core.runtimes import FORMS, RUNTIMES, exported_forms, load_reference, runtime_for
 from pipeline.core.store import write_artifact
-from pipeline.results.accuracy import paired_difference, score_predictions
-from pipeline.results.run import Accuracy, FinalTest
+from pipeline.core.user_code import user_code_errors
+from pipeline.results.run import FinalTest, Score
+from pipeline.results.scores import paired_difference, score_predictions
 from pipeline.run.plan import digest_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from pipeline.analysis.cost import FileCost
-    from pipeline.core.dataset import Dataset, Split
+    from pipeline.core.dataset import SplitName
     from pipeline.core.stage import Progress, Runtime, Target
     from pipeline.core.store import Store
+    from pipeline.core.task import Task
 
 _EVALUATION_FILE = "judgement.json"
 #: What an FP32 export for judging depends on.
@@ -43,7 +45,7 @@ REVISION = 1
 class FileEvaluation(FrozenModel):
     """What was found about one exported file."""
 
-    validation: Accuracy
+    validation: Score
     macs: int
     parameters: int
     size_bytes: int
@@ -52,10 +54,10 @@ class FileEvaluation(FrozenModel):
 
 @dataclass(frozen=True)
 class Evaluator:
-    """Judges artifacts on one data set for one target. `data_identity` tells the data and their split apart."""
+    """Judges artifacts by one task for one target. `data_identity` tells task, data and their split apart."""
 
     store: Store
-    dataset: Callable[[], Dataset]
+    task: Callable[[], Task]
     data_identity: Mapping[str, object]
     target: Target
     threads: int
@@ -80,14 +82,14 @@ class Evaluator:
         return self.store.read(key)
 
     def evaluate(self, artifact: Artifact) -> FileEvaluation:
-        """Return accuracy on the validation split, cost and size of the exported file."""
+        """Return the score on the validation split, cost and size of the exported file."""
         file = self.exported_file(artifact)
         key = digest_of({"kind": "judgement", "revision": REVISION, "of": file.digest, **self._conditions(file)})
         self._obtain(key, lambda folder: _write(self._evaluation(file), folder), "the same evaluation")
         return FileEvaluation.model_validate_json((self.store.folder(key) / _EVALUATION_FILE).read_text())
 
     def final_test(self, original: Artifact, result: Artifact) -> FinalTest:
-        """Return the test accuracy of both exported files on the same images. Taken once for a pair of files."""
+        """Return the test scores of both exported files on the same samples. Taken once for a pair of files."""
         before, after = self.exported_file(original), self.exported_file(result)
         conditions = [self._conditions(file) for file in (before, after)]
         pair = [before.digest, after.digest]
@@ -103,7 +105,7 @@ class Evaluator:
         runtime = self.runtime_of(file)
         return {
             "data": dict(self.data_identity),
-            "classes": list(self.dataset().classes),
+            "classes": list(self.task().data.classes),
             "runtime": runtime,
             "versions": {runtime: version(RUNTIMES[runtime].package)},
         }
@@ -135,11 +137,11 @@ class Evaluator:
     def _evaluation(self, file: Artifact) -> FileEvaluation:
         from pipeline.analysis.cost import gzip_size_bytes
 
-        data = self.dataset()
-        predictions = self._predictions(file, data.validation, "validation")
+        predictions = self._predictions(file, "validation", "validation")
+        validation = self._scored(predictions, "validation")
         cost: FileCost = load_reference(FORMS[file.form].cost)(file.file)
         return FileEvaluation(
-            validation=score_predictions(predictions, data.validation.labels, len(data.classes)),
+            validation=validation,
             macs=cost.macs,
             parameters=cost.parameters,
             size_bytes=size_bytes(file),
@@ -147,43 +149,53 @@ class Evaluator:
         )
 
     def _test(self, before: Artifact, after: Artifact) -> FinalTest:
-        data = self.dataset()
-        labels, classes = data.test.labels, len(data.classes)
-        first = self._predictions(before, data.test, "test, original")
-        second = self._predictions(after, data.test, "test, result")
+        first = self._predictions(before, "test", "test, original")
+        second = self._predictions(after, "test", "test, result")
+        with user_code_errors("the difference of the test scores cannot be computed"):
+            difference = paired_difference(self.task().metrics[0], first, second, self._targets("test"))
         return FinalTest(
-            original=score_predictions(first, labels, classes),
-            result=score_predictions(second, labels, classes),
-            difference=paired_difference(first, second, labels),
+            original=self._scored(first, "test"), result=self._scored(second, "test"), difference=difference
         )
 
-    def _predictions(self, file: Artifact, split: Split, name: str) -> NDArray[np.int64]:
+    def _scored(self, predictions: list[Any], split: SplitName) -> Score:
+        with user_code_errors(f"the score on the {split} split cannot be computed"):
+            return score_predictions(self.task().metrics, predictions, self._targets(split))
+
+    def _targets(self, split: SplitName) -> Sequence[Any]:
+        return self.task().targets(split, slice(None))
+
+    def _predictions(self, file: Artifact, split: SplitName, name: str) -> list[Any]:
         from pipeline.measure.batches import run_in_batches
 
-        batch = self.target.batch
-        images = (images for images, _ in self.dataset().batches(split, batch))
+        task, batch = self.task(), self.target.batch
+        total, names = task.count(split), [output.name for output in file.outputs]
+        feeds = (task.feeds(split, range(start, min(start + batch, total))) for start in range(0, total, batch))
+        images = (next(iter(each.values())) for each in feeds)
         ran = run_in_batches(file.file, images, runtime=self.runtime_of(file), threads=self.threads, batch=batch)
-        found: list[NDArray[np.int64]] = []
-        for done, (logits, *_) in enumerate(ran):
-            found.append(predicted_classes(logits))
-            _require_classes(found[-1], f"images {done * batch} to {done * batch + len(logits) - 1} of {name}")
-            self.progress.update(done + 1, -(-len(split) // batch), f"accuracy on {name}")
-        return np.concatenate(found)
+        found: list[Any] = []
+        for outputs in ran:
+            where = f"{len(found)} to {len(found) + len(outputs[0]) - 1} of {name}"
+            with user_code_errors(f"the outputs for the samples {where} cannot be decoded"):
+                made = task.predictions(dict(zip(names, outputs, strict=True)))
+            _require_finite(task, outputs, made, where)
+            found += made
+            self.progress.update(len(found), total, f"{task.judged.name} on {name}")
+        return found
 
 
-def _require_classes(predictions: NDArray[np.int64], where: str) -> None:
-    if undecided := int((predictions == NO_CLASS).sum()):
+def _require_finite(task: Task, outputs: Sequence[NDArray[Any]], predictions: Sequence[Any], where: str) -> None:
+    """Raise StageError for outputs of which nothing can be said: of a classifier the largest logit must be finite."""
+    if isinstance(task.kit, Classification):
+        undecided, samples, why = predictions.count(NO_CLASS), "images", ": there is no class to name"
+    else:
+        finite = [np.isfinite(each).reshape(len(each), -1).all(axis=1) for each in outputs if each.dtype.kind == "f"]
+        undecided, samples, why = int((~np.logical_and.reduce(finite)).sum()) if finite else 0, "samples", ""
+    if undecided:
         raise StageError(
-            f"the exported file's outputs are not finite for {undecided} of the {where}: there is no class to name. "
+            f"the exported file's outputs are not finite for {undecided} of the {samples} {where}{why}. "
             "Check its weights and what the stage changed: a learning rate that is too high, numbers beyond float16"
         )
 
 
 def _write(found: FrozenModel, folder: Path) -> None:
     (folder / _EVALUATION_FILE).write_text(found.model_dump_json(indent=1) + "\n")
-
-
-def input_specs(dataset: Dataset, batch: int) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    """Return the input and output of a classifier on this data."""
-    inputs = (TensorSpec(name="input", shape=(batch, *dataset.input_shape), layout="NCHW"),)
-    return inputs, (TensorSpec(name="logits", shape=(batch, len(dataset.classes))),)

@@ -23,7 +23,7 @@ from pipeline.core.cpu import cpu_flags
 from pipeline.core.local_imports import local_modules
 from pipeline.core.runtimes import RUNTIMES, shipping_runtimes
 from pipeline.core.stage import runs_in
-from pipeline.data import data_digest
+from pipeline.data import data_digest, task_identity
 from pipeline.data.config import data_settings
 from pipeline.measure.devices.registry import device_record
 from pipeline.measure.machine import machine_fingerprint
@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 _ORIGINAL_REVISION = 1
 #: Bump this when a stage's gain would be decided differently.
 _GAIN_REVISION = 1
+
+#: Keys of the data that the shape of samples depends on.
+_SHAPING = {"source", "size", "channels", "arguments"}
 
 _DIGEST = re.compile(r"(sha256:)?[0-9a-f]{64}")
 
@@ -98,9 +101,10 @@ def make_plan(loaded: LoadedRecipe, store: Store, seed: int, previous: Sequence[
 
     Raises InputError when the data set or a file is missing.
     """
+    source = loaded.recipe.data
     data = {
-        "digest": data_digest(loaded.recipe.data),
-        "split": data_settings(loaded.recipe.data),
+        **({"digest": data_digest(source), "split": data_settings(source)} if source else {}),
+        **task_identity(loaded.recipe.task),
     }
     machine = machine_fingerprint()
     where = _where(loaded, machine)
@@ -129,7 +133,7 @@ def make_plan(loaded: LoadedRecipe, store: Store, seed: int, previous: Sequence[
 
 
 def _original(loaded: LoadedRecipe, seed: int) -> Ingredients:
-    model = loaded.recipe.model
+    model, data = loaded.recipe.model, loaded.recipe.data
     return {
         "kind": "original",
         "revision": _ORIGINAL_REVISION,
@@ -138,7 +142,8 @@ def _original(loaded: LoadedRecipe, seed: int) -> Ingredients:
         **({"inputs": [*input_digests(model.inputs, "model.inputs")]} if model.inputs else {}),
         "weights": file_digest(model.weights) if model.weights else None,
         "arguments": dict(model.arguments),
-        "input_shape": loaded.recipe.data.model_dump(mode="json", include={"source", "size", "channels", "arguments"}),
+        "input_shape": data.model_dump(mode="json", include=_SHAPING) if data else {},
+        **task_identity(loaded.recipe.task),
         # Without weights the network starts at random, and so depends on the seed.
         "seed": None if model.weights else seed,
         "versions": {name: version(name) for name in ("torch", *model.libraries)},

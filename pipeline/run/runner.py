@@ -34,16 +34,18 @@ from pipeline.core.problems import first_names
 from pipeline.core.runtimes import RUNTIMES, last_readable
 from pipeline.core.stage import ChainFile, Context, SilentProgress
 from pipeline.core.store import Store, link_entry, read_artifact, read_record, write_artifact, write_record
+from pipeline.core.task import ACCURACY
 from pipeline.core.user_code import known_as, user_code_errors
-from pipeline.data import load_data, summarise_data
+from pipeline.data import load_task, summarise_data
 from pipeline.measure.machine import Threads, usable_threads
 from pipeline.report.run.gains import effects_sentence
 from pipeline.results.bundle import BundleOptions
 from pipeline.results.measurement import MEASUREMENT_FILE, load_measurement
 from pipeline.results.run import Row, RunReport
 from pipeline.results.run_folder import PLAN_FILE, RUN_FILE, previous_ingredients
+from pipeline.results.scores import task_facts
 from pipeline.run.disk import disk_errors
-from pipeline.run.evaluator import Evaluator, input_specs
+from pipeline.run.evaluator import Evaluator
 from pipeline.run.no_gain import gain, record_decision
 from pipeline.run.plan import Plan, PlannedStep, make_plan
 from pipeline.run.verdicts import budget_lines, in_vain, with_effects, with_timings
@@ -51,8 +53,8 @@ from pipeline.run.verdicts import budget_lines, in_vain, with_effects, with_timi
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pipeline.core.dataset import Dataset
     from pipeline.core.stage import Progress, Stage
+    from pipeline.core.task import Task
     from pipeline.recipe import LoadedRecipe
     from pipeline.results.measurement import Measurement
 
@@ -115,10 +117,10 @@ class Run:
         return make_plan(self.loaded, self.store, self.seed, previous)
 
     @cached_property
-    def dataset(self) -> Dataset:
-        """The data, loaded on first use; what should be known of them is said then."""
-        found = load_data(self.loaded.recipe.data)
-        for note in found.notes:
+    def task(self) -> Task:
+        """What the network is for, with its data, loaded on first use; what should be known of them is said then."""
+        found = load_task(self.loaded.recipe.task, self.loaded.recipe.data)
+        for note in found.data.notes:
             self.progress.note(f"data: {note}")
         return found
 
@@ -132,7 +134,7 @@ class Run:
         """The evaluator of this run's files."""
         return Evaluator(
             store=self.store,
-            dataset=lambda: self.dataset,
+            task=lambda: self.task,
             data_identity=self.plan.data_identity,
             target=self.loaded.recipe.target,
             threads=self.threads.number,
@@ -163,7 +165,7 @@ class Run:
             return self.artifacts[-1]
         artifact = self.store.read(step.key)
         if step.stage is None:
-            self._check_stored_classes(artifact)
+            self._check_stored(artifact)
         return artifact
 
     def _unfit(self, folder: Path) -> str:
@@ -203,7 +205,7 @@ class Run:
             seed=self.seed,
             target=self.loaded.recipe.target,
             original=self.artifacts[0],
-            dataset=lambda: self.dataset,
+            task=lambda: self.task,
             candidates=tuple(self.candidates),
             progress=self.progress,
         )
@@ -243,12 +245,12 @@ class Run:
         import torch
 
         from pipeline.network.definition import build_network, initialise_lazy_layers
-        from pipeline.network.soundness import check_classifier
+        from pipeline.network.soundness import check_network
         from pipeline.network.stored import write_original
         from pipeline.network.weights import load_weights, read_weights
 
         model_config = self.loaded.recipe.model
-        inputs, outputs = input_specs(self.dataset, self.loaded.recipe.target.batch)
+        inputs = self.task.inputs(self.loaded.recipe.target.batch)
         torch.manual_seed(self.seed)
         with recorded_dependencies(model_config.definition) as read:
             model = build_network(model_config.definition, model_config.arguments)
@@ -256,7 +258,7 @@ class Run:
         self._note_undeclared(read)
         if model_config.weights:
             load_weights(model, read_weights(model_config.weights), str(model_config.weights))
-        check_classifier(model, inputs[0].shape, self.dataset.classes, repeated=self.dataset.repeats_grey)
+        outputs = check_network(model, self.task, inputs)
         write_original(folder, model, model_config.definition, model_config.arguments, inputs, reads=bool(read))
         return Artifact(
             form="torch", folder=folder, digest=payload_digest("torch", folder), inputs=inputs, outputs=outputs
@@ -271,16 +273,16 @@ class Run:
         for note in undeclared_inputs(read, model.definition, model.arguments, named, "build model"):
             self.progress.note(f"model: {note}")
 
-    def _check_stored_classes(self, artifact: Artifact) -> None:
+    def _check_stored(self, artifact: Artifact) -> None:
         """Check a stored network against the data that it is run on now, as a new one is checked. Raises InputError."""
-        inputs, outputs = input_specs(self.dataset, self.loaded.recipe.target.batch)
-        stored = [spec.shape[1:] for spec in (*artifact.inputs, *artifact.outputs)]
-        if stored != [spec.shape[1:] for spec in (*inputs, *outputs)]:
-            from pipeline.network.soundness import check_classifier
+        inputs = self.task.inputs(self.loaded.recipe.target.batch)
+        classes = (len(self.task.data.classes),) if self.task.images else artifact.outputs[0].shape[1:]
+        shapes = [[spec.shape[1:] for spec in specs] for specs in (artifact.inputs, inputs)]
+        if shapes[0] != shapes[1] or artifact.outputs[0].shape[1:] != classes:
+            from pipeline.network.soundness import check_network
             from pipeline.network.stored import load_network
 
-            found = load_network(artifact)
-            check_classifier(found, inputs[0].shape, self.dataset.classes, repeated=self.dataset.repeats_grey)
+            check_network(load_network(artifact), self.task, inputs)
 
     def _collect(self, step: PlannedStep, artifact: Artifact, began: float, *, made: bool) -> None:
         """Judge the artifact and add its row, its candidate and its links in the run folder."""
@@ -319,7 +321,8 @@ class Run:
         result = last_readable((artifact.form for artifact in self.artifacts), self.loaded.recipe.target.runtime)
         final = self.evaluator.final_test(self.artifacts[0], self.artifacts[result]) if self.test else None
         report = report.model_copy(update={"final": final})
-        lines = budget_lines(self.loaded.recipe.budget, report.rows[0], report.rows[result], report.target)
+        ends = report.rows[0], report.rows[result]
+        lines = budget_lines(self.loaded.recipe.budget, *ends, report.target, self.task.judged)
         report = report.model_copy(update={"budget": lines})
         options = self.loaded.recipe.stages[-1].bundle_options()
         return report if options is None else self._bundled(report, BundleOptions.model_validate(options))
@@ -329,14 +332,15 @@ class Run:
         from pipeline.bundle.assemble import content_of
         from pipeline.bundle.place import write_beside_run
 
-        record = write_beside_run(content_of(report, self.folder, self.dataset, options, self.progress))
+        record = write_beside_run(content_of(report, self.folder, self.task.dataset(), options, self.progress))
         return report.model_copy(update={"bundle": record})
 
     def _report(self, status: str, seconds: float, error: str = "") -> RunReport:
         rows = tuple(self.rows)
         if self.measurement:
             rows = with_timings(rows, self.measurement)
-        rows = with_effects(rows, self.measurement, self.loaded.recipe.target)
+        metric = self.task.judged if rows else ACCURACY
+        rows = with_effects(rows, self.measurement, self.loaded.recipe.target, metric)
         return RunReport.model_validate(
             {
                 "name": self.loaded.recipe.name,
@@ -344,7 +348,8 @@ class Run:
                 "recipe_folder": printable_text(str(self.loaded.path.parent)),
                 "recipe": self.loaded.raw,
                 "recipe_digest": self.loaded.digest,
-                "data": {**summarise_data(self.dataset), **self.plan.data_identity} if self.rows else {},
+                "data": {**summarise_data(self.task), **self.plan.data_identity} if self.rows else {},
+                **({"task": task_facts(self.task)} if self.rows else {}),
                 "target": self.loaded.recipe.target,
                 "seed": self.seed,
                 "threads": self.threads.number,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from pipeline.core.task import ACCURACY
 from pipeline.core.units import Factor
 from pipeline.measure.statistics import ratio_interval, report_timings, round_statistics
 from pipeline.report.run.gains import effects_sentence
@@ -16,9 +17,10 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from pipeline.core.stage import Runtime, Target
+    from pipeline.core.task import MetricFacts
     from pipeline.recipe import Budget
     from pipeline.results.measurement import Measurement
-    from pipeline.results.run import BudgetVerdict, Row
+    from pipeline.results.run import BudgetVerdict, Row, What
 
     Judged = Literal["better", "worse"]
 
@@ -40,22 +42,26 @@ def with_timings(rows: Sequence[Row], measurement: Measurement) -> tuple[Row, ..
     )
 
 
-def with_effects(rows: Sequence[Row], measurement: Measurement | None, target: Target) -> tuple[Row, ...]:
+def with_effects(
+    rows: Sequence[Row], measurement: Measurement | None, target: Target, metric: MetricFacts = ACCURACY
+) -> tuple[Row, ...]:
     """Return the rows with what each stage did against the row before it, and a sentence that says so.
 
     Without a measurement only those rows say what they bought that were timed for their own sake (`on_no_gain`).
     """
     judged = list(rows[:1])
     for before, row in pairwise(rows):
-        effects = _effects(before, row, measurement, target)
+        effects = _effects(before, row, measurement, target, metric)
         judged.append(row.model_copy(update={"effects": effects, "verdict": effects_sentence(effects)}))
     return tuple(judged)
 
 
-def _effects(before: Row, row: Row, measurement: Measurement | None, target: Target) -> tuple[Effect, ...]:
+def _effects(
+    before: Row, row: Row, measurement: Measurement | None, target: Target, metric: MetricFacts
+) -> tuple[Effect, ...]:
     if row.gain and row.gain.decision == "skipped":
         return (Effect(what="no gain", why=row.gain.text),)
-    traded, vain = _traded(before, row, measurement, target), in_vain(before, row)
+    traded, vain = _traded(before, row, measurement, target, metric), in_vain(before, row)
     if traded:  # which says itself how large the file is
         vain = tuple(effect for effect in vain if effect.what not in {"size", "not smaller"})
     return (*_far(row), *traded, *vain)
@@ -84,15 +90,17 @@ def _far(row: Row) -> tuple[Effect, ...]:
     return (Effect(what="back in float", judged="unsure", names=found.in_float, why=found.why),)
 
 
-def _traded(before: Row, row: Row, measurement: Measurement | None, target: Target) -> tuple[Effect, ...]:
+def _traded(
+    before: Row, row: Row, measurement: Measurement | None, target: Target, metric: MetricFacts
+) -> tuple[Effect, ...]:
     """Return what a stage bought for what, as far as that was measured."""
     if measurement is None:
-        return _bought(before, row, _gained(row)) if row.gain else ()
+        return _bought(before, row, _gained(row), metric) if row.gain else ()
     if not row.makes_file:
         return _looked(row)
     if before.digest == row.digest:
         return (Effect(what="same file"),)
-    return _bought(before, row, _gained(row) or _paired(before, row, measurement, target.runtime))
+    return _bought(before, row, _gained(row) or _paired(before, row, measurement, target.runtime), metric)
 
 
 def _looked(row: Row) -> tuple[Effect, ...]:
@@ -102,19 +110,21 @@ def _looked(row: Row) -> tuple[Effect, ...]:
     return (Effect.model_validate({"what": what, **figures}),) if what else ()
 
 
-def _bought(before: Row, row: Row, speedup: Interval | None) -> tuple[Effect, ...]:
+def _bought(before: Row, row: Row, speedup: Interval | None, metric: MetricFacts) -> tuple[Effect, ...]:
     """Return what a stage bought, and behind it what it paid."""
     found = list(_size(before, row))
     if speedup and (speedup.low > 1 or speedup.high < 1):
         judged: Judged = "better" if speedup.low > 1 else "worse"
         found.insert(0, Effect(what="speed", change=speedup.value, judged=judged))
     if before.validation and row.validation:
-        change = row.validation.accuracy - before.validation.accuracy
+        change = row.validation.judged - before.validation.judged
         if change:
-            found.append(Effect(what="accuracy", change=change, judged="better" if change > 0 else "worse"))
-    better = [effect for effect in found if effect.judged == "better"]
+            better = (change > 0) == metric.higher_is_better
+            what: What = "accuracy" if metric == ACCURACY else "score"
+            found.append(Effect(what=what, change=change, judged="better" if better else "worse", unit=metric.unit))
+    gains = [effect for effect in found if effect.judged == "better"]
     nothing = Effect(what="nothing" if speedup else "untimed")
-    return (*(better or [nothing]), *(effect for effect in found if effect.judged == "worse"))
+    return (*(gains or [nothing]), *(effect for effect in found if effect.judged == "worse"))
 
 
 def _size(before: Row, row: Row) -> tuple[Effect, ...]:
@@ -147,18 +157,22 @@ def _paired(before: Row, row: Row, measurement: Measurement, preferred: Runtime)
     return ratio_interval(first, second, plan=measurement.plan, seed=measurement.seed)
 
 
-def budget_lines(budget: Budget | None, original: Row, result: Row, target: Target) -> tuple[BudgetLine, ...]:
+def budget_lines(
+    budget: Budget | None, original: Row, result: Row, target: Target, metric: MetricFacts = ACCURACY
+) -> tuple[BudgetLine, ...]:
     """Return a line for each limit of the budget. Latency is judged by its interval, the others by their value."""
     if budget is None:
         return ()
     lines: list[BudgetLine] = []
     if budget.latency is not None:
         lines.append(_latency(budget.latency, result, target))
-    if budget.accuracy_drop is not None and original.validation and result.validation:
-        drop = 100 * (original.validation.accuracy - result.validation.accuracy)
-        verdict: BudgetVerdict = "met" if drop <= budget.accuracy_drop else "missed"
-        asked, found = f"at most {budget.accuracy_drop:g}pt", f"{drop:.2f}pt on validation"
-        lines.append(BudgetLine(name="accuracy_drop", asked=asked, found=found, verdict=verdict))
+    if budget.drop is not None and original.validation and result.validation:
+        first, last = original.validation.judged, result.validation.judged
+        drop = (first - last) if metric.higher_is_better else (last - first)
+        verdict: BudgetVerdict = "met" if budget.drop.holds(first, drop) else "missed"
+        asked, found = f"at most {budget.drop}", f"{budget.drop.written(first, drop)} on validation"
+        name: Literal["accuracy_drop", "score_drop"] = "score_drop" if budget.score_drop else "accuracy_drop"
+        lines.append(BudgetLine(name=name, asked=asked, found=found, verdict=verdict))
     if budget.size is not None and original.size_bytes and result.size_bytes:
         relative = isinstance(budget.size, Factor)
         limit = budget.size * original.size_bytes if relative else float(budget.size)

@@ -76,8 +76,7 @@ class Export(Stage):
         """
         if len(given.inputs) != 1:
             raise InputError(f"the network has {len(given.inputs)} inputs, export accepts networks with one")
-        dataset = context.dataset()
-        samples, _ = next(dataset.batches(dataset.train, PARITY_IMAGES))
+        samples = next(iter(context.task().feeds("train", slice(0, PARITY_IMAGES)).values()))
         return (
             self._to_onnx(given, context, samples) if self.to == "onnx" else self._to_openvino(given, context, samples)
         )

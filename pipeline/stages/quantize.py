@@ -7,7 +7,7 @@ bias correction and equalization by Nagel et al. 2019, adaptive rounding by Nage
 On a CPU with dot-product instructions for 8 bits this is the step that brings most of the speed. It does not help where
 a layer is bound by overhead rather than arithmetic (narrow or depthwise layers gain least), nor on CPUs without such
 instructions, and networks with a wide spread of weights or activations lose accuracy. `engine: auto` measures all that
-on the recipe's target and takes the fastest file within `accuracy_drop`, which may be the float one.
+on the recipe's target and takes the fastest file within `score_drop`, which may be the float one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pipeline.compress.quantization.names import EngineName, OtherPrecision, Rec
 from pipeline.core.artifact import Form
 from pipeline.core.cpu import cpu_flags
 from pipeline.core.stage import Context, Outcome, Stage
-from pipeline.core.units import Duration, Points
+from pipeline.core.units import Duration, Points, ScoreDrop
 from pipeline.precision.config import QuantizationConfig
 from pipeline.precision.targets import resolved_scheme
 from pipeline.results.precision import PLAN, PrecisionPlan
@@ -85,6 +85,12 @@ class Quantize(QuantizationConfig, Stage):
     )
     accuracy_drop: Points = Field(
         default=0.5, description="With `engine: auto`: points of accuracy that may be lost on the validation split."
+    )
+    score_drop: ScoreDrop | None = Field(
+        default=None,
+        exclude_if=lambda given: given is None,  # so that configurations without it are those that they were
+        description="With `engine: auto`: how much of the task's score may be lost there instead, such as 0.5pt of a "
+        "share, 2% of the original's score, or 0.2dB in the metric's own unit.",
     )
     budget: Duration = Field(default=60.0, description="With `engine: auto`: time for all measurements.")
     arm_exact: bool = Field(
@@ -193,7 +199,7 @@ class Quantize(QuantizationConfig, Stage):
             self,
             given,
             context,
-            accuracy_drop=self.accuracy_drop,
+            score_drop=self.score_drop or ScoreDrop(self.accuracy_drop, "pt"),
             budget_s=self.budget,
             arm_exact=self.arm_exact,
         )

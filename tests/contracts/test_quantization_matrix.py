@@ -21,6 +21,7 @@ import torch
 from pydantic import TypeAdapter
 
 from pipeline.core.artifact import Artifact, TensorSpec, payload_digest
+from pipeline.core.classification import image_classifier
 from pipeline.core.dataset import Dataset, Normalisation, Split
 from pipeline.core.stage import Context, Stage, Target
 from pipeline.export.execution import openvino_outputs
@@ -105,7 +106,9 @@ class Runner:
         """Run one stage."""
         folder = self.folder / name
         folder.mkdir()
-        context = Context(folder=folder, seed=0, target=Target(), original=self.original, dataset=lambda: DATA)
+        context = Context(
+            folder=folder, seed=0, target=Target(), original=self.original, task=lambda: image_classifier(DATA)
+        )
         outcome = ADAPTER.validate_python(config).run(given, context)
         assert outcome.form is not None
         digest = payload_digest(outcome.form, folder)

@@ -16,6 +16,7 @@ from pipeline.analysis.probes import Probe, watch
 from pipeline.bundle.on_device import self_test
 from pipeline.bundle.on_device.verify import Verification, as_json
 from pipeline.compress.pruning import certificate
+from pipeline.core.classification import image_classifier
 from pipeline.core.errors import OutputsError, StageError
 from pipeline.core.stage import SilentProgress, Target
 from pipeline.core.store import Store
@@ -183,7 +184,7 @@ def test_logits_that_are_not_finite_are_no_class(tmp_path: Path, weight: float) 
     save_file(weights, file)
     evaluator = Evaluator(
         store=Store(tmp_path / "store"),
-        dataset=lambda: DATA,
+        task=lambda: image_classifier(DATA),
         data_identity={},
         target=Target(batch=40),
         threads=1,

@@ -56,7 +56,7 @@ class Samples:
         """
         model.eval()
         if renew:
-            recalibrate_batchnorm(model, (images for images, _ in self.training()))
+            recalibrate_batchnorm(model, ((images,) for images, _ in self.training()))
         with torch.no_grad():
             found = [(predicted_classes(model(images).numpy()), labels.numpy()) for images, labels in self.validation()]
         if not found:

@@ -1,9 +1,9 @@
-"""Losses against targets and against a teacher's logits."""
+"""A teacher, and a classifier's losses against targets and against a teacher's logits."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import nn, no_grad
 from torch.nn.functional import interpolate, kl_div, log_softmax
@@ -26,16 +26,17 @@ class Distillation:
     channels: int
     size: int
 
-    def logits(self, images_NCHW: Tensor) -> Tensor:
-        """Return the teacher's logits [N, K] for the student's (augmented) images."""
+    def outputs(self, inputs: tuple[Tensor, ...]) -> Any:  # noqa: ANN401 - what its forward returns
+        """Return the teacher's outputs for the student's inputs, such as (augmented) images [N, C, H, W]."""
         with no_grad():
-            images = images_NCHW
+            if len(inputs) > 1 or inputs[0].ndim != 4:  # noqa: PLR2004 - no images, of which alone there may be fewer channels
+                return self.teacher(*inputs)
+            images = inputs[0]
             if images.shape[1] != self.channels:
                 images = images[:, :1].expand(-1, self.channels, -1, -1)
             if self.size and images.shape[-1] != self.size:
                 images = interpolate(images, size=(self.size, self.size), mode="bilinear", antialias=True)
-            logits: Tensor = self.teacher(images)
-            return logits
+            return self.teacher(images)
 
 
 def target_loss(logits_NK: Tensor, targets_NK: Tensor) -> Tensor:

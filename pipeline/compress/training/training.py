@@ -1,4 +1,4 @@
-"""Training on labels and a teacher: deterministic by seed, one epoch at a time, resumable between epochs.
+"""Training on targets and a teacher: deterministic by seed, one epoch at a time, resumable between epochs.
 
 Every epoch draws its order, its augmentation and its dropout from (seed, epoch) alone, so a run that was killed and
 resumed from the state after the last epoch ends with the same bytes as one that was not, on the same number of threads.
@@ -7,30 +7,25 @@ resumed from the state after the last epoch ends with the same bytes as one that
 from __future__ import annotations
 
 import copy
-import hashlib
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pipeline.compress.state.outside import copied_state, encoded_state, outside_state, restore_state, split_state
-from pipeline.compress.training.augmentation import Augmentation, augment, mixup
 from pipeline.compress.training.batchnorm import recalibrate_batchnorm
-from pipeline.compress.training.distillation import Distillation, target_loss, teacher_loss
-from pipeline.compress.training.main_output import MainOutput
-from pipeline.core.classification import predicted_classes, share_equal
+from pipeline.compress.training.seeds import epoch_seed
 from pipeline.core.errors import InputError, StageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from pipeline.compress.names import OptimizerName
-    from pipeline.core.dataset import Dataset, Split
+    from pipeline.compress.training.distillation import Distillation
+    from pipeline.compress.training.learner import Learner
 
-_EVALUATION_BATCH = 256
 UNTRAINABLE = (
     "the loss depends on no parameter that is trained: all of them are frozen (requires_grad=False), or forward "
     "computes without gradients (torch.no_grad, detach). Leave some parameters trainable in build()"
@@ -53,30 +48,24 @@ class Hyperparameters:
     weight_decay: float
     momentum: float
     warmup: float
-    label_smoothing: float
     ema: float
     recalibration_images: int
 
 
 @dataclass(frozen=True)
 class EpochResult:
-    """Mean training loss of the epoch, and validation accuracy and loss after it."""
+    """Mean training loss of the epoch, and the validation score (higher is better) and loss after it."""
 
     epoch: int
     loss: float
-    accuracy: float
-    validation_loss: float
+    score: float
+    validation_loss: float | None
 
 
 def place(model: nn.Module, device: torch.device, memory_format: torch.memory_format) -> nn.Module:
     """Move a network to a device and lay its 4-d weights out as asked, in place; returns the same network."""
     moved: nn.Module = model.to(device, memory_format=memory_format)  # type: ignore[call-overload]
     return moved
-
-
-def epoch_seed(seed: int, epoch: int) -> int:
-    """Return a 63-bit seed that depends on both numbers."""
-    return int.from_bytes(hashlib.sha256(f"{seed}:{epoch}".encode()).digest()[:8], "big") >> 1
 
 
 class Regulariser:
@@ -112,20 +101,18 @@ class TrainingRun:
     def __init__(
         self,
         model: nn.Module,
-        dataset: Dataset,
+        learner: Learner,
         settings: Hyperparameters,
         *,
-        augmentation: Augmentation,
         distillation: Distillation | None,
         seed: int,
         regulariser: Regulariser | None = None,
     ) -> None:
-        """Take the network (changed in place), data, schedule, and what acts on images, targets and weights."""
+        """Take the network (changed in place), what it learns, the schedule, and what acts on its weights."""
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = place(model, self.device, torch.channels_last)
-        self.dataset = dataset
+        self.learner = learner
         self.settings = settings
-        self.augmentation = augmentation
         self.distillation = distillation
         self.seed = seed
         self.regulariser = regulariser or Regulariser()
@@ -140,7 +127,6 @@ class TrainingRun:
         self.average = copy.deepcopy(self.model) if settings.ema else None
         if self.average:
             self.average.eval()
-        self.outputs = MainOutput(len(dataset.classes))
         self.optimizer = self._optimizer()
         if distillation:
             place(distillation.teacher, self.device, torch.channels_last).eval()
@@ -152,8 +138,8 @@ class TrainingRun:
 
     @property
     def steps(self) -> int:
-        """Steps in one epoch; the last incomplete batch is left out."""
-        return max(1, len(self.dataset.train) // self.settings.batch)
+        """Steps in one epoch."""
+        return self.learner.steps
 
     def state(self) -> dict[str, Any]:
         """Return everything that is needed to go on after the last finished epoch, as plain values and tensors."""
@@ -186,7 +172,7 @@ class TrainingRun:
     def judge_start(self) -> None:
         """Evaluate the network as it was given; it is kept unless an epoch is better. It has no training loss."""
         self.start = self._evaluate(self.model, math.nan)
-        if not math.isfinite(self.start.validation_loss):
+        if not math.isfinite(self.start.validation_loss or 0.0):
             raise StageError(
                 f"the network's outputs are not finite on the validation images before any training (its loss is "
                 f"{self.start.validation_loss}): look at its weights, and at what the stage before it made"
@@ -203,17 +189,18 @@ class TrainingRun:
         self.model.train()
         self.regulariser.begin_epoch(self.model)
         total = 0.0
-        for step, (images, targets) in enumerate(self._batches()):
-            loss = self._step(images, targets, self.epoch * self.steps + step)
+        done = 0
+        for step, (inputs, target) in enumerate(self.learner.batches(self.seed, self.epoch, self.device)):
+            loss = self._step(inputs, target, self.epoch * self.steps + step)
             if not math.isfinite(loss):
                 raise self._diverged(f"the loss is {loss} in epoch {self.epoch + 1}, step {step + 1}")
-            total += loss
+            total, done = total + loss, step + 1
             on_step(step, loss)
         evaluated = self.average or self.model
         self.regulariser.end_epoch([self.model] if evaluated is self.model else [self.model, evaluated])
         self._renew_statistics(evaluated)
-        result = self._evaluate(evaluated, total / self.steps)
-        if not math.isfinite(result.validation_loss):
+        result = self._evaluate(evaluated, total / max(1, done))
+        if not math.isfinite(result.validation_loss or 0.0):
             where = f"after epoch {self.epoch + 1}, step {self.steps},"
             raise self._diverged(f"{where} the loss on the validation images is {result.validation_loss}")
         self.history.append(result)
@@ -247,7 +234,7 @@ class TrainingRun:
 
     @staticmethod
     def _rank(result: EpochResult) -> tuple[float, float]:
-        return result.accuracy, -result.validation_loss
+        return result.score, -(result.validation_loss or 0.0)
 
     def _optimizer(self) -> torch.optim.Optimizer:
         if not any(parameter.requires_grad for parameter in self.model.parameters()):
@@ -271,40 +258,18 @@ class TrainingRun:
         progress = (step - warm) / max(1, self.settings.epochs * self.steps - warm)
         return self.settings.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 
-    def _tensors(self, split: Split, positions: Tensor) -> tuple[Tensor, Tensor]:
-        images = torch.from_numpy(split.images)[positions].to(self.device)
-        labels = torch.from_numpy(split.labels)[positions].to(self.device)
-        normalisation = self.dataset.normalisation
-        mean = torch.tensor(normalisation.mean, device=self.device)[:, None, None]
-        std = torch.tensor(normalisation.std, device=self.device)[:, None, None]
-        return (images.float() / 255 - mean) / std, labels
-
-    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        generator = torch.Generator().manual_seed(epoch_seed(self.seed, self.epoch))
-        order = torch.randperm(len(self.dataset.train), generator=generator)
-        classes = len(self.dataset.classes)
-        smoothing = self.settings.label_smoothing
-        for step in range(self.steps):
-            chosen = order[step * self.settings.batch : (step + 1) * self.settings.batch]
-            images, labels = self._tensors(self.dataset.train, chosen)
-            images = augment(images, self.augmentation, generator)
-            targets = nn.functional.one_hot(labels, classes) * (1 - smoothing) + smoothing / classes
-            if self.augmentation.mixup:
-                images, targets = mixup(images, targets, self.augmentation.mixup, generator)
-            yield images.contiguous(memory_format=torch.channels_last), targets
-
-    def _step(self, images: Tensor, targets: Tensor, step: int) -> float:
+    def _step(self, inputs: tuple[Tensor, ...], target: Any, step: int) -> float:  # noqa: ANN401 - as the loss wants it
         """Take one step, the `step`-th of the whole training, and return its loss."""
         for group in self.optimizer.param_groups:
             group["lr"] = self._learning_rate(step)
         # Mixed precision only where the hardware has it: emulated bfloat16 is many times slower than float32.
         mixed = self.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=mixed):
-            logits = self.outputs.logits(self.model, images)
-            loss = target_loss(logits, targets)
+            outputs = self.learner.outputs(self.model, inputs)
+            loss = self.learner.loss(outputs, target)
             if self.distillation:
-                teacher = self.distillation.logits(images)
-                distance = teacher_loss(logits, teacher, self.distillation.temperature)
+                teacher = self.distillation.outputs(inputs)
+                distance = self.learner.distance(outputs, teacher, self.distillation.temperature)
                 loss = (1 - self.distillation.alpha) * loss + self.distillation.alpha * distance
         if not loss.requires_grad:
             raise InputError(UNTRAINABLE)
@@ -332,26 +297,11 @@ class TrainingRun:
     @torch.no_grad()
     def _evaluate(self, model: nn.Module, training_loss: float) -> EpochResult:
         model.eval()
-        split, classes = self.dataset.validation, len(self.dataset.classes)
-        predictions, total = [], 0.0
-        for start in range(0, len(split), _EVALUATION_BATCH):
-            images, labels = self._tensors(split, torch.arange(start, min(start + _EVALUATION_BATCH, len(split))))
-            logits = model(images.contiguous(memory_format=torch.channels_last))
-            predictions.append(predicted_classes(logits.float().numpy(force=True)))
-            total += float(target_loss(logits, nn.functional.one_hot(labels, classes).float())) * len(labels)
-        accuracy = share_equal(np.concatenate(predictions), split.labels)
-        return EpochResult(self.epoch, training_loss, accuracy, total / len(split))
+        return EpochResult(self.epoch, training_loss, *self.learner.evaluate(model, self.device))
 
     def _renew_statistics(self, model: nn.Module) -> None:
-        if self.settings.recalibration_images:
-            recalibrate_batchnorm(model, self._calibration_batches())
-
-    def _calibration_batches(self) -> Iterator[Tensor]:
-        generator = torch.Generator().manual_seed(self.seed)
-        count = min(self.settings.recalibration_images, len(self.dataset.train))
-        order = torch.randperm(len(self.dataset.train), generator=generator)[:count]
-        for chosen in torch.split(order, self.settings.batch):
-            yield self._tensors(self.dataset.train, chosen)[0].contiguous(memory_format=torch.channels_last)
+        if count := self.settings.recalibration_images:
+            recalibrate_batchnorm(model, self.learner.inputs(count, self.seed, self.device))
 
 
 def _load(model: nn.Module, state: Mapping[str, Tensor]) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pipeline.core.task import ACCURACY
 from pipeline.report import numbers
 from pipeline.report.run import rows
 from pipeline.report.run.gains import Tone, produced_rows, result, timed_target, timing
 
 if TYPE_CHECKING:
-    from pipeline.results.run import BudgetLine, FinalTest, Interval, RunReport
+    from pipeline.core.task import MetricFacts
+    from pipeline.results.run import BudgetLine, FinalTest, Interval, RunReport, TaskFacts
 
 
 @dataclass(frozen=True)
@@ -57,32 +59,45 @@ def standing(report: RunReport) -> str:
     return f"{report.status}, budget {'not certain' if worst == 'cannot tell' else worst}"
 
 
-def difference(interval: Interval, images: int) -> str:
+def difference(final: FinalTest, task: TaskFacts) -> str:
     """Write the paired difference on the test split: "+0.46 points [+0.1, +0.8] on the same 656 images"."""
-    value = f"{numbers.points(interval.value)} points {numbers.points_interval(interval)}"
-    return f"{value} on the same {numbers.plural(images, 'image')}"
+    gap, metric = final.difference, task.judged
+    value = f"{numbers.score_change(gap.value, metric)} {numbers.score_change_unit(metric)}"
+    return f"{value} {numbers.score_interval(gap, metric)} on the same {samples(final.result.images, task)}"
 
 
-def metrics(final: FinalTest) -> tuple[tuple[str, str, str, str], ...]:
-    """Return name, original, result and change in points of each metric of the final test."""
-    pairs = (
-        ("Accuracy", final.original.accuracy, final.result.accuracy),
-        ("Balanced accuracy", final.original.balanced_accuracy, final.result.balanced_accuracy),
-        ("F1", final.original.f1, final.result.f1),
-    )
-    return tuple(
-        (name, numbers.percent(old), numbers.percent(new), numbers.points(new - old)) for name, old, new in pairs
-    )
+def samples(number: int, task: TaskFacts, split: str = "") -> str:
+    """Write a number of samples: images of a classifier, samples of another task."""
+    noun = "image" if task.judged.name == ACCURACY.name else "sample"
+    return numbers.plural(number, f"{split} {noun}".strip())
 
 
-def judgement(final: FinalTest) -> str:
-    """Write what the paired interval allows to say about the test accuracy."""
-    gap = final.difference
-    if gap.high < 0:
-        return "Less accurate than the original, beyond chance"
-    if gap.low > 0:
-        return "More accurate than the original, beyond chance"
-    return f"No difference that {numbers.plural(final.result.images, 'test image')} can show"
+def metrics(final: FinalTest, task: TaskFacts) -> tuple[tuple[str, str, str, str], ...]:
+    """Return name, original, result and change (of shares in points) of each metric of the final test."""
+    known, new = {each.name: each for each in task.metrics}, final.result.metrics
+    found = []
+    for name, old in final.original.metrics.items():
+        facts = known.get(name, ACCURACY)
+        unit = "" if facts.is_share else f" {facts.unit}"
+        change = f"{numbers.score_change(new[name] - old, facts)}{unit}"
+        found.append((numbers.metric_name(name), numbers.score(old, facts), numbers.score(new[name], facts), change))
+    return tuple(found)
+
+
+def judgement(final: FinalTest, task: TaskFacts) -> str:
+    """Write what the paired interval allows to say about the score on the test split."""
+    direction = _direction(final.difference, task.judged)
+    if not direction:
+        return f"No difference that {samples(final.result.images, task, 'test')} can show"
+    if task.judged.name == ACCURACY.name:
+        return f"{'More' if direction > 0 else 'Less'} accurate than the original, beyond chance"
+    return f"{'Better' if direction > 0 else 'Worse'} than the original, beyond chance"
+
+
+def _direction(gap: Interval, metric: MetricFacts) -> int:
+    """Return 1 where a difference is one for the better for certain, -1 for the worse, 0 where neither is."""
+    better = 1 if metric.higher_is_better else -1
+    return better if gap.low > 0 else -better if gap.high < 0 else 0
 
 
 def _faster(report: RunReport) -> Answer:
@@ -117,33 +132,43 @@ def _speed(factor: Interval, *, contended: bool, sentence: str) -> tuple[str, st
 
 def _right(report: RunReport) -> Answer:
     """Answer from the final test, or from validation while there is none."""
-    question = "Is it still accurate?"
-    budget = _budget(report, "accuracy_drop")
+    metric = report.task.judged
+    question = "Is it still accurate?" if metric.name == ACCURACY.name else "Is it still as good?"
+    budget = _budget(report, "accuracy_drop") or _budget(report, "score_drop")
     final = report.final
     if final is None:
         return _right_so_far(report, question, budget)
     gap = final.difference
     sentence = (
-        f"{judgement(final)}: {numbers.percent(final.original.accuracy)} {numbers.ARROW} "
-        f"{numbers.percent(final.result.accuracy)}, paired {numbers.level(gap)} interval "
-        f"{numbers.points_interval(gap)} points."
+        f"{judgement(final, report.task)}: {_named(metric)}{numbers.score(final.original.judged, metric)} "
+        f"{numbers.ARROW} {numbers.score(final.result.judged, metric)}, paired {numbers.level(gap)} interval "
+        f"{numbers.score_interval(gap, metric)} {numbers.score_change_unit(metric)}."
     )
-    tone: Tone = "worse" if gap.high < 0 else "better" if gap.low > 0 else "plain"
-    return Answer(question, f"{numbers.points(gap.value)} points", sentence, tone, budget)
+    tones: dict[int, Tone] = {-1: "worse", 0: "plain", 1: "better"}
+    return Answer(question, _change(gap.value, metric), sentence, tones[_direction(gap, metric)], budget)
+
+
+def _named(metric: MetricFacts) -> str:
+    """Return the metric's name in front of its values, where it is not accuracy."""
+    return "" if metric.name == ACCURACY.name else f"{metric.name} "
+
+
+def _change(change: float, metric: MetricFacts) -> str:
+    return f"{numbers.score_change(change, metric)} {numbers.score_change_unit(metric)}"
 
 
 def _right_so_far(report: RunReport, question: str, budget: BudgetLine | None) -> Answer:
     """Answer from the last row judged on the validation split."""
-    before = report.rows[0].validation
+    before, metric = report.rows[0].validation, report.task.judged
     judged = [(row, row.validation) for row in produced_rows(report)[1:] if row.validation]
     if before is None or not judged:
         return Answer(question, numbers.DASH, "No stage has been evaluated yet.", "plain", budget)
     row, after = judged[-1]
     sentence = (
-        f"On validation after row {row.index} ({row.label}): {numbers.percent(before.accuracy)} "
-        f"{numbers.ARROW} {numbers.percent(after.accuracy)}. The test split has not been used."
+        f"On validation after row {row.index} ({row.label}): {_named(metric)}{numbers.score(before.judged, metric)} "
+        f"{numbers.ARROW} {numbers.score(after.judged, metric)}. The test split has not been used."
     )
-    return Answer(question, f"{numbers.points(after.accuracy - before.accuracy)} points", sentence, "plain", budget)
+    return Answer(question, _change(after.judged - before.judged, metric), sentence, "plain", budget)
 
 
 def _smaller(report: RunReport) -> Answer:

@@ -28,10 +28,11 @@ def render(report: RunReport) -> str:
         about=facts.about(report),
         header=facts.header(report),
         lines=rows.lines(report),
+        heading=rows.score_heading(report),
         target=rows.timed_place(report),
         runtimes=rows.runtime_table(report),
         paired=rows.PAIRED,
-        plots=[drawn for wide in (True, False) if (drawn := plot.accuracy_over_latency(report, wide=wide))],
+        plots=[drawn for wide in (True, False) if (drawn := plot.score_over_latency(report, wide=wide))],
         sizes=[drawn for wide in (True, False) if (drawn := plot.sizes(report, wide=wide))],
         final=_final(report),
         searches=_searches(report),
@@ -53,9 +54,9 @@ def _final(report: RunReport) -> dict[str, object] | None:
     if report.final is None:
         return None
     return {
-        "metrics": headline.metrics(report.final),
-        "difference": headline.difference(report.final.difference, report.final.result.images),
-        "judgement": headline.judgement(report.final),
+        "metrics": headline.metrics(report.final, report.task),
+        "difference": headline.difference(report.final, report.task),
+        "judgement": headline.judgement(report.final, report.task),
         "level": numbers.level(report.final.difference),
     }
 

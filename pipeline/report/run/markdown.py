@@ -80,12 +80,13 @@ def _stages(report: RunReport) -> str:
     if not report.rows:
         return ""
     where = rows.timed_place(report)
+    score, unit = rows.score_heading(report)
     names = [
         "#",
         "Stage",
         "Effect, compared with the row before",
-        "Accuracy",
-        "Change, points",
+        score,
+        f"Change, {unit}",
         f"Latency, {where}",
         "Speedup",
     ]
@@ -165,12 +166,11 @@ def _final(report: RunReport) -> str:
     """Write the final test."""
     if report.final is None:
         return ""
-    found = headline.difference(report.final.difference, report.final.result.images)
-    told = (
-        f"{headline.judgement(report.final)}: **{found}** ({numbers.level(report.final.difference)} paired interval)."
-    )
-    names = ("Metric", "Original", "Result", "Change, points")
-    return f"## Final test\n\n{told}\n\n" + table(names, "lrrr", headline.metrics(report.final))
+    found = headline.difference(report.final, report.task)
+    level = numbers.level(report.final.difference)
+    told = f"{headline.judgement(report.final, report.task)}: **{found}** ({level} paired interval)."
+    names = ("Metric", "Original", "Result", f"Change{', points' if report.task.judged.is_share else ''}")
+    return f"## Final test\n\n{told}\n\n" + table(names, "lrrr", headline.metrics(report.final, report.task))
 
 
 def _runtimes(report: RunReport) -> str:

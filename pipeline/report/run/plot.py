@@ -1,4 +1,4 @@
-"""The report's drawings as inline SVG: accuracy over latency, and size for each stage.
+"""The report's drawings as inline SVG: score over latency, and size for each stage.
 
 Colours, fonts and dark mode come from the page's style sheet by class name. Shapes differ as well as colours: the
 original is a hollow square, the result a filled diamond.
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
+from pipeline.core.task import ACCURACY
 from pipeline.report import numbers
 from pipeline.report.drawing import chart, svg
 from pipeline.report.drawing.chart import NamedPoint
@@ -21,7 +22,8 @@ from pipeline.report.run.gains import produced_rows, timed_target, timing
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pipeline.results.run import Accuracy, Interval, Row, RunReport
+    from pipeline.core.task import MetricFacts
+    from pipeline.results.run import Interval, Row, RunReport, Score
 
 _WIDE = 660
 _WIDE_SIZES = 500
@@ -32,16 +34,16 @@ _BAR_STEP = 34
 
 @dataclass(frozen=True)
 class PlottedRow:
-    """A row that has both accuracy and latency."""
+    """A row that has both score and latency."""
 
     row: Row
-    accuracy: Accuracy
+    score: Score
     milliseconds: Interval
 
 
 @dataclass(frozen=True)
 class PlotPoint:
-    """One file in the accuracy-latency plot, in pixels; whiskers as (low, high)."""
+    """One file in the score-latency plot, in pixels; whiskers as (low, high)."""
 
     x: float
     y: float
@@ -52,10 +54,10 @@ class PlotPoint:
     role: rows.Role
 
 
-def accuracy_over_latency(report: RunReport, *, wide: bool = True) -> Markup:
-    """Draw validation accuracy over milliseconds in the target runtime; empty when fewer than two files have both.
+def score_over_latency(report: RunReport, *, wide: bool = True) -> Markup:
+    """Draw the validation score over milliseconds in the target runtime; empty when fewer than two files have both.
 
-    Whiskers: the latency's interval, and Wilson's 95 % interval of the accuracy. The last file that has both is drawn
+    Whiskers: the latency's interval, and of an accuracy Wilson's 95 % interval. The last file that has both is drawn
     as the result.
     """
     drawn = [
@@ -67,21 +69,22 @@ def accuracy_over_latency(report: RunReport, *, wide: bool = True) -> Markup:
         return Markup()
     width = _WIDE if wide else _NARROW
     frame = Box(46, 34, width - 14, _HEIGHT - 46)
-    across, up = _axes(drawn, frame, most=8 if wide else 5)
+    metric = report.task.judged
+    across, up = _axes(drawn, metric, frame, most=8 if wide else 5)
     roles: list[rows.Role] = ["stage"] * len(drawn)
     roles[0], roles[-1] = "original", "result"
-    found = [_point(each, across, up, role) for each, role in zip(drawn, roles, strict=True)]
-    title = "Validation accuracy over latency"
+    found = [_point(each, metric, across, up, role) for each, role in zip(drawn, roles, strict=True)]
+    title = f"Validation {metric.name} over latency"
     where = f"{rows.timed_place(report)}, batch {report.target.batch}"
     parts = [
         chart.grid(across, up, frame),
-        _titles(frame, f"Milliseconds, {where}"),
+        _titles(frame, f"Milliseconds, {where}", metric),
         _path(found),
         *(_whiskers(point) for point in found),
         *(_symbol(point) for point in (*found[1:-1], found[0], found[-1])),
         *_labels(found, frame),
     ]
-    return svg.picture((width, _HEIGHT), title, _description(drawn), parts)
+    return svg.picture((width, _HEIGHT), title, _description(drawn, metric), parts)
 
 
 def sizes(report: RunReport, *, wide: bool = True) -> Markup:
@@ -96,24 +99,34 @@ def sizes(report: RunReport, *, wide: bool = True) -> Markup:
     return svg.picture((width, 12 + _BAR_STEP * len(produced_rows(report))), "Size on disk and with gzip", told, parts)
 
 
-def _axes(drawn: Sequence[PlottedRow], frame: Box, most: int) -> tuple[Axis, Axis]:
-    """Return the scale of milliseconds, from zero, and that of accuracy in percent, around what was found."""
-    spans = [numbers.wilson(each.accuracy) for each in drawn]
-    lowest, highest = 100 * min(low for low, _ in spans), 100 * max(high for _, high in spans)
+def _axes(drawn: Sequence[PlottedRow], metric: MetricFacts, frame: Box, most: int) -> tuple[Axis, Axis]:
+    """Return the scale of milliseconds, from zero, and that of the score, around what was found."""
+    spans = [_span(each.score, metric) for each in drawn]
+    lowest, highest = min(low for _, low, _ in spans), max(high for _, _, high in spans)
+    if lowest == highest:
+        lowest, highest = lowest - 1e-3 * abs(lowest or 1), highest + 1e-3 * abs(highest or 1)
     slowest = max(max(each.milliseconds.value, each.milliseconds.high) for each in drawn)
     across = round_axis(0, slowest, frame.left, frame.right, most=most)
     return across, round_axis(lowest, highest, frame.bottom, frame.top, most=7)
 
 
-def _point(judged: PlottedRow, across: Axis, up: Axis, role: rows.Role) -> PlotPoint:
+def _span(score: Score, metric: MetricFacts) -> tuple[float, float, float]:
+    """Return a score with its interval as it is drawn: shares in percent; only that of accuracy has an interval."""
+    scale = 100 if metric.is_share else 1
+    value = score.judged
+    low, high = numbers.wilson(value, score.images) if metric.name == ACCURACY.name else (value, value)
+    return scale * value, scale * low, scale * high
+
+
+def _point(judged: PlottedRow, metric: MetricFacts, across: Axis, up: Axis, role: rows.Role) -> PlotPoint:
     """Put one row on the scales."""
-    low, high = numbers.wilson(judged.accuracy)
+    value, low, high = _span(judged.score, metric)
     taken = judged.milliseconds
     return PlotPoint(
         x=across(taken.value),
-        y=up(100 * judged.accuracy.accuracy),
+        y=up(value),
         x_bounds=(across(taken.low), across(taken.high)),
-        y_bounds=(up(100 * low), up(100 * high)),
+        y_bounds=(up(low), up(high)),
         number=str(judged.row.index),
         name=_label(judged.row),
         role=role,
@@ -125,24 +138,31 @@ def _label(row: Row) -> str:
     return chart.shortened(f"{row.index} {row.label}")
 
 
-def _description(drawn: Sequence[PlottedRow]) -> str:
+def _description(drawn: Sequence[PlottedRow], metric: MetricFacts) -> str:
     """Tell the plot to those who cannot see it."""
     return "; ".join(
-        f"{each.row.label}: {numbers.milliseconds(each.milliseconds.value)}, {numbers.percent(each.accuracy.accuracy)}"
+        f"{each.row.label}: {numbers.milliseconds(each.milliseconds.value)}, {numbers.score(each.score.judged, metric)}"
         for each in drawn
     )
 
 
-def _titles(frame: Box, across: str) -> Markup:
+def _titles(frame: Box, across: str, metric: MetricFacts) -> Markup:
     """Name the axes and say where better is."""
     middle = (frame.left + frame.right) / 2
     return Markup("").join(
         [
-            svg.text("name", 4, 16, "Validation accuracy, %"),
+            svg.text("name", 4, 16, f"Validation {metric.name}, {'%' if metric.is_share else metric.unit}"),
             svg.text("name", middle, frame.bottom + 38, across, "middle"),
-            svg.text("hint", frame.left + 8, frame.top + 16, "\N{NORTH WEST ARROW} better"),
+            svg.text("hint", frame.left + 8, *_hint(frame, metric)),
         ]
     )
+
+
+def _hint(frame: Box, metric: MetricFacts) -> tuple[float, str]:
+    """Return where the hint at the better corner stands, and the hint."""
+    if metric.higher_is_better:
+        return frame.top + 16, "\N{NORTH WEST ARROW} better"
+    return frame.bottom - 8, "\N{SOUTH WEST ARROW} better"
 
 
 def _path(points: Sequence[PlotPoint]) -> Markup:

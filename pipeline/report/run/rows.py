@@ -11,6 +11,7 @@ from pipeline.report.run.gains import chips, produced_rows, result, timed_target
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pipeline.core.task import MetricFacts
     from pipeline.report.run.gains import Chip
     from pipeline.results.run import Interval, Row, RunReport, Timing
 
@@ -130,7 +131,7 @@ def _line(report: RunReport, row: Row, slowest: float) -> ReportLine:
         role=role(report, row),
         chips=marked,
         verdict=rest if row.effects else row.verdict,
-        accuracy=_accuracy(row, report.rows[0]),
+        accuracy=_score(row, report.rows[0], report.task.judged),
         latency=_latency(taken, slowest),
         speedup=_interval(taken.speedup, numbers.ratio) if taken else Cell(),
         macs=numbers.count(row.macs),
@@ -163,14 +164,19 @@ def short(value: Any) -> str:  # noqa: ANN401 - whatever JSON holds
     return "none" if value is None else str(value)
 
 
-def _accuracy(row: Row, original: Row) -> Cell:
-    """Write validation accuracy and its change against the original in points."""
+def _score(row: Row, original: Row, metric: MetricFacts) -> Cell:
+    """Write the score on validation and its change against the original, of shares in points."""
     if row.validation is None:
         return Cell()
+    written = numbers.score(row.validation.judged, metric)
     if row is original or original.validation is None:
-        return Cell(numbers.percent(row.validation.accuracy))
-    change = row.validation.accuracy - original.validation.accuracy
-    return Cell(numbers.percent(row.validation.accuracy), numbers.points(change))
+        return Cell(written)
+    return Cell(written, numbers.score_change(row.validation.judged - original.validation.judged, metric))
+
+
+def score_heading(report: RunReport) -> tuple[str, str]:
+    """Return the name of the metric that is judged, and the unit of its changes."""
+    return numbers.metric_name(report.task.judged.name), numbers.score_change_unit(report.task.judged)
 
 
 def _latency(taken: Timing | None, slowest: float) -> Cell:

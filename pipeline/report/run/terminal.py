@@ -36,8 +36,9 @@ def run_table(report: RunReport) -> RenderableType:
     """Return what to print after a run. Text from the run is never read as rich's markup."""
     parts: list[RenderableType] = [_stages(report), _bought(report), Text(), *_searches(report)]
     if report.final is not None:
-        found = headline.difference(report.final.difference, report.final.result.images)
-        parts.append(Text.assemble(("Final test: ", "bold"), f"{headline.judgement(report.final)}: {found}"))
+        found = headline.difference(report.final, report.task)
+        told = f"{headline.judgement(report.final, report.task)}: {found}"
+        parts.append(Text.assemble(("Final test: ", "bold"), told))
     parts.extend(
         Text.assemble(
             ("Budget: ", "bold"),
@@ -57,7 +58,8 @@ def _stages(report: RunReport) -> Table:
     title = f"Latency and speedup in {where}"
     found = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, title=title, title_justify="left")
     found.add_column("Stage", overflow="fold")
-    for name in ("Accuracy\npoints", "Latency\ninterval", "Speedup\ninterval", "MACs\nparams", "Size\ngzip", "Took\n"):
+    score = "\n".join(rows.score_heading(report))
+    for name in (score, "Latency\ninterval", "Speedup\ninterval", "MACs\nparams", "Size\ngzip", "Took\n"):
         found.add_column(name, justify="right", overflow="fold")
     for line in rows.lines(report):
         found.add_row(

@@ -24,7 +24,7 @@ from pipeline.compress.pruning.selection import (
     traced_network,
 )
 from pipeline.compress.pruning.soft import SoftPruning
-from pipeline.compress.training.training import epoch_seed
+from pipeline.compress.training.seeds import epoch_seed
 from pipeline.core.errors import InputError, StageError
 from pipeline.core.runtimes import FORMS
 from pipeline.network.stored import load_network, write_network

@@ -169,7 +169,7 @@ def train_quantized(
         "scheme": scheme,
         "device": training.device.type,
         "best_epoch": training.best_epoch,
-        **({"calibrated_accuracy": training.start.accuracy} if training.start else {}),
+        **({"calibrated_accuracy": training.start.score} if training.start else {}),
         "history": epoch_history(training),
         **made.told,
         "calibration_images": len(calibrated.samples_NCHW),

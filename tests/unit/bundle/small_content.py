@@ -10,13 +10,14 @@ from onnx import TensorProto, helper, numpy_helper
 
 from pipeline.bundle.content import Content
 from pipeline.core.artifact import Artifact, StageRecord, TensorSpec, payload_digest
+from pipeline.core.classification import Classification
 from pipeline.core.dataset import Dataset, Normalisation, Preprocessing, Split
 from pipeline.core.stage import SilentProgress, Target
 from pipeline.core.store import write_artifact
 from pipeline.export.openvino import export_openvino
-from pipeline.results.accuracy import paired_difference, score_predictions
 from pipeline.results.bundle import BundleOptions
 from pipeline.results.run import FinalTest, Interval, Row, RunReport, Timing
+from pipeline.results.scores import paired_difference, score_predictions
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -146,9 +147,11 @@ def report(data: Dataset, made: Path, *, batch: int) -> RunReport:
     labels: NDArray[np.int64] = data.test.labels
     before, after = labels.copy(), labels.copy()
     classes = len(data.classes)
+    metrics = Classification(classes).metrics
     before[:2], after[:3] = (before[:2] + 1) % classes, (after[:3] + 1) % classes
-    scores = [score_predictions(found, labels, classes) for found in (before, after)]
-    final = FinalTest(original=scores[0], result=scores[1], difference=paired_difference(before, after, labels))
+    scores = [score_predictions(metrics, found.tolist(), labels.tolist()) for found in (before, after)]
+    difference = paired_difference(metrics[0], before.tolist(), after.tolist(), labels.tolist())
+    final = FinalTest(original=scores[0], result=scores[1], difference=difference)
     slow = Timing(runtime="onnxruntime", threads=1, milliseconds=Interval(value=2.34567, low=2.3, high=2.4))
     fast = Timing(
         runtime="onnxruntime",

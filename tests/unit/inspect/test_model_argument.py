@@ -10,8 +10,7 @@ import pytest
 from pipeline.core.artifact import Artifact, TensorSpec, payload_digest
 from pipeline.core.errors import InputError
 from pipeline.core.store import write_artifact
-from pipeline.data import load_data
-from pipeline.data.config import Cifar, DataFile, Elpv, FashionMnist, ImageFolder
+from pipeline.data.config import Cifar, Elpv, FashionMnist, ImageFolder
 from pipeline.inspect.model_argument import input_shape, load_model
 from pipeline.network.definition import build_network
 from pipeline.network.stored import write_original
@@ -145,5 +144,5 @@ def test_shape_is_that_of_the_data(project: Project) -> None:
     assert input_shape(FashionMnist(source="fashion-mnist")) == (1, 28, 28)
     assert input_shape(Cifar.model_construct(source="cifar10", root=folder)) == (3, 32, 32)
     assert input_shape(ImageFolder.model_construct(source="folder", root=folder, size=40, channels=1)) == (1, 40, 40)
-    own = DataFile.model_construct(source="file", path=folder / "data.py", arguments={})
-    assert input_shape(own) == load_data(own).input_shape == (1, 12, 12)
+    own = load_model(str(project.recipe))
+    assert own.inputs[0].shape == (1, 1, 12, 12)

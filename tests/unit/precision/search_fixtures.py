@@ -13,6 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from pipeline.core.errors import InputError, SecateurError
 from pipeline.core.stage import SilentProgress, Target
+from pipeline.core.task import ACCURACY
+from pipeline.core.units import ScoreDrop
 from pipeline.onnx_graph.file import read_onnx, write_onnx
 from pipeline.precision import candidates, search
 from pipeline.precision.evaluation import PairedTime
@@ -138,7 +140,7 @@ class World:
             "folder": self.folder / "candidates",
             "samples_NCHW": SAMPLES,
             "facts": facts,
-            "accuracy_drop": 0.5,
+            "score_drop": ScoreDrop(0.5, "pt"),
             "budget_s": BUDGET_S,
             "request": PLAIN,
             "schemes": facts.schemes,
@@ -217,12 +219,12 @@ class World:
         return SimpleNamespace(
             decibels=decibels,
             far=lambda file: self.far(self.is_what(file)),
-            accuracy=lambda file: self.accuracy(self.is_what(file)),
+            score=lambda file: self.accuracy(self.is_what(file)),
             difference=difference,
             timed=times,
             refusals=refusals,
             held_out_NCHW=SAMPLES,
-            validation=range(100),
+            task=SimpleNamespace(judged=ACCURACY, count=lambda _split: 100),
             runtime=runtime,
             target=Target(),
         )

@@ -9,7 +9,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from pipeline.core.dataset import Normalisation, Split
+from pipeline.core.classification import image_classifier
+from pipeline.core.dataset import Dataset, Normalisation, Split
 from pipeline.core.errors import InputError, StageError
 from pipeline.core.nearness import MOST_DECIBELS
 from pipeline.core.stage import SilentProgress, Target
@@ -74,12 +75,12 @@ def evaluation(
     runtime: Runtime = "onnxruntime", *, batch: int = 1, images: NDArray[np.float32] = HELD_OUT
 ) -> Evaluation:
     """Return an evaluation on five images whose last channel is the brightest."""
+    split, counting = Split(PIXELS, np.array([2, 2, 2, 2, 0])), Counting((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
     return Evaluation(
         runtime=runtime,
         target=Target(runtime=runtime, batch=batch),
         held_out_NCHW=images,
-        validation=Split(PIXELS, np.array([2, 2, 2, 2, 0])),
-        normalisation=Counting((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+        task=image_classifier(Dataset("brightness", ("a", "b", "c"), counting, split, split, split)),
         seed=0,
         progress=SilentProgress(),
     )
@@ -113,10 +114,10 @@ def test_accuracy_is_taken_on_every_validation_image_once(runtime: Runtime, batc
     good, other = write(tmp_path, "a.onnx", batch=batch), write(tmp_path, "b.onnx", factors=(9, 1, 1), batch=batch)
     found = evaluation(runtime, batch=batch)
     sizes.clear()
-    assert found.accuracy(good) == pytest.approx(0.8)
-    assert found.accuracy(good) == pytest.approx(0.8)
-    assert sizes == [batch] * -(-5 // batch)
-    assert found.accuracy(other) == pytest.approx(0.4)
+    assert found.score(good) == pytest.approx(0.8)
+    assert found.score(good) == pytest.approx(0.8)
+    assert (sum(sizes), len(sizes)) == (5, -(-5 // batch))
+    assert found.score(other) == pytest.approx(0.4)
     assert found.difference(good, other).value == pytest.approx(-0.4)
 
 
@@ -126,7 +127,7 @@ def test_logits_that_are_not_finite_are_no_class_and_no_noise(tmp_path: Path) ->
     found = evaluation(images=-np.ones_like(HELD_OUT))
     with pytest.raises(StageError, match=r"a\.onnx: its outputs on training images are not finite in onnxruntime"):
         found.decibels(broken, broken)
-    assert found.accuracy(broken) == pytest.approx(0.2)  # the first image has a channel of zero: 0 log 0
+    assert found.score(broken) == pytest.approx(0.2)  # the first image has a channel of zero: 0 log 0
     assert found._predicted(broken)[0] == -1
 
 
@@ -151,7 +152,7 @@ def test_a_file_that_fails_when_it_runs_is_told(tmp_path: Path) -> None:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     write_onnx(model, tmp_path / "a.onnx")
     with pytest.raises(InputError, match=r"a\.onnx: onnxruntime cannot run it: "):
-        evaluation().accuracy(tmp_path / "a.onnx")
+        evaluation().score(tmp_path / "a.onnx")
 
 
 def test_files_are_timed_and_refused_by_the_worker(tmp_path: Path) -> None:

@@ -10,9 +10,11 @@ import pytest
 from onnx import helper, numpy_helper
 
 from pipeline.core.artifact import Artifact, TensorSpec
+from pipeline.core.classification import image_classifier
 from pipeline.core.dataset import Dataset, Normalisation, Split
 from pipeline.core.errors import DeviceError, InputError, StageError
 from pipeline.core.stage import Context, Target
+from pipeline.core.units import ScoreDrop
 from pipeline.measure.devices.local import LocalDevice
 from pipeline.onnx_graph.file import write_onnx
 from pipeline.precision import planner
@@ -76,10 +78,13 @@ class Asked:
         data = Dataset("noise", tuple("abcd"), norm, split(train, 0), split(validation, 1), split(8, 2))
         work = self.folder / "work"
         work.mkdir(exist_ok=True)
-        context = Context(folder=work, seed=0, target=target or Target(), original=given, dataset=lambda: data)
+        context = Context(
+            folder=work, seed=0, target=target or Target(), original=given, task=lambda: image_classifier(data)
+        )
         arm_exact = settings.pop("arm_exact", False)
         config = QuantizationConfig.model_validate({"images": 16, **settings})
-        return find_precision(config, given, context, accuracy_drop=0.5, budget_s=1.0, arm_exact=arm_exact)
+        drop = ScoreDrop(0.5, "pt")
+        return find_precision(config, given, context, score_drop=drop, budget_s=1.0, arm_exact=arm_exact)
 
 
 @pytest.fixture

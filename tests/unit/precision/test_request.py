@@ -11,6 +11,7 @@ from onnx import helper, numpy_helper
 
 from pipeline.compress.quantization.ranges import activation_ranges
 from pipeline.core.artifact import Artifact
+from pipeline.core.classification import image_classifier
 from pipeline.core.dataset import Dataset, Normalisation, Split
 from pipeline.core.errors import InputError, StageError
 from pipeline.core.stage import Context, Target
@@ -47,7 +48,7 @@ def context(folder: Path, images: NDArray[np.uint8], seed: int = 0) -> Context:
     hidden: Any = Untouchable()
     data = Dataset("drawn", ("a",), Normalisation((0.5,), (0.25,)), train, hidden, hidden)
     original = Artifact(form="torch", folder=folder, digest="", inputs=(), outputs=())
-    return Context(folder=folder, seed=seed, target=Target(), original=original, dataset=lambda: data)
+    return Context(folder=folder, seed=seed, target=Target(), original=original, task=lambda: image_classifier(data))
 
 
 def drawn(count: int, seed: int = 0) -> NDArray[np.uint8]:

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.core.stage import Target
 from pipeline.report.run.gains import effects_sentence
-from pipeline.results.run import Accuracy, BudgetLine, Effect, FinalTest, Interval, Row, RunReport, Timing
+from pipeline.results.run import BudgetLine, Effect, FinalTest, Interval, Row, RunReport, Score, Timing
 
 if TYPE_CHECKING:
     from pipeline.core.artifact import Form
@@ -37,10 +37,10 @@ def around(value: float, share: float = 0.01) -> Interval:
     return Interval(value=value, low=value * (1 - share), high=value * (1 + share))
 
 
-def right(correct: int) -> Accuracy:
+def right(correct: int) -> Score:
     """Return the accuracy of `correct` of the validation images."""
     share = correct / IMAGES
-    return Accuracy(images=IMAGES, accuracy=share, balanced_accuracy=share - 0.011, f1=share - 0.023)
+    return Score(images=IMAGES, accuracy=share, balanced_accuracy=share - 0.011, f1=share - 0.023)
 
 
 def timed(runtime: Runtime, value: float, factor: float | None, *, contended: bool = False) -> Timing:
@@ -232,8 +232,8 @@ def report() -> RunReport:
         status="finished",
         rows=_rows(),
         final=FinalTest(
-            original=Accuracy(accuracy=0.8811, images=656, balanced_accuracy=0.8711, f1=0.8454),
-            result=Accuracy(accuracy=0.8765, images=656, balanced_accuracy=0.8652, f1=0.8391),
+            original=Score(accuracy=0.8811, images=656, balanced_accuracy=0.8711, f1=0.8454),
+            result=Score(accuracy=0.8765, images=656, balanced_accuracy=0.8652, f1=0.8391),
             difference=Interval(value=-0.0046, low=-0.0141, high=0.0049),
         ),
         budget=(

@@ -42,7 +42,7 @@ def test_one_network_is_exported_for_each_size_of_its_images(tmp_path: Path) -> 
     """Equal weights do not make equal files: another size asks for another export."""
     evaluator = Evaluator(
         store=Store(tmp_path / "store"),
-        dataset=lambda: None,  # type: ignore[arg-type, return-value] - nothing is judged
+        task=lambda: None,  # type: ignore[arg-type, return-value] - nothing is judged
         data_identity={},
         target=Target(),
         threads=1,

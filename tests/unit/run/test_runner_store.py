@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from pipeline import api
 from pipeline.core import entry
 from pipeline.core.artifact import Artifact, StageRecord
+from pipeline.core.classification import image_classifier
 from pipeline.core.dataset import Dataset, Normalisation
 from pipeline.core.stage import SilentProgress, Target
 from pipeline.core.store import Store, write_record
@@ -57,9 +58,9 @@ def evaluations(tmp_path: Path, classes: tuple[str, ...]) -> list[dict[str, obje
     """Return what the evaluation of a file depends on in each runtime."""
     nothing: Any = None
     data = Dataset("toy", classes, Normalisation((0.5,), (0.25,)), nothing, nothing, nothing)
-    found = []
+    task, found = image_classifier(data), []
     for form in ("onnx", "openvino"):
-        asked = evaluator.Evaluator(Store(tmp_path), lambda: data, {"digest": "x"}, Target(), 1, SilentProgress())
+        asked = evaluator.Evaluator(Store(tmp_path), lambda: task, {"digest": "x"}, Target(), 1, SilentProgress())
         found.append(asked._conditions(FILE.model_copy(update={"form": form})))
     return found
 

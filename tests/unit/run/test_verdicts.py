@@ -11,7 +11,7 @@ from pipeline.core.stage import Target
 from pipeline.recipe import Budget
 from pipeline.report.run.gains import chips, effects_sentence
 from pipeline.results.measurement import Block, Measurement, SamplingPlan, SessionSamples, SubjectSamples
-from pipeline.results.run import Accuracy, Interval, Row, Timing
+from pipeline.results.run import Interval, Row, Score, Timing
 from pipeline.run.verdicts import budget_lines, in_vain, with_effects, with_timings
 
 TARGET = Target()
@@ -19,7 +19,7 @@ TARGET = Target()
 
 def row(digest: str, *, accuracy: float = 0.9, size: int = 1000, kind: str = "prune") -> Row:
     """Return a row with an accuracy and a size."""
-    found = Accuracy(images=100, accuracy=accuracy, balanced_accuracy=accuracy, f1=accuracy)
+    found = Score(images=100, accuracy=accuracy, balanced_accuracy=accuracy, f1=accuracy)
     return Row(
         index=0,
         label=kind,

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from pipeline.core.artifact import Artifact, TensorSpec, payload_digest
+from pipeline.core.classification import image_classifier
 from pipeline.core.dataset import Dataset, Normalisation, Split
 from pipeline.core.stage import Context, Target
 from pipeline.network.definition import build_network
@@ -82,7 +83,9 @@ def make_context(tmp_path: Path, network: Artifact, noise_data: Dataset) -> Call
         folder = tmp_path / name
         folder.mkdir()
         target = Target(batch=batch)
-        return Context(folder=folder, seed=seed, target=target, original=network, dataset=lambda: noise_data)
+        return Context(
+            folder=folder, seed=seed, target=target, original=network, task=lambda: image_classifier(noise_data)
+        )
 
     return make
 

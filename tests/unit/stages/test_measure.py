@@ -58,7 +58,7 @@ def context(folder: Path, *candidates: Artifact, threads: int = 1) -> Context:
         seed=0,
         target=Target(threads=threads),
         original=artifact(folder / "original", "torch"),
-        dataset=no_data,
+        task=no_data,
         candidates=tuple(ChainFile(label=each.digest, artifact=each) for each in candidates),
     )
 

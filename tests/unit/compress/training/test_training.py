@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pipeline.compress.training.augmentation import Augmentation, augment, mixup
 from pipeline.compress.training.batchnorm import recalibrate_batchnorm
 from pipeline.compress.training.distillation import Distillation, target_loss, teacher_loss
+from pipeline.compress.training.learner import ImageClassifier
 from pipeline.compress.training.training import Hyperparameters, Regulariser, TrainingRun
 from pipeline.core.dataset import Dataset, Normalisation, Split
 from pipeline.core.errors import StageError
@@ -119,7 +120,6 @@ def training(
         "weight_decay": 0.01,
         "momentum": 0.9,
         "warmup": 1.0,
-        "label_smoothing": 0.05,
         "ema": 0.9,
         "recalibration_images": 32,
     }
@@ -127,9 +127,8 @@ def training(
     teacher = Distillation(network().eval(), temperature=2, alpha=0.3, channels=1, size=0)
     return TrainingRun(
         model or network(),
-        DATA,
+        ImageClassifier(DATA, hyperparameters.batch, label_smoothing=0.05, augmentation=EVERYTHING),
         hyperparameters,
-        augmentation=EVERYTHING,
         distillation=teacher,
         seed=3,
         regulariser=regulariser,
@@ -205,7 +204,7 @@ def test_a_penalty_keeps_the_last_epoch() -> None:
     for run in (best, last):
         while not run.done:
             run.run_epoch(ignore)
-    ranks = [(result.accuracy, -result.validation_loss) for result in best.history]
+    ranks = [(result.score, -result.validation_loss) for result in best.history]
     assert best.history == last.history
     assert (best.best_epoch, last.best_epoch) == (ranks.index(max(ranks)) + 1, 6)
     assert best.best_epoch < 6
@@ -234,21 +233,18 @@ def test_it_learns() -> None:
     """Classes that differ by brightness are told apart after a few epochs, and the best epoch is kept."""
     run = TrainingRun(
         network(),
-        DATA,
-        Hyperparameters(
-            8, 16, "adamw", 0.01, 0.0, momentum=0.9, warmup=1, label_smoothing=0, ema=0, recalibration_images=0
-        ),
-        augmentation=augmentation(),
+        ImageClassifier(DATA, 16, label_smoothing=0.0, augmentation=augmentation()),
+        Hyperparameters(8, 16, "adamw", 0.01, 0.0, momentum=0.9, warmup=1, ema=0, recalibration_images=0),
         distillation=None,
         seed=0,
     )
     while not run.done:
         run.run_epoch(ignore)
-    assert max(result.accuracy for result in run.history) > 0.95
+    assert max(result.score for result in run.history) > 0.95
     model = run.finish()
     images = torch.from_numpy(DATA.normalisation(DATA.validation.images))
     right = (model(images).argmax(1) == torch.from_numpy(DATA.validation.labels)).float().mean()
-    assert float(right) == pytest.approx(max(result.accuracy for result in run.history))
+    assert float(right) == pytest.approx(max(result.score for result in run.history))
 
 
 def test_divergence_is_an_error_that_says_what_to_do() -> None:
@@ -306,7 +302,7 @@ def test_teacher_of_another_size_and_three_channels() -> None:
             seen.append(tuple(images.shape))
             return images.mean((2, 3))
 
-    Distillation(Looks(), 2, 0.5, channels=3, size=16).logits(torch.rand(2, 1, 8, 8))
+    Distillation(Looks(), 2, 0.5, channels=3, size=16).outputs((torch.rand(2, 1, 8, 8),))
     assert seen == [(2, 3, 16, 16)]
 
 
@@ -315,14 +311,14 @@ def test_recalibration_ends_in_no_batch_of_one(sizes: tuple[int, ...], expected:
     """One image has no variance over the batch: the last one joins the images before it."""
     norm, seen = nn.BatchNorm2d(3), list[int]()
     norm.register_forward_hook(lambda _module, given, _result: seen.append(len(given[0])))
-    recalibrate_batchnorm(norm, iter([torch.randn(size, 3, 4, 4) for size in sizes]))
+    recalibrate_batchnorm(norm, iter([(torch.randn(size, 3, 4, 4),) for size in sizes]))
     assert tuple(seen) == expected
 
 
 def test_recalibration_of_vectors_that_leave_one_over() -> None:
     """Batch norm over [N, C] refuses a single image; its statistics are those of batches of two or more."""
     norm, images = nn.BatchNorm1d(2), torch.arange(10.0).reshape(5, 2)
-    recalibrate_batchnorm(norm, torch.split(images, 4))
+    recalibrate_batchnorm(norm, ((each,) for each in torch.split(images, 4)))
     assert torch.allclose(norm.running_mean, images.mean(0))  # type: ignore[arg-type]
 
 
@@ -330,7 +326,7 @@ def test_recalibration_replaces_statistics_and_nothing_else() -> None:
     """Running mean and variance become those of the data; weights and momentum stay."""
     norm = nn.BatchNorm2d(1, momentum=0.3)
     batches = [torch.full((4, 1, 2, 2), 2.0), torch.full((4, 1, 2, 2), 4.0)]
-    recalibrate_batchnorm(norm, batches)
+    recalibrate_batchnorm(norm, [(each,) for each in batches])
     assert float(norm.running_mean) == pytest.approx(3.0)  # type: ignore[arg-type]
     assert norm.momentum == 0.3
     assert not norm.training

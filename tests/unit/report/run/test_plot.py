@@ -70,7 +70,7 @@ def test_labels_cover_neither_each_other_nor_points() -> None:
 @pytest.mark.parametrize("wide", [True, False])
 def test_drawings_are_well_formed_and_described(report: RunReport, wide: bool) -> None:  # noqa: FBT001 - a parameter
     """Both drawings parse as XML and have a title and a description for those who cannot see them."""
-    for drawing in (plot.accuracy_over_latency(report, wide=wide), plot.sizes(report, wide=wide)):
+    for drawing in (plot.score_over_latency(report, wide=wide), plot.sizes(report, wide=wide)):
         root = _parsed(drawing)
         assert root.find(f"{SVG}title") is not None
         described = root.find(f"{SVG}desc")
@@ -80,7 +80,7 @@ def test_drawings_are_well_formed_and_described(report: RunReport, wide: bool) -
 
 def test_plot_labels_every_judged_row_and_emphasises_two(report: RunReport) -> None:
     """Rows with accuracy and latency are labelled; the original and the result have shapes of their own."""
-    drawing = plot.accuracy_over_latency(report)
+    drawing = plot.score_over_latency(report)
     names = {"0 original", "1 prune", "2 finetune", "3 export onnx", "4 simplify", "5 quantize"}
     assert names <= set(_texts(drawing))
     assert "6 export openvino" not in _texts(drawing)
@@ -110,14 +110,14 @@ def test_crowded_plot_falls_back_to_numbers(report: RunReport) -> None:
         for index in range(1, 20)
     ]
     many = (report.rows[0], *crowd, report.rows[5].model_copy(update={"index": 20}))
-    texts = _texts(plot.accuracy_over_latency(report.model_copy(update={"rows": many}), wide=False))
+    texts = _texts(plot.score_over_latency(report.model_copy(update={"rows": many}), wide=False))
     assert {"0 original", "20 quantize"} <= set(texts)
     assert not any("finetune" in text for text in texts)
 
 
 def test_nothing_to_compare_draws_nothing(report: RunReport) -> None:
     """One judged row is no plot, and rows without sizes are no bars."""
-    assert not plot.accuracy_over_latency(report.model_copy(update={"rows": report.rows[:1]}))
+    assert not plot.score_over_latency(report.model_copy(update={"rows": report.rows[:1]}))
     bare = tuple(row.model_copy(update={"size_bytes": None}) for row in report.rows)
     assert not plot.sizes(report.model_copy(update={"rows": bare}))
 

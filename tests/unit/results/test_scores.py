@@ -5,21 +5,24 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.results.accuracy import paired_difference, score_predictions
+from pipeline.core.classification import Classification
+from pipeline.results.scores import paired_difference, score_predictions
+
+ACCURACY = Classification(2).metrics[0]
 
 
 def test_two_classes_by_hand() -> None:
     """Three of four right; F1 is the positive class's, balanced accuracy the mean recall."""
-    found = score_predictions(np.array([0, 1, 1, 1]), np.array([0, 0, 1, 1]), 2)
-    assert (found.images, found.accuracy) == (4, 0.75)
-    assert found.balanced_accuracy == pytest.approx((0.5 + 1.0) / 2)
-    assert found.f1 == pytest.approx(2 * 2 / (2 + 3))
+    found = score_predictions(Classification(2).metrics, [0, 1, 1, 1], [0, 0, 1, 1])
+    assert (found.images, found.judged) == (4, 0.75)
+    assert found.metrics["balanced_accuracy"] == pytest.approx((0.5 + 1.0) / 2)
+    assert found.metrics["f1"] == pytest.approx(2 * 2 / (2 + 3))
 
 
 def test_more_classes_use_the_macro_mean_over_present_ones() -> None:
     """A class that does not occur is left out of the means."""
-    found = score_predictions(np.array([0, 2]), np.array([0, 2]), 4)
-    assert (found.accuracy, found.balanced_accuracy, found.f1) == (1.0, 1.0, 1.0)
+    found = score_predictions(Classification(4).metrics, [0, 2], [0, 2])
+    assert found.metrics == {"accuracy": 1.0, "balanced_accuracy": 1.0, "f1": 1.0}
 
 
 def test_paired_difference_mirrors() -> None:
@@ -27,7 +30,10 @@ def test_paired_difference_mirrors() -> None:
     labels = np.zeros(656, dtype=np.int64)
     before, after = labels.copy(), labels.copy()
     before[:20], after[15:40] = 1, 1
-    forward, backward = paired_difference(before, after, labels), paired_difference(after, before, labels)
+    forward, backward = (
+        paired_difference(ACCURACY, before, after, labels),
+        paired_difference(ACCURACY, after, before, labels),
+    )
     assert forward.value == pytest.approx(-5 / 656)
     assert (forward.low, forward.high) == pytest.approx((-backward.high, -backward.low))
     assert forward.low < forward.value < forward.high
@@ -40,7 +46,9 @@ def test_paired_interval_holds_its_level() -> None:
     held = 0
     for _ in range(500):
         draw = generator.random(656)
-        found = paired_difference((draw < 0.04).astype(int), ((draw >= 0.04) & (draw < 0.09)).astype(int), labels)
+        found = paired_difference(
+            ACCURACY, (draw < 0.04).astype(int), ((draw >= 0.04) & (draw < 0.09)).astype(int), labels
+        )
         held += found.low <= -0.01 <= found.high
     assert held >= 465
 
@@ -48,6 +56,6 @@ def test_paired_interval_holds_its_level() -> None:
 def test_equal_predictions_still_have_an_interval() -> None:
     """No change on 100 images does not prove that there is none."""
     labels = np.zeros(100, dtype=np.int64)
-    found = paired_difference(labels, labels, labels)
+    found = paired_difference(ACCURACY, labels, labels, labels)
     assert found.value == 0
     assert found.low < 0 < found.high

@@ -1,0 +1,190 @@
+"""A task from the user's own Python file, which exposes `task(**arguments)`: samples, metrics, loss, all of it.
+
+What it returns is any object with these members, looked up by name; nothing of this package has to be imported:
+
+| member | |
+|---|---|
+| `metrics` | objects with `name`, `statistic(prediction, target)`; where the score is no mean, `compute(statistics)` |
+| `eval_samples(split)` | any iterable of (id, raw, target); `train` is calibrated on |
+| `preprocess(raw)` | the inputs of one sample by name, numpy, without batch axis |
+| `decode(outputs)` | the prediction for one sample from the outputs by name, numpy, without batch axis |
+| `train_batches(split, seed, epoch)` | any iterable of (inputs, target) in torch, for stages that train |
+| `loss(outputs, target)` | a scalar, for stages that train |
+| `distance(student, teacher)` | optional: a scalar, for distillation |
+| `classes`, `name`, `output_names`, `licence` | optional |
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline.core.code_inputs import recorded_dependencies, undeclared_inputs
+from pipeline.core.dataset import SPLITS
+from pipeline.core.errors import InputError
+from pipeline.core.local_imports import importable_folder
+from pipeline.core.task import Task
+from pipeline.core.user_code import import_file, user_code_errors
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from pipeline.core.dataset import Places, SplitName
+    from pipeline.core.feeds import Feeds
+    from pipeline.core.task import Metric
+
+_NEEDED = ("metrics", "eval_samples", "preprocess", "decode")
+#: Names that a message lists.
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class FileMetric:
+    """A metric of the user's, with what it left out: a share whose score is the mean over samples."""
+
+    name: str
+    unit: str
+    range: tuple[float, float]
+    higher_is_better: bool
+    is_mean: bool
+    statistic: Callable[[Any, Any], Any]
+    compute: Callable[[Sequence[Any]], float]
+
+
+class FileTask:
+    """What a user's file gave, as a kit and as data."""
+
+    kind = "file"
+
+    def __init__(self, given: Any, path: Path, notes: tuple[str, ...] = ()) -> None:  # noqa: ANN401 - any object
+        self.given, self.path, self.notes = given, path, notes
+        self.name = str(getattr(given, "name", path.stem))
+        self.classes = tuple(map(str, getattr(given, "classes", ())))
+        self.licence = str(getattr(given, "licence", ""))
+        self.metrics: tuple[Metric, ...] = tuple(_metric(each, path) for each in given.metrics)
+        self._splits: dict[SplitName, tuple[list[Any], list[Any]]] = {}
+        self._places: dict[str, SplitName] = {}
+
+    def decode(self, outputs: Mapping[str, NDArray[Any]]) -> Any:  # noqa: ANN401 - as the user decides
+        """Return the prediction for one sample."""
+        with user_code_errors(f"{self.path}: decode(outputs) failed", alone=True):
+            return self.given.decode(dict(outputs))
+
+    def count(self, split: SplitName) -> int:
+        """Return the number of samples in a split."""
+        return len(self._samples(split)[0])
+
+    def feeds(self, split: SplitName, places: Places) -> Feeds:
+        """Return the inputs of the samples at these places, each made by `preprocess`."""
+        chosen = _chosen(self._samples(split)[0], places)
+        with user_code_errors(f"{self.path}: preprocess(raw) failed", alone=True):
+            ready = [self.given.preprocess(raw) for raw in chosen]
+        for each in ready:
+            self._check_inputs(each, ready[0])
+        return {name: np.stack([each[name] for each in ready]) for name in ready[0]} if ready else {}
+
+    def targets(self, split: SplitName, places: Places) -> list[Any]:
+        """Return the targets of the samples at these places."""
+        return _chosen(self._samples(split)[1], places)
+
+    def _samples(self, split: SplitName) -> tuple[list[Any], list[Any]]:
+        if split not in self._splits:
+            with user_code_errors(f"{self.path}: eval_samples({split!r}) failed", alone=True):
+                found = [*self.given.eval_samples(split)]
+            if not found or not all(isinstance(each, tuple) and len(each) == 3 for each in found):  # noqa: PLR2004
+                raise InputError(
+                    f"{self.path}: eval_samples({split!r}) gave {_kind(found)}, expected samples (id, raw, target)"
+                )
+            ids = [str(each[0]) for each in found]
+            self._check_ids(ids, split)
+            self._splits[split] = [each[1] for each in found], [each[2] for each in found]
+        return self._splits[split]
+
+    def _check_ids(self, ids: list[str], split: SplitName) -> None:
+        twice = sorted({each for each in ids if each in self._places} or _repeated(ids))
+        if twice:
+            where = f"also in {self._places[twice[0]]}" if twice[0] in self._places else "twice"
+            raise InputError(
+                f"{self.path}: eval_samples({split!r}) gives the sample {', '.join(twice[:_SHOWN])}, which is {where}: "
+                "expected an id of its own for each sample, and no sample in two splits"
+            )
+        self._places |= dict.fromkeys(ids, split)
+
+    def _check_inputs(self, found: Any, first: Any) -> None:  # noqa: ANN401 - whatever the user's code gave
+        if not isinstance(found, dict) or not all(isinstance(each, np.ndarray) for each in found.values()) or not found:
+            raise InputError(
+                f"{self.path}: preprocess(raw) returned {_kind(found)}, expected a dict of numpy arrays by input name"
+            )
+        shapes, expected = ({name: each.shape for name, each in which.items()} for which in (found, first))
+        if shapes != expected:
+            raise InputError(
+                f"{self.path}: preprocess(raw) gives {shapes} for one sample and {expected} for another, expected one "
+                "shape: pad, crop or resize there"
+            )
+
+
+def load_task_file(path: Path, arguments: Mapping[str, Any], inputs: Sequence[Path] = ()) -> Task:
+    """Import the file and call its `task`; modules beside the file can be imported there.
+
+    Raises:
+        InputError: it returns nothing that has the members of a task, with all that are missing.
+    """
+    given = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
+    with importable_folder(path.parent), recorded_dependencies(path) as read:
+        with user_code_errors(f"task file {path} cannot be imported", alone=True):
+            module = import_file(path, "secateur_task")
+        if not callable(getattr(module, "task", None)):
+            raise InputError(f"{path} has no function task(**arguments) that returns the task")
+        with user_code_errors(f"{path}: task({given}) failed", alone=True):
+            found = module.task(**arguments)
+    missing = [name for name in _NEEDED if not hasattr(found, name)]
+    if missing:
+        raise InputError(f"{path}: task() returned {type(found).__name__} without {', '.join(missing)}, which it needs")
+    notes = undeclared_inputs(read, path, arguments, inputs, "load the task")
+    kit = FileTask(found, path, tuple(notes))
+    if not kit.metrics:
+        raise InputError(f"{path}: the task has no metrics, expected at least one: the first is judged")
+    for split in SPLITS:  # all of them, so that ids are compared before anything runs
+        kit.count(split)
+    return Task(kit, kit, tuple(getattr(found, "output_names", ())))
+
+
+def _metric(given: Any, path: Path) -> FileMetric:  # noqa: ANN401 - any object
+    name = str(getattr(given, "name", type(given).__name__))
+    statistic = getattr(given, "statistic", None)
+    if not callable(statistic):
+        raise InputError(f"{path}: the metric {name} has no function statistic(prediction, target)")
+    compute = getattr(given, "compute", None)
+    return FileMetric(
+        name=name,
+        unit=str(getattr(given, "unit", "")),
+        range=getattr(given, "range", (0.0, 1.0)),
+        higher_is_better=bool(getattr(given, "higher_is_better", True)),
+        is_mean=bool(getattr(given, "is_mean", compute is None)),
+        statistic=statistic,
+        compute=compute or _mean,
+    )
+
+
+def _mean(statistics: Sequence[Any]) -> float:
+    return float(np.mean(statistics))
+
+
+def _chosen(values: list[Any], places: Places) -> list[Any]:
+    return values[places] if isinstance(places, slice) else [values[place] for place in places]
+
+
+def _repeated(ids: list[str]) -> set[str]:
+    seen: set[str] = set()
+    return {each for each in ids if each in seen or seen.add(each)}  # type: ignore[func-returns-value]
+
+
+def _kind(found: object) -> str:
+    if isinstance(found, list) and not found:
+        return "nothing"
+    return f"a {type(found[0] if isinstance(found, list) else found).__name__}"

@@ -1,0 +1,75 @@
+"""Scores from predictions, and the difference of two networks on the same samples."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline.core.task import facts_of, score_of, statistics_of
+from pipeline.results.run import Interval, Score, TaskFacts
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pipeline.core.task import Metric, Task
+
+Z95 = 1.959963984540054
+#: Resamples of a bootstrap, and of one whose metric is computed anew for each from what it keeps of every sample.
+_RESAMPLES, _SET_RESAMPLES = 2000, 500
+
+
+def task_facts(task: Task) -> TaskFacts:
+    """Return what has to be known of a task to write its scores."""
+    return TaskFacts(kind=task.kind, metrics=tuple(map(facts_of, task.metrics)))
+
+
+def score_predictions(metrics: Sequence[Metric], predictions: Sequence[Any], targets: Sequence[Any]) -> Score:
+    """Return every metric of predictions for N samples. Raises InputError when one is no number."""
+    found = {metric.name: score_of(metric, statistics_of(metric, predictions, targets)) for metric in metrics}
+    return Score.model_validate({"images": len(targets), **found})
+
+
+def paired_difference(metric: Metric, before: Sequence[Any], after: Sequence[Any], targets: Sequence[Any]) -> Interval:
+    """Return score(after) - score(before) of predictions for the same samples, with a 95 % interval.
+
+    The interval is that of paired proportions where a sample is right or wrong, else a bootstrap over samples that are
+    drawn for both alike (percentile interval), which also holds for metrics that are no mean, such as mAP.
+    """
+    first, second = (statistics_of(metric, found, targets) for found in (before, after))
+    if metric.is_mean and {*first, *second} <= {0.0, 1.0}:
+        return proportions_difference(np.asarray(first) == 1, np.asarray(second) == 1)
+    return bootstrap_difference(metric, first, second)
+
+
+def proportions_difference(right_before: Any, right_after: Any) -> Interval:  # noqa: ANN401 - arrays of bool [N]
+    """Return the difference of two shares of the same samples with a 95 % interval, from what is right [N] of each.
+
+    Source: the adjusted Wald interval for paired proportions of Bonett and Price 2012, which holds its level when few
+    predictions change. `value` is the plain difference.
+    """
+    gained, lost = int((~right_before & right_after).sum()), int((right_before & ~right_after).sum())
+    total = len(right_before)
+    p_gained, p_lost = (gained + 1) / (total + 2), (lost + 1) / (total + 2)
+    centre = p_gained - p_lost
+    half = Z95 * math.sqrt((p_gained + p_lost - centre**2) / (total + 2))
+    return Interval(value=(gained - lost) / total, low=max(-1.0, centre - half), high=min(1.0, centre + half))
+
+
+def bootstrap_difference(metric: Metric, before: Sequence[Any], after: Sequence[Any]) -> Interval:
+    """Return score(after) - score(before) from the statistics of the same samples, with a paired bootstrap's 95 %.
+
+    Source: Efron and Tibshirani 1993, the percentile interval; the same samples are drawn for both.
+    """
+    value = score_of(metric, after) - score_of(metric, before)
+    generator, total = np.random.default_rng(0), len(before)
+    if metric.is_mean:
+        change = np.asarray(after, dtype=np.float64) - np.asarray(before, dtype=np.float64)
+        found = np.array([change[generator.integers(0, total, total)].mean() for _ in range(_RESAMPLES)])
+    else:
+        draws = (generator.integers(0, total, total) for _ in range(_SET_RESAMPLES))
+        found = np.array([metric.compute([after[i] for i in draw]) - metric.compute([before[i] for i in draw])
+                          for draw in draws])  # fmt: skip
+    low, high = np.quantile(found[np.isfinite(found)], (0.025, 0.975))
+    return Interval(value=value, low=min(float(low), value), high=max(float(high), value))
