@@ -186,7 +186,6 @@ def _quantized_on_the_way(node: NodeProto, made_by: Mapping[str, NodeProto]) -> 
 
 
 def _onnx_macs(node: NodeProto, shapes: Mapping[str, tuple[int, ...]], weight: tuple[int, ...] | None) -> int:
-    """Return the multiplications of one call."""
     output, given = math.prod(shapes[node.output[0]]), shapes.get(node.input[0], ())
     if node.op_type == "ConvTranspose":
         return math.prod(given) * math.prod((weight or ())[1:])

@@ -165,7 +165,6 @@ def _islands(found: Sequence[FloatIsland]) -> Iterator[Finding]:
 
 
 def _total(found: Sequence[FloatIsland]) -> int:
-    """Return the bytes that are converted; 0 where they are not known."""
     return sum(island.converted_bytes or 0 for island in found)
 
 

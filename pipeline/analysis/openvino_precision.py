@@ -118,7 +118,6 @@ def _whole(tensor: str, dtype: str, scale: NDArray[Any] | None, point: NDArray[A
 
 
 def _links(ir: IrLayers) -> Iterator[Link]:
-    """Yield what each layer reads of others."""
     ends = {ir.output(operation).get_node().get_friendly_name(): name for name, operation in ir.layers.items()}
     for name, operation in ir.layers.items():
         for port in ir.reads(operation):

@@ -147,13 +147,11 @@ def _precision(node: NodeProto, wiring: FileWiring, types: dict[str, str], done:
 
 
 def _only_narrowed(node: NodeProto, wiring: FileWiring) -> bool:
-    """Say whether all that reads a node's output is a QuantizeLinear."""
     readers = [reader for name in node.output for reader in wiring.read_by.get(name, ())]
     return bool(readers) and all(reader.op_type == QUANTIZE for reader in readers)
 
 
 def _described_inputs(node: NodeProto, wiring: FileWiring) -> Iterator[Quantizer]:
-    """Yield the quantizers of the inputs that move."""
     for name in node.input:
         if not name or name in wiring.fixed:
             continue
@@ -169,7 +167,6 @@ def _described_inputs(node: NodeProto, wiring: FileWiring) -> Iterator[Quantizer
 
 
 def _made(node: NodeProto, wiring: FileWiring) -> Quantizer | None:
-    """Return the quantizer of the first output."""
     if narrowed := wiring.narrowed(node.output[0]):
         return describe_quantizer(narrowed, wiring, node.output[0])
     place = WHOLE.get(node.op_type, (-1, -1))[1]
@@ -250,7 +247,6 @@ def _numbers(name: str, wiring: FileWiring) -> int:
 
 
 def _links(wiring: FileWiring, layers: dict[str, FileLayer]) -> Iterator[Link]:
-    """Yield what each layer reads of others."""
     for node in wiring.layers:
         for name in node.input:
             if not name or name in wiring.fixed:

@@ -33,7 +33,6 @@ def stub() -> str:
 
 
 def _function(model: type[Stage]) -> str:
-    """Write a stage as a function, keyword by keyword, with its help."""
     schema = model.model_json_schema()
     required = schema.get("required", ())
     lines = [f"def {model.__name__}(", "    *,"]

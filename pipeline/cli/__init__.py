@@ -324,7 +324,6 @@ def _how_to_go_on(error: SecateurError, command: str) -> str:
 
 
 def _show(found: RunReport, folder: Path, *, as_json: bool) -> None:
-    """Print a report: the table for people with the path of the page, or the JSON."""
     if as_json:
         say_json(found.model_dump_json(indent=1))
         return

@@ -150,7 +150,6 @@ def _verification(bundle: Path, wanted: VerifyOptions, device: str | None) -> tu
 
 
 def _show(found: Verification, *, as_json: bool) -> None:
-    """Print what a verification found; why a bundle is refused goes to stderr."""
     from pipeline.bundle.on_device.verify import as_json as as_json_text
     from pipeline.bundle.on_device.verify import verification_lines
 

@@ -147,7 +147,6 @@ def inspect(
 
 
 def _show_file(file: Path, ways: InspectOptions, page: Path | None, *, bit_exact_arm: bool, as_json: bool) -> None:
-    """Inspect an exported file, or say whether it computes the same on ARM."""
     if bit_exact_arm:
         from pipeline.inspect.bits import compare_bits, text_of, worst_exit_code
 
@@ -177,7 +176,6 @@ def _show_network(
     *,
     as_json: bool,
 ) -> None:
-    """Inspect a network in torch."""
     from pipeline.inspect.model_argument import load_model
     from pipeline.inspect.network import inspect_network
     from pipeline.report.inspection import network_html as inspection_html
@@ -194,7 +192,6 @@ def _show_network(
 def _show(
     found: Inspection | FileInspection, table: Callable[[int], RenderableType], page: Path | None, *, as_json: bool
 ) -> None:
-    """Print an inspection: JSON for machines, or the table for people with the path of the page."""
     if as_json:
         say_json(found.model_dump_json(indent=1))
         return
@@ -207,7 +204,6 @@ def _show(
 
 
 def _shapes(texts: Sequence[str]) -> tuple[tuple[int, ...], ...]:
-    """Return the shapes that --input gives, with a batch of 1 first."""
     if not texts:
         return ()
     from pipeline.inspect.model_argument import input_spec

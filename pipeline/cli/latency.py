@@ -235,7 +235,6 @@ def _compared(
     devices: tuple[str, str | None],
     progress: ConsoleProgress,
 ) -> tuple[Comparison, Measurement]:
-    """Compare on the devices of these names, by time or by instructions; `name` is that of the comparison."""
     from pipeline.latency.compare import compare_files
     from pipeline.latency.instructions import compare_instructions
 

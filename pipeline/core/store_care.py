@@ -179,7 +179,6 @@ def _tidy_locks(store: Store, limit: float) -> None:
 
 
 def _last_used(folder: Path) -> float:
-    """Return when an entry was last used by a run, in seconds since 1970; of unfinished work, when it last moved."""
     listing = folder / entry.ENTRY_FILE
     return listing.stat().st_mtime if listing.exists() else _newest(folder)
 

@@ -183,7 +183,6 @@ def _with_macs(
 
 
 def _seen(layer: FileLayer, seen: LayerStatistics | None) -> FileLayer:
-    """Add what was seen of a layer while it ran."""
     if seen is None:
         return layer
     dead, reference = seen.dead("found"), seen.dead("reference")
@@ -200,7 +199,6 @@ def _seen(layer: FileLayer, seen: LayerStatistics | None) -> FileLayer:
 
 
 def _timed(layer: FileLayer, times: NodeTimes | None) -> FileLayer:
-    """Add what the runtime's profile says of a layer."""
     if times is None:
         return layer
     own = [kernel for kernel in times.kernels if kernel.name == layer.name]

@@ -108,12 +108,10 @@ def _of_folder(folder: Path, specs: tuple[TensorSpec, ...]) -> Model:
 
 
 def _of_run(folder: Path, names: Sequence[str]) -> list[str]:
-    """Return the folders of a run's stages that have one of these files."""
     return sorted(str(file.parent) for name in names for file in folder.glob(f"stages/*/{name}"))
 
 
 def _of_definition(given: str, arguments: Sequence[str], specs: tuple[TensorSpec, ...]) -> Model:
-    """Build the network of a Python file, or of a package."""
     values = dict(_argument(text) for text in arguments)
     found = split_reference(given)
     if found is None:

@@ -100,7 +100,6 @@ def _structure_of(model: nn.Module, captured: CapturedGraph) -> Structure:
 
 
 def _kind(module: nn.Module) -> str:
-    """Name a module by its class and the size of its kernel."""
     name = type(module).__name__.removeprefix("Parametrized").removeprefix("NonDynamicallyQuantizable")
     kernel = getattr(module, "kernel_size", None)
     if isinstance(kernel, tuple) and all(isinstance(size, int) for size in kernel):

@@ -79,7 +79,6 @@ class Sides:
 
     @cached_property
     def _macs(self) -> Mapping[str, int]:
-        """MACs by layer, at full widths."""
         alone: dict[str, list[Contraction]] = defaultdict(list)
         for contraction in self.graph.contractions:
             alone[contraction.layer].append(contraction)

@@ -102,7 +102,6 @@ class Gate:
     def _measured(
         self, model: GatedModel, models: int, progress: Progress, comparing: Comparing
     ) -> tuple[ModelResult, Measurement | None]:
-        """Return what one model's measurement found, or why there is none."""
         found = ModelResult(model=model.name, file=str(model.file), margin=model.question.margin)
         progress.note(f"{model.name}: {model.file}")
         try:
@@ -216,7 +215,6 @@ class Gate:
         return found.model_copy(update={"drift": drift, "verdict": "PASS", "reasons": (reason,)})
 
     def _stored(self, model: GatedModel, measurement: Measurement) -> str:
-        """Make a model's file its baseline; return its digest."""
         source = accepted_files(self._file(model), model.question.runtime)
         baseline = Baseline(
             model=model.name,

@@ -67,7 +67,6 @@ def count_instructions(
 
 
 def _count(opened: OpenSubject, subject: int, counts: Path, seed: int) -> tuple[int, ...]:
-    """Return the instructions of `REPEATS` inferences of a freshly created session."""
     worker = opened.connection
     worker.request("create", patience_s=PATIENCE_S, subject=subject, file=opened.request, seed=seed)
     before = len(read_marks(counts))

@@ -150,7 +150,6 @@ def _virtual(root: Path, flags: frozenset[str]) -> str | None:
 
 
 def _cpuinfo(root: Path) -> dict[str, str]:
-    """Return the fields of the first core in /proc/cpuinfo."""
     first, _, _ = (_text(root / "proc/cpuinfo") or "").partition("\n\n")
     pairs = (line.partition(":") for line in first.splitlines())
     return {name.strip(): value.strip() for name, _, value in pairs}

@@ -150,7 +150,6 @@ def _require_installed(subjects: Sequence[Subject], workers: Sequence[tuple[Conn
 
 
 def _request(subject: Subject, brought: ModelFiles, terms: MeasureTerms, device: Device) -> dict[str, Any]:
-    """Push a subject's files and describe it to the worker."""
     places = device.push({f"{brought.digest}/{name}": path for name, path in brought.files.items()})
     return {
         "path": places[f"{brought.digest}/{brought.main}"],

@@ -100,7 +100,6 @@ def _check_reads(stored: Mapping[str, str], read: set[Path], folder: Path) -> No
 
 
 def _read(folder: Path) -> dict[str, Any]:
-    """Return what network.json holds. Raises InputError where a key is missing or of another kind."""
     file = folder / NETWORK_FILE
     content = read_object(file, AGAIN)
     if content.get("format") != _NETWORK_FORMAT:

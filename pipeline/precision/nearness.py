@@ -213,7 +213,6 @@ def words(seen: Sequence[Seen]) -> str:
 
 
 def _far_error(stage: str, seen: Sequence[Seen], what_to_do: str) -> StageError:
-    """Return the error of a file that is far and may not ship."""
     kept = "no recipe can ship such a file" if _useless(seen) else "on_far: keep ships the file, and the report says so"
     return StageError(
         f"{stage}: {words(seen)}. {what_to_do}. Or use another engine, scheme, calibration or precision, per_channel: "

@@ -122,7 +122,6 @@ def is_right(tried: SearchCandidate, question: SearchProblem, evaluation: Evalua
 def _row_of(
     each: SearchCandidate, chosen: SearchCandidate, question: SearchProblem, evaluation: Evaluation
 ) -> CandidateFile:
-    """Return a candidate as the report shows it."""
     state, reason = _verdict(each, chosen, question, evaluation)
     variant, file = each.variant, each.file
     return CandidateFile(
@@ -148,7 +147,6 @@ def _row_of(
 def _verdict(
     each: SearchCandidate, chosen: SearchCandidate, question: SearchProblem, evaluation: Evaluation
 ) -> tuple[State, str]:
-    """Return what became of a candidate, and why in words."""
     is_float = each.precision == FLOAT
     if each is chosen:
         reason = (

@@ -214,7 +214,6 @@ def _run_here(file: Path, samples_NCHW: NDArray[np.float32], precise: str) -> li
 def _run_there(
     device: Device, file: Path, images: Path, count: int, runtime: Runtime, progress: Progress | None
 ) -> list[list[Output]]:
-    """Infer on a device, batch by batch."""
     brought = model_files(file, runtime)
     batch = _batch(file)
     digest = hashlib.sha256(images.read_bytes()).hexdigest()
@@ -246,7 +245,6 @@ def _output(told: dict[str, Any]) -> Output:
 
 
 def _batch(file: Path) -> int:
-    """Return the batch size of a file; 1 where it is dynamic."""
     if file.suffix == ".xml":
         from pipeline.export.openvino import openvino_specs, read_openvino  # noqa: PLC0415 - loads its library
 

@@ -84,7 +84,6 @@ def resolved_scheme(scheme: Scheme | Literal["auto"], flags: frozenset[str], run
 
 
 def _architecture(machine: str | None, flags: frozenset[str]) -> Architecture | None:
-    """Return the architecture by its name, or where that is not given by flags that only one of them has."""
     if machine:
         return MACHINES.get(machine.lower())
     return next((_TELLING[flag] for flag in _TELLING if flag in flags), None)

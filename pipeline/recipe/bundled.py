@@ -82,7 +82,6 @@ def copy_recipe(name: str, destination: Path, *, overwrite: bool = False) -> tup
 
 
 def _model_files(recipe: Path) -> list[Path]:
-    """Return the files of the models that a recipe refers to, in name order."""
     names = sorted(set(_MODEL_REFERENCE.findall(recipe.read_text(encoding="utf-8"))))
     found = (path for name in names for path in sorted((root() / "models" / name).iterdir()))
     return [path for path in found if path.is_file()]

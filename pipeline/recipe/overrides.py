@@ -60,7 +60,6 @@ def apply(data: Any, overrides: Sequence[str], schema: Mapping[str, Any]) -> Ove
 
 
 def _split(override: str) -> tuple[list[str], Any]:
-    """Return the parts of the key, and the value of `key=value`."""
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
         raise OverrideError("found no key=value, allowed: a key and a value, such as stages.0.ratio=0.4")
@@ -118,7 +117,6 @@ def _position(entries: list[Any], part: str, place: Place) -> int:
 
 
 def _put(data: Any, place: Place, value: object) -> None:  # noqa: ANN401
-    """Set the value at a place; mappings on the way there that the recipe lacks are created."""
     *parents, last = place
     for step in parents:
         if isinstance(data, dict) and data.get(step) is None:

@@ -153,7 +153,6 @@ def _found_and_allowed(error: ErrorDetails, place: Place, schema: Mapping[str, A
 
 
 def _about_key(kind: str, place: Place, schema: Mapping[str, Any], data: object) -> tuple[str, str]:
-    """Return what is found and allowed where a key is missing or unknown."""
     if kind == "extra_forbidden":
         return "found an unknown key", among(place[-1], allowed_keys(schema, data, place[:-1]) or ())
     if kind == "union_tag_not_found":

@@ -146,7 +146,6 @@ class Reference:
         return True
 
     def _filled(self, model: nn.Module, keep: Mapping[str, Keep]) -> nn.Module:
-        """Return a copy in double precision with the values of the reference."""
         candidate = _widened(model)
         with torch.no_grad():
             for name, tensor in stored_tensors(candidate).items():

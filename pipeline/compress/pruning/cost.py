@@ -175,7 +175,6 @@ def _tensors(graph: ChannelGraph, weights: Mapping[str, float]) -> Iterator[tupl
 
 
 def _axis(size: int, owners: Sequence[tuple[Group, Member]]) -> Axis:
-    """Return the size of a dimension that these groups own parts of."""
     per_class: Counter[str] = Counter()
     for group, member in owners:
         per_class[group.name] += member.positions.shape[1]

@@ -83,7 +83,6 @@ def definition_source(module: fx.GraphModule, title: str) -> str:
 
 
 def _items(module: nn.Module) -> Iterator[tuple[str, str]]:
-    """Yield the qualified name of every layer and tensor and the expression that makes it."""
     layers = {path: layer for path, layer in module.named_modules() if type(layer) in _ARGUMENTS}
     for path, layer in layers.items():
         yield path, _layer(layer)

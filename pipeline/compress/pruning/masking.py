@@ -111,14 +111,12 @@ class MaskedRun(fx.Interpreter):
         return spread if several else spread[0]
 
     def _cut(self, tensor: Any, value: Any) -> Any:  # noqa: ANN401 - a tensor with its labelled value, or a size
-        """Return the positions of a tensor that stay."""
         for dim, stays in self._masks(value):
             repeated = stays.repeat(tensor.shape[dim] // len(stays))  # once for each image, where the batch is merged
             tensor = tensor.index_select(dim, repeated.nonzero().flatten().to(tensor.device))
         return tensor
 
     def _spread(self, tensor: Tensor, value: Value) -> Tensor:
-        """Put a tensor of the positions that stay among zeros."""
         for dim, stays in self._masks(value):
             repeated = stays.repeat(tensor.shape[dim] // int(stays.sum()))
             wide = tensor.new_zeros((*tensor.shape[:dim], len(repeated), *tensor.shape[dim + 1 :]))
@@ -137,7 +135,6 @@ class MaskedRun(fx.Interpreter):
         return [(dim, stays) for dim, stays in masks if not stays.all()]
 
     def _renew_statistics(self, n: fx.Node) -> None:
-        """Replace running statistics by those of this batch."""
         value, names = self.env[n.args[0]], n.args[3:5]  # type: ignore[index]
         dims = [dim for dim in range(value.dim()) if dim != 1]
         for name, statistic in zip(names, (value.mean(dims), value.var(dims, correction=0)), strict=True):

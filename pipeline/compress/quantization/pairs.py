@@ -122,7 +122,6 @@ def _common(grids: Iterable[Grid | None]) -> Grid | None:
 
 
 def _is_convolution(node: NodeProto, wiring: Wiring) -> bool:
-    """Return whether a node is a convolution that reads integers."""
     return node.op_type in CONVOLUTIONS and all(wiring.grid(value) is not None for value in node.input[:2])
 
 

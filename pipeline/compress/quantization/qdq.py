@@ -50,7 +50,6 @@ def clips_no_further(node: NodeProto, wiring: Wiring, behind: Grid, *, apart: fl
 
 
 def _bounds(node: NodeProto, wiring: Wiring) -> Range | None:
-    """Return between which values a Relu or Clip lets through, None if that is not stored."""
     if node.op_type == "Relu":
         return 0.0, np.inf
     given = [*node.input[1:], "", ""][:2]

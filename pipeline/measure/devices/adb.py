@@ -68,7 +68,6 @@ class AdbDevice(remote_shell.ShellDevice):
             raise
 
     def _require_connected(self) -> None:
-        """Raise DeviceError unless the device is listed as usable."""
         self._start_server()
         state, listed = self._state()
         if state in _USABLE:
@@ -81,7 +80,6 @@ class AdbDevice(remote_shell.ShellDevice):
         raise DeviceError(f"{self.url}: adb lists it as {state}: {_STATES.get(state, 'start its system')}")
 
     def _state(self) -> tuple[str | None, list[str]]:
-        """Return the device's state, or None when it is not listed, and the serial numbers that are."""
         code, told = self._attempt(["devices"], COMMAND_S)
         if code:
             raise DeviceError(f"{self.url}: adb cannot list devices:\n  {told.strip()}")
@@ -124,7 +122,6 @@ class AdbDevice(remote_shell.ShellDevice):
         return told
 
     def _attempt(self, arguments: list[str], limit_s: float) -> tuple[int, str]:
-        """Run adb and return its exit code and all that it printed."""
         try:
             done = subprocess.run(
                 [*self._adb, *arguments],

@@ -148,7 +148,6 @@ def _setting(path: Path) -> str:
 
 
 def _write_tar(stream: IO[bytes], files: Mapping[str, Path]) -> None:
-    """Write an archive with names, sizes and contents alone."""
     with tarfile.open(fileobj=stream, mode="w|") as archive:
         for name, path in files.items():
             entry = tarfile.TarInfo(name)

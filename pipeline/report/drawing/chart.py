@@ -73,7 +73,6 @@ def labels(points: Sequence[NamedPoint], frame: Box, light: Iterable[Box] = ()) 
 
 
 def _tick(value: float, scale: Axis) -> str:
-    """Write one tick's number."""
     return tick_text(value, scale.ticks[1] - scale.ticks[0]).replace("-", numbers.MINUS)
 
 

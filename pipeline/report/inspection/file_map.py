@@ -104,7 +104,6 @@ def _description(inspection: FileInspection) -> str:
 
 
 def _parts(inspection: FileInspection, layout: FileLayout) -> Iterator[Markup]:
-    """Yield everything, what lies below first."""
     layers = inspection.layers
     bottom = _HEAD + _ROW * len(layers)
     measured = any(layer.sqnr_db is not None for layer in layers)
@@ -131,7 +130,6 @@ def _parts(inspection: FileInspection, layout: FileLayout) -> Iterator[Markup]:
 def _row(
     layer: FileLayer, inspection: FileInspection, layout: FileLayout, top: float, longest: float
 ) -> Iterator[Markup]:
-    """Yield one layer from left to right."""
     base, middle = top + 14, top + _ROW / 2
     yield svg.rectangle("hit", 4, top, layout.width - 8, _ROW)
     yield svg.text("name", 8, base, shortened(layer.name, layout.letters))

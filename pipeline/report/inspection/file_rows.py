@@ -146,7 +146,6 @@ _TO = "to"
 
 
 def _short(number: float) -> str:
-    """Write a number with three significant digits and a true minus."""
     text = f"{abs(number):.3g}"
     return f"{numbers.MINUS}{text}" if number < 0 else text
 

@@ -114,8 +114,6 @@ def _description(inspection: Inspection) -> str:
 
 @dataclass(frozen=True)
 class _Map:
-    """Draws the rows of one map."""
-
     inspection: Inspection
     rails: Mapping[str, Rail]
     layout: NetworkLayout
@@ -153,7 +151,6 @@ class _Map:
         return svg.line("grid", self.layout.name_x, y, self.layout.width - 6, y)
 
     def _row(self, layer: Layer, top: float, widest: int, busiest: int) -> Iterator[Markup]:
-        """Yield one layer: name, kind, both sides, MACs."""
         layout, base = self.layout, top + 14
         yield svg.rectangle("hit", layout.name_x - 2, top, layout.width - layout.name_x - 4, _ROW)
         yield svg.text("name", layout.name_x, base, shortened(layer.name, layout.letters))
@@ -178,7 +175,6 @@ class _Map:
             yield box(part, self.rails, (ends[0], top, ends[1] - ends[0], _BAR), self.hatch)
 
     def _rail(self, rail: Rail, lane: int) -> Iterator[Markup]:
-        """Yield the line of one group with its dots and rings."""
         x = 14 + lane * self.layout.lane
         middle = _HEAD + _ROW / 2
         span = rail.span

@@ -92,7 +92,6 @@ def _groups(inspection: Inspection, *, names: bool) -> Table:
 
 
 def _reasons(title: str, found: Sequence[rows.KeptReason], style: str) -> list[RenderableType]:
-    """Return a titled list of reasons with their layers; nothing where there are none."""
     if not found:
         return []
     listed = Table.grid(padding=(0, 2, 0, 0))

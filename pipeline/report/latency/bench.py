@@ -56,7 +56,6 @@ def bench_table(measurement: Measurement) -> RenderableType:
 
 
 def _starts(subject: SubjectSamples) -> tuple[list[int], list[int]]:
-    """Return the times of loading and of first inferences in ns, one for each session."""
     return [each.load_ns for each in subject.sessions], [each.first_ns for each in subject.sessions]
 
 

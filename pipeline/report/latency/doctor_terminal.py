@@ -44,7 +44,6 @@ def doctor_summary(
 
 
 def _against(margin: float, default: float) -> str:
-    """Say how a margin compares with the default one."""
     if margin <= default:
         return f", the default of {default:.0%} is honest"
     return f", larger than the default of {default:.0%}: ask for {margin:.1%} or measure longer"

@@ -130,7 +130,6 @@ def recipe_text(report: RunReport) -> str:
 
 
 def _data(data: Mapping[str, Any]) -> str:
-    """Write the data set's name and the sizes of its splits."""
     counted = [f"{data[split]:,} {split}" for split in SPLITS if split in data]
     name = str(data.get("name", numbers.DASH))
     return f"{name}: {', '.join(counted)}" if counted else name

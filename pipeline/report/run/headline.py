@@ -158,7 +158,6 @@ def _change(change: float, metric: MetricFacts) -> str:
 
 
 def _right_so_far(report: RunReport, question: str, budget: BudgetLine | None) -> Answer:
-    """Answer from the last row judged on the validation split."""
     before, metric = report.rows[0].validation, report.task.judged
     judged = [(row, row.validation) for row in produced_rows(report)[1:] if row.validation]
     if before is None or not judged:
@@ -190,5 +189,4 @@ def _smaller(report: RunReport) -> Answer:
 
 
 def _budget(report: RunReport, name: str) -> BudgetLine | None:
-    """Return the budget's line of that name, if the recipe asks for one."""
     return next((line for line in report.budget if line.name == name), None)

@@ -50,7 +50,6 @@ def render(report: RunReport) -> str:
 
 
 def _final(report: RunReport) -> dict[str, object] | None:
-    """Return the final test's metrics and the sentences about them."""
     if report.final is None:
         return None
     return {

@@ -54,18 +54,15 @@ def table(names: Sequence[str], aligned: str, cells: Sequence[Sequence[str]]) ->
 
 
 def _joined(text: str, note: str) -> str:
-    """Write a number and the smaller text that belongs to it."""
     return f"{text} {note}".rstrip()
 
 
 def _banner(report: RunReport) -> str:
-    """Write what kept the run from finishing."""
     found = headline.banner(report)
     return f"> **{escape(found)}**" if found else ""
 
 
 def _budget(report: RunReport) -> str:
-    """Write the budget with what was found."""
     if not report.budget:
         return ""
     cells = [
@@ -76,7 +73,6 @@ def _budget(report: RunReport) -> str:
 
 
 def _stages(report: RunReport) -> str:
-    """Write the stage table."""
     if not report.rows:
         return ""
     where = rows.timed_place(report)
@@ -95,7 +91,6 @@ def _stages(report: RunReport) -> str:
 
 
 def _line(line: rows.ReportLine) -> tuple[str, ...]:
-    """Write one row of the stage table."""
     bought = ", ".join(f"**{chip.text}**" if chip.tone == "nothing" else escape(chip.text) for chip in line.chips)
     label = f"**{escape(line.label)}**" + (f" ({escape(line.settings)})" if line.settings else "")
     return (
@@ -115,7 +110,6 @@ def _line(line: rows.ReportLine) -> tuple[str, ...]:
 
 
 def _searches(report: RunReport) -> list[str]:
-    """Write each search for a precision: its terms, every candidate, and the layers that were tried in float."""
     found = []
     for row, plan in precision_rows.searches(report):
         label, sentence = precision_rows.conclusion(plan)
@@ -130,7 +124,6 @@ def _searches(report: RunReport) -> list[str]:
 
 
 def _candidate(line: precision_rows.CandidateLine) -> tuple[str, ...]:
-    """Write one file that was tried."""
     nodes = f" ({', '.join(line.nodes)})" if line.nodes else ""
     return (
         str(line.number),
@@ -151,19 +144,16 @@ def _candidate(line: precision_rows.CandidateLine) -> tuple[str, ...]:
 
 
 def _layer(line: precision_rows.LayerLine) -> tuple[str, ...]:
-    """Write one layer that was tried in float."""
     nodes = ", ".join(map(escape, line.nodes)) or numbers.DASH
     factor = _joined(line.speedup.text, line.speedup.note)
     return f"**{escape(line.name)}**", nodes, line.decibels, factor, _verdict(line.verdict, line.reason)
 
 
 def _verdict(word: str, reason: str) -> str:
-    """Write a verdict and why."""
     return f"**{word}**: {escape(reason)}" if reason else f"**{word}**"
 
 
 def _final(report: RunReport) -> str:
-    """Write the final test."""
     if report.final is None:
         return ""
     found = headline.difference(report.final, report.task)
@@ -174,7 +164,6 @@ def _final(report: RunReport) -> str:
 
 
 def _runtimes(report: RunReport) -> str:
-    """Write the timings of every file in every runtime."""
     found = rows.runtime_table(report)
     if not found.files:
         return ""
@@ -200,12 +189,10 @@ def _runtime_cells(cell: rows.RuntimeCell) -> tuple[str, str]:
 
 
 def _facts_list(title: str, pairs: facts.Facts, mark: str = "##") -> str:
-    """Write keys and values as a list."""
     return f"{mark} {escape(title)}\n\n" + "\n".join(f"- {escape(name)}: {escape(text)}" for name, text in pairs)
 
 
 def _changed(report: RunReport) -> list[str]:
-    """Write what each stage changed, and the file that it shipped."""
     if not report.rows:
         return []
     found = ["## What each stage changed"]

@@ -119,7 +119,6 @@ def _span(score: Score, metric: MetricFacts) -> tuple[float, float, float]:
 
 
 def _point(judged: PlottedRow, metric: MetricFacts, across: Axis, up: Axis, role: rows.Role) -> PlotPoint:
-    """Put one row on the scales."""
     value, low, high = _span(judged.score, metric)
     taken = judged.milliseconds
     return PlotPoint(
@@ -134,7 +133,6 @@ def _point(judged: PlottedRow, metric: MetricFacts, across: Axis, up: Axis, role
 
 
 def _label(row: Row) -> str:
-    """Write a row's number and label, cut where they would need too much room."""
     return chart.shortened(f"{row.index} {row.label}")
 
 
@@ -147,7 +145,6 @@ def _description(drawn: Sequence[PlottedRow], metric: MetricFacts) -> str:
 
 
 def _titles(frame: Box, across: str, metric: MetricFacts) -> Markup:
-    """Name the axes and say where better is."""
     middle = (frame.left + frame.right) / 2
     return Markup("").join(
         [
@@ -166,13 +163,11 @@ def _hint(frame: Box, metric: MetricFacts) -> tuple[float, str]:
 
 
 def _path(points: Sequence[PlotPoint]) -> Markup:
-    """Draw the way from the original to the result."""
     way = " ".join(f"{point.x:.1f},{point.y:.1f}" for point in points)
     return Markup('<polyline class="way" points="{}"/>').format(way)
 
 
 def _whiskers(point: PlotPoint) -> Markup:
-    """Draw the two intervals of one point."""
     kind = f"whisker {point.role}"
     return svg.line(kind, point.x_bounds[0], point.y, point.x_bounds[1], point.y) + svg.line(
         kind, point.x, point.y_bounds[0], point.x, point.y_bounds[1]
@@ -180,7 +175,6 @@ def _whiskers(point: PlotPoint) -> Markup:
 
 
 def _symbol(point: PlotPoint) -> Markup:
-    """Draw one point: hollow square, dot or diamond."""
     x, y = point.x, point.y
     if point.role == "original":
         frame = Markup('<rect class="symbol original" x="{:.1f}" y="{:.1f}" width="12" height="12"/>')
@@ -192,7 +186,6 @@ def _symbol(point: PlotPoint) -> Markup:
 
 
 def _labels(points: Sequence[PlotPoint], frame: Box) -> list[Markup]:
-    """Write each point's label; the result and the original keep their names."""
     named = [
         NamedPoint(
             point.x,
@@ -208,7 +201,6 @@ def _labels(points: Sequence[PlotPoint], frame: Box) -> list[Markup]:
 
 
 def _size_bars(row: Row, scale: Axis, top: float) -> Markup:
-    """Draw one row's label and its two bars with their numbers."""
     parts = [svg.text("label", scale.start - 10, top + 17, _label(row), "end")]
     for kind, number, offset in (("raw", row.size_bytes, 0), ("gzip", row.gzip_bytes, 13)):
         end = scale(number or 0)

@@ -87,7 +87,6 @@ def not_drawn(plan: PrecisionPlan) -> str:
 
 
 def _drawn(plan: PrecisionPlan) -> list[_Point]:
-    """Return the float file and the candidates with both numbers."""
     points = [_Point(number, each, each.difference, each.speedup) for number, each in enumerate(plan.candidates)]
     return [point for point in points if point.number == 0 or (point.gap and point.factor)]
 
@@ -105,8 +104,6 @@ def _axes(drawn: Sequence[_Point], plan: PrecisionPlan, frame: Box, most: int) -
 
 @dataclass(frozen=True)
 class _Plot:
-    """Draws points on two scales; labels have at most so many letters."""
-
     plan: PrecisionPlan
     frame: Box
     across: Axis
@@ -136,7 +133,6 @@ class _Plot:
 
     @property
     def _allowed(self) -> str:
-        """The name of the line of the allowed drop."""
         return f"allowed: {numbers.points(-self.plan.accuracy_drop / 100)} points"
 
     def _beside(self) -> tuple[Box, Box, Box]:
@@ -146,7 +142,6 @@ class _Plot:
         return words, Box(frame.left, drop - 2, frame.right, drop + 2), Box(same - 2, frame.top, same + 2, frame.bottom)
 
     def _titles(self) -> Iterator[Markup]:
-        """Name the axes and say where better is."""
         frame = self.frame
         where = rows.place(self.plan.runtime, self.plan.threads)
         middle = (frame.left + frame.right) / 2
@@ -159,7 +154,6 @@ class _Plot:
         return self.up(max(change, self.up.low))
 
     def _candidate(self, point: _Point) -> Markup:
-        """Draw one candidate with its whiskers, and all that is known of it as a tooltip."""
         x, y = self.across(point.speed), self._height(point.change)
         slow, fast = map(self.across, point.speeds)
         low, high = map(self._height, point.changes)
@@ -185,7 +179,6 @@ class _Plot:
             yield svg.circle("symbol kept", x, y, 5)
 
     def _named(self, point: _Point) -> NamedPoint:
-        """Return a candidate's label; one below the scale has its number of points with it."""
         x = self.across(point.speed)
         low, high = map(self._height, point.changes)
         beyond = f" ({numbers.points(point.change / 100, 1)})" if point.change < self.up.low else ""
@@ -200,7 +193,6 @@ class _Plot:
 
 
 def _shape(kind: str, path: str) -> Markup:
-    """Draw a path."""
     return Markup('<path class="{}" d="{}"/>').format(kind, path)
 
 

@@ -167,24 +167,20 @@ def tooltip_lines(found: CandidateLine) -> str:
 
 
 def _searched(row: Row) -> bool:
-    """Say whether a row has a plan."""
     return PLAN in row.changed
 
 
 def _calibration(plan: PrecisionPlan) -> str:
-    """Write how many images were calibrated on, and how far ranges moved at each number."""
     moved = ", ".join(f"{format_share(share)} at {count:,}" for count, share in sorted(plan.calibration_moved.items()))
     images = numbers.plural(plan.calibration_images, "training image")
     return f"{images}; ranges moved by {moved}" if moved else images
 
 
 def _change(gap: Interval) -> str:
-    """Write a difference in accuracy in points with its interval."""
     return f"{numbers.points(gap.value)} {numbers.points_interval(gap)}"
 
 
 def _whole(factor: Interval) -> str:
-    """Write a speedup with its interval."""
     return f"{numbers.ratio(factor.value)} {numbers.bounds(factor)}"
 
 
@@ -200,14 +196,12 @@ def _in_float(candidate: CandidateFile) -> str:
 
 
 def _sums(number: float | None) -> str:
-    """Write how many sums would be clipped in one image."""
     if number is None:
         return numbers.DASH
     return numbers.count(round(number)) if number >= 1000 else numbers.significant(number)  # noqa: PLR2004 - a prefix
 
 
 def _layer(choice: LayerChoice) -> LayerLine:
-    """Write one layer that was tried in float."""
     gained, factor = choice.decibels_gained, choice.speedup
     return LayerLine(
         name=choice.name,

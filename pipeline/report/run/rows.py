@@ -121,7 +121,6 @@ def runtime_table(report: RunReport) -> RuntimeTable:
 
 
 def _line(report: RunReport, row: Row, slowest: float) -> ReportLine:
-    """Write one row as text."""
     taken = timing(row, timed_target(report))
     marked, rest = chips(row.effects)
     return ReportLine(
@@ -188,12 +187,10 @@ def _latency(taken: Timing | None, slowest: float) -> Cell:
 
 
 def _interval(interval: Interval | None, write: Callable[[float | None], str]) -> Cell:
-    """Write an estimate with its interval, or a dash."""
     return Cell(write(interval.value), numbers.bounds(interval)) if interval else Cell()
 
 
 def _runtime_cell(taken: Timing | None) -> RuntimeCell:
-    """Write everything that was timed for one file in one runtime."""
     if taken is None:
         return RuntimeCell()
     return RuntimeCell(
@@ -208,5 +205,4 @@ def _runtime_cell(taken: Timing | None) -> RuntimeCell:
 
 
 def _with_bounds(interval: Interval | None, write: Callable[[float | None], str]) -> str:
-    """Write an estimate and its interval on one line, or nothing."""
     return f"{write(interval.value)} {numbers.bounds(interval)}" if interval else ""

@@ -75,7 +75,6 @@ def _stages(report: RunReport) -> Table:
 
 
 def _stage(line: rows.ReportLine) -> Text:
-    """Write number and label, and below them whether the stage bought nothing or is the result."""
     if line.bought_nothing:
         return Text.assemble((f"{line.index} {line.label}\n", "dim"), ("bought nothing", _STYLES["nothing"]))
     return Text.assemble((f"{line.index} {line.label}", "bold"), "\nresult" if line.role == "result" else "")
@@ -93,7 +92,6 @@ def _bought(report: RunReport) -> Table:
 
 
 def _cell(text: str, note: str, mark: str = "") -> Text:
-    """Write a number with its smaller text below it."""
     below = f"\n{note}" if note and note != text else ""
     return Text.assemble(text, (below, "dim"), (f"\n{mark}" if mark else "", _STYLES["unsure"]))
 

@@ -103,7 +103,6 @@ def _nearest(
 
 
 def _steps(widths: Widths, grids: Mapping[str, Sequence[int]]) -> Iterator[Widths]:
-    """Yield the widths with one group one step narrower or wider."""
     for name, grid in grids.items():
         place = bisect_left(grid, widths[name])
         for width in (*grid[max(0, place - 1) : place], *grid[place + 1 : place + 2]):

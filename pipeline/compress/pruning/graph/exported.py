@@ -74,7 +74,6 @@ def any_batch(program: ExportedProgram) -> bool:
 
 
 def _first_sizes(program: ExportedProgram, kind: InputKind | OutputKind) -> list[Any]:
-    """Return the first size of each input, or output, that has one."""
     signature = program.graph_signature
     names = [spec.arg.name for spec in (*signature.input_specs, *signature.output_specs) if spec.kind is kind]
     values = {node.name: node.meta.get("val") for node in program.graph.nodes}

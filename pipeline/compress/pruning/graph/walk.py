@@ -148,7 +148,6 @@ class _Walker:
                     self._atoms.freeze(label, "output of the network")
 
     def _given(self, node: Node) -> object:
-        """Return the value of an input or a stored tensor."""
         result = node.meta.get("val")
         if not isinstance(result, torch.Tensor):
             return result
@@ -185,7 +184,6 @@ class _Walker:
         return aligned if isinstance(result, (list, tuple)) else aligned[0]
 
     def _site(self, node: Node, shapes: tuple[tuple[int, ...], ...]) -> tuple[Site, Rule, bool]:
-        """Return one call with its rule, and whether the operator only moves numbers."""
         plain = plain_name(node)
         site = Site(
             atoms=self._atoms,

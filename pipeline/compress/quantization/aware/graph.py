@@ -214,7 +214,6 @@ class QuantizationAware(GraphModule):
         return self._grid(_tensor(step)).round(x)
 
     def _grid(self, name: str) -> Grid:
-        """Return the grid of a quantized activation."""
         bounds = self.bounds(self._range_of[name])
         return activation_grid(bounds, self._kinds[name], symmetric=self._request.symmetric)
 

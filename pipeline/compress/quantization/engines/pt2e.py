@@ -53,8 +53,6 @@ SOURCES: dict[Any, Any] = {
 
 
 class _Place(nn.Module):
-    """Computes one node."""
-
     def __init__(self, step: GraphStep) -> None:
         super().__init__()
         self.step = step

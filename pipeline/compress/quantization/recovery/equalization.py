@@ -77,7 +77,6 @@ def _pairs(model: ModelProto) -> list[tuple[NodeProto, NodeProto]]:
 
 
 def _equalize_pair(first: NodeProto, second: NodeProto, tensors: dict[str, onnx.TensorProto]) -> float:
-    """Equalize one pair in place; return the largest |log s|."""
     weight = numpy_helper.to_array(tensors[first.input[1]])
     following = numpy_helper.to_array(tensors[second.input[1]])
     groups = next((each.i for each in second.attribute if each.name == "group"), 1)

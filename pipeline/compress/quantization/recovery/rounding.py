@@ -101,7 +101,6 @@ class _Rounding(GraphModule):
     def _rounded(
         self, step: GraphStep, layer: WeightedLayer, gram_GKK: Tensor, order: Callable[[Tensor], Tensor]
     ) -> Tensor:
-        """Return the dequantized weights after rounding anew."""
         stored = layer.weight
         scale, zero = (stored.broadcast(each).astype(np.float32) for each in (stored.scale, stored.zero_point))
         exact = torch.from_numpy(self._weights[step.name] / scale + zero)
@@ -164,7 +163,6 @@ def _convolution_gram(step: GraphStep, x: Tensor, weight: Tensor, groups: int) -
 
 
 def _back(up_GOK: Tensor, like: Tensor, order: Callable[[Tensor], Tensor]) -> Tensor:
-    """Undo the order [G, O, K]."""
     places = order(torch.arange(like.numel(), dtype=torch.float64).reshape(like.shape)).reshape(-1).long()
     flat = torch.empty(like.numel())
     flat[places] = up_GOK.reshape(-1)
@@ -181,7 +179,6 @@ def _range_of(stored: StoredWeights) -> tuple[int, int]:
 
 
 def _float_weights(model: ModelProto) -> dict[str, NDArray[np.float32]]:
-    """Return the float weight of each node that has one, by node name."""
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     return {
         node.name: numpy_helper.to_array(tensors[node.input[1]])

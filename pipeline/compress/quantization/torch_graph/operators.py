@@ -134,7 +134,6 @@ def shape(attributes: Mapping[str, Any], x: Tensor) -> Tensor:
 
 
 def _plain(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Return an operator without attributes."""
     return lambda _, *inputs: function(*inputs)
 
 
