@@ -30,10 +30,12 @@ from pipeline.compress.pruning.importance.normalise import normalised_scores
 from pipeline.compress.pruning.importance.reconstruction import rescale_consumers
 from pipeline.compress.pruning.importance.request import ScoreRequest
 from pipeline.compress.pruning.prune import prune_channels
-from pipeline.compress.pruning.samples import Samples, loss
+from pipeline.compress.pruning.samples import Samples
 from pipeline.compress.pruning.surgery import apply_plan
 from pipeline.compress.training.augmentation import Augmentation
+from pipeline.compress.training.learner import ImageClassifier
 from pipeline.compress.training.training import Hyperparameters, TrainingRun
+from pipeline.core.classification import image_classifier
 from pipeline.core.dataset import Dataset, Split
 from pipeline.data.fashion_mnist import load
 from pipeline.network.definition import build_network
@@ -125,7 +127,8 @@ def begin() -> Start:
 def judged(start: Start, row: str, seed: int, factors: list[int], budget: Budget) -> Iterator[dict[str, Any]]:
     """Prune by one row to each factor, retrain, and yield what came out; the test split is looked at last."""
     dataset = replace(start.dataset, train=drawn(start.dataset.train, budget.images, seed))
-    samples = Samples(lambda: dataset, budget.calibration, 64, seed)
+    task = image_classifier(dataset)
+    samples = Samples(lambda: task, budget.calibration, 64, seed)
     begun = time.process_time()
     scoring = scored(start, row, samples, seed)
     seconds = time.process_time() - begun
@@ -135,7 +138,7 @@ def judged(start: Start, row: str, seed: int, factors: list[int], budget: Budget
         spread = uniform_allocation if row in (UNIFORM, SCRATCH) else global_allocation
         reached = spread(normal, CONSTRAINTS).at_cost(model, model.cost({}) / factor)
         pruned = removed(start, row, seed, scoring, reached.kept)
-        untrained = samples.accuracy(deepcopy(pruned), renew=True)
+        untrained = samples.score(deepcopy(pruned), renew=True)
         begun = time.process_time()
         trained, validation = retrained(pruned, dataset, seed, budget)
         cost = count_cost(trained, torch.zeros(1, 1, 28, 28))
@@ -163,7 +166,7 @@ def criterion(row: str) -> CriterionName:
 
 def scored(start: Start, row: str, samples: Samples, seed: int) -> Scoring:
     """Score all channels on as many training images as the budget has."""
-    request = ScoreRequest(start.captured, start.graph, samples.training, loss, seed)
+    request = ScoreRequest(start.captured, start.graph, samples.training, samples.loss, seed)
     return score_channels(criterion(row), request)
 
 
@@ -198,14 +201,14 @@ def retrained(model: nn.Module, dataset: Dataset, seed: int, budget: Budget) -> 
         weight_decay=5e-4,
         momentum=0.9,
         warmup=0.1,
-        label_smoothing=0,
         ema=0,
         recalibration_images=0,
     )
-    training = TrainingRun(model, dataset, settings, augmentation=AUGMENTATION, distillation=None, seed=seed)
+    learner = ImageClassifier(dataset, BATCH, label_smoothing=0, augmentation=AUGMENTATION)
+    training = TrainingRun(model, learner, settings, distillation=None, seed=seed)
     while not training.done:
         training.run_epoch(lambda _step, _loss: None)
-    return training.finish(), max(result.accuracy for result in training.history)
+    return training.finish(), max(result.score for result in training.history)
 
 
 @torch.no_grad()

@@ -31,10 +31,11 @@ def example_of(given: Artifact) -> Example:
 
 
 def samples_of(captured: CapturedGraph, context: Context, images: int, batch: int) -> Samples:
-    """Return images of the run's data, drawn with its seed, in batches that the network takes."""
+    """Return samples of the run's task, drawn with its seed, in batches that the network takes."""
     fixed = len(captured.example[0])
     size = batch if captured.dynamic else fixed
-    return Samples(context.dataset, images, size, context.seed, drop_last=not captured.dynamic)
+    names = tuple(output.name for output in context.original.outputs) or ("logits",)
+    return Samples(context.task, images, size, context.seed, drop_last=not captured.dynamic, output_names=names)
 
 
 def _example(spec: TensorSpec, generator: torch.Generator) -> torch.Tensor:

@@ -28,7 +28,6 @@ from pipeline.compress.pruning.importance.criteria import CRITERIA, score_channe
 from pipeline.compress.pruning.importance.normalise import normalised_scores
 from pipeline.compress.pruning.importance.request import ScoreRequest
 from pipeline.compress.pruning.rewrite import rewrite_module
-from pipeline.compress.pruning.samples import Samples, loss
 from pipeline.compress.pruning.surgery import plan_for
 from pipeline.core.errors import InputError
 
@@ -44,6 +43,7 @@ if TYPE_CHECKING:
     from pipeline.compress.pruning.graph.capture import CapturedGraph
     from pipeline.compress.pruning.importance.names import CriterionName, Normalisation
     from pipeline.compress.pruning.importance.reconstruction import Products
+    from pipeline.compress.pruning.samples import Samples
 
 CostName = Literal["macs", "parameters", "size"]
 Setting = TypeVar("Setting")
@@ -233,8 +233,9 @@ def select_channels(network: TracedNetwork, amount: PruneAmount, samples: Sample
     """
     rules = network.rules
     row = CRITERIA[rules.criterion]
-    data = samples.training if row.needs in {"data", "gradients"} else None
-    scoring = score_channels(rules.criterion, ScoreRequest(network.captured, network.open, data, loss, rules.seed))
+    data = {"data": samples.training, "gradients": samples.for_loss}.get(row.needs)
+    request = ScoreRequest(network.captured, network.open, data, samples.loss, rules.seed)
+    scoring = score_channels(rules.criterion, request)
     decision = _Decision(network, normalised_scores(scoring.scores, rules.normalise or row.normalisation), samples)
     kept = decision.kept(amount)
     details = {"criterion": {"name": rules.criterion, **scoring.details}, **decision.details}
@@ -279,8 +280,10 @@ class _Decision:
 
     def _within_sensitivity(self) -> Constraints:
         tolerance = self.network.rules.tolerance
-        curves = sensitivity(self.scores, _SENSITIVITY_RATIOS, self.network.constraints, self._accuracy)
-        found = ratio_limits(curves, tolerance)
+        curves = sensitivity(self.scores, _SENSITIVITY_RATIOS, self.network.constraints, self._score)
+        metric = self.samples.task().judged
+        whole = abs(next(iter(next(iter(curves.values())).values()))) if curves else 0.0
+        found = ratio_limits(curves, tolerance if metric.is_share else tolerance * whole)
         self.details["sensitivity"] = {
             name: {"widths": list(curve), "accuracy": list(curve.values()), "limit": found[name]}
             for name, curve in curves.items()
@@ -290,13 +293,13 @@ class _Decision:
     def _best_candidate(self, allocation: Allocation, model: CostModel, target: float) -> Kept:
         rules = self.network.rules
         planned = allocation.at_cost(model, target)
-        value = self._renewed_accuracy(planned.kept)
+        value = self._renewed_score(planned.kept)
         drawn = judged_candidates(
             self.scores,
             self.network.constraints,
             model,
             target,
-            self._renewed_accuracy,
+            self._renewed_score,
             count=rules.candidates,
             seed=rules.seed,
         )
@@ -307,15 +310,15 @@ class _Decision:
         }
         return planned.kept if value >= drawn[0].value else drawn[0].reached.kept
 
-    def _accuracy(self, kept: Kept) -> float:
+    def _score(self, kept: Kept) -> float:
         return self._judged(kept, renew=False)
 
-    def _renewed_accuracy(self, kept: Kept) -> float:
+    def _renewed_score(self, kept: Kept) -> float:
         return self._judged(kept, renew=True)
 
     def _judged(self, kept: Kept, *, renew: bool) -> float:
-        """Return the accuracy of the network that keeps these channels: rewritten from the graph, not certified."""
+        """Return the score of the network that keeps these channels: rewritten from the graph, not certified."""
         captured, graph = self.network.captured, self.network.graph
         if graph.walk is None:
             raise InputError("The graph has no walk: expected what trace() returned.")
-        return self.samples.accuracy(rewrite_module(captured, graph.walk, plan_for(graph, kept)), renew=renew)
+        return self.samples.score(rewrite_module(captured, graph.walk, plan_for(graph, kept)), renew=renew)

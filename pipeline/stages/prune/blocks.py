@@ -52,7 +52,7 @@ def prune_depth(job: PruneRequest, given: Artifact, context: Context) -> Record:
     context.progress.update(1, 3, "measuring the influence of blocks")
     movable = depth.movable(job.rules.keep)
     samples = samples_of(captured, context, job.images, job.batch)
-    influence = block_influence(captured, movable, ((images,) for images, _ in samples.training()))
+    influence = block_influence(captured, movable, (inputs for inputs, _ in samples.training()))
     order = sorted(movable, key=lambda block: influence[block.name])
     number = depth.number_for(*job.aim.target, order) if job.aim.target else round((job.aim.ratio or 0) * len(blocks))
     chosen = [block.name for block in order[:number]]

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from pipeline.core.artifact import Artifact, TensorSpec
+from pipeline.core.classification import image_classifier
 from pipeline.core.dataset import Dataset, Normalisation, Split
 from pipeline.core.stage import Context, Outcome, Target
 from pipeline.network.definition import build_network
@@ -16,6 +17,8 @@ from pipeline.stages.prune import Prune
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from pipeline.core.task import Task
 
 DEFINITION = """
 from torch import nn
@@ -115,9 +118,9 @@ DATA = Dataset("noise", ("a", "b", "c"), Normalisation((0.5,), (0.25,)), split(4
 def run(stage: Prune, given: Artifact, folder: Path, *, seed: int = 0, data: Dataset | None = None) -> Outcome:
     """Run the stage in a folder of its own; without data, looking at images fails the test."""
 
-    def load() -> Dataset:
+    def load() -> Task:
         assert data is not None, "this pruning reads no data"
-        return data
+        return image_classifier(data)
 
     folder.mkdir()
     return stage.run(given, Context(folder, seed, Target(), given, load))

@@ -141,13 +141,21 @@ def record_values(captured: CapturedGraph, nodes: Collection[str], inputs: Examp
 
     Gradients flow where gradient mode is on. Raises KeyError for a node that the graph does not have.
     """
+    values, outputs = record_outputs(captured, nodes, inputs)
+    return {**values, "output": next(leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor))}
+
+
+def record_outputs(captured: CapturedGraph, nodes: Collection[str], inputs: Example) -> tuple[dict[str, Tensor], Any]:
+    """Run the graph and return the values of these nodes by name, and what the network's forward returns.
+
+    Gradients flow where gradient mode is on. Raises KeyError for a node that the graph does not have.
+    """
     wanted = set(nodes)
     if missing := wanted - {node.name for node in captured.module.graph.nodes}:
         raise KeyError(f"the graph has no nodes {sorted(missing)}")
     recorder = _Recorder(captured.module, wanted)
     output = recorder.run(*inputs, enable_io_processing=False)
-    first = next(leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor))
-    return {**recorder.values, "output": first}
+    return recorder.values, captured.module.graph.process_outputs(output)
 
 
 class _Recorder(fx.Interpreter):

@@ -21,7 +21,7 @@ from pipeline.compress.pruning.importance.mean_activation import mean_activation
 from pipeline.compress.pruning.importance.obd import obd
 from pipeline.compress.pruning.importance.random import random
 from pipeline.compress.pruning.importance.reconstruction import consumer_products
-from pipeline.compress.pruning.importance.request import ScoreRequest, Scoring
+from pipeline.compress.pruning.importance.request import ScoreRequest, Scoring, input_tuple
 from pipeline.compress.pruning.importance.taylor import taylor
 from pipeline.compress.pruning.importance.taylor_gates import taylor_gates
 from pipeline.compress.pruning.importance.thinet import thinet
@@ -64,7 +64,7 @@ def score_channels(name: CriterionName, request: ScoreRequest) -> Scoring:
     def counted() -> Iterator[Batch]:
         nonlocal samples
         for batch in request.stream():
-            samples += len(batch[0])
+            samples += len(input_tuple(batch[0])[0])
             yield batch
 
     criterion = CRITERIA[name]

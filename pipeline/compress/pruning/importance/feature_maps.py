@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pipeline.compress.pruning.graph.capture import record_values
+from pipeline.compress.pruning.graph.capture import record_outputs, record_values
+from pipeline.compress.pruning.importance.request import input_tuple
 from pipeline.compress.pruning.importance.samples import sample_axes
 from pipeline.compress.pruning.importance.slices import require_groups
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from pipeline.compress.pruning.graph import ChannelGraph, FeatureMap, Group
     from pipeline.compress.pruning.graph.capture import CapturedGraph
-    from pipeline.compress.pruning.importance.request import Batches
+    from pipeline.compress.pruning.importance.request import Batches, Inputs
     from pipeline.compress.pruning.importance.samples import SampleAxis
 
 
@@ -38,11 +39,12 @@ class FeatureMaps:
         """The nodes whose values are maps."""
         return tuple(self._channels)
 
-    def record(self, inputs: Tensor) -> dict[str, Tensor]:
-        """Run a batch [N, ...] and return the values of all nodes with a map, and "output"."""
+    def record(self, inputs: Inputs) -> tuple[dict[str, Tensor], Any]:
+        """Run a batch [N, ...] and return the values of all nodes with a map, and what forward returns."""
+        given = input_tuple(inputs)
         if not self._axes:
-            self._axes = sample_axes(self.captured, self._channels, inputs)
-        return record_values(self.captured, self.nodes, (inputs,))
+            self._axes = sample_axes(self.captured, self._channels, given)
+        return record_outputs(self.captured, self.nodes, given)
 
     def arranged(self, value: Tensor, each: FeatureMap, samples: int) -> Tensor:
         """Return a node's value, or its gradient, as [samples, width, k, rows, pixels or tokens ...].
@@ -73,9 +75,9 @@ class FeatureMaps:
         """Yield for each batch and group the group's maps, `arranged`, without gradients."""
         for inputs, _ in batches:
             with torch.no_grad():
-                values = self.record(inputs)
+                values, _ = self.record(inputs)
             for name, maps in self.by_group.items():
-                yield name, [self.arranged(values[each.node], each, len(inputs)) for each in maps]
+                yield name, [self.arranged(values[each.node], each, len(input_tuple(inputs)[0])) for each in maps]
 
     def averaged(self, batches: Batches, per_sample: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
         """Return the mean over samples and a group's maps, float64 [width] by group.

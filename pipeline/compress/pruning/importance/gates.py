@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from pipeline.compress.pruning.importance.gradients import differentiable
+from pipeline.compress.pruning.importance.request import input_tuple
 from pipeline.core.errors import StageError
 
 if TYPE_CHECKING:
@@ -34,17 +35,17 @@ def gate_gradients(maps: FeatureMaps, batches: Batches, loss: Loss) -> Iterator[
 
 
 def _of_batch(maps: FeatureMaps, batch: Batch, loss: Loss) -> dict[str, Tensor]:
-    inputs, targets = batch
+    inputs, targets = input_tuple(batch[0]), batch[1]
     with torch.enable_grad(), differentiable(maps.captured.module.parameters()):
-        values = maps.record(inputs)
+        values, outputs = maps.record(inputs)
         _demand_samples(maps)
         wanted = [values[node] for node in maps.nodes]
-        gradients = torch.autograd.grad(loss(values["output"], targets), wanted, materialize_grads=True)
+        gradients = torch.autograd.grad(loss(outputs, targets), wanted, materialize_grads=True)
     slopes = dict(zip(maps.nodes, gradients, strict=True))
 
     def effect(each: FeatureMap) -> Tensor:
-        product = maps.arranged(values[each.node].detach() * slopes[each.node], each, len(inputs))
-        return product.flatten(2).sum(2, dtype=torch.float64).cpu() * len(inputs)
+        product = maps.arranged(values[each.node].detach() * slopes[each.node], each, len(inputs[0]))
+        return product.flatten(2).sum(2, dtype=torch.float64).cpu() * len(inputs[0])
 
     return {name: torch.stack([effect(each) for each in found]).sum(0) for name, found in maps.by_group.items()}
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pipeline.compress.pruning.graph.capture import record_values
+from pipeline.compress.pruning.graph.capture import record_outputs
+from pipeline.compress.pruning.importance.request import input_tuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -48,6 +49,6 @@ def weight_gradients(
     """
     inputs, targets = batch
     with torch.enable_grad(), differentiable(weights.values()):
-        value = loss(record_values(captured, (), (inputs,))["output"], targets)
+        value = loss(record_outputs(captured, (), input_tuple(inputs))[1], targets)
         found = torch.autograd.grad(value, list(weights.values()), materialize_grads=True)
     return dict(zip(weights, found, strict=True))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from pipeline.compress.pruning.importance.gradients import scored_weights, weight_gradients
+from pipeline.compress.pruning.importance.request import sample_copies
 from pipeline.compress.pruning.importance.slices import summed
 
 if TYPE_CHECKING:
@@ -33,10 +34,9 @@ def obd(captured: CapturedGraph, graph: ChannelGraph, batches: Batches, loss: Lo
     copies = 2 if captured.dynamic else len(captured.example[0])
     squares = {name: torch.zeros_like(weight, dtype=torch.float64) for name, weight in weights.items()}
     count = 0
-    for inputs, targets in batches:
-        for sample, target in zip(torch.split(inputs, 1), torch.split(targets, 1), strict=True):
-            batch = torch.cat([sample] * copies), torch.cat([target] * copies)
-            for name, gradient in weight_gradients(captured, weights, batch, loss).items():
+    for batch in batches:
+        for one in sample_copies(batch, copies):
+            for name, gradient in weight_gradients(captured, weights, one, loss).items():
                 squares[name] += gradient.double().square()
             count += 1
     saliency = {

@@ -18,6 +18,7 @@ from torch import Tensor
 from pipeline.compress.pruning.graph.capture import record_values
 from pipeline.compress.pruning.graph.nodes import plain_name
 from pipeline.compress.pruning.importance.call import argument, result, stored
+from pipeline.compress.pruning.importance.request import input_tuple
 from pipeline.compress.pruning.importance.slices import require_groups
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def consumer_products(
     energies: dict[str, float] = defaultdict(float)
     for inputs, _ in batches:
         with torch.no_grad():
-            values = record_values(captured, {use.source.name for use in uses}, (inputs,))
+            values = record_values(captured, {use.source.name for use in uses}, input_tuple(inputs))
         for sharing in calls.values():
             given = values[sharing[0].source.name]
             parts = _contributions(captured, sharing[0], given, torch.rand(points, len(given), generator=generator))

@@ -2,25 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from pipeline.core.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from pipeline.compress.pruning.graph import ChannelGraph
     from pipeline.compress.pruning.graph.capture import CapturedGraph
 
-#: Inputs [N, ...] and what the loss wants beside the logits.
-Batch = tuple[Tensor, Tensor]
+#: The input [N, ...], or all of them in the order of the network's forward.
+Inputs = Tensor | tuple[Tensor, ...]
+#: Inputs, and what the loss wants beside the network's outputs: a tensor [N, ...], a list of N, or what the loss knows.
+Batch = tuple[Inputs, Any]
 Batches = Iterable[Batch]
-#: (logits, targets) -> the mean over the batch, a scalar.
-Loss = Callable[[Tensor, Tensor], Tensor]
+#: (outputs as forward returns them, targets) -> the mean over the batch, a scalar.
+Loss = Callable[[Any, Any], Tensor]
+
+
+def input_tuple(inputs: Inputs) -> tuple[Tensor, ...]:
+    """Return all inputs of a batch, also where there is one."""
+    return (inputs,) if isinstance(inputs, Tensor) else inputs
+
+
+def sample_copies(batch: Batch, copies: int) -> Iterator[Batch]:
+    """Yield a batch of copies of each sample. Raises InputError when the targets of samples cannot be told apart."""
+    inputs, targets = input_tuple(batch[0]), batch[1]
+    count = len(inputs[0])
+    if not isinstance(targets, Tensor | list) or len(targets) != count:
+        raise InputError("This criterion looks at one sample at a time, and the task gives targets of whole batches.")
+    for place in range(count):
+        one = targets[place : place + 1]
+        repeated = torch.cat([one] * copies) if isinstance(one, Tensor) else one * copies
+        yield tuple(torch.cat([each[place : place + 1]] * copies) for each in inputs), repeated
 
 
 @dataclass(frozen=True)

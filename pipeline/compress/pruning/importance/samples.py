@@ -51,13 +51,15 @@ class SampleAxis:
         return dim + 1 if self.axis is not None and dim > self.axis else dim + 2
 
 
-def sample_axes(captured: CapturedGraph, channels: Mapping[str, int], inputs: Tensor) -> dict[str, SampleAxis]:
+def sample_axes(
+    captured: CapturedGraph, channels: Mapping[str, int], inputs: tuple[Tensor, ...]
+) -> dict[str, SampleAxis]:
     """Return where the samples are in the values of nodes.
 
     Args:
         captured: the network.
         channels: by the nodes' names, the dimension of their channels.
-        inputs: a batch [N, ...]; its first sample is repeated to see which rows agree.
+        inputs: all inputs of a batch, each [N, ...]; its first sample is repeated to see which rows agree.
 
     Raises:
         StageError: the samples are in an order that is neither blocks nor interleaved; or the network fixes its batch
@@ -65,7 +67,8 @@ def sample_axes(captured: CapturedGraph, channels: Mapping[str, int], inputs: Te
     """
     copies = 2 if captured.dynamic else len(captured.example[0])
     with torch.no_grad():
-        values = record_values(captured, channels.keys(), (inputs[:1].expand(copies, *inputs.shape[1:]).clone(),))
+        alike = tuple(each[:1].expand(copies, *each.shape[1:]).clone() for each in inputs)
+        values = record_values(captured, channels.keys(), alike)
     by_name = {node.name: node for node in captured.module.graph.nodes}
     found = {}
     for name, channel in channels.items():

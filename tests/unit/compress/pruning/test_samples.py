@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.compress.pruning.samples import Samples, loss
+from pipeline.compress.pruning.samples import Samples
+from pipeline.core.classification import image_classifier
 from pipeline.core.dataset import Dataset, Normalisation, Split
 from pipeline.core.errors import InputError
 
@@ -20,9 +21,12 @@ def numbered(count: int) -> Split:
 DATA = Dataset("numbers", tuple("abcdefgh"), Normalisation((0.0,), (1 / 255,)), numbered(20), numbered(8), numbered(1))
 
 
+TASK = image_classifier(DATA)
+
+
 def samples(images: int = 10, batch: int = 4, *, seed: int = 0, drop_last: bool = False) -> Samples:
     """Return samples of the numbered images."""
-    return Samples(lambda: DATA, images, batch, seed, drop_last=drop_last)
+    return Samples(lambda: TASK, images, batch, seed, drop_last=drop_last)
 
 
 def test_images_are_drawn_once_and_normalised() -> None:
@@ -31,7 +35,7 @@ def test_images_are_drawn_once_and_normalised() -> None:
     assert [len(labels) for _, labels in batches] == [4, 4, 2]
     labels = torch.cat([labels for _, labels in batches])
     assert len(set(labels.tolist())) == 10
-    assert torch.allclose(torch.cat([images.flatten() for images, _ in batches]), labels.float())
+    assert torch.allclose(torch.cat([images.flatten() for (images,), _ in batches]), labels.float())
 
 
 def test_the_choice_depends_on_the_seed_alone() -> None:
@@ -62,20 +66,20 @@ def test_accuracy_by_hand() -> None:
         def forward(self, images: Tensor) -> Tensor:
             return nn.functional.one_hot(images.flatten().round().long().clamp(max=3), 8).float()
 
-    assert samples(8).accuracy(Names(), renew=False) == 0.5
+    assert samples(8).score(Names(), renew=False) == 0.5
     with pytest.raises(InputError, match="less than one batch of 16"):
-        samples(16, 16, drop_last=True).accuracy(Names(), renew=False)
+        samples(16, 16, drop_last=True).score(Names(), renew=False)
 
 
 def test_statistics_are_renewed_from_training_images() -> None:
     """The running mean becomes that of the chosen training images; without `renew` it stays."""
     norm = nn.Sequential(nn.BatchNorm2d(1), nn.Flatten())
-    samples(20, 20).accuracy(norm, renew=False)
+    samples(20, 20).score(norm, renew=False)
     assert float(norm[0].running_mean) == 0
-    samples(20, 20).accuracy(norm, renew=True)
+    samples(20, 20).score(norm, renew=True)
     assert float(norm[0].running_mean) == pytest.approx(9.5)
 
 
 def test_loss_is_the_mean_over_images() -> None:
     """Cross-entropy of even logits is log 2, whatever the label."""
-    assert float(loss(torch.zeros(3, 2), torch.tensor([0, 1, 1]))) == pytest.approx(np.log(2))
+    assert float(samples().loss(torch.zeros(3, 2), torch.tensor([0, 1, 1]))) == pytest.approx(np.log(2))

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from pipeline.core.artifact import Artifact, TensorSpec
+from pipeline.core.classification import image_classifier
 from pipeline.core.dataset import Dataset, Normalisation, Split
 from pipeline.core.errors import InputError, StageError
 from pipeline.core.stage import Context, Target
@@ -62,7 +63,7 @@ def run(given: Artifact, folder: Path, **settings: object) -> dict[str, Any]:
     """Prune blocks in a new folder and return what changed."""
     folder.mkdir()
     stage = Prune.model_validate({"kind": "prune", "granularity": "blocks", "images": 16, **settings})
-    return dict(stage.run(given, Context(folder, 0, Target(), given, lambda: DATA)).changed)
+    return dict(stage.run(given, Context(folder, 0, Target(), given, lambda: image_classifier(DATA))).changed)
 
 
 def test_the_idle_blocks_leave_first(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from pipeline.core.artifact import Artifact, TensorSpec
+from pipeline.core.classification import image_classifier
 from pipeline.core.dataset import Dataset, Normalisation, Split
 from pipeline.core.errors import InputError, StageError
 from pipeline.core.runtimes import FORMS
@@ -71,7 +72,7 @@ def run(given: Artifact, folder: Path, progress: SilentProgress | None = None, *
     folder.mkdir(exist_ok=True)
     aim = {} if {"target", "rates"} & settings.keys() else {"ratio": 0.5}
     stage = Prune.model_validate({"kind": "prune", "align": 1, "images": 32, **aim, **settings})
-    context = Context(folder, 0, Target(), given, lambda: DATA, progress=progress or SilentProgress())
+    context = Context(folder, 0, Target(), given, lambda: image_classifier(DATA), progress=progress or SilentProgress())
     changed: dict[str, Any] = json.loads(json.dumps(stage.run(given, context).changed))
     assert sorted(path.name for path in folder.iterdir() if path.is_file()) == sorted(FORMS["torch"].files)
     return changed

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from pipeline.compress.quantization.weighted import weighted_layers
 from pipeline.compress.training.training import EpochResult, TrainingRun
 from pipeline.core.artifact import TensorSpec
+from pipeline.core.classification import image_classifier
 from pipeline.core.errors import InputError, StageError
 from pipeline.network.definition import build_network
 from pipeline.network.stored import load_network, write_original
@@ -203,7 +204,7 @@ def test_training_lowers_the_loss_of_the_file(make_context: Make, network: Artif
     marked = split.images // 4 + (70 * split.labels)[:, None, None, None].astype(np.uint8)
     data = type(noise_data)(**{**vars(noise_data), "train": type(split)(marked, split.labels)})
     context = make_context("int8")
-    context = type(context)(**{**vars(context), "dataset": lambda: data})
+    context = type(context)(**{**vars(context), "task": lambda: image_classifier(data)})
     history = stage(epochs=8, learning_rate=0.05).run(network, context).changed["history"]
     assert history[-1]["training_loss"] < 0.6 * history[0]["training_loss"]
 

@@ -55,7 +55,7 @@ def test_samples_are_found(order: Order, expected: SampleAxis) -> None:
     """Whatever the order, `first` brings the features of each sample together and `moved` finds their channels."""
     captured, node, channel = captured_linear(order)
     inputs = torch.randn(3, 4, 3, generator=torch.Generator().manual_seed(0))
-    found = sample_axes(captured, {node: channel}, inputs)[node]
+    found = sample_axes(captured, {node: channel}, (inputs,))[node]
     values = record_values(captured, [node], (inputs,))
     arranged = found.first(values[node], 3)
     assert found == expected
@@ -69,7 +69,7 @@ def test_mixed_rows_are_refused() -> None:
         (lambda x: torch.cat([x[:, 0], x[:, 1:].flatten(0, 1)]), lambda y: y.view(-1, 4, 5))
     )
     with pytest.raises(StageError, match="cannot be separated along dimension 0 of linear"):
-        sample_axes(captured, {node: channel}, torch.randn(2, 4, 3))
+        sample_axes(captured, {node: channel}, (torch.randn(2, 4, 3),))
 
 
 def test_values_without_a_batch_are_alike_for_all_samples() -> None:
