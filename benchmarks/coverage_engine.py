@@ -29,6 +29,7 @@ from pipeline.compress.pruning.graph.capture import capture_graph
 from pipeline.compress.pruning.importance.criteria import score_channels
 from pipeline.compress.pruning.importance.request import ScoreRequest
 from pipeline.compress.training.inference import forward_outputs
+from pipeline.core.artifact import TensorSpec
 from pipeline.export.execution import openvino_outputs, torch_outputs
 from pipeline.export.onnx import FILE_NAME, export_onnx
 from pipeline.export.openvino import XML_NAME, export_openvino
@@ -86,7 +87,7 @@ def warm(_: Sequence[Entry] = ()) -> None:
     scores = score_channels(CRITERION, ScoreRequest(captured, graph)).scores
     engine.prune_channels(captured, graph, model, uniform_kept(scores, RATIO, floor=0.1, align=1))
     with TemporaryDirectory() as folder:
-        export_onnx(model, Path(folder), input_shape=example.shape)
+        export_onnx(model, Path(folder), [TensorSpec(name="image", shape=tuple(example.shape))])
 
 
 def source() -> str:
@@ -190,7 +191,7 @@ def exported(model: nn.Module, example: tuple[Tensor, ...], record: Record | Non
     What fails ends it: `error` and the `step` that it arose in.
     """
     found: dict[str, Any] = {}
-    images = example[0].numpy()
+    images = {"image": example[0].numpy()}
     reference = torch_outputs(model, images)
     names = [f"output{index}" for index in range(len(reference))]
     with TemporaryDirectory() as path:
@@ -211,7 +212,7 @@ def exported(model: nn.Module, example: tuple[Tensor, ...], record: Record | Non
             ).max_rel_to_scale
 
         def onnx() -> None:
-            export_onnx(model, folder, input_shape=images.shape, output_names=names)
+            export_onnx(model, folder, [TensorSpec(name="image", shape=images["image"].shape)], names)
 
         for step in (onnx, onnxruntime, openvino):
             start = time.process_time()

@@ -27,6 +27,7 @@ from pipeline.compress.quantization.engines.engine import QuantizeRequest
 from pipeline.compress.quantization.engines.onnxruntime import OnnxRuntime
 from pipeline.compress.quantization.placement import require_float_and_folded
 from pipeline.compress.training.inference import forward_outputs
+from pipeline.core.artifact import TensorSpec
 from pipeline.core.errors import StageError
 from pipeline.export.onnx import FILE_NAME, export_onnx
 from pipeline.export.parity import relative
@@ -139,7 +140,9 @@ def _file(model: nn.Module, inputs: tuple[Tensor, ...], folder: Path, *, dynamic
     file = folder / FILE_NAME
     if single:
         names = [f"output{index}" for index in range(len(forward_outputs(model, inputs)))]
-        export_onnx(model, folder, input_shape=inputs[0].shape, output_names=names, dynamic_batch=dynamic)
+        export_onnx(
+            model, folder, [TensorSpec(name="image", shape=tuple(inputs[0].shape))], names, dynamic_batch=dynamic
+        )
         return file
     shapes = tuple({0: torch.export.Dim("batch")} for _ in inputs) if dynamic else None
     program = torch.onnx.export(model, inputs, dynamo=True, verbose=False, dynamic_shapes=shapes)
@@ -169,7 +172,7 @@ def _folded(file: Path, samples: NDArray[np.float32]) -> onnx.ModelProto:
     try:
         require_float_and_folded(onnx.load(file))
     except StageError:
-        simplify_onnx(file, file.with_name("simple.onnx"), samples)
+        simplify_onnx(file, file.with_name("simple.onnx"), {"image": samples})
         return onnx.load(file.with_name("simple.onnx"))
     return onnx.load(file)
 

@@ -25,6 +25,8 @@ from quantization_peers import make_peers
 from quantization_table import write_table
 
 from pipeline.core.artifact import Artifact
+from pipeline.core.classification import image_classifier
+from pipeline.core.dataset import INPUT
 from pipeline.core.stage import SilentProgress, Target
 from pipeline.data import load_data
 from pipeline.measure.devices import open_device
@@ -110,9 +112,8 @@ def auto(network: str, runtime: str, seed: int) -> dict[str, Any]:
     evaluation = Evaluation(
         runtime=runtime,  # type: ignore[arg-type]
         target=Target(runtime=runtime),  # type: ignore[arg-type]
-        held_out_NCHW=samples,
-        validation=data.validation,
-        normalisation=data.normalisation,
+        held_out={INPUT: samples},
+        task=image_classifier(data),
         seed=seed,
         progress=SilentProgress(),
     )
@@ -120,7 +121,7 @@ def auto(network: str, runtime: str, seed: int) -> dict[str, Any]:
     accuracy, failed = {}, {name: why for name, why in peers.items() if isinstance(why, str)}
     for name, file in list(files.items()):
         try:
-            accuracy[name] = evaluation.accuracy(file)
+            accuracy[name] = evaluation.score(file)
         except Exception as error:  # noqa: BLE001 - a runtime may refuse a peer's file
             failed[name] = str(error).splitlines()[0][:200]
             del files[name]

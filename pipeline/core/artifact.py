@@ -5,13 +5,16 @@ from __future__ import annotations
 import errno
 import hashlib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.core.one_of import one_of
 from pipeline.core.paths import kind_of
 from pipeline.core.runtimes import FORMS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 Form = Annotated[str, one_of(lambda: FORMS)]
 #: The key of what a stage changed under which it stands whether it brought a gain (`results.run.Gain`).
@@ -33,6 +36,11 @@ class TensorSpec(FrozenModel):
     shape: tuple[int, ...]
     dtype: str = "float32"
     layout: str = ""
+
+
+def at_batch(specs: Iterable[TensorSpec], batch: int) -> tuple[TensorSpec, ...]:
+    """Return inputs or outputs with this batch as their first size."""
+    return tuple(spec.model_copy(update={"shape": (batch, *spec.shape[1:])}) for spec in specs)
 
 
 class StageRecord(FrozenModel):

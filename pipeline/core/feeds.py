@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.core.errors import InputError
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
 #: Inputs by name, each [N, ...] with the same N and of the dtype that the network takes.
 Feeds = Mapping[str, NDArray[Any]]
@@ -32,3 +34,9 @@ def feed_slices(feeds: Feeds, batch: int) -> Iterator[dict[str, NDArray[Any]]]:
     for start in range(0, total, batch):
         places = range(start, start + batch)
         yield {name: np.take(values, places, axis=0, mode="wrap") for name, values in feeds.items()}
+
+
+def require_inputs(feeds: Feeds, names: Collection[str], label: str) -> None:
+    """Raise InputError, naming `label`, unless the samples are given by exactly these names."""
+    if feeds.keys() != set(names):
+        raise InputError(f"{label} takes {', '.join(names)}; found {', '.join(feeds) or 'nothing'}")

@@ -129,6 +129,13 @@ def noise_decibels(reference: NDArray[Any], found: NDArray[Any]) -> float:
     return max(-MOST_DECIBELS, 10 * math.log10(power / noise)) if power > 0 else -MOST_DECIBELS
 
 
+def lowest_decibels(reference: Outputs, found: Outputs) -> float:
+    """Return the lowest ratio of signal to noise of all outputs; of whole numbers only where none has a point."""
+    pairs = list(zip(reference, found, strict=True))
+    points = [pair for pair in pairs if np.issubdtype(pair[0].dtype, np.floating)]
+    return min(noise_decibels(*pair) for pair in points or pairs)
+
+
 def compare_classes(reference: Outputs, found: Outputs, labels: NDArray[np.int64]) -> Answers | None:
     """Compare the largest logits [N, classes] of the first outputs; None where these are no logits.
 
@@ -165,7 +172,7 @@ def nearness_fault(reference: Outputs, found: Outputs, answers: Answers | None) 
             return f"{USELESS} not finite"
         if _constant(other) and not _constant(one) and noise_decibels(one, other) < _EQUAL_DECIBELS:
             return f"{USELESS} the same for all {len(other)} images"
-    lowest = min(map(noise_decibels, reference, found))
+    lowest = lowest_decibels(reference, found)
     if lowest < _HOPELESS_DECIBELS or (lowest < LEAST_DECIBELS and not (answers and answers.alike)):
         return f"{lowest:.1f} dB of signal to noise where at least {LEAST_DECIBELS:g} are expected"
     if answers is not None and answers.far:

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from pipeline.compress.state.reproduction import example_for
+
 if TYPE_CHECKING:
     from torch import nn
     from torch.export import ExportedProgram
@@ -20,15 +22,17 @@ if TYPE_CHECKING:
 TOLERANCE = 1e-5
 
 
-def takes_other_batch(program: ExportedProgram | None, model: nn.Module, sample_NCHW: Tensor) -> bool:
-    """Run both on random images, one more than in `sample_NCHW`; what fails or is random does not count as the same."""
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(len(sample_NCHW) + 1, *sample_NCHW.shape[1:], generator=generator)
+def takes_other_batch(program: ExportedProgram | None, model: nn.Module, samples: tuple[Tensor, ...]) -> bool:
+    """Run both on random samples (zeros of integers), one more than in `samples` [N, ...] of each input.
+
+    What fails or is random does not count as the same.
+    """
+    shapes = [((len(each) + 1, *each.shape[1:]), str(each.dtype).removeprefix("torch.")) for each in samples]
     if program is None:
         return False
     try:
         with torch.no_grad():
-            wanted, found = _tensors(model(images.clone())), _tensors(program.module()(images))
+            wanted, found = _tensors(model(*example_for(shapes))), _tensors(program.module()(*example_for(shapes)))
     except Exception:  # noqa: BLE001 - sizes that do not fit, as any operator tells it
         return False
     return len(wanted) == len(found) and all(map(_near, wanted, found))

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import openvino
 
 from pipeline.core.errors import InputError, first_line
+from pipeline.core.feeds import require_inputs, sample_count
 from pipeline.export.openvino import openvino_specs, read_openvino
-from pipeline.onnx_graph.execution import in_batches
+from pipeline.onnx_graph.execution import in_batches, require_batch_axis
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -21,32 +22,45 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
+    from pipeline.core.feeds import Feeds
+
     Values = dict[str, NDArray[np.float32]]
 
 OPENVINO_SETTINGS = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
 
 
-def torch_outputs(model: nn.Module, samples_NCHW: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
-    """Return the outputs of a torch network, each [N, ...]."""
+def torch_outputs(model: nn.Module, feeds: Feeds) -> tuple[NDArray[Any], ...]:
+    """Return the outputs of a torch network, each [N, ...], whatever container they are in.
+
+    Raises InputError for an output that has no batch axis.
+    """
     import torch  # noqa: PLC0415 - whoever runs only files does not load it
+    from torch.utils._pytree import tree_leaves  # noqa: PLC0415
 
+    given = [torch.from_numpy(values.copy()) for values in feeds.values()]  # a forward may write into its inputs
     with torch.no_grad():
-        outputs = model(torch.from_numpy(samples_NCHW.copy()))  # a forward may write into its input
-    return tuple(tensor.numpy() for tensor in (outputs if isinstance(outputs, (tuple, list)) else (outputs,)))
+        leaves = tree_leaves(model(*given))
+    outputs = tuple(leaf.numpy() for leaf in leaves if isinstance(leaf, torch.Tensor))
+    require_batch_axis(outputs, sample_count(feeds), f"the network {type(model).__name__}")
+    return outputs
 
 
-def openvino_outputs(file: Path, samples_NCHW: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
-    """Return the outputs of an IR, each [N, ...], in calls of the batch size that the file has."""
-    model = read_openvino(file)
-    compiled = _compiled(model, str(file))
-    batch = openvino_specs(model)[0][0].shape[0]
-    return in_batches(samples_NCHW, batch, lambda images: [each.copy() for each in compiled(images).values()])
+def openvino_outputs(file: Path, feeds: Feeds) -> tuple[NDArray[Any], ...]:
+    """Return the outputs of an IR, each [N, ...], in calls of the batch size that the file has.
+
+    Raises InputError where it cannot be read or run, takes other inputs, or has an output without a batch axis.
+    """
+    model, label = read_openvino(file), str(file)
+    inputs = openvino_specs(model)[0]
+    require_inputs(feeds, [spec.name for spec in inputs], label)
+    compiled = _compiled(model, label)
+    batch = inputs[0].shape[0]
+    return in_batches(feeds, batch, lambda call: [each.copy() for each in compiled(dict(call)).values()], label)
 
 
-def openvino_tensors(file: Path, batch_NCHW: NDArray[np.float32], names: Iterable[str]) -> Values:
+def openvino_tensors(file: Path, batch: Feeds, names: Iterable[str]) -> Values:
     """Return the float tensors with these ONNX names that the IR still has, from one call."""
-    model = read_openvino(file)
-    (found,) = openvino_traces(model, [{model.inputs[0].any_name: batch_NCHW}], names)
+    (found,) = openvino_traces(read_openvino(file), [batch], names)
     return found
 
 

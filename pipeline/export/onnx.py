@@ -17,6 +17,8 @@ import torch
 from onnx import AttributeProto
 from torch.onnx._internal.exporter._errors import ConversionError
 
+from pipeline.compress.state.reproduction import left_unchanged
+from pipeline.compress.training.inference import named_outputs
 from pipeline.core.errors import InputError, first_line
 from pipeline.core.quiet import quiet_libraries
 from pipeline.core.user_code import error_origin, quoted_line
@@ -42,7 +44,7 @@ _SCOPE_KEY = "pkg.torch.onnx.name_scopes"
 _BIAS_INPUT = 2
 #: What torch warns of that this program sees to.
 _TREES = (r"`isinstance\(treespec, LeafSpec\)`", FutureWarning)
-_ASSIGNED = (r"The tensor attributes? self\.", UserWarning)
+_ASSIGNED = (r"The tensor attributes? self\.|# The axis name: batch will not be used", UserWarning)
 #: Lines here are not the network's.
 OTHERS = (str(Path(torch.__file__).parent), str(Path(__file__).parent), "<")
 
@@ -50,53 +52,59 @@ OTHERS = (str(Path(torch.__file__).parent), str(Path(__file__).parent), "<")
 def export_onnx(
     model: nn.Module,
     folder: Path,
+    inputs: Sequence[TensorSpec],
+    output_names: Sequence[str] = (),
     *,
-    input_shape: Sequence[int],
-    input_name: str = "image",
-    output_names: Sequence[str] = ("logits",),
     opset: int = _DEFAULT_OPSET,
     dynamic_batch: bool = False,
 ) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
     """Write `model.onnx` into `folder` and return its inputs and outputs.
 
-    The network has one float32 input of `input_shape` [N, C, H, W]. With `dynamic_batch` the file takes any N. Batch
-    norm behind a convolution is folded into it. Files of more than 2 GB cannot be written in one piece.
+    The network takes `inputs`, each [N, ...] with the same N, in this order. What it returns, flattened, gets the
+    `output_names`; without them those of `named_outputs`. With `dynamic_batch` the file takes any N. Batch norm behind
+    a convolution is folded into it. Files of more than 2 GB cannot be written in one piece.
 
     Raises:
         ValueError: a module is in training mode.
-        InputError: the network cannot be traced or translated; the message names the line of the definition.
+        InputError: the network cannot be traced or translated (the message names the line of the definition), has
+            other outputs than named, or its code fixes the batch size although any was asked for.
     """
     if any(module.training for module in model.modules()):
         raise ValueError("export needs a network in evaluation mode: call eval() first")
-    proto = _translate(model, tuple(input_shape), input_name, list(output_names), opset, dynamic=dynamic_batch)
+    proto = _translate(model, inputs, list(output_names), opset, dynamic=dynamic_batch)
     _name_after_modules(proto, frozenset(model.state_dict()))
     finished = finish_model(proto)
-    if dynamic_batch and (fixed := onnx_specs(finished)[0][0].shape[0]) > 0:
+    fixed = {spec.name: spec.shape[0] for spec in onnx_specs(finished)[0] if spec.shape[0] > 0}
+    if dynamic_batch and fixed:
         raise InputError(
-            f"{type(model).__name__} was exported only for a batch of {fixed}, although any number was asked for: its "
-            "code fixes the batch size. Export with batch fixed, or read x.shape[0] where it is needed"
+            f"{type(model).__name__} was exported only for a batch of {next(iter(fixed.values()))} ({', '.join(fixed)})"
+            ", although any number was asked for: its code fixes the batch size. Export with batch fixed, or read "
+            "x.shape[0] where it is needed"
         )
     write_onnx(finished, folder / FILE_NAME)
     return onnx_specs(finished)
 
 
 def _translate(
-    model: nn.Module, shape: tuple[int, ...], input_name: str, output_names: list[str], opset: int, *, dynamic: bool
+    model: nn.Module, inputs: Sequence[TensorSpec], output_names: list[str], opset: int, *, dynamic: bool
 ) -> ModelProto:
     # A traced batch of 1 would be taken for a constant.
-    sample = torch.zeros(2 if dynamic else shape[0], *shape[1:])
-    shapes = ({0: torch.export.Dim("batch")},) if dynamic else None
+    samples = tuple(
+        torch.zeros(2 if dynamic else spec.shape[0], *spec.shape[1:], dtype=getattr(torch, spec.dtype))
+        for spec in inputs
+    )
+    shapes = tuple({0: torch.export.Dim("batch")} for _ in inputs) if dynamic else None
 
     def translated(given: nn.Module | ExportedProgram) -> ONNXProgram:
         with quiet_libraries(*_TREES), quiet_libraries(*_ASSIGNED), spelled_out(), fit_for_export():
             program = torch.onnx.export(
                 given,
-                (sample,),
+                samples,
                 dynamo=True,
                 external_data=False,
                 verbose=False,
-                input_names=[input_name],
-                output_names=output_names,
+                input_names=[spec.name for spec in inputs],
+                output_names=names,
                 opset_version=opset,
                 dynamic_shapes=shapes,
             )
@@ -105,31 +113,45 @@ def _translate(
         return program
 
     try:
+        names = output_names or _names_of_outputs(model, samples)
         program = translated(model)
-        if dynamic and not takes_other_batch(program.exported_program, model, sample):
-            program = _read_from_code(model, sample, translated) or program
+        if dynamic and not takes_other_batch(program.exported_program, model, samples):
+            program = _read_from_code(model, samples, translated) or program
     except BaseException as error:
         reason = _reason(error)
         if not reason:
             raise
         raise InputError(
-            f"{type(model).__name__} with input {list(sample.shape)} cannot be exported to ONNX: {reason}"
+            f"{type(model).__name__} with input {_shapes_text(samples)} cannot be exported to ONNX: {reason}"
         ) from error
+    found = len(program.model_proto.graph.output)
+    if found != len(names):
+        raise InputError(f"{type(model).__name__} has {found} outputs, expected {len(names)}: {', '.join(names)}")
     return program.model_proto
 
 
+def _names_of_outputs(model: nn.Module, samples: tuple[Tensor, ...]) -> list[str]:
+    with left_unchanged(model), torch.no_grad():
+        return [*named_outputs(model(*(each.clone() for each in samples)))]
+
+
+def _shapes_text(samples: Sequence[Tensor]) -> str:
+    """Return the shapes of inputs as messages have them."""
+    return " and ".join(str(list(each.shape)) for each in samples)
+
+
 def _read_from_code(
-    model: nn.Module, sample: Tensor, translated: Callable[[ExportedProgram], ONNXProgram]
+    model: nn.Module, samples: tuple[Tensor, ...], translated: Callable[[ExportedProgram], ONNXProgram]
 ) -> ONNXProgram | None:
     """Return what torch makes of the network's code instead of its run, where that is right for other batches."""
-    batch = ({0: torch.export.Dim.AUTO},)
+    batch = tuple({0: torch.export.Dim.AUTO} for _ in samples)
     try:
         with quiet_libraries(*_TREES), quiet_libraries(*_ASSIGNED), spelled_out():
-            read = torch.export.export(model, (sample,), dynamic_shapes=batch, strict=True)
+            read = torch.export.export(model, samples, dynamic_shapes=batch, strict=True)
         program = translated(read)
     except Exception:  # noqa: BLE001 - this way takes fewer networks, and parity judges the other
         return None
-    return program if takes_other_batch(program.exported_program, model, sample) else None
+    return program if takes_other_batch(program.exported_program, model, samples) else None
 
 
 def _reason(error: BaseException) -> str:
@@ -172,7 +194,9 @@ def _name_after_modules(proto: ModelProto, tensors: frozenset[str]) -> None:
     taken = set(fixed) | tensors
     renamed: dict[str, str] = {}
     for node in graph.node:
-        node.name = _free(_layer_name(node, tensors), taken)
+        name = _layer_name(node, tensors)
+        # A layer may be called as the output that it makes: `boxes`. With one output it has had a number ever since.
+        node.name = name if len(graph.output) > 1 and name in node.output else _free(name, taken)
         for index, value in enumerate(node.output):
             if value and value not in fixed:
                 renamed[value] = node.name if index == 0 else _free(f"{node.name}.output{index}", taken)

@@ -17,9 +17,10 @@ from torch import nn
 from pipeline.compress.training.inference import forward_hooks
 from pipeline.core.classification import is_logits, predicted_classes, share_equal
 from pipeline.core.errors import StageError
+from pipeline.core.feeds import feed_slices
 from pipeline.export.execution import openvino_tensors, torch_outputs
 from pipeline.export.openvino import openvino_specs, read_openvino
-from pipeline.onnx_graph.execution import batch_slices, onnx_batch, onnx_tensors
+from pipeline.onnx_graph.execution import onnx_batch, onnx_tensors
 from pipeline.onnx_graph.file import read_onnx
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from pipeline.core.feeds import Feeds
     from pipeline.onnx_graph.execution import Values
 
 #: Largest difference, relative to scale, that rounding in another order explains: between float32 files, of their last
@@ -96,11 +98,13 @@ def check_parity(
     *,
     tolerance: float,
     locate: Callable[[], Difference | None],
+    names: Sequence[str] = (),
 ) -> Parity:
     """Return the parity when it is within `tolerance` of scale.
 
     Raises:
-        StageError: it is not. `locate` is called to find the first layer that differs, which the message names.
+        StageError: it is not. `locate` is called to find the first layer that differs, which the message names. Of
+            several outputs, whose `names` are given, the first that differs is named too.
     """
     parity = output_differences(reference, outputs)
     if parity.max_rel_to_scale <= tolerance:
@@ -111,8 +115,10 @@ def check_parity(
         if first
         else "Every layer that both have agrees, so it arises in one that only one of them has"
     )
+    apart = [relative(*pair) > tolerance for pair in zip(reference, outputs, strict=True)]
+    which = f"outputs {names[apart.index(True)]}" if len(names) > 1 else "outputs"
     raise StageError(
-        f"outputs differ by {parity.max_rel_to_scale:.1e} of their scale on {parity.images} images, allowed is "
+        f"{which} differ by {parity.max_rel_to_scale:.1e} of their scale on {parity.images} images, allowed is "
         f"{tolerance:.0e}. {where}"
     )
 
@@ -128,37 +134,31 @@ def first_difference(
     return None
 
 
-def locate_in_onnx(
-    reference: Path, file: Path, samples_NCHW: NDArray[np.float32], *, tolerance: float
-) -> Difference | None:
+def locate_in_onnx(reference: Path, file: Path, feeds: Feeds, *, tolerance: float) -> Difference | None:
     """Return the first layer in which an ONNX file differs from another one with the same tensor names."""
     layers = _layers(reference)
-    batch_NCHW = next(batch_slices(samples_NCHW, onnx_batch(read_onnx(reference))))
-    given, found = (onnx_tensors(path, batch_NCHW, layers) for path in (reference, file))
+    batch = next(feed_slices(feeds, onnx_batch(read_onnx(reference))))
+    given, found = (onnx_tensors(path, batch, layers) for path in (reference, file))
     return first_difference(_by_layer(given, layers), _by_layer(found, layers), tolerance=tolerance)
 
 
-def locate_in_openvino(
-    reference: Path, file: Path, samples_NCHW: NDArray[np.float32], *, tolerance: float
-) -> Difference | None:
+def locate_in_openvino(reference: Path, file: Path, feeds: Feeds, *, tolerance: float) -> Difference | None:
     """Return the first layer in which an IR differs from the ONNX file that it was made of."""
     layers = _layers(reference)
-    batch_NCHW = next(batch_slices(samples_NCHW, openvino_specs(read_openvino(file))[0][0].shape[0]))
-    given, found = onnx_tensors(reference, batch_NCHW, layers), openvino_tensors(file, batch_NCHW, layers)
+    batch = next(feed_slices(feeds, openvino_specs(read_openvino(file))[0][0].shape[0]))
+    given, found = onnx_tensors(reference, batch, layers), openvino_tensors(file, batch, layers)
     return first_difference(_by_layer(given, layers), _by_layer(found, layers), tolerance=tolerance)
 
 
-def locate_in_export(
-    model: nn.Module, file: Path, samples_NCHW: NDArray[np.float32], *, tolerance: float
-) -> Difference | None:
+def locate_in_export(model: nn.Module, file: Path, feeds: Feeds, *, tolerance: float) -> Difference | None:
     """Return the first convolution or linear layer in which an ONNX export differs from its torch network."""
     layers = _layers(file)
-    batch_NCHW = next(batch_slices(samples_NCHW, onnx_batch(read_onnx(file))))
-    given, found = module_outputs(model, batch_NCHW), onnx_tensors(file, batch_NCHW, layers)
+    batch = next(feed_slices(feeds, onnx_batch(read_onnx(file))))
+    given, found = module_outputs(model, batch), onnx_tensors(file, batch, layers)
     return first_difference(given, _by_layer(found, layers), tolerance=tolerance)
 
 
-def module_outputs(model: nn.Module, batch_NCHW: NDArray[np.float32]) -> Values:
+def module_outputs(model: nn.Module, batch: Feeds) -> Values:
     """Return the output of every convolution and linear module by name, in the order of the calls.
 
     Where batch norm reads a convolution's output it is batch norm's output: the two are one layer once exported. The
@@ -175,14 +175,14 @@ def module_outputs(model: nn.Module, batch_NCHW: NDArray[np.float32]) -> Values:
             if isinstance(module, WEIGHTED):
                 calls[name] += 1
                 values[name if calls[name] == 1 else f"{name}_{calls[name]}"] = made
-            elif last is not None and values[last][0] is given[0]:
+            elif last is not None and given and values[last][0] is given[0]:
                 values[last] = made
 
         return hook
 
     watched = (each for each in model.named_modules() if isinstance(each[1], (*WEIGHTED, *NORMS)))
     with forward_hooks(watched, keep):
-        torch_outputs(model, batch_NCHW)
+        torch_outputs(model, batch)
     return {name: copy for name, (_, copy) in values.items()}
 
 

@@ -19,9 +19,7 @@ from pipeline.onnx_graph.file import finish_model, onnx_specs, read_onnx, write_
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import numpy as np
-    from numpy.typing import NDArray
-
+    from pipeline.core.feeds import Feeds
     from pipeline.export.parity import Parity
 
 
@@ -34,7 +32,7 @@ class SimplifyResult:
     parity: Parity
 
 
-def simplify_onnx(source: Path, destination: Path, samples_NCHW: NDArray[np.float32]) -> SimplifyResult:
+def simplify_onnx(source: Path, destination: Path, feeds: Feeds) -> SimplifyResult:
     """Write the simplified file. The same file and version of onnxsim give the same bytes.
 
     Raises:
@@ -54,18 +52,18 @@ def simplify_onnx(source: Path, destination: Path, samples_NCHW: NDArray[np.floa
         raise StageError(f"onnxsim changed the inputs or outputs: {onnx_specs(result)}, expected {onnx_specs(given)}")
     write_onnx(result, destination)
     try:
-        parity = _parity(source, destination, samples_NCHW)
+        parity = _parity(source, destination, feeds)
     except StageError:
         destination.unlink()
         raise
     return SimplifyResult(len(given.graph.node), len(result.graph.node), parity)
 
 
-def _parity(source: Path, destination: Path, samples_NCHW: NDArray[np.float32]) -> Parity:
-    reference, outputs = (onnx_outputs(file, samples_NCHW) for file in (source, destination))
+def _parity(source: Path, destination: Path, feeds: Feeds) -> Parity:
+    reference, outputs = (onnx_outputs(file, feeds) for file in (source, destination))
     return check_parity(
         reference,
         outputs,
         tolerance=FLOAT32_TOLERANCE,
-        locate=lambda: locate_in_onnx(source, destination, samples_NCHW, tolerance=FLOAT32_TOLERANCE),
+        locate=lambda: locate_in_onnx(source, destination, feeds, tolerance=FLOAT32_TOLERANCE),
     )

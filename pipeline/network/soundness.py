@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import MappingKey, tree_flatten_with_path
 
 from pipeline.compress.state.kept import ADVICE, kept_state
-from pipeline.compress.training.inference import forward_outputs
+from pipeline.compress.training.inference import forward_outputs, named_outputs
 from pipeline.core.artifact import TensorSpec
 from pipeline.core.errors import InputError
 from pipeline.core.user_code import line_of, user_code_errors
@@ -67,7 +66,7 @@ def check_classifier(
         raise InputError(
             f"the network gives logits of the kind {kind}; expected real numbers in a dense tensor on {batch.device}"
         )
-    if cause := _randomness(model, batch):
+    if cause := _randomness(model, (batch,)):
         raise InputError(cause)
 
 
@@ -90,7 +89,7 @@ def check_network(model: nn.Module, task: Task, inputs: Sequence[TensorSpec]) ->
     shapes = ", ".join(f"{spec.name} {spec.dtype} {list(spec.shape)}" for spec in inputs)
     with user_code_errors(f"the network does not accept the task's inputs ({shapes})", alone=True), torch.no_grad():
         found = model(*(each.clone() for each in given))
-    outputs = _named_outputs(found, task.output_names)
+    outputs = named_outputs(found, task.output_names)
     wrong = {name: list(each.shape) for name, each in outputs.items() if each.shape[:1] != (batch,)}
     if wrong or not outputs:
         raise InputError(
@@ -105,20 +104,8 @@ def check_network(model: nn.Module, task: Task, inputs: Sequence[TensorSpec]) ->
     )
 
 
-def _named_outputs(found: object, names: Sequence[str]) -> dict[str, Tensor]:
-    """Return every tensor that a forward returned, by name, in the order in which an export has them."""
-    leaves = [(path, leaf) for path, leaf in tree_flatten_with_path(found)[0] if isinstance(leaf, Tensor)]
-    if names and len(names) != len(leaves):
-        raise InputError(f"the network gives {len(leaves)} outputs, the task names {len(names)}: {', '.join(names)}")
-    keys = [".".join(str(key.key) for key in path if isinstance(key, MappingKey)) for path, _ in leaves]
-    plain = [f"output_{index + 1}" if index else "output" for index in range(len(leaves))]
-    chosen = names or (keys if all(keys) and len({*keys}) == len(keys) else plain)
-    return {name: leaf for name, (_, leaf) in zip(chosen, leaves, strict=True)}
-
-
-def _randomness(model: nn.Module, batch: Tensor | tuple[Tensor, ...]) -> str:
+def _randomness(model: nn.Module, given: tuple[Tensor, ...]) -> str:
     """Return why two evaluations of the same batch differ, with the line that draws random numbers; empty if equal."""
-    given = batch if isinstance(batch, tuple) else (batch,)
     if not _apart(forward_outputs(model, given), forward_outputs(model, given)):
         return ""
     with _Drawn() as drawn:
@@ -138,10 +125,13 @@ def _randomness(model: nn.Module, batch: Tensor | tuple[Tensor, ...]) -> str:
     )
 
 
-def batch_mixing(model: nn.Module, batch: Tensor) -> str:
-    """Return why an image's output depends on the other images in its batch, with the layers at fault; else empty."""
-    together = forward_outputs(model, batch.clone())
-    alone = [forward_outputs(model, image[None].clone()) for image in batch]
+def batch_mixing(model: nn.Module, batch: tuple[Tensor, ...]) -> str:
+    """Return why an image's output depends on the other images in its batch, with the layers at fault; else empty.
+
+    `batch` has all inputs, each [N, ...].
+    """
+    together = forward_outputs(model, batch)
+    alone = [forward_outputs(model, one) for one in _each_alone(batch)]
     if not _apart(together, [torch.cat(parts) for parts in zip(*alone, strict=True)]):
         return ""
     if cause := _randomness(model, batch):
@@ -162,22 +152,27 @@ def batch_mixing(model: nn.Module, batch: Tensor) -> str:
             f"{said}: {', '.join(norms[:NAMED])} has no running statistics and uses those of the batch in evaluation "
             "too. Expected constant statistics: track_running_stats=True and training with it, or GroupNorm"
         )
-    if changed := kept_state(model, (batch,)):
+    if changed := kept_state(model, batch):
         return f"{said}, and its forward changes {changed}, as a norm does that is left in training mode. {ADVICE}"
     return f"{said}: its forward computes across images, such as a mean over dimension 0"
 
 
-def _rounded(model: nn.Module, batch: Tensor) -> bool:
+def _rounded(model: nn.Module, batch: tuple[Tensor, ...]) -> bool:
     """Say whether an image's output depends on the other images in its batch by the rounding of float32 alone."""
-    if not all(each.is_floating_point() for each in (batch, *model.parameters())):
+    if not all(each.is_floating_point() for each in (*batch, *model.parameters())):
         return False
-    wide, images = deepcopy(model).double(), batch.double()
+    wide, images = deepcopy(model).double(), tuple(each.double() for each in batch)
     try:
         together = forward_outputs(wide, images)
-        alone = [forward_outputs(wide, image[None]) for image in images]
+        alone = [forward_outputs(wide, one) for one in _each_alone(images)]
     except (RuntimeError, TypeError):  # a network that makes float32 tensors itself cannot be asked
         return False
     return not _apart(together, [torch.cat(parts) for parts in zip(*alone, strict=True)])
+
+
+def _each_alone(batch: tuple[Tensor, ...]) -> list[tuple[Tensor, ...]]:
+    """Return the inputs [1, ...] of each image of a batch."""
+    return [tuple(each[place : place + 1] for each in batch) for place in range(len(batch[0]))]
 
 
 def _takes(model: nn.Module, batch: Tensor) -> bool:

@@ -12,6 +12,7 @@ import onnx
 import onnxruntime
 
 from pipeline.core.errors import InputError, first_line
+from pipeline.core.feeds import feed_slices, require_inputs, sample_count
 from pipeline.onnx_graph.file import onnx_specs, read_onnx
 
 if TYPE_CHECKING:
@@ -20,28 +21,28 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from pipeline.core.feeds import Feeds
+
     Values = dict[str, NDArray[np.float32]]
 
 
-def onnx_outputs(
-    file: Path, samples_NCHW: NDArray[np.float32], *, optimised: bool = False
-) -> tuple[NDArray[np.float32], ...]:
+def onnx_outputs(file: Path, feeds: Feeds, *, optimised: bool = False) -> tuple[NDArray[Any], ...]:
     """Return the outputs of an ONNX file, each [N, ...], in calls of the batch size that the file has.
 
     Unoptimised, a quantized file is emulated in float32; `optimised`, it runs on the integer kernels of this CPU.
+
+    Raises:
+        InputError: the file cannot be read or run, takes other inputs, or has an output without a batch axis.
     """
-    model = read_onnx(file)
-    session = onnx_session(model, str(file), optimised=optimised)
-    name = session.get_inputs()[0].name
-    label = str(file)
-    return in_batches(samples_NCHW, onnx_batch(model), lambda images: run_onnx(session, None, {name: images}, label))
+    model, label = read_onnx(file), str(file)
+    require_inputs(feeds, [spec.name for spec in onnx_specs(model)[0]], label)
+    session = onnx_session(model, label, optimised=optimised)
+    return in_batches(feeds, onnx_batch(model), lambda call: run_onnx(session, None, call, label), label)
 
 
-def onnx_tensors(file: Path, batch_NCHW: NDArray[np.float32], names: Iterable[str]) -> Values:
+def onnx_tensors(file: Path, batch: Feeds, names: Iterable[str]) -> Values:
     """Return the float tensors with these names, in the order of the file, from one unoptimised call."""
-    model = read_onnx(file)
-    feeds = [{onnx_specs(model)[0][0].name: batch_NCHW}]
-    (found,) = onnx_traces(model, feeds, names, label=str(file))
+    (found,) = onnx_traces(read_onnx(file), [batch], names, label=str(file))
     return {name: value for name, value in found.items() if value.dtype == np.float32}
 
 
@@ -87,11 +88,15 @@ def run_onnx(
 
 
 def onnx_batch(model: onnx.ModelProto) -> int:
-    """Return the batch size of the first input; -1 when it is dynamic."""
-    weights = {tensor.name for tensor in model.graph.initializer}
-    images = next(value for value in model.graph.input if value.name not in weights)
-    first = images.type.tensor_type.shape.dim[0]
-    return first.dim_value if first.HasField("dim_value") else -1
+    """Return the batch size of the first input; -1 when it is dynamic.
+
+    Raises InputError when the model has no input, or one without a batch axis.
+    """
+    inputs = onnx_specs(model)[0]
+    if not inputs or not all(spec.shape for spec in inputs):
+        found = ", ".join(f"{spec.name} {list(spec.shape)}" for spec in inputs) or "none"
+        raise InputError(f"found the inputs: {found}; expected inputs [N, ...]")
+    return inputs[0].shape[0]
 
 
 def batch_slices(samples_NCHW: NDArray[Any], batch: int) -> Iterator[NDArray[Any]]:
@@ -102,10 +107,24 @@ def batch_slices(samples_NCHW: NDArray[Any], batch: int) -> Iterator[NDArray[Any
 
 
 def in_batches(
-    samples_NCHW: NDArray[np.float32],
-    batch: int,
-    call: Callable[[NDArray[np.float32]], Sequence[NDArray[np.float32]]],
-) -> tuple[NDArray[np.float32], ...]:
-    """Return all outputs, each [N, ...], of a function that takes groups of exactly `batch` images."""
-    parts = [call(images) for images in batch_slices(samples_NCHW, batch)]
-    return tuple(np.concatenate(part)[: len(samples_NCHW)] for part in zip(*parts, strict=True))
+    feeds: Feeds, batch: int, call: Callable[[Feeds], Sequence[NDArray[Any]]], label: str
+) -> tuple[NDArray[Any], ...]:
+    """Return all outputs, each [N, ...], of a function that takes groups of exactly `batch` samples.
+
+    Raises InputError, naming `label`, for an output that has no result for each sample along its first axis.
+    """
+    parts = []
+    for given in feed_slices(feeds, batch):
+        parts.append(call(given))
+        require_batch_axis(parts[-1], sample_count(given), label)
+    return tuple(np.concatenate(part)[: sample_count(feeds)] for part in zip(*parts, strict=True))
+
+
+def require_batch_axis(outputs: Iterable[NDArray[Any]], count: int, label: str) -> None:
+    """Raise InputError, naming `label`, unless each output of `count` samples is [count, ...]."""
+    for place, output in enumerate(outputs):
+        if output.shape[:1] != (count,):
+            raise InputError(
+                f"{label}: output {place} has the shape {list(output.shape)} for a batch of {count}; expected "
+                f"[{count}, ...], a result for each sample along the first axis"
+            )

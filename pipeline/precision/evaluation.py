@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.core.errors import InputError, StageError
-from pipeline.core.nearness import noise_decibels
+from pipeline.core.feeds import feed_slices, sample_count
+from pipeline.core.nearness import lowest_decibels
 from pipeline.core.task import score_of, statistics_of
 from pipeline.core.user_code import user_code_errors
 from pipeline.measure.batches import run_in_batches
@@ -21,7 +22,6 @@ from pipeline.measure.machine import usable_threads
 from pipeline.measure.model_files import model_files
 from pipeline.measure.statistics import median_milliseconds, paired_speedup
 from pipeline.measure.subjects import MeasureTerms, Subject, open_subjects, start_worker
-from pipeline.onnx_graph.execution import batch_slices
 from pipeline.results.scores import paired_difference
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from pipeline.core.feeds import Feeds
     from pipeline.core.stage import Progress, Runtime, Target
     from pipeline.core.task import Task
     from pipeline.measure.devices import Device
@@ -48,15 +49,15 @@ class PairedTime:
 
 @dataclass
 class Evaluation:
-    """Judges files on the same samples and the same device; predictions and logits are kept by file.
+    """Judges files on the same samples and the same device; predictions and outputs are kept by file.
 
-    `held_out_NCHW` are training images that nothing was calibrated on. `device` is None for this machine. The score is
+    `held_out` are training samples that nothing was calibrated on. `device` is None for this machine. The score is
     taken on this machine, latency on the device. `net` says which files are far from the float file; without one none.
     """
 
     runtime: Runtime
     target: Target
-    held_out_NCHW: NDArray[np.float32]
+    held_out: Feeds
     task: Task
     seed: int
     progress: Progress
@@ -64,17 +65,18 @@ class Evaluation:
     net: Net | None = None
     output_names: tuple[str, ...] = ("logits",)
     _predictions: dict[Path, list[Any]] = field(default_factory=dict)
-    _held_out: dict[Path, NDArray[np.float32]] = field(default_factory=dict)
+    _held_out: dict[Path, list[NDArray[Any]]] = field(default_factory=dict)
 
     def decibels(self, float_file: Path, file: Path) -> float:
-        """Return the signal-to-quantization-noise ratio of the logits on the held-out images, at most 150 dB.
+        """Return the ratio of signal to quantization noise on the held-out samples, at most 150 dB.
+
+        Of several outputs the lowest ratio counts.
 
         Raises:
             InputError: the runtime cannot read or run a file.
-            StageError: a file's logits are not finite.
+            StageError: a file's outputs are not finite.
         """
-        signal, other = (self._logits_held_out(each).astype(np.float64) for each in (float_file, file))
-        return noise_decibels(signal, other)
+        return lowest_decibels(*(self._held_out_outputs(each) for each in (float_file, file)))
 
     def far(self, file: Path) -> str:
         """Say why a file is far from the float file; empty where it is near. Errors are those of `Net.see`."""
@@ -157,27 +159,23 @@ class Evaluation:
                 self.task.feeds("validation", range(start, min(start + batch, total)))
                 for start in range(0, total, batch)
             )
-            ran = self._ran(file, (next(iter(each.values())) for each in feeds))
             found: list[Any] = []
-            for outputs in ran:
+            for outputs in self._ran(file, feeds):
                 with user_code_errors(f"{file.name}: its outputs on validation samples cannot be decoded"):
                     found += self.task.predictions(dict(zip(self.output_names, outputs, strict=False)))
             self._predictions[file] = found
         return self._predictions[file]
 
-    def _logits_held_out(self, file: Path) -> NDArray[np.float32]:
+    def _held_out_outputs(self, file: Path) -> list[NDArray[Any]]:
         if file not in self._held_out:
-            given_NCHW = self.held_out_NCHW
-            found = self._logits(file, batch_slices(given_NCHW, self.target.batch))[: len(given_NCHW)]
-            if not np.isfinite(found).all():
+            ran = self._ran(file, feed_slices(self.held_out, self.target.batch))
+            found = [np.concatenate(each)[: sample_count(self.held_out)] for each in zip(*ran, strict=True)]
+            if not all(np.isfinite(output).all() for output in found):
                 raise StageError(f"{file.name}: its outputs on training images are not finite in {self.runtime}")
             self._held_out[file] = found
         return self._held_out[file]
 
-    def _logits(self, file: Path, batches_NCHW: Iterable[NDArray[np.float32]]) -> NDArray[np.float32]:
-        """Return the first output for all batches, on the threads that evaluation may use here."""
-        return np.concatenate([logits for logits, *_ in self._ran(file, batches_NCHW)]).astype(np.float32)
-
-    def _ran(self, file: Path, batches_NCHW: Iterable[NDArray[np.float32]]) -> Iterator[list[NDArray[np.float32]]]:
+    def _ran(self, file: Path, batches: Iterable[Feeds]) -> Iterator[list[NDArray[Any]]]:
+        """Yield the outputs for each batch, on the threads that evaluation may use here."""
         threads, batch = usable_threads().number, self.target.batch
-        return run_in_batches(file, batches_NCHW, runtime=self.runtime, threads=threads, batch=batch)
+        return run_in_batches(file, batches, runtime=self.runtime, threads=threads, batch=batch)

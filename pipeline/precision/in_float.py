@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pipeline.analysis.noise import own_layer_sqnr
+from pipeline.core.feeds import take_samples
 from pipeline.precision.candidates import decibels_of
 from pipeline.precision.problem import file_of, speed_of
 from pipeline.results.precision import LayerChoice
@@ -108,7 +109,8 @@ def layers_in_float(
 
 def _worth(candidates: Candidates, plain: SearchCandidate, variant: Variant, share: float) -> dict[str, float]:
     """Return decibels for a share of the time, by layer, of those that are noisiest alone."""
-    own = own_layer_sqnr(candidates.question.given, file_of(plain), candidates.evaluation.held_out_NCHW[:NOISE_IMAGES])
+    (images,) = take_samples(candidates.evaluation.held_out, slice(NOISE_IMAGES)).values()
+    own = own_layer_sqnr(candidates.question.given, file_of(plain), images)
     noisy = sorted((name for name in own if name in plain.on_integers), key=lambda name: own[name])[:MOST_LAYERS]
     base = candidates.make(variant, images=TRIAL_IMAGES)
     trials = {name: candidates.make(variant.keeping((name,)), images=TRIAL_IMAGES) for name in noisy}

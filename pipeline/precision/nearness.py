@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from pipeline.core.errors import InputError, StageError
+from pipeline.core.feeds import feed_slices, sample_count
 from pipeline.core.nearness import (
     FAR,
     MOST_LAYERS,
@@ -24,12 +25,12 @@ from pipeline.core.nearness import (
     Seen,
     compare_classes,
     guilty_nodes,
+    lowest_decibels,
     nearness_fault,
-    noise_decibels,
 )
 from pipeline.core.stage import Runtime, runs_in
 from pipeline.measure.batches import run_in_batches
-from pipeline.onnx_graph.execution import batch_slices, onnx_outputs
+from pipeline.onnx_graph.execution import onnx_outputs
 from pipeline.precision.request import training_order
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from pipeline.core.dataset import SplitName
+    from pipeline.core.feeds import Feeds
     from pipeline.core.nearness import Decision, OnFar, Outputs, Task
     from pipeline.core.stage import Context, Progress
 
@@ -47,11 +50,11 @@ IMAGES = 64
 
 @dataclass(frozen=True)
 class Images:
-    """Images [N, C, H, W] as the network takes them, with their labels [N] and what they are to the ranges."""
+    """Samples as the network takes them, what they are to the ranges, and a classifier's labels [N]."""
 
     name: str
-    samples_NCHW: NDArray[np.float32]
-    labels: NDArray[np.int64]
+    feeds: Feeds
+    labels: NDArray[np.int64] | None = None
 
 
 def images_of(context: Context, calibrated: int) -> tuple[Images, ...]:
@@ -60,13 +63,15 @@ def images_of(context: Context, calibrated: int) -> tuple[Images, ...]:
     `calibrated` is how many are calibrated on, in the order of `training_images`. Where these are all, the others are
     validation images; without any there is the one kind alone.
     """
-    data, order = context.dataset(), training_order(context)
-    kinds = {"calibration": (data.train, order[:calibrated]), "held-out": (data.train, order[calibrated:])}
+    task, order = context.task(), training_order(context)
+    kinds: dict[str, tuple[SplitName, NDArray[np.int64]]] = {
+        "calibration": ("train", order[:calibrated]),
+        "held-out": ("train", order[calibrated:]),
+    }
     if calibrated >= len(order):
-        drawn = np.random.default_rng(context.seed).permutation(len(data.validation))
-        kinds["held-out"] = data.validation, drawn
+        kinds["held-out"] = "validation", np.random.default_rng(context.seed).permutation(task.count("validation"))
     return tuple(
-        Images(name, data.normalisation(split.images[chosen]), split.labels[chosen])
+        Images(name, task.feeds(split, chosen), task.images.split(split).labels[chosen] if task.images else None)
         for name, (split, places) in kinds.items()
         if len(chosen := places[:IMAGES])
     )
@@ -98,7 +103,7 @@ class Net:
         """
         found = [self._seen(images, self.runtime, self._shipped(file, images)) for images in self.images]
         for images in self.images:
-            outputs = onnx_outputs(file, images.samples_NCHW)
+            outputs = onnx_outputs(file, images.feeds)
             found.append(self._seen(images, "onnxruntime unoptimised", outputs))
         return tuple(found)
 
@@ -111,19 +116,19 @@ class Net:
         shapes, expected = ([output.shape for output in each] for each in (outputs, reference))
         if shapes != expected:
             raise StageError(f"outputs have shapes {shapes}, expected {expected}")
-        answers = self.task(reference, outputs, images.labels)
+        answers = None if images.labels is None else self.task(reference, outputs, images.labels)
         return Seen(
             images=images.name,
-            count=len(images.samples_NCHW),
+            count=sample_count(images.feeds),
             session=session,
-            decibels=min(map(noise_decibels, reference, outputs)),
+            decibels=lowest_decibels(reference, outputs),
             answers=answers,
             fault=nearness_fault(reference, outputs, answers),
         )
 
     def _reference(self, images: Images) -> Outputs:
         if images.name not in self._references:
-            found = onnx_outputs(self.given, images.samples_NCHW)
+            found = onnx_outputs(self.given, images.feeds)
             if not all(np.isfinite(output).all() for output in found):
                 raise StageError(f"the float network's outputs are not finite on {images.name} images")
             self._references[images.name] = found
@@ -131,9 +136,9 @@ class Net:
 
     def _shipped(self, file: Path, images: Images) -> Outputs:
         """Return the outputs in a session like the one that ships, in calls of the target's batch."""
-        batches = batch_slices(images.samples_NCHW, self.batch)
+        batches = feed_slices(images.feeds, self.batch)
         parts = run_in_batches(file, batches, runtime=self.runtime, threads=1, batch=self.batch)
-        return [np.concatenate(each)[: len(images.samples_NCHW)] for each in zip(*parts, strict=True)]
+        return [np.concatenate(each)[: sample_count(images.feeds)] for each in zip(*parts, strict=True)]
 
 
 class MakeFile(Protocol):

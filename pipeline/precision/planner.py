@@ -94,7 +94,7 @@ def find_precision(
     evaluation = Evaluation(
         runtime=target.runtime,
         target=target,
-        held_out_NCHW=held_out,
+        held_out={given.inputs[0].name: held_out},
         task=task,
         seed=context.seed,
         progress=context.progress,

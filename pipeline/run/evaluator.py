@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.core.artifact import Artifact, FrozenModel, payload_digest, size_bytes
+from pipeline.core.artifact import Artifact, FrozenModel, at_batch, payload_digest, size_bytes
 from pipeline.core.classification import NO_CLASS, Classification
 from pipeline.core.errors import StageError
 from pipeline.core.runtimes import FORMS, RUNTIMES, exported_forms, load_reference, runtime_for
@@ -120,9 +120,8 @@ class Evaluator:
         inputs, outputs = export_onnx(
             load_network(artifact),
             folder,
-            input_shape=(self.target.batch, *artifact.inputs[0].shape[1:]),
-            input_name=artifact.inputs[0].name,
-            output_names=tuple(output.name for output in artifact.outputs),
+            at_batch(artifact.inputs, self.target.batch),
+            [output.name for output in artifact.outputs],
         )
         exported = Artifact(
             form="onnx",
@@ -170,8 +169,7 @@ class Evaluator:
         task, batch = self.task(), self.target.batch
         total, names = task.count(split), [output.name for output in file.outputs]
         feeds = (task.feeds(split, range(start, min(start + batch, total))) for start in range(0, total, batch))
-        images = (next(iter(each.values())) for each in feeds)
-        ran = run_in_batches(file.file, images, runtime=self.runtime_of(file), threads=self.threads, batch=batch)
+        ran = run_in_batches(file.file, feeds, runtime=self.runtime_of(file), threads=self.threads, batch=batch)
         found: list[Any] = []
         for outputs in ran:
             where = f"{len(found)} to {len(found) + len(outputs[0]) - 1} of {name}"

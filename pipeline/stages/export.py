@@ -12,16 +12,15 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from pipeline.core.artifact import at_batch
 from pipeline.core.errors import InputError, StageError
 from pipeline.core.stage import Context, Outcome, Stage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy as np
-    from numpy.typing import NDArray
-
     from pipeline.core.artifact import Artifact, Form
+    from pipeline.core.feeds import Feeds
     from pipeline.core.nearness import Outputs
 
 #: Training images on which parity is checked.
@@ -71,17 +70,16 @@ class Export(Stage):
         """Export and compare.
 
         Raises:
-            InputError: the network cannot be exported, or a dynamic batch is asked of an ONNX file with a fixed one.
+            InputError: the network cannot be exported or has an output without a batch axis, or a dynamic batch is
+                asked of an ONNX file with a fixed one.
             StageError: the file's outputs differ from what was exported.
         """
-        if len(given.inputs) != 1:
-            raise InputError(f"the network has {len(given.inputs)} inputs, export accepts networks with one")
-        samples = next(iter(context.task().feeds("train", slice(0, PARITY_IMAGES)).values()))
+        samples = context.task().feeds("train", slice(0, PARITY_IMAGES))
         return (
             self._to_onnx(given, context, samples) if self.to == "onnx" else self._to_openvino(given, context, samples)
         )
 
-    def _to_onnx(self, given: Artifact, context: Context, samples: NDArray[np.float32]) -> Outcome:
+    def _to_onnx(self, given: Artifact, context: Context, samples: Feeds) -> Outcome:
         import torch
 
         from pipeline.compress.pruning.untouched import restored_afterwards
@@ -97,9 +95,8 @@ class Export(Stage):
             inputs, outputs = export_onnx(
                 model,
                 context.folder,
-                input_shape=(context.target.batch, *given.inputs[0].shape[1:]),
-                input_name=given.inputs[0].name,
-                output_names=[output.name for output in given.outputs],
+                at_batch(given.inputs, context.target.batch),
+                [output.name for output in given.outputs],
                 opset=self.opset,
                 dynamic_batch=self.batch == "dynamic",
             )
@@ -110,13 +107,14 @@ class Export(Stage):
                 onnx_outputs(file, samples),
                 tolerance=FLOAT32_TOLERANCE,
                 locate=lambda: locate_in_export(model, file, samples, tolerance=FLOAT32_TOLERANCE),
+                names=[output.name for output in outputs],
             )
         except StageError as error:
-            cause = batch_mixing(model, torch.from_numpy(samples))
+            cause = batch_mixing(model, tuple(map(torch.from_numpy, samples.values())))
             raise StageError(f"{error}. The cause: {cause}" if cause else str(error)) from error
         return Outcome("onnx", inputs, outputs, changed={"parity": parity.to_json()})
 
-    def _to_openvino(self, given: Artifact, context: Context, samples: NDArray[np.float32]) -> Outcome:
+    def _to_openvino(self, given: Artifact, context: Context, samples: Feeds) -> Outcome:
         from pipeline.export.execution import openvino_outputs
         from pipeline.export.openvino import XML_NAME, export_openvino
         from pipeline.export.parity import (
@@ -150,6 +148,7 @@ class Export(Stage):
                 found,
                 tolerance=tolerance,
                 locate=lambda: locate_in_openvino(given.file, file, samples, tolerance=tolerance),
+                names=[output.name for output in outputs],
             )
         )
         return Outcome("openvino", inputs, outputs, changed={"parity": parity.to_json()})

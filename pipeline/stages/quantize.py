@@ -184,7 +184,7 @@ class Quantize(QuantizationConfig, Stage):
         file = context.folder / given.file.name
         changed = self._search(given, context, file) if self.engine == "auto" else self._make(given, context, file)
         context.progress.update(1, 2, "comparing with the float file")
-        samples = training_images(context, min(PARITY_IMAGES, len(context.dataset().train)))
+        samples = {given.inputs[0].name: training_images(context, min(PARITY_IMAGES, context.task().count("train")))}
         parity = output_differences(*(onnx_outputs(path, samples, optimised=True) for path in (given.file, file)))
         return Outcome("onnx", given.inputs, given.outputs, changed={**changed, "parity": parity.to_json()})
 

@@ -32,7 +32,7 @@ class Simplify(Stage):
         """Simplify and compare. Raises StageError when the outputs change."""
         from pipeline.export.simplify import simplify_onnx
 
-        samples = next(iter(context.task().feeds("train", slice(0, PARITY_IMAGES)).values()))
+        samples = context.task().feeds("train", slice(0, PARITY_IMAGES))
         done = simplify_onnx(given.file, context.folder / given.file.name, samples)
         changed = {
             "nodes_before": done.nodes_before,

@@ -29,6 +29,7 @@ from pipeline.export.onnx import export_onnx
 from pipeline.measure.machine import machine_fingerprint
 from pipeline.precision.targets import target_facts
 from tests.defaults import asked
+from tests.feeds import image_input
 from tests.optional import require
 from tests.unit.compress.pruning.networks import Net, conv
 
@@ -108,7 +109,7 @@ def exported(network: str, batch: int = 1) -> ModelProto:
     """Return the float graph."""
     torch.manual_seed(1)
     with TemporaryDirectory() as folder:
-        export_onnx(NETWORKS[network]().eval(), Path(folder), input_shape=(batch, 3, 8, 8))
+        export_onnx(NETWORKS[network]().eval(), Path(folder), image_input((batch, 3, 8, 8)))
         return onnx.load(Path(folder) / "model.onnx")
 
 

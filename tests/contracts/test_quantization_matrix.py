@@ -29,6 +29,7 @@ from pipeline.network.definition import build_network
 from pipeline.network.stored import load_network, write_original
 from pipeline.onnx_graph.execution import onnx_outputs
 from pipeline.stages import AnyStage
+from tests.feeds import fed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -136,7 +137,7 @@ def cell(tmp_path_factory: pytest.TempPathFactory) -> Any:  # noqa: ANN401 - a f
             form="torch",
             folder=folder / "original",
             digest=payload_digest("torch", folder / "original"),
-            inputs=(TensorSpec(name="pixels", shape=(-1, 3, SIZE, SIZE)),),
+            inputs=(TensorSpec(name="input", shape=(-1, 3, SIZE, SIZE)),),
             outputs=(TensorSpec(name="scores", shape=(-1, CLASSES)),),
         )
         runner = Runner(folder, original)
@@ -163,8 +164,8 @@ def cell(tmp_path_factory: pytest.TempPathFactory) -> Any:  # noqa: ANN401 - a f
 def outputs(artifact: Artifact) -> NDArray[np.float32]:
     """Return the logits of a file on the kernels that its runtime has for it."""
     if artifact.form == "onnx":
-        return onnx_outputs(artifact.file, IMAGES, optimised=True)[0]
-    return openvino_outputs(artifact.file, IMAGES)[0]
+        return onnx_outputs(artifact.file, fed(IMAGES), optimised=True)[0]
+    return openvino_outputs(artifact.file, fed(IMAGES))[0]
 
 
 def decibels(expected: NDArray[np.float32], found: NDArray[np.float32]) -> float:

@@ -13,6 +13,7 @@ from pipeline.export.onnx import export_onnx
 from pipeline.export.openvino import export_openvino
 from pipeline.onnx_graph.file import finish_model, read_onnx, write_onnx
 from tests.defaults import quantize_static
+from tests.feeds import image_input
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,7 +60,7 @@ def samples() -> NDArray[np.float32]:
 def exported(tiny: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the network's ONNX file with a batch of 1."""
     folder = tmp_path_factory.mktemp("exported")
-    export_onnx(tiny, folder, input_shape=(1, 3, 8, 8))
+    export_onnx(tiny, folder, image_input((1, 3, 8, 8)))
     return folder / "model.onnx"
 
 
@@ -67,7 +68,7 @@ def exported(tiny: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def exported_dynamic(tiny: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the network's ONNX file with a dynamic batch."""
     folder = tmp_path_factory.mktemp("exported-dynamic")
-    export_onnx(tiny, folder, input_shape=(1, 3, 8, 8), dynamic_batch=True)
+    export_onnx(tiny, folder, image_input((1, 3, 8, 8)), dynamic_batch=True)
     return folder / "model.onnx"
 
 

@@ -29,6 +29,7 @@ from pipeline.onnx_graph.file import onnx_specs, read_onnx
 from pipeline.results.comparison import load_comparison
 from pipeline.results.measurement import load_measurement
 from pipeline.results.run_folder import read_run
+from tests.feeds import fed
 from tests.unit.run.test_evaluator import network
 
 if TYPE_CHECKING:
@@ -299,7 +300,7 @@ def test_irs(tmp_path: Path, ir: tuple[str, bytes], fault: str) -> None:
     path.with_suffix(".bin").write_bytes(ir[1])
     readers: list[Callable[[], object]] = [
         lambda: openvino_specs(read_openvino(path)),
-        lambda: openvino_outputs(path, np.zeros((1, 3, 8, 8), np.float32)),
+        lambda: openvino_outputs(path, fed(np.zeros((1, 3, 8, 8), np.float32))),
         lambda: inspect_file(path, InspectOptions(count=1, runs=1)),
     ]
     assert all(len(each.splitlines()) < 5 for each in messages(readers))

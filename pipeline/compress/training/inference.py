@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import MappingKey, tree_flatten_with_path, tree_leaves
 
+from pipeline.core.errors import InputError
 from pipeline.core.user_code import error_origin
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import Any
 
     from torch import Tensor, nn
@@ -91,6 +92,21 @@ def forward_outputs(model: nn.Module, batch: Tensor | tuple[Tensor, ...]) -> tup
     with inference_mode(model):
         result = model(*(each.clone() for each in (batch if isinstance(batch, tuple) else (batch,))))
         return tuple(leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor))
+
+
+def named_outputs(result: object, names: Sequence[str] = ()) -> dict[str, Tensor]:
+    """Return every tensor that a forward returned, by name, in the order in which an export has them.
+
+    Without `names` those are the keys under which forward returns them, else output, output_2, ... Raises InputError
+    where there is another number of names.
+    """
+    leaves = [(path, leaf) for path, leaf in tree_flatten_with_path(result)[0] if isinstance(leaf, torch.Tensor)]
+    if names and len(names) != len(leaves):
+        raise InputError(f"the network gives {len(leaves)} outputs, the task names {len(names)}: {', '.join(names)}")
+    keys = [".".join(str(key.key) for key in path if isinstance(key, MappingKey)) for path, _ in leaves]
+    plain = [f"output_{index + 1}" if index else "output" for index in range(len(leaves))]
+    chosen = names or (keys if all(keys) and len({*keys}) == len(keys) else plain)
+    return {name: leaf for name, (_, leaf) in zip(chosen, leaves, strict=True)}
 
 
 def failing_line(error: Exception) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+from torch.utils._pytree import tree_leaves
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,7 +35,7 @@ class TorchSession:
         """Infer once and return all outputs."""
         with _threads(self.threads), torch.inference_mode():
             outputs = self.module(*(torch.from_numpy(each) for each in inputs))
-        return [each.numpy() for each in (outputs if isinstance(outputs, tuple | list) else [outputs])]
+        return [each.numpy() for each in tree_leaves(outputs) if isinstance(each, torch.Tensor)]
 
 
 def open_module(model: torch.nn.Module, inputs: tuple[InputPort, ...], threads: int) -> TorchSession:

@@ -22,6 +22,7 @@ from pipeline.compress.quantization.ranges import activation_ranges
 from pipeline.compress.quantization.separation import separate_tensors, with_biases
 from pipeline.compress.training.inference import forward_hooks
 from pipeline.compress.training.training import Regulariser
+from pipeline.core.artifact import at_batch
 from pipeline.core.errors import InputError, StageError
 from pipeline.core.nearness import NEARNESS
 from pipeline.export.onnx import FILE_NAME, export_onnx
@@ -125,10 +126,8 @@ def train_quantized(
     if len(given.inputs) != 1:
         raise InputError(f"the network has {len(given.inputs)} inputs, quantization accepts networks with one")
     network = load_network(given)
-    shape = (context.target.batch, *given.inputs[0].shape[1:])
     work = context.folder / FLOAT_FOLDER
-    names = {"input_name": given.inputs[0].name, "output_names": tuple(output.name for output in given.outputs)}
-    export_onnx(network, work, input_shape=shape, **names)  # type: ignore[arg-type]
+    export_onnx(network, work, at_batch(given.inputs, context.target.batch), [output.name for output in given.outputs])
     exported = read_onnx(work / FILE_NAME)
     matching_nodes(exported, quantization.keep)
     model = canonical_form(exported)
@@ -233,7 +232,7 @@ def _require_parity(trained: QuantizationAware, file: Any, samples: NDArray[np.f
     with torch.no_grad():
         simulated = trained(torch.from_numpy(samples))
     reference = tuple(each.numpy() for each in (simulated if isinstance(simulated, tuple) else (simulated,)))
-    found = onnx_outputs(file, samples)
+    found = onnx_outputs(file, {onnx_specs(read_onnx(file))[0][0].name: samples})
     parity = output_differences(reference, found)
     exact = reference[0].astype(np.float64)
     power, noise = float(np.square(exact).sum()), float(np.square(exact - found[0]).sum())

@@ -15,6 +15,7 @@ from pipeline.export.onnx import export_onnx
 from pipeline.export.openvino import export_openvino
 from pipeline.onnx_graph.file import finish_model, read_onnx, write_onnx
 from tests.defaults import quantize_static
+from tests.feeds import image_input
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,7 +34,7 @@ class Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no
     """Hands out samples one by one."""
 
     def __init__(self, samples: NDArray[np.float32]) -> None:
-        self.rest = [{"image": samples[index : index + 1]} for index in range(len(samples))]
+        self.rest = [{"input": samples[index : index + 1]} for index in range(len(samples))]
 
     def get_next(self) -> dict[str, NDArray[np.float32]] | None:
         """Return the next sample."""
@@ -63,7 +64,7 @@ def test_a_float_file_is_counted_by_hand(exported: Path, exported_dynamic: Path)
 
 def test_a_batch_counts_one_image(tiny: nn.Module, tmp_path: Path) -> None:
     """Multiplications are per image."""
-    export_onnx(tiny, tmp_path, input_shape=(4, 3, 8, 8))
+    export_onnx(tiny, tmp_path, image_input((4, 3, 8, 8)))
     export_openvino(tmp_path / "model.onnx", tmp_path)
     assert onnx_cost(tmp_path / "model.onnx") == openvino_cost(tmp_path / "model.xml") == TINY
 
@@ -106,7 +107,7 @@ def test_quantized_operators_count_as_the_float_file(
 
 def test_transposed_grouped_and_tokenwise_layers(tmp_path: Path) -> None:
     """A transposed convolution multiplies each of its inputs; a matrix product has its bias in an addition."""
-    export_onnx(Exotic().eval(), tmp_path, input_shape=(1, 4, 4, 4))
+    export_onnx(Exotic().eval(), tmp_path, image_input((1, 4, 4, 4)))
     export_openvino(tmp_path / "model.onnx", tmp_path)
     expected = FileCost(
         macs=16 * 8 * 2 + 16 * 8 * 6 * 4 + 64 * 6 * 5,

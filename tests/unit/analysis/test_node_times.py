@@ -28,7 +28,7 @@ RUNS = 12
 
 def kernels(file: Path, runtime: Runtime, samples: NDArray[np.float32]) -> dict[str, NodeTime]:
     """Return the kernels of a file by the node that they count for."""
-    found = node_times(file, runtime, {"image": samples[:1]}, runs=RUNS)
+    found = node_times(file, runtime, {"input": samples[:1]}, runs=RUNS)
     assert (found.runtime, found.runs, found.threads) == (runtime, RUNS, 1)
     assert found.nanoseconds == sum(kernel.nanoseconds for kernel in found.kernels) > 0
     return {kernel.name: kernel for kernel in found.kernels}
@@ -74,13 +74,13 @@ def test_a_moved_converter_does_not_take_in_the_network(samples: NDArray[np.floa
     constants.append(helper.make_tensor("weight", TensorProto.FLOAT, weight.shape, weight.flatten().tolist()))
     constants.append(helper.make_tensor("matrix", TensorProto.FLOAT, [8, 4], [0.5] * 32))
     nodes = [
-        helper.make_node("Conv", ["image", "weight"], ["conv"], name="conv"),
+        helper.make_node("Conv", ["input", "weight"], ["conv"], name="conv"),
         helper.make_node("ReduceMean", ["conv", "axes"], ["mean"], name="mean", keepdims=1),
         helper.make_node("Reshape", ["mean", "shape"], ["flat"], name="flat"),
         helper.make_node("MatMul", ["flat", "matrix"], ["logits"], name="fc"),
     ]
     ports = [
-        helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 8, 8]),
+        helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, 3, 8, 8]),
         helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, 4]),
     ]
     graph = helper.make_graph(nodes, "g", ports[:1], ports[1:], constants)
@@ -118,8 +118,8 @@ def test_shares_are_by_node(quantized: Path, quantized_ir: Path, samples: NDArra
 
 def test_a_dynamic_batch_and_nodes_without_names(samples: NDArray[np.float32], tmp_path: Path) -> None:
     """The name of a node is then that of its output."""
-    nodes = [helper.make_node("Exp", ["image"], ["grown"]), helper.make_node("Softmax", ["grown"], ["scores"])]
-    ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 3, 8, 8]) for name in ("image", "scores")]
+    nodes = [helper.make_node("Exp", ["input"], ["grown"]), helper.make_node("Softmax", ["grown"], ["scores"])]
+    ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 3, 8, 8]) for name in ("input", "scores")]
     graph = helper.make_graph(nodes, "g", ports[:1], ports[1:])
     write_onnx(
         helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), tmp_path / "u.onnx"
@@ -130,7 +130,7 @@ def test_a_dynamic_batch_and_nodes_without_names(samples: NDArray[np.float32], t
 
 def test_what_a_runtime_cannot_profile_is_told(quantized_ir: Path, tmp_path: Path) -> None:
     """An IR in onnxruntime, a runtime without a profiler, a file that is none."""
-    feed = {"image": np.zeros((1, 3, 8, 8), np.float32)}
+    feed = {"input": np.zeros((1, 3, 8, 8), np.float32)}
     with pytest.raises(InputError, match=r"allowed: onnxruntime for \.onnx; openvino for \.xml and \.onnx"):
         node_times(quantized_ir, "onnxruntime", feed)
     with pytest.raises(InputError, match="torch cannot profile it"):
@@ -144,8 +144,8 @@ def test_what_a_runtime_cannot_profile_is_told(quantized_ir: Path, tmp_path: Pat
 
 def read_onnx_of_unknown_operator(folder: Path) -> Path:
     """Write a valid file with an operator that no runtime knows."""
-    ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3, 8, 8]) for name in ("image", "scores")]
-    node = helper.make_node("Nothing", ["image"], ["scores"], domain="nobody")
+    ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3, 8, 8]) for name in ("input", "scores")]
+    node = helper.make_node("Nothing", ["input"], ["scores"], domain="nobody")
     opsets = [helper.make_opsetid("", 20), helper.make_opsetid("nobody", 1)]
     model = helper.make_model(helper.make_graph([node], "g", ports[:1], ports[1:]), opset_imports=opsets, ir_version=10)
     write_onnx(model, folder / "nothing.onnx")

@@ -16,6 +16,7 @@ from pipeline.onnx_graph.execution import onnx_outputs
 from pipeline.onnx_graph.file import finish_model, read_onnx, write_onnx
 from pipeline.results.file_inspection import SQNR_CEILING_DB
 from tests.defaults import quantize_static
+from tests.feeds import fed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,7 +34,7 @@ def chain(*, quantized: bool) -> ModelProto:
         "zero": np.int8(0),
     }
     nodes = []
-    names = {"image": "image", "first": "first"}
+    names = {"input": "input", "first": "first"}
     for name in names:
         if quantized:
             nodes += [
@@ -41,10 +42,10 @@ def chain(*, quantized: bool) -> ModelProto:
                 helper.make_node("DequantizeLinear", [f"{name}_q", "step", "zero"], [f"{name}_d"]),
             ]
             names[name] = f"{name}_d"
-    first = helper.make_node("MatMul", [names["image"], "a"], ["first"], name="one")
+    first = helper.make_node("MatMul", [names["input"], "a"], ["first"], name="one")
     second = helper.make_node("MatMul", [names["first"], "b"], ["logits"], name="two")
     nodes = [*nodes[:2], first, *nodes[2:], second]
-    ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3]) for name in ("image", "logits")]
+    ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3]) for name in ("input", "logits")]
     used = {name: value for name, value in constants.items() if quantized or name in "ab"}
     stored = [numpy_helper.from_array(np.asarray(value), name) for name, value in used.items()]
     graph = helper.make_graph(nodes, "chain", ports[:1], ports[1:], stored)
@@ -95,7 +96,7 @@ def test_the_last_layer_has_the_noise_of_the_outputs(
     exported: Path, quantized: Path, samples: NDArray[np.float32]
 ) -> None:
     """As the outputs of both files have it."""
-    (reference,), (outputs,) = (onnx_outputs(file, samples) for file in (exported, quantized))
+    (reference,), (outputs,) = (onnx_outputs(file, fed(samples)) for file in (exported, quantized))
     assert layer_sqnr(exported, quantized, samples)["fc"] == pytest.approx(decibels(reference, outputs), abs=1e-3)
 
 
@@ -156,7 +157,7 @@ def test_files_that_have_nothing_in_common_are_refused(
     with pytest.raises(InputError, match="no tensor of the same name"):
         layer_sqnr(tmp_path / "renamed.onnx", chains[1], images)
     for file in (quantized, quantized_ir):
-        with pytest.raises(InputError, match=r"takes \['tokens'\].*takes \['image'\]: not the same"):
+        with pytest.raises(InputError, match=r"takes \['tokens'\].*takes \['input'\]: not the same"):
             layer_sqnr(tmp_path / "other.onnx", file, np.zeros((1, 3, 8, 8), np.float32))
         with pytest.raises(InputError, match=r"takes image \[1, 3, 8, 8\]; images of shape \[3\] do not fit"):
             layer_sqnr(exported, file, images)
@@ -166,8 +167,8 @@ def test_files_that_have_nothing_in_common_are_refused(
 
 def _unlike(folder: Path) -> Path:
     """Write a file that takes the same image and has no other name in common."""
-    ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3, 8, 8]) for name in ("image", "scores")]
-    graph = helper.make_graph([helper.make_node("Relu", ["image"], ["scores"])], "g", ports[:1], ports[1:])
+    ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3, 8, 8]) for name in ("input", "scores")]
+    graph = helper.make_graph([helper.make_node("Relu", ["input"], ["scores"])], "g", ports[:1], ports[1:])
     write_onnx(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), folder / "u.onnx")
     return folder / "u.onnx"
 

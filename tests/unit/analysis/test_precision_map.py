@@ -29,7 +29,7 @@ class Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no
     """Hands out samples one by one."""
 
     def __init__(self, samples: NDArray[np.float32]) -> None:
-        self.rest = [{"image": sample[None]} for sample in samples]
+        self.rest = [{"input": sample[None]} for sample in samples]
 
     def get_next(self) -> dict[str, NDArray[np.float32]] | None:
         """Return the next sample."""
@@ -44,7 +44,7 @@ def layers(model: ModelProto) -> dict[str, FileLayer]:
 def graph(nodes: list[onnx.NodeProto], constants: dict[str, NDArray[np.generic]], *, size: int = 4) -> ModelProto:
     """Return a model that maps image [1, size] to logits."""
     stored = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
-    ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, size]) for name in ("image", "logits")]
+    ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, size]) for name in ("input", "logits")]
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
     return helper.make_model(helper.make_graph(nodes, "g", ports[:1], ports[1:], stored), opset_imports=opsets)
 
@@ -81,7 +81,7 @@ def test_a_quantized_file_tells_every_scale(quantized: Path) -> None:
     assert stem.weights.size_bytes == 8 * 27
     assert (stem.makes.granularity, stem.makes.low, stem.makes.bounded_below) == ("per-tensor", 0.0, True)
     assert stem.makes.high == pytest.approx(255 * (stem.makes.scale_max or 0))
-    assert [each.tensor for each in stem.reads] == ["image"]
+    assert [each.tensor for each in stem.reads] == ["input"]
     assert fc.makes is None
     assert fc.parameters == 8 * 4 + 4
 
@@ -148,7 +148,7 @@ def test_weights_alone_of_four_bits(block: int | None, scales: int) -> None:
     model = graph(
         [
             helper.make_node("DequantizeLinear", ["weight", "scale"], ["wide"], **attributes),
-            helper.make_node("MatMul", ["image", "wide"], ["logits"], name="fc"),
+            helper.make_node("MatMul", ["input", "wide"], ["logits"], name="fc"),
         ],
         {"scale": np.full(shape, 0.5, np.float32)},
     )
@@ -168,7 +168,7 @@ def test_packed_weights_of_four_bits() -> None:
     attributes = {"K": 32, "N": 4, "bits": 4, "block_size": 16}
     nodes = [
         helper.make_node(
-            "MatMulNBits", ["image", "packed", "scales"], ["logits"], name="fc", domain="com.microsoft", **attributes
+            "MatMulNBits", ["input", "packed", "scales"], ["logits"], name="fc", domain="com.microsoft", **attributes
         )
     ]
     constants = {"packed": np.zeros((4, 2, 8), np.uint8), "scales": np.full(8, -0.5, np.float32)}
@@ -192,7 +192,7 @@ def test_an_activation_between_pairs_is_part_of_its_layer() -> None:
 
     def nodes(*, closed: bool) -> list[onnx.NodeProto]:
         return [
-            helper.make_node("QuantizeLinear", ["image", "s", "z"], ["image_q"]),
+            helper.make_node("QuantizeLinear", ["input", "s", "z"], ["image_q"]),
             helper.make_node("DequantizeLinear", ["image_q", "s", "z"], ["image_d"]),
             helper.make_node("DequantizeLinear", ["w", "ws"], ["w_d"]),
             helper.make_node("MatMul", ["image_d", "w_d"], ["product"], name="product"),
@@ -220,7 +220,7 @@ def test_biases_at_the_end_of_their_type_are_seen() -> None:
     }
     nodes = [
         helper.make_node("DequantizeLinear", ["bias", "scale"], ["bias_d"]),
-        helper.make_node("Gemm", ["image", "weight", "bias_d"], ["logits"], name="fc"),
+        helper.make_node("Gemm", ["input", "weight", "bias_d"], ["logits"], name="fc"),
     ]
     assert layers(graph(nodes, constants))["fc"].saturated_bias
     constants["bias"] = np.zeros(4, np.int32)
@@ -230,7 +230,7 @@ def test_biases_at_the_end_of_their_type_are_seen() -> None:
 def test_nodes_without_a_name_of_their_own_have_that_of_their_output() -> None:
     """Two nodes of one name are told apart as well."""
     nodes = [
-        helper.make_node("Relu", ["image"], ["a"]),
+        helper.make_node("Relu", ["input"], ["a"]),
         helper.make_node("Relu", ["a"], ["b"], name="same"),
         helper.make_node("Relu", ["b"], ["logits"], name="same"),
     ]

@@ -17,6 +17,7 @@ from pipeline.core.errors import InputError
 from pipeline.export.onnx import export_onnx
 from pipeline.export.openvino import export_openvino
 from pipeline.results.file_inspection import PROFILE_NOTE, FileInspection, schema
+from tests.feeds import image_input
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,7 +31,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Return a float ONNX file and its IR in folders of their own."""
     folder = tmp_path_factory.mktemp("files")
     torch.manual_seed(0)
-    export_onnx(nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU()).eval(), folder / "onnx", input_shape=(1, 1, 12, 12))
+    export_onnx(nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU()).eval(), folder / "onnx", image_input((1, 1, 12, 12)))
     export_openvino(folder / "onnx" / "model.onnx", folder / "ir")
     return folder / "onnx" / "model.onnx", folder / "ir" / "model.xml"
 
@@ -112,7 +113,7 @@ def test_mistakes(
 
 def test_data_of_another_shape_is_named(project: Project, tmp_path: Path) -> None:
     """The recipe is of another network than the file."""
-    export_onnx(nn.Sequential(nn.Conv2d(3, 4, 3)).eval(), tmp_path, input_shape=(1, 3, 12, 12))
+    export_onnx(nn.Sequential(nn.Conv2d(3, 4, 3)).eval(), tmp_path, image_input((1, 3, 12, 12)))
     done = inspect(tmp_path / "model.onnx", "--recipe", project.recipe)
     assert isinstance(done.exception, InputError)
     assert "images of shape [1, 12, 12] do not fit. Name its recipe" in str(done.exception)

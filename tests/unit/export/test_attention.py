@@ -13,6 +13,7 @@ from torch.nn import functional
 from pipeline.export.attention import FUSED, attention, spelled_out
 from pipeline.export.onnx import FILE_NAME, export_onnx
 from pipeline.onnx_graph.execution import onnx_outputs
+from tests.feeds import fed, image_input
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,6 +65,6 @@ class Windows(nn.Module):
 def test_windows_with_a_bias_are_exported(tmp_path: Path) -> None:
     """The file computes what the network does."""
     model, tokens = Windows().eval(), torch.randn(2, 12, 8)
-    export_onnx(model, tmp_path, input_shape=(2, 12, 8))
-    (found,) = onnx_outputs(tmp_path / FILE_NAME, tokens.numpy())
+    export_onnx(model, tmp_path, image_input((2, 12, 8)))
+    (found,) = onnx_outputs(tmp_path / FILE_NAME, fed(tokens.numpy()))
     np.testing.assert_allclose(found, model(tokens).detach().numpy(), rtol=1e-4, atol=1e-6)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pipeline.core.artifact import TensorSpec
 from pipeline.core.errors import InputError
 from pipeline.export import onnx as onnx_export
 from pipeline.export.execution import torch_outputs
@@ -19,6 +20,7 @@ from pipeline.export.onnx import export_onnx
 from pipeline.network.definition import build_network
 from pipeline.onnx_graph.execution import onnx_outputs
 from pipeline.onnx_graph.file import is_quantized, onnx_specs, read_onnx
+from tests.feeds import fed, image_input
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +33,8 @@ sys.path.insert(0, sys.argv[1])
 Tiny = runpy.run_path(sys.argv[2])["Tiny"]
 torch.manual_seed(0)
 from pipeline.export.onnx import export_onnx
-export_onnx(Tiny().eval(), pathlib.Path(sys.argv[3]), input_shape=(1, 3, 8, 8))
+from tests.feeds import image_input
+export_onnx(Tiny().eval(), pathlib.Path(sys.argv[3]), image_input((1, 3, 8, 8)))
 """
 
 
@@ -96,7 +99,7 @@ def test_nodes_and_tensors_carry_the_names_of_modules(exported: Path) -> None:
 
 def test_the_file_says_what_the_network_says(tiny: nn.Module, exported: Path, samples: NDArray[np.float32]) -> None:
     """Outputs agree to rounding, image by image in calls of the file's batch size."""
-    np.testing.assert_allclose(onnx_outputs(exported, samples)[0], torch_outputs(tiny, samples)[0], atol=1e-5)
+    np.testing.assert_allclose(onnx_outputs(exported, fed(samples))[0], torch_outputs(tiny, fed(samples))[0], atol=1e-5)
 
 
 def test_another_process_and_folder_give_the_same_bytes(exported: Path, tmp_path: Path) -> None:
@@ -121,7 +124,8 @@ def test_the_file_has_no_trace_of_how_it_was_made(exported: Path) -> None:
 
 def test_specs_are_those_of_the_request(tiny: nn.Module, tmp_path: Path) -> None:
     """Names and batch are the caller's."""
-    inputs, outputs = export_onnx(tiny, tmp_path, input_shape=(4, 3, 8, 8), input_name="x", output_names=["scores"])
+    given = [TensorSpec(name="x", shape=(4, 3, 8, 8))]
+    inputs, outputs = export_onnx(tiny, tmp_path, given, ["scores"])
     assert [(spec.name, spec.shape, spec.dtype, spec.layout) for spec in (*inputs, *outputs)] == [
         ("x", (4, 3, 8, 8), "float32", "NCHW"),
         ("scores", (4, 4), "float32", "NC"),
@@ -131,8 +135,8 @@ def test_specs_are_those_of_the_request(tiny: nn.Module, tmp_path: Path) -> None
 def test_a_dynamic_batch_takes_any_number_of_images(exported_dynamic: Path, samples: NDArray[np.float32]) -> None:
     """One image at a time and all at once give the same."""
     assert onnx_specs(read_onnx(exported_dynamic))[0][0].shape == (-1, 3, 8, 8)
-    single = np.concatenate([onnx_outputs(exported_dynamic, samples[i : i + 1])[0] for i in range(3)])
-    np.testing.assert_allclose(onnx_outputs(exported_dynamic, samples)[0][:3], single, atol=1e-6)
+    single = np.concatenate([onnx_outputs(exported_dynamic, fed(samples[i : i + 1]))[0] for i in range(3)])
+    np.testing.assert_allclose(onnx_outputs(exported_dynamic, fed(samples))[0][:3], single, atol=1e-6)
 
 
 def test_a_batch_that_was_fixed_silently_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,12 +144,12 @@ def test_a_batch_that_was_fixed_silently_is_refused(tmp_path: Path, monkeypatch:
     translate = onnx_export._translate
     monkeypatch.setattr(onnx_export, "_translate", lambda *given, dynamic: translate(*given, dynamic=not dynamic))
     with pytest.raises(InputError, match="Conv2d was exported only for a batch of 4"):
-        export_onnx(nn.Conv2d(1, 2, 3).eval(), tmp_path, input_shape=(4, 1, 4, 4), dynamic_batch=True)
+        export_onnx(nn.Conv2d(1, 2, 3).eval(), tmp_path, image_input((4, 1, 4, 4)), dynamic_batch=True)
 
 
 def test_the_second_call_of_a_module_gets_a_number(tmp_path: Path) -> None:
     """Names stay unique, and buffers keep theirs."""
-    export_onnx(Twice().eval(), tmp_path, input_shape=(1, 2, 4, 4))
+    export_onnx(Twice().eval(), tmp_path, image_input((1, 2, 4, 4)))
     graph = read_onnx(tmp_path / "model.onnx").graph
     assert [node.name for node in graph.node] == ["conv", "Add", "conv_2"]
     assert "offset" in {tensor.name for tensor in graph.initializer}
@@ -154,7 +158,7 @@ def test_the_second_call_of_a_module_gets_a_number(tmp_path: Path) -> None:
 @pytest.mark.parametrize("opset", [18, 24])
 def test_the_opset_is_the_one_asked_for(opset: int, tmp_path: Path) -> None:
     """The file states the version of its operators."""
-    export_onnx(nn.Conv2d(1, 2, 3).eval(), tmp_path, input_shape=(1, 1, 4, 4), opset=opset)
+    export_onnx(nn.Conv2d(1, 2, 3).eval(), tmp_path, image_input((1, 1, 4, 4)), opset=opset)
     assert read_onnx(tmp_path / "model.onnx").opset_import[0].version == opset
 
 
@@ -165,7 +169,7 @@ def test_a_network_that_cannot_be_traced_is_the_users_to_change(
     with pytest.raises(
         InputError, match=r"Branching .* at test_onnx.py:\d+ `return images if images.sum\(\)"
     ) as caught:
-        export_onnx(Branching().eval(), tmp_path, input_shape=(1, 3, 8, 8))
+        export_onnx(Branching().eval(), tmp_path, image_input((1, 3, 8, 8)))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "model.onnx").exists()
     assert capfd.readouterr() == ("", "")
@@ -186,9 +190,9 @@ BOUNDS: dict[str, Callable[[Tensor], Tensor]] = {
 def test_bounds_of_two_kinds_are_exported(case: str, tmp_path: Path, samples: NDArray[np.float32]) -> None:
     """An integer beside a float is a bound like any other, and the file clips as the network does."""
     model = Bounded(BOUNDS[case]).eval()
-    export_onnx(model, tmp_path, input_shape=(1, *samples.shape[1:]))
-    found = onnx_outputs(tmp_path / "model.onnx", samples)[0]
-    np.testing.assert_allclose(found, torch_outputs(model, samples)[0], atol=1e-6)
+    export_onnx(model, tmp_path, image_input((1, *samples.shape[1:])))
+    found = onnx_outputs(tmp_path / "model.onnx", fed(samples))[0]
+    np.testing.assert_allclose(found, torch_outputs(model, fed(samples))[0], atol=1e-6)
 
 
 class Merged(nn.Module):
@@ -212,11 +216,11 @@ def test_weights_assigned_in_forward_are_exported(tmp_path: Path, samples: NDArr
     """The file computes with the merged weights, and export itself assigns nothing."""
     model = Merged().eval()
     before = model.merged.weight.detach().clone()
-    export_onnx(model, tmp_path, input_shape=(2, *samples.shape[1:]))
+    export_onnx(model, tmp_path, image_input((2, *samples.shape[1:])))
     assert torch.equal(before, model.merged.weight)
     images = torch.as_tensor(samples)
     wanted = (model.wide(images) + model.skip(images)).detach().numpy()
-    np.testing.assert_allclose(onnx_outputs(tmp_path / "model.onnx", samples)[0], wanted, atol=1e-5)
+    np.testing.assert_allclose(onnx_outputs(tmp_path / "model.onnx", fed(samples))[0], wanted, atol=1e-5)
 
 
 class Windows(nn.Module):
@@ -235,17 +239,17 @@ class Windows(nn.Module):
 def test_a_batch_found_by_division_stays_free(tmp_path: Path, samples: NDArray[np.float32]) -> None:
     """Torch's run alone would make a number of it, and mix the images of other batches."""
     model = Windows().eval()
-    (given, *_), _ = export_onnx(model, tmp_path, input_shape=(2, *samples.shape[1:]), dynamic_batch=True)
+    (given, *_), _ = export_onnx(model, tmp_path, image_input((2, *samples.shape[1:])), dynamic_batch=True)
     assert given.shape[0] < 1
     for batch in (1, 3):
-        found = onnx_outputs(tmp_path / "model.onnx", samples[:batch])[0]
-        np.testing.assert_allclose(found, torch_outputs(model, samples[:batch])[0], atol=1e-6)
+        found = onnx_outputs(tmp_path / "model.onnx", fed(samples[:batch]))[0]
+        np.testing.assert_allclose(found, torch_outputs(model, fed(samples[:batch]))[0], atol=1e-6)
 
 
 def test_an_operator_that_onnx_lacks_is_told_as_that(tmp_path: Path) -> None:
     """It is no branch and no numpy: the operator is named."""
     with pytest.raises(InputError, match=r"no translation for an operation of it: .*rrelu") as caught:
-        export_onnx(Bounded(nn.functional.rrelu).eval(), tmp_path, input_shape=(1, 3, 8, 8))
+        export_onnx(Bounded(nn.functional.rrelu).eval(), tmp_path, image_input((1, 3, 8, 8)))
     assert "numpy" not in str(caught.value)
 
 
@@ -257,13 +261,13 @@ def test_what_the_networks_own_code_raises_is_told_with_its_line(tmp_path: Path)
     ):
         (tmp_path / "model.py").write_text(OWN_ERROR.format(body=body))
         with pytest.raises(InputError, match=expected):
-            export_onnx(build_network(tmp_path / "model.py", {}), tmp_path, input_shape=(1, 3, 8, 8))
+            export_onnx(build_network(tmp_path / "model.py", {}), tmp_path, image_input((1, 3, 8, 8)))
 
 
 def test_a_network_in_training_mode_is_refused(tmp_path: Path) -> None:
     """Batch norm would be exported with the statistics of one batch."""
     with pytest.raises(ValueError, match="evaluation mode"):
-        export_onnx(nn.BatchNorm2d(3).train(), tmp_path, input_shape=(1, 3, 8, 8))
+        export_onnx(nn.BatchNorm2d(3).train(), tmp_path, image_input((1, 3, 8, 8)))
 
 
 def test_reading_what_is_no_onnx_file_is_an_input_error(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pipeline.export.execution import openvino_outputs
 from pipeline.export.openvino import export_openvino, read_openvino
 from pipeline.onnx_graph.execution import onnx_outputs
 from pipeline.onnx_graph.file import read_onnx
+from tests.feeds import fed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,16 +23,16 @@ if TYPE_CHECKING:
 def test_the_ir_says_what_the_onnx_file_says(exported: Path, tmp_path: Path, samples: NDArray[np.float32]) -> None:
     """Outputs agree to rounding."""
     export_openvino(exported, tmp_path)
-    found = openvino_outputs(tmp_path / "model.xml", samples)
-    np.testing.assert_allclose(found[0], onnx_outputs(exported, samples)[0], atol=1e-5)
+    found = openvino_outputs(tmp_path / "model.xml", fed(samples))
+    np.testing.assert_allclose(found[0], onnx_outputs(exported, fed(samples))[0], atol=1e-5)
 
 
 def test_names_of_inputs_outputs_and_layers_stay(exported: Path, tmp_path: Path) -> None:
     """What the ONNX file calls a layer, the IR calls it too."""
     inputs, outputs = export_openvino(exported, tmp_path)
     assert [(spec.name, spec.shape, spec.dtype) for spec in (*inputs, *outputs)] == [
-        ("image", (1, 3, 8, 8), "float32"),
-        ("logits", (1, 4), "float32"),
+        ("input", (1, 3, 8, 8), "float32"),
+        ("output", (1, 4), "float32"),
     ]
     layers = {operation.get_friendly_name() for operation in read_openvino(tmp_path / "model.xml").get_ordered_ops()}
     assert {"stem", "depthwise", "act.Clip", "ReduceMean"} <= layers
@@ -59,7 +60,7 @@ def test_half_weights_take_half_the_bytes(exported: Path, tmp_path: Path, sample
     full, half = ((tmp_path / name / "model.bin").stat().st_size for name in ("full", "half"))
     assert 0.45 < half / full < 0.55
     full_outputs, half_outputs = (
-        openvino_outputs(tmp_path / name / "model.xml", samples)[0] for name in ("full", "half")
+        openvino_outputs(tmp_path / name / "model.xml", fed(samples))[0] for name in ("full", "half")
     )
     assert 0 < np.abs(full_outputs - half_outputs).max() < 1e-2 * np.abs(full_outputs).max()
 
@@ -71,7 +72,7 @@ def test_a_dynamic_batch_stays_or_is_fixed(
     free, _ = export_openvino(exported_dynamic, tmp_path / "free")
     fixed, _ = export_openvino(exported_dynamic, tmp_path / "fixed", batch=4)
     assert (free[0].shape, fixed[0].shape) == ((-1, 3, 8, 8), (4, 3, 8, 8))
-    one, other = (openvino_outputs(tmp_path / name / "model.xml", samples)[0] for name in ("free", "fixed"))
+    one, other = (openvino_outputs(tmp_path / name / "model.xml", fed(samples))[0] for name in ("free", "fixed"))
     assert one.shape == other.shape == (10, 4)
     np.testing.assert_allclose(one, other, atol=1e-6)
 

@@ -26,6 +26,7 @@ from pipeline.export.parity import (
 )
 from pipeline.onnx_graph.execution import onnx_outputs
 from pipeline.onnx_graph.file import read_onnx, write_onnx
+from tests.feeds import fed, image_input
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -120,14 +121,14 @@ def test_a_changed_weight_is_traced_to_its_layer_between_onnx_files(
     exported: Path, perturbed: Path, samples: NDArray[np.float32]
 ) -> None:
     """The layers behind it differ too; the first one is named."""
-    outputs = [onnx_outputs(file, samples) for file in (exported, perturbed)]
+    outputs = [onnx_outputs(file, fed(samples)) for file in (exported, perturbed)]
     with pytest.raises(StageError, match=r"The first layer that differs is depthwise \("):
         check_parity(
             *outputs,
             tolerance=TOLERANCE,
-            locate=lambda: locate_in_onnx(exported, perturbed, samples, tolerance=TOLERANCE),
+            locate=lambda: locate_in_onnx(exported, perturbed, fed(samples), tolerance=TOLERANCE),
         )
-    assert locate_in_onnx(exported, exported, samples, tolerance=TOLERANCE) is None
+    assert locate_in_onnx(exported, exported, fed(samples), tolerance=TOLERANCE) is None
 
 
 def test_a_changed_weight_is_traced_to_its_layer_in_openvino(
@@ -139,12 +140,12 @@ def test_a_changed_weight_is_traced_to_its_layer_in_openvino(
     wrong, right = (tmp_path / name / "model.xml" for name in ("wrong", "right"))
     with pytest.raises(StageError, match=r"The first layer that differs is depthwise \("):
         check_parity(
-            onnx_outputs(exported, samples),
-            openvino_outputs(wrong, samples),
+            onnx_outputs(exported, fed(samples)),
+            openvino_outputs(wrong, fed(samples)),
             tolerance=TOLERANCE,
-            locate=lambda: locate_in_openvino(exported, wrong, samples, tolerance=TOLERANCE),
+            locate=lambda: locate_in_openvino(exported, wrong, fed(samples), tolerance=TOLERANCE),
         )
-    assert locate_in_openvino(exported, right, samples, tolerance=TOLERANCE) is None
+    assert locate_in_openvino(exported, right, fed(samples), tolerance=TOLERANCE) is None
 
 
 def test_a_changed_weight_is_traced_to_its_module_in_torch(
@@ -153,12 +154,12 @@ def test_a_changed_weight_is_traced_to_its_module_in_torch(
     """Batch norm, folded in the file, belongs to the convolution in front of it."""
     with pytest.raises(StageError, match=r"The first layer that differs is depthwise \("):
         check_parity(
-            torch_outputs(tiny, samples),
-            onnx_outputs(perturbed, samples),
+            torch_outputs(tiny, fed(samples)),
+            onnx_outputs(perturbed, fed(samples)),
             tolerance=TOLERANCE,
-            locate=lambda: locate_in_export(tiny, perturbed, samples, tolerance=TOLERANCE),
+            locate=lambda: locate_in_export(tiny, perturbed, fed(samples), tolerance=TOLERANCE),
         )
-    assert locate_in_export(tiny, exported, samples, tolerance=TOLERANCE) is None
+    assert locate_in_export(tiny, exported, fed(samples), tolerance=TOLERANCE) is None
 
 
 def test_modules_that_are_called_twice_and_work_in_place_are_told_apart(
@@ -167,7 +168,7 @@ def test_modules_that_are_called_twice_and_work_in_place_are_told_apart(
     """Each call has its node, and keeps its value from before the activation."""
     torch.manual_seed(0)
     model = Shared().eval()
-    export_onnx(model, tmp_path, input_shape=(1, 2, 8, 8))
+    export_onnx(model, tmp_path, image_input((1, 2, 8, 8)))
     images = samples[:1, :2]
-    assert list(module_outputs(model, images)) == ["conv", "conv_2"]
-    assert locate_in_export(model, tmp_path / "model.onnx", images, tolerance=TOLERANCE) is None
+    assert list(module_outputs(model, fed(images))) == ["conv", "conv_2"]
+    assert locate_in_export(model, tmp_path / "model.onnx", fed(images), tolerance=TOLERANCE) is None

@@ -13,6 +13,7 @@ from pipeline.core.errors import StageError
 from pipeline.export import simplify
 from pipeline.export.simplify import simplify_onnx
 from pipeline.onnx_graph.file import onnx_specs, read_onnx, write_onnx
+from tests.feeds import fed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,7 +30,7 @@ def clumsy(tmp_path: Path) -> Path:
         return numpy_helper.from_array(generator.uniform(0.5, 1.5, shape).astype(np.float32), name)
 
     nodes = [
-        helper.make_node("Conv", ["image", "weight"], ["conv"], name="conv", kernel_shape=[3, 3]),
+        helper.make_node("Conv", ["input", "weight"], ["conv"], name="conv", kernel_shape=[3, 3]),
         helper.make_node("BatchNormalization", ["conv", "scale", "bias", "mean", "var"], ["norm"], name="norm"),
         helper.make_node("Identity", ["norm"], ["same"], name="same"),
         helper.make_node("Add", ["one", "two"], ["three"], name="three"),
@@ -39,7 +40,7 @@ def clumsy(tmp_path: Path) -> Path:
     graph = helper.make_graph(
         nodes,
         "clumsy",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 8, 8])],
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, 3, 8, 8])],
         [helper.make_tensor_value_info("out", TensorProto.FLOAT, [1, 4, 6, 6])],
         [*weights, tensor("one", 1), tensor("two", 1)],
     )
@@ -61,7 +62,7 @@ def test_constants_batch_norm_and_identities_are_folded(
     clumsy: Path, tmp_path: Path, samples: NDArray[np.float32]
 ) -> None:
     """Five nodes become two, and outputs stay."""
-    done = simplify_onnx(clumsy, tmp_path / "model.onnx", samples)
+    done = simplify_onnx(clumsy, tmp_path / "model.onnx", fed(samples))
     assert (done.nodes_before, done.nodes_after) == (5, 2)
     assert done.parity.max_rel_to_scale < 1e-5
     assert onnx_specs(read_onnx(tmp_path / "model.onnx")) == onnx_specs(read_onnx(clumsy))
@@ -70,7 +71,7 @@ def test_constants_batch_norm_and_identities_are_folded(
 def test_the_same_file_gives_the_same_bytes(clumsy: Path, tmp_path: Path, samples: NDArray[np.float32]) -> None:
     """Twice, to two folders."""
     for folder in ("a", "b"):
-        simplify_onnx(clumsy, tmp_path / folder / "model.onnx", samples)
+        simplify_onnx(clumsy, tmp_path / folder / "model.onnx", fed(samples))
     assert (tmp_path / "a/model.onnx").read_bytes() == (tmp_path / "b/model.onnx").read_bytes()
 
 
@@ -80,7 +81,7 @@ def test_a_wrong_result_is_refused_and_the_layer_named(
     """One per cent on one layer's weights is found, and no file is left."""
     monkeypatch.setattr(simplify.onnxsim, "simplify", broken)
     with pytest.raises(StageError, match="The first layer that differs is depthwise "):
-        simplify_onnx(exported, tmp_path / "model.onnx", samples)
+        simplify_onnx(exported, tmp_path / "model.onnx", fed(samples))
     assert not (tmp_path / "model.onnx").exists()
 
 
@@ -95,7 +96,7 @@ def test_a_failing_simplifier_is_a_failed_stage(
 
     monkeypatch.setattr(simplify.onnxsim, "simplify", fail)
     with pytest.raises(StageError, match=r"first\. Remove the simplify stage"):
-        simplify_onnx(exported, tmp_path / "model.onnx", samples)
+        simplify_onnx(exported, tmp_path / "model.onnx", fed(samples))
 
 
 def test_changed_inputs_are_refused(
@@ -108,4 +109,4 @@ def test_changed_inputs_are_refused(
     """A simplifier that fixes a dynamic batch on the way is not believed."""
     monkeypatch.setattr(simplify.onnxsim, "simplify", lambda *_, **__: (read_onnx(exported), True))
     with pytest.raises(StageError, match="changed the inputs or outputs"):
-        simplify_onnx(exported_dynamic, tmp_path / "model.onnx", samples)
+        simplify_onnx(exported_dynamic, tmp_path / "model.onnx", fed(samples))

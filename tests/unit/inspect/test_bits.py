@@ -13,6 +13,7 @@ from pipeline.export.onnx import FILE_NAME, export_onnx
 from pipeline.inspect.bits import compare_bits, text_of, worst_exit_code
 from pipeline.inspect.file import InspectOptions
 from pipeline.precision.same_bits import Agreement
+from tests.feeds import image_input
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,7 +67,7 @@ def test_processors_are_asked_with_the_same_images(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr("pipeline.inspect.bits.open_device", lambda url: url)
     monkeypatch.setattr("pipeline.inspect.bits.on_device", answer)
-    export_onnx(nn.Conv2d(1, 2, 3).eval(), tmp_path, input_shape=(1, 1, 8, 8))
+    export_onnx(nn.Conv2d(1, 2, 3).eval(), tmp_path, image_input((1, 1, 8, 8)))
     found = compare_bits(tmp_path / FILE_NAME, InspectOptions(count=3, seed=1))
     assert [each.images for each in found] == [3, 8, 0]
     assert np.array_equal(seen[0], seen[1])

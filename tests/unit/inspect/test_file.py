@@ -19,6 +19,7 @@ from pipeline.inspect.exported_argument import exported_file
 from pipeline.inspect.file import Images, InspectOptions, inspect_file, training_images
 from pipeline.onnx_graph.file import finish_model, read_onnx, write_onnx
 from tests.defaults import quantize_static
+from tests.feeds import image_input
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,7 +54,7 @@ def files(images: NDArray[np.float32], tmp_path_factory: pytest.TempPathFactory)
     """Return a float file, its int8 file, and the IR of that."""
     folder = tmp_path_factory.mktemp("files")
     torch.manual_seed(0)
-    export_onnx(Small().eval(), folder / "float", input_shape=(1, 1, 12, 12))
+    export_onnx(Small().eval(), folder / "float", image_input((1, 1, 12, 12)))
     plain, whole = folder / "float" / "model.onnx", folder / "int8" / "model.onnx"
     write_onnx(finish_model(quantize_static(read_onnx(plain), images, scheme="u8s8-reduced").model), whole)
     export_openvino(whole, folder / "ir")
@@ -120,7 +121,7 @@ def test_a_float_file_has_nothing_to_look_at(files: dict[str, Path]) -> None:
 
 def test_sizes_that_a_file_leaves_open_are_asked_for(tmp_path: Path) -> None:
     """By name of the input; given ones must fit."""
-    export_onnx(nn.Sequential(nn.Conv2d(1, 2, 3)).eval(), tmp_path, input_shape=(1, 1, 8, 8), dynamic_batch=True)
+    export_onnx(nn.Sequential(nn.Conv2d(1, 2, 3)).eval(), tmp_path, image_input((1, 1, 8, 8)), dynamic_batch=True)
     model = read_onnx(tmp_path / "model.onnx")
     for port in (*model.graph.input, *model.graph.output):
         for place in (2, 3):

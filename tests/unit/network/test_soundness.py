@@ -139,22 +139,22 @@ def test_batch_statistics_in_evaluation_are_named() -> None:
     batch = torch.randn(4, 3, 8, 8)
     tail = (nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
     without = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False), *tail).eval()
-    assert "the other images in the batch: 1 (BatchNorm2d) has no running statistics" in batch_mixing(without, batch)
+    assert "the other images in the batch: 1 (BatchNorm2d) has no running statistics" in batch_mixing(without, (batch,))
     plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), *tail).eval()
-    assert batch_mixing(plain, batch) == ""
+    assert batch_mixing(plain, (batch,)) == ""
 
     class Centred(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return (x - x.mean(0)).mean((2, 3))
 
-    assert "its forward computes across images" in batch_mixing(Centred(), batch)
+    assert "its forward computes across images" in batch_mixing(Centred(), (batch,))
 
 
 def test_a_norm_that_stays_in_training_is_named_with_its_line(tmp_path: Path) -> None:
     """Its outputs are the same each time, and the images beside one change them."""
     model, batch = network(tmp_path, "self.body[1].train()", "y"), torch.randn(4, 3, 8, 8)
     model.body[3].p = 0.0  # type: ignore[index,union-attr]
-    found = batch_mixing(model, batch)
+    found = batch_mixing(model, (batch,))
     assert "its forward changes buffer body.1.running_mean at " in found
     assert "model.py:16 `y = self.fc" in found
 
@@ -165,7 +165,7 @@ def test_a_large_constant_is_no_dependence_on_other_images() -> None:
     layers = nn.Conv2d(3, 16, 3), nn.GroupNorm(16, 16), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.GroupNorm(16, 16)
     model = nn.Sequential(*layers, nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(16, 3)).eval()
     nn.init.constant_(model[0].bias, 1e6)  # type: ignore[arg-type]
-    found = batch_mixing(model, torch.randn(8, 3, 12, 12))
+    found = batch_mixing(model, (torch.randn(8, 3, 12, 12),))
     assert found == "" or "so large that float32 holds little of the rest" in found
 
 

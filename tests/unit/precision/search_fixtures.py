@@ -23,6 +23,7 @@ from pipeline.precision.targets import target_facts
 from pipeline.precision.variant import Variant, build
 from pipeline.results.run import Interval
 from tests.defaults import asked
+from tests.feeds import fed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -59,7 +60,7 @@ def network(
 
     stem, relu, depthwise, point, add, mean, linear = names
     nodes = [
-        helper.make_node("Conv", ["image", "w1"], ["a"], stem, pads=[2] * 4),
+        helper.make_node("Conv", ["input", "w1"], ["a"], stem, pads=[2] * 4),
         helper.make_node("Relu", ["a"], ["b"], relu),
         helper.make_node("Conv", ["b", "w2"], ["c"], depthwise, pads=[1] * 4, group=16),
         helper.make_node("Conv", ["c", "w3", "b3"], ["d"], point),
@@ -80,7 +81,7 @@ def network(
     graph = helper.make_graph(
         nodes,
         "float",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [size, 3, 8, 8])],
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, [size, 3, 8, 8])],
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [size, 4])],
         weights,
     )
@@ -223,7 +224,7 @@ class World:
             difference=difference,
             timed=times,
             refusals=refusals,
-            held_out_NCHW=SAMPLES,
+            held_out=fed(SAMPLES),
             task=SimpleNamespace(judged=ACCURACY, count=lambda _split: 100),
             runtime=runtime,
             target=Target(),

@@ -16,6 +16,7 @@ from pipeline.core.nearness import MOST_DECIBELS
 from pipeline.core.stage import SilentProgress, Target
 from pipeline.onnx_graph.file import write_onnx
 from pipeline.precision.evaluation import Evaluation
+from tests.feeds import fed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,7 +53,7 @@ def write(
     batch: int | str = 1,
 ) -> Path:
     """Write a file that multiplies each channel by its factor; operators come before it."""
-    names = ["image", *(f"value{place}" for place in range(len(operators)))]
+    names = ["input", *(f"value{place}" for place in range(len(operators)))]
     nodes = [
         helper.make_node(operator, [given], [made])
         for operator, given, made in zip(operators, names[:-1], names[1:], strict=True)
@@ -61,7 +62,7 @@ def write(
     graph = helper.make_graph(
         nodes,
         "graph",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [batch, 3, 1, 1])],
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, [batch, 3, 1, 1])],
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, 3])],
         [numpy_helper.from_array(np.array(factors, np.float32), "factors")],
     )
@@ -79,7 +80,7 @@ def evaluation(
     return Evaluation(
         runtime=runtime,
         target=Target(runtime=runtime, batch=batch),
-        held_out_NCHW=images,
+        held_out=fed(images),
         task=image_classifier(Dataset("brightness", ("a", "b", "c"), counting, split, split, split)),
         seed=0,
         progress=SilentProgress(),
@@ -97,7 +98,7 @@ def test_noise_is_that_of_the_logits(runtime: Runtime, batch: int | None, tmp_pa
     found = evaluation(runtime, batch=batch or 4)
     assert found.decibels(*files) == pytest.approx(40.0, abs=0.01)
     assert found.decibels(files[0], files[0]) == MOST_DECIBELS
-    np.testing.assert_allclose(found._held_out[files[0]], HELD_OUT.reshape(5, 3), rtol=1e-6)
+    np.testing.assert_allclose(found._held_out[files[0]][0], HELD_OUT.reshape(5, 3), rtol=1e-6)
 
 
 def test_noise_without_a_signal_is_as_bad_as_it_gets(tmp_path: Path) -> None:
@@ -143,9 +144,9 @@ def test_a_file_that_a_runtime_cannot_read_is_told(runtime: Runtime, tmp_path: P
 def test_a_file_that_fails_when_it_runs_is_told(tmp_path: Path) -> None:
     """As one that cannot be read: the search drops it."""
     graph = helper.make_graph(
-        [helper.make_node("Reshape", ["image", "shape"], ["logits"])],
+        [helper.make_node("Reshape", ["input", "shape"], ["logits"])],
         "graph",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, 1, 1])],
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", 3, 1, 1])],
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [7, 1])],
         [numpy_helper.from_array(np.array([7, 1]), "shape")],
     )

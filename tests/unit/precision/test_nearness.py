@@ -10,6 +10,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
+from pipeline.core.classification import image_classifier
 from pipeline.core.dataset import Dataset, Normalisation, Split
 from pipeline.core.errors import InputError, StageError
 from pipeline.core.nearness import (
@@ -25,6 +26,7 @@ from pipeline.core.nearness import (
 from pipeline.core.stage import SilentProgress
 from pipeline.onnx_graph.file import write_onnx
 from pipeline.precision.nearness import Images, MadeFile, Net, ensure_near, images_of, words
+from tests.feeds import fed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
     from pipeline.core.nearness import OnFar
     from pipeline.core.stage import Context
+    from pipeline.core.task import Task
 
 GENERATOR = np.random.default_rng(0)
 LOGITS = GENERATOR.standard_normal((200, 4)).astype(np.float32)
@@ -156,6 +159,10 @@ class Asked:
     data: Dataset
     seed: int = 0
 
+    def task(self) -> Task:
+        """Return the task."""
+        return image_classifier(self.data)
+
     def dataset(self) -> Dataset:
         """Return the data."""
         return self.data
@@ -176,7 +183,9 @@ def test_images_are_calibrated_on_or_held_out(
 ) -> None:
     """Validation images stand in where all others are calibrated on; test images are never looked at."""
     context: Context = Asked(data(train, validation))  # type: ignore[assignment]
-    found = {each.name: np.round(each.samples_NCHW[:, 0, 0, 0]).astype(int) for each in images_of(context, calibrated)}
+    found = {
+        each.name: np.round(each.feeds["input"][:, 0, 0, 0]).astype(int) for each in images_of(context, calibrated)
+    }
     assert {name: len(numbers) for name, numbers in found.items()} == expected
     seen = np.concatenate(list(found.values()))
     assert len(set(seen)) == len(seen)
@@ -247,7 +256,7 @@ def net(tmp_path: Path) -> Net:
     write_onnx(chain(), tmp_path / "float.onnx")
     samples = np.random.default_rng(0).standard_normal((20, 3)).astype(np.float32)
     images = [
-        Images(name, samples[place : place + 10], np.arange(10) % 3)
+        Images(name, fed(samples[place : place + 10], "x"), np.arange(10) % 3)
         for name, place in (("calibration", 0), ("held-out", 10))
     ]
     return Net(tmp_path / "float.onnx", images, "onnxruntime", 2)

@@ -13,6 +13,7 @@ from pipeline.core.artifact import Artifact, TensorSpec
 from pipeline.core.classification import image_classifier
 from pipeline.core.dataset import Dataset, Normalisation, Split
 from pipeline.core.errors import DeviceError, InputError, StageError
+from pipeline.core.feeds import sample_count
 from pipeline.core.stage import Context, Target
 from pipeline.core.units import ScoreDrop
 from pipeline.measure.devices.local import LocalDevice
@@ -72,7 +73,7 @@ class Asked:
         """Find the precision of a graph with so many images."""
         file = self.folder / "given" / "model.onnx"
         write_onnx(model or network(), file)
-        port = TensorSpec(name="image", shape=(1, 3, 8, 8))
+        port = TensorSpec(name="input", shape=(1, 3, 8, 8))
         given = Artifact(form="onnx", folder=file.parent, digest="", inputs=(port,), outputs=(port,))
         norm = Normalisation((0.5,) * 3, (std,) * 3)
         data = Dataset("noise", tuple("abcd"), norm, split(train, 0), split(validation, 1), split(8, 2))
@@ -103,8 +104,9 @@ def test_the_recipe_becomes_a_question(asked: Asked) -> None:
     assert (question.schemes, question.request.keep, question.budget_s) == (("s8s8",), ("stem",), 1.0)
     assert (question.request.symmetric, question.request.per_channel) == (True, False)
     assert len(question.samples_NCHW) == 16
-    assert len(evaluation.held_out_NCHW) == 24
-    same = [(image == other).all() for image in question.samples_NCHW for other in evaluation.held_out_NCHW]
+    (held_out,) = evaluation.held_out.values()
+    assert len(held_out) == 24
+    same = [(image == other).all() for image in question.samples_NCHW for other in held_out]
     assert not any(same)
     assert question.inexact_on_arm is None
     assert evaluation.device is None
@@ -123,13 +125,14 @@ def test_the_number_of_images_is_found(asked: Asked) -> None:
     _, plan = asked.find(images="auto", train=300)
     assert plan.calibration_moved
     assert plan.calibration_images == max(plan.calibration_moved)
-    assert len(asked.evaluations[0].held_out_NCHW) == min(HELD_OUT, 300 - plan.calibration_images)
+    assert sample_count(asked.evaluations[0].held_out) == min(HELD_OUT, 300 - plan.calibration_images)
 
 
 def test_without_other_training_images_noise_is_compared_on_those_there_are(asked: Asked) -> None:
     """Better than on validation images, which the accuracy is taken on."""
     asked.find(train=16)
-    np.testing.assert_array_equal(asked.evaluations[0].held_out_NCHW, asked.questions[0].samples_NCHW)
+    (held_out,) = asked.evaluations[0].held_out.values()
+    np.testing.assert_array_equal(held_out, asked.questions[0].samples_NCHW)
 
 
 def test_sums_on_arm_are_asked_for(asked: Asked) -> None:

@@ -59,7 +59,7 @@ def drawn(count: int, seed: int = 0) -> NDArray[np.uint8]:
 def network(gain: float = 1.0, opset: int = 20) -> ModelProto:
     """Return a convolution, a ReLU and a linear layer."""
     nodes = [
-        helper.make_node("Conv", ["image", "conv.weight", "conv.bias"], ["conv"], "conv", pads=[1, 1, 1, 1]),
+        helper.make_node("Conv", ["input", "conv.weight", "conv.bias"], ["conv"], "conv", pads=[1, 1, 1, 1]),
         helper.make_node("Relu", ["conv"], ["relu"], "relu"),
         helper.make_node("Flatten", ["relu"], ["flat"], "flat"),
         helper.make_node("Gemm", ["flat", "fc.weight", "fc.bias"], ["logits"], "fc", transB=1),
@@ -70,7 +70,7 @@ def network(gain: float = 1.0, opset: int = 20) -> ModelProto:
         "fc.weight": floats(2, 48),
         "fc.bias": floats(2),
     }
-    model = model_of(nodes, {"image": (1, 1, 4, 4)}, ["logits"], constants, opset)
+    model = model_of(nodes, {"input": (1, 1, 4, 4)}, ["logits"], constants, opset)
     return onnx.shape_inference.infer_shapes(model)
 
 

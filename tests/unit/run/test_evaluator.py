@@ -33,7 +33,7 @@ def network(folder: Path, side: int) -> Artifact:
     made = folder / str(side)
     made.mkdir()
     write_original(made, scope["build"](), definition, {})  # type: ignore[operator]
-    inputs = (TensorSpec(name="pixels", shape=(1, 1, side, side)),)
+    inputs = (TensorSpec(name="input", shape=(1, 1, side, side)),)
     outputs = (TensorSpec(name="scores", shape=(1, 2)),)
     return Artifact(form="torch", folder=made, digest=payload_digest("torch", made), inputs=inputs, outputs=outputs)
 

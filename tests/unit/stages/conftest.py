@@ -70,7 +70,7 @@ def network(tmp_path: Path) -> Artifact:
         form="torch",
         folder=folder,
         digest=payload_digest("torch", folder),
-        inputs=(TensorSpec(name="pixels", shape=(-1, 1, 8, 8)),),
+        inputs=(TensorSpec(name="input", shape=(-1, 1, 8, 8)),),
         outputs=(TensorSpec(name="scores", shape=(-1, 3)),),
     )
 

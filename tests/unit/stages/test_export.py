@@ -51,7 +51,7 @@ def test_a_torch_network_becomes_onnx_and_openvino(run_stage: Run, network: Arti
     onnx, first = run_stage(export("onnx"), network, "onnx", batch=2)
     openvino, second = run_stage(export("openvino"), onnx, "openvino", batch=2)
     assert [(spec.name, spec.shape) for spec in (*openvino.inputs, *openvino.outputs)] == [
-        ("pixels", (2, 1, 8, 8)),
+        ("input", (2, 1, 8, 8)),
         ("scores", (2, 3)),
     ]
     for outcome in (first, second):
@@ -109,7 +109,7 @@ def test_batch_statistics_are_named_as_the_cause(run_stage: Run, network: Artifa
     tensors = load_file(network.folder / "weights.safetensors")
     kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(("bn.running", "bn.num"))}
     save_file(kept, network.folder / "weights.safetensors")
-    given = network.model_copy(update={"inputs": (TensorSpec(name="pixels", shape=(1, 1, 8, 8)),)})
+    given = network.model_copy(update={"inputs": (TensorSpec(name="input", shape=(1, 1, 8, 8)),)})
     with pytest.raises(StageError, match=r"outputs differ .* The cause: .*: bn \(BatchNorm2d\) has no running statis"):
         run_stage(export("onnx"), given, "onnx")
 

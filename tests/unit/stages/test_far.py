@@ -243,7 +243,7 @@ def products(file: Path, *, clip: bool = False) -> Artifact:
     }
     between = helper.make_node("Clip", ["a", "low", "high"], ["b"], "clip") if clip else None
     nodes = [
-        helper.make_node("Reshape", ["x", "axis"], ["flat"], "flatten"),
+        helper.make_node("Reshape", ["input", "axis"], ["flat"], "flatten"),
         helper.make_node("MatMul", ["flat", "w1"], ["a"], "first"),
         between or helper.make_node("Relu", ["a"], ["b"], "relu"),
         helper.make_node("MatMul", ["b", "w2"], ["y"], "second"),
@@ -252,13 +252,13 @@ def products(file: Path, *, clip: bool = False) -> Artifact:
         numpy_helper.from_array(value if value.dtype == np.int64 else value.astype(np.float32), name)
         for name, value in weights.items()
     ]
-    ends = [helper.make_tensor_value_info(*each) for each in (("x", 1, [1, 1, 8, 8]), ("y", 1, [1, 3]))]
+    ends = [helper.make_tensor_value_info(*each) for each in (("input", 1, [1, 1, 8, 8]), ("y", 1, [1, 3]))]
     graph = helper.make_graph(nodes, "products", ends[:1], ends[1:], stored)
     write_onnx(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), file)
     folder = file.parent / file.stem
     folder.mkdir()
     file.replace(folder / "model.onnx")
-    inputs, outputs = TensorSpec(name="x", shape=(1, 1, 8, 8)), TensorSpec(name="y", shape=(1, 3))
+    inputs, outputs = TensorSpec(name="input", shape=(1, 1, 8, 8)), TensorSpec(name="y", shape=(1, 3))
     return Artifact(form="onnx", folder=folder, digest="", inputs=(inputs,), outputs=(outputs,))
 
 

@@ -141,7 +141,7 @@ def test_a_network_without_channels_to_penalise(run_stage: Run, network: Artifac
     )
     (tmp_path / "flat").mkdir()
     write_original(tmp_path / "flat", build_network(tmp_path / "flat.py", {}), tmp_path / "flat.py", {})
-    inputs = (TensorSpec(name="pixels", shape=(-1, 1, 8, 8)),)
+    inputs = (TensorSpec(name="input", shape=(-1, 1, 8, 8)),)
     given = network.model_copy(update={"folder": tmp_path / "flat", "inputs": inputs})
     with pytest.raises(InputError, match=r"regularise: no channel of this network can be removed.*1: output"):
         run_stage(finetune(regularise={"method": "group_lasso"}), given, "trained")

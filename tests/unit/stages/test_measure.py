@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from pipeline.core.dataset import Dataset
 
-SPEC = (TensorSpec(name="image", shape=(-1, 3, 8, 8)),)
+SPEC = (TensorSpec(name="input", shape=(-1, 3, 8, 8)),)
 
 
 def artifact(folder: Path, form: Form = "onnx", width: int = 4) -> Artifact:
@@ -35,10 +35,10 @@ def artifact(folder: Path, form: Form = "onnx", width: int = 4) -> Artifact:
     if form == "onnx":
         weight = numpy_helper.from_array(np.full((width, 3, 3, 3), 0.1, np.float32), "weight")
         nodes = [
-            helper.make_node("Conv", ["image", "weight"], ["conv"], kernel_shape=[3, 3]),
+            helper.make_node("Conv", ["input", "weight"], ["conv"], kernel_shape=[3, 3]),
             helper.make_node("ReduceMean", ["conv"], ["scores"], axes=[1, 2, 3], keepdims=0),
         ]
-        inputs = [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, 8, 8])]
+        inputs = [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", 3, 8, 8])]
         outputs = [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch"])]
         graph = helper.make_graph(nodes, "tiny", inputs, outputs, [weight])
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
@@ -107,7 +107,7 @@ def test_networks_before_export_are_measured_in_torch(tmp_path: Path) -> None:
     stage.run(network, replace(given, original=original))
     found = load_measurement(given.folder / MEASUREMENT_FILE)
     assert [subject.label for subject in found.subjects] == ["original", "given"]
-    assert found.subjects[0].input_shapes == {"image": (1, 3, 8, 8)}
+    assert found.subjects[0].input_shapes == {"input": (1, 3, 8, 8)}
     assert [subject.threads for subject in found.subjects] == [1, 1]
     assert [subject.runtime_version for subject in found.subjects] == [str(torch.__version__)] * 2
 

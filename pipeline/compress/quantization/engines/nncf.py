@@ -213,5 +213,5 @@ def _read_by_products(model: ModelProto) -> frozenset[str]:
 
 def _outputs(model: ModelProto, samples_NCHW: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the first output for all images, of the graph as it says: quantized ones are emulated in float."""
-    session, name = onnx_session(model, "the graph"), model.graph.input[0].name
-    return in_batches(samples_NCHW, max(onnx_batch(model), 1), lambda images: session.run(None, {name: images}))[0]
+    session, feeds = onnx_session(model, "the graph"), {model.graph.input[0].name: samples_NCHW}
+    return in_batches(feeds, max(onnx_batch(model), 1), lambda call: session.run(None, dict(call)), "the graph")[0]

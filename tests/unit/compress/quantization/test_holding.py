@@ -17,6 +17,7 @@ from pipeline.export.onnx import FILE_NAME, export_onnx
 from pipeline.onnx_graph.file import read_onnx
 from pipeline.precision.variant import Variant, build
 from tests.defaults import asked
+from tests.feeds import image_input
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,7 +45,7 @@ class Residual(nn.Module):
 @pytest.fixture
 def model(tmp_path: Path) -> ModelProto:
     """Return the float graph."""
-    export_onnx(Residual().eval(), tmp_path, input_shape=(1, 3, 8, 8))
+    export_onnx(Residual().eval(), tmp_path, image_input((1, 3, 8, 8)))
     return read_onnx(tmp_path / FILE_NAME)
 
 

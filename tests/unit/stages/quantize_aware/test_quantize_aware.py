@@ -22,6 +22,7 @@ from pipeline.onnx_graph.file import is_quantized, read_onnx
 from pipeline.stages.export import Export
 from pipeline.stages.quantize_aware import QuantizeAwareFinetune
 from pipeline.stages.quantize_aware import training as quantization_training
+from tests.feeds import fed
 from tests.unit.stages.stops import Stops
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def test_a_network_becomes_an_int8_file(run_stage: Run, network: Artifact) -> No
     artifact, outcome = run_stage(stage(), network, "int8")
     assert files(artifact.folder) == PAYLOAD
     assert is_quantized(read_onnx(artifact.file))
-    assert [spec.name for spec in (*artifact.inputs, *artifact.outputs)] == ["pixels", "scores"]
+    assert [spec.name for spec in (*artifact.inputs, *artifact.outputs)] == ["input", "scores"]
     assert artifact.inputs[0].shape == (1, 1, 8, 8)
     told = json.loads(json.dumps(outcome.changed))
     assert told["scheme"] == "u8s8"
@@ -92,7 +93,7 @@ def test_no_epochs_is_quantization_alone(run_stage: Run, network: Artifact) -> N
     assert outcome.changed["history"] == []
     images = np.random.default_rng(0).standard_normal((8, 1, 8, 8), dtype=np.float32)
     expected = load_network(network)(torch.from_numpy(images)).detach().numpy()
-    found = onnx_outputs(artifact.file, images)[0]
+    found = onnx_outputs(artifact.file, fed(images))[0]
     assert np.abs(found - expected).max() < 0.1 * np.abs(expected).max()
 
 

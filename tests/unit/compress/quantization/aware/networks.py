@@ -19,6 +19,7 @@ from pipeline.compress.quantization.separation import separate_tensors, with_bia
 from pipeline.export.onnx import export_onnx
 from pipeline.stages.quantize_aware.training import folded_norms, freeze_constants, tied_parameters
 from tests.defaults import asked
+from tests.feeds import image_input
 from tests.unit.compress.pruning.networks import Net, conv
 from tests.unit.compress.quantization.graphs import floats, run
 
@@ -194,7 +195,7 @@ def network(name: str) -> nn.Module:
 def exported_of(made: nn.Module) -> ModelProto:
     """Return the float graph of a network."""
     with TemporaryDirectory() as folder:
-        export_onnx(made, Path(folder), input_shape=(1, 3, 8, 8))
+        export_onnx(made, Path(folder), image_input((1, 3, 8, 8)))
         return onnx.load(Path(folder) / "model.onnx")
 
 

@@ -21,6 +21,7 @@ from pipeline.export.onnx import export_onnx
 from pipeline.measure.machine import machine_fingerprint
 from pipeline.precision.targets import target_facts
 from tests.defaults import asked
+from tests.feeds import image_input
 from tests.unit.compress.pruning.networks import Net, conv
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ def test_attention_is_quantized_for_both_runtimes(engine: Engine, function: obje
     layers = {name: nn.Linear(16, width) for name, width in (("project", 48), ("out", 16), ("first", 32), ("fc", 5))}
     norms = {name: nn.LayerNorm(16) for name in ("norm", "norm2", "last")}
     network = Net(function, patches=conv(3, 16, 1), **layers, **norms, second=nn.Linear(32, 16))  # type: ignore[arg-type]
-    export_onnx(network.eval(), tmp_path, input_shape=(1, 3, 4, 4))
+    export_onnx(network.eval(), tmp_path, image_input((1, 3, 4, 4)))
     model = onnx.load(tmp_path / "model.onnx")
     result = engine.quantize(model, IMAGES, MIN_MAX)
     expected = outputs(model)

@@ -18,6 +18,7 @@ from pipeline.compress.quantization.torch_graph.graph_module import GraphModule,
 from pipeline.core.errors import InputError
 from pipeline.export.onnx import export_onnx
 from tests.defaults import quantize_static
+from tests.feeds import image_input
 from tests.unit.compress.pruning.networks import Net, conv
 from tests.unit.compress.quantization.graphs import floats, model_of, run
 
@@ -165,7 +166,7 @@ def tokens() -> nn.Module:
 def exported(network: Callable[[], nn.Module], batch: int = 1, *, dynamic: bool = False) -> ModelProto:
     """Return the graph."""
     with TemporaryDirectory() as folder:
-        export_onnx(network(), Path(folder), input_shape=(batch, 3, 6, 6), dynamic_batch=dynamic)
+        export_onnx(network(), Path(folder), image_input((batch, 3, 6, 6)), dynamic_batch=dynamic)
         return onnx.load(Path(folder) / "model.onnx")
 
 
