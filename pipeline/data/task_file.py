@@ -145,7 +145,7 @@ def load_task_file(path: Path, arguments: Mapping[str, Any], inputs: Sequence[Pa
     missing = [name for name in _NEEDED if not hasattr(found, name)]
     if missing:
         raise InputError(f"{path}: task() returned {type(found).__name__} without {', '.join(missing)}, which it needs")
-    notes = undeclared_inputs(read, path, arguments, inputs, "load the task")
+    notes = undeclared_inputs(read, path, arguments, inputs, "task task")
     kit = FileTask(found, path, tuple(notes))
     if not kit.metrics:
         raise InputError(f"{path}: the task has no metrics, expected at least one: the first is judged")

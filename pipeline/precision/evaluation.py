@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline.analysis.predictions import predict_samples
 from pipeline.core.errors import InputError, StageError
 from pipeline.core.feeds import feed_slices, sample_count
 from pipeline.core.nearness import lowest_decibels
@@ -154,16 +155,16 @@ class Evaluation:
 
     def _predicted(self, file: Path) -> list[Any]:
         if file not in self._predictions:
-            total, batch = self.task.count("validation"), self.target.batch
-            feeds = (
-                self.task.feeds("validation", range(start, min(start + batch, total)))
-                for start in range(0, total, batch)
+            self._predictions[file] = predict_samples(
+                file,
+                self.task,
+                "validation",
+                runtime=self.runtime,
+                threads=usable_threads().number,
+                batch=self.target.batch,
+                output_names=self.output_names,
+                undecided=True,
             )
-            found: list[Any] = []
-            for outputs in self._ran(file, feeds):
-                with user_code_errors(f"{file.name}: its outputs on validation samples cannot be decoded"):
-                    found += self.task.predictions(dict(zip(self.output_names, outputs, strict=False)))
-            self._predictions[file] = found
         return self._predictions[file]
 
     def _held_out_outputs(self, file: Path) -> list[NDArray[Any]]:

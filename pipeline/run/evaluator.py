@@ -11,11 +11,7 @@ from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from pipeline.core.artifact import Artifact, FrozenModel, at_batch, payload_digest, size_bytes
-from pipeline.core.classification import NO_CLASS, Classification
-from pipeline.core.errors import StageError
 from pipeline.core.runtimes import FORMS, RUNTIMES, exported_forms, load_reference, runtime_for
 from pipeline.core.store import write_artifact
 from pipeline.core.user_code import user_code_errors
@@ -26,8 +22,6 @@ from pipeline.run.plan import digest_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
-
-    from numpy.typing import NDArray
 
     from pipeline.analysis.cost import FileCost
     from pipeline.core.dataset import SplitName
@@ -85,7 +79,7 @@ class Evaluator:
         """Return the score on the validation split, cost and size of the exported file."""
         file = self.exported_file(artifact)
         key = digest_of({"kind": "judgement", "revision": REVISION, "of": file.digest, **self._conditions(file)})
-        self._obtain(key, lambda folder: _write(self._evaluation(file), folder), "the same evaluation")
+        self._obtain(key, lambda folder: _write(self._evaluation(artifact, file), folder), "the same evaluation")
         return FileEvaluation.model_validate_json((self.store.folder(key) / _EVALUATION_FILE).read_text())
 
     def final_test(self, original: Artifact, result: Artifact) -> FinalTest:
@@ -117,12 +111,8 @@ class Evaluator:
         from pipeline.export.onnx import export_onnx
         from pipeline.network.stored import load_network
 
-        inputs, outputs = export_onnx(
-            load_network(artifact),
-            folder,
-            at_batch(artifact.inputs, self.target.batch),
-            [output.name for output in artifact.outputs],
-        )
+        model, names = load_network(artifact), [output.name for output in artifact.outputs]
+        inputs, outputs = export_onnx(model, folder, at_batch(artifact.inputs, self.target.batch), names)
         exported = Artifact(
             form="onnx",
             folder=folder,
@@ -133,9 +123,14 @@ class Evaluator:
         )
         write_artifact(exported, folder)
 
-    def _evaluation(self, file: Artifact) -> FileEvaluation:
+    def _evaluation(self, artifact: Artifact, file: Artifact) -> FileEvaluation:
         from pipeline.analysis.cost import gzip_size_bytes
+        from pipeline.export.first_export import require_same_start
+        from pipeline.network.stored import load_network
 
+        if artifact.form == "torch" and not artifact.lineage:
+            names = [output.name for output in artifact.outputs]
+            require_same_start(load_network(artifact), file.file, self.task(), names)
         predictions = self._predictions(file, "validation", "validation")
         validation = self._scored(predictions, "validation")
         cost: FileCost = load_reference(FORMS[file.form].cost)(file.file)
@@ -164,34 +159,18 @@ class Evaluator:
         return self.task().targets(split, slice(None))
 
     def _predictions(self, file: Artifact, split: SplitName, name: str) -> list[Any]:
-        from pipeline.measure.batches import run_in_batches
+        from pipeline.analysis.predictions import predict_samples
 
-        task, batch = self.task(), self.target.batch
-        total, names = task.count(split), [output.name for output in file.outputs]
-        feeds = (task.feeds(split, range(start, min(start + batch, total))) for start in range(0, total, batch))
-        ran = run_in_batches(file.file, feeds, runtime=self.runtime_of(file), threads=self.threads, batch=batch)
-        found: list[Any] = []
-        for outputs in ran:
-            where = f"{len(found)} to {len(found) + len(outputs[0]) - 1} of {name}"
-            with user_code_errors(f"the outputs for the samples {where} cannot be decoded"):
-                made = task.predictions(dict(zip(names, outputs, strict=True)))
-            _require_finite(task, outputs, made, where)
-            found += made
-            self.progress.update(len(found), total, f"{task.judged.name} on {name}")
-        return found
-
-
-def _require_finite(task: Task, outputs: Sequence[NDArray[Any]], predictions: Sequence[Any], where: str) -> None:
-    """Raise StageError for outputs of which nothing can be said: of a classifier the largest logit must be finite."""
-    if isinstance(task.kit, Classification):
-        undecided, samples, why = predictions.count(NO_CLASS), "images", ": there is no class to name"
-    else:
-        finite = [np.isfinite(each).reshape(len(each), -1).all(axis=1) for each in outputs if each.dtype.kind == "f"]
-        undecided, samples, why = int((~np.logical_and.reduce(finite)).sum()) if finite else 0, "samples", ""
-    if undecided:
-        raise StageError(
-            f"the exported file's outputs are not finite for {undecided} of the {samples} {where}{why}. "
-            "Check its weights and what the stage changed: a learning rate that is too high, numbers beyond float16"
+        return predict_samples(
+            file.file,
+            self.task(),
+            split,
+            runtime=self.runtime_of(file),
+            threads=self.threads,
+            batch=self.target.batch,
+            output_names=[output.name for output in file.outputs],
+            what=name,
+            progress=self.progress,
         )
 
 

@@ -1,0 +1,57 @@
+"""Whether the network that a recipe starts from and its first export mean the same, before anything is built on it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pipeline.core.errors import StageError
+from pipeline.core.task import score_of, statistics_of
+from pipeline.core.user_code import user_code_errors
+from pipeline.export.execution import torch_outputs
+from pipeline.export.parity import FLOAT32_TOLERANCE, relative
+from pipeline.onnx_graph.execution import onnx_outputs
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from torch import nn
+
+    from pipeline.core.task import Task
+
+#: Samples on which they are compared.
+STARTING_SAMPLES = 64
+#: The share of a score that rounding may change: an answer that stood on the edge.
+_EDGE = 0.02
+
+
+def require_same_start(model: nn.Module, file: Path, task: Task, output_names: Sequence[str]) -> None:
+    """Compare a network with its FP32 export on some validation samples: outputs, predictions and the score.
+
+    Raises:
+        StageError: outputs differ by more than rounding explains, with the name of the first that does; or the score
+            of their predictions does.
+    """
+    places = range(min(STARTING_SAMPLES, task.count("validation")))
+    feeds = task.feeds("validation", places)
+    both = torch_outputs(model, feeds), onnx_outputs(file, feeds)
+    for name, one, other in zip(output_names, *both, strict=True):
+        if one.dtype.kind == "f" and (apart := relative(one, other)) > FLOAT32_TOLERANCE:
+            raise StageError(
+                f"the network and its FP32 export differ in the output {name} by {apart:.1e} of its scale on "
+                f"{len(places)} validation samples, allowed is {FLOAT32_TOLERANCE:.0e}. Its code does something in "
+                "torch that an exported graph does not, such as a choice by values"
+            )
+    metric, targets = task.metrics[0], task.targets("validation", places)
+    with user_code_errors(f"the metric {metric.name} cannot be computed for the network as it was given"):
+        scores = [
+            score_of(
+                metric, statistics_of(metric, task.predictions(dict(zip(output_names, each, strict=True))), targets)
+            )
+            for each in both
+        ]
+    if abs(scores[0] - scores[1]) > _EDGE * max(1.0, *map(abs, scores)):
+        raise StageError(
+            f"the network's {metric.name} on {len(places)} validation samples is {scores[0]:.4g}, that of its FP32 "
+            f"export {scores[1]:.4g}, although their outputs agree: decode or the metric depends on more than they give"
+        )
