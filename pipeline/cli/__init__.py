@@ -21,7 +21,8 @@ from pipeline.cli import gate as cli_gate
 from pipeline.cli import inspect as cli_inspect
 from pipeline.cli import latency as cli_latency
 from pipeline.cli import store as cli_store
-from pipeline.cli.say import say, say_json
+from pipeline.cli.choices import AsJson  # noqa: TC001 - typer reads annotations
+from pipeline.cli.say import say, say_result, say_values
 from pipeline.core import interruption
 from pipeline.core.ending import ended_in_time, ended_when_unread
 from pipeline.core.errors import InputError, ResourceError, SecateurError, StageError
@@ -118,7 +119,6 @@ Wait = Annotated[
         help="How long to wait for another run that is making the same stage. Default: $SECATEUR_WAIT, else 24h.",
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
 @app.command()
@@ -199,7 +199,7 @@ def plan(
     steps = make_plan(loaded, own_store(store, folder) if fresh else store, seed, previous).steps
     if as_json:
         fields = ("index", "label", "key", "cached", "reason", "ingredients")
-        say(json.dumps([{name: getattr(step, name) for name in fields} for step in steps], indent=1, allow_nan=False))
+        say_values([{name: getattr(step, name) for name in fields} for step in steps])
         return
     width = max(len(step.label) for step in steps)
     for step in steps:
@@ -285,13 +285,7 @@ def recipes_list(as_json: AsJson = False) -> None:
 
     found = list_recipes()
     if as_json:
-        say(
-            json.dumps(
-                [{"name": each.name, "purpose": each.purpose, "time": each.time} for each in found],
-                indent=1,
-                allow_nan=False,
-            )
-        )
+        say_values([{"name": each.name, "purpose": each.purpose, "time": each.time} for each in found])
         return
     for each in found:
         say(f"{each.name}\n    {each.purpose}\n    {each.time}")
@@ -325,7 +319,7 @@ def _how_to_go_on(error: SecateurError, command: str) -> str:
 
 def _show(found: RunReport, folder: Path, *, as_json: bool) -> None:
     if as_json:
-        say_json(found.model_dump_json(indent=1))
+        say_result(found)
         return
     from pipeline.report.console import Console
     from pipeline.report.run.facts import bundle_facts

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path  # noqa: TC003 - typer reads the types of options
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from pipeline.cli.choices import FileRuntime  # noqa: TC001 - typer reads annotations
-from pipeline.cli.say import say
+from pipeline.cli.choices import AsJson, FileRuntime  # noqa: TC001 - typer reads annotations
+from pipeline.cli.say import say, say_values
 from pipeline.core.runtimes import BOARDS, EMULATED, shipping_runtimes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pipeline.bundle.on_device.verify import Verification, VerifyOptions
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -77,7 +74,10 @@ def bundle(
         write_report(read_run(folder)[0], folder)
     told = {"digest": made.digest, "places": [str(place) for place in made.places], "signed": sign is not None}
     text = "\n".join([*(f"Bundle: {place}" for place in made.places), f"Digest: {made.digest}"])
-    say(json.dumps(told, indent=1, allow_nan=False) if as_json else text)
+    if as_json:
+        say_values(told)
+    else:
+        say(text)
 
 
 def verify(

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path  # noqa: TC003 - typer reads the annotations
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.cli.choices import FileRuntime  # noqa: TC001 - typer reads annotations
-from pipeline.cli.say import say, say_json
+from pipeline.cli.choices import AsJson, FileRuntime, Threads, parsed_option
+from pipeline.cli.say import say, say_result, say_values
 from pipeline.core.runtimes import BOARDS, DEFAULT_RUNTIME, EMULATED
 
 if TYPE_CHECKING:
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
     from pipeline.results.doctor import DoctorReport
 
 UNREACHABLE = 5
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Name = Annotated[str, typer.Argument(help="Name of the device.", show_default=False)]
 device_app = typer.Typer(
     no_args_is_help=True,
@@ -36,7 +34,7 @@ def register(app: typer.Typer) -> None:
 def doctor(
     device: Annotated[str, typer.Option(metavar="DEVICE", help=f"local, {BOARDS}, or a registered name.")] = "local",
     runtime: Annotated[FileRuntime, typer.Option(help="Runtime to measure with.")] = DEFAULT_RUNTIME,
-    threads: Annotated[int, typer.Option(min=1, max=4096, help="Threads of one inference.")] = 1,
+    threads: Threads = 1,
     aa: Annotated[
         int, typer.Option(min=2, max=10_000, help="How often a file is compared with a copy of itself.")
     ] = 10,
@@ -59,10 +57,7 @@ def doctor(
     from pipeline.measure.devices import open_device
     from pipeline.report.progress import ConsoleProgress
 
-    try:
-        budget_s = parse_duration(budget)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--budget") from error
+    budget_s = parsed_option(parse_duration, budget, "--budget")
     with ConsoleProgress() as progress:
         found = examine_device(
             open_device(device, note=progress.note),
@@ -73,7 +68,7 @@ def doctor(
             progress=progress,
         )
     if as_json:
-        say_json(found.model_dump_json(indent=1))
+        say_result(found)
     else:
         _show_doctor(found)
 
@@ -205,4 +200,7 @@ def _word(value: Any) -> str:  # noqa: ANN401 - a value of JSON
 
 
 def _tell(told: Any, text: str, *, as_json: bool) -> None:  # noqa: ANN401 - whatever JSON can hold
-    say(json.dumps(told, indent=1, allow_nan=False) if as_json else text)
+    if as_json:
+        say_values(told)
+    else:
+        say(text)

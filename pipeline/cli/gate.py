@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from pipeline.cli.say import say, say_json
+from pipeline.cli.choices import AsJson  # noqa: TC001 - typer reads annotations
+from pipeline.cli.say import say, say_result
 from pipeline.core.errors import InputError
 
 if TYPE_CHECKING:
     from pipeline.results.gate import GateResult
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -140,6 +139,6 @@ def _show(found: GateResult, *, as_json: bool) -> None:
         for line in pages.github_lines(found):
             say(line, err=as_json)
     if as_json:
-        say_json(found.model_dump_json(indent=1))
+        say_result(found)
     else:
         Console().print(pages.gate_summary(found))

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.choices import FileRuntime  # noqa: TC001 - typer reads annotations
-from pipeline.cli.say import say, say_json
+from pipeline.cli.choices import AsJson, FileRuntime  # noqa: TC001 - typer reads annotations
+from pipeline.cli.say import say, say_result, say_values
 from pipeline.core.errors import InputError
 from pipeline.core.quiet import printed_aside
 from pipeline.inspect.exported_argument import exported_file
@@ -92,7 +91,7 @@ def inspect(
         ),
     ] = False,
     page: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a page with a drawing.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show what can be pruned in a network, or what an exported file computes.
 
@@ -151,11 +150,10 @@ def _show_file(file: Path, ways: InspectOptions, page: Path | None, *, bit_exact
         from pipeline.inspect.bits import compare_bits, text_of, worst_exit_code
 
         agreements = compare_bits(file, ways)
-        say(
-            json.dumps([each.to_json() for each in agreements], indent=1, allow_nan=False)
-            if as_json
-            else text_of(agreements)
-        )
+        if as_json:
+            say_values([each.to_json() for each in agreements])
+        else:
+            say(text_of(agreements))
         raise typer.Exit(worst_exit_code(agreements))
     from pipeline.inspect.file import inspect_file
     from pipeline.report.inspection import file_html as file_inspection_html
@@ -193,7 +191,7 @@ def _show(
     found: Inspection | FileInspection, table: Callable[[int], RenderableType], page: Path | None, *, as_json: bool
 ) -> None:
     if as_json:
-        say_json(found.model_dump_json(indent=1))
+        say_result(found)
         return
     from pipeline.report.console import Console
 

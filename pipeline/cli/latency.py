@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from pipeline.cli.choices import AnyRuntime
-from pipeline.cli.say import say, say_json
+from pipeline.cli.choices import AnyRuntime, AsJson, Threads, parsed_option
+from pipeline.cli.say import say, say_result
 from pipeline.core.errors import DeviceError, InputError, SecateurError
 from pipeline.core.runtimes import BOARDS, DEFAULT_RUNTIME, EMULATED, FORMS, form_of, runtime_for
 
@@ -33,7 +33,6 @@ Runtime = Annotated[
 ]
 #: Digits of one size of an input.
 MOST_DIGITS = 9
-Threads = Annotated[int, typer.Option(min=1, max=4096, help="Threads of one inference.")]
 Batch = Annotated[int, typer.Option(min=1, max=65_536, help="Images per inference, if the file leaves that open.")]
 Shapes = Annotated[
     list[str] | None,
@@ -51,7 +50,6 @@ Priority = Annotated[
     bool, typer.Option("--priority/--no-priority", help="Give the worker priority over other programs if allowed.")
 ]
 Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the order and the inputs.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Budget = Annotated[str, typer.Option(metavar="TIME", help="Longest measuring time, with a unit: 30s, 2min.")]
 
 
@@ -103,7 +101,7 @@ def bench(
             progress=progress,
         )
     if as_json:
-        say_json(found.model_dump_json(indent=1))
+        say_result(found)
         return
     from pipeline.report.console import Console
     from pipeline.report.latency.bench import bench_table
@@ -174,6 +172,7 @@ def compare(
     from pipeline.bundle.as_model import ExportedFiles, short_name
     from pipeline.core.paths import check_folder, file_name
     from pipeline.latency.compare import ComparisonRequest, keep_partial, write_comparison
+    from pipeline.report.latency.comparison_html import write_comparison_page
     from pipeline.report.progress import ConsoleProgress
 
     runtime = runtime or _reader([baseline] if runtime_b else [baseline, candidate])
@@ -199,7 +198,7 @@ def compare(
             files = opened(baseline, runtime), opened(candidate, runtime_b or runtime)
             found, measurement = _compared(name, files, question, (device, device_b), progress)
         found = write_comparison(found, measurement, folder)
-        _draw(found, measurement, folder)
+        write_comparison_page(found, measurement, folder)
     except DeviceError as error:
         kept = keep_partial(error, folder)
         if kept:
@@ -289,39 +288,28 @@ def _shape(text: str) -> tuple[str, tuple[int, ...]]:
 def _seconds(text: str, option: str) -> float:
     from pipeline.core.units import parse_duration
 
-    try:
-        return parse_duration(text)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint=option) from error
+    return parsed_option(parse_duration, text, option)
 
 
 def _share(text: str, option: str) -> float:
     from pipeline.core.units import parse_margin
 
-    try:
-        return parse_margin(text)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint=option) from error
+    return parsed_option(parse_margin, text, option)
 
 
 def show_again(folder: Path, *, as_json: bool) -> None:
     """Print a stored comparison and draw it; raises InputError if its rounds are not those it was made from."""
     from pipeline.latency.compare import read_comparison
-
-    found, measurement = read_comparison(folder)
-    _draw(found, measurement, folder)
-    _show(found, folder, as_json=as_json)
-
-
-def _draw(found: Comparison, measurement: Measurement, folder: Path) -> None:
     from pipeline.report.latency.comparison_html import write_comparison_page
 
+    found, measurement = read_comparison(folder)
     write_comparison_page(found, measurement, folder)
+    _show(found, folder, as_json=as_json)
 
 
 def _show(found: Comparison, folder: Path, *, as_json: bool) -> None:
     if as_json:
-        say_json(found.model_dump_json(indent=1))
+        say_result(found)
         return
     from pipeline.report.console import Console
     from pipeline.report.latency.comparison_terminal import comparison_summary

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.say import say
+from pipeline.cli.choices import AsJson  # noqa: TC001 - typer reads annotations
+from pipeline.cli.say import say_values
 from pipeline.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ store_app = typer.Typer(
     "Everything in it can be made again: a run takes what is intact, and makes again what is missing or damaged, which "
     "it reports. All commands are safe while runs use the store.",
 )
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -58,7 +58,7 @@ def check(as_json: AsJson = False) -> None:
         found = check_store(_store(), lambda done, of: progress.update(done, of, "checking the store"))
     damaged = [each for each in found if each.state == "damaged"]
     if as_json:
-        _print_json([each.model_dump(mode="json") for each in found])
+        say_values([each.model_dump(mode="json") for each in found])
     else:
         _show_checked(found)
     raise typer.Exit(DAMAGED if damaged else 0)
@@ -92,7 +92,7 @@ def prune(
 
     removed = prune_store(_store(), seconds("--older", older), dry_run=dry_run)
     if as_json:
-        _print_json(removed.model_dump(mode="json"))
+        say_values(removed.model_dump(mode="json"))
     else:
         _show_removed(removed, dry_run=dry_run)
 
@@ -109,7 +109,7 @@ def size(as_json: AsJson = False) -> None:
 
     found = size_of(_store())
     if as_json:
-        _print_json({**found.model_dump(mode="json"), "bytes": found.bytes})
+        say_values({**found.model_dump(mode="json"), "bytes": found.bytes})
     else:
         _show_size(found)
 
@@ -121,12 +121,6 @@ def _store() -> Store:
     if root.exists() and not root.is_dir():
         raise InputError(f"the store {root} is a file, expected a folder: set SECATEUR_STORE to another place")
     return Store(root)
-
-
-def _print_json(content: object) -> None:
-    import json
-
-    say(json.dumps(content, indent=1, allow_nan=False))
 
 
 def _show_checked(found: list[EntryCheck]) -> None:

@@ -69,6 +69,7 @@ _POINTS_ALLOWED = "points of accuracy from 0pt to 100pt, such as 0.5pt"
 _DROP_ALLOWED = "a loss of score with its unit, such as 0.5pt, 2% or 0.2dB"
 _DROP_PATTERN = r"^([0-9]+(\.[0-9]+)?) ?(%|[A-Za-z][A-Za-z/]*)$"
 _FACTOR_ALLOWED = "a positive factor of the original ending in x, such as 0.25x"
+_OR_FACTOR = f"{_FACTOR_ALLOWED}, or "
 
 
 class Factor(float):
@@ -160,16 +161,12 @@ def parse_margin(found: object) -> float:
     )
 
 
-def parse_duration(found: object) -> float:
+def parse_duration(found: object, allowed: str = _DURATION_ALLOWED) -> float:
     """Return the seconds that a text such as `3ms` means.
 
     Raises:
         ValueError: no text, no unit, an unknown unit, or not positive. A bare number has no unit and is refused.
     """
-    return _duration(found, _DURATION_ALLOWED)
-
-
-def _duration(found: object, allowed: str) -> float:
     seconds = float(_amount(found, _TIME_UNITS, allowed))
     if seconds <= 0:
         raise _refusal(found, allowed)
@@ -197,16 +194,12 @@ def age_text(seconds: float) -> str:
     return f"{float(exact / scale):.3g}{unit}"
 
 
-def parse_size(found: object) -> int:
+def parse_size(found: object, allowed: str = _SIZE_ALLOWED) -> int:
     """Return the bytes that a text such as `1.5MB` means.
 
     Raises:
         ValueError: no text, no unit, an unknown unit, not positive, or not an integer of bytes.
     """
-    return _size(found, _SIZE_ALLOWED)
-
-
-def _size(found: object, allowed: str) -> int:
     amount = _amount(found, _SIZE_UNITS, allowed)
     if amount <= 0 or amount.denominator != 1:
         raise _refusal(found, allowed)
@@ -322,14 +315,8 @@ def factor_text(factor: float) -> str:
 
 
 def parse_factor_or_duration(found: object) -> Factor | float:
-    """Return a factor (`0.25x`) or seconds (`3ms`), told apart by their type.
-
-    Raises:
-        ValueError: it is neither.
-    """
-    if _looks_like_factor(found):
-        return parse_factor(found)
-    return _duration(found, f"{_FACTOR_ALLOWED}, or {_DURATION_ALLOWED}")
+    """Return a factor (`0.25x`) or seconds (`3ms`), told apart by their type; raises ValueError for anything else."""
+    return parse_factor(found) if _looks_like_factor(found) else parse_duration(found, _OR_FACTOR + _DURATION_ALLOWED)
 
 
 def factor_or_duration_text(value: Factor | float) -> str:
@@ -338,14 +325,8 @@ def factor_or_duration_text(value: Factor | float) -> str:
 
 
 def parse_factor_or_size(found: object) -> Factor | int:
-    """Return a factor (`0.25x`) or bytes (`1.5MB`), told apart by their type.
-
-    Raises:
-        ValueError: it is neither.
-    """
-    if _looks_like_factor(found):
-        return parse_factor(found)
-    return _size(found, f"{_FACTOR_ALLOWED}, or {_SIZE_ALLOWED}")
+    """Return a factor (`0.25x`) or bytes (`1.5MB`), told apart by their type; raises ValueError for anything else."""
+    return parse_factor(found) if _looks_like_factor(found) else parse_size(found, _OR_FACTOR + _SIZE_ALLOWED)
 
 
 def factor_or_size_text(value: Factor | int) -> str:

@@ -7,16 +7,16 @@ signature; SHA256SUMS covers manifest.json and everything that it names.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
-from pydantic.json_schema import GenerateJsonSchema
 
 from pipeline.core.artifact import FrozenModel, StageRecord
 from pipeline.core.one_of import one_of
 from pipeline.core.runtimes import shipping_runtimes
 from pipeline.core.stage import Target
-from pipeline.results.comparison import ResultSchema
+from pipeline.results.comparison import result_schema
 from pipeline.results.run import BudgetLine, FinalTest, Score, Timing
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -114,7 +114,5 @@ class Manifest(FrozenModel):
     licences: Licences
 
 
-def schema() -> dict[str, Any]:
-    """Return the JSON Schema (2020-12) of manifest.json, which `secateur schema bundle` prints."""
-    described = Manifest.model_json_schema(mode="serialization", schema_generator=ResultSchema)
-    return {"$schema": GenerateJsonSchema.schema_dialect, **described}
+#: The function that returns the JSON Schema (2020-12) which `secateur schema bundle` prints.
+schema = partial(result_schema, Manifest)

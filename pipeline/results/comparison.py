@@ -12,6 +12,7 @@ Bad input ends with 2, a device that cannot be reached with 5, wrong outputs wit
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
@@ -181,22 +182,24 @@ class Comparison(FrozenModel):
         return EXIT_CODES[self.verdict]
 
 
-class ResultSchema(GenerateJsonSchema):
+class _ResultSchema(GenerateJsonSchema):
     """A file that is written has every key, null where there is nothing; titles that repeat the key are left out."""
 
     def field_title_should_be_set(self, schema: object) -> bool:  # noqa: ARG002
-        """Say no."""
         return False
 
     def field_is_required(self, field: object, total: bool) -> bool:  # noqa: ARG002, FBT001
-        """Say yes."""
         return True
 
 
-def schema() -> dict[str, Any]:
-    """Return the JSON Schema (2020-12) of comparison.json, which `secateur schema latency` prints."""
-    described = Comparison.model_json_schema(mode="serialization", schema_generator=ResultSchema)
+def result_schema(kind: type[FrozenModel]) -> dict[str, Any]:
+    """Return the JSON Schema (2020-12) of a result as it is written."""
+    described = kind.model_json_schema(mode="serialization", schema_generator=_ResultSchema)
     return {"$schema": GenerateJsonSchema.schema_dialect, **described}
+
+
+#: The function that returns the JSON Schema (2020-12) which `secateur schema latency` prints.
+schema = partial(result_schema, Comparison)
 
 
 def load_comparison(path: Path) -> Comparison:

@@ -7,16 +7,16 @@ noise are in dB, times in nanoseconds of one inference under the runtime's profi
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from functools import partial
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
-from pydantic.json_schema import GenerateJsonSchema
 
 from pipeline.core.artifact import FrozenModel, TensorSpec
 from pipeline.core.one_of import one_of
 from pipeline.core.runtimes import exported_forms
 from pipeline.core.stage import Runtime
-from pipeline.results.comparison import ResultSchema
+from pipeline.results.comparison import result_schema
 
 #: How a layer computes. `int8` and its like: integers in, integer weights. `weight-only`: integer weights that are
 #: widened before they are multiplied. `other`: whole numbers of shapes and indices, truth values.
@@ -202,7 +202,5 @@ def _noise(layer: FileLayer) -> float:
     return next(known, SQNR_CEILING_DB)
 
 
-def schema() -> dict[str, Any]:
-    """Return the JSON Schema (2020-12) of `secateur inspect FILE --json`, which `secateur schema inspection` prints."""
-    described = FileInspection.model_json_schema(mode="serialization", schema_generator=ResultSchema)
-    return {"$schema": GenerateJsonSchema.schema_dialect, **described}
+#: The function that returns the JSON Schema (2020-12) which `secateur schema inspection` prints.
+schema = partial(result_schema, FileInspection)

@@ -18,12 +18,11 @@ does not thereby overlook a slowdown of another model.
 
 from __future__ import annotations
 
-from typing import Any, Literal
-
-from pydantic.json_schema import GenerateJsonSchema
+from functools import partial
+from typing import Literal
 
 from pipeline.core.artifact import FrozenModel
-from pipeline.results.comparison import EXIT_CODES, Comparison, Reason, ResultSchema, Verdict
+from pipeline.results.comparison import EXIT_CODES, Comparison, Reason, Verdict, result_schema
 
 SCHEMA_VERSION: Literal[1] = 1
 RESULT_FILE = "gate.json"
@@ -121,7 +120,5 @@ def overall_code(models: tuple[ModelResult, ...]) -> int:
     return next((code for code in _PRECEDENCE if code in codes), 0)
 
 
-def schema() -> dict[str, Any]:
-    """Return the JSON Schema (2020-12) of gate.json, which `secateur schema gate` prints."""
-    described = GateResult.model_json_schema(mode="serialization", schema_generator=ResultSchema)
-    return {"$schema": GenerateJsonSchema.schema_dialect, **described}
+#: The function that returns the JSON Schema (2020-12) which `secateur schema gate` prints.
+schema = partial(result_schema, GateResult)

@@ -30,7 +30,7 @@ _TICKS = (0, 20, 40, 60)
 
 
 @dataclass(frozen=True)
-class FileLayout:
+class _FileLayout:
     """Columns in pixels: names, operators, blocks of precision, noise, time."""
 
     width: float
@@ -41,27 +41,22 @@ class FileLayout:
 
     @property
     def operator_x(self) -> float:
-        """Where operators start."""
         return 8 + self.letters * _CHARACTER + 8
 
     @property
     def block_x(self) -> float:
-        """Where blocks start."""
         return self.operator_x + self.operator
 
     @property
     def noise_x(self) -> float:
-        """Where the scale of noise starts."""
         return self.block_x + self.block + 18
 
     @property
     def noise(self) -> float:
-        """Length of the scale of noise."""
         return self.time_x - 24 - self.noise_x
 
     @property
     def time_x(self) -> float:
-        """Where the bars of time start."""
         return self.width - self.time
 
     def at(self, decibels: float) -> float:
@@ -81,9 +76,9 @@ def layer_map(inspection: FileInspection, *, wide: bool = True) -> Markup:
         return Markup()
     longest = max(len(layer.name) for layer in inspection.layers)
     layout = (
-        FileLayout(1080, min(40, longest), operator=130, block=112, time=200)
+        _FileLayout(1080, min(40, longest), operator=130, block=112, time=200)
         if wide
-        else FileLayout(360, min(17, longest), operator=0, block=12, time=86)
+        else _FileLayout(360, min(17, longest), operator=0, block=12, time=86)
     )
     height = _HEAD + _ROW * len(inspection.layers) + 8
     return svg.picture(
@@ -103,7 +98,7 @@ def _description(inspection: FileInspection) -> str:
     return f"{figure.number} {figure.note} compute on integers. {told}The tables below list everything."
 
 
-def _parts(inspection: FileInspection, layout: FileLayout) -> Iterator[Markup]:
+def _parts(inspection: FileInspection, layout: _FileLayout) -> Iterator[Markup]:
     layers = inspection.layers
     bottom = _HEAD + _ROW * len(layers)
     measured = any(layer.sqnr_db is not None for layer in layers)
@@ -128,7 +123,7 @@ def _parts(inspection: FileInspection, layout: FileLayout) -> Iterator[Markup]:
 
 
 def _row(
-    layer: FileLayer, inspection: FileInspection, layout: FileLayout, top: float, longest: float
+    layer: FileLayer, inspection: FileInspection, layout: _FileLayout, top: float, longest: float
 ) -> Iterator[Markup]:
     base, middle = top + 14, top + _ROW / 2
     yield svg.rectangle("hit", 4, top, layout.width - 8, _ROW)

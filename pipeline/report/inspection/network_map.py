@@ -41,7 +41,7 @@ _PATTERN = Markup(
 
 
 @dataclass(frozen=True)
-class NetworkLayout:
+class _NetworkLayout:
     """Columns of the map in pixels: lanes, names, kinds, bars on both sides of an axis, MACs."""
 
     width: float
@@ -54,12 +54,10 @@ class NetworkLayout:
 
     @property
     def name_x(self) -> float:
-        """Where names start."""
         return 14 + self.lanes * self.lane + 4
 
     @property
     def kind_x(self) -> float:
-        """Where kinds start."""
         return self.name_x + self.letters * _CHARACTER + 8
 
     @property
@@ -74,7 +72,6 @@ class NetworkLayout:
 
     @property
     def macs_x(self) -> float:
-        """Where the bars of MACs start."""
         return self.width - self.macs
 
     @property
@@ -91,9 +88,9 @@ def layer_map(inspection: Inspection, *, wide: bool = True) -> Markup:
     used = 1 + max((rail.lane for rail in placed.values() if rail.lane is not None), default=-1)
     longest = max(len(layer.name) for layer in inspection.layers)
     layout = (
-        NetworkLayout(1080, 11, used, min(36, longest), kind=132, number=34, macs=170)
+        _NetworkLayout(1080, 11, used, min(36, longest), kind=132, number=34, macs=170)
         if wide
-        else NetworkLayout(360, 8, used, min(19, longest), kind=0, number=28, macs=4)
+        else _NetworkLayout(360, 8, used, min(19, longest), kind=0, number=28, macs=4)
     )
     drawing = _Map(inspection, placed, layout, f"whole-{'wide' if wide else 'narrow'}")
     height = _HEAD + _ROW * len(inspection.layers) + 8
@@ -116,7 +113,7 @@ def _description(inspection: Inspection) -> str:
 class _Map:
     inspection: Inspection
     rails: Mapping[str, Rail]
-    layout: NetworkLayout
+    layout: _NetworkLayout
     hatch: str
 
     def parts(self) -> Iterator[Markup]:

@@ -33,7 +33,7 @@ _BAR_STEP = 34
 
 
 @dataclass(frozen=True)
-class PlottedRow:
+class _PlottedRow:
     """A row that has both score and latency."""
 
     row: Row
@@ -42,7 +42,7 @@ class PlottedRow:
 
 
 @dataclass(frozen=True)
-class PlotPoint:
+class _PlotPoint:
     """One file in the score-latency plot, in pixels; whiskers as (low, high)."""
 
     x: float
@@ -61,7 +61,7 @@ def score_over_latency(report: RunReport, *, wide: bool = True) -> Markup:
     as the result.
     """
     drawn = [
-        PlottedRow(row, row.validation, taken.milliseconds)
+        _PlottedRow(row, row.validation, taken.milliseconds)
         for row in produced_rows(report)
         if row.validation and (taken := timing(row, timed_target(report)))
     ]
@@ -99,7 +99,7 @@ def sizes(report: RunReport, *, wide: bool = True) -> Markup:
     return svg.picture((width, 12 + _BAR_STEP * len(produced_rows(report))), "Size on disk and with gzip", told, parts)
 
 
-def _axes(drawn: Sequence[PlottedRow], metric: MetricFacts, frame: Box, most: int) -> tuple[Axis, Axis]:
+def _axes(drawn: Sequence[_PlottedRow], metric: MetricFacts, frame: Box, most: int) -> tuple[Axis, Axis]:
     """Return the scale of milliseconds, from zero, and that of the score, around what was found."""
     spans = [_span(each.score, metric) for each in drawn]
     lowest, highest = min(low for _, low, _ in spans), max(high for _, _, high in spans)
@@ -118,10 +118,10 @@ def _span(score: Score, metric: MetricFacts) -> tuple[float, float, float]:
     return scale * value, scale * low, scale * high
 
 
-def _point(judged: PlottedRow, metric: MetricFacts, across: Axis, up: Axis, role: rows.Role) -> PlotPoint:
+def _point(judged: _PlottedRow, metric: MetricFacts, across: Axis, up: Axis, role: rows.Role) -> _PlotPoint:
     value, low, high = _span(judged.score, metric)
     taken = judged.milliseconds
-    return PlotPoint(
+    return _PlotPoint(
         x=across(taken.value),
         y=up(value),
         x_bounds=(across(taken.low), across(taken.high)),
@@ -136,7 +136,7 @@ def _label(row: Row) -> str:
     return chart.shortened(f"{row.index} {row.label}")
 
 
-def _description(drawn: Sequence[PlottedRow], metric: MetricFacts) -> str:
+def _description(drawn: Sequence[_PlottedRow], metric: MetricFacts) -> str:
     """Tell the plot to those who cannot see it."""
     return "; ".join(
         f"{each.row.label}: {numbers.milliseconds(each.milliseconds.value)}, {numbers.score(each.score.judged, metric)}"
@@ -162,19 +162,19 @@ def _hint(frame: Box, metric: MetricFacts) -> tuple[float, str]:
     return frame.bottom - 8, "\N{SOUTH WEST ARROW} better"
 
 
-def _path(points: Sequence[PlotPoint]) -> Markup:
+def _path(points: Sequence[_PlotPoint]) -> Markup:
     way = " ".join(f"{point.x:.1f},{point.y:.1f}" for point in points)
     return Markup('<polyline class="way" points="{}"/>').format(way)
 
 
-def _whiskers(point: PlotPoint) -> Markup:
+def _whiskers(point: _PlotPoint) -> Markup:
     kind = f"whisker {point.role}"
     return svg.line(kind, point.x_bounds[0], point.y, point.x_bounds[1], point.y) + svg.line(
         kind, point.x, point.y_bounds[0], point.x, point.y_bounds[1]
     )
 
 
-def _symbol(point: PlotPoint) -> Markup:
+def _symbol(point: _PlotPoint) -> Markup:
     x, y = point.x, point.y
     if point.role == "original":
         frame = Markup('<rect class="symbol original" x="{:.1f}" y="{:.1f}" width="12" height="12"/>')
@@ -185,7 +185,7 @@ def _symbol(point: PlotPoint) -> Markup:
     return Markup('<circle class="symbol stage" cx="{:.1f}" cy="{:.1f}" r="4.5"/>').format(x, y)
 
 
-def _labels(points: Sequence[PlotPoint], frame: Box) -> list[Markup]:
+def _labels(points: Sequence[_PlotPoint], frame: Box) -> list[Markup]:
     named = [
         NamedPoint(
             point.x,

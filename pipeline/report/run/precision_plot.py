@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from pipeline.results.precision import CandidateFile, PrecisionPlan
-    from pipeline.results.run import Interval
 
 _WIDE, _NARROW, _HEIGHT = 1000, 360, 420
 _LETTERS_WIDE, _LETTERS_NARROW = 40, 22
@@ -32,37 +31,21 @@ _DEEPEST, _TIMES_ALLOWED = 3.0, 4.0
 
 @dataclass(frozen=True)
 class _Point:
-    """One candidate on the scales: both intervals, those of the float file being what all others are compared with."""
+    """One candidate on the scales: change in accuracy in points and speedup, each with its interval.
+
+    The float file is what all others are compared with: no change, and a speedup of 1.
+    """
 
     number: int
     candidate: CandidateFile
-    gap: Interval | None
-    factor: Interval | None
+    change: float = 0.0
+    changes: tuple[float, float] = (0.0, 0.0)
+    speed: float = 1.0
+    speeds: tuple[float, float] = (1.0, 1.0)
 
     @property
     def role(self) -> str:
-        """Its state, or `float` for the float file."""
         return self.candidate.state if self.number else "float"
-
-    @property
-    def change(self) -> float:
-        """The change in accuracy in points."""
-        return 100 * self.gap.value if self.gap else 0.0
-
-    @property
-    def changes(self) -> tuple[float, float]:
-        """The interval of the change in points."""
-        return (100 * self.gap.low, 100 * self.gap.high) if self.gap else (0.0, 0.0)
-
-    @property
-    def speed(self) -> float:
-        """The speedup."""
-        return self.factor.value if self.factor else 1.0
-
-    @property
-    def speeds(self) -> tuple[float, float]:
-        """The interval of the speedup."""
-        return (self.factor.low, self.factor.high) if self.factor else (1.0, 1.0)
 
 
 def accuracy_over_speedup(plan: PrecisionPlan, *, wide: bool = True) -> Markup:
@@ -87,8 +70,13 @@ def not_drawn(plan: PrecisionPlan) -> str:
 
 
 def _drawn(plan: PrecisionPlan) -> list[_Point]:
-    points = [_Point(number, each, each.difference, each.speedup) for number, each in enumerate(plan.candidates)]
-    return [point for point in points if point.number == 0 or (point.gap and point.factor)]
+    found = [_Point(0, plan.candidates[0])]
+    for number, each in enumerate(plan.candidates[1:], start=1):
+        gap, factor = each.difference, each.speedup
+        if gap and factor:
+            changes, speeds = (100 * gap.low, 100 * gap.high), (factor.low, factor.high)
+            found.append(_Point(number, each, 100 * gap.value, changes, factor.value, speeds))
+    return found
 
 
 def _axes(drawn: Sequence[_Point], plan: PrecisionPlan, frame: Box, most: int) -> tuple[Axis, Axis]:
