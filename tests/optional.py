@@ -39,8 +39,10 @@ PROGRAMS = {
 DATA = {Path("/usr/share/datasets/fashion-mnist"): "dataset-fashion-mnist"}
 #: What `make image-test` needs where there is no docker.
 IMAGES = "podman runc qemu-user-static"
-#: Python packages; `make setup` installs the first.
-LIBRARIES = ("neural_compressor", "timm", "torchvision", "transformers")
+#: Python packages; `make setup` installs the first three.
+LIBRARIES = ("neural_compressor", "pycocotools", "sklearn", "timm", "torchvision", "transformers")
+#: What is installed by another name than it is imported.
+INSTALLED_AS = {"sklearn": "scikit-learn"}
 #: A skipped test's reason begins so, with a word from the tables above in between.
 REASON = re.compile(r"not installed: (\S+)")
 #: Where programs of the administrator are, which a user's PATH may leave out.
@@ -83,7 +85,7 @@ def told(reasons: Iterable[str]) -> list[str]:
     counted = Counter(reasons)
     lines = [f"{count:5} {'test ' if count == 1 else 'tests'}  {reason}" for reason, count in sorted(counted.items())]
     debian = {name for reason in counted for name in brings(reason).split()}
-    python = {name for name in LIBRARIES if f"not installed: {name}" in counted}
+    python = {INSTALLED_AS.get(name, name) for name in LIBRARIES if f"not installed: {name}" in counted}
     if debian:
         lines.append(f"make setup SYSTEM=1 installs {', '.join(sorted(debian))}")
     if python:

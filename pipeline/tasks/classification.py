@@ -1,0 +1,117 @@
+"""Classification of anything with one label: logits [K] to a class. A series or a sentence is as good as an image."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import kit
+from .scores import Score, class_f1, class_recalls, counts_of_pairs, mean_known
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Generator, Tensor
+
+    from .kit import Array, Problem
+
+#: The answer where no logit is the largest: no class, so it is never right.
+NO_CLASS = -1
+
+
+class Classification:
+    """One of K classes for each sample. A prediction is the class, a target too.
+
+    The macro F1 is the mean over the classes that occur; of two classes it is that of the second, the positive one.
+    """
+
+    kind = "classification"
+
+    def __init__(
+        self,
+        *,
+        classes: int | Sequence[str],
+        label_smoothing: float = 0.0,
+        output: int = 0,
+        mean: Sequence[float] = (),
+        std: Sequence[float] = (),
+        metric: str | None = None,
+    ) -> None:
+        self.classes = kit.class_names(classes)
+        self._smoothing, self._output = label_smoothing, output
+        self._mean, self._std = mean, std
+        count = len(self.classes)
+
+        def recalls(pairs: Array) -> Array:
+            return class_recalls(counts_of_pairs(pairs, count))
+
+        def f1(pairs: Array) -> float:
+            found = class_f1(counts := counts_of_pairs(pairs, count))
+            return float(found[-1]) if count == 2 else mean_known(found[counts[2] > 0])  # noqa: PLR2004
+
+        scores = (
+            Score("accuracy", lambda prediction, target: prediction == int(target)),
+            Score("balanced_accuracy", _pair, lambda pairs: mean_known(recalls(pairs)), of_classes=recalls),
+            Score("f1", _pair, f1, of_classes=lambda pairs: class_f1(counts_of_pairs(pairs, count))),
+        )
+        self.metrics = kit.judged_first(scores, metric)
+
+    def preprocess(self, raw: Mapping[str, Array]) -> dict[str, Array]:
+        """Return the inputs of one sample; images uint8 [C, H, W] are scaled."""
+        return kit.scaled_images(raw, self._mean, self._std)
+
+    def decode(self, outputs: Mapping[str, Array]) -> int:
+        """Return the class with the largest logit, the first of equals; NO_CLASS where the largest is not finite."""
+        logits = kit.output_of(outputs, self._output)
+        return int(logits.argmax()) if np.isfinite(logits.max()) else NO_CLASS
+
+    def check_targets(self, targets: Sequence[Any]) -> list[str]:
+        """Return what is wrong with targets, classes from 0, in words."""
+        return kit.wrong_targets(targets, self._problem)
+
+    def _problem(self, target: Any) -> Problem | None:
+        label = np.asarray(target)
+        if label.size == len(self.classes) and label.size > 1:
+            return f"one-hot {kit.said_shape(label)}", "a target is the class itself: targets.argmax(axis=1)"
+        if label.size != 1:
+            return kit.said_shape(label), "a target is one class"
+        return kit.wrong_classes(label, len(self.classes))
+
+    def check_outputs(self, shapes: Mapping[str, Sequence[int]]) -> list[str]:
+        """Return what does not fit in the shapes of the outputs, without the batch axis, in words."""
+        _, shape = kit.shape_of(shapes, self._output)
+        needed = f"logits [{len(self.classes)}], one for each class, as output {self._output}"
+        return [] if shape == (len(self.classes),) else kit.misfit(shapes, needed)
+
+    def collate(self, targets: Sequence[Any]) -> Tensor:
+        """Return classes int64 [B]."""
+        return kit.stacked([np.asarray(each).reshape(()) for each in targets], "integer")
+
+    def loss(self, outputs: Any, targets: Tensor) -> Tensor:
+        """Return the cross entropy of logits [B, K] for classes [B]."""
+        from torch.nn.functional import cross_entropy
+
+        logits = kit.tensors_of(outputs)[self._output]
+        return cross_entropy(logits, targets.to(logits.device), label_smoothing=self._smoothing)
+
+    def distance(self, student: Any, teacher: Any, temperature: float) -> Tensor:
+        """Return T^2 KL(teacher, student) of softened classes (Hinton et al. 2015)."""
+        near, wanted = (kit.tensors_of(each)[self._output] for each in (student, teacher))
+        return kit.soft_distance(near, wanted, temperature)
+
+    def augment(
+        self, inputs: Mapping[str, Tensor], targets: Sequence[Any], settings: Mapping[str, Any], generator: Generator
+    ) -> tuple[dict[str, Tensor], list[Any]]:
+        """Return changed images or series, and the classes as they are (`augmenting.py`)."""
+        from .augmenting import augment_any
+
+        return augment_any(inputs, targets, settings, generator)
+
+    def show(self, prediction: int, raw: object = None, classes: Sequence[str] = ()) -> str:  # noqa: ARG002 - as all kits
+        """Return the name of the class."""
+        return "no class" if prediction == NO_CLASS else str((classes or self.classes)[prediction])
+
+
+def _pair(prediction: int, target: Any) -> tuple[int, int]:
+    return int(prediction), int(target)
