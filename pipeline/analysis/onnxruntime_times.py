@@ -137,7 +137,6 @@ class _Meaning:
     """Finds the nodes of the file that a kernel computes."""
 
     def __init__(self, wiring: FileWiring, fused: ModelProto, kernels: frozenset[str]) -> None:
-        """Take the file's graph, the fused one, and the names of all kernels."""
         self.wiring = wiring
         self.kernels = kernels
         self.made: dict[str, NodeProto] = {node.name: node for node in wiring.model.graph.node}

@@ -51,7 +51,6 @@ class _Commands(TyperGroup):
     """The commands; what is no choice of an option is said without typer's first words."""
 
     def invoke(self, ctx: typer.Context) -> object:  # type: ignore[override]
-        """Run the command."""
         try:
             return super().invoke(ctx)
         except typer.BadParameter as error:

@@ -49,7 +49,6 @@ class RecipeError(InputError):
     """One or more problems of one recipe file, all found in one pass; the text lists the first hundred."""
 
     def __init__(self, path: str, problems: tuple[Problem, ...]) -> None:
-        """Keep the file's name and its problems; the text is one line for each."""
         self.path = path
         self.problems = problems
         lines = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -28,10 +28,16 @@ from pipeline.results.comparison import (
     RawRounds,
     Reason,
     Side,
-    Spread,
     load_comparison,
 )
-from pipeline.results.measurement import Measurement, SamplingPlan, load_measurement, save_measurement, term_differences
+from pipeline.results.measurement import (
+    Measurement,
+    SamplingPlan,
+    SubjectSamples,
+    load_measurement,
+    save_measurement,
+    term_differences,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -40,9 +46,8 @@ if TYPE_CHECKING:
     from pipeline.core.stage import Progress, Runtime
     from pipeline.latency.noise import KnownNoise
     from pipeline.measure.devices import Device
-    from pipeline.measure.statistics import Clock
     from pipeline.results.comparison import Metric
-    from pipeline.results.measurement import Stop, SubjectSamples
+    from pipeline.results.measurement import Stop
 
 PARTIAL_FILE = "partial.json"
 
@@ -216,7 +221,7 @@ def allowed_differences(measurement: Measurement, question: ComparisonRequest) -
     Raises:
         IncomparableError: fields differ and nobody forced it.
     """
-    found = term_differences(measurement, 0, 1, between_runtimes=question.runtime_b is not None)
+    found = term_differences(measurement, between_runtimes=question.runtime_b is not None)
     found += question.differs(measurement) if question.differs else ()
     if found and not question.force:
         listed = "\n  ".join(found)
@@ -266,29 +271,15 @@ def comparison_of(
 def side(measurement: Measurement, index: int) -> Side:
     """Return what a result says of one subject."""
     subject = measurement.subjects[index]
+    shared = Side.model_fields.keys() & SubjectSamples.model_fields.keys()
     return Side(
-        label=subject.label,
-        path=subject.path,
-        digest=subject.digest,
-        size_bytes=subject.size_bytes,
-        runtime=subject.runtime,
-        runtime_version=subject.runtime_version,
-        options=subject.options,
-        input_shapes=subject.input_shapes,
-        threads=subject.threads,
-        device=subject.device,
-        fingerprint=subject.fingerprint,
+        **{name: getattr(subject, name) for name in shared},
         load_ms=min((each.load_ns / 1e6 for each in subject.sessions), default=None),
         first_ms=min((each.first_ns / 1e6 for each in subject.sessions), default=None),
-        peak_rss_bytes=subject.peak_rss_bytes,
         instructions_per_inference=min(map(min, subject.instructions), default=None),
-        wall_ns=_spread(subject, "wall"),
-        cpu_ns=_spread(subject, "cpu"),
+        wall_ns=latency_distribution(subject, "wall") if subject.sessions else None,
+        cpu_ns=latency_distribution(subject, "cpu") if subject.sessions else None,
     )
-
-
-def _spread(subject: SubjectSamples, clock: Clock) -> Spread | None:
-    return Spread.model_validate(asdict(latency_distribution(subject, clock))) if subject.sessions else None
 
 
 def protocol(measurement: Measurement) -> Protocol:

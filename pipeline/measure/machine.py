@@ -15,29 +15,9 @@ if TYPE_CHECKING:
 #: Digits of a number of threads: more is none.
 MOST_DIGITS = 4
 #: Instruction sets by which the runtimes choose their kernels, as /proc/cpuinfo names them (x86 flags, ARM features).
-DISPATCH_FLAGS: tuple[str, ...] = (
-    "avx",
-    "avx2",
-    "fma",
-    "f16c",
-    "avx512f",
-    "avx512bw",
-    "avx512vl",
-    "avx512_vnni",
-    "avx512_bf16",
-    "avx512_fp16",
-    "avx_vnni",
-    "amx_tile",
-    "amx_int8",
-    "amx_bf16",
-    "asimd",
-    "asimddp",
-    "asimdhp",
-    "i8mm",
-    "bf16",
-    "sve",
-    "sve2",
-    "sme",
+DISPATCH_FLAGS: tuple[str, ...] = tuple(
+    "avx avx2 fma f16c avx512f avx512bw avx512vl avx512_vnni avx512_bf16 avx512_fp16 avx_vnni amx_tile "
+    "amx_int8 amx_bf16 asimd asimddp asimdhp i8mm bf16 sve sve2 sme".split()
 )
 
 

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from pipeline.core.units import NANOSECONDS_PER_MILLISECOND
+from pipeline.results.comparison import Spread
 from pipeline.results.run import Interval, Timing
 
 if TYPE_CHECKING:
@@ -41,19 +42,6 @@ Series = tuple["NDArray[np.float64]", ...]
 #: Up to this many values all pairs are cheaper than a search.
 FEW = 300
 _QUANTILES = {"p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
-
-
-@dataclass(frozen=True)
-class Distribution:
-    """Nanoseconds of one inference over all rounds. A quantile with less than one sample beyond it is absent."""
-
-    inferences: int
-    min: float
-    mean: float
-    p50: float | None
-    p90: float | None
-    p95: float | None
-    p99: float | None
 
 
 def round_statistics(subject: SubjectSamples, clock: Clock) -> Series:
@@ -76,7 +64,7 @@ def _fastest_cpu(block: Block) -> int:
     return min(counted) if 2 * len(counted) >= len(block.cpu_ns) else _fastest_wall(block)
 
 
-def latency_distribution(subject: SubjectSamples, clock: Clock) -> Distribution:
+def latency_distribution(subject: SubjectSamples, clock: Clock) -> Spread:
     """Summarise single inferences, the warm-up left out; quantiles by linear interpolation."""
     blocks = [block for session in subject.sessions for block in session.rounds]
     values = np.concatenate([block.wall_ns if clock == "wall" else block.cpu_ns for block in blocks])
@@ -84,7 +72,7 @@ def latency_distribution(subject: SubjectSamples, clock: Clock) -> Distribution:
         name: float(np.quantile(values, share)) if len(values) * (1 - share) >= 1 else None
         for name, share in _QUANTILES.items()
     }
-    return Distribution(len(values), float(values.min()), float(values.mean()), **quantiles)
+    return Spread(inferences=len(values), min=float(values.min()), mean=float(values.mean()), **quantiles)
 
 
 def preempted_share(subject: SubjectSamples) -> float:

@@ -76,11 +76,11 @@ def target_facts(fingerprint: Mapping[str, Any], runtime: str, version: str | No
     return TargetFacts(runtime, version, architecture, flags, int8, precisions)
 
 
-def resolved_scheme(scheme: Scheme | Literal["auto"], flags: frozenset[str], runtime: str = "onnxruntime") -> Scheme:
+def resolved_scheme(scheme: Scheme | Literal["auto"], flags: frozenset[str]) -> Scheme:
     """Return the scheme itself, or for `auto` the best one with these flags; u8s8 where int8 has no kernels."""
     if scheme != "auto":
         return scheme
-    return next(iter(target_facts({"isa": flags}, runtime).schemes), "u8s8")
+    return next(iter(target_facts({"isa": flags}, "onnxruntime").schemes), "u8s8")
 
 
 def _architecture(machine: str | None, flags: frozenset[str]) -> Architecture | None:

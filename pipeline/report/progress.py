@@ -22,7 +22,6 @@ class ConsoleProgress:
     """The `Progress` of the command line. No thread of its own: it must not disturb what is being timed."""
 
     def __init__(self) -> None:
-        """Prepare the bar; nothing is drawn before the first update."""
         self.console = Console(file=sys.stderr)
         columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn(), TextColumn("left"))
         self.bar = Progress(*columns, TimeRemainingColumn(), console=self.console, auto_refresh=False, transient=True)

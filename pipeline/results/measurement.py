@@ -28,15 +28,8 @@ MEASUREMENT_FILE = "measurement.json"
 Stop = Literal["precise", "decided", "budget", "sessions", "broken off"]
 
 #: Fields of the fingerprint without which two latencies are not of one machine. Kernel, memory and load may differ.
-MUST_MATCH: tuple[str, ...] = (
-    "cpu_model",
-    "architecture",
-    "isa",
-    "microcode",
-    "virtual",
-    "logical_cores",
-    "affinity",
-    "cgroup_cpus",
+MUST_MATCH: tuple[str, ...] = tuple(
+    "cpu_model architecture isa microcode virtual logical_cores affinity cgroup_cpus".split()
 )
 
 
@@ -213,14 +206,12 @@ def machine_digest(described: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(fields, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
-def term_differences(
-    measurement: Measurement, first: int, second: int, *, between_runtimes: bool = False
-) -> tuple[str, ...]:
-    """Return what keeps two subjects from a fair comparison, one `field: this, that` each; empty if nothing does.
+def term_differences(measurement: Measurement, *, between_runtimes: bool = False) -> tuple[str, ...]:
+    """Return what keeps the two subjects from a fair comparison, one `field: this, that` each; empty if nothing does.
 
     With `between_runtimes` runtime, version and options may differ: the question is which of the two is faster.
     """
-    a, b = measurement.subjects[first], measurement.subjects[second]
+    a, b = measurement.subjects[:2]
     pairs: dict[str, tuple[Any, Any]] = {
         name: (a.fingerprint.get(name), b.fingerprint.get(name)) for name in MUST_MATCH
     }

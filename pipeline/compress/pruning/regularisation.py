@@ -96,7 +96,6 @@ class GroupNorm(ClassPenalty):
     """
 
     def __init__(self, groups: Sequence[Group], strength: float, *, alpha: float, squared: bool = False) -> None:
-        """Take the groups, the strength, the exponent of gamma, and whether norms are squared."""
         super().__init__(groups)
         self.strength, self.alpha, self.squared = strength, alpha, squared
         self.gamma: dict[str, Tensor] = {}

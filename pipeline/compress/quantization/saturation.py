@@ -132,7 +132,6 @@ class _Counter:
         self.sampled = False
 
     def add(self, x: NDArray[Any], output: NDArray[np.float32], image: int, positions: int) -> None:
-        """Count the sums of one inference."""
         self.largest = max(self.largest, float(np.abs(output).max(initial=0.0)))
         total = self.layer.positions(output.shape)
         step = max(-(-total // positions), 1)

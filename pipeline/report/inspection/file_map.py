@@ -60,7 +60,6 @@ class _FileLayout:
         return self.width - self.time
 
     def at(self, decibels: float) -> float:
-        """Return where a ratio stands on the scale."""
         inside = min(max(decibels, LOWEST), HIGHEST)
         return self.noise_x + self.noise * (inside - LOWEST) / (HIGHEST - LOWEST)
 

@@ -62,7 +62,6 @@ class _NetworkLayout:
 
     @property
     def half(self) -> float:
-        """Length of the widest bar on either side."""
         return (self.macs_x - 16 - self.kind_x - self.kind) / 2 - self.number
 
     @property
@@ -76,7 +75,6 @@ class _NetworkLayout:
 
     @property
     def macs_bar(self) -> float:
-        """Length of the longest bar of MACs."""
         return self.macs - 58
 
 

@@ -63,7 +63,6 @@ def bake(module: fx.GraphModule) -> tuple[frozenset[str], dict[str, Tensor]]:
 
 class _WideInterpreter(fx.Interpreter):
     def fetch_attr(self, target: str) -> Any:  # noqa: ANN401 - as fx declares it
-        """Return a stored tensor in double precision."""
         return to_float64(super().fetch_attr(target))
 
 
