@@ -170,7 +170,8 @@ class Samples:
 class Arrays:
     """Three disjoint splits of samples for any kind of task but that of an image classifier, which has a `Dataset`.
 
-    `normalisation` is that of inputs uint8 [N, C, H, W]; other inputs reach the network as they are.
+    `normalisation` is that of inputs uint8 [N, C, H, W], which are pixel / 255 without one; other inputs reach the
+    network as they are.
     """
 
     name: str
@@ -203,5 +204,6 @@ class Arrays:
 
     def ready(self, values: NDArray[Any]) -> NDArray[Any]:
         """Return one input [N, ...] as the network takes it."""
-        is_image = values.dtype == np.uint8 and values.ndim == _IMAGE_DIMENSIONS
-        return self.normalisation(values) if self.normalisation and is_image else values
+        if values.dtype != np.uint8 or values.ndim != _IMAGE_DIMENSIONS:
+            return values
+        return self.normalisation(values) if self.normalisation else values.astype(np.float32) / np.float32(255)

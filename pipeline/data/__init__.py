@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, assert_never
 
-from pipeline.core.dataset import SPLITS, Dataset
+from pipeline.core.dataset import SPLITS, Arrays, Dataset
 from pipeline.core.errors import InputError
 from pipeline.data.config import Cifar, DataFile, Elpv, FashionMnist, ImageFolder
 from pipeline.tasks.config import TaskFile, task_settings
@@ -28,10 +28,16 @@ def load_task(config: TaskConfig | None, data: DataConfig | None) -> Task:
 
         return load_task_file(config.path, config.arguments, config.inputs)
     from pipeline.core.classification import image_classifier
+    from pipeline.data.arrays import kit_task
 
     if data is None:
         raise InputError("the recipe has no data, which a task of this kind needs")
-    return image_classifier(load_data(data))
+    found = load_data(data)
+    if isinstance(found, Dataset) and (config is None or config.kind == "classification"):
+        return image_classifier(found)
+    if config is None:
+        raise InputError(f"data ({data.source}) are Arrays, and the recipe has no task: say which, task: {{kind: ...}}")
+    return kit_task(config, found, f"data ({data.source})")
 
 
 def task_identity(config: TaskConfig | None) -> dict[str, Any]:
@@ -73,18 +79,19 @@ def data_digest(config: DataConfig) -> str:
             assert_never(config)
 
 
-def load_data(config: DataConfig) -> Dataset:
-    """Return the data set, decoded, split and checked.
+def load_data(config: DataConfig) -> Dataset | Arrays:
+    """Return the data set, decoded, split and, where it is one of images and labels, checked.
 
     Raises:
         InputError: it is missing or damaged, or its arrays are not what they should be; with all that is wrong.
     """
     from pipeline.data.accepted import accepted
 
-    return accepted(_load(config), f"data ({config.source})")
+    found = _load(config)
+    return found if isinstance(found, Arrays) else accepted(found, f"data ({config.source})")
 
 
-def _load(config: DataConfig) -> Dataset:
+def _load(config: DataConfig) -> Dataset | Arrays:
     match config:
         case Elpv():
             from pipeline.data import elpv

@@ -82,7 +82,10 @@ class ImageFolder(FrozenModel):
 
 
 class DataFile(FrozenModel):
-    """Your own Python file, with a function `load(**arguments) -> pipeline.core.dataset.Dataset`."""
+    """Your own Python file, with a function `load(**arguments)` that returns a pipeline.core.dataset.Dataset.
+
+    For another task than classifying images it returns `Arrays` of that module.
+    """
 
     source: Literal["file"]
     path: ExistingFile = Field(description="The Python file.")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.core.artifact import file_digest
 from pipeline.core.code_inputs import input_digests, recorded_dependencies, undeclared_inputs
-from pipeline.core.dataset import SPLITS, Dataset
+from pipeline.core.dataset import SPLITS, Arrays, Dataset
 from pipeline.core.errors import InputError
 from pipeline.core.local_imports import importable_folder, local_modules
 from pipeline.core.paths import content_of
@@ -40,7 +40,7 @@ def digest(path: Path, arguments: Mapping[str, Any], inputs: Sequence[Path] = ()
     return total.hexdigest()
 
 
-def load(path: Path, arguments: Mapping[str, Any], inputs: Sequence[Path] = ()) -> Dataset:
+def load(path: Path, arguments: Mapping[str, Any], inputs: Sequence[Path] = ()) -> Dataset | Arrays:
     """Import the file under a name of its own and call its `load`; modules beside the file can be imported there.
 
     Raises:
@@ -48,13 +48,16 @@ def load(path: Path, arguments: Mapping[str, Any], inputs: Sequence[Path] = ()) 
     """
     with importable_folder(path.parent), recorded_dependencies(path) as read:
         dataset = _called(path, arguments)
+    undeclared = undeclared_inputs(read, path, arguments, inputs, "load data")
+    if isinstance(dataset, Arrays):
+        return replace(dataset, notes=(*dataset.notes, *undeclared))
     found = accepted(dataset, f"{path}: load()")
     splits: dict[str, Any] = {name: getattr(found, name) for name in SPLITS}
     shared = shared_images(splits, lambda place: f"{place[0]}[{place[1]}]")
-    return replace(found, notes=(*found.notes, *shared, *undeclared_inputs(read, path, arguments, inputs, "load data")))
+    return replace(found, notes=(*found.notes, *shared, *undeclared))
 
 
-def _called(path: Path, arguments: Mapping[str, Any]) -> Dataset:
+def _called(path: Path, arguments: Mapping[str, Any]) -> Dataset | Arrays:
     with user_code_errors(f"data file {path} cannot be imported", alone=True):
         module = import_file(path, "secateur_data")
     if not callable(getattr(module, "load", None)):
@@ -62,6 +65,9 @@ def _called(path: Path, arguments: Mapping[str, Any]) -> Dataset:
     given = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
     with user_code_errors(f"{path}: load({given}) failed", alone=True):
         dataset = module.load(**arguments)
-    if not isinstance(dataset, Dataset):
-        raise InputError(f"{path}: load() returned {type(dataset).__name__}, expected pipeline.core.dataset.Dataset")
+    if not isinstance(dataset, Dataset | Arrays):
+        raise InputError(
+            f"{path}: load() returned {type(dataset).__name__}, expected pipeline.core.dataset.Dataset, or Arrays for "
+            "another task than classifying images"
+        )
     return dataset

@@ -96,6 +96,9 @@ def check_network(model: nn.Module, task: Task, inputs: Sequence[TensorSpec]) ->
             f"the network gives {wrong or type(found).__name__} for {batch} samples, expected outputs whose first "
             "dimension is that of the samples"
         )
+    check = getattr(task.kit, "check_outputs", None)
+    if check and (problems := check({name: tuple(each.shape[1:]) for name, each in outputs.items()})):
+        raise InputError(f"the network does not fit the task {task.kind}: {'; '.join(problems)}")
     if cause := _randomness(model, given):
         raise InputError(cause)
     return tuple(

@@ -1,0 +1,86 @@
+"""Arrays that may be used for a task: every input and target is what its kit takes, in all three splits."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline.core.dataset import SPLITS, Arrays, Dataset, Samples
+from pipeline.core.errors import InputError
+from pipeline.core.problems import refuse_problems
+from pipeline.core.task import Task
+from pipeline.tasks.kinds import open_kit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pipeline.tasks.config import KitTask
+
+ADVICE = "Samples have inputs by name, each an array [N, ...], and N targets: see docs/tasks.md."
+#: Kinds whose predictions number classes.
+_WITH_CLASSES = frozenset({"classification", "multilabel", "segmentation", "detection", "token"})
+_IMAGE_DIMENSIONS = 4
+
+
+def kit_task(config: KitTask, data: Arrays | Dataset, where: str) -> Task:
+    """Return the task of a kind on arrays, or on the images of a data set, where the kind takes class numbers.
+
+    Raises:
+        InputError: all that is wrong with the arrays for a task of this kind, or a setting that does not go with it.
+    """
+    arrays = _of_images(data) if isinstance(data, Dataset) else data
+    refuse_problems(where, [*_array_problems(arrays)], ADVICE)
+    if config.kind in _WITH_CLASSES and not arrays.classes:
+        raise InputError(f"{where}: a task of the kind {config.kind} needs the names of its classes: give classes")
+    settings = {name: value for name, value in config.model_dump().items() if name != "kind"}
+    statistics = arrays.normalisation
+    if statistics:
+        settings |= {"mean": statistics.mean, "std": statistics.std}
+    if config.kind in _WITH_CLASSES:
+        settings["classes"] = arrays.classes
+    try:
+        kit = open_kit(config.kind, **settings)
+    except ValueError as error:
+        raise InputError(f"task: {error}") from error
+    problems = [f"{name}: {text}" for name in SPLITS for text in kit.check_targets([*arrays.split(name).targets])]
+    refuse_problems(where, problems, ADVICE)
+    return Task(kit, arrays)
+
+
+def _of_images(data: Dataset) -> Arrays:
+    train, validation, test = (Samples({"input": s.images}, s.labels) for s in map(data.split, SPLITS))
+    return Arrays(data.name, train, validation, test, data.classes, data.normalisation, data.licence, data.notes)
+
+
+def _array_problems(arrays: Arrays) -> Iterator[str]:
+    """Yield what is wrong with inputs, whatever the kind of task."""
+    shapes: dict[str, dict[str, tuple[Any, ...]]] = {}
+    for split in SPLITS:
+        samples = arrays.split(split)
+        if not isinstance(samples, Samples):
+            yield f"{split}: found a {type(samples).__name__}, allowed: Samples(inputs, targets)"
+            continue
+        if not len(samples):
+            yield f"{split}: no samples, allowed: one or more"
+        for name, values in samples.inputs.items():
+            if not isinstance(values, np.ndarray):
+                yield f"{split}: the input {name} is a {type(values).__name__}, allowed: an array [N, ...]"
+            elif len(values) != len(samples):
+                yield f"{split}: {len(values):,} of the input {name}, but {len(samples):,} targets, allowed: as many"
+            else:
+                shapes.setdefault(name, {})[split] = (values.dtype.name, *values.shape[1:])
+                yield from _value_problems(f"{split}: the input {name}", values)
+    for name, found in shapes.items():
+        if len({*found.values()}) > 1 or len(found) < len(SPLITS):
+            yield f"the input {name} differs between splits: {found}, allowed: one type and shape in all three"
+
+
+def _value_problems(what: str, values: np.ndarray[Any, Any]) -> Iterator[str]:
+    if values.dtype == np.float64:
+        yield f"{what} is float64, allowed: what the network takes: .astype(numpy.float32)"
+    elif values.dtype.kind not in "fiub":
+        yield f"{what} is {values.dtype}, allowed: numbers"
+    elif values.dtype.kind == "f" and not np.isfinite(values).all():
+        first = int(np.argwhere(~np.isfinite(values))[0][0])
+        yield f"{what} holds values that are NaN or infinite, first in sample {first}: fix where they come from"
