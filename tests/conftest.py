@@ -1,18 +1,25 @@
-"""How tests are shared out and what is told of those that were skipped; a toy project, and the wheel that ships."""
+"""How tests are shared out and what is told of those that were skipped; the toy project, and the wheel that ships."""
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import subprocess
 import sys
-from functools import cache
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests import optional
+from tests.commands import Commands
+from tests.exporter import keep_tables
+from tests.project import SMALL_STAGES, Project
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ("pyproject.toml", "README.md", "LICENSE", "pipeline", "recipes", "models", "tests", "benchmarks")
@@ -26,112 +33,24 @@ UNTRIED = "secateur/untried"
 #: Files that one process runs, one after the other: those that take times, and those that share what is long to make.
 TOGETHER = {
     "tests/unit/measure/test_harness.py": "times",
-    "tests/recipes/test_chain.py": "finished",
-    "tests/unit/api/test_api.py": "finished",
-    "tests/unit/cli/test_inspect.py": "finished",
     "tests/packaging/test_packaging.py": "wheel",
     "tests/examples/test_examples.py": "wheel",
-    "tests/torture/test_damaged.py": "torture",
-    "tests/torture/test_interrupted.py": "torture",
-    "tests/torture/test_user_code.py": "torture",
+    **dict.fromkeys(
+        (
+            "tests/recipes/test_bundle.py",
+            "tests/recipes/test_chain.py",
+            "tests/recipes/test_inspect.py",
+            "tests/recipes/test_precision.py",
+            "tests/torture/test_damaged.py",
+            "tests/torture/test_interrupted.py",
+            "tests/torture/test_user_code.py",
+            "tests/unit/api/test_api.py",
+            "tests/unit/cli/test_inspect.py",
+            "tests/unit/network/test_odd_networks.py",
+        ),
+        "commands",
+    ),
 }
-
-DEFINITION = """
-from torch import nn
-
-
-class Block(nn.Module):
-    def __init__(self, width):
-        super().__init__()
-        self.conv1 = nn.Conv2d(width, 2 * width, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(2 * width)
-        self.conv2 = nn.Conv2d(2 * width, width, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
-
-    def forward(self, features):
-        hidden = self.bn1(self.conv1(features)).relu()
-        return (features + self.bn2(self.conv2(hidden))).relu()
-
-
-class Toy(nn.Module):
-    def __init__(self, classes, width):
-        super().__init__()
-        self.stem = nn.Conv2d(1, width, 3, padding=1, bias=False)
-        self.bn = nn.BatchNorm2d(width)
-        self.blocks = nn.Sequential(Block(width), Block(width))
-        self.fc = nn.Linear(width, classes)
-
-    def forward(self, images):
-        return self.fc(self.blocks(self.bn(self.stem(images)).relu()).mean((2, 3)))
-
-
-def build(classes=2, width=16):
-    return Toy(classes, width)
-"""
-
-DATA = """
-import numpy as np
-from pipeline.core.dataset import Dataset, Normalisation, Split
-
-
-def split(count, seed):
-    generator = np.random.default_rng(seed)
-    labels = np.arange(count) % 2
-    images = generator.integers(0, 100, (count, 1, 12, 12))
-    images[labels == 1, :, 2:10, 2:10] += 120
-    return Split(images.astype(np.uint8), labels.astype(np.int64))
-
-
-def load(train=96, classes=2):
-    names = tuple("abcdefgh"[:classes])
-    return Dataset("toy", names, Normalisation((0.4,), (0.2,)), split(train, 0), split(40, 1), split(40, 2))
-"""
-
-RECIPE = """\
-format: 1
-name: toy
-model: {definition: model.py, arguments: {classes: 2}}
-data: {source: file, path: data.py}
-target: {runtime: onnxruntime, threads: 1}
-stages:
-  - {kind: prune, ratio: 0.5, align: 4}
-  - {kind: finetune, epochs: 3, batch: 16, learning_rate: 0.01}
-  - {kind: export, to: onnx}
-  - {kind: simplify}
-  - {kind: quantize, images: 32}
-  - {kind: export, to: openvino}
-  - {kind: measure, budget: 300ms}
-"""
-
-
-class Project:
-    """A folder with a recipe, a model and data, and a store of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.recipe = folder / "toy.yaml"
-        (folder / "model.py").write_text(DEFINITION)
-        (folder / "data.py").write_text(DATA)
-        self.recipe.write_text(RECIPE)
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("SECATEUR")}
-        self.environment = {**kept, "SECATEUR_STORE": str(folder / "store"), "OMP_NUM_THREADS": "1", "COLUMNS": "140"}
-
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        """Start the command in the folder."""
-        return subprocess.Popen(
-            [sys.executable, "-m", "pipeline", *arguments],
-            cwd=self.folder,
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run the command in the folder to its end."""
-        process = self.start(*arguments)
-        out, err = process.communicate(timeout=300)
-        return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -184,29 +103,41 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _one_table_of_operators() -> None:
-    """Let torch's exporter make its table of operators once: that is more than half of the time of a small export."""
-    from torch.onnx._internal.exporter._registration import ONNXRegistry  # noqa: PLC0415 - loads torch
+def _loaded_once() -> None:
+    """Let torch's exporter make its tables once, and the collector of garbage pass over what was loaded by then."""
+    keep_tables()
+    gc.collect()
+    gc.freeze()
 
-    ONNXRegistry.from_torchlib = classmethod(cache(ONNXRegistry.from_torchlib.__func__))
+
+@pytest.fixture(scope="session")
+def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
+    """Return the warm process that runs commands; it starts with the first."""
+    warm = Project(tmp_path_factory.mktemp("warm") / "project")
+    warm.stages(SMALL_STAGES, width=8)
+    found = Commands(warm.folder)
+    yield found
+    found.close()
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Project:
+def project(tmp_path: Path, commands: Commands) -> Project:
     """Return a fresh toy project."""
-    return Project(tmp_path)
+    return Project(tmp_path, commands)
 
 
 @pytest.fixture(scope="session")
-def new_project() -> type[Project]:
+def new_project(commands: Commands) -> Callable[[Path], Project]:
     """Return what makes a toy project in a folder, for fixtures that live longer than a test."""
-    return Project
+    return partial(Project, commands=commands)
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, subprocess.CompletedProcess[str]]:
+def finished(
+    tmp_path_factory: pytest.TempPathFactory, new_project: Callable[[Path], Project]
+) -> tuple[Project, subprocess.CompletedProcess[str]]:
     """Return a project whose recipe has run once, and what the command printed."""
-    done = Project(tmp_path_factory.mktemp("finished"))
+    done = new_project(tmp_path_factory.mktemp("finished"))
     return done, done.command("run", "toy.yaml", "--json")
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from conftest import Project
+    from tests.project import Project
 
 HEAVY = {"torch", "onnx", "onnxruntime", "openvino", "onnxsim", "onnxscript"}
 PROBE = """

@@ -28,7 +28,7 @@ from tests.contracts import abacus
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from conftest import Project
+    from tests.project import Project
 
 PIPELINE = Path(__file__).resolve().parents[2] / "pipeline"
 #: Adapters of a runtime, facts of one, what is about one by its nature (an engine, a kernel's rounding, an export), and

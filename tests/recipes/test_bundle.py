@@ -20,13 +20,15 @@ from tests.unit.bundle.tampering import sha256
 from tests.unit.bundle.test_archive import files
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
-    from conftest import Project
+    from tests.project import Project
 
 pytestmark = pytest.mark.slow
 
 STAGES = """\
+stages:
   - {kind: export, to: onnx}
   - {kind: quantize, images: 32}
   - {kind: export, to: openvino}
@@ -36,11 +38,10 @@ STAGES = """\
 
 
 @pytest.fixture(scope="module")
-def shipped(tmp_path_factory: pytest.TempPathFactory, new_project: type[Project]) -> Project:
+def shipped(tmp_path_factory: pytest.TempPathFactory, new_project: Callable[[Path], Project]) -> Project:
     """Return a project whose recipe has run to its bundle."""
     project = new_project(tmp_path_factory.mktemp("shipped"))
-    head, _, _ = project.recipe.read_text().partition("stages:")
-    project.recipe.write_text(f"{head}stages:\n{STAGES}")
+    project.stages(STAGES)
     done = project.command("run", "toy.yaml", "--out", "run")
     assert done.returncode == 0, done.stderr
     (project.folder / "printed.txt").write_text(done.stdout)

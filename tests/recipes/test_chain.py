@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -14,14 +13,21 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from tests.project import SMALL_STAGES
+
 if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Callable
     from pathlib import Path
 
-    from conftest import Project
+    from tests.commands import Commands
+    from tests.project import Project
 
     Finished = tuple[Project, subprocess.CompletedProcess[str]]
 
 LABELS = ["original", "prune", "finetune", "export onnx", "simplify", "quantize", "export openvino", "measure"]
+#: A training that is still going on when it is killed after its first epoch.
+LONG = SMALL_STAGES.replace("epochs: 2", "epochs: 40")
 
 
 def digests(run: Path) -> list[str]:
@@ -114,76 +120,54 @@ def wait_for(project: Project, pattern: str) -> None:
     pytest.fail(f"no {pattern} in the store after five minutes")
 
 
+@pytest.fixture(scope="module")
+def long(new_project: Callable[[Path], Project], tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """Return a project with a long training that has run undisturbed."""
+    project = new_project(tmp_path_factory.mktemp("long"))
+    project.stages(LONG)
+    assert project.command("run", "toy.yaml").returncode == 0
+    return project
+
+
 @pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])
-def test_killed_run_resumes_to_the_same_bytes(finished: Finished, project: Project, kill: signal.Signals) -> None:
+def test_killed_run_resumes_to_the_same_bytes(long: Project, project: Project, kill: signal.Signals) -> None:
     """A run that is killed in training goes on inside the stage, and all files equal those of a run left alone."""
-    change = ("--set", "stages.finetune.epochs=20", "--set", "data.arguments={train: 256}")
-    alone, _ = finished
-    assert alone.command("run", "toy.yaml", *change, "--out", "runs/long").returncode == 0
-    process = project.start("run", "toy.yaml", *change)
+    project.stages(LONG)
+    process = project.start("run", "toy.yaml")
     wait_for(project, "work/*/training.pt")
-    process.send_signal(kill)
-    _, err = process.communicate(timeout=60)
+    os.kill(process, kill)
+    killed = project.wait(process)
     if kill == signal.SIGINT:
-        assert process.returncode == 130
-        assert "Resume with: secateur run toy.yaml" in err
+        assert killed.returncode == 130
+        assert "Resume with: secateur run toy.yaml" in killed.stderr
         assert json.loads((project.folder / "runs/toy/run.json").read_text())["status"] == "interrupted"
-    resumed = project.command("run", "toy.yaml", *change)
+    resumed = project.command("run", "toy.yaml")
     assert resumed.returncode == 0
     assert "resumed after epoch" in resumed.stderr
-    assert digests(project.folder / "runs/toy") == digests(alone.folder / "runs/long")
+    assert digests(project.folder / "runs/toy") == digests(long.folder / "runs/toy")
 
 
 def test_two_runs_cannot_share_a_folder(project: Project) -> None:
     """While one run writes into a folder, another is refused with exit code 2."""
-    first = project.start("run", "toy.yaml", "--set", "stages.finetune.epochs=2000")
+    change = ("--set", "stages.finetune.epochs=2000")
+    first = project.start("run", "toy.yaml", *change)
     wait_for(project, "work/*/training.pt")
-    second = project.command("run", "toy.yaml", "--set", "stages.finetune.epochs=2000")
-    first.send_signal(signal.SIGINT)
-    first.communicate(timeout=60)
+    second = project.command("run", "toy.yaml", *change)
+    os.kill(first, signal.SIGINT)
+    project.wait(first)
     assert second.returncode == 2
     assert "another run is writing into runs/toy" in second.stderr
-
-
-def short(project: Project) -> None:
-    """Leave a recipe of one stage."""
-    recipe = project.recipe.read_text()
-    project.recipe.write_text(recipe[: recipe.index("stages:")] + "stages:\n  - {kind: export, to: onnx}\n")
-
-
-TEN = """
-import os, sys
-from pathlib import Path
-import onnx, onnxruntime, onnxscript, torch
-from pipeline.core.store import Store
-from pipeline.recipe import load_recipe
-from pipeline.run.runner import Run
-import pipeline.export.onnx, pipeline.export.parity, pipeline.run.evaluator, pipeline.network.stored, pipeline.report
-children = []
-for number in range(int(sys.argv[1])):
-    child = os.fork()
-    if child == 0:
-        loaded, folder = load_recipe(Path("toy.yaml"), ()), Path(f"runs/{number}")
-        report = Run(loaded, folder, Store(Path("store")), number % 2).execute()
-        os._exit(0 if report.status == "finished" else 1)
-    children.append(child)
-print([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children])
-"""
 
 
 @pytest.mark.slow
 def test_ten_runs_at_once_share_a_store(project: Project) -> None:
     """Two seeds, each five times: all finish, with equal files for equal seeds, and each file made once."""
-    short(project)
-    done = subprocess.run(
-        [sys.executable, "-c", TEN, "10"],
-        cwd=project.folder,
-        env=project.environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.stdout.strip() == str([0] * 10), done.stderr
+    project.stages("stages:\n  - {kind: export, to: onnx}\n")
+    started = [
+        project.start("run", "toy.yaml", "--seed", str(number % 2), "--out", f"runs/{number}") for number in range(10)
+    ]
+    ended = [project.wait(process) for process in started]
+    assert [each.returncode for each in ended] == [0] * 10, [each.stderr for each in ended]
     for seed in range(2):
         runs = [project.folder / f"runs/{number}" for number in range(seed, 10, 2)]
         assert len({tuple(digests(run)) for run in runs}) == 1
@@ -308,19 +292,9 @@ def test_divergence_is_exit_code_3_and_keeps_what_was_finished(project: Project)
     assert "training diverged" in (project.folder / "runs/toy/report.html").read_text()
 
 
-def test_full_disk_is_one_message(project: Project) -> None:
+def test_full_disk_is_one_message(project: Project, commands: Commands) -> None:
     """A write that fails for lack of space says so, with exit code 3."""
-    (project.folder / "sitecustomize.py").write_text(
-        "import errno, os, pathlib\n"
-        "keep = pathlib.Path.write_text\n"
-        "def full(self, *a, **k):\n"
-        "    if self.name == 'network.json':\n"
-        "        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self))\n"
-        "    return keep(self, *a, **k)\n"
-        "pathlib.Path.write_text = full\n"
-    )
-    project.environment["PYTHONPATH"] = str(project.folder)
-    done = project.command("run", "toy.yaml")
-    assert done.returncode == 3
-    assert "the disk is full" in done.stderr
-    assert "Traceback" not in done.stderr
+    done = commands.run(project.folder, "run", "toy.yaml", environment=project.environment, full_from=4)
+    assert done.code == 3
+    assert "the disk is full" in done.err
+    assert "Traceback" not in done.err

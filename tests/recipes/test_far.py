@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from click.testing import Result
-    from conftest import Project
 
     from pipeline.results.run import RunReport
+    from tests.project import Project
 
 STAGES = """\
   - {kind: export, to: onnx}

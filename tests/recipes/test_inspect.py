@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from conftest import Project
+    from tests.project import Project
 
 
 def test_text_json_and_drawing_agree(project: Project) -> None:

@@ -14,9 +14,8 @@ from pipeline.run import no_gain
 from pipeline.run.runner import Run
 
 if TYPE_CHECKING:
-    from conftest import Project
-
     from pipeline.results.measurement import SamplingPlan
+    from tests.project import Project
 
 STAGES = [
     {"kind": "finetune", "epochs": 1, "batch": 16, "learning_rate": 0.001, "on_no_gain": "skip"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import time
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from pipeline.precision.planner import CANDIDATES
 from pipeline.results.precision import PrecisionPlan
 
 if TYPE_CHECKING:
-    from conftest import Project
+    from tests.project import Project
 
 RECIPE = """\
 format: 1
@@ -44,8 +45,8 @@ def test_a_search_that_was_killed_runs_again_to_its_end(project: Project) -> Non
     project.recipe.write_text(RECIPE)
     process = project.start("run", "toy.yaml")
     wait_for_candidates(project)
-    process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=60)
+    os.kill(process, signal.SIGKILL)
+    project.wait(process)
     again = project.command("run", "toy.yaml")
     assert again.returncode == 0, again.stderr
     assert "Which precision, and why" in again.stdout

@@ -1,4 +1,4 @@
-"""A warm process for commands, a project that runs in a second or two, and the table of what was tried."""
+"""A project that runs in a second or two, and the table of what was tried."""
 
 from __future__ import annotations
 
@@ -7,21 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.torture.commands import Commands
+from tests.project import SMALL_STAGES
 from tests.torture.tally import TABLE, Tally, write_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-STAGES = """\
-stages:
-  - {kind: prune, ratio: 0.5, align: 4}
-  - {kind: finetune, epochs: 2, batch: 16, learning_rate: 0.01}
-  - {kind: export, to: onnx}
-  - {kind: quantize, images: 32}
-"""
-
+    from tests.commands import Commands
+    from tests.project import Project
 
 #: Is tried by the suite elsewhere, and so in the whole campaign alone.
 WHOLE_ONLY = "test_quantized_layers.py"
@@ -46,25 +40,14 @@ def tally(request: pytest.FixtureRequest) -> Iterator[Tally]:
 
 
 @pytest.fixture(scope="session")
-def small_project(new_project: Any) -> Callable[[Path], Path]:  # noqa: ANN401 - the class of tests/conftest.py
+def small_project(new_project: Callable[[Path], Project]) -> Callable[[Path], Path]:
     """Return what makes a project that runs fast in a folder, which is returned."""
 
     def make(folder: Path) -> Path:
-        folder.mkdir(parents=True)
-        project = new_project(folder)
-        head, _, _ = project.recipe.read_text().partition("stages:")
-        project.recipe.write_text(head.replace("{classes: 2}", "{classes: 2, width: 8}") + STAGES)
+        new_project(folder).stages(SMALL_STAGES, width=8)
         return folder
 
     return make
-
-
-@pytest.fixture(scope="session")
-def commands(tmp_path_factory: pytest.TempPathFactory, small_project: Callable[[Path], Path]) -> Iterator[Commands]:
-    """Return the warm process."""
-    started = Commands(small_project(tmp_path_factory.mktemp("warm") / "project"))
-    yield started
-    started.close()
 
 
 def digests(run: Path) -> list[tuple[str, str]]:
@@ -76,6 +59,7 @@ def digests(run: Path) -> list[tuple[str, str]]:
 @pytest.fixture(scope="session")
 def expected(commands: Commands) -> list[tuple[str, str]]:
     """Return the digests of a run that nothing disturbed."""
+    commands.warm()
     return digests(commands.folder / "runs" / "toy")
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.torture.commands import Commands
+    from tests.commands import Commands
     from tests.torture.tally import Tally
 
 pytestmark = pytest.mark.slow

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tests.torture.commands import Commands, Ended
+    from tests.commands import Commands, Ended
     from tests.torture.tally import Tally
 
     Place = Callable[[Path], Path]

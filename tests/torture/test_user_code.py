@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.conftest import DATA, DEFINITION
+from tests.project import DATA, DEFINITION
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tests.torture.commands import Commands, Ended
+    from tests.commands import Commands, Ended
     from tests.torture.tally import Tally
 
 pytestmark = pytest.mark.slow

@@ -21,7 +21,7 @@ from pipeline.stages import AnyStage
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from conftest import Project
+    from tests.project import Project
 
 HEAVY = {"torch", "onnx", "onnxruntime", "openvino", "onnxsim", "onnxscript"}
 

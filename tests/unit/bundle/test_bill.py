@@ -8,8 +8,6 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from cyclonedx.schema import SchemaVersion
-from cyclonedx.validation.json import JsonStrictValidator
 
 from pipeline.bundle.bill import package_licence, write_bill
 from pipeline.bundle.requirements import pinned, write_requirements
@@ -29,6 +27,10 @@ def bill_of(made: Content, folder: Path) -> dict[str, Any]:
             shutil.copy(part, folder / "model")
     write_bill(made, folder)
     text = (folder / "sbom.cdx.json").read_text()
+    # Compiles grammars when it is imported: seconds that the collection of tests need not take.
+    from cyclonedx.schema import SchemaVersion  # noqa: PLC0415
+    from cyclonedx.validation.json import JsonStrictValidator  # noqa: PLC0415
+
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
     found: dict[str, Any] = json.loads(text)
     return found

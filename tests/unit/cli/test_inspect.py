@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from click.testing import Result
-    from conftest import Project
+
+    from tests.project import Project
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from pipeline.core.errors import DeviceError, OutputsError, ResourceError, Secat
 from pipeline.run.runner import Run
 
 if TYPE_CHECKING:
-    from conftest import Project
+    from tests.project import Project
 
 
 @pytest.mark.parametrize(

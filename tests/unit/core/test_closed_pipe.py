@@ -14,7 +14,7 @@ from pipeline.core.ending import UNREAD
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from conftest import Project
+    from tests.project import Project
 
 #: Commands by what prints: the library of arguments, plain text, rich's tables, JSON, errors.
 COMMANDS = {

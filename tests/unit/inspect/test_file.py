@@ -24,8 +24,9 @@ from tests.feeds import image_input
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from conftest import Project
     from numpy.typing import NDArray
+
+    from tests.project import Project
 
 
 class Small(nn.Module):

@@ -18,7 +18,7 @@ from pipeline.network.stored import write_original
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from conftest import Project
+    from tests.project import Project
 
 
 def stored(project: Project, folder: Path) -> Path:

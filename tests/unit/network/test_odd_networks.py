@@ -18,7 +18,7 @@ from pipeline.recipe import load_recipe
 from pipeline.run.runner import Run
 
 if TYPE_CHECKING:
-    from conftest import Project
+    from tests.project import Project
 
 CLASSES = ("a", "b")
 INPUTS = (TensorSpec(name="input", shape=(1, 1, 12, 12)),)

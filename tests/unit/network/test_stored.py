@@ -27,7 +27,7 @@ from pipeline.network.stored import load_network, write_network, write_original
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from conftest import Project
+    from tests.project import Project
 
 
 def artifact(folder: Path) -> Artifact:

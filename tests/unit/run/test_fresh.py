@@ -19,7 +19,7 @@ from pipeline.run.fresh import FOLDER, own_store, store_of_run
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from conftest import Project
+    from tests.project import Project
 
 KEYS = ("aa01", "bb02", "bb03")
 DATA = """

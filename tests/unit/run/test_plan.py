@@ -17,9 +17,8 @@ from pipeline.stages.prune import Prune
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from conftest import Project
-
     from pipeline.run.plan import Ingredients, PlannedStep
+    from tests.project import Project
 
 
 FIRST, SECOND = "a" * 64, "sha256:" + "b" * 64

@@ -17,10 +17,9 @@ from pipeline.run.runner import Run
 from tests.unit.run.gain_fixtures import FAST, SLOW, Scenes, nudge
 
 if TYPE_CHECKING:
-    from conftest import Project
-
     from pipeline.core.stage import Stage
     from pipeline.results.run import RunReport
+    from tests.project import Project
 
 EXPORT = {"kind": "export", "to": "onnx"}
 

@@ -23,7 +23,7 @@ from pipeline.run.runner import Run
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from conftest import Project
+    from tests.project import Project
 
 FILE = Artifact(form="onnx", folder="/nowhere", digest="now", inputs=(), outputs=())  # type: ignore[arg-type]
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.torture import server
+from tests import server
 
 WARM_S, LIMIT_S = 300, 120
 
@@ -39,27 +39,31 @@ class Ended:
 
 @dataclass
 class Commands:
-    """The warm process. `folder` holds the project that it runs to get warm, and what commands print."""
+    """The warm process, from the first command on. `folder` holds the project that it runs to get warm, and outputs."""
 
     folder: Path
-    process: subprocess.Popen[bytes] = field(init=False)
+    process: subprocess.Popen[bytes] | None = None
     ended: dict[int, int | None] = field(default_factory=dict)
     outputs: dict[int, Path] = field(default_factory=dict)
     started: int = 0
     _buffer: bytes = b""
 
-    def __post_init__(self) -> None:
-        """Start it and wait until it is warm."""
+    def warm(self) -> subprocess.Popen[bytes]:
+        """Return the process; the first call starts it and waits until it is warm."""
+        if self.process:
+            return self.process
         command = [sys.executable, "-m", server.__name__, str(self.folder)]
-        root = Path(__file__).resolve().parents[2]
+        root = Path(__file__).resolve().parents[1]
         with (self.folder / "server.log").open("wb") as log:
             self.process = subprocess.Popen(
                 command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log
             )
         assert self._answer(WARM_S) == {"ready": True}, (self.folder / "server.log").read_text()
+        return self.process
 
     def _answer(self, seconds: float) -> dict[str, Any] | None:
         """Return the next line of the server; None when there is none in time."""
+        assert self.process
         assert self.process.stdout
         end = time.monotonic() + seconds
         while b"\n" not in self._buffer:
@@ -74,14 +78,15 @@ class Commands:
 
     def start(self, cwd: Path, *argv: str, environment: dict[str, str] | None = None, **fault: Any) -> int:  # noqa: ANN401
         """Start a command and return its process id; `fault` is a function of faults.py and its argument."""
-        assert self.process.stdin
+        process = self.warm()
+        assert process.stdin
         self.started += 1
         output = self.folder / f"output-{self.started}"
         for name in ("out", "err"):
             Path(f"{output}.{name}").touch()
         job = {"argv": argv, "cwd": str(cwd), "environment": environment or {}, "fault": fault, "output": str(output)}
-        self.process.stdin.write(json.dumps(job).encode() + b"\n")
-        self.process.stdin.flush()
+        process.stdin.write(json.dumps(job).encode() + b"\n")
+        process.stdin.flush()
         while True:
             answer = self._answer(LIMIT_S)
             assert answer, "the server is gone"
@@ -125,8 +130,9 @@ class Commands:
 
     def close(self) -> None:
         """End the server."""
-        assert self.process.stdin
-        assert self.process.stdout
-        self.process.stdin.close()
-        self.process.wait()
-        self.process.stdout.close()
+        if self.process:
+            assert self.process.stdin
+            assert self.process.stdout
+            self.process.stdin.close()
+            self.process.wait()
+            self.process.stdout.close()

@@ -6,6 +6,7 @@ child has started and, whenever one has ended, with {"pid": n, "code": c}; c is 
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import select
@@ -13,11 +14,11 @@ import signal
 import sys
 import traceback
 from contextlib import nullcontext, suppress
-from functools import cache
 from pathlib import Path
 from unittest.mock import patch
 
 TICK_S = 0.01
+CORES = sorted(os.sched_getaffinity(0))
 
 
 def child(job: dict[str, object]) -> int:
@@ -26,6 +27,7 @@ def child(job: dict[str, object]) -> int:
     from tests.torture import faults  # noqa: PLC0415
 
     os.setsid()
+    os.sched_setaffinity(0, CORES)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(str(job["cwd"]))
     os.environ.update(job["environment"])  # type: ignore[call-overload]
@@ -66,6 +68,7 @@ def serve() -> None:
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     warm(sys.argv[1])
+    gc.freeze()
     print(json.dumps({"ready": True}), file=answers)
     buffer, running = b"", set[int]()
     while True:
@@ -88,11 +91,12 @@ def serve() -> None:
 
 def warm(folder: str) -> None:
     """Run the recipe in a folder once in this process, so that its children find everything loaded."""
-    from torch.onnx._internal.exporter._registration import ONNXRegistry  # noqa: PLC0415 - after the cores are chosen
+    import openvino  # noqa: F401, PLC0415 - after the cores are chosen
 
     from pipeline import cli  # noqa: PLC0415
+    from tests.exporter import keep_tables  # noqa: PLC0415
 
-    ONNXRegistry.from_torchlib = classmethod(cache(ONNXRegistry.from_torchlib.__func__))
+    keep_tables()
     os.chdir(folder)
     os.environ["SECATEUR_STORE"] = str(Path(folder) / "store")
     sys.argv = ["secateur", "run", "toy.yaml"]
@@ -105,8 +109,7 @@ def warm(folder: str) -> None:
 
 
 if __name__ == "__main__":
-    # One core, another one for each process of pytest, and no thread of any library: a process that forks has none.
-    cores = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, {cores[int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % len(cores)]})
+    # One core, and so no thread of any library: a process that forks has none. Its children have all cores again.
+    os.sched_setaffinity(0, CORES[:1])
     os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1", COLUMNS="140")
     serve()
