@@ -22,6 +22,7 @@ import onnxruntime
 from pipeline.analysis.cost import ONNX_WEIGHTED
 from pipeline.analysis.times import WARM_UP, NodeTime, NodeTimes, middle_mean
 from pipeline.core.errors import InputError, first_line
+from pipeline.onnx_graph.execution import session_options
 from pipeline.onnx_graph.file import read_onnx
 from pipeline.onnx_graph.links import value_producers
 from pipeline.onnx_graph.wiring import CONVERTERS, FileWiring
@@ -80,7 +81,7 @@ def _node_time(name: str, kernel: _Kernel, meaning: _Meaning) -> NodeTime:
 
 def _before_layouts(model: ModelProto, path: Path, file: Path) -> ModelProto:
     """Return the graph with everything fused and nothing laid out for the processor yet."""
-    options = _options(1)
+    options = session_options(1)
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     options.optimized_model_filepath = str(path)
     try:
@@ -92,7 +93,7 @@ def _before_layouts(model: ModelProto, path: Path, file: Path) -> ModelProto:
 
 def _kernels(model: ModelProto, feed: Feed, folder: Path, *, runs: int, threads: int) -> dict[str, _Kernel]:
     """Run with all optimisations and return the kernels by name, each with its times."""
-    options = _options(threads)
+    options = session_options(threads)
     options.enable_profiling = True
     options.profile_file_prefix = str(folder / "profile")
     try:
@@ -124,13 +125,6 @@ def _read_type(event: Mapping[str, Any]) -> str:
     if operator not in CONVERTERS and _ON_INTEGERS.search(operator):
         types = [name for name in types if "int" in name]
     return types[0] if types else ""
-
-
-def _options(threads: int) -> onnxruntime.SessionOptions:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    return options
 
 
 class _Meaning:

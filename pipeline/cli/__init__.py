@@ -80,12 +80,12 @@ app = typer.Typer(
 )
 recipes_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Recipes that come with the program.")
 app.add_typer(recipes_app, name="recipes")
-cli_latency.register(app)
-cli_gate.register(app)
-cli_device.register(app)
-cli_bundle.register(app)
-cli_inspect.register(app)
-cli_store.register(app)
+for command in (cli_latency.bench, cli_latency.compare, cli_gate.gate, cli_device.doctor):
+    app.command()(command)
+for of_files in (cli_bundle.bundle, cli_bundle.verify, cli_inspect.inspect):
+    app.command()(of_files)
+app.add_typer(cli_device.device_app, name="device")
+app.add_typer(cli_store.store_app, name="store")
 
 Recipe = Annotated[Path, typer.Argument(help="Recipe file (YAML).", show_default=False)]
 Set = Annotated[
@@ -267,7 +267,7 @@ def report(
     from pipeline.results.comparison import RESULT_FILE
 
     if folder.name == RESULT_FILE or (folder / RESULT_FILE).is_file():
-        cli_latency.show_again(folder.parent if folder.name == RESULT_FILE else folder, as_json=as_json)
+        cli_latency.show_comparison(folder.parent if folder.name == RESULT_FILE else folder, as_json=as_json)
         return
     from pipeline.report import write_report
     from pipeline.results.run_folder import read_run

@@ -17,12 +17,6 @@ if TYPE_CHECKING:
     from pipeline.bundle.on_device.verify import Verification, VerifyOptions
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands to the program's."""
-    app.command()(bundle)
-    app.command()(verify)
-
-
 def bundle(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.", show_default=False)],
     out: Annotated[

@@ -25,12 +25,6 @@ device_app = typer.Typer(
 )
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands to the program's."""
-    app.command()(doctor)
-    app.add_typer(device_app, name="device")
-
-
 def doctor(
     device: Annotated[str, typer.Option(metavar="DEVICE", help=f"local, {BOARDS}, or a registered name.")] = "local",
     runtime: Annotated[FileRuntime, typer.Option(help="Runtime to measure with.")] = DEFAULT_RUNTIME,

@@ -16,11 +16,6 @@ if TYPE_CHECKING:
     from pipeline.results.gate import GateResult
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to the program's."""
-    app.command()(gate)
-
-
 def gate(
     config: Annotated[
         Path, typer.Option(metavar="FILE", help="Which files, margins and terms (TOML).", show_default=False)

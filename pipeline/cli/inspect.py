@@ -24,11 +24,6 @@ if TYPE_CHECKING:
     from pipeline.results.inspection import Inspection
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to the program's."""
-    app.command()(inspect)
-
-
 def inspect(
     model: Annotated[
         str,
@@ -156,12 +151,13 @@ def _show_file(file: Path, ways: InspectOptions, page: Path | None, *, bit_exact
             say(text_of(agreements))
         raise typer.Exit(worst_exit_code(agreements))
     from pipeline.inspect.file import inspect_file
-    from pipeline.report.inspection import file_html as file_inspection_html
+    from pipeline.report.inspection import file_html
     from pipeline.report.inspection.file_terminal import file_table
+    from pipeline.report.inspection.network_html import save_page
 
     found = inspect_file(file, ways)
     if page is not None:
-        file_inspection_html.write_file_page(found, page)
+        save_page(file_html.render(found), page)
     _show(found, lambda width: file_table(found, width), page, as_json=as_json)
 
 
@@ -176,14 +172,14 @@ def _show_network(
 ) -> None:
     from pipeline.inspect.model_argument import load_model
     from pipeline.inspect.network import inspect_network
-    from pipeline.report.inspection import network_html as inspection_html
+    from pipeline.report.inspection import network_html
     from pipeline.report.inspection.network_terminal import network_table
 
     with printed_aside():  # what the user's code prints is not part of the result
         given = load_model(model, arguments=arguments, inputs=inputs, overrides=overrides)
         found = inspect_network(given.network, given.inputs, given.name)
     if page is not None:
-        inspection_html.write_network_page(found, page)
+        network_html.save_page(network_html.render(found), page)
     _show(found, lambda width: network_table(found, width), page, as_json=as_json)
 
 

@@ -53,12 +53,6 @@ Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the order
 Budget = Annotated[str, typer.Option(metavar="TIME", help="Longest measuring time, with a unit: 30s, 2min.")]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands to the program's."""
-    for command in (bench, compare):
-        app.command()(command)
-
-
 def bench(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Exported files (.onnx, .xml), or bundles.")],
     runtime: Runtime = None,
@@ -236,18 +230,13 @@ def _compared(
 ) -> tuple[Comparison, Measurement]:
     from pipeline.latency.compare import compare_files
     from pipeline.latency.instructions import compare_instructions
+    from pipeline.measure.devices.local import LocalDevice
 
     if question.metric == "instructions":
         return compare_instructions(*files, question, device=devices[0], name=name, progress=progress)
     opened = [_timed_device(device, progress.note) for device in devices if device]
-    found = () if opened == [None] else tuple(each or _local() for each in opened)
+    found = () if opened == [None] else tuple(each or LocalDevice() for each in opened)
     return compare_files(*files, question, name=name, devices=found, progress=progress)
-
-
-def _local() -> Device:
-    from pipeline.measure.devices.local import LocalDevice
-
-    return LocalDevice()
 
 
 def _timed_device(name: str, note: Callable[[str], None]) -> Device | None:
@@ -297,7 +286,7 @@ def _share(text: str, option: str) -> float:
     return parsed_option(parse_margin, text, option)
 
 
-def show_again(folder: Path, *, as_json: bool) -> None:
+def show_comparison(folder: Path, *, as_json: bool) -> None:
     """Print a stored comparison and draw it; raises InputError if its rounds are not those it was made from."""
     from pipeline.latency.compare import read_comparison
     from pipeline.report.latency.comparison_html import write_comparison_page

@@ -27,11 +27,6 @@ store_app = typer.Typer(
 )
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    app.add_typer(store_app, name="store")
-
-
 def seconds(option: str, text: str) -> float:
     """Return the seconds in a time such as `30d`. Raises InputError that names the option."""
     from pipeline.core.units import parse_age

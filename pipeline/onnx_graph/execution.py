@@ -63,11 +63,17 @@ def onnx_traces(
         yield dict(zip(made, run_onnx(session, made, inputs, label), strict=True)) if made else {}
 
 
+def session_options(threads: int) -> onnxruntime.SessionOptions:
+    """Return options for so many threads inside an operator; of messages, errors alone are logged."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    return options
+
+
 def onnx_session(model: onnx.ModelProto, label: str, *, optimised: bool = False) -> onnxruntime.InferenceSession:
     """Open a model on one thread. Raises InputError, naming `label`, when onnxruntime refuses it."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
+    options = session_options(1)
     level = onnxruntime.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimised else level.ORT_DISABLE_ALL
     try:

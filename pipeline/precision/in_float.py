@@ -6,6 +6,7 @@ that were calibrated alike. What may ship is made anew with all images.
 
 from __future__ import annotations
 
+from math import prod
 from typing import TYPE_CHECKING
 
 from pipeline.analysis.noise import own_layer_sqnr
@@ -180,9 +181,7 @@ def _kinds(node: NodeProto, shapes: dict[str, tuple[int, ...]], *, first: bool) 
     kinds = [f"first {node.op_type}"] if first else []
     if node.op_type == "Conv" and len(shape) > 2:  # noqa: PLR2004 - a kernel
         groups = next((each.i for each in node.attribute if each.name == "group"), 1)
-        sums = shape[1]
-        for size in shape[2:]:
-            sums *= size
+        sums = prod(shape[1:])
         if groups > 1:
             kinds.append("depthwise Conv" if shape[1] == 1 else "grouped Conv")
         elif sums < _SMALL:

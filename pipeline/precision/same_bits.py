@@ -181,14 +181,12 @@ def _run_here(file: Path, samples_NCHW: NDArray[np.float32], precise: str) -> li
     """Infer in this process with the session option on or off."""
     import onnxruntime  # noqa: PLC0415 - only this way of asking loads it
 
-    from pipeline.onnx_graph.execution import batch_slices, onnx_batch  # noqa: PLC0415
+    from pipeline.onnx_graph.execution import batch_slices, onnx_batch, session_options  # noqa: PLC0415
     from pipeline.onnx_graph.file import read_onnx  # noqa: PLC0415
 
     if not len(samples_NCHW):
         raise InputError("found no image to compare on; expected at least one")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
+    options = session_options(1)
     options.add_session_config_entry(_EXACT_OPTION, precise)
     batch = max(onnx_batch(read_onnx(file)), 1)
     try:

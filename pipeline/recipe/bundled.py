@@ -33,14 +33,9 @@ class BundledRecipe:
     time: str
 
 
-def root() -> Path:
-    """Return the folder that holds `recipes/` and `models/`: the package when installed, else the checkout."""
-    return bundled_root()
-
-
 def list_recipes() -> tuple[BundledRecipe, ...]:
     """Return all recipes that come with Secateur, by name."""
-    paths = sorted((root() / "recipes").glob("*.yaml"))
+    paths = sorted((bundled_root() / "recipes").glob("*.yaml"))
     return tuple(_read(path) for path in paths)
 
 
@@ -69,8 +64,8 @@ def copy_recipe(name: str, destination: Path, *, overwrite: bool = False) -> tup
         InputError: there is no such recipe, or files are there already (nothing is written then).
     """
     recipe = _find_recipe(name)
-    sources = [recipe.path, root() / "recipes" / "schema.json", *_model_files(recipe.path)]
-    targets = [destination / source.relative_to(root()) for source in sources]
+    sources = [recipe.path, bundled_root() / "recipes" / "schema.json", *_model_files(recipe.path)]
+    targets = [destination / source.relative_to(bundled_root()) for source in sources]
     existing = [str(target) for target in targets if target.exists()]
     if existing and not overwrite:
         advice = "choose another folder, or allow overwriting"
@@ -83,7 +78,7 @@ def copy_recipe(name: str, destination: Path, *, overwrite: bool = False) -> tup
 
 def _model_files(recipe: Path) -> list[Path]:
     names = sorted(set(_MODEL_REFERENCE.findall(recipe.read_text(encoding="utf-8"))))
-    found = (path for name in names for path in sorted((root() / "models" / name).iterdir()))
+    found = (path for name in names for path in sorted((bundled_root() / "models" / name).iterdir()))
     return [path for path in found if path.is_file()]
 
 

@@ -7,6 +7,7 @@ noise are in dB, times in nanoseconds of one inference under the runtime's profi
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Annotated, Literal
 
@@ -79,10 +80,7 @@ class Weights(FrozenModel):
     @property
     def numbers(self) -> int:
         """How many numbers it holds."""
-        total = 1
-        for size in self.shape:
-            total *= size
-        return total
+        return math.prod(self.shape)
 
 
 class FileLayer(FrozenModel):

@@ -100,7 +100,7 @@ def test_the_users_names_stay_the_users(installed: Path, decoy: Path) -> None:
 def test_installed_recipes_are_valid(installed: Path, decoy: Path) -> None:
     """The recipes that come with the package are found there, and refer to models that are there, too."""
     code = (
-        "from pipeline.recipe import bundled; from pipeline.recipe import load_recipe; print(bundled.root())\n"
+        "from pipeline.recipe import bundled; from pipeline.recipe import load_recipe; print(bundled.bundled_root())\n"
         "for each in bundled.list_recipes(): print(load_recipe(each.path).recipe.model.definition.parents[2])"
     )
     done = python(code, decoy, installed)

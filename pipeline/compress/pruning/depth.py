@@ -10,6 +10,7 @@ Source: residual networks lose single blocks with little harm, Veit et al. 2016;
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 import torch
@@ -99,13 +100,8 @@ def _is_size(node: fx.Node) -> bool:
 
 
 def _common(paths: Sequence[str]) -> str:
-    parts = [path.split(".") for path in paths if path]
-    shared: list[str] = []
-    for level in zip(*parts, strict=False):
-        if len(set(level)) > 1:
-            break
-        shared.append(level[0])
-    return ".".join(shared)
+    levels = zip(*(path.split(".") for path in paths if path), strict=False)
+    return ".".join(level[0] for level in takewhile(lambda level: len(set(level)) == 1, levels))
 
 
 @torch.no_grad()

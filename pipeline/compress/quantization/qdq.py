@@ -41,7 +41,7 @@ def clips_no_further(node: NodeProto, wiring: Wiring, behind: Grid, *, apart: fl
 
     With `apart` bounds that are no further apart count as equal.
     """
-    bounds, (scale, zero_point) = _bounds(node, wiring), behind
+    bounds, (scale, zero_point) = clip_bounds(node, wiring), behind
     if bounds is None or scale.size > 1:
         return False
     limits, half = np.iinfo(zero_point.dtype), max(float(scale) / 2, apart)
@@ -49,7 +49,8 @@ def clips_no_further(node: NodeProto, wiring: Wiring, behind: Grid, *, apart: fl
     return bounds[0] < lowest + half and bounds[1] > highest - half
 
 
-def _bounds(node: NodeProto, wiring: Wiring) -> Range | None:
+def clip_bounds(node: NodeProto, wiring: Wiring) -> Range | None:
+    """Return the bounds of a Relu or Clip, -inf and inf where it has none; None where one is computed."""
     if node.op_type == "Relu":
         return 0.0, np.inf
     given = [*node.input[1:], "", ""][:2]

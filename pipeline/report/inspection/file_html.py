@@ -9,12 +9,9 @@ import pipeline
 from pipeline.report.drawing.template import load_template
 from pipeline.report.inspection import file_map as drawing
 from pipeline.report.inspection import file_rows as rows
-from pipeline.report.inspection.network_html import save_page
 from pipeline.report.inspection.network_rows import condensed
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from pipeline.results.file_inspection import FileInspection
 
 
@@ -38,8 +35,3 @@ def render(inspection: FileInspection) -> str:
         else [],
         lines=rows.layer_lines(inspection),
     )
-
-
-def write_file_page(inspection: FileInspection, file: Path) -> None:
-    """Write the page. Raises InputError when the file cannot be written."""
-    save_page(render(inspection), file)

@@ -40,11 +40,6 @@ def render(inspection: Inspection) -> str:
     )
 
 
-def write_network_page(inspection: Inspection, file: Path) -> None:
-    """Write the page. Raises InputError when the file cannot be written."""
-    save_page(render(inspection), file)
-
-
 def save_page(page: str, file: Path) -> None:
     """Write a page into new folders where needed. Raises InputError when the file cannot be written."""
     try:

@@ -16,7 +16,7 @@ from pipeline.report import numbers
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from pipeline.results.measurement import Measurement, SubjectSamples
+    from pipeline.results.measurement import Measurement
 
 
 def bench_table(measurement: Measurement) -> RenderableType:
@@ -33,14 +33,14 @@ def bench_table(measurement: Measurement) -> RenderableType:
     for index, subject in enumerate(measurement.subjects):
         found, spread = report_timing(measurement, index), latency_distribution(subject, "wall")
         noisy |= found.contended
-        wall, cpu = found.milliseconds, found.cpu_milliseconds
+        wall, cpu, sessions = found.milliseconds, found.cpu_milliseconds, subject.sessions
         table.add_row(
             names[subject.label],
             f"{numbers.significant(wall.value)} {numbers.bounds(wall)}",
             *map(_scaled, (spread.p50, spread.p90, spread.p95, spread.p99)),
             numbers.significant(cpu.value) if cpu else numbers.DASH,
             f"{numbers.ratio(found.speedup.value)} {numbers.bounds(found.speedup)}" if found.speedup else "1 (first)",
-            " / ".join(_scaled(min(times)) for times in _starts(subject)),
+            f"{_scaled(min(each.load_ns for each in sessions))} / {_scaled(min(each.first_ns for each in sessions))}",
             numbers.significant(subject.peak_rss_bytes / MEBIBYTE) if subject.peak_rss_bytes else numbers.DASH,
         )
     share = max(preempted_share(subject) for subject in measurement.subjects)
@@ -53,10 +53,6 @@ def bench_table(measurement: Measurement) -> RenderableType:
     if noisy:
         lines.append("Wall and CPU time disagree: other programs ran on the cores. Measure again on a quiet machine.")
     return Group(table, *(Text(line) for line in lines))
-
-
-def _starts(subject: SubjectSamples) -> tuple[list[int], list[int]]:
-    return [each.load_ns for each in subject.sessions], [each.first_ns for each in subject.sessions]
 
 
 def _scaled(nanoseconds: float | None) -> str:

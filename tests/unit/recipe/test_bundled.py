@@ -32,7 +32,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (root / "recipes").mkdir()
     (root / "recipes" / "cracks.yaml").write_text(RECIPE)
     (root / "recipes" / "schema.json").write_text("{}")
-    monkeypatch.setattr(bundled, "root", lambda: root)
+    monkeypatch.setattr(bundled, "bundled_root", lambda: root)
     return root
 
 

@@ -36,12 +36,13 @@ from pipeline.compress.quantization.aware.weights import TrainedWeights
 from pipeline.compress.quantization.canonical import output_axis
 from pipeline.compress.quantization.engines.onnxruntime import quantize_with_ranges
 from pipeline.compress.quantization.placement import nodes_like
+from pipeline.compress.quantization.qdq import TRANSPARENT, clip_bounds
 from pipeline.compress.quantization.ranges import reasons_for_float
 from pipeline.compress.quantization.torch_graph.graph_module import GraphModule
 from pipeline.compress.quantization.torch_graph.operators import OPERATORS
 from pipeline.compress.quantization.weighted import BIAS, WEIGHT, StoredWeights, weighted_layers
 from pipeline.core.errors import StageError
-from pipeline.onnx_graph.links import SCALE, ZERO_POINT
+from pipeline.onnx_graph.links import SCALE, ZERO_POINT, Wiring
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -303,17 +304,8 @@ def _tensor(step: GraphStep) -> str:
     return step.inputs[SCALE].removesuffix(_SCALE_SUFFIX)
 
 
-def _clipped(model: ModelProto) -> dict[str, tuple[float, float]]:
+def _clipped(model: ModelProto) -> dict[str, Range]:
     """Return the bounds of tensors that ReLU or Clip makes: their quantization does the clipping in the QDQ graph."""
-    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    found: dict[str, tuple[float, float]] = {}
-    for node in model.graph.node:
-        if node.op_type == "Relu":
-            found[node.output[0]] = 0.0, float("inf")
-        elif node.op_type == "Clip" and {*node.input[1:]} <= constants.keys() | {""}:
-            low, high = (*node.input[1:], "", "")[:2]
-            found[node.output[0]] = (
-                float(constants[low]) if low else float("-inf"),
-                float(constants[high]) if high else float("inf"),
-            )
-    return found
+    wiring = Wiring(model.graph)
+    clips = (node for node in model.graph.node if node.op_type in TRANSPARENT)
+    return {node.output[0]: bounds for node in clips if (bounds := clip_bounds(node, wiring)) is not None}

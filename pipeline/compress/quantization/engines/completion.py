@@ -12,10 +12,11 @@ from pipeline.compress.quantization.canonical import output_axis, stored_weights
 from pipeline.compress.quantization.kernel_limits import lift_dead_scales
 from pipeline.compress.quantization.ranges import reasons_for_float, remembered_ranges
 from pipeline.compress.quantization.tiny_scales import has_tiny_scales, refine_tiny_scales
+from pipeline.core.errors import InputError
 from pipeline.onnx_graph.links import Wiring
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
     from typing import Any
 
     from numpy.typing import NDArray
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from pipeline.compress.quantization.calibration import Range
     from pipeline.compress.quantization.engines.engine import QuantizeRequest
-    from pipeline.compress.quantization.names import Scheme
+    from pipeline.compress.quantization.names import Calibration, Scheme
 
     Array = NDArray[Any]
     #: The node that multiplies the data, and its factors [inputs].
@@ -31,6 +32,16 @@ if TYPE_CHECKING:
 
 #: Type of activations in the schemes whose weights are s8.
 ACTIVATIONS: dict[Scheme, type[np.uint8 | np.int8]] = {"u8s8": np.uint8, "u8s8-reduced": np.uint8, "s8s8": np.int8}
+
+
+def require_possible(engine: str, request: QuantizeRequest, calibrations: Collection[Calibration]) -> None:
+    """Raise InputError unless an engine that stores weights as s8 has the scheme and the calibration that are asked."""
+    if request.scheme not in ACTIVATIONS:
+        possible = ", ".join(ACTIVATIONS)
+        raise InputError(f"{engine} stores weights as s8: scheme is {request.scheme}, possible are {possible}")
+    if request.calibration not in calibrations:
+        possible = ", ".join(calibrations)
+        raise InputError(f"{engine} has no calibration by {request.calibration}; possible are {possible}")
 
 
 def require_usable(model: ModelProto, samples_NCHW: NDArray[np.float32], request: QuantizeRequest) -> dict[str, str]:

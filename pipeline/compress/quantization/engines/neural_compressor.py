@@ -23,7 +23,7 @@ import torch
 
 from pipeline.compress.quantization.canonical import canonical_form
 from pipeline.compress.quantization.engines import pt2e
-from pipeline.compress.quantization.engines.completion import ACTIVATIONS, complete, require_usable
+from pipeline.compress.quantization.engines.completion import complete, require_possible, require_usable
 from pipeline.compress.quantization.engines.engine import QuantizedGraph
 from pipeline.compress.quantization.holding import hold_clips
 from pipeline.compress.quantization.kernel_limits import beyond_kernels
@@ -33,7 +33,7 @@ from pipeline.compress.quantization.placement import (
     nodes_like,
     require_float_and_folded,
 )
-from pipeline.core.errors import InputError, StageError, first_line
+from pipeline.core.errors import StageError, first_line
 from pipeline.core.quiet import quiet_libraries
 from pipeline.onnx_graph.execution import batch_slices, onnx_batch
 
@@ -65,7 +65,7 @@ class NeuralCompressor:
         self, model: ModelProto, samples_NCHW: NDArray[np.float32], request: QuantizeRequest
     ) -> QuantizedGraph:
         """See `Engine`. Schemes are u8s8, u8s8-reduced and s8s8, calibrations min-max and mse."""
-        _require_possible(request)
+        require_possible(self.name, request, _ALGORITHMS)
         require_float_and_folded(model)
         matching_nodes(model, request.keep)
         given = canonical_form(model)
@@ -143,12 +143,3 @@ def _adjust_observers(prepared: fx.GraphModule, request: QuantizeRequest) -> Non
         if request.scheme == "u8s8-reduced" and chosen.dtype is torch.int8:
             chosen.quant_min, chosen.quant_max = REDUCED
         setattr(prepared, node.target, chosen)
-
-
-def _require_possible(request: QuantizeRequest) -> None:
-    if request.scheme not in ACTIVATIONS:
-        possible = ", ".join(ACTIVATIONS)
-        raise InputError(f"neural-compressor stores weights as s8: scheme is {request.scheme}, possible are {possible}")
-    if request.calibration not in _ALGORITHMS:
-        possible = ", ".join(_ALGORITHMS)
-        raise InputError(f"neural-compressor has no calibration by {request.calibration}; possible are {possible}")

@@ -26,7 +26,7 @@ import numpy as np
 
 from pipeline.compress.quantization.biases import REDUCED
 from pipeline.compress.quantization.canonical import canonical_form, stored_weights
-from pipeline.compress.quantization.engines.completion import ACTIVATIONS, complete, require_usable
+from pipeline.compress.quantization.engines.completion import complete, require_possible, require_usable
 from pipeline.compress.quantization.engines.engine import QuantizedGraph
 from pipeline.compress.quantization.holding import hold_clips
 from pipeline.compress.quantization.kernel_limits import beyond_kernels
@@ -36,7 +36,7 @@ from pipeline.compress.quantization.placement import (
     nodes_like,
     require_float_and_folded,
 )
-from pipeline.core.errors import InputError, StageError, first_line
+from pipeline.core.errors import StageError, first_line
 from pipeline.core.quiet import quiet_libraries
 from pipeline.onnx_graph.execution import batch_slices, in_batches, onnx_batch, onnx_session
 from pipeline.onnx_graph.links import SCALE, Wiring
@@ -66,7 +66,7 @@ class Nncf:
         self, model: ModelProto, samples_NCHW: NDArray[np.float32], request: QuantizeRequest
     ) -> QuantizedGraph:
         """See `Engine`. Schemes are u8s8, u8s8-reduced and s8s8, calibrations min-max, percentile and mse."""
-        _require_possible(request)
+        require_possible(self.name, request, sorted(CALIBRATIONS))
         require_float_and_folded(model)
         matching_nodes(model, request.keep)
         given = canonical_form(model)
@@ -83,16 +83,6 @@ class Nncf:
         result = corrected if errors[0] < errors[1] else uncorrected
         reasons |= beyond_kernels(result.graph, kept)
         return QuantizedGraph(hold_clips(result), *count_integer_nodes(result, kept | reasons.keys()), reasons)
-
-
-def _require_possible(request: QuantizeRequest) -> None:
-    if request.scheme not in ACTIVATIONS:
-        raise InputError(
-            f"nncf stores weights as s8: scheme is {request.scheme}, possible are {', '.join(ACTIVATIONS)}"
-        )
-    if request.calibration not in CALIBRATIONS:
-        possible = ", ".join(sorted(CALIBRATIONS))
-        raise InputError(f"nncf has no calibration by {request.calibration}; possible are {possible}")
 
 
 def _read_twice(model: ModelProto, request: QuantizeRequest) -> dict[str, str]:

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from onnx import numpy_helper
 from torch.nn import functional
 
+from pipeline.compress.quantization.canonical import stored_weights
 from pipeline.compress.quantization.recovery.rounding_decisions import Choices, decide
 from pipeline.compress.quantization.torch_graph.graph_module import GraphModule
 from pipeline.compress.quantization.torch_graph.operators_windows import window_arguments
@@ -60,7 +60,7 @@ def round_adaptively(
     """
     result = deepcopy(quantized)
     layers = weighted_layers(result)
-    weights = _float_weights(model)
+    weights = stored_weights(model)
     rounding = _Rounding(result, layers, weights, steps=steps, on_layer=on_layer)
     with torch.no_grad():
         rounding(torch.from_numpy(samples_NCHW))
@@ -176,12 +176,3 @@ def _range_of(stored: StoredWeights) -> tuple[int, int]:
         return 0, 255
     reach = max(int(np.abs(integers.astype(np.int32)).max()), 1)
     return (-reach, reach) if reach <= REDUCED else (-FULL, FULL)
-
-
-def _float_weights(model: ModelProto) -> dict[str, NDArray[np.float32]]:
-    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    return {
-        node.name: numpy_helper.to_array(tensors[node.input[1]])
-        for node in model.graph.node
-        if len(node.input) > 1 and node.input[1] in tensors
-    }

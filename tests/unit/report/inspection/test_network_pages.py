@@ -197,10 +197,10 @@ def test_page_of_a_network_without_groups_or_macs(inspection: Inspection) -> Non
 
 def test_page_is_written_into_new_folders(inspection: Inspection, tmp_path: Path) -> None:
     """Folders are made; a place that cannot be written is a bad input."""
-    inspection_html.write_network_page(inspection, tmp_path / "new" / "page.html")
+    inspection_html.save_page(inspection_html.render(inspection), tmp_path / "new" / "page.html")
     assert (tmp_path / "new" / "page.html").read_text().startswith("<!DOCTYPE html>")
     with pytest.raises(InputError, match=r"cannot be written: .*Name another file"):
-        inspection_html.write_network_page(inspection, tmp_path)
+        inspection_html.save_page(inspection_html.render(inspection), tmp_path)
 
 
 def test_names_that_differ_in_numbers_are_one() -> None:
