@@ -146,8 +146,8 @@ def gzip_size_bytes(files: Iterable[Path]) -> int:
 
 
 def _shapes(model: ModelProto, layers: Iterable[NodeProto], label: str) -> Mapping[str, tuple[int, ...]]:
-    """Return the shapes of the input and of what `layers` read and write, for one image or the file's own batch."""
-    spec = onnx_specs(model)[0][0]
+    """Return the shapes of the inputs and of what `layers` read and write, for one sample or the file's own batch."""
+    inputs = onnx_specs(model)[0]
     batch = max(onnx_batch(model), 1)
     wanted = dict.fromkeys(value for node in layers for value in (*node.input, *node.output) if value)
     weights = {tensor.name for tensor in model.graph.initializer}
@@ -157,12 +157,12 @@ def _shapes(model: ModelProto, layers: Iterable[NodeProto], label: str) -> Mappi
         onnx.ValueInfoProto(name=value) for value in wanted if value not in weights and value not in declared
     )
     session = onnx_session(exposed, label)
-    if any(size < 0 for size in spec.shape[1:]):
-        raise InputError(f"{label}: input {spec.name} has shape {list(spec.shape)}; expected fixed sizes of an image")
-    zeros = np.zeros((batch, *spec.shape[1:]), dtype=spec.dtype)
-    values = run_onnx(session, None, {spec.name: zeros}, label)
-    names = [port.name for port in session.get_outputs()]
-    return {spec.name: zeros.shape, **{name: value.shape for name, value in zip(names, values, strict=True)}}
+    for spec in inputs:
+        if any(size < 0 for size in spec.shape[1:]):
+            raise InputError(f"{label}: input {spec.name} has shape {list(spec.shape)}; expected fixed sizes")
+    zeros = {spec.name: np.zeros((batch, *spec.shape[1:]), dtype=spec.dtype) for spec in inputs}
+    made = dict(zip([port.name for port in session.get_outputs()], run_onnx(session, None, zeros, label), strict=True))
+    return {name: values.shape for name, values in {**zeros, **made}.items()}
 
 
 def _source(node: NodeProto, index: int, made_by: Mapping[str, NodeProto]) -> str:

@@ -16,8 +16,11 @@ if TYPE_CHECKING:
     from pipeline.core.stage import Context
 
 
-def example_of(given: Artifact) -> Example:
-    """Return a batch of two for each input; only the shapes matter.
+def example_of(given: Artifact, context: Context | None = None) -> Example:
+    """Return a batch of two for each input. Of numbers only the shapes matter.
+
+    Integers, such as tokens and masks, are those of two training samples where a context is given, else zero: not every
+    network computes anything from zeros alone.
 
     Raises InputError when a size beside the batch is not fixed.
     """
@@ -27,7 +30,12 @@ def example_of(given: Artifact) -> Example:
             f"Channels can be followed only if inputs have fixed sizes apart from the batch; found {found}"
         )
     generator = torch.Generator().manual_seed(0)
-    return tuple(_example(spec, generator) for spec in given.inputs)
+    made = {spec.name: _example(spec, generator) for spec in given.inputs}
+    whole = [spec.name for spec in given.inputs if not getattr(torch, spec.dtype).is_floating_point]
+    if whole and context is not None:
+        feeds = context.task().feeds("train", range(2))
+        made |= {name: torch.from_numpy(feeds[name]) for name in whole}
+    return tuple(made.values())
 
 
 def samples_of(captured: CapturedGraph, context: Context, images: int, batch: int) -> Samples:

@@ -44,7 +44,7 @@ def prune_depth(job: PruneRequest, given: Artifact, context: Context) -> Record:
     """
     context.progress.update(0, 3, "finding residual blocks")
     model = load_network(given)
-    captured = capture_graph(model, example_of(given))
+    captured = capture_graph(model, example_of(given, context))
     blocks = residual_blocks(captured)
     if not blocks:
         raise InputError("No residual block was found: a sum of two values, one computed from the other alone.")

@@ -221,7 +221,7 @@ class Pruning:
         return choose
 
     def _graph_of(self, model: nn.Module) -> tuple[CapturedGraph, ChannelGraph]:
-        captured = capture_graph(model, example_of(self.given))
+        captured = capture_graph(model, example_of(self.given, self.context))
         return captured, trace_channels(captured, statistics=self.job.statistics, heads=self.job.rules.heads)
 
     def _again(self, model: nn.Module, step: int = 0) -> TracedModel:
