@@ -20,19 +20,28 @@ from pipeline.core.store import read_artifact
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from pipeline.core.dataset import Dataset
     from pipeline.core.stage import Progress
+    from pipeline.core.task import Task
     from pipeline.results.bundle import BundleOptions
     from pipeline.results.run import RunReport
 
 #: Programs that ship as they are.
 CODE = ("infer.py", "self_test.py", "verify.py")
 ON_DEVICE = Path(__file__).parent / "on_device"
+#: Programs of a bundle of any other task than classifying images, by their names there.
+_START, _PARTS = ON_DEVICE / "task" / "start.py", "__init__.py infer.py network.py answers.py task_code.py self_test.py"
+TASK_CODE = {
+    "infer.py": _START,
+    "self_test.py": _START,
+    "verify.py": ON_DEVICE / "verify.py",
+    **{f"on_device/{name}": ON_DEVICE / name for name in ("__init__.py", "infer.py", "self_test.py")},
+    **{f"on_device/task/{name}": ON_DEVICE / "task" / name for name in _PARTS.split()},
+}
 FOLDERS = ("model", "samples")
 
 
 def content_of(
-    report: RunReport, run_folder: Path, dataset: Dataset, options: BundleOptions, progress: Progress | None = None
+    report: RunReport, run_folder: Path, task: Task, options: BundleOptions, progress: Progress | None = None
 ) -> Content:
     """Return what a bundle is made from.
 
@@ -46,22 +55,36 @@ def content_of(
         run_folder=run_folder,
         files={runtime: stored_artifact(row, run_folder).file for runtime, row in rows.items()},
         runtime=default_runtime(report, rows),
-        dataset=dataset,
+        task=task,
         options=options,
         progress=progress or SilentProgress(),
     )
 
 
-def producers() -> Mapping[str, Callable[[Content, Path], None]]:
-    """Return what writes the parts of a bundle, in the order in which they need each other."""
-    from pipeline.bundle import bill, card, preprocessing, requirements, samples
+def programs_of(*, images: bool) -> dict[str, Path]:
+    """Return the programs that ship, by their names: in the bundle of an image classifier, or of another task."""
+    return {name: ON_DEVICE / name for name in CODE} if images else TASK_CODE
 
+
+def producers(content: Content) -> Mapping[str, Callable[[Content, Path], None]]:
+    """Return what writes the parts of a bundle, in the order in which they need each other."""
+    from pipeline.bundle import bill, card, preprocessing, requirements, samples, task_parts, task_samples
+
+    own: dict[str, Callable[[Content, Path], None]] = {
+        "preprocessing": preprocessing.write_preprocessing,
+        "samples": samples.write_samples,
+    }
+    if content.task.images is None:
+        own = {
+            "task": task_parts.write_task,
+            "samples": task_samples.write_task_samples,
+            "try without torch": task_parts.try_without_torch,
+        }
     return {
         "model": _write_models,
         "code": _write_code,
         "recipe": _write_recipe,
-        "preprocessing": preprocessing.write_preprocessing,
-        "samples": samples.write_samples,
+        **own,
         "requirements": requirements.write_requirements,
         "bill of materials": bill.write_bill,
         "model card": card.write_card,
@@ -71,12 +94,13 @@ def producers() -> Mapping[str, Callable[[Content, Path], None]]:
 def assemble(content: Content, folder: Path) -> str:
     """Write a bundle into an empty folder; return its digest, that of SHA256SUMS."""
     if content.report.final is None:
-        content.progress.note("the bundle has no test accuracy, because the run did not use the test split")
+        what = content.task.judged.name
+        content.progress.note(f"the bundle has no test {what}, because the run did not use the test split")
     for said in sorted({far(read_artifact(file.parent).lineage) for file in content.files.values()} - {""}):
         content.progress.note(f"the bundle ships a network that is {said}: its recipe says on_far: keep")
     for name in FOLDERS:
         (folder / name).mkdir()
-    parts = producers()
+    parts = producers(content)
     for done, (name, write) in enumerate(parts.items()):
         content.progress.update(done, len(parts), f"bundle: {name}")
         write(content, folder)
@@ -95,9 +119,10 @@ def _write_models(content: Content, folder: Path) -> None:
             shutil.copyfile(weights, folder / "model" / weights.name)
 
 
-def _write_code(content: Content, folder: Path) -> None:  # noqa: ARG001 - a producer like the others
-    for name in CODE:
-        shutil.copyfile(ON_DEVICE / name, folder / name)
+def _write_code(content: Content, folder: Path) -> None:
+    for name, source in programs_of(images=content.task.images is not None).items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, folder / name)
 
 
 def _write_recipe(content: Content, folder: Path) -> None:

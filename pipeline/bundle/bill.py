@@ -81,7 +81,7 @@ def _bom(content: Content, folder: Path) -> Bom:
     weights, licence = weights_licence(content), data_licence(content)
     data = Component(
         type=ComponentType.DATA,
-        name=content.dataset.name,
+        name=content.task.data.name,
         description="what the network was trained on; not part of the bundle, except for samples if the licence allows",
         bom_ref="data",
         licenses=_licence(licence),

@@ -16,6 +16,7 @@ from pipeline.bundle.manifest import manifest_of
 from pipeline.bundle.on_device.infer import load_preprocessing
 from pipeline.bundle.on_device.self_test import EXPECTED
 from pipeline.bundle.requirements import file_name
+from pipeline.bundle.task_parts import task_facts
 from pipeline.bundle.tolerance import FLOAT, far, is_exact, precision_of
 from pipeline.core.printable import printable_text
 from pipeline.core.store import read_artifact
@@ -23,12 +24,14 @@ from pipeline.report import numbers
 from pipeline.results.bundle import NOT_STATED
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from jinja2 import Template
 
     from pipeline.bundle.content import Content
-    from pipeline.results.bundle import Manifest
+    from pipeline.core.task import MetricFacts
+    from pipeline.results.bundle import BundledAccuracy, Manifest
     from pipeline.results.run import Row, Score
 
 FILE, TEMPLATE = "MODEL_CARD.md", "card.md.j2"
@@ -49,7 +52,7 @@ def facts(content: Content, folder: Path) -> dict[str, Any]:
     manifest, report = manifest_of(content, folder, {}), content.report
     lineage = read_artifact(content.files[content.runtime].parent).lineage
     precision = precision_of(lineage)
-    classes = content.dataset.classes
+    classes = content.task.data.classes
     return {
         "report": report,
         "manifest": manifest,
@@ -67,7 +70,36 @@ def facts(content: Content, folder: Path) -> dict[str, Any]:
         "non_commercial": non_commercial(manifest),
         "samples_are_drawn": _are_drawn(folder),
         "not_stated": NOT_STATED,
+        **_task_facts(content, manifest),
     }
+
+
+def _task_facts(content: Content, manifest: Manifest) -> dict[str, Any]:
+    """Return what the card says of any other task than classifying images."""
+    if content.task.images is not None:
+        return {"task": None}
+    judged, facts = content.report.task.judged, task_facts(content)
+    return {
+        "task": content.report.task,
+        "metric": {"name": judged.name, "unit_of_changes": numbers.score_change_unit(judged), "facts": judged},
+        "outputs": facts["outputs"],
+        "code": facts["code"],
+        "sample": "samples/0.png" if facts["image"] else "samples/0.npz",
+        "scores": list(score_lines(content.report.task.metrics, manifest.accuracy)),
+    }
+
+
+def score_lines(metrics: Sequence[MetricFacts], found: BundledAccuracy) -> Iterator[tuple[str, ...]]:
+    """Yield samples, metric, the original's score, this network's and the difference, those of the test first."""
+    test, (before, after) = found.test, (found.validation_original, found.validation_result)
+    for name, one, other in (("test", test and test.original, test and test.result), ("validation", before, after)):
+        for metric in metrics if one and other else ():
+            pair = [each.metrics[metric.name] for each in (one, other) if each]
+            change = numbers.score_change(pair[1] - pair[0], metric)
+            if test and name == "test" and metric == metrics[0]:
+                change += f" {numbers.score_interval(test.difference, metric)}"
+            samples = f"{name}, {numbers.plural(one.images, 'sample')}" if one else name
+            yield samples, metric.name, *(numbers.score(each, metric) for each in pair), change
 
 
 def chain(content: Content) -> list[Row]:
@@ -97,10 +129,20 @@ def accuracy(found: Score | None) -> str:
     return f"{numbers.percent(found.judged)} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
+def judged_score(found: Score | None, metric: MetricFacts) -> str:
+    """Write the metric that is judged."""
+    return numbers.score(found.judged if found else None, metric)
+
+
+def input_text(given: dict[str, Any]) -> str:
+    """Write an input with its type and shape, without batch."""
+    return f"{given['name']} ({given['dtype']} {given['shape']})"
+
+
 def _are_drawn(folder: Path) -> bool:
     """Return whether the samples were made: then nobody knows their class."""
     samples = json.loads((folder / EXPECTED).read_text(encoding="utf-8"))["samples"]
-    return any(sample["label"] is None for sample in samples)
+    return any(sample["made"] if "made" in sample else sample["label"] is None for sample in samples)
 
 
 def _models(folder: Path) -> list[Path]:
@@ -117,7 +159,7 @@ def _template() -> Template:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"escape": escape, "accuracy": accuracy}
+    environment.filters |= {"escape": escape, "accuracy": accuracy, "score": judged_score, "shapes": input_text}
     for written in (numbers.bounds, numbers.count, numbers.milliseconds, numbers.plural, numbers.points, numbers.ratio):
         environment.filters[written.__name__] = written
     environment.filters |= {"bytes": numbers.size, "interval_in_points": numbers.points_interval}

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from pipeline.bundle.archive import unpack
-from pipeline.bundle.assemble import CODE, ON_DEVICE
+from pipeline.bundle.assemble import programs_of
+from pipeline.bundle.check_task import is_task, run_task_samples
 from pipeline.bundle.on_device import verify
 from pipeline.bundle.on_device.verify import MANIFEST, Rejected, Verification, VerifyOptions
 from pipeline.results.bundle import Manifest
@@ -23,7 +24,10 @@ def check_bundle(bundle: Path, wanted: VerifyOptions, found: Verification) -> No
     """Verify a bundle, a folder or an archive; `found` is filled while it goes on. Raises Rejected."""
     with opened(bundle) as folder:
         manifest = check_content(folder, wanted, found)
-        verify.self_test(folder, manifest, wanted, found)
+        if is_task(manifest):
+            run_task_samples(folder, manifest, wanted, found)
+        else:
+            verify.self_test(folder, manifest, wanted, found)
         found.verified = True
 
 
@@ -32,8 +36,8 @@ def check_content(folder: Path, wanted: VerifyOptions, found: Verification) -> d
     manifest = verify.check_files(folder, found)
     _check_manifest(folder)
     verify.check_origin(folder, wanted, found)
-    for name in CODE:
-        if (folder / name).read_bytes() != (ON_DEVICE / name).read_bytes():
+    for name, own in programs_of(images=not is_task(manifest)).items():
+        if not (folder / name).is_file() or (folder / name).read_bytes() != own.read_bytes():
             found.notes.append(f"{name} is not that of this version of secateur, and is not run")
     return manifest
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from pipeline.core.dataset import Dataset
     from pipeline.core.stage import Progress, Runtime
+    from pipeline.core.task import Task
     from pipeline.results.bundle import BundleOptions
     from pipeline.results.run import RunReport
 
@@ -28,6 +29,11 @@ class Content:
     run_folder: Path
     files: Mapping[Runtime, Path]
     runtime: Runtime
-    dataset: Dataset
+    task: Task
     options: BundleOptions
     progress: Progress
+
+    @property
+    def dataset(self) -> Dataset:
+        """The images of an image classifier."""
+        return self.task.dataset()

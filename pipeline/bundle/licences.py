@@ -17,8 +17,8 @@ _ROW = re.compile(r"^\| *licence *\| *([^(|]+?) *(?:\((.*)\))? *\|$", re.MULTILI
 
 
 def data_licence(content: Content) -> str:
-    """Return the licence of the images: the option, else what the data set says of itself."""
-    return content.options.data_licence or content.dataset.licence or NOT_STATED
+    """Return the licence of the data: the option, else what the data set says of itself."""
+    return content.options.data_licence or content.task.data.licence or NOT_STATED
 
 
 def weights_licence(content: Content) -> str:

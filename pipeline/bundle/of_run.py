@@ -24,8 +24,8 @@ from pipeline.results.run_folder import RUN_FILE
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pipeline.core.dataset import Dataset
     from pipeline.core.stage import Progress
+    from pipeline.core.task import Task
     from pipeline.results.run import RunReport
 
 
@@ -62,8 +62,8 @@ def write_bundle_of(
         InputError: the run is not finished, its data or files are not what they were, or an option is not allowed.
         ResourceError: the bundle cannot be written.
     """
-    options, dataset = _of_recipe(report, folder, given)
-    content = content_of(report, folder, dataset, options, progress)
+    options, task = _of_recipe(report, folder, given)
+    content = content_of(report, folder, task, options, progress)
     if out is not None:
         return WrittenBundle(write_bundle(content, (out,), secret_key=secret_key), (out,))
     with file_lock(folder / ".lock", f"a run is writing into {folder}: wait for it, or give --out"):
@@ -72,8 +72,8 @@ def write_bundle_of(
     return WrittenBundle(record.digest, (folder / record.folder, folder / record.archive))
 
 
-def _of_recipe(report: RunReport, folder: Path, given: Mapping[str, Any]) -> tuple[BundleOptions, Dataset]:
-    """Return the options, those of the recipe's own stage where none are given, and the data set of a run."""
+def _of_recipe(report: RunReport, folder: Path, given: Mapping[str, Any]) -> tuple[BundleOptions, Task]:
+    """Return the options, those of the recipe's own stage where none are given, and the task of a run."""
     check_finished(report, folder)
     if not report.recipe_folder:
         raise InputError(
@@ -88,4 +88,4 @@ def _of_recipe(report: RunReport, folder: Path, given: Mapping[str, Any]) -> tup
         raise InputError("\n".join(f"{dotted_place(place)}: {said}" for place, said in found.items())) from error
     if recipe.data and data_digest(recipe.data) != report.data.get("digest"):
         raise InputError(f"the data of {folder} have changed since the run; run its recipe again")
-    return options, load_task(recipe.task, recipe.data).dataset()
+    return options, load_task(recipe.task, recipe.data)

@@ -32,7 +32,7 @@ def write_preprocessing(content: Content, folder: Path) -> None:
         InputError: images of neither one nor three channels, or a class name that is not one line.
     """
     (folder / "preprocess.json").write_text(json_text(described(content)), encoding="utf-8")
-    (folder / "labels.txt").write_text(_labels(content.dataset.classes), encoding="utf-8")
+    (folder / "labels.txt").write_text(class_lines(content.dataset.classes), encoding="utf-8")
 
 
 def described(content: Content) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def described(content: Content) -> dict[str, Any]:
     }
 
 
-def _labels(classes: tuple[str, ...]) -> str:
+def class_lines(classes: tuple[str, ...]) -> str:
     """Return the class names, one in each line."""
     for name in classes:
         if name.splitlines() != [name]:

@@ -41,7 +41,7 @@ _FREE_LICENCES = frozenset(
     CDLA-Permissive-1.0 CDLA-Permissive-2.0 ISC MIT ODC-By-1.0 PDDL-1.0 Unlicense Zlib""".split()
 )
 #: Drawn images are nobody's work.
-_DRAWN_LICENCE = "CC0-1.0"
+DRAWN_LICENCE = "CC0-1.0"
 #: Images that are looked at for each one that is taken, and at least.
 CANDIDATES, CANDIDATES_AT_LEAST = 6, 48
 #: Training images, at most, whose brightness and contrast drawn ones have.
@@ -76,7 +76,7 @@ def write_samples(content: Content, folder: Path) -> None:
     digits = len(str(len(chosen) - 1))
     files = [f"{FOLDER}/{place:0{digits}d}.png" for place in range(len(chosen))]
     for file, index in zip(files, chosen, strict=True):
-        _write_png(found.images[index], folder / file)
+        write_png(found.images[index], folder / file)
     images = np.stack([read_image(folder / file, preprocessing) for file in files])
     outputs = {runtime: network.logits(normalise(images, preprocessing)) for runtime, network in networks.items()}
     samples = [
@@ -100,7 +100,7 @@ def candidates(content: Content) -> SampleCandidates:
         split, classes = content.dataset.validation, content.dataset.classes
         order = by_turns(split.labels)[:count]
         return SampleCandidates(split.images[order], tuple(classes[label] for label in split.labels[order]), licence)
-    return SampleCandidates(drawn(content.dataset, count), (None,) * count, _DRAWN_LICENCE)
+    return SampleCandidates(drawn(content.dataset, count), (None,) * count, DRAWN_LICENCE)
 
 
 def may_be_passed_on(licence: str) -> bool:
@@ -136,10 +136,15 @@ def choose(answers: NDArray[np.float32], labels: tuple[str | None, ...], count: 
 
 def drawn(data: Dataset, count: int) -> Images:
     """Return made images in the brightness and contrast of the training images, which vary from image to image."""
+    return drawn_like(data.train.images[:: -(-len(data.train) // _IMAGES_MEASURED)], count)
+
+
+def drawn_like(images: Images, count: int) -> Images:
+    """Return made images in the brightness and contrast of these, uint8 [N, C, H, W]."""
     # some [N, C, H, W]; brightness and contrast [N, C, 1, 1]; level and spread of one drawn image [C, 1, 1]
-    some = data.train.images[:: -(-len(data.train) // _IMAGES_MEASURED)].astype(np.float32)
+    some = images.astype(np.float32)
     brightness, contrast = some.mean(axis=(2, 3), keepdims=True), some.std(axis=(2, 3), keepdims=True)
-    images = np.empty((count, *some.shape[1:]), np.uint8)
+    made = np.empty((count, *some.shape[1:]), np.uint8)
     for seed in range(count):
         generator = np.random.default_rng(seed)
         level, spread = (
@@ -147,8 +152,8 @@ def drawn(data: Dataset, count: int) -> Images:
             for values in (brightness, contrast)
         )
         field = _field(generator, some.shape[1:])
-        images[seed] = np.clip(np.rint(level + spread * field), 0, 255)
-    return images
+        made[seed] = np.clip(np.rint(level + spread * field), 0, 255)
+    return made
 
 
 def _field(generator: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float32]:
@@ -167,7 +172,7 @@ def _field(generator: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np
     return field
 
 
-def _write_png(image_CHW: Images, file: Path) -> None:
+def write_png(image_CHW: Images, file: Path) -> None:
     """Write pixels as PNG, grey or colour, with nothing else in the file."""
     pixels = image_CHW[0] if len(image_CHW) == 1 else image_CHW.transpose(1, 2, 0)
     Image.fromarray(np.ascontiguousarray(pixels)).save(file, optimize=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.core.nearness import NEARNESS, Nearness
 from pipeline.stages import STAGES
@@ -50,7 +50,9 @@ def is_exact(lineage: Sequence[StageRecord], runtime: Runtime) -> bool:
     return runtime == "onnxruntime" and asked and records[-1].changed.get("may_round_on_arm") == []
 
 
-def tolerance(lineage: Sequence[StageRecord], runtime: Runtime, outputs: NDArray[np.float32]) -> tuple[float, str]:
+def tolerance(
+    lineage: Sequence[StageRecord], runtime: Runtime, outputs: NDArray[np.floating[Any]]
+) -> tuple[float, str]:
     """Return how far any output may be from that expected, and why; 0 where they must be the same."""
     if is_exact(lineage, runtime):
         return 0.0, EXACT

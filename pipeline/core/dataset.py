@@ -117,6 +117,10 @@ class Dataset:
         found: list[int] = self.split(split).labels[places].tolist()
         return found
 
+    def raw_samples(self, split: SplitName, places: Places) -> list[Any]:
+        """Return the images uint8 [C, H, W] at these places, each as the network's one input is made from it."""
+        return [{INPUT: image} for image in self.split(split).images[places]]
+
 
 class TaskData(Protocol):
     """Samples of three splits, whatever they are: a `Dataset`, `Arrays`, or what a task's own file gives.
@@ -148,6 +152,9 @@ class TaskData(Protocol):
 
     def targets(self, split: SplitName, places: Places) -> Sequence[Any]:
         """Return the targets of the samples at these places."""
+
+    def raw_samples(self, split: SplitName, places: Places) -> Sequence[Any]:
+        """Return the samples at these places as they are given to what makes the network's inputs, one by one."""
 
 
 @dataclass(frozen=True)
@@ -201,6 +208,11 @@ class Arrays:
         targets = self.split(split).targets
         chosen = range(*places.indices(len(targets))) if isinstance(places, slice) else places
         return [targets[place] for place in chosen]
+
+    def raw_samples(self, split: SplitName, places: Places) -> list[Any]:
+        """Return the inputs by name of the samples at these places, without batch axis, images not normalised."""
+        inputs = {name: values[places] for name, values in self.split(split).inputs.items()}
+        return [dict(zip(inputs, values, strict=True)) for values in zip(*inputs.values(), strict=True)]
 
     def ready(self, values: NDArray[Any]) -> NDArray[Any]:
         """Return one input [N, ...] as the network takes it."""

@@ -61,8 +61,14 @@ class FileTask:
 
     kind = "file"
 
-    def __init__(self, given: Any, path: Path, notes: tuple[str, ...] = ()) -> None:  # noqa: ANN401 - any object
-        self.given, self.path, self.notes = given, path, notes
+    def __init__(
+        self,
+        given: Any,  # noqa: ANN401 - any object
+        path: Path,
+        notes: tuple[str, ...] = (),
+        arguments: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.given, self.path, self.notes, self.arguments = given, path, notes, dict(arguments or {})
         self.name = str(getattr(given, "name", path.stem))
         self.classes = tuple(map(str, getattr(given, "classes", ())))
         self.licence = str(getattr(given, "licence", ""))
@@ -91,6 +97,10 @@ class FileTask:
     def targets(self, split: SplitName, places: Places) -> list[Any]:
         """Return the targets of the samples at these places."""
         return _chosen(self._samples(split)[1], places)
+
+    def raw_samples(self, split: SplitName, places: Places) -> list[Any]:
+        """Return the samples at these places as `preprocess` is given them."""
+        return _chosen(self._samples(split)[0], places)
 
     def _samples(self, split: SplitName) -> tuple[list[Any], list[Any]]:
         if split not in self._splits:
@@ -146,7 +156,7 @@ def load_task_file(path: Path, arguments: Mapping[str, Any], inputs: Sequence[Pa
     if missing:
         raise InputError(f"{path}: task() returned {type(found).__name__} without {', '.join(missing)}, which it needs")
     notes = undeclared_inputs(read, path, arguments, inputs, "task task")
-    kit = FileTask(found, path, tuple(notes))
+    kit = FileTask(found, path, tuple(notes), arguments)
     if not kit.metrics:
         raise InputError(f"{path}: the task has no metrics, expected at least one: the first is judged")
     for split in SPLITS:  # all of them, so that ids are compared before anything runs

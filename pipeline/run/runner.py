@@ -332,7 +332,7 @@ class Run:
         from pipeline.bundle.assemble import content_of
         from pipeline.bundle.place import write_beside_run
 
-        record = write_beside_run(content_of(report, self.folder, self.task.dataset(), options, self.progress))
+        record = write_beside_run(content_of(report, self.folder, self.task, options, self.progress))
         return report.model_copy(update={"bundle": record})
 
     def _report(self, status: str, seconds: float, error: str = "") -> RunReport:

@@ -22,7 +22,7 @@ KITS = {
 
 
 def open_kit(kind: str, **settings: Any) -> Any:
-    """Return the kit of a kind with these settings.
+    """Return the kit of a kind with these settings, which it keeps as `settings`: a bundle makes the same one of them.
 
     Raises:
         ValueError: there is no such kind, or a setting has no such value.
@@ -30,4 +30,6 @@ def open_kit(kind: str, **settings: Any) -> Any:
     """
     if kind not in KITS:
         raise ValueError(f"task kind {kind!r} does not exist; allowed: {', '.join(KITS)}")
-    return getattr(import_module(f".{kind}", __package__), KITS[kind])(**settings)
+    kit = getattr(import_module(f".{kind}", __package__), KITS[kind])(**settings)
+    kit.settings = settings
+    return kit

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from pipeline.bundle.content import Content
 from pipeline.core.artifact import Artifact, StageRecord, TensorSpec, payload_digest
-from pipeline.core.classification import Classification
+from pipeline.core.classification import Classification, image_classifier
 from pipeline.core.dataset import Dataset, Normalisation, Preprocessing, Split
 from pipeline.core.stage import SilentProgress, Target
 from pipeline.core.store import write_artifact
@@ -136,7 +136,7 @@ def content(
         run_folder=folder,
         files={runtime: files[runtime] for runtime in runtimes},
         runtime=runtimes[0],
-        dataset=data,
+        task=image_classifier(data),
         options=BundleOptions(**options),
         progress=SilentProgress(),
     )

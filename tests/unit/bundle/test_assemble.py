@@ -16,6 +16,7 @@ from ruamel.yaml import YAML
 from pipeline.bundle.assemble import content_of
 from pipeline.bundle.place import write_bundle
 from pipeline.bundle.selection import default_runtime, shipping_rows
+from pipeline.core.classification import image_classifier
 from pipeline.core.errors import InputError
 from pipeline.results.bundle import BundleOptions, Manifest, schema
 from tests.unit.bundle.small_content import content, dataset
@@ -181,7 +182,7 @@ def test_runs_that_cannot_ship(report: RunReport, tmp_path: Path) -> None:
 
     def refused(changed: RunReport, options: BundleOptions | None = None) -> str:
         with pytest.raises(InputError) as error:
-            content_of(changed, tmp_path, dataset(), options or BundleOptions())
+            content_of(changed, tmp_path, image_classifier(dataset()), options or BundleOptions())
         return str(error.value)
 
     assert "interrupted" in refused(report.model_copy(update={"status": "interrupted"}))
@@ -200,10 +201,10 @@ def test_files_of_the_run_that_are_gone_or_others(tmp_path: Path) -> None:
     other = given.report.rows[1].model_copy(update={"digest": "5" * 64})
     changed = given.report.model_copy(update={"rows": (given.report.rows[0], other)})
     with pytest.raises(InputError, match=r"03-export: .*not those of run.json; run the recipe again"):
-        content_of(changed, given.run_folder, given.dataset, given.options)
+        content_of(changed, given.run_folder, given.task, given.options)
     file.unlink()
     with pytest.raises(InputError, match=r"03-export: a file .* is gone; run the recipe again"):
-        content_of(given.report, given.run_folder, given.dataset, given.options)
+        content_of(given.report, given.run_folder, given.task, given.options)
 
 
 def test_openvino_alone(tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ MODELS = Path(__file__).parents[3] / "models"
 def content(folder: Path, model: dict[str, Any], *, licence: str = "", **options: Any) -> Content:  # noqa: ANN401
     """Return what a bundle is made from, as far as licences look at it."""
     report = SimpleNamespace(recipe={"model": model}, recipe_folder=str(folder))
-    dataset = SimpleNamespace(licence=licence)
-    found = SimpleNamespace(report=report, dataset=dataset, options=BundleOptions(**options))
+    task = SimpleNamespace(data=SimpleNamespace(licence=licence))
+    found = SimpleNamespace(report=report, task=task, options=BundleOptions(**options))
     return cast("Content", found)
 
 

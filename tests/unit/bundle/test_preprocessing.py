@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from pipeline.bundle.preprocessing import write_preprocessing
+from pipeline.core.classification import image_classifier
 from pipeline.core.dataset import Normalisation, Preprocessing, Split
 from pipeline.core.errors import InputError
 from tests.unit.bundle.small_content import CLASSES, SIDE, content, dataset
@@ -55,7 +56,9 @@ def test_what_has_no_place_in_a_bundle(tmp_path: Path) -> None:
     made = content(tmp_path, runtimes=("onnxruntime",))
     two = Split(np.zeros((3, 2, SIDE, SIDE), np.uint8), np.arange(3))
     with pytest.raises(InputError, match="images of 2 channels, allowed in a bundle: 1"):
-        write_preprocessing(replace(made, dataset=replace(made.dataset, train=two)), tmp_path)
+        write_preprocessing(replace(made, task=image_classifier(replace(made.dataset, train=two))), tmp_path)
     for name in ("two\nlines", ""):
         with pytest.raises(InputError, match=r"cannot be written to labels\.txt"):
-            write_preprocessing(replace(made, dataset=replace(made.dataset, classes=("a", name, "c"))), tmp_path)
+            write_preprocessing(
+                replace(made, task=image_classifier(replace(made.dataset, classes=("a", name, "c")))), tmp_path
+            )

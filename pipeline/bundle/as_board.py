@@ -1,0 +1,77 @@
+"""A program of its own: tries the task of a new bundle as on a board, where of all packages numpy alone is installed.
+
+    python -I -B as_board.py FOLDER
+
+Its last line is JSON with an `error`, empty where all is well. It imports nothing of this program.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.abc
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+#: What the system and the libraries read by themselves.
+_SYSTEM = ("/proc/", "/sys/", "/dev/", "/etc/", "/usr/")
+
+
+class OnlyNumpy(importlib.abc.MetaPathFinder):
+    """Finds no package but numpy and what lies in the bundle."""
+
+    def __init__(self, folder: Path) -> None:
+        own = {path.stem for path in (folder / "task").iterdir()}
+        self.allowed = {"numpy", "on_device", "bundle_task", "secateur_task", *own, *sys.stdlib_module_names}
+
+    def find_spec(self, name: str, path: Sequence[str] | None = None, target: Any = None) -> None:  # noqa: ANN401, ARG002
+        """Raise for other packages; the usual finders look for the rest."""
+        if path is None and name not in self.allowed:
+            raise ModuleNotFoundError(f"there is no module {name}", name=name)
+
+
+def tried(folder: Path) -> str:
+    """Return what goes wrong where a bundle's task is tried on its samples; empty where nothing does."""
+    sys.meta_path.insert(0, OnlyNumpy(folder))
+    sys.path.insert(0, str(folder))
+    infer, self_test, task_code = (
+        importlib.import_module(f"on_device.{name}") for name in ("infer", "task.self_test", "task.task_code")
+    )
+    sys.path.remove(str(folder))
+    facts = task_code.load_facts(folder)
+    content = json.loads((folder / "samples" / "expected.json").read_bytes())
+    names: dict[str, Any] = {path.relative_to(folder).as_posix(): {} for path in folder.rglob("*") if path.is_file()}
+    opened = _watched_files(folder)
+    try:
+        task = task_code.load_task_code(folder, facts)
+        samples = self_test.read_samples(folder, {"files": names}, content, facts, facts["runtime"]).samples
+        self_test.check_task_code(task, facts, samples)
+        for sample in samples:
+            raw = task_code.raw_of(sample.raw, facts)
+            task.show(task.decode(sample.outputs), raw)
+    except (infer.Rejected, self_test.Failed) as error:
+        return str(error)
+    return f"it reads {min(opened)}, which is not part of the bundle" if opened else ""
+
+
+def _watched_files(folder: Path) -> set[str]:
+    """Return a set that from now on gets the files, other than Python's, that are opened outside of `folder`."""
+    known = (str(folder), *_SYSTEM, sys.prefix, sys.base_prefix, *(each for each in sys.path if each))
+    found: set[str] = set()
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "open" and isinstance(arguments[0], str):
+            path = str(Path.cwd() / arguments[0])
+            if not path.startswith(known) and not path.endswith((".py", ".pyc")):
+                found.add(path)
+
+    sys.addaudithook(hook)
+    return found
+
+
+if __name__ == "__main__":
+    print(json.dumps({"error": tried(Path(sys.argv[1]).resolve())}))

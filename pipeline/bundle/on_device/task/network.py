@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A bundle's network of any inputs and outputs, run in one runtime on arrays by name."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..infer import MODELS, Rejected, RuntimeMissing, reason
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    Arrays = Mapping[str, NDArray[Any]]
+    Infer = Callable[[Arrays], Sequence[NDArray[Any]]]
+
+
+class TaskNetwork:
+    """The network of a bundle, loaded in one runtime, by default the one that it was made for.
+
+    `facts` are those of `task_code.load_facts`. The file's outputs are called as the task calls them, in order.
+    """
+
+    def __init__(self, folder: Path, facts: Mapping[str, Any], runtime: str | None = None, threads: int = 1) -> None:
+        self.runtime = runtime or facts["runtime"]
+        self._batch, self._outputs = facts["batch"], facts["outputs"]
+        self._inputs = {each["name"]: (tuple(each["shape"]), each["dtype"]) for each in facts["inputs"]}
+        files = [Path(folder) / "model" / name for name in MODELS.get(self.runtime, ())]
+        file = next((file for file in files if file.is_file()), None)
+        if file is None:
+            raise Rejected(f"{folder} has no file for the runtime {self.runtime}")
+        shapes = {name: [self._batch, *shape] for name, (shape, _) in self._inputs.items()}
+        load = _load_onnxruntime if self.runtime == "onnxruntime" else _load_openvino
+        try:
+            self._infer, self.version = load(file, threads, shapes)
+        except ImportError as error:
+            own = "" if self.runtime == facts["runtime"] else f"-{self.runtime}"
+            line = f"pip install -r requirements{own}.txt"
+            raise RuntimeMissing(f"{self.runtime} is not installed ({error}); install it: {line}") from error
+        except Exception as error:
+            raise Rejected(f"{file}: {self.runtime} cannot read it ({reason(error)})") from error
+
+    def outputs(self, samples: Sequence[Arrays]) -> list[dict[str, NDArray[Any]]]:
+        """Return the outputs by name for each sample, without batch axis, from its inputs by name."""
+        found: list[dict[str, NDArray[Any]]] = []
+        for start in range(0, len(samples), self._batch):
+            part = list(samples[start : start + self._batch])
+            filled = part + part[-1:] * (self._batch - len(part))
+            feeds = {name: np.stack([each[name] for each in filled]) for name in self._inputs}
+            computed = self._infer(feeds)
+            if len(computed) != len(self._outputs):
+                raise Rejected(f"the network has {len(computed)} outputs, expected {', '.join(self._outputs)}")
+            found += [
+                {name: np.array(values[place]) for name, values in zip(self._outputs, computed)}
+                for place in range(len(part))
+            ]
+        return found
+
+    def check_inputs(self, given: Arrays, where: str) -> None:
+        """Raise Rejected, which starts with `where`, for inputs of one sample that the network does not take."""
+        if set(given) != set(self._inputs):
+            raise Rejected(f"{where}: the inputs are {', '.join(given)}, allowed: {', '.join(self._inputs)}")
+        for name, (shape, dtype) in self._inputs.items():
+            found = given[name]
+            if tuple(found.shape) != shape or found.dtype.name != dtype:
+                raise Rejected(
+                    f"{where}: the input {name} is {found.dtype.name} {list(found.shape)}, "
+                    f"allowed: {dtype} {list(shape)}"
+                )
+
+
+def _load_onnxruntime(file: Path, threads: int, shapes: Mapping[str, list[int]]) -> tuple[Infer, str]:  # noqa: ARG001
+    """Load an ONNX file as it was timed: its threads sleep while they wait."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    return lambda feeds: session.run(None, dict(feeds)), onnxruntime.__version__
+
+
+def _load_openvino(file: Path, threads: int, shapes: Mapping[str, list[int]]) -> tuple[Infer, str]:
+    """Load an IR or ONNX file as it was timed: in single precision where it is not quantized, on any core."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # OpenVINO then sends no usage data
+    import openvino
+
+    if sys.modules["openvino_telemetry"] is None:
+        del sys.modules["openvino_telemetry"]
+
+    options = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": str(threads),
+        "INFERENCE_PRECISION_HINT": "f32",
+        "ENABLE_CPU_PINNING": "NO",
+    }
+    core = openvino.Core()
+    model = core.read_model(file)
+    if model.is_dynamic():
+        model.reshape(dict(shapes))
+    compiled = core.compile_model(model, "CPU", options)
+    return lambda feeds: list(compiled(dict(feeds)).values()), openvino.__version__.partition("-")[0]

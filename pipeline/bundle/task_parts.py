@@ -1,0 +1,208 @@
+"""What a bundle says of any other task than classifying images: preprocess.json, labels.txt, and the folder task/.
+
+task/ holds the half of the task that needs no torch, and task.json, which says how that is called.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline.bundle import as_board
+from pipeline.bundle.json_text import json_text
+from pipeline.bundle.on_device.task.answers import KEPT
+from pipeline.bundle.on_device.task.infer import LAYOUTS
+from pipeline.bundle.on_device.task.task_code import FACTS, FOLDER, RAW, TaskCode
+from pipeline.bundle.preprocessing import COLOURS, SCHEMA_VERSION, class_lines
+from pipeline.core.dataset import Arrays
+from pipeline.core.errors import InputError, StageError
+from pipeline.core.local_imports import local_modules
+from pipeline.core.store import read_artifact
+from pipeline.data.task_file import FileTask
+from pipeline.results.bundle import NAME
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from pipeline.bundle.content import Content
+    from pipeline.core.task import Task
+
+#: Where the kinds' own files lie, as modules.
+_KINDS = "pipeline.tasks."
+_LIMIT_S = 600
+
+
+def write_task(content: Content, folder: Path) -> None:
+    """Write preprocess.json, labels.txt and task/.
+
+    Raises:
+        InputError: a name of a class or of a file cannot stand in a bundle, or a sample is nothing that can.
+        StageError: the kind of task is not one that can ship.
+    """
+    facts = task_facts(content)
+    kit = content.task.kit
+    sources = _users_files(kit) if isinstance(kit, FileTask) else _kinds_files(kit)
+    for name, source in sources.items():
+        if not re.fullmatch(NAME, f"{FOLDER}/{name}"):
+            raise InputError(
+                f"{source}: {name} cannot be a name in a bundle: letters, digits, `.`, `_`, `-`; rename it"
+            )
+        (folder / FOLDER / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, folder / FOLDER / name)
+    for name, keys in {FACTS: _OF_ANSWERS, "preprocess.json": facts.keys() - _OF_ANSWERS}.items():
+        said = {"schema_version": SCHEMA_VERSION, **{key: facts[key] for key in keys}}
+        (folder / name).write_text(json_text(said), encoding="utf-8")
+    # Without classes the outputs are what is told: every bundle has this file.
+    labels = class_lines(tuple(content.task.data.classes) or tuple(facts["outputs"]))
+    (folder / "labels.txt").write_text(labels, encoding="utf-8")
+
+
+#: What task.json says; preprocess.json has the rest.
+_OF_ANSWERS = {"kind", "code", "classes", "outputs", "metrics"}
+
+
+def task_facts(content: Content) -> dict[str, Any]:
+    """Return what preprocess.json and task/task.json say together."""
+    task, artifact = content.task, read_artifact(content.files[content.runtime].parent)
+    (raw,) = task.data.raw_samples("validation", [0])
+    normalisation = task.data.normalisation if isinstance(task.data, Arrays) else None
+    return {
+        "kind": task.kind,
+        "code": _code_of(task.kit),
+        "classes": list(task.data.classes),
+        "outputs": [spec.name for spec in artifact.outputs],
+        "metrics": [metric.name for metric in task.metrics],
+        "inputs": [
+            {"name": spec.name, "shape": list(spec.shape[1:]), "dtype": spec.dtype, "layout": spec.layout[1:]}
+            for spec in task.inputs(1)
+        ],
+        "made_by": _made_by(content.task, raw),
+        "mean": list(normalisation.mean) if normalisation else [],
+        "std": list(normalisation.std) if normalisation else [],
+        "raw_is_dict": isinstance(raw, dict),
+        "image": _image_in(raw),
+        "batch": content.report.target.batch,
+        "runtime": content.runtime,
+    }
+
+
+def _made_by(task: Task, raw: Any) -> str:  # noqa: ANN401 - whatever the data hold
+    """Return what makes inputs of a raw sample: the kit's `preprocess`, mean and std of the data, or nothing."""
+    if isinstance(task.kit, FileTask):
+        return "preprocess"
+    if isinstance(task.data, Arrays) and task.data.normalisation:
+        return "normalise"
+    made = task.kit.preprocess(raw) if hasattr(task.kit, "preprocess") else {}
+    feeds = task.feeds("validation", [0])
+    same = {*made} == {*feeds} and all(np.array_equal(made[name], values[0]) for name, values in feeds.items())
+    return "preprocess" if same else "nothing"
+
+
+def task_code(content: Content) -> TaskCode:
+    """Return the task's half without torch, of the objects that are loaded here."""
+    kit = content.task.kit
+    return TaskCode(kit.given if isinstance(kit, FileTask) else kit, task_facts(content))
+
+
+def raw_arrays(raw: Any, where: str) -> dict[str, NDArray[Any]]:  # noqa: ANN401 - whatever the user gives
+    """Return a raw sample as arrays that its file can hold. Raises InputError, which starts with `where`."""
+    values = raw if isinstance(raw, dict) else {RAW: raw}
+    for name, each in values.items():
+        plain = isinstance(each, np.ndarray | np.generic | bool | int | float | str)
+        if not isinstance(name, str) or not plain or np.asarray(each).dtype.kind not in KEPT:
+            raise InputError(
+                f"{where} is a {type(each).__name__}, allowed in a bundle: an array, a number, text, or a dict of "
+                "these by name; open files and read what they hold in eval_samples"
+            )
+    return {name: np.asarray(each) for name, each in values.items()}
+
+
+def _code_of(kit: Any) -> dict[str, Any]:  # noqa: ANN401 - kits share no class
+    if isinstance(kit, FileTask):
+        return {"file": kit.path.name, "arguments": kit.arguments}
+    module = type(kit).__module__
+    settings = getattr(kit, "settings", None)
+    if not module.startswith(_KINDS) or not isinstance(settings, dict):
+        raise StageError(f"a task of the kind {kit.kind} cannot be put into a bundle: its code has no file of its own")
+    return {"module": module.removeprefix(_KINDS), "class": type(kit).__name__, "settings": settings}
+
+
+def _users_files(kit: FileTask) -> dict[str, Path]:
+    """Return the user's file and the modules beside it that it imports, by their places below its folder."""
+    root = kit.path.resolve().parent
+    beside = local_modules(kit.path).values()
+    return {kit.path.name: kit.path, **{path.resolve().relative_to(root).as_posix(): path for path in beside}}
+
+
+def _kinds_files(kit: Any) -> dict[str, Path]:  # noqa: ANN401 - kits share no class
+    """Return a kind's own file and its neighbours that it imports, by name."""
+    return kind_files(Path(str(sys.modules[type(kit).__module__].__file__)))
+
+
+def kind_files(file: Path) -> dict[str, Path]:
+    """Return a file and its neighbours that it imports by relative imports, and those that these import, by name."""
+    found, waiting = {file.name: file}, [file]
+    while waiting:
+        for node in _run_nodes(ast.parse(waiting.pop().read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.level == 1:
+                for name in [node.module] if node.module else [alias.name for alias in node.names]:
+                    path = file.with_name(f"{name}.py")
+                    if path.name not in found and path.is_file():
+                        found[path.name] = path
+                        waiting.append(path)
+    return found
+
+
+def _run_nodes(node: ast.AST) -> Iterator[ast.AST]:
+    """Yield all nodes but those of blocks for type checkers."""
+    yield node
+    for child in ast.iter_child_nodes(node):
+        if not isinstance(child, ast.If) or ast.unparse(child.test) != "TYPE_CHECKING":
+            yield from _run_nodes(child)
+
+
+def _image_in(raw: Any) -> dict[str, str] | None:  # noqa: ANN401 - whatever the user gives
+    """Return name, axes and colour of the image where a raw sample is one image, uint8, and nothing else."""
+    values = raw if isinstance(raw, dict) else {RAW: raw}
+    ((name, value),) = values.items() if len(values) == 1 else [("", None)]
+    if not isinstance(value, np.ndarray) or value.dtype != np.uint8:
+        return None
+    if value.ndim == 2:  # noqa: PLR2004 - rows and columns
+        return {"name": name, "layout": "HW", "colour": COLOURS[1]}
+    for layout in LAYOUTS if value.ndim == len("HWC") else ():
+        if value.shape[layout.index("C")] in COLOURS:
+            return {"name": name, "layout": layout, "colour": COLOURS[value.shape[layout.index("C")]]}
+    return None
+
+
+def try_without_torch(content: Content, folder: Path) -> None:
+    """Let the new bundle's task make inputs, predictions and words in a Python that sees numpy alone, as a board does.
+
+    Raises:
+        InputError: it imports what a board lacks, reads files that do not ship, or comes to something else there.
+    """
+    command = [sys.executable, "-I", "-B", as_board.__file__, str(folder)]
+    done = subprocess.run(  # noqa: S603 - a list, no shell
+        command, check=False, capture_output=True, text=True, timeout=_LIMIT_S, cwd=folder
+    )
+    try:
+        told = json.loads(done.stdout.splitlines()[-1])
+    except (ValueError, IndexError) as error:
+        raise StageError(f"the bundle's task cannot be tried without torch: {done.stderr.strip()[-300:]}") from error
+    if told["error"]:
+        place = content.task.kit.path if isinstance(content.task.kit, FileTask) else f"task {content.task.kind}"
+        raise InputError(
+            f"{place}: the bundle was not written, because a board has Python, numpy and a runtime alone, and there "
+            f"{told['error']}; allowed: import torch and other packages inside loss and train_batches, read data "
+            "inside eval_samples and train_batches"
+        )
