@@ -21,6 +21,7 @@ from pipeline.cli import gate as cli_gate
 from pipeline.cli import inspect as cli_inspect
 from pipeline.cli import latency as cli_latency
 from pipeline.cli import store as cli_store
+from pipeline.cli import task as cli_task
 from pipeline.cli.choices import AsJson  # noqa: TC001 - typer reads annotations
 from pipeline.cli.say import say, say_result, say_values
 from pipeline.core import interruption
@@ -82,10 +83,11 @@ recipes_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Rec
 app.add_typer(recipes_app, name="recipes")
 for command in (cli_latency.bench, cli_latency.compare, cli_gate.gate, cli_device.doctor):
     app.command()(command)
-for of_files in (cli_bundle.bundle, cli_bundle.verify, cli_inspect.inspect):
+for of_files in (cli_bundle.bundle, cli_bundle.verify, cli_inspect.inspect, cli_task.evaluate):
     app.command()(of_files)
 app.add_typer(cli_device.device_app, name="device")
 app.add_typer(cli_store.store_app, name="store")
+app.add_typer(cli_task.task_app, name="task")
 
 Recipe = Annotated[Path, typer.Argument(help="Recipe file (YAML).", show_default=False)]
 Set = Annotated[

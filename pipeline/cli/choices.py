@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from pipeline.core.runtimes import RUNTIMES, shipping_runtimes
+from pipeline.tasks.kinds import KITS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    TaskKind = str
     AnyRuntime = str
     FileRuntime = str
 else:
+    TaskKind = Literal[(*KITS, "file")]
     AnyRuntime = Literal[tuple(RUNTIMES)]
     FileRuntime = Literal[shipping_runtimes()]
 

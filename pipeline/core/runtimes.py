@@ -20,13 +20,14 @@ class FormFacts:
     """What a form consists of.
 
     `files` are its payload, in a fixed order: digests are taken over these and nothing else. `main` is the one that a
-    runtime loads. `cost` names the function that counts its operations, as module:function; a form without one has no
-    runtime and is judged on its export.
+    runtime loads. `cost` names the function that counts its operations, as module:function, `ports` the one that
+    returns its inputs and outputs; a form without them has no runtime and is judged on its export.
     """
 
     files: tuple[str, ...]
     main: str
     cost: str = ""
+    ports: str = ""
 
     @property
     def suffix(self) -> str:
@@ -58,8 +59,18 @@ BOARDS, EMULATED = "ssh://user@host:port, adb://serial", "qemu://cpu"
 #: By name, in the order in which exports lead from one to the next.
 FORMS: dict[str, FormFacts] = {
     "torch": FormFacts(("definition.py", "network.json", "weights.safetensors"), "network.json"),
-    "onnx": FormFacts(("model.onnx",), "model.onnx", cost="pipeline.analysis.cost:onnx_cost"),
-    "openvino": FormFacts(("model.xml", "model.bin"), "model.xml", cost="pipeline.analysis.cost:openvino_cost"),
+    "onnx": FormFacts(
+        ("model.onnx",),
+        "model.onnx",
+        cost="pipeline.analysis.cost:onnx_cost",
+        ports="pipeline.onnx_graph.file:onnx_ports",
+    ),
+    "openvino": FormFacts(
+        ("model.xml", "model.bin"),
+        "model.xml",
+        cost="pipeline.analysis.cost:openvino_cost",
+        ports="pipeline.export.openvino:openvino_ports",
+    ),
 }
 #: By name; the first one that reads a form is its own, where nothing else is asked for.
 RUNTIMES: dict[str, RuntimeFacts] = {

@@ -51,6 +51,11 @@ def openvino_specs(model: openvino.Model) -> tuple[tuple[TensorSpec, ...], tuple
     return tuple(_spec(port) for port in model.inputs), tuple(_spec(port) for port in model.outputs)
 
 
+def openvino_ports(file: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Return the inputs and outputs of an IR. Raises InputError when it cannot be read."""
+    return openvino_specs(read_openvino(file))
+
+
 def read_openvino(file: Path) -> openvino.Model:
     """Read an IR. Raises InputError when the file is missing or OpenVINO cannot read it."""
     if not file.is_file():

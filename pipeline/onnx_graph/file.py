@@ -67,6 +67,11 @@ def onnx_specs(model: ModelProto) -> tuple[tuple[TensorSpec, ...], tuple[TensorS
     return inputs, tuple(_spec(value) for value in model.graph.output)
 
 
+def onnx_ports(file: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Return the inputs and outputs of a file. Raises InputError when it cannot be read."""
+    return onnx_specs(read_onnx(file))
+
+
 def put_nodes(graph: GraphProto, nodes: Iterable[NodeProto]) -> None:
     """Make copies of these the nodes of a graph, in this order; they may be its own."""
     copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]

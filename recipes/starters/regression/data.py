@@ -1,0 +1,28 @@
+"""Keypoints, as numbers in pixels: replace `samples` by your own."""
+
+import numpy as np
+
+from pipeline.core.dataset import Arrays, Normalisation, Samples
+
+
+def images(count, generator):
+    """Return images uint8 [N, 1, 32, 32] of one bright rectangle on noise, its box [N, 4] and its class [N]."""
+    pixels = generator.integers(0, 60, (count, 1, 32, 32), dtype=np.uint8)
+    corner, side = generator.integers(2, 14, (count, 2)), generator.integers(8, 16, (count, 2))
+    boxes, classes = np.concatenate([corner, corner + side], axis=1), generator.integers(0, 2, count)
+    for image, (x1, y1, x2, y2), is_bright in zip(pixels, boxes, classes, strict=True):
+        image[0, y1:y2, x1:x2] = 220 if is_bright else 140
+    return pixels, boxes, classes
+
+
+def samples(count, seed):
+    """Return N samples: images, and two corners [2, 2] (x, y) of each."""
+    generator = np.random.default_rng(seed)
+    pixels, boxes, _ = images(count, generator)
+    return Samples({"image": pixels}, boxes.reshape(count, 2, 2).astype(np.float32))
+
+
+def load():
+    """Return the three splits; no sample may be in two of them."""
+    splits = [samples(count, seed) for seed, count in enumerate((256, 96, 96))]
+    return Arrays("drawn shapes", *splits, normalisation=Normalisation((0.3,), (0.3,)))
