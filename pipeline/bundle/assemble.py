@@ -63,7 +63,7 @@ def content_of(
 
 def programs_of(*, images: bool) -> dict[str, Path]:
     """Return the programs that ship, by their names: in the bundle of an image classifier, or of another task."""
-    return {name: ON_DEVICE / name for name in CODE} if images else TASK_CODE
+    return {name: ON_DEVICE / name for name in CODE} if images else dict(TASK_CODE)
 
 
 def producers(content: Content) -> Mapping[str, Callable[[Content, Path], None]]:

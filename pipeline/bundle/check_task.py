@@ -87,7 +87,7 @@ def own_programs(folder: Path, manifest: Mapping[str, Any]) -> Iterator[dict[str
         yield programs
         return
     with tempfile.TemporaryDirectory(prefix="secateur-code-") as place:
-        programs |= {f"{FOLDER}/{name}": file for name, file in _own_kind(folder).items()}
+        programs = {**programs, **{f"{FOLDER}/{name}": file for name, file in _own_kind(folder).items()}}
         for name, source in programs.items():
             (Path(place) / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, Path(place) / name)

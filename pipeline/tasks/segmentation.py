@@ -147,11 +147,13 @@ class Segmentation:
         return ", ".join(f"{names[int(found[i])]} {counts[i] / counts.sum():.1%}" for i in order)
 
     def draw(self, prediction: Array, image_HWC: Array) -> Array:
-        """Return the image uint8 [H, W, 3] with each class but the first tinted."""
+        """Return the image uint8 [H, W, 3] with each class but the first tinted, of a map of any size."""
         image = drawing.coloured(image_HWC)
-        for each in np.unique(prediction):
+        rows, columns = (np.arange(size) * have // size for size, have in zip(image.shape, prediction.shape))
+        classes = prediction[rows[:, None], columns]
+        for each in np.unique(classes):
             if each > 0:
-                drawing.draw_mask(image, prediction == each, drawing.class_colour(int(each)))
+                drawing.draw_mask(image, classes == each, drawing.class_colour(int(each)))
         return image
 
 

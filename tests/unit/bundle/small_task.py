@@ -8,16 +8,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+from pydantic import TypeAdapter
 
 from pipeline.bundle.content import Content
 from pipeline.core.artifact import Artifact, TensorSpec, payload_digest
+from pipeline.core.dataset import Arrays, Normalisation, Samples
 from pipeline.core.stage import SilentProgress, Target
 from pipeline.core.store import write_artifact
+from pipeline.data.arrays import kit_task
 from pipeline.data.task_file import load_task_file
 from pipeline.export.openvino import export_openvino
 from pipeline.results.bundle import BundleOptions
 from pipeline.results.run import FinalTest, Interval
 from pipeline.results.scores import score_predictions, task_facts
+from pipeline.tasks.config import TaskConfig
 from tests.unit.bundle.small_content import LINEAGE, dataset, record, report
 
 if TYPE_CHECKING:
@@ -154,6 +158,47 @@ def token_network(batch: int) -> onnx.ModelProto:
     return graph(inputs, {"logits": (batch, 8, 3)}, nodes, [weights("table", 20, 4), weights("matrix", 4, 3)])
 
 
+def image_network(outputs: Mapping[str, tuple[int, int]]) -> onnx.ModelProto:
+    """Return a network of images [1, 3, 32, 32] with a convolution for each output: channels and stride."""
+    nodes, constants, made = [], [], {}
+    for name, (channels, stride) in outputs.items():
+        nodes.append(helper.make_node("Conv", ["input", f"{name} kernel"], [name], strides=[stride, stride]))
+        constants.append(weights(f"{name} kernel", channels, 3, stride, stride))
+        made[name] = (1, channels, 32 // stride, 32 // stride)
+    return graph({"input": ("float32", (1, 3, 32, 32))}, made, nodes, constants)
+
+
+def kit_content(folder: Path, kind: str, **options: Any) -> Content:  # noqa: ANN401 - those of a bundle
+    """Return what the bundle of a small detector, a segmenter or a labeller of words is made from."""
+    network = {
+        "detection": lambda: image_network({"near": (6, 4), "far": (6, 8)}),
+        "segmentation": lambda: image_network({"logits": (2, 2)}),
+        "token": lambda: token_network(1),
+    }[kind]()
+    config = {"kind": kind, **({"strides": (4, 8)} if kind == "detection" else {})}
+    data = Arrays("drawn", *(_samples(kind, seed) for seed in range(3)), **_facts(kind))
+    task = kit_task(TypeAdapter(TaskConfig).validate_python(config), data, "data")
+    return task_content(folder, task, network, **options)
+
+
+def _facts(kind: str) -> dict[str, Any]:
+    if kind == "token":
+        return {"classes": ("O", "B-X", "I-X"), "licence": "MIT"}
+    normalisation = Normalisation((0.4, 0.45, 0.5), (0.2, 0.25, 0.3))
+    return {"classes": ("plain", "striped"), "licence": "MIT", "normalisation": normalisation}
+
+
+def _samples(kind: str, seed: int) -> Samples:
+    generator, count = np.random.default_rng(100 + seed), 6
+    if kind == "token":
+        words = generator.integers(0, 20, (count, 8))
+        return Samples({"words": words}, words % 3)
+    images = generator.integers(0, 256, (count, 3, 32, 32), dtype=np.uint8)
+    if kind == "segmentation":
+        return Samples({"input": images}, generator.integers(0, 2, (count, 16, 16)))
+    return Samples({"input": images}, [np.array([[2, 3, 14, 15, place % 2]], np.float32) for place in range(count)])
+
+
 def file_task(folder: Path, text: str, **arguments: Any) -> Task:  # noqa: ANN401 - whatever the file takes
     """Return the task of a user's file, which is written with the module beside it."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -182,7 +227,7 @@ def task_content(
         files["openvino"] = converted / "model.xml"
     run = report(dataset(), made, batch=1)
     targets = task.targets("test", slice(None))
-    score = score_predictions(task.metrics, _answers(task), targets)
+    score = score_predictions(task.metrics, _answers(task, network), targets)
     final = FinalTest(original=score, result=score, difference=Interval(value=0.0, low=-0.01, high=0.01))
     rows = tuple(row.model_copy(update={"validation": score}) for row in run.rows)
     update = {"task": task_facts(task), "rows": rows, "final": final, "target": Target(batch=_batch(network))}
@@ -197,10 +242,10 @@ def task_content(
     )
 
 
-def _answers(task: Task) -> list[Any]:
+def _answers(task: Task, network: onnx.ModelProto) -> list[Any]:
     """Return what the task decodes of outputs that are all zero."""
-    zeros = {"value": np.zeros((9, 1)), "map": np.zeros((9, 1, 6, 6)), "logits": np.zeros((9, 8, 3))}
-    return task.predictions(zeros)
+    count = task.count("test")
+    return task.predictions({spec.name: np.zeros((count, *spec.shape[1:])) for spec in _specs(network.graph.output)})
 
 
 def _batch(network: onnx.ModelProto) -> int:
