@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from pipeline.cli.choices import AsJson, FileRuntime, Threads  # noqa: TC001 - typer reads annotations
+from pipeline.cli.choices import AsJson, FileRuntime, TaskKind, Threads  # noqa: TC001 - typer reads annotations
 from pipeline.cli.say import say, say_result
 from pipeline.core.errors import InputError
 
@@ -77,9 +77,7 @@ def _text(found: FileScore, file: Path) -> str:
 @task_app.command("new")
 def new(
     kind: Annotated[
-        Literal[
-            "classification", "multilabel", "segmentation", "detection", "regression", "token", "embedding", "file"
-        ],
+        TaskKind,
         typer.Option(help="The kind of task; file: all of it in your own Python."),
     ],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write into.")] = Path(),

@@ -1,0 +1,135 @@
+"""Every kind of task from network to bundle, by the recipes that `secateur task new` writes, and three jobs more."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pipeline.api import run, verify
+from pipeline.core.stage import SilentProgress
+from pipeline.recipe import load_recipe
+from pipeline.recipe.starter import write_starter
+from pipeline.run.evaluate_file import evaluate_file
+from pipeline.tasks.kinds import KITS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pipeline.results.run import Row
+
+#: Shorter than what a person starts from: mechanics are tried here, not what comes out.
+SHORT = ("stages.0.epochs=2", "stages.2.epochs=1", "stages.1.images=32", "stages.quantize.images=32")
+#: Jobs beside those of the starters: a kind, what replaces its data, and its network, and keys of the task.
+JOBS = {
+    "super-resolution": (
+        "regression",
+        """
+    pixels, _, _ = images(count, generator)
+    return Samples({"image": pixels[:, :, ::2, ::2].copy()}, pixels.astype(np.float32) / 255)
+""",
+        """
+class Net(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.body = nn.Sequential(block(1, width), block(width, 8), nn.Conv2d(8, 4, 3, padding=1), nn.PixelShuffle(2))
+
+    def forward(self, image):
+        return self.body(image)
+""",
+        "{kind: regression, layout: dense, metric: PSNR, loss: l1}",
+    ),
+    "image-and-numbers": (
+        "segmentation",
+        """
+    pixels, _, classes = images(count, generator)
+    numbers = generator.standard_normal((count, 5)).astype(np.float32)
+    return Samples({"image": pixels, "numbers": numbers}, classes + (numbers[:, 0] > 0))
+""",
+        """
+class Net(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.body = nn.Sequential(block(1, 8, 2), block(8, width, 2))
+        self.beside, self.head = nn.Linear(5, width), nn.Linear(2 * width, 3)
+
+    def forward(self, image, numbers):
+        return self.head(torch.cat([self.body(image).mean((2, 3)), self.beside(numbers).relu()], 1))
+""",
+        "{kind: classification}",
+    ),
+    "sentence": (
+        "token",
+        """
+    tokens = generator.integers(2, 20, (count, 12))
+    mask = (np.arange(12) < generator.integers(6, 13, (count, 1))).astype(np.int64)
+    tokens = tokens * mask
+    return Samples({"tokens": tokens, "mask": mask}, (tokens == 7).any(1).astype(np.int64))
+""",
+        """
+class Net(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.embed, self.norm = nn.Embedding(20, width), nn.LayerNorm(width)
+        self.up, self.down, self.head = nn.Linear(width, 64), nn.Linear(64, width), nn.Linear(width, 2)
+
+    def forward(self, tokens, mask):
+        found = self.embed(tokens)
+        found = found + self.down(nn.functional.gelu(self.up(self.norm(found))))
+        weight = mask.to(found.dtype).unsqueeze(2)
+        return self.head((found * weight).sum(1) / weight.sum(1))
+""",
+        "{kind: classification}",
+    ),
+}
+
+
+def write_job(name: str, folder: Path) -> None:
+    """Write the starter that a job is made of, with its own samples and network."""
+    kind, samples, network, task = JOBS[name]
+    write_starter(kind, folder)
+    data, model, recipe = (folder / each for each in ("data.py", "model.py", "recipe.yaml"))
+    text = data.read_text()
+    start, end = text.index("    generator = np.random.default_rng(seed)\n"), text.index("def load():")
+    data.write_text(text[:start] + "    generator = np.random.default_rng(seed)" + samples + "\n\n" + text[end:])
+    text = model.read_text()
+    model.write_text(text[: text.index("class Net")] + network.strip() + "\n\n\n" + text[text.index("def build") :])
+    lines = recipe.read_text().splitlines()
+    recipe.write_text("\n".join(f"task: {task}" if line.startswith("task:") else line for line in lines) + "\n")
+    if name == "super-resolution":
+        data.write_text(data.read_text().replace(", normalisation=Normalisation((0.3,), (0.3,))", ""))
+
+
+@pytest.mark.parametrize("job", [*KITS, "file", *JOBS])
+def test_every_job_goes_from_its_network_to_a_bundle(job: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is trained, pruned, exported, quantized and bundled; the file scores alike by itself, the bundle verifies."""
+    monkeypatch.chdir(tmp_path)
+    if job in JOBS:
+        write_job(job, tmp_path)
+    else:
+        write_starter(job, tmp_path)
+    stages = [line for line in (tmp_path / "recipe.yaml").read_text().splitlines() if "kind: measure" not in line]
+    (tmp_path / "recipe.yaml").write_text("\n".join(stages) + "\n")
+    made = run(tmp_path / "recipe.yaml", tmp_path / "run", overrides=SHORT, store=tmp_path / "store")
+    rows = made.report.rows
+    assert [row.kind for row in rows] == ["original", "finetune", "prune", "finetune", "export", "quantize", "bundle"]
+    assert rows[4].parameters is not None
+    assert rows[0].parameters is not None
+    assert rows[4].parameters < rows[0].parameters
+    exported, quantized = (score(row) for row in rows[4:6])
+    metric = made.report.task.judged
+    assert abs(quantized - exported) < 0.2 * max(1.0, abs(exported)), metric.name
+    assert made.report.final is not None
+    assert made.report.final.difference.low <= made.report.final.difference.value <= made.report.final.difference.high
+    loaded = load_recipe(tmp_path / "recipe.yaml", SHORT)
+    file = tmp_path / "run" / rows[5].folder / "model.onnx"
+    alone = evaluate_file(file, loaded, split="validation", runtime=None, threads=1, progress=SilentProgress())
+    assert alone.score == rows[5].validation
+    assert made.bundle is not None
+    assert verify(made.bundle).digest
+
+
+def score(row: Row) -> float:
+    """Return the score of a row by the metric that is judged."""
+    assert row.validation is not None
+    return row.validation.judged
