@@ -34,8 +34,6 @@ class SeriesNet(nn.Module):
         return self.out(hidden if self.each_step else hidden.mean(2))
 
 
-def build(
-    classes: int = 2, channels: int = 1, widths: Sequence[int] = (128, 256, 128), *, each_step: bool = False
-) -> nn.Module:
-    """Return the network with random weights; the paper has the kernels 8, 5 and 3, these are odd."""
-    return SeriesNet(classes, channels, widths, each_step=each_step)
+def build(classes: int = 2, channels: int = 1, width: int = 128, *, each_step: bool = False) -> nn.Module:
+    """Return the network of `width`, twice that and `width` channels; the paper's kernels are 8, 5 and 3."""
+    return SeriesNet(classes, channels, (width, 2 * width, width), each_step=each_step)

@@ -5,12 +5,7 @@ The sizes are those of DS-CNN-S: 64 channels, a first kernel of 10 x 4, four sep
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from torch import Tensor, nn
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 
 class Separable(nn.Module):
@@ -32,7 +27,7 @@ class Separable(nn.Module):
 class DSCNN(nn.Module):
     """A strided convolution, separable blocks, global average pooling and a linear classifier."""
 
-    def __init__(self, classes: int, width: int, blocks: int, kernel: Sequence[int]) -> None:
+    def __init__(self, classes: int, width: int, blocks: int, kernel: tuple[int, int]) -> None:
         super().__init__()
         high, wide = kernel
         self.conv = nn.Conv2d(1, width, (high, wide), 2, (high // 2, wide // 2), bias=False)
@@ -46,6 +41,6 @@ class DSCNN(nn.Module):
         return self.fc(hidden.mean((2, 3)))
 
 
-def build(classes: int = 12, width: int = 64, blocks: int = 4, kernel: Sequence[int] = (10, 4)) -> nn.Module:
-    """Return the network with random weights."""
-    return DSCNN(classes, width, blocks, kernel)
+def build(classes: int = 12, width: int = 64, blocks: int = 4, steps: int = 10, features: int = 4) -> nn.Module:
+    """Return the network with random weights, whose first kernel spans `steps` in time and `features` beside it."""
+    return DSCNN(classes, width, blocks, (steps, features))

@@ -9,16 +9,13 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, max_pool2d
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-STRIDES = (8, 16, 32)
+#: Strides of 8 and 16, or of 8, 16 and 32.
+LEVELS = (2, 3)
 
 
 class ConvNorm(nn.Module):
@@ -108,9 +105,9 @@ class TinyDetector(nn.Module):
         return tuple(head(level) for head, level in zip(self.heads, levels, strict=True))
 
 
-def build(classes: int = 10, channels: int = 1, width: int = 16, strides: Sequence[int] = STRIDES) -> nn.Module:
+def build(classes: int = 10, channels: int = 1, width: int = 16, levels: int = 3) -> nn.Module:
     """Return the detector with random weights; the sides of images are multiples of the largest stride."""
-    if tuple(strides) not in (STRIDES, STRIDES[:2]):
-        message = f"strides {list(strides)} are not there: [8, 16] or [8, 16, 32]"
+    if levels not in LEVELS:
+        message = f"levels {levels} are not there: 2 (strides 8, 16) or 3 (strides 8, 16, 32)"
         raise ValueError(message)
-    return TinyDetector(classes, channels, width, len(strides))
+    return TinyDetector(classes, channels, width, levels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -96,13 +97,15 @@ class KitLearner(TaskLearner):
             inputs = self.tensors("train", chosen, torch.device("cpu"))
             targets = [*self.task.targets("train", chosen)]
             if self.augmentation:
-                inputs, targets = self.kit.augment(inputs, targets, self.augmentation, generator)
+                with kit_errors("augment"):
+                    inputs, targets = self.kit.augment(inputs, targets, self.augmentation, generator)
             placed = tuple(for_kernels(each.to(device)) for each in inputs.values())
             yield placed, _placed(self.kit.collate(targets), device)
 
     def loss(self, outputs: Any, target: Any) -> Tensor:  # noqa: ANN401 - as the kit has them
         """Return the kit's loss."""
-        found: Tensor = self.kit.loss(outputs, target)
+        with kit_errors("the loss"):
+            found: Tensor = self.kit.loss(outputs, target)
         return found
 
     def distance(self, student: Any, teacher: Any, temperature: float) -> Tensor:  # noqa: ANN401
@@ -183,6 +186,15 @@ class FileLearner(TaskLearner):
         if not count:
             raise InputError(f"{self.path}: train_batches('train', 0, 0) gives no batch, expected at least one")
         return count
+
+
+@contextmanager
+def kit_errors(what: str) -> Iterator[None]:
+    """Say what a kit refuses, such as a change that would not fit its targets, as an error of the recipe."""
+    try:
+        yield
+    except ValueError as error:
+        raise InputError(f"{what}: {error}") from error
 
 
 def _placed(target: Any, device: torch.device) -> Any:  # noqa: ANN401 - as the task has it

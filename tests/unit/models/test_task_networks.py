@@ -52,7 +52,7 @@ NETWORKS = {
         ((7, 8, 8), (7, 4, 4)),
         "detection",
         {"classes": 3, "strides": (8, 16)},
-        arguments={"classes": 3, "channels": 3, "strides": (8, 16)},
+        arguments={"classes": 3, "channels": 3, "levels": 2},
     ),
     "unet": Network(
         "unet_small", ((1, 96, 96),), ((11, 96, 96),), "segmentation", {"classes": 11}, (487_883, 374_538_240)
@@ -113,7 +113,7 @@ def test_text_beyond_the_mask_does_not_count() -> None:
     assert not torch.allclose(vectors, model(ids, torch.ones_like(mask)), atol=1e-3)
 
 
-def test_detector_without_such_strides() -> None:
+def test_detector_without_such_levels() -> None:
     """It is refused with those that exist."""
-    with pytest.raises(InputError, match=r"strides \[4\] are not there: \[8, 16\]"):
-        build_network(MODELS / "tiny_detector" / "model.py", {"strides": [4]})
+    with pytest.raises(InputError, match="levels 4 are not there: 2"):
+        build_network(MODELS / "tiny_detector" / "model.py", {"levels": 4})
