@@ -33,9 +33,13 @@ def test_there_are_pages_and_recipes() -> None:
     assert len(RECIPES) >= 8
 
 
-def test_recipe_of_the_readme_is_valid(tmp_path: Path) -> None:
-    """The YAML block of the README is a valid recipe when it lies in recipes/."""
-    (block,) = (block.text for block in blocks(ROOT / "README.md") if block.language == "yaml")
+def test_recipes_of_the_readme_are_valid(tmp_path: Path) -> None:
+    """The README's detector is a valid recipe beside its files, and its classifier one when it lies in recipes/."""
+    detector, block = (block.text for block in blocks(ROOT / "README.md") if block.language == "yaml")
+    (tmp_path / "detector.yaml").write_text(detector)
+    for name in ("model.py", "data.py", "weights.safetensors"):
+        (tmp_path / name).touch()
+    assert load_recipe(tmp_path / "detector.yaml").recipe.task is not None
     (tmp_path / "recipes").mkdir()
     (tmp_path / "models").symlink_to(ROOT / "models")
     (tmp_path / "recipes" / "readme.yaml").write_text(block)
@@ -97,7 +101,7 @@ def test_commands_of_the_guides_exist() -> None:
     shell = "".join(block.text for page in GUIDES for block in blocks(page) if block.language in {"sh", "console"})
     lines = [line.split() for line in re.findall(r"^secateur ([^#(\n]+)", shell, re.MULTILINE)]
     assert len(lines) >= 40
-    named = {tuple(words[:2] if words[0] in {"recipes", "device", "store"} else words[:1]) for words in lines}
+    named = {tuple(words[:2] if words[0] in {"recipes", "device", "store", "task"} else words[:1]) for words in lines}
     shown = {command: CliRunner().invoke(app, [*command, "--help"]) for command in named}
     assert not [command for command, result in shown.items() if result.exit_code]
     for words in lines:
