@@ -191,7 +191,7 @@ def try_without_torch(content: Content, folder: Path) -> None:
     Raises:
         InputError: it imports what a board lacks, reads files that do not ship, or comes to something else there.
     """
-    command = [sys.executable, "-I", "-B", as_board.__file__, str(folder)]
+    command = [sys.executable, "-I", "-B", as_board.__file__, str(folder.resolve())]
     done = subprocess.run(  # noqa: S603 - a list, no shell
         command, check=False, capture_output=True, text=True, timeout=_LIMIT_S, cwd=folder
     )
