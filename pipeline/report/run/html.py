@@ -72,13 +72,14 @@ class _Search:
     layers: tuple[precision_rows.LayerLine, ...]
     plots: tuple[Markup, ...]
     not_drawn: str
+    heading: tuple[str, str]
 
 
 def _searches(report: RunReport) -> tuple[_Search, ...]:
     """Return every search of a run. Raises ValidationError when a row's plan is not one of this version."""
     found = []
     for row, plan in precision_rows.searches(report):
-        drawn = (precision_plot.accuracy_over_speedup(plan, wide=wide) for wide in (True, False))
+        drawn = (precision_plot.score_over_speedup(plan, wide=wide) for wide in (True, False))
         found.append(
             _Search(
                 precision_rows.title(row),
@@ -88,6 +89,7 @@ def _searches(report: RunReport) -> tuple[_Search, ...]:
                 precision_rows.layer_lines(plan),
                 tuple(each for each in drawn if each),
                 precision_plot.not_drawn(plan),
+                precision_rows.score_heading(plan),
             )
         )
     return tuple(found)

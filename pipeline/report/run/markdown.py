@@ -15,9 +15,11 @@ if TYPE_CHECKING:
 
 _ESCAPED = str.maketrans({letter: f"\\{letter}" for letter in "\\`*[]|"} | {"<": "&lt;", ">": "&gt;", "\n": " "})
 
+#: Stands for the name of the metric and the unit of its changes.
+_SCORE = "score"
 _CANDIDATE = (
     *("#", "Candidate", "Verdict", "Engine", "Precision", "Calibration", "Recovery", "Left in float", "SQNR"),
-    *("Accuracy, change in points", "Latency", "Speedup", "Saturated sums", "Size"),
+    *(_SCORE, "Latency", "Speedup", "Saturated sums", "Size"),
 )
 
 
@@ -115,7 +117,10 @@ def _searches(report: RunReport) -> list[str]:
         label, sentence = precision_rows.conclusion(plan)
         found.append(_facts_list(precision_rows.title(row), precision_rows.about(plan)))
         found.append(f"Chosen: **{escape(label)}**. {escape(sentence)}")
-        found.append(table(_CANDIDATE, "rlllllllrrrrrr", [_candidate(each) for each in precision_rows.lines(plan)]))
+        head = [
+            each.replace(_SCORE, "{}, change in {}".format(*precision_rows.score_heading(plan))) for each in _CANDIDATE
+        ]
+        found.append(table(head, "rlllllllrrrrrr", [_candidate(each) for each in precision_rows.lines(plan)]))
         found.append(precision_rows.READ)
         if layers := [_layer(each) for each in precision_rows.layer_lines(plan)]:
             found += [table(("Layer", "Nodes", "Gained", "Speedup over int8", "Verdict"), "llrrl", layers)]

@@ -48,7 +48,7 @@ class _Point:
         return self.candidate.state if self.number else "float"
 
 
-def accuracy_over_speedup(plan: PrecisionPlan, *, wide: bool = True) -> Markup:
+def score_over_speedup(plan: PrecisionPlan, *, wide: bool = True) -> Markup:
     """Draw the change in accuracy over the speedup; empty when no candidate but the float file has both.
 
     Lines: the allowed drop, and the float file's speed. Whiskers: the intervals of both numbers.
@@ -60,7 +60,9 @@ def accuracy_over_speedup(plan: PrecisionPlan, *, wide: bool = True) -> Markup:
     frame = Box(52, 48, width - 14, _HEIGHT - 46)
     across, up = _axes(drawn, plan, frame, most=10 if wide else 6)
     plot = _Plot(plan, frame, across, up, _LETTERS_WIDE if wide else _LETTERS_NARROW)
-    return svg.picture((width, _HEIGHT), "Change in accuracy over speedup", _description(drawn), plot.parts(drawn))
+    return svg.picture(
+        (width, _HEIGHT), f"Change in {plan.metric.name} over speedup", _description(drawn, plan), plot.parts(drawn)
+    )
 
 
 def not_drawn(plan: PrecisionPlan) -> str:
@@ -74,15 +76,28 @@ def _drawn(plan: PrecisionPlan) -> list[_Point]:
     for number, each in enumerate(plan.candidates[1:], start=1):
         gap, factor = each.difference, each.speedup
         if gap and factor:
-            changes, speeds = (100 * gap.low, 100 * gap.high), (factor.low, factor.high)
-            found.append(_Point(number, each, 100 * gap.value, changes, factor.value, speeds))
+            scale = _scale(plan)
+            changes, speeds = sorted((scale * gap.low, scale * gap.high)), (factor.low, factor.high)
+            found.append(_Point(number, each, scale * gap.value, (changes[0], changes[1]), factor.value, speeds))
     return found
+
+
+def _scale(plan: PrecisionPlan) -> float:
+    """Return what a difference of scores is multiplied with: shares become points, and better is upwards."""
+    return (100 if plan.metric.is_share else 1) * (1 if plan.metric.higher_is_better else -1)
+
+
+def _drop(plan: PrecisionPlan) -> float:
+    """Return how much may be lost, on the scale of the drawing."""
+    whole = abs(_scale(plan) * (plan.candidates[0].accuracy or 0.0))
+    return plan.accuracy_drop / 100 * whole if plan.drop_unit == "%" else plan.accuracy_drop
 
 
 def _axes(drawn: Sequence[_Point], plan: PrecisionPlan, frame: Box, most: int) -> tuple[Axis, Axis]:
     """Return the scale of speedups and that of points, which ends where reading a loss would help nobody."""
-    deepest = -max(_DEEPEST, _TIMES_ALLOWED * plan.accuracy_drop)
-    lowest = min(-1.2 * plan.accuracy_drop, *(min(point.change, point.changes[0]) for point in drawn))
+    drop = _drop(plan)
+    deepest = -max(_DEEPEST if plan.metric.is_share else 0.0, _TIMES_ALLOWED * drop)
+    lowest = min(-1.2 * drop, *(min(point.change, point.changes[0]) for point in drawn))
     highest = max(0.0, *(max(point.change, point.changes[1]) for point in drawn))
     slowest = min(1.0, *(min(point.speed, point.speeds[0]) for point in drawn))
     fastest = max(1.0, *(max(point.speed, point.speeds[1]) for point in drawn))
@@ -111,7 +126,7 @@ class _Plot:
 
     def _limits(self) -> Iterator[Markup]:
         """Yield the field where a file may ship, the line of the allowed drop, and that of the float file's speed."""
-        frame, drop, same = self.frame, self.up(-self.plan.accuracy_drop), self.across(1.0)
+        frame, drop, same = self.frame, self.up(-_drop(self.plan)), self.across(1.0)
         yield svg.rectangle("allowed", same, frame.top, frame.right - same, drop - frame.top)
         yield svg.line("limit", frame.left, drop, frame.right, drop)
         yield svg.line("limit", same, frame.top, same, frame.bottom)
@@ -121,11 +136,11 @@ class _Plot:
 
     @property
     def _allowed(self) -> str:
-        return f"allowed: {numbers.points(-self.plan.accuracy_drop / 100)} points"
+        return f"allowed: {precision_rows.allowed_change(self.plan)}"
 
     def _beside(self) -> tuple[Box, Box, Box]:
         """Return the boxes of both lines and of the name of the lower one, which labels had better not cover."""
-        frame, drop, same = self.frame, self.up(-self.plan.accuracy_drop), self.across(1.0)
+        frame, drop, same = self.frame, self.up(-_drop(self.plan)), self.across(1.0)
         words = Box(frame.right - 4 - CHARACTER_WIDTH * len(self._allowed), drop, frame.right, drop + LINE_HEIGHT + 3)
         return words, Box(frame.left, drop - 2, frame.right, drop + 2), Box(same - 2, frame.top, same + 2, frame.bottom)
 
@@ -133,7 +148,8 @@ class _Plot:
         frame = self.frame
         where = rows.place(self.plan.runtime, self.plan.threads)
         middle = (frame.left + frame.right) / 2
-        yield svg.text("name", 4, 16, "Change in validation accuracy, points")
+        unit = numbers.score_change_unit(self.plan.metric)
+        yield svg.text("name", 4, 16, f"Change in validation {self.plan.metric.name}, {unit}")
         yield svg.text("name", middle, frame.bottom + 38, f"Speedup over the float file, {where}", "middle")
         yield svg.text("hint", frame.right, frame.top - 6, "better \N{NORTH EAST ARROW}", "end")
 
@@ -151,7 +167,9 @@ class _Plot:
             parts.append(_shape("below", f"M{x - 5:.1f} {y + 7:.1f}h10l-5 8z"))
         parts += self._symbols(point, x, y)
         return svg.group(
-            "candidate", parts, precision_rows.tooltip_lines(precision_rows.line(point.number, point.candidate))
+            "candidate",
+            parts,
+            precision_rows.tooltip_lines(precision_rows.line(point.number, point.candidate, self.plan.metric)),
         )
 
     def _symbols(self, point: _Point, x: float, y: float) -> Iterator[Markup]:
@@ -169,7 +187,7 @@ class _Plot:
     def _named(self, point: _Point) -> NamedPoint:
         x = self.across(point.speed)
         low, high = map(self._height, point.changes)
-        beyond = f" ({numbers.points(point.change / 100, 1)})" if point.change < self.up.low else ""
+        beyond = f" ({numbers.signed(point.change, 1)})" if point.change < self.up.low else ""
         return NamedPoint(
             x,
             self._height(point.change),
@@ -184,10 +202,10 @@ def _shape(kind: str, path: str) -> Markup:
     return Markup('<path class="{}" d="{}"/>').format(kind, path)
 
 
-def _description(drawn: Sequence[_Point]) -> str:
+def _description(drawn: Sequence[_Point], plan: PrecisionPlan) -> str:
     """Tell the drawing to those who cannot see it."""
     return "; ".join(
         f"{point.number} {point.candidate.label}: {numbers.ratio(point.speed)}, "
-        f"{numbers.points(point.change / 100)} points, {point.candidate.state}"
+        f"{numbers.signed(point.change, 2)} {numbers.score_change_unit(plan.metric)}, {point.candidate.state}"
         for point in drawn
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pipeline.core.task import ACCURACY
 from pipeline.report import numbers
 from pipeline.report.inspection.file_rows import format_decibels, format_share
 from pipeline.report.run.rows import Cell, place
@@ -13,6 +14,7 @@ from pipeline.results.precision import PLAN, PrecisionPlan
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from pipeline.core.task import MetricFacts
     from pipeline.report.run.facts import Facts
     from pipeline.report.run.gains import Tone
     from pipeline.results.precision import CandidateFile, LayerChoice, State
@@ -23,8 +25,8 @@ _TONES: Mapping[State, Tone] = {"chosen": "better", "kept": "plain", "dropped": 
 
 #: What has to be known to read the table of candidates.
 READ = (
-    "Accuracy is that of the exported file in the target's runtime on the validation split; below it is the paired "
-    "change from the float file in points. Speedups are paired with the float file on the target. Brackets hold "
+    "The score is that of the exported file in the target's runtime on the validation split; below it is the paired "
+    "change from the float file. Speedups are paired with the float file on the target. Brackets hold "
     "intervals. A dash is a number that was not measured."
 )
 #: The same for the table of layers.
@@ -96,13 +98,32 @@ def about(plan: PrecisionPlan) -> Facts:
         ("Known about it", f"{plan.facts.rstrip('.')}{source}"),
         ("CPU flags", " ".join(plan.flags) or numbers.DASH),
         (
-            "Accuracy that may be lost",
-            f"{plan.accuracy_drop:g} {'point' if plan.accuracy_drop == 1 else 'points'} of accuracy",
+            f"{numbers.metric_name(plan.metric.name)} that may be lost",
+            f"{allowed(plan)} of {'its value' if plan.drop_unit == '%' else plan.metric.name}",
         ),
         ("Calibration", _calibration(plan)),
         ("Validation", numbers.plural(plan.validation_images, "image")),
         ("Search", f"{numbers.plural(len(plan.candidates), 'candidate')}, {numbers.duration(plan.seconds)}"),
     )
+
+
+def allowed(plan: PrecisionPlan) -> str:
+    """Write how much of the score may be lost: "0.5 points", "2 %" or "0.2 dB"."""
+    unit = {"pt": "point" if plan.accuracy_drop == 1 else "points"}.get(plan.drop_unit, plan.drop_unit)
+    return f"{plan.accuracy_drop:g} {unit}"
+
+
+def allowed_change(plan: PrecisionPlan) -> str:
+    """Write the change that is just allowed: "-0.50 points", "-2 %" or "-0.2 dB"."""
+    if plan.drop_unit == "pt":
+        return f"{numbers.points(-plan.accuracy_drop / 100)} points"
+    sign = numbers.MINUS if plan.metric.higher_is_better or plan.drop_unit == "%" else "+"
+    return f"{sign}{allowed(plan)}"
+
+
+def score_heading(plan: PrecisionPlan) -> tuple[str, str]:
+    """Return the name of the metric that files are judged by, and the unit of its changes."""
+    return numbers.metric_name(plan.metric.name), numbers.score_change_unit(plan.metric)
 
 
 def conclusion(plan: PrecisionPlan) -> tuple[str, str]:
@@ -111,17 +132,18 @@ def conclusion(plan: PrecisionPlan) -> tuple[str, str]:
     if plan.chosen == 0:
         return won.label, _sentence(won.reason) or "No candidate was better than the float file."
     factor = f"{_whole(won.speedup)} the speed" if won.speedup else "speed not measured"
-    change = f"{_change(won.difference)} points" if won.difference else "accuracy not compared"
+    unit = numbers.score_change_unit(plan.metric)
+    change = f"{_change(won.difference, plan.metric)} {unit}" if won.difference else f"{plan.metric.name} not compared"
     told = f"Over the float file: {factor}, {change}, {numbers.size(won.size_bytes)}."
     return won.label, f"{told} {_sentence(won.reason)}".rstrip()
 
 
 def lines(plan: PrecisionPlan) -> tuple[CandidateLine, ...]:
     """Return every candidate, the float file first."""
-    return tuple(line(number, candidate) for number, candidate in enumerate(plan.candidates))
+    return tuple(line(number, candidate, plan.metric) for number, candidate in enumerate(plan.candidates))
 
 
-def line(number: int, candidate: CandidateFile) -> CandidateLine:
+def line(number: int, candidate: CandidateFile, metric: MetricFacts = ACCURACY) -> CandidateLine:
     """Write one candidate."""
     gap, time, factor = candidate.difference, candidate.milliseconds, candidate.speedup
     return CandidateLine(
@@ -138,7 +160,7 @@ def line(number: int, candidate: CandidateFile) -> CandidateLine:
         in_float=_in_float(candidate),
         nodes=candidate.float_nodes,
         decibels=format_decibels(candidate.decibels),
-        accuracy=Cell(numbers.percent(candidate.accuracy), _change(gap) if gap else ""),
+        accuracy=Cell(numbers.score(candidate.accuracy, metric), _change(gap, metric) if gap else ""),
         latency=Cell(numbers.milliseconds(time.value), numbers.bounds(time)) if time else Cell(),
         speedup=Cell(numbers.ratio(factor.value), numbers.bounds(factor)) if factor else Cell(),
         saturated=_sums(candidate.saturated),
@@ -176,8 +198,8 @@ def _calibration(plan: PrecisionPlan) -> str:
     return f"{images}; ranges moved by {moved}" if moved else images
 
 
-def _change(gap: Interval) -> str:
-    return f"{numbers.points(gap.value)} {numbers.points_interval(gap)}"
+def _change(gap: Interval, metric: MetricFacts) -> str:
+    return f"{numbers.score_change(gap.value, metric)} {numbers.score_interval(gap, metric)}"
 
 
 def _whole(factor: Interval) -> str:

@@ -106,7 +106,7 @@ def _searches(report: RunReport) -> Iterator[RenderableType]:
         yield Text(precision_rows.title(row), style="bold")
         yield Text(
             f"{place(plan.runtime, plan.threads)}, on {plan.device}; allowed "
-            f"{numbers.points(-plan.accuracy_drop / 100)} points on {plan.validation_images:,} images; "
+            f"{precision_rows.allowed_change(plan)} on {plan.validation_images:,} images; "
             f"took {numbers.duration(plan.seconds)}"
         )
         yield _candidates(plan)
@@ -118,7 +118,8 @@ def _candidates(plan: PrecisionPlan) -> Table:
     """Return a row for each candidate; numbers have their interval below them."""
     found = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     found.add_column("Candidate", overflow="fold")
-    found.add_column("Accuracy\nchange, points", justify="right", overflow="fold")
+    score, unit = precision_rows.score_heading(plan)
+    found.add_column(f"{score}\nchange, {unit}", justify="right", overflow="fold")
     found.add_column("Speedup\ninterval", justify="right", overflow="fold")
     found.add_column("Verdict", overflow="fold")
     for line in precision_rows.lines(plan):

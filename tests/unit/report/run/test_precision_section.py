@@ -242,7 +242,7 @@ def test_plan_is_not_told_twice(report: RunReport, plan: PrecisionPlan) -> None:
 @pytest.mark.parametrize("wide", [True, False])
 def test_drawing_names_every_file_with_both_numbers(plan: PrecisionPlan, wide: bool) -> None:  # noqa: FBT001 - a parameter
     """Each has its own sign; both limits have names; what lost far too much says how much."""
-    drawing = precision_plot.accuracy_over_speedup(plan, wide=wide)
+    drawing = precision_plot.score_over_speedup(plan, wide=wide)
     texts = _texts(drawing)
     assert {"0 FP32", f"allowed: {MINUS}0.50 points", "1x, as fast as float"} <= set(texts)
     assert any(text.startswith("1 int8, two layers") for text in texts)
@@ -263,7 +263,7 @@ def test_many_candidates_keep_labels_apart(plan: PrecisionPlan) -> None:
         for at in range(20)
     ]
     many = plan.model_copy(update={"candidates": (*plan.candidates[:2], *crowd)})
-    texts = _texts(precision_plot.accuracy_over_speedup(many, wide=False))
+    texts = _texts(precision_plot.score_over_speedup(many, wide=False))
     assert any(text.startswith("1 int8, two layers") for text in texts)
     assert not any("candidate" in text for text in texts)
     assert {str(number) for number in range(2, 22)} <= {part for text in texts for part in text.split(", ")}
@@ -273,7 +273,7 @@ def test_float_file_alone_is_a_section_without_a_drawing(report: RunReport, plan
     """When nothing but the float file is there, it is chosen, and the reason is told."""
     alone = _float_alone(plan)
     found = _planned(report, alone)
-    assert not precision_plot.accuracy_over_speedup(alone)
+    assert not precision_plot.score_over_speedup(alone)
     for text in (_printed(found), markdown.render(found), " ".join(_Page(html.render(found)).words)):
         assert "Int8 is no faster here." in text
     assert "tried in float" not in markdown.render(found) + html.render(found)
@@ -284,7 +284,7 @@ def test_float_file_that_won_has_both_signs(plan: PrecisionPlan) -> None:
     """The hollow square holds the diamond."""
     states = ("chosen", "dropped", *(each.state for each in plan.candidates[2:]))
     changed = [each.model_copy(update={"state": s}) for each, s in zip(plan.candidates, states, strict=True)]
-    drawing = precision_plot.accuracy_over_speedup(plan.model_copy(update={"candidates": tuple(changed), "chosen": 0}))
+    drawing = precision_plot.score_over_speedup(plan.model_copy(update={"candidates": tuple(changed), "chosen": 0}))
     assert drawing.count('class="symbol float"') == drawing.count('class="symbol chosen"') == 1
 
 
@@ -336,7 +336,7 @@ def test_run_without_a_search_has_no_section(report: RunReport) -> None:
 
 def test_labels_of_the_example_do_not_overlap(plan: PrecisionPlan) -> None:
     """The texts at the points lie on lines of their own where they are beside each other."""
-    root = ET.fromstring(precision_plot.accuracy_over_speedup(plan))  # noqa: S314 - the project's own
+    root = ET.fromstring(precision_plot.score_over_speedup(plan))  # noqa: S314 - the project's own
     placed = [
         (float(each.get("x", "0")), float(each.get("y", "0")))
         for each in root.iter(f"{SVG}text")
