@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from pipeline.compress.quantization.engines.onnxruntime import OnnxRuntime
 from pipeline.compress.training.augmentation import Augmentation
 from pipeline.network.training_config import Augment
@@ -13,13 +15,13 @@ from pipeline.precision.request import request_of
 from pipeline.stages.prune import Prune
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
     from onnx import ModelProto
 
     from pipeline.compress.pruning.selection import SelectionRules
     from pipeline.compress.quantization.engines.engine import QuantizedGraph, QuantizeRequest
     from pipeline.compress.quantization.names import Scheme
+    from pipeline.core.feeds import Feeds
 
 
 def asked(scheme: Scheme, **changes: Any) -> QuantizeRequest:  # noqa: ANN401 - fields of the request
@@ -29,14 +31,18 @@ def asked(scheme: Scheme, **changes: Any) -> QuantizeRequest:  # noqa: ANN401 - 
 
 def quantize_static(
     model: ModelProto,
-    samples_NCHW: NDArray[np.float32],
+    samples: Feeds | NDArray[np.float32],
     *,
     scheme: Scheme,
     **changes: Any,  # noqa: ANN401 - fields of the request
 ) -> QuantizedGraph:
-    """Return the graph that onnxruntime's engine quantizes, calibrated by min-max unless another way is given."""
+    """Return the graph that onnxruntime's engine quantizes, calibrated by min-max unless another way is given.
+
+    An array stands for samples of the only input.
+    """
     changes["keep"] = tuple(changes.get("keep", ()))
-    return OnnxRuntime().quantize(model, samples_NCHW, asked(scheme, **{"calibration": "min-max", **changes}))
+    feeds = {model.graph.input[0].name: samples} if isinstance(samples, np.ndarray) else samples
+    return OnnxRuntime().quantize(model, feeds, asked(scheme, **{"calibration": "min-max", **changes}))
 
 
 def rules(**changes: Any) -> SelectionRules:  # noqa: ANN401 - fields of the rules

@@ -1,4 +1,4 @@
-"""What a file is run on while it is looked at: given images, or random numbers where there are none."""
+"""What a file is run on while it is looked at: given samples, or random numbers where there are none."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.core.errors import InputError
-from pipeline.onnx_graph.execution import batch_slices
+from pipeline.core.feeds import feed_slices
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,24 +15,24 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.core.artifact import TensorSpec
+    from pipeline.core.feeds import Feeds
 
     Feed = dict[str, NDArray[Any]]
 
 
-def image_feeds(inputs: Sequence[TensorSpec], samples_NCHW: NDArray[np.float32], label: str) -> list[Feed]:
+def sample_feeds(inputs: Sequence[TensorSpec], samples: Feeds, label: str) -> list[Feed]:
     """Return one call after the other that shows the samples to a file, at its own batch; a dynamic batch is one.
 
     Raises:
-        InputError: the file does not take one input of the samples' shape.
+        InputError: the file does not take inputs of the samples' names and shapes.
     """
-    shape = samples_NCHW.shape[1:]
-    if len(inputs) != 1 or not _fits(inputs[0].shape[1:], shape):
+    shapes = {name: values.shape[1:] for name, values in samples.items()}
+    if shapes.keys() != {spec.name for spec in inputs} or not all(_fits(s.shape[1:], shapes[s.name]) for s in inputs):
         found = ", ".join(f"{spec.name} {list(spec.shape)}" for spec in inputs)
-        raise InputError(f"{label} takes {found}; images of shape {list(shape)} do not fit. Name its recipe")
-    batch = max(inputs[0].shape[0], 1)
-    return [
-        {inputs[0].name: images} for images in batch_slices(samples_NCHW.astype(inputs[0].dtype, copy=False), batch)
-    ]
+        given = ", ".join(f"{name} of shape {list(shape)}" for name, shape in shapes.items())
+        raise InputError(f"{label} takes {found}; {given} do not fit. Name its recipe")
+    cast = {spec.name: samples[spec.name].astype(spec.dtype, copy=False) for spec in inputs}
+    return list(feed_slices(cast, max(inputs[0].shape[0], 1)))
 
 
 def random_feeds(inputs: Sequence[TensorSpec], count: int, seed: int) -> list[Feed]:

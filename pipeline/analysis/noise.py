@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 
-from pipeline.analysis.feeds import image_feeds
+from pipeline.analysis.feeds import sample_feeds
 from pipeline.analysis.probes import Probe, watch
 from pipeline.core.errors import InputError
 from pipeline.onnx_graph.execution import onnx_traces
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    import numpy as np
     from numpy.typing import NDArray
     from onnx import ModelProto, NodeProto
 
     from pipeline.analysis.feeds import Feed
     from pipeline.analysis.probes import LayerStatistics, Tensors
+    from pipeline.core.feeds import Feeds
 
 #: Ends the names of what a layer makes when it is computed alone.
 _ALONE = "/alone"
@@ -38,7 +38,7 @@ _ALONE = "/alone"
 LAST = frozenset({"MatMul", "Gemm", "MatMulNBits", "MatMulInteger", "QLinearMatMul", "QGemm"})
 
 
-def layer_sqnr(float_model: Path, quantized: Path, samples_NCHW: NDArray[np.float32]) -> dict[str, float]:
+def layer_sqnr(float_model: Path, quantized: Path, samples: Feeds) -> dict[str, float]:
     """Return the ratio of signal to quantization noise in dB at each layer's output, by the name of the node.
 
     All layers before it are quantized as well. At most 150, which stands for equality; a layer whose output is zero on
@@ -47,32 +47,32 @@ def layer_sqnr(float_model: Path, quantized: Path, samples_NCHW: NDArray[np.floa
     Args:
         float_model: an ONNX file.
         quantized: an ONNX file or an IR (.xml) made of it.
-        samples_NCHW: inputs as the network takes them; the last call is filled up from the start.
+        samples: inputs as the network takes them; the last call is filled up from the start.
 
     Raises:
         InputError: a file cannot be read, the samples do not fit, or no tensor has the same name in both.
     """
-    seen = compared(float_model, quantized, samples_NCHW)
+    seen = compared(float_model, quantized, samples)
     return {name: ratio for name, each in seen.items() if (ratio := each.sqnr_db) is not None}
 
 
-def own_layer_sqnr(float_model: Path, quantized: Path, samples_NCHW: NDArray[np.float32]) -> dict[str, float]:
+def own_layer_sqnr(float_model: Path, quantized: Path, samples: Feeds) -> dict[str, float]:
     """Return the same for each layer alone: its inputs come from the float file. Of ONNX files in QDQ format only.
 
     Arguments and errors are those of `layer_sqnr`.
     """
-    seen = compared(float_model, quantized, samples_NCHW)
+    seen = compared(float_model, quantized, samples)
     return {name: ratio for name, each in seen.items() if (ratio := each.own_sqnr_db) is not None}
 
 
-def compared(float_model: Path, quantized: Path, samples_NCHW: NDArray[np.float32]) -> dict[str, LayerStatistics]:
+def compared(float_model: Path, quantized: Path, samples: Feeds) -> dict[str, LayerStatistics]:
     """Run both files on images and return what was seen of each layer. Errors are those of `layer_sqnr`."""
     if quantized.suffix == ".xml":
         from pipeline.analysis import openvino_noise as noise_openvino  # noqa: PLC0415
 
-        return noise_openvino.compared(float_model, quantized, samples_NCHW)
+        return noise_openvino.compared(float_model, quantized, samples)
     wiring = FileWiring(read_onnx(quantized))
-    feeds = image_feeds(onnx_specs(wiring.model)[0], samples_NCHW, str(quantized))
+    feeds = sample_feeds(onnx_specs(wiring.model)[0], samples, str(quantized))
     return watch_onnx(wiring, feeds, float_model, label=str(quantized))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pipeline.analysis.cost import OPENVINO_WEIGHTED
-from pipeline.analysis.feeds import image_feeds
+from pipeline.analysis.feeds import sample_feeds
 from pipeline.analysis.openvino_layers import FAKE, described, read_layers, readers
 from pipeline.analysis.probes import Probe, watch
 from pipeline.core.errors import InputError
@@ -18,12 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    import numpy as np
-    from numpy.typing import NDArray
-
     from pipeline.analysis.feeds import Feed
     from pipeline.analysis.openvino_layers import IrLayers
     from pipeline.analysis.probes import LayerStatistics
+    from pipeline.core.feeds import Feeds
 
 
 def _ir_probes(ir: IrLayers) -> tuple[Probe, ...]:
@@ -51,12 +49,12 @@ def _ir_probes(ir: IrLayers) -> tuple[Probe, ...]:
     return tuple(found)
 
 
-def compared(float_model: Path, quantized: Path, samples_NCHW: NDArray[np.float32]) -> dict[str, LayerStatistics]:
+def compared(float_model: Path, quantized: Path, samples: Feeds) -> dict[str, LayerStatistics]:
     """Run both files on images and return what was seen of each layer. Errors are those of `noise.layer_sqnr`."""
     inputs = openvino_specs(read_openvino(quantized))[0]
     return watch_ir(
         read_layers(quantized, inputs),
-        image_feeds(inputs, samples_NCHW, str(quantized)),
+        sample_feeds(inputs, samples, str(quantized)),
         float_model,
         label=str(quantized),
     )

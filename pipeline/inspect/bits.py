@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline.analysis.feeds import fixed_inputs
 from pipeline.core.errors import DeviceError, InputError
 from pipeline.measure.devices import open_device
 from pipeline.onnx_graph.file import onnx_specs, read_onnx
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from pipeline.core.feeds import Feeds
     from pipeline.inspect.file import InspectOptions
 
 PROCESSORS = ("qemu://cortex-a72", "qemu://cortex-a76")
@@ -28,11 +30,11 @@ def compare_bits(file: Path, ways: InspectOptions) -> list[Agreement]:
     A processor that cannot be emulated here is told by an agreement over no image, whose note says why.
 
     Raises:
-        InputError: the file is no ONNX file, or takes more than images.
+        InputError: the file is no ONNX file.
     """
     if file.suffix != ".onnx":
         raise InputError(f"{file}: found --bit-exact-arm with an OpenVINO file, allowed: an ONNX file")
-    samples = ways.images.samples_NCHW if ways.images else _random(file, ways)
+    samples = ways.images.feeds if ways.images else _random(file, ways)
     found = [exact_sums(file, samples)]
     for processor in PROCESSORS:
         try:
@@ -65,7 +67,11 @@ def _line(each: Agreement) -> str:
     )
 
 
-def _random(file: Path, ways: InspectOptions) -> NDArray[np.float32]:
-    shape = ways.shapes[0] if ways.shapes else onnx_specs(read_onnx(file))[0][0].shape
-    sizes = [max(size, 1) for size in shape[1:]]
-    return np.random.default_rng(ways.seed).standard_normal((ways.count, *sizes), dtype=np.float32)
+def _random(file: Path, ways: InspectOptions) -> Feeds:
+    drawn = np.random.default_rng(ways.seed)
+    found: dict[str, NDArray[Any]] = {}
+    for spec in fixed_inputs(onnx_specs(read_onnx(file))[0], ways.shapes, str(file)):
+        sizes, whole = (ways.count, *spec.shape[1:]), not np.issubdtype(np.dtype(spec.dtype), np.floating)
+        numbers = np.zeros(sizes) if whole else drawn.standard_normal(sizes, dtype=np.float32)
+        found[spec.name] = numbers.astype(spec.dtype)
+    return found

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.analysis.cost import onnx_macs
-from pipeline.analysis.feeds import fixed_inputs, image_feeds, random_feeds
+from pipeline.analysis.feeds import fixed_inputs, random_feeds, sample_feeds
 from pipeline.analysis.findings import float_islands, inspection_findings
 from pipeline.analysis.noise import watch_onnx
 from pipeline.analysis.precision_map import onnx_precision_map
@@ -27,22 +27,21 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from numpy.typing import NDArray
-
     from pipeline.analysis.feeds import Feed
     from pipeline.analysis.precision_map import PrecisionMap
     from pipeline.analysis.probes import LayerStatistics
     from pipeline.analysis.times import NodeTimes
     from pipeline.core.artifact import TensorSpec
+    from pipeline.core.feeds import Feeds
     from pipeline.core.stage import Runtime
     from pipeline.results.file_inspection import FileLayer
 
 
 @dataclass(frozen=True)
 class Images:
-    """Inputs of a network [N, C, H, W] as it takes them, and what they are in words."""
+    """Samples as a network takes them, and what they are in words."""
 
-    samples_NCHW: NDArray[np.float32]
+    feeds: Feeds
     words: str
 
 
@@ -70,21 +69,20 @@ class InspectOptions:
 
 
 def training_images(recipe: Path, overrides: Sequence[str], count: int, seed: int) -> Images:
-    """Return images of the training split of a recipe's data, normalised as its network takes them.
+    """Return samples of the training split of a recipe's data, as its network takes them.
 
-    The same seed draws the same images. Validation and test images are never looked at.
+    The same seed draws the same ones. Validation and test samples are never looked at.
 
     Raises:
         InputError: the recipe has problems, its data is missing, or the split has fewer images.
     """
     loaded = load_recipe(recipe, overrides).recipe
-    dataset = load_task(loaded.task, loaded.data).dataset()
-    available = len(dataset.train)
+    task = load_task(loaded.task, loaded.data)
+    available, name = task.count("train"), task.data.name
     if count > available:
-        raise InputError(f"--images is {count}, the training split of {dataset.name} has {available}: ask for fewer")
+        raise InputError(f"--images is {count}, the training split of {name} has {available}: ask for fewer")
     chosen = np.sort(np.random.default_rng(seed).choice(available, count, replace=False))
-    samples = dataset.normalisation(dataset.train.images[chosen])
-    return Images(samples, f"{count} training images of {dataset.name}")
+    return Images(task.feeds("train", chosen), f"{count} training {'images' if task.images else 'samples'} of {name}")
 
 
 def inspect_file(file: Path, ways: InspectOptions) -> FileInspection:
@@ -159,7 +157,7 @@ def _read_ir(
 def _feeds(inputs: Sequence[TensorSpec], ways: InspectOptions, label: str) -> list[Feed]:
     if ways.images is None:
         return random_feeds(inputs, ways.count, ways.seed)
-    return image_feeds(inputs, ways.images.samples_NCHW, label)
+    return sample_feeds(inputs, ways.images.feeds, label)
 
 
 def _with_macs(

@@ -167,22 +167,28 @@ class Bench:
         self._sessions[subject] = (session, inputs)
         return {"load_ns": loaded_ns - begun_ns, "first_ns": perf_counter_ns() - ready_ns}
 
-    def infer(self, subject: int, images: str, start: int) -> list[list[dict[str, Any]]]:
-        """Infer once on stored images, a .npy file [N, ...], from `start` on; tell the outputs of each of the batch.
+    def infer(self, subject: int, stored: Mapping[str, str], start: int) -> list[list[dict[str, Any]]]:
+        """Infer once on stored samples from `start` on; tell the outputs of each of the batch.
 
-        The batch is filled up from the first image on. `sha256` is that of an output's bytes in its own type.
+        `stored` has a .npy file [N, ...] for each input by name. The batch is filled up from the first sample on.
+        `sha256` is that of an output's bytes in its own type.
 
         Raises:
-            InputError: the network takes more than images.
+            InputError: the network takes other inputs.
         """
         import numpy as np  # noqa: PLC0415 - a device without numpy can still say hello
 
         session, _ = self._sessions[subject]
-        if len(session.inputs) != 1:
-            raise InputError(f"found a network with {len(session.inputs)} inputs; images can be given to one")
-        port, batch = session.inputs[0], session.inputs[0].shape[0]
-        given = np.take(np.load(images, mmap_mode="r"), range(start, start + batch), axis=0, mode="wrap")
-        outputs = [np.asarray(each) for each in session.run(given.astype(port.dtype))]
+        names = [port.name for port in session.inputs]
+        if stored.keys() != set(names):
+            raise InputError(f"the network takes {', '.join(names)}; found {', '.join(stored)}")
+        batch = session.inputs[0].shape[0]
+        calls = [
+            np.take(np.load(stored[port.name], mmap_mode="r"), range(start, start + batch), axis=0, mode="wrap")
+            for port in session.inputs
+        ]
+        given = [call.astype(port.dtype) for call, port in zip(calls, session.inputs, strict=True)]
+        outputs = [np.asarray(each) for each in session.run(*given)]
         parts = [[each[i] if each.shape[:1] == (batch,) else each for each in outputs] for i in range(batch)]
         return [
             [{**_told(each), "sha256": hashlib.sha256(each.tobytes()).hexdigest()} for each in image] for image in parts

@@ -13,7 +13,7 @@ import onnxruntime
 
 from pipeline.core.errors import InputError, first_line
 from pipeline.core.feeds import feed_slices, require_inputs, sample_count
-from pipeline.onnx_graph.file import onnx_specs, read_onnx
+from pipeline.onnx_graph.file import input_specs, read_onnx
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -35,7 +35,7 @@ def onnx_outputs(file: Path, feeds: Feeds, *, optimised: bool = False) -> tuple[
         InputError: the file cannot be read or run, takes other inputs, or has an output without a batch axis.
     """
     model, label = read_onnx(file), str(file)
-    require_inputs(feeds, [spec.name for spec in onnx_specs(model)[0]], label)
+    require_inputs(feeds, [spec.name for spec in input_specs(model)], label)
     session = onnx_session(model, label, optimised=optimised)
     return in_batches(feeds, onnx_batch(model), lambda call: run_onnx(session, None, call, label), label)
 
@@ -98,18 +98,11 @@ def onnx_batch(model: onnx.ModelProto) -> int:
 
     Raises InputError when the model has no input, or one without a batch axis.
     """
-    inputs = onnx_specs(model)[0]
+    inputs = input_specs(model)
     if not inputs or not all(spec.shape for spec in inputs):
         found = ", ".join(f"{spec.name} {list(spec.shape)}" for spec in inputs) or "none"
         raise InputError(f"found the inputs: {found}; expected inputs [N, ...]")
     return inputs[0].shape[0]
-
-
-def batch_slices(samples_NCHW: NDArray[Any], batch: int) -> Iterator[NDArray[Any]]:
-    """Yield the samples in groups of exactly `batch`, the last filled up from the start; all at once for -1."""
-    batch = batch if batch > 0 else len(samples_NCHW)
-    for start in range(0, len(samples_NCHW), batch):
-        yield np.take(samples_NCHW, range(start, start + batch), axis=0, mode="wrap")
 
 
 def in_batches(

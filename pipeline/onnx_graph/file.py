@@ -62,9 +62,13 @@ def finish_model(model: ModelProto) -> ModelProto:
 
 def onnx_specs(model: ModelProto) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
     """Return the inputs and outputs of a model; initializers that are listed as inputs are left out."""
+    return input_specs(model), tuple(_spec(value) for value in model.graph.output)
+
+
+def input_specs(model: ModelProto) -> tuple[TensorSpec, ...]:
+    """Return the inputs of a model alone, whatever is known of its outputs."""
     weights = {tensor.name for tensor in model.graph.initializer}
-    inputs = tuple(_spec(value) for value in model.graph.input if value.name not in weights)
-    return inputs, tuple(_spec(value) for value in model.graph.output)
+    return tuple(_spec(value) for value in model.graph.input if value.name not in weights)
 
 
 def onnx_ports(file: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pipeline.compress.quantization.integer_layers import integer_layers
 from pipeline.compress.quantization.saturation import count_saturation
 from pipeline.core.errors import InputError, StageError
+from pipeline.core.feeds import take_samples
 from pipeline.onnx_graph.file import finish_model, read_onnx, write_onnx
 from pipeline.precision.problem import FLOAT, SearchCandidate, file_of, is_right, speed_of
 from pipeline.precision.variant import build, other_precision
@@ -67,7 +68,7 @@ class Candidates:
         tried = SearchCandidate(words, "mixed" if variant.in_float else "int8", variant)
         self.progress.update(len(self.listed), len(self.listed) + 4, f"quantizing: {tried.label}")
         try:
-            quantized = build(self.model, self.question.samples_NCHW[:images], variant, self.progress)
+            quantized = build(self.model, take_samples(self.question.feeds, slice(images)), variant, self.progress)
         except (InputError, StageError) as error:
             tried.dropped = str(error)
             return tried
@@ -141,7 +142,7 @@ class Candidates:
         if not integer_layers(model):
             tried.dropped = "none of its convolutions and matrix products would run on integers"
             return
-        found = count_saturation(model, question.samples_NCHW[:_SATURATION_IMAGES])
+        found = count_saturation(model, take_samples(question.feeds, slice(_SATURATION_IMAGES)))
         tried.saturated = found.saturated / found.images
         if question.facts.saturates and found.saturated:
             tried.dropped = f"{tried.saturated:.3g} sums per image would be clipped to 16 bits on the target"

@@ -110,7 +110,7 @@ def layers_in_float(
 
 def _worth(candidates: Candidates, plain: SearchCandidate, variant: Variant, share: float) -> dict[str, float]:
     """Return decibels for a share of the time, by layer, of those that are noisiest alone."""
-    (images,) = take_samples(candidates.evaluation.held_out, slice(NOISE_IMAGES)).values()
+    images = take_samples(candidates.evaluation.held_out, slice(NOISE_IMAGES))
     own = own_layer_sqnr(candidates.question.given, file_of(plain), images)
     noisy = sorted((name for name in own if name in plain.on_integers), key=lambda name: own[name])[:MOST_LAYERS]
     base = candidates.make(variant, images=TRIAL_IMAGES)

@@ -16,10 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    import numpy as np
-    from numpy.typing import NDArray
     from onnx import ModelProto
 
+    from pipeline.core.feeds import Feeds
     from pipeline.core.stage import Progress
     from pipeline.precision.rows import Precision
     from pipeline.precision.variant import Variant
@@ -30,7 +29,7 @@ class StaticInt8:
     """Makes a static int8 file of a float graph; `also` says more of it, or raises StageError where it may not ship."""
 
     model: ModelProto
-    samples_NCHW: NDArray[np.float32]
+    feeds: Feeds
     variant: Variant
     file: Path
     progress: Progress
@@ -38,7 +37,7 @@ class StaticInt8:
 
     def __call__(self, in_float: tuple[str, ...]) -> MadeFile:
         """Write it with these nodes in float. Errors are those of `build`."""
-        quantized = build(self.model, self.samples_NCHW, self.variant.keeping(in_float), self.progress)
+        quantized = build(self.model, self.feeds, self.variant.keeping(in_float), self.progress)
         also = self.also(quantized.model)
         write_onnx(finish_model(quantized.model), self.file)
         left = {"left_in_float": dict(quantized.reasons)} if quantized.reasons else {}

@@ -13,6 +13,7 @@ import numpy as np
 from pipeline.compress.quantization.placement import matching_nodes, require_float_and_folded
 from pipeline.compress.quantization.ranges import activation_ranges
 from pipeline.core.errors import InputError, StageError
+from pipeline.core.feeds import sample_count, take_samples
 from pipeline.core.runtimes import RUNTIMES
 from pipeline.measure.devices import open_device
 from pipeline.measure.machine import machine_fingerprint
@@ -29,10 +30,10 @@ from pipeline.precision.targets import target_facts
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from numpy.typing import NDArray
     from onnx import ModelProto
 
     from pipeline.core.artifact import Artifact
+    from pipeline.core.feeds import Feeds
     from pipeline.core.stage import Context, Runtime
     from pipeline.core.units import ScoreDrop
     from pipeline.measure.devices import Device
@@ -83,8 +84,8 @@ def find_precision(
     require_float_and_folded(model)
     matching_nodes(model, config.keep)
     calibrated = calibration_images(config, context, model)
-    held_out = _held_out(context, calibrated.samples_NCHW)
-    every_image = np.concatenate([calibrated.samples_NCHW, held_out])
+    held_out = _held_out(context, calibrated.feeds)
+    every_image = {name: np.concatenate([values, held_out[name]]) for name, values in calibrated.feeds.items()}
     activation_ranges(
         model, every_image, calibration="min-max", percentile=config.percentile, keep=config.keep
     )  # refuses what is not finite
@@ -94,12 +95,12 @@ def find_precision(
     evaluation = Evaluation(
         runtime=target.runtime,
         target=target,
-        held_out={given.inputs[0].name: held_out},
+        held_out=held_out,
         task=task,
         seed=context.seed,
         progress=context.progress,
         device=device,
-        net=net_of(given.file, context, len(calibrated.samples_NCHW)),
+        net=net_of(given.file, context, sample_count(calibrated.feeds)),
         output_names=tuple(output.name for output in given.outputs),
     )
     folder = context.folder / CANDIDATES
@@ -108,7 +109,7 @@ def find_precision(
     question = SearchProblem(
         given=given.file,
         folder=folder,
-        samples_NCHW=calibrated.samples_NCHW,
+        feeds=calibrated.feeds,
         facts=facts,
         score_drop=score_drop,
         budget_s=budget_s,
@@ -121,11 +122,11 @@ def find_precision(
     return file_of(found.chosen), plan
 
 
-def _held_out(context: Context, calibrated_NCHW: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return training images that are not calibrated on; where there are no others, those that are."""
-    used = len(calibrated_NCHW)
-    others = min(HELD_OUT, len(context.dataset().train) - used)
-    return training_images(context, others, after=used) if others > 0 else calibrated_NCHW[:HELD_OUT]
+def _held_out(context: Context, calibrated: Feeds) -> Feeds:
+    """Return training samples that are not calibrated on; where there are no others, those that are."""
+    used = sample_count(calibrated)
+    others = min(HELD_OUT, context.task().count("train") - used)
+    return training_images(context, others, after=used) if others > 0 else take_samples(calibrated, slice(HELD_OUT))
 
 
 def facts_of(device: Device | None, runtime: Runtime) -> TargetFacts:

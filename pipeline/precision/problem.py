@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline.core.errors import StageError
+from pipeline.core.feeds import sample_count
 from pipeline.results.precision import CandidateFile, PrecisionPlan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    import numpy as np
-    from numpy.typing import NDArray
     from onnx import ModelProto
 
     from pipeline.compress.quantization.engines.engine import QuantizeRequest
     from pipeline.compress.quantization.names import Scheme
+    from pipeline.core.feeds import Feeds
     from pipeline.core.units import ScoreDrop
     from pipeline.precision.evaluation import Evaluation, PairedTime
     from pipeline.precision.targets import TargetFacts
@@ -64,7 +64,7 @@ class SearchCandidate:
 
 @dataclass(frozen=True)
 class SearchProblem:
-    """What is searched: the float file, where candidates go, calibration images, and what is allowed.
+    """What is searched: the float file, where candidates go, calibration samples, and what is allowed.
 
     `schemes`, those to try first first, bind static int8, and `request.keep` every candidate. With `inexact_on_arm`
     only files are allowed of which it says nothing: it says why sums differ on ARM.
@@ -72,7 +72,7 @@ class SearchProblem:
 
     given: Path
     folder: Path
-    samples_NCHW: NDArray[np.float32]
+    feeds: Feeds
     facts: TargetFacts
     score_drop: ScoreDrop
     budget_s: float
@@ -188,7 +188,7 @@ def plan_of(
         "accuracy_drop": question.score_drop.amount,
         "drop_unit": question.score_drop.unit,
         "metric": evaluation.task.judged,
-        "calibration_images": len(question.samples_NCHW),
+        "calibration_images": sample_count(question.feeds),
         "calibration_moved": dict(moved),
         "validation_images": evaluation.task.count("validation"),
         "candidates": tuple(_row_of(each, found.chosen, question, evaluation) for each in tried),

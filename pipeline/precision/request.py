@@ -10,6 +10,7 @@ import numpy as np
 from pipeline.compress.quantization.engines.engine import QuantizeRequest
 from pipeline.compress.quantization.ranges import activation_ranges
 from pipeline.core.errors import InputError
+from pipeline.core.feeds import sample_count, take_samples
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from pipeline.compress.quantization.calibration import Range
     from pipeline.compress.quantization.names import Scheme
+    from pipeline.core.feeds import Feeds
     from pipeline.core.stage import Context
     from pipeline.precision.config import QuantizationConfig
 
@@ -30,9 +32,9 @@ MOVED, QUANTILE = 0.02, 0.95
 
 @dataclass(frozen=True)
 class CalibrationImages:
-    """Calibration images [N, C, H, W] as the network takes them; `moved` is how far ranges moved at each number."""
+    """Calibration samples as the network takes them; `moved` is how far ranges moved at each number."""
 
-    samples_NCHW: NDArray[np.float32]
+    feeds: Feeds
     moved: Mapping[int, float]
 
 
@@ -57,38 +59,39 @@ def calibration_images(config: QuantizationConfig, context: Context, model: Mode
     if config.images != "auto":
         return CalibrationImages(pool, {})
     moved: dict[int, float] = {}
-    count = min(FEWEST, len(pool))
-    before = _ranges(model, pool[:count], config)
-    while count < min(MOST, len(pool)):
-        count = min(2 * count, len(pool))
-        now = _ranges(model, pool[:count], config)
+    total = sample_count(pool)
+    count = min(FEWEST, total)
+    before = _ranges(model, take_samples(pool, slice(count)), config)
+    while count < min(MOST, total):
+        count = min(2 * count, total)
+        now = _ranges(model, take_samples(pool, slice(count)), config)
         moved[count] = _distance(before, now)
         if moved[count] < MOVED:
             break
         before = now
-    return CalibrationImages(pool[:count], moved)
+    return CalibrationImages(take_samples(pool, slice(count)), moved)
 
 
-def training_images(context: Context, count: int | None, *, after: int = 0) -> NDArray[np.float32]:
-    """Return normalised training images in an order drawn with the run's seed, from `after` on.
+def training_images(context: Context, count: int | None, *, after: int = 0) -> Feeds:
+    """Return training samples, as the network takes them, in an order drawn with the run's seed, from `after` on.
 
     Without a number at most 1024 of them. Raises InputError when the training split has fewer than `after + count`.
     """
-    dataset = context.dataset()
-    available = len(dataset.train)
+    task = context.task()
+    available = task.count("train")
     if after + (count or 1) > available:
         wanted = "auto" if count is None else after + count
         raise InputError(f"images is {wanted}, the training split has {available}: ask for at most that many")
     chosen = training_order(context)[after : after + (MOST if count is None else count)]
-    return dataset.normalisation(dataset.train.images[chosen])
+    return task.feeds("train", chosen)
 
 
 def training_order(context: Context) -> NDArray[np.int64]:
     """Return the places of all training images in the order, drawn with the run's seed, in which they are taken."""
-    return np.random.default_rng(context.seed).permutation(len(context.dataset().train))
+    return np.random.default_rng(context.seed).permutation(context.task().count("train"))
 
 
-def _ranges(model: ModelProto, samples: NDArray[np.float32], config: QuantizationConfig) -> dict[str, Range]:
+def _ranges(model: ModelProto, samples: Feeds, config: QuantizationConfig) -> dict[str, Range]:
     return activation_ranges(
         model, samples, calibration=config.calibration, percentile=config.percentile, keep=config.keep
     )

@@ -1,4 +1,4 @@
-"""Does a file give the same bits elsewhere? The same images there and here, compared bit by bit and by class.
+"""Does a file give the same bits elsewhere? The same samples there and here, compared bit by bit and by class.
 
 Three ways to ask, from cheap to sure: `exactness.expected` reads the weights; `exact_sums` runs the file on this x86
 processor with and without the kernels that saturate; `on_device` runs it on another one: an emulated ARM
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.core.errors import DeviceError, InputError, OutputsError, first_line
+from pipeline.core.feeds import feed_slices, require_inputs, sample_count
 from pipeline.core.runtimes import RUNTIMES
 from pipeline.measure.devices.local import LocalDevice
 from pipeline.measure.installed import missing_packages, missing_text
@@ -27,16 +28,16 @@ from pipeline.measure.subjects import PATIENCE_S, MeasureTerms, start_worker
 from pipeline.precision.targets import target_facts
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
+    from pipeline.core.feeds import Feeds
     from pipeline.core.stage import Progress, Runtime
     from pipeline.measure.devices import Device
 
 #: Session option of onnxruntime that turns s8 weights into u8 ones, whose sums never saturate (x86-64 alone).
 _EXACT_OPTION = "session.x64quantprecision"
-IMAGES = "images.npy"
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class Agreement:
         return {name: _finite(value) for name, value in asdict(self).items()}
 
 
-def exact_sums(file: Path, samples_NCHW: NDArray[np.float32]) -> Agreement:
+def exact_sums(file: Path, feeds: Feeds) -> Agreement:
     """Compare an ONNX file in onnxruntime with itself under `session.x64quantprecision`, on this processor.
 
     On a processor that saturates, what differs is what saturation does to the outputs. With VNNI, or on ARM, both
@@ -91,7 +92,7 @@ def exact_sums(file: Path, samples_NCHW: NDArray[np.float32]) -> Agreement:
     Raises:
         InputError: onnxruntime cannot read the file, or there is no image.
     """
-    answers = [_run_here(file, samples_NCHW, precise) for precise in ("0", "1")]
+    answers = [_run_here(file, feeds, precise) for precise in ("0", "1")]
     here = target_facts(machine_fingerprint(), "onnxruntime")
     note = (
         ""
@@ -103,7 +104,7 @@ def exact_sums(file: Path, samples_NCHW: NDArray[np.float32]) -> Agreement:
 
 def on_device(
     file: Path,
-    samples_NCHW: NDArray[np.float32],
+    feeds: Feeds,
     device: Device,
     *,
     runtime: Runtime = "onnxruntime",
@@ -112,21 +113,22 @@ def on_device(
 ) -> Agreement:
     """Compare a file's outputs on a device with those on this machine (or on `reference`), on the same images.
 
-    `samples_NCHW` are images as the network takes them; it has one input. An emulated processor takes about a second
-    to ten for each image of a small network.
+    `feeds` are samples as the network takes them. An emulated processor takes about a second to ten for each sample of
+    a small network.
 
     Raises:
-        InputError: the file cannot be read, takes more than images, or there is no image.
+        InputError: the file cannot be read, takes other inputs, or there is no sample.
         DeviceError: the device cannot be reached or lacks the runtime.
         StageError: the runtime fails on the images.
     """
-    if not len(samples_NCHW):
+    if not sample_count(feeds):
         raise InputError("found no image to compare on; expected at least one")
-    sides = (reference or LocalDevice(), device)
+    sides, count = (reference or LocalDevice(), device), sample_count(feeds)
     with tempfile.TemporaryDirectory() as folder:
-        images = Path(folder) / IMAGES
-        np.save(images, samples_NCHW)
-        here, there = (_run_there(side, file, images, len(samples_NCHW), runtime, progress) for side in sides)
+        stored = {name: Path(folder) / f"{place}.npy" for place, name in enumerate(feeds)}
+        for name, path in stored.items():
+            np.save(path, feeds[name])
+        here, there = (_run_there(side, file, stored, count, runtime, progress) for side in sides)
     return compared(sides[0].url, sides[1].url, here, there)
 
 
@@ -177,14 +179,14 @@ def _finite(value: object) -> object:
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
-def _run_here(file: Path, samples_NCHW: NDArray[np.float32], precise: str) -> list[list[Output]]:
+def _run_here(file: Path, feeds: Feeds, precise: str) -> list[list[Output]]:
     """Infer in this process with the session option on or off."""
     import onnxruntime  # noqa: PLC0415 - only this way of asking loads it
 
-    from pipeline.onnx_graph.execution import batch_slices, onnx_batch, session_options  # noqa: PLC0415
+    from pipeline.onnx_graph.execution import onnx_batch, session_options  # noqa: PLC0415
     from pipeline.onnx_graph.file import read_onnx  # noqa: PLC0415
 
-    if not len(samples_NCHW):
+    if not sample_count(feeds):
         raise InputError("found no image to compare on; expected at least one")
     options = session_options(1)
     options.add_session_config_entry(_EXACT_OPTION, precise)
@@ -193,10 +195,10 @@ def _run_here(file: Path, samples_NCHW: NDArray[np.float32], precise: str) -> li
         session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exception classes are private
         raise InputError(f"{file} cannot be opened by onnxruntime: {first_line(error)}") from error
-    name = session.get_inputs()[0].name
+    require_inputs(feeds, [each.name for each in session.get_inputs()], str(file))
     answers: list[list[Output]] = []
-    for images in batch_slices(samples_NCHW, batch):
-        outputs = [np.asarray(each) for each in session.run(None, {name: images})]
+    for call in feed_slices(feeds, batch):
+        outputs = [np.asarray(each) for each in session.run(None, call)]
         for place in range(batch):
             parts = [each[place] if each.shape[:1] == (batch,) else each for each in outputs]
             digests = [hashlib.sha256(part.tobytes()).hexdigest() for part in parts]
@@ -206,15 +208,16 @@ def _run_here(file: Path, samples_NCHW: NDArray[np.float32], precise: str) -> li
                     for digest, part in zip(digests, parts, strict=True)
                 ]
             )
-    return answers[: len(samples_NCHW)]
+    return answers[: sample_count(feeds)]
 
 
 def _run_there(
-    device: Device, file: Path, images: Path, count: int, runtime: Runtime, progress: Progress | None
+    device: Device, file: Path, stored: Mapping[str, Path], count: int, runtime: Runtime, progress: Progress | None
 ) -> list[list[Output]]:
     brought = model_files(file, runtime)
     batch = _batch(file)
-    digest = hashlib.sha256(images.read_bytes()).hexdigest()
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in stored.values())).hexdigest()
+    there = {name: f"{digest}/{path.name}" for name, path in stored.items()}
     files = {f"{brought.digest}/{name}": path for name, path in brought.files.items()}
     answers: list[list[Output]] = []
     with ExitStack() as stack:
@@ -222,7 +225,7 @@ def _run_there(
         missing = missing_packages(hello, ("numpy", RUNTIMES[runtime].package))
         if missing:
             raise DeviceError(missing_text(device.url, hello, missing))
-        places = device.push({**files, f"{digest}/{IMAGES}": images})
+        places = device.push({**files, **{there[name]: path for name, path in stored.items()}})
         path = places[f"{brought.digest}/{brought.main}"]
         terms = {"threads": 1, "batch": batch, "shapes": {}}
         request = {"path": path, "sha256": brought.sha256, "runtime": runtime, **terms}
@@ -230,9 +233,8 @@ def _run_there(
         for start in range(0, count, batch):
             if progress:
                 progress.update(start, count, f"images on {device.url}")
-            told = connection.request(
-                "infer", patience_s=PATIENCE_S, subject=0, images=places[f"{digest}/{IMAGES}"], start=start
-            )
+            given = {name: places[path] for name, path in there.items()}
+            told = connection.request("infer", patience_s=PATIENCE_S, subject=0, stored=given, start=start)
             answers.extend([_output(each) for each in image] for image in told)
     return answers[:count]
 

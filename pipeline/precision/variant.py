@@ -17,17 +17,17 @@ from pipeline.compress.quantization.precisions.half import half_graph, half_weig
 from pipeline.compress.quantization.recovery.bias_correction import correct_biases
 from pipeline.compress.quantization.recovery.equalization import equalize_channels
 from pipeline.compress.quantization.recovery.rounding import round_adaptively
+from pipeline.core.feeds import take_samples
 from pipeline.core.stage import SilentProgress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    import numpy as np
-    from numpy.typing import NDArray
     from onnx import ModelProto
 
     from pipeline.compress.quantization.engines.engine import QuantizedGraph, QuantizeRequest
     from pipeline.compress.quantization.names import EngineName, Recovery
+    from pipeline.core.feeds import Feeds
     from pipeline.core.stage import Progress
     from pipeline.precision.rows import Precision
 
@@ -65,9 +65,7 @@ class Variant:
         return replace(self, recovery=recovery)
 
 
-def build(
-    model: ModelProto, samples_NCHW: NDArray[np.float32], variant: Variant, progress: Progress | None = None
-) -> QuantizedGraph:
+def build(model: ModelProto, feeds: Feeds, variant: Variant, progress: Progress | None = None) -> QuantizedGraph:
     """Return the quantized graph of a float one.
 
     Raises:
@@ -80,9 +78,9 @@ def build(
     # what the canonical form has no longer, such as an Identity, is in float anyway
     asked = replace(variant.asked, keep=tuple(each for each in variant.asked.keep if nodes_like(given, (each,))))
     source = equalize_channels(given)[0] if "equalize" in variant.recovery else given
-    quantized = open_engine(variant.engine).quantize(source, samples_NCHW, asked)
+    quantized = open_engine(variant.engine).quantize(source, feeds, asked)
     result = quantized.model
-    few = samples_NCHW[:IMAGES]
+    few = take_samples(feeds, slice(IMAGES))
     if "adaround" in variant.recovery:
         result, _ = round_adaptively(
             source, result, few, on_layer=lambda done, of, name: shown.update(done, of, f"rounding {name}")

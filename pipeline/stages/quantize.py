@@ -22,6 +22,7 @@ from pydantic import Field, model_validator
 from pipeline.compress.quantization.names import EngineName, OtherPrecision, Recovery, Scheme
 from pipeline.core.artifact import Form
 from pipeline.core.cpu import cpu_flags
+from pipeline.core.feeds import sample_count
 from pipeline.core.stage import Context, Outcome, Stage
 from pipeline.core.units import Duration, Points, ScoreDrop
 from pipeline.precision.config import QuantizationConfig
@@ -184,7 +185,7 @@ class Quantize(QuantizationConfig, Stage):
         file = context.folder / given.file.name
         changed = self._search(given, context, file) if self.engine == "auto" else self._make(given, context, file)
         context.progress.update(1, 2, "comparing with the float file")
-        samples = {given.inputs[0].name: training_images(context, min(PARITY_IMAGES, context.task().count("train")))}
+        samples = training_images(context, min(PARITY_IMAGES, context.task().count("train")))
         parity = output_differences(*(onnx_outputs(path, samples, optimised=True) for path in (given.file, file)))
         return Outcome("onnx", given.inputs, given.outputs, changed={**changed, "parity": parity.to_json()})
 
@@ -227,10 +228,10 @@ class Quantize(QuantizationConfig, Stage):
         make: MakeFile
         if self.precision == "int8":
             images = calibration_images(self, context, model)
-            calibrated = len(images.samples_NCHW)
+            calibrated = sample_count(images.feeds)
             context.progress.update(0, 2, f"calibrating on {calibrated} images")
             variant = Variant(self.engine, request_of(self, scheme), self.recover, alike=self.arm_exact)  # type: ignore[arg-type]
-            make = StaticInt8(model, images.samples_NCHW, variant, file, context.progress, self._on_arm)
+            make = StaticInt8(model, images.feeds, variant, file, context.progress, self._on_arm)
             told = {"scheme": scheme, "calibration_images": calibrated, "ranges_moved": dict(images.moved)}
         else:
             make = OtherPrecision(model, self.precision, scheme == "u8s8-reduced", self.keep, file)

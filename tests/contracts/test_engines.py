@@ -29,7 +29,7 @@ from pipeline.export.onnx import export_onnx
 from pipeline.measure.machine import machine_fingerprint
 from pipeline.precision.targets import target_facts
 from tests.defaults import asked
-from tests.feeds import image_input
+from tests.feeds import fed, image_input
 from tests.optional import require
 from tests.unit.compress.pruning.networks import Net, conv
 
@@ -119,7 +119,7 @@ def quantized(name: EngineName, network: str, request: QuantizeRequest = PLAIN, 
     command = interface.missing_engine(ENGINES[name]())
     if command is not None:
         pytest.skip(f"{name} is not installed: {command}")
-    return open_engine(name).quantize(exported(network, batch), SAMPLES, request)
+    return open_engine(name).quantize(exported(network, batch), fed(SAMPLES), request)
 
 
 def outputs(model: ModelProto, *, optimised: bool = True) -> Outputs:
@@ -129,7 +129,7 @@ def outputs(model: ModelProto, *, optimised: bool = True) -> Outputs:
     if not optimised:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return np.concatenate([session.run(None, {"image": image[None]})[0] for image in SAMPLES])
+    return np.concatenate([session.run(None, {"input": image[None]})[0] for image in SAMPLES])
 
 
 def nearness(expected: Outputs, found: Outputs) -> float:
@@ -273,7 +273,7 @@ def test_every_image_counts(name: EngineName) -> None:
     """The range of the input is that of all images, wherever the widest one stands; the batch does not matter."""
     for batch in (1, 4):
         model = quantized(name, "residual", batch=batch).model
-        first = next(node for node in model.graph.node if node.input[0] == "image")
+        first = next(node for node in model.graph.node if node.input[0] == "input")
         scale = float(stored(model)[first.input[1]])
         assert scale == pytest.approx((SAMPLES.max() - SAMPLES.min()) / 255, rel=0.02)
 
@@ -293,7 +293,7 @@ def test_the_same_again_gives_the_same_bytes_and_prints_nothing(
     """Progress bars and log lines of vendors are kept away."""
     first = quantized(name, "gated").model
     capfd.readouterr()
-    again = open_engine(name).quantize(exported("gated"), SAMPLES, PLAIN).model
+    again = open_engine(name).quantize(exported("gated"), fed(SAMPLES), PLAIN).model
     assert again.SerializeToString(deterministic=True) == first.SerializeToString(deterministic=True)
     assert capfd.readouterr() == ("", "")
 
@@ -351,14 +351,18 @@ def test_another_process_gives_the_same_bytes_and_opens_no_connection(name: Engi
 def test_what_an_engine_cannot_do_is_refused(name: EngineName, request_: QuantizeRequest, says: str) -> None:
     """With what it can do instead."""
     with pytest.raises(InputError, match=says):
-        ENGINES[name]().quantize(exported("residual"), SAMPLES, request_)
+        ENGINES[name]().quantize(exported("residual"), fed(SAMPLES), request_)
 
 
 @each_engine
 def test_a_pattern_without_a_match_is_refused(name: EngineName) -> None:
     """It would have no effect."""
     with pytest.raises(InputError, match='"head" matches no node'):
-        ENGINES[name]().quantize(exported("residual"), SAMPLES, asked("u8s8", calibration="min-max", keep=("head",)))
+        ENGINES[name]().quantize(
+            exported("residual"),
+            fed(SAMPLES),
+            asked("u8s8", calibration="min-max", keep=("head",)),
+        )
 
 
 @each_engine
@@ -366,7 +370,7 @@ def test_a_quantized_file_is_refused(name: EngineName) -> None:
     """Also when another engine made it."""
     given = quantized("onnxruntime", "residual").model
     with pytest.raises(InputError, match="quantized already"):
-        ENGINES[name]().quantize(given, SAMPLES, PLAIN)
+        ENGINES[name]().quantize(given, fed(SAMPLES), PLAIN)
 
 
 def test_a_missing_package_is_named_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,7 +54,7 @@ def onnxruntime_outputs(model: ModelProto, samples: Array, *, optimised: bool, s
     if not optimised:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    found = [session.run(None, {"image": image[None]}) for image in samples]
+    found = [session.run(None, {"input": image[None]}) for image in samples]
     return [np.concatenate(each) for each in zip(*found, strict=True)]
 
 
@@ -104,7 +104,7 @@ def expected_noise(model: ModelProto, samples: Array, request: QuantizeRequest) 
     declared = {value.name for value in model.graph.output}
     exposed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in declared)
     order = [value.name for value in exposed.graph.output]
-    values = dict(zip(order, onnxruntime_outputs(exposed, samples, optimised=False), strict=True)) | {"image": samples}
+    values = dict(zip(order, onnxruntime_outputs(exposed, samples, optimised=False), strict=True)) | {"input": samples}
     noises = []
     for draw in range(DRAWS):
         noisy = onnxruntime_outputs(_noisy(model, values, request, draw), samples, optimised=False)
@@ -161,7 +161,7 @@ def _noisy(model: ModelProto, values: dict[str, Array], request: QuantizeRequest
         nodes.append(helper.make_node("Add", [value, f"{value}.noise"], [names[value]]))
 
     outputs = {value.name: value for value in graph.output}
-    add("image")
+    add("input")
     for node in list(graph.node):
         node.input[:] = [names.get(value, value) for value in node.input]
         nodes.append(node)

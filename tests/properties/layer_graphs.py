@@ -312,7 +312,7 @@ def random_graph(random: Random) -> tuple[ModelProto, Array]:
     """Return a float graph with an input called `image`, and samples [12, C, H, W] for it."""
     build = Builder(random)
     shape = (build.one_of([2, 3, 4]), build.one_of([4, 5, 6]), build.one_of([4, 5, 6]))
-    x = Value("image", shape, 1.0)
+    x = Value("input", shape, 1.0)
     for _ in range(1 + random.randrange(5)):
         x = build.one_of(MAPS)(build, x)
         if build.often(0.1):
@@ -333,7 +333,7 @@ def _model(build: Builder, shape: tuple[int, ...]) -> ModelProto:
     graph = helper.make_graph(
         build.nodes,
         "graph",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, *shape])],
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, *shape])],
         [onnx.ValueInfoProto(name=name) for name in build.outputs],
         [numpy_helper.from_array(array, name) for name, array in build.stored.items()],
     )

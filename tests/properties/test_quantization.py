@@ -19,6 +19,7 @@ from pipeline.compress.quantization.engines.engine import QuantizeRequest, missi
 from pipeline.compress.quantization.engines.registry import ENGINES, open_engine
 from pipeline.compress.quantization.holding import hold_in_float
 from tests.defaults import asked
+from tests.feeds import fed
 from tests.properties.int8_noise import expected_noise, onnxruntime_outputs, openvino_outputs, too_far
 from tests.properties.layer_graphs import random_graph
 
@@ -43,7 +44,7 @@ def problems(random: Random, engine: EngineName) -> list[str]:
     symmetric, per_channel = bool(random.randrange(2)), bool(random.randrange(2))
     request = asked(scheme, per_channel=per_channel, symmetric=symmetric, calibration="min-max")  # type: ignore[arg-type]
     exact, noise = expected_noise(model, samples, request)
-    quantized = open_engine(engine).quantize(model, samples, request)
+    quantized = open_engine(engine).quantize(model, fed(samples), request)
     result = hold_in_float(quantized.model, quantized.reasons.keys())
     found = _outputs(result, samples, request)
     exactly = scheme == "u8s8-reduced" and not _multiplies_activations(model)  # sums of 8 by 8 bits saturate there

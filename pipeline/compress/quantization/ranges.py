@@ -21,7 +21,9 @@ from pipeline.compress.quantization.calibration import Histograms, Limits
 from pipeline.compress.quantization.placement import BIAS, PRODUCTS, left_in_float, nodes_like
 from pipeline.compress.quantization.variation import Variation
 from pipeline.core.errors import InputError, StageError
-from pipeline.onnx_graph.execution import batch_slices, onnx_batch, onnx_traces
+from pipeline.core.feeds import feed_slices, require_inputs, sample_count
+from pipeline.onnx_graph.execution import onnx_batch, onnx_traces
+from pipeline.onnx_graph.file import input_specs
 from pipeline.onnx_graph.links import value_consumers
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
     from pipeline.compress.quantization.calibration import Range
     from pipeline.compress.quantization.names import Calibration
+    from pipeline.core.feeds import Feeds
 
 #: Scores below this have no weight behind a softmax in any float type: they are masked.
 MASKED = -1e4
@@ -55,46 +58,46 @@ _MOST_REMEMBERED = 8
 
 def remembered_ranges(
     model: ModelProto,
-    samples_NCHW: NDArray[np.float32],
+    feeds: Feeds,
     calibration: Calibration,
     percentile: float,
     keep: Sequence[str] = (),
 ) -> dict[str, Range]:
     """Return the ranges; the last few are remembered, since a search quantizes one graph again and again."""
-    contents = (model.SerializeToString(deterministic=True), np.ascontiguousarray(samples_NCHW).tobytes())
+    arrays = [np.ascontiguousarray(values) for values in feeds.values()]
+    contents = (model.SerializeToString(deterministic=True), *(each.tobytes() for each in arrays))
     digests = (hashlib.sha256(each).hexdigest() for each in contents)
-    key = (*digests, samples_NCHW.shape, calibration, percentile, tuple(keep))
+    kinds = ((each.shape, each.dtype) for each in arrays)
+    key = (*digests, *feeds, *kinds, calibration, percentile, tuple(keep))
     if key not in _REMEMBERED:
         while len(_REMEMBERED) >= _MOST_REMEMBERED:
             del _REMEMBERED[next(iter(_REMEMBERED))]
-        _REMEMBERED[key] = activation_ranges(
-            model, samples_NCHW, calibration=calibration, percentile=percentile, keep=keep
-        )
+        _REMEMBERED[key] = activation_ranges(model, feeds, calibration=calibration, percentile=percentile, keep=keep)
     return _REMEMBERED[key]
 
 
 def activation_ranges(
     model: ModelProto,
-    samples_NCHW: NDArray[np.float32],
+    feeds: Feeds,
     *,
     calibration: Calibration,
     percentile: float,
     keep: Sequence[str] = (),
 ) -> dict[str, Range]:
-    """Return the range of each float activation of the graph, input and outputs included, that has one.
+    """Return the range of each float activation of the graph, inputs and outputs included, that has one.
 
     None have those that are masked, whose constants leave nothing of the rest in 8 bits, and what nodes that match
     `keep` make where that is not finite.
 
     Raises:
-        InputError: there are no samples, or they do not have the shape that the graph takes.
+        InputError: there are no samples, or they do not have the names and shapes that the graph takes.
         StageError: an activation is not finite, and neither a stored constant nor a kept node is why.
     """
-    _require_fitting(model, samples_NCHW)
+    _require_fitting(model, feeds)
     limits, variation = Limits(), Variation()
-    for tensors in _activations(model, samples_NCHW):
+    for tensors in _activations(model, feeds):
         limits.add(tensors)
-        variation.add(tensors, len(tensors[model.graph.input[0].name]))
+        variation.add(tensors, max(onnx_batch(model), 1))
     infinite = {name for name, bounds in limits.ranges.items() if not np.isfinite(bounds).all()}
     _require_explained(model, infinite, limits.ranges, nodes_like(model, keep))
     unusable = infinite | _masked_scores(model, limits.ranges)
@@ -102,7 +105,7 @@ def activation_ranges(
     found = dict(finite)
     if calibration != "min-max":
         histograms = Histograms(finite)
-        for tensors in _activations(model, samples_NCHW):
+        for tensors in _activations(model, feeds):
             histograms.add({name: values for name, values in tensors.items() if name in finite})
         found = histograms.find(calibration, percentile)
     hidden = _unfused(model, variation.hidden(found))
@@ -213,25 +216,28 @@ def _float_values(model: ModelProto) -> set[str]:
     return {value.name for value in values if value.type.tensor_type.elem_type == TensorProto.FLOAT}
 
 
-def _require_fitting(model: ModelProto, samples_NCHW: NDArray[np.float32]) -> None:
-    """Raise InputError when there is nothing to calibrate on, or when it does not fit the graph's input."""
-    if not len(samples_NCHW):
+def _require_fitting(model: ModelProto, feeds: Feeds) -> None:
+    """Raise InputError when there is nothing to calibrate on, or when it does not fit the graph's inputs."""
+    specs = input_specs(model)
+    require_inputs(feeds, [spec.name for spec in specs], "the float graph")
+    if not sample_count(feeds):
         raise InputError("there are no calibration images")
-    if not np.isfinite(samples_NCHW).all():
-        raise InputError("the calibration images hold values that are not finite")
-    dims = model.graph.input[0].type.tensor_type.shape.dim
-    wanted = [dim.dim_value or None for dim in dims][1:]
-    given = samples_NCHW.shape[1:]
-    if len(wanted) != len(given) or any(size not in {None, own} for size, own in zip(wanted, given, strict=True)):
-        raise InputError(f"the file accepts images of shape {wanted}, the calibration images have {list(given)}")
+    for spec in specs:
+        values = feeds[spec.name]
+        if not np.isfinite(values).all():
+            raise InputError(f"the calibration images hold values that are not finite (input {spec.name})")
+        wanted, given = spec.shape[1:], values.shape[1:]
+        if len(wanted) != len(given) or any(size not in {-1, own} for size, own in zip(wanted, given, strict=True)):
+            sizes = [size if size > 0 else None for size in wanted]
+            raise InputError(
+                f"the file accepts {spec.name} of shape {sizes}, the calibration images have {list(given)}"
+            )
 
 
-def _activations(model: ModelProto, samples_NCHW: NDArray[np.float32]) -> Iterator[dict[str, NDArray[np.float32]]]:
+def _activations(model: ModelProto, feeds: Feeds) -> Iterator[dict[str, NDArray[np.float32]]]:
     """Yield all float tensors for one batch of samples after the other; the last batch is filled up from the start."""
-    port = model.graph.input[0].name
     made = [value for node in model.graph.node for value in node.output if value]
     batch = max(onnx_batch(model), 1)
-    feeds = ({port: images} for images in batch_slices(samples_NCHW, batch))
-    traces = onnx_traces(deepcopy(model), feeds, made, label="the float graph")
-    for images, values in zip(batch_slices(samples_NCHW, batch), traces, strict=True):
-        yield {name: value for name, value in {port: images, **values}.items() if value.dtype == np.float32}
+    traces = onnx_traces(deepcopy(model), feed_slices(feeds, batch), made, label="the float graph")
+    for given, values in zip(feed_slices(feeds, batch), traces, strict=True):
+        yield {name: value for name, value in {**given, **values}.items() if value.dtype == np.float32}

@@ -24,7 +24,8 @@ import numpy as np
 
 from pipeline.compress.quantization.integer_layers import PRODUCTS, integer_layers
 from pipeline.core.errors import InputError
-from pipeline.onnx_graph.execution import batch_slices, onnx_batch, onnx_traces
+from pipeline.core.feeds import feed_slices, sample_count
+from pipeline.onnx_graph.execution import onnx_batch, onnx_traces
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
     from pipeline.compress.quantization.integer_layers import IntegerLayer
+    from pipeline.core.feeds import Feeds
 
 LOWEST, HIGHEST, LARGEST_U8 = -(2**15), 2**15 - 1, 255
 _SIGN_OFFSET = 128
@@ -76,12 +78,10 @@ class Saturation:
         return sum(layer.saturated for layer in self.layers)
 
 
-def count_saturation(
-    model: ModelProto, samples_NCHW: NDArray[np.float32], *, positions: int = _POSITIONS
-) -> Saturation:
+def count_saturation(model: ModelProto, feeds: Feeds, *, positions: int = _POSITIONS) -> Saturation:
     """Count the pair sums of a QDQ graph that would saturate without VNNI, on real images.
 
-    `samples_NCHW` are images as the network takes them. For each layer and image at most `positions` output positions
+    `feeds` are samples as the network takes them. For each layer and image at most `positions` output positions
     are looked at: every n-th with the smallest n that keeps to it, from the (image mod n)-th on, so that images look at
     different places. Memory is that of one inference and some 20 MB; time grows with the pairs that could saturate.
 
@@ -89,11 +89,11 @@ def count_saturation(
         InputError: there is no sample, or the graph has no integer layer at all.
     """
     layers = integer_layers(model)
-    if not layers or not len(samples_NCHW):
+    if not layers or not sample_count(feeds):
         found = "no sample" if layers else "no layer that runs on 8-bit integers"
         raise InputError(f"saturation needs a QDQ graph and samples, found {found}; quantize the file first")
     counters = [_Counter(layer) for layer in layers if layer.weight.dtype == np.int8 and not layer.is_depthwise]
-    for image, tensors in enumerate(_integers(model, samples_NCHW, [counter.layer for counter in counters])):
+    for image, tensors in enumerate(_integers(model, feeds, [counter.layer for counter in counters])):
         for counter in counters:
             counter.add(tensors[counter.layer.activations], tensors[counter.layer.output], image, positions)
     counted = {counter.layer.output for counter in counters}
@@ -102,7 +102,7 @@ def count_saturation(
         for node in model.graph.node
         if node.op_type in PRODUCTS and node.output[0] not in counted
     ]
-    return Saturation(tuple(counter.result() for counter in counters), tuple(names), len(samples_NCHW))
+    return Saturation(tuple(counter.result() for counter in counters), tuple(names), sample_count(feeds))
 
 
 def can_saturate(weights_GKM: NDArray[np.int32]) -> NDArray[np.int64]:
@@ -187,9 +187,7 @@ def _pairs(values: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int
     return values[:, 0::2], values[:, 1::2]
 
 
-def _integers(
-    model: ModelProto, samples_NCHW: NDArray[np.float32], layers: Sequence[IntegerLayer]
-) -> Iterator[dict[str, NDArray[Any]]]:
+def _integers(model: ModelProto, feeds: Feeds, layers: Sequence[IntegerLayer]) -> Iterator[dict[str, NDArray[Any]]]:
     """Yield the integers that go into each layer and the floats that come out, inference by inference.
 
     Nothing is optimised, so that the graph computes what it says, in float32; the last batch is filled up.
@@ -197,5 +195,5 @@ def _integers(
     if not layers:
         return
     wanted = {name for layer in layers for name in (layer.activations, layer.output)}
-    feeds = ({model.graph.input[0].name: images} for images in batch_slices(samples_NCHW, max(onnx_batch(model), 1)))
-    yield from onnx_traces(deepcopy(model), feeds, wanted, label="the quantized graph")
+    calls = feed_slices(feeds, max(onnx_batch(model), 1))
+    yield from onnx_traces(deepcopy(model), calls, wanted, label="the quantized graph")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from pipeline.compress.quantization.aware.graph import QuantizationAware
 from pipeline.compress.quantization.canonical import canonical_form
@@ -23,7 +24,8 @@ from pipeline.compress.quantization.separation import separate_tensors, with_bia
 from pipeline.compress.training.inference import forward_hooks
 from pipeline.compress.training.training import Regulariser
 from pipeline.core.artifact import at_batch
-from pipeline.core.errors import InputError, StageError
+from pipeline.core.errors import StageError
+from pipeline.core.feeds import sample_count, take_samples
 from pipeline.core.nearness import NEARNESS
 from pipeline.export.onnx import FILE_NAME, export_onnx
 from pipeline.export.parity import NORMS, output_differences
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from pipeline.compress.quantization.engines.engine import QuantizedGraph
     from pipeline.compress.quantization.names import Scheme
     from pipeline.core.artifact import Artifact, TensorSpec
+    from pipeline.core.feeds import Feeds
     from pipeline.core.stage import Context
     from pipeline.network.training_config import TrainingConfig
     from pipeline.precision.config import QuantizationConfig
@@ -123,8 +126,6 @@ def train_quantized(
         StageError: training diverges, the file differs from what was trained, or it is far from the float graph of the
             same weights, before or after training, and `on_far` does not help.
     """
-    if len(given.inputs) != 1:
-        raise InputError(f"the network has {len(given.inputs)} inputs, quantization accepts networks with one")
     network = load_network(given)
     work = context.folder / FLOAT_FOLDER
     export_onnx(network, work, at_batch(given.inputs, context.target.batch), [output.name for output in given.outputs])
@@ -135,21 +136,23 @@ def train_quantized(
     request = request_of(quantization, scheme)
     ranges = activation_ranges(
         model,
-        calibrated.samples_NCHW,
+        calibrated.feeds,
         calibration=quantization.calibration,
         percentile=quantization.percentile,
         keep=quantization.keep,
     )
-    few = calibrated.samples_NCHW[:2]
+    few = tuple(torch.from_numpy(values[:2]) for values in calibrated.feeds.values())
     norms = folded_norms(network, few)
     own = with_biases(separate_tensors(model, tied_parameters(network, few)), norms)
-    net = net_of(work / FILE_NAME, context, len(calibrated.samples_NCHW))
+    net = net_of(work / FILE_NAME, context, sample_count(calibrated.feeds))
     begun = QdqFile(
         lambda keep: quantize_with_ranges(own, ranges, replace(request, keep=keep)), own, request.keep, work / QDQ
     )
     _, start = ensure_near(net, begun, quantization.on_far, stage=KIND, progress=context.progress)
     request = replace(request, keep=begun.keeping(start.in_float))
     aware = QuantizationAware(own, ranges, request, norms, keep_zeros=keep_zeros)
+    with torch.no_grad():
+        aware.return_like(network(*(each.clone() for each in few)))
     freeze_constants(aware, network)
     late = FreezeLate(*(math.ceil(share * config.epochs) for share in freeze))
     training = make_training(config, aware, context, seed=context.seed, regulariser=late)
@@ -158,7 +161,7 @@ def train_quantized(
     file = context.folder / FILE_NAME
     make = QdqFile(trained.shipped, own, request.keep, file)
     make(())
-    parity = _require_parity(trained, file, calibrated.samples_NCHW[:PARITY_IMAGES])
+    parity = _require_parity(trained, file, take_samples(calibrated.feeds, slice(PARITY_IMAGES)))
     write_onnx(finish_model(trained.in_float()), work / FILE_NAME)
     net = replace(net, given=work / FILE_NAME)
     made, end = ensure_near(net, make, quantization.on_far, stage=KIND, progress=context.progress)
@@ -171,7 +174,7 @@ def train_quantized(
         **({"calibrated_accuracy": training.start.score} if training.start else {}),
         "history": epoch_history(training),
         **made.told,
-        "calibration_images": len(calibrated.samples_NCHW),
+        "calibration_images": sample_count(calibrated.feeds),
         "simulation": parity,
         NEARNESS: nearness_before_and_after(start, end).model_dump(mode="json", exclude_none=True),
     }
@@ -186,7 +189,7 @@ def freeze_constants(aware: QuantizationAware, network: nn.Module) -> None:
         aware.constant(name).requires_grad_(name in learned)
 
 
-def tied_parameters(network: nn.Module, batch_NCHW: NDArray[np.float32]) -> frozenset[str]:
+def tied_parameters(network: nn.Module, batch: tuple[Tensor, ...]) -> frozenset[str]:
     """Return the names of parameters that several layers share, or one that is called twice, from one pass."""
     names: dict[int, list[str]] = {}
     for name, parameter in network.named_parameters(remove_duplicate=False):
@@ -194,13 +197,13 @@ def tied_parameters(network: nn.Module, batch_NCHW: NDArray[np.float32]) -> froz
     calls: Counter[str] = Counter()
     owners = (each for each in network.named_modules() if any(True for _ in each[1].parameters(recurse=False)))
     with forward_hooks(owners, lambda name: lambda *_: calls.update([name])), torch.no_grad():
-        network.eval()(torch.from_numpy(batch_NCHW))
+        network.eval()(*batch)
     several = {name for shared in names.values() if len(shared) > 1 for name in shared}
     again = {name for name, _ in network.named_parameters() if calls[name.rpartition(".")[0]] > 1}
     return frozenset(several | again)
 
 
-def folded_norms(network: nn.Module, batch_NCHW: NDArray[np.float32]) -> dict[str, tuple[nn.Module, nn.Module]]:
+def folded_norms(network: nn.Module, batch: tuple[Tensor, ...]) -> dict[str, tuple[nn.Module, nn.Module]]:
     """Return the convolution and the batch norm after it, by the name of the convolution, from one pass.
 
     A convolution that is called twice, or whose output something else reads as well, is left out: it is not folded.
@@ -223,23 +226,26 @@ def folded_norms(network: nn.Module, batch_NCHW: NDArray[np.float32]) -> dict[st
 
     watched = (each for each in network.named_modules() if isinstance(each[1], (nn.Conv1d, nn.Conv2d, *NORMS)))
     with forward_hooks(watched, hook), torch.no_grad():
-        network.eval()(torch.from_numpy(batch_NCHW))
+        network.eval()(*batch)
     return {name: pair for name, pair in pairs.items() if calls[name] == 1}
 
 
-def _require_parity(trained: QuantizationAware, file: Any, samples: NDArray[np.float32]) -> Mapping[str, Any]:  # noqa: ANN401
+def _require_parity(trained: QuantizationAware, file: Path, samples: Feeds) -> Mapping[str, Any]:
     """Return how near the file is to what was trained. Raises StageError when it is something else."""
     with torch.no_grad():
-        simulated = trained(torch.from_numpy(samples))
-    reference = tuple(each.numpy() for each in (simulated if isinstance(simulated, tuple) else (simulated,)))
-    found = onnx_outputs(file, {onnx_specs(read_onnx(file))[0][0].name: samples})
+        simulated = tree_leaves(trained(*trained.given(samples)))
+    reference = tuple(each.numpy() for each in simulated if isinstance(each, Tensor))
+    found = onnx_outputs(file, samples)
     parity = output_differences(reference, found)
-    exact = reference[0].astype(np.float64)
-    power, noise = float(np.square(exact).sum()), float(np.square(exact - found[0]).sum())
-    decibels = math.inf if noise == 0 else 10 * math.log10(power / noise) if power > 0 else -math.inf
+    decibels = min(_decibels(one.astype(np.float64), other) for one, other in zip(reference, found, strict=True))
     if not decibels >= LEAST_DECIBELS:
         raise StageError(
             f"the file's outputs are {decibels:.0f} dB from those of the trained simulation, expected at least "
             f"{LEAST_DECIBELS:.0f}: they are not the same network"
         )
     return {**parity.to_json(), "decibels": decibels if math.isfinite(decibels) else None}
+
+
+def _decibels(exact: NDArray[np.float64], found: NDArray[Any]) -> float:
+    power, noise = float(np.square(exact).sum()), float(np.square(exact - found).sum())
+    return math.inf if noise == 0 else 10 * math.log10(power / noise) if power > 0 else -math.inf

@@ -85,7 +85,10 @@ def test_ratios_are_those_of_the_formula(chains: tuple[Path, Path]) -> None:
 
 def test_alone_is_not_what_came_before(exported: Path, quantized: Path, samples: NDArray[np.float32]) -> None:
     """The first layer's noise is its own; later ones carry on what was added before them."""
-    found, alone = layer_sqnr(exported, quantized, samples), own_layer_sqnr(exported, quantized, samples)
+    found, alone = (
+        layer_sqnr(exported, quantized, fed(samples)),
+        own_layer_sqnr(exported, quantized, fed(samples)),
+    )
     assert list(found) == list(alone) == ["stem", "depthwise", "Add", "ReduceMean", "fc"]
     assert found["stem"] == alone["stem"]
     assert found["depthwise"] < alone["depthwise"]
@@ -97,22 +100,25 @@ def test_the_last_layer_has_the_noise_of_the_outputs(
 ) -> None:
     """As the outputs of both files have it."""
     (reference,), (outputs,) = (onnx_outputs(file, fed(samples)) for file in (exported, quantized))
-    assert layer_sqnr(exported, quantized, samples)["fc"] == pytest.approx(decibels(reference, outputs), abs=1e-3)
+    assert layer_sqnr(exported, quantized, fed(samples))["fc"] == pytest.approx(decibels(reference, outputs), abs=1e-3)
 
 
 def test_an_ir_has_the_noise_of_its_onnx_file(
     exported: Path, quantized: Path, quantized_ir: Path, samples: NDArray[np.float32]
 ) -> None:
     """To the rounding of another kernel. Alone it is not told."""
-    found, expected = layer_sqnr(exported, quantized_ir, samples), layer_sqnr(exported, quantized, samples)
+    found, expected = (
+        layer_sqnr(exported, quantized_ir, fed(samples)),
+        layer_sqnr(exported, quantized, fed(samples)),
+    )
     assert set(found) == set(expected)
     assert all(found[name] == pytest.approx(expected[name], abs=0.5) for name in expected)
-    assert own_layer_sqnr(exported, quantized_ir, samples) == {}
+    assert own_layer_sqnr(exported, quantized_ir, fed(samples)) == {}
 
 
 def test_equal_files_are_at_the_ceiling(exported: Path, samples: NDArray[np.float32]) -> None:
     """A float layer adds nothing, and a file has no noise against itself."""
-    assert set(layer_sqnr(exported, exported, samples).values()) == {SQNR_CEILING_DB}
+    assert set(layer_sqnr(exported, exported, fed(samples)).values()) == {SQNR_CEILING_DB}
 
 
 def test_a_layer_in_float_adds_nothing(exported: Path, samples: NDArray[np.float32], tmp_path: Path) -> None:
@@ -120,8 +126,8 @@ def test_a_layer_in_float_adds_nothing(exported: Path, samples: NDArray[np.float
     file = tmp_path / "kept.onnx"
     model = quantize_static(read_onnx(exported), samples, scheme="u8s8", keep=["fc", "ReduceMean"]).model
     write_onnx(finish_model(model), file)
-    assert own_layer_sqnr(exported, file, samples)["fc"] == SQNR_CEILING_DB
-    assert layer_sqnr(exported, file, samples)["fc"] < 60
+    assert own_layer_sqnr(exported, file, fed(samples))["fc"] == SQNR_CEILING_DB
+    assert layer_sqnr(exported, file, fed(samples))["fc"] < 60
 
 
 def test_a_dynamic_batch_is_run_one_by_one(
@@ -130,7 +136,13 @@ def test_a_dynamic_batch_is_run_one_by_one(
     """All samples count."""
     file = tmp_path / "int8.onnx"
     write_onnx(finish_model(quantize_static(read_onnx(exported_dynamic), samples, scheme="u8s8").model), file)
-    assert set(layer_sqnr(exported_dynamic, file, samples)) == {"stem", "depthwise", "Add", "ReduceMean", "fc"}
+    assert set(layer_sqnr(exported_dynamic, file, fed(samples))) == {
+        "stem",
+        "depthwise",
+        "Add",
+        "ReduceMean",
+        "fc",
+    }
 
 
 def test_silent_layers_are_left_out(chains: tuple[Path, Path]) -> None:
@@ -155,14 +167,14 @@ def test_files_that_have_nothing_in_common_are_refused(
     other.graph.input[0].name = other.graph.node[0].input[0] = "tokens"
     write_onnx(other, tmp_path / "other.onnx")
     with pytest.raises(InputError, match="no tensor of the same name"):
-        layer_sqnr(tmp_path / "renamed.onnx", chains[1], images)
+        layer_sqnr(tmp_path / "renamed.onnx", chains[1], fed(images))
     for file in (quantized, quantized_ir):
         with pytest.raises(InputError, match=r"takes \['tokens'\].*takes \['input'\]: not the same"):
-            layer_sqnr(tmp_path / "other.onnx", file, np.zeros((1, 3, 8, 8), np.float32))
-        with pytest.raises(InputError, match=r"takes image \[1, 3, 8, 8\]; images of shape \[3\] do not fit"):
-            layer_sqnr(exported, file, images)
+            layer_sqnr(tmp_path / "other.onnx", file, fed(np.zeros((1, 3, 8, 8), np.float32)))
+        with pytest.raises(InputError, match=r"takes input \[1, 3, 8, 8\]; input of shape \[3\] do not fit"):
+            layer_sqnr(exported, file, fed(images))
     with pytest.raises(InputError, match="no tensor of the same name"):
-        layer_sqnr(_unlike(tmp_path), quantized_ir, np.zeros((1, 3, 8, 8), np.float32))
+        layer_sqnr(_unlike(tmp_path), quantized_ir, fed(np.zeros((1, 3, 8, 8), np.float32)))
 
 
 def _unlike(folder: Path) -> Path:
@@ -175,7 +187,10 @@ def _unlike(folder: Path) -> Path:
 
 def test_outputs_beyond_the_range_are_counted(exported: Path, quantized: Path, samples: NDArray[np.float32]) -> None:
     """Images ten times as bright leave the ranges that were calibrated; the calibration images themselves do not."""
-    within, beyond = compared(exported, quantized, samples), compared(exported, quantized, 10 * samples)
+    within, beyond = (
+        compared(exported, quantized, fed(samples)),
+        compared(exported, quantized, fed(10 * samples)),
+    )
     assert (within["stem"].clipped or 0.0) < 0.01
     assert (beyond["depthwise"].clipped or 0.0) > 0.02
     assert within["fc"].clipped is None

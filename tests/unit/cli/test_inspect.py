@@ -117,7 +117,7 @@ def test_data_of_another_shape_is_named(project: Project, tmp_path: Path) -> Non
     export_onnx(nn.Sequential(nn.Conv2d(3, 4, 3)).eval(), tmp_path, image_input((1, 3, 12, 12)))
     done = inspect(tmp_path / "model.onnx", "--recipe", project.recipe)
     assert isinstance(done.exception, InputError)
-    assert "images of shape [1, 12, 12] do not fit. Name its recipe" in str(done.exception)
+    assert "input of shape [1, 12, 12] do not fit. Name its recipe" in str(done.exception)
 
 
 def test_the_stages_of_a_run(finished: tuple[Project, object]) -> None:

@@ -19,7 +19,7 @@ from pipeline.inspect.exported_argument import exported_file
 from pipeline.inspect.file import Images, InspectOptions, inspect_file, training_images
 from pipeline.onnx_graph.file import finish_model, read_onnx, write_onnx
 from tests.defaults import quantize_static
-from tests.feeds import image_input
+from tests.feeds import fed, image_input
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,7 +64,7 @@ def files(images: NDArray[np.float32], tmp_path_factory: pytest.TempPathFactory)
 
 def test_everything_about_a_quantized_file(files: dict[str, Path], images: NDArray[np.float32]) -> None:
     """Precision, noise, time and what is to be looked at; operations as the cost of the file has them."""
-    ways = InspectOptions(against=files["float"], images=Images(images, "8 images"), runs=5)
+    ways = InspectOptions(against=files["float"], images=Images(fed(images), "8 images"), runs=5)
     found = inspect_file(files["int8"], ways)
     layers = {layer.name: layer for layer in found.layers}
     assert found.macs == onnx_cost(files["int8"]).macs
@@ -86,7 +86,7 @@ def test_everything_about_a_quantized_file(files: dict[str, Path], images: NDArr
 
 def test_an_ir_is_inspected_alike(files: dict[str, Path], images: NDArray[np.float32]) -> None:
     """Noise and operations are those of its ONNX file; its size is that of both of its files."""
-    ways = InspectOptions(against=files["float"], images=Images(images, "8 images"), runs=5)
+    ways = InspectOptions(against=files["float"], images=Images(fed(images), "8 images"), runs=5)
     found, expected = inspect_file(files["ir"], ways), inspect_file(files["int8"], ways)
     assert found.macs == expected.macs
     assert found.size_bytes == sum(files["ir"].with_suffix(end).stat().st_size for end in (".xml", ".bin"))
@@ -144,13 +144,13 @@ def test_images_are_those_of_the_training_split(project: Project) -> None:
     """Normalised, drawn with the seed, and never more than there are."""
     one, two, other = (training_images(project.recipe, (), 12, seed) for seed in (0, 0, 1))
     assert one.words == "12 training images of toy"
-    assert one.samples_NCHW.shape == (12, 1, 12, 12)
-    assert np.array_equal(one.samples_NCHW, two.samples_NCHW)
-    assert not np.array_equal(one.samples_NCHW, other.samples_NCHW)
-    assert one.samples_NCHW.min() < 0
+    assert one.feeds["input"].shape == (12, 1, 12, 12)
+    assert np.array_equal(one.feeds["input"], two.feeds["input"])
+    assert not np.array_equal(one.feeds["input"], other.feeds["input"])
+    assert one.feeds["input"].min() < 0
     with pytest.raises(InputError, match="--images is 97, the training split of toy has 96: ask for fewer"):
         training_images(project.recipe, (), 97, 0)
-    assert training_images(project.recipe, ["data.arguments.train=4"], 4, 0).samples_NCHW.shape[0] == 4
+    assert training_images(project.recipe, ["data.arguments.train=4"], 4, 0).feeds["input"].shape[0] == 4
 
 
 def test_which_arguments_are_files(files: dict[str, Path], tmp_path: Path) -> None:

@@ -116,19 +116,25 @@ def test_infer_runs_on_stored_images(tmp_path: Path) -> None:
     session = Fake([logits, scalar], inputs=(InputPort("image", (2, 2), "float32"),))
     bench = bench_of(session)
     ok(bench, "create", subject=0, file={"number": 0}, seed=0)
-    told = ok(bench, "infer", subject=0, images=str(tmp_path / "images.npy"), start=2)
+    told = ok(bench, "infer", subject=0, stored={"image": str(tmp_path / "images.npy")}, start=2)
     np.testing.assert_array_equal(session.runs[-1][0], images[[2, 0]])
     assert [[output["shape"] for output in image] for image in told] == [[[2], []], [[2], []]]
     assert told[1][0]["sha256"] == hashlib.sha256(logits[1].tobytes()).hexdigest()
     assert np.frombuffer(base64.b64decode(told[1][0]["values"]), "<f4").tolist() == [3, 4]
 
 
-def test_images_are_for_networks_of_one_input(tmp_path: Path) -> None:
-    """Others are refused."""
-    bench = bench_of(Fake(inputs=(InputPort("a", (1,), "float32"), InputPort("b", (1,), "float32"))))
+def test_infer_takes_every_input_by_name(tmp_path: Path) -> None:
+    """In the order of the network and of its types; other names are refused."""
+    np.save(tmp_path / "a.npy", np.arange(3, dtype=np.float32))
+    np.save(tmp_path / "b.npy", np.arange(3, dtype=np.float32) + 5)
+    session = Fake([np.ones(1, np.float32)], inputs=(InputPort("a", (1,), "float32"), InputPort("b", (1,), "int64")))
+    bench = bench_of(session)
     ok(bench, "create", subject=0, file={"number": 0}, seed=0)
-    error = answer(bench, {"op": "infer", "subject": 0, "images": str(tmp_path / "images.npy"), "start": 0})["error"]
-    assert error == {"kind": "InputError", "message": "found a network with 2 inputs; images can be given to one"}
+    stored = {name: str(tmp_path / f"{name}.npy") for name in ("b", "a")}
+    ok(bench, "infer", subject=0, stored=stored, start=1)
+    assert [(each.tolist(), each.dtype.name) for each in session.runs[-1]] == [([1], "float32"), ([6], "int64")]
+    error = answer(bench, {"op": "infer", "subject": 0, "stored": {"a": stored["a"]}, "start": 0})["error"]
+    assert error == {"kind": "InputError", "message": "the network takes a, b; found a"}
 
 
 def test_block_has_as_many_inferences_as_asked() -> None:

@@ -12,6 +12,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from pipeline.core.errors import InputError, SecateurError
+from pipeline.core.feeds import sample_count
 from pipeline.core.stage import SilentProgress, Target
 from pipeline.core.task import ACCURACY
 from pipeline.core.units import ScoreDrop
@@ -93,7 +94,7 @@ def network(
 def quantized(scheme: str, calibration: str, kept: tuple[str, ...], names: tuple[str, ...]) -> QuantizedGraph:
     """Return what onnxruntime's engine makes of the network; asked for again and again, so made once."""
     request = asked(scheme, calibration=calibration, keep=kept)  # type: ignore[arg-type]
-    return build(network(names), SAMPLES[:4], Variant("onnxruntime", request))
+    return build(network(names), fed(SAMPLES[:4]), Variant("onnxruntime", request))
 
 
 @dataclass
@@ -139,7 +140,7 @@ class World:
         usual: dict[str, Any] = {
             "given": given,
             "folder": self.folder / "candidates",
-            "samples_NCHW": SAMPLES,
+            "feeds": fed(SAMPLES),
             "facts": facts,
             "score_drop": ScoreDrop(0.5, "pt"),
             "budget_s": BUDGET_S,
@@ -164,7 +165,7 @@ class World:
         self, model: ModelProto, samples: NDArray[np.float32], variant: Variant, _: object = None
     ) -> QuantizedGraph:
         """Stand for the function that makes a quantized graph."""
-        self.made.append((variant, len(samples)))
+        self.made.append((variant, sample_count(samples)))
         found = self.error(variant)
         if found is not None:
             raise found

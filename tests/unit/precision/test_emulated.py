@@ -15,6 +15,7 @@ from pipeline.precision.exactness import expected
 from pipeline.precision.same_bits import on_device
 from pipeline.precision.targets import target_facts
 from tests.defaults import quantize_static
+from tests.feeds import fed
 from tests.unit.compress.quantization.precisions import test_precisions as others
 from tests.unit.compress.quantization.products import (
     CASES,
@@ -51,7 +52,7 @@ def run(
     np.save(images, images_of(case, values))
     terms = {"runtime": "onnxruntime", "threads": 1, "batch": len(values), "shapes": {}}
     worker.request("create", subject=0, file={"path": str(path), "sha256": {}, **terms}, seed=0)
-    told = worker.request("infer", subject=0, images=str(images), start=0)
+    told = worker.request("infer", subject=0, stored={"x": str(images)}, start=0)
     numbers = [np.frombuffer(base64.b64decode(each[0]["values"]), "<f4").reshape(each[0]["shape"]) for each in told]
     outputs = np.stack(numbers).astype(np.float64)
     if not case.spatial:
@@ -111,11 +112,11 @@ def test_a_network_without_vnni_and_on_arm(
         file = quantize_static(model, images, scheme=scheme).model
         path = tmp_path / f"{scheme}.onnx"
         path.write_bytes(file.SerializeToString())
-        there = on_device(path, images, avx2, reference=device)
+        there = on_device(path, fed(images, "x"), avx2, reference=device)
         assert (there.here, there.there) == ("qemu://cortex-a72", "x86-64 emulated as Haswell")
         assert (there.same_bits < there.images) == differs
         assert there.same_argmax is not None
-        assert bool(count_saturation(file, images).saturated) == differs
+        assert bool(count_saturation(file, fed(images, "x")).saturated) == differs
         assert (there.first is not None) == differs
     here = target_facts({"architecture": "x86_64", "isa": ["avx", "avx2", "avx512_vnni"]}, "onnxruntime")
     arm = target_facts({"architecture": "aarch64", "isa": ["asimd"]}, "onnxruntime")
@@ -128,7 +129,7 @@ def test_other_precisions_run_on_arm(arm64: Callable[[str], QemuDevice], tmp_pat
     change, _, _ = others.WAYS[name]
     path = tmp_path / "model.onnx"
     path.write_bytes(change(others.network()).SerializeToString())
-    found = on_device(path, others.SAMPLES, arm64("cortex-a76"))
+    found = on_device(path, fed(others.SAMPLES), arm64("cortex-a76"))
     assert found.same_argmax == found.images == len(others.SAMPLES)
     assert found.largest < 1e-2
     # Here it is cast to float32 or rounded at other places, there each operator rounds to 11 bits.

@@ -103,10 +103,10 @@ def test_the_recipe_becomes_a_question(asked: Asked) -> None:
     assert chosen == question.given
     assert (question.schemes, question.request.keep, question.budget_s) == (("s8s8",), ("stem",), 1.0)
     assert (question.request.symmetric, question.request.per_channel) == (True, False)
-    assert len(question.samples_NCHW) == 16
+    assert sample_count(question.feeds) == 16
     (held_out,) = evaluation.held_out.values()
     assert len(held_out) == 24
-    same = [(image == other).all() for image in question.samples_NCHW for other in held_out]
+    same = [(image == other).all() for image in question.feeds["input"] for other in held_out]
     assert not any(same)
     assert question.inexact_on_arm is None
     assert evaluation.device is None
@@ -132,7 +132,7 @@ def test_without_other_training_images_noise_is_compared_on_those_there_are(aske
     """Better than on validation images, which the accuracy is taken on."""
     asked.find(train=16)
     (held_out,) = asked.evaluations[0].held_out.values()
-    np.testing.assert_array_equal(held_out, asked.questions[0].samples_NCHW)
+    np.testing.assert_array_equal(held_out, asked.questions[0].feeds["input"])
 
 
 def test_sums_on_arm_are_asked_for(asked: Asked) -> None:

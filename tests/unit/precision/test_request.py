@@ -14,11 +14,13 @@ from pipeline.core.artifact import Artifact
 from pipeline.core.classification import image_classifier
 from pipeline.core.dataset import Dataset, Normalisation, Split
 from pipeline.core.errors import InputError, StageError
+from pipeline.core.feeds import sample_count
 from pipeline.core.stage import Context, Target
 from pipeline.precision import request as quantizing
 from pipeline.precision.config import QuantizationConfig
 from pipeline.precision.request import calibration_images, request_of, training_images
 from tests.defaults import quantize_static
+from tests.feeds import fed
 from tests.unit.compress.quantization.graphs import floats, model_of, run
 
 if TYPE_CHECKING:
@@ -89,7 +91,7 @@ def test_auto_stops_when_ranges_stay(tmp_path: Path) -> None:
     """Soon for images that are alike, with all numbers that were tried told."""
     images = np.tile(drawn(2), (256, 1, 1, 1))
     found = calibration_images(config(images="auto"), context(tmp_path, images), network())
-    assert len(found.samples_NCHW) == 64
+    assert sample_count(found.feeds) == 64
     assert list(found.moved) == [64]
     assert found.moved[64] < 0.02
 
@@ -100,7 +102,7 @@ def test_auto_goes_on_while_ranges_move(tmp_path: Path) -> None:
     images = np.zeros((200, 1, 4, 4), np.uint8)
     images[order] = (np.arange(200)[:, None, None, None] + drawn(200) % 8).astype(np.uint8)
     found = calibration_images(config(images="auto"), context(tmp_path, images), network())
-    assert len(found.samples_NCHW) == 200
+    assert sample_count(found.feeds) == 200
     assert list(found.moved) == [64, 128, 200]
     assert min(found.moved.values()) > 0.02
 
@@ -110,10 +112,10 @@ def test_auto_takes_all_of_few_images_and_no_more_than_a_thousand(
 ) -> None:
     """Fewer than the first number are not an error."""
     few = calibration_images(config(images="auto"), context(tmp_path, drawn(5)), network())
-    assert (len(few.samples_NCHW), few.moved) == (5, {})
+    assert (sample_count(few.feeds), few.moved) == (5, {})
     monkeypatch.setattr(quantizing, "_distance", lambda *_: 1.0)
     many = calibration_images(config(images="auto"), context(tmp_path, drawn(1500)), network())
-    assert len(many.samples_NCHW) == 1024
+    assert sample_count(many.feeds) == 1024
     assert list(many.moved) == [64, 128, 256, 512, 1024]
 
 
@@ -123,10 +125,10 @@ def test_every_calibration_converges(tmp_path: Path, calibration: str) -> None:
     settings = {"calibration": calibration}
     images = drawn(300)
     found = calibration_images(config(images="auto", **settings), context(tmp_path, images), network())
-    count = len(found.samples_NCHW)
+    count = sample_count(found.feeds)
     assert 64 <= count <= 300
     stated = calibration_images(config(images=count, **settings), context(tmp_path, images), network())
-    np.testing.assert_array_equal(stated.samples_NCHW, found.samples_NCHW)
+    np.testing.assert_array_equal(stated.feeds["input"], found.feeds["input"])
     again = calibration_images(config(images="auto", **settings), context(tmp_path, images), network())
     assert again.moved == found.moved
 
@@ -134,13 +136,17 @@ def test_every_calibration_converges(tmp_path: Path, calibration: str) -> None:
 def test_images_are_drawn_by_the_seed_and_more_begin_with_the_same(tmp_path: Path) -> None:
     """Each once; those behind them can be had too."""
     images = drawn(50)
-    first, more = (training_images(context(tmp_path, images), count) for count in (10, 50))
+
+    def taken(count: int | None, seed: int = 0, **more: int) -> NDArray[np.float32]:
+        return training_images(context(tmp_path, images, seed=seed), count, **more)["input"]
+
+    first, more = taken(10), taken(50)
     np.testing.assert_array_equal(more[:10], first)
     assert sorted(ids(more, images)) == list(range(50))
     assert ids(first, images) != list(range(10))
-    np.testing.assert_array_equal(training_images(context(tmp_path, images), 5, after=10), more[10:15])
-    assert ids(training_images(context(tmp_path, images, seed=1), 10), images) != ids(first, images)
-    np.testing.assert_array_equal(training_images(context(tmp_path, images), None), more)
+    np.testing.assert_array_equal(taken(5, after=10), more[10:15])
+    assert ids(taken(10, seed=1), images) != ids(first, images)
+    np.testing.assert_array_equal(taken(None), more)
 
 
 @pytest.mark.parametrize(("count", "after"), [(51, 0), (1, 50), (None, 50), (10, 41)])
@@ -155,7 +161,7 @@ def test_no_images_at_all_are_an_input_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="the training split has 0"):
         calibration_images(config(images="auto"), context(tmp_path, drawn(0)), network())
     with pytest.raises(InputError, match="no calibration images"):
-        activation_ranges(network(), floats(0, 1, 4, 4), calibration="min-max", percentile=100)
+        activation_ranges(network(), fed(floats(0, 1, 4, 4)), calibration="min-max", percentile=100)
 
 
 def test_a_request_has_all_that_the_recipe_says() -> None:
@@ -173,7 +179,7 @@ def test_images_that_are_no_numbers_or_do_not_fit_are_input_errors(calibration: 
     with pytest.raises(InputError, match="not finite"):
         quantize_static(network(), samples, scheme="u8s8", calibration=calibration)
     for shape in ((6, 3, 4, 4), (6, 1, 4, 5), (6, 16)):
-        with pytest.raises(InputError, match=r"accepts images of shape \[1, 4, 4\], the calibration images have"):
+        with pytest.raises(InputError, match=r"accepts input of shape \[1, 4, 4\], the calibration images have"):
             quantize_static(network(), floats(*shape), scheme="u8s8", calibration=calibration)
 
 

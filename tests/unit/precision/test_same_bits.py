@@ -16,6 +16,7 @@ from pipeline.precision import avx2, same_bits
 from pipeline.precision.avx2 import Avx2Device
 from pipeline.precision.same_bits import Output, compared, exact_sums, on_device
 from pipeline.precision.targets import target_facts
+from tests.feeds import fed
 from tests.unit.compress.quantization.products import CASES, Case, images_of, integers, model_of
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def test_a_device_agrees_with_itself(tmp_path: Path) -> None:
     """Two workers on this machine give the same bits for each image, in files of any batch size."""
     case = CASES["direct"]
     path, images = written(tmp_path, case)
-    found = on_device(path, images, LocalDevice())
+    found = on_device(path, fed(images, "x"), LocalDevice())
     assert (found.here, found.there) == ("local", "local")
     assert (found.images, found.same_bits, found.same_argmax, found.first) == (3, 3, None, None)
     model = onnx.load(path)
@@ -80,16 +81,16 @@ def test_a_device_agrees_with_itself(tmp_path: Path) -> None:
         value.type.tensor_type.shape.dim[0].dim_value = 2
     del model.graph.value_info[:]
     path.write_bytes(model.SerializeToString())
-    assert on_device(path, images, LocalDevice()).same_bits == 3
+    assert on_device(path, fed(images, "x"), LocalDevice()).same_bits == 3
 
 
 def test_the_given_images_are_what_is_run(tmp_path: Path) -> None:
     """Image by image a worker gives what onnxruntime gives here, and something else for other images."""
     path, images = written(tmp_path, CASES["im2col"])
-    here = same_bits._run_here(path, images, "0")
+    here = same_bits._run_here(path, fed(images, "x"), "0")
     for shown, agreeing in ((images, [True, True, True]), (images[[0, 2, 2]], [True, False, True])):
         np.save(tmp_path / "images.npy", shown)
-        there = same_bits._run_there(LocalDevice(), path, tmp_path / "images.npy", 3, "onnxruntime", None)
+        there = same_bits._run_there(LocalDevice(), path, {"x": tmp_path / "images.npy"}, 3, "onnxruntime", None)
         found = [one[0].sha256 == other[0].sha256 for one, other in zip(here, there, strict=True)]
         assert found == agreeing
 
@@ -97,7 +98,7 @@ def test_the_given_images_are_what_is_run(tmp_path: Path) -> None:
 def test_the_option_on_this_processor(tmp_path: Path) -> None:
     """Where sums are exact anyway, both sides agree, and it is said that this shows nothing."""
     path, images = written(tmp_path, CASES["direct"])
-    found = exact_sums(path, images)
+    found = exact_sums(path, fed(images, "x"))
     assert (found.here, found.there) == ("as by default", "session.x64quantprecision=1")
     saturates = target_facts(machine_fingerprint(), "onnxruntime").saturates
     assert found.conclusive == saturates
@@ -108,13 +109,13 @@ def test_no_images_or_files_that_cannot_be_read(tmp_path: Path) -> None:
     """Both are the user's to mend."""
     path, images = written(tmp_path, CASES["direct"])
     with pytest.raises(InputError, match="found no image"):
-        on_device(path, images[:0], LocalDevice())
+        on_device(path, fed(images[:0], "x"), LocalDevice())
     with pytest.raises(InputError, match="found no image"):
-        exact_sums(path, images[:0])
+        exact_sums(path, fed(images[:0], "x"))
     with pytest.raises(InputError, match="no such file"):
-        exact_sums(tmp_path / "none.onnx", images)
+        exact_sums(tmp_path / "none.onnx", fed(images, "x"))
     with pytest.raises(StageError, match="infer"):
-        on_device(path, images[:, :, :4], LocalDevice())
+        on_device(path, fed(images[:, :, :4], "x"), LocalDevice())
 
 
 def test_the_emulated_x86_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,11 +9,13 @@ import pytest
 from onnx import numpy_helper
 
 from pipeline.core.errors import InputError
+from pipeline.core.feeds import sample_count
 from pipeline.onnx_graph.file import is_quantized
 from pipeline.precision import variant as variant_module
 from pipeline.precision.rows import Precision
 from pipeline.precision.variant import IMAGES, Variant, build, other_precision
 from tests.defaults import asked
+from tests.feeds import fed
 from tests.unit.precision.search_fixtures import SAMPLES, network
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
     from pipeline.compress.quantization.names import Recovery
+    from pipeline.core.feeds import Feeds
 
 PLAIN = Variant("onnxruntime", asked("u8s8", calibration="min-max"))
 
@@ -66,7 +69,7 @@ def test_nodes_in_float_are_added_to_those_of_the_recipe() -> None:
 )
 def test_each_step_changes_what_it_is_for(recovery: tuple[Recovery, ...], changed: set[str]) -> None:
     """Biases, weights before they are rounded, or how they are rounded; the graph stays the same."""
-    plain, other = (build(network(), SAMPLES, variant).model for variant in (PLAIN, PLAIN.recovered(recovery)))
+    plain, other = (build(network(), fed(SAMPLES), variant).model for variant in (PLAIN, PLAIN.recovered(recovery)))
     assert [node.op_type for node in plain.graph.node] == [node.op_type for node in other.graph.node]
     tensors = stored(plain), stored(other)
     differs = {name for name, values in tensors[0].items() if not np.array_equal(values, tensors[1][name])}
@@ -81,22 +84,20 @@ def test_recovery_holds_a_bounded_number_of_images(
     """The activations of all layers on them are in memory at once."""
     seen: list[int] = []
 
-    def spy(
-        _: ModelProto, quantized: ModelProto, samples: NDArray[np.float32], **__: object
-    ) -> tuple[ModelProto, object]:
-        seen.append(len(samples))
+    def spy(_: ModelProto, quantized: ModelProto, samples: Feeds, **__: object) -> tuple[ModelProto, object]:
+        seen.append(sample_count(samples))
         return quantized, None
 
     monkeypatch.setattr(variant_module, method, spy)
     for images in (12, IMAGES + 20):
-        build(network(), np.resize(SAMPLES, (images, 3, 8, 8)), PLAIN.recovered((recovery,)))
+        build(network(), fed(np.resize(SAMPLES, (images, 3, 8, 8))), PLAIN.recovered((recovery,)))
     assert seen == [12, IMAGES]
 
 
 def test_rounding_tells_how_far_it_is() -> None:
     """Layer by layer, since it takes long."""
     progress = Texts()
-    build(network(), SAMPLES, PLAIN.recovered(("adaround",)), progress)
+    build(network(), fed(SAMPLES), PLAIN.recovered(("adaround",)), progress)
     assert [text for text in progress.told if text] == [f"rounding {name}" for name in ("stem", "dw", "point", "fc")]
 
 

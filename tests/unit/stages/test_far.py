@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from numpy.typing import NDArray
     from onnx import ModelProto
 
     from pipeline.compress.quantization.engines.engine import Engine, QuantizedGraph, QuantizeRequest
+    from pipeline.core.feeds import Feeds
     from pipeline.core.stage import Context, Outcome
     from pipeline.precision.nearness import MadeFile
 
@@ -58,11 +58,9 @@ class Broken:
     layer: str
     factor: float
 
-    def quantize(
-        self, model: ModelProto, samples_NCHW: NDArray[np.float32], request: QuantizeRequest
-    ) -> QuantizedGraph:
+    def quantize(self, model: ModelProto, feeds: Feeds, request: QuantizeRequest) -> QuantizedGraph:
         """Quantize as the engine does, and break it."""
-        made = self.engine.quantize(model, samples_NCHW, request)
+        made = self.engine.quantize(model, feeds, request)
         if self.layer in request.keep:
             return made
         return replace(made, model=scaled(made.model, self.layer, self.factor))

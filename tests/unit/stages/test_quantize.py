@@ -27,6 +27,7 @@ from pipeline.results.precision import PrecisionPlan
 from pipeline.stages.export import Export
 from pipeline.stages.quantize import CALIBRATIONS, SIGNED_WEIGHTS, Quantize
 from tests.defaults import asked
+from tests.feeds import fed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -137,7 +138,7 @@ def test_what_an_engine_allows_is_what_it_does(name: EngineName) -> None:
         allowed = method in CALIBRATIONS[name] and scheme in SIGNED_WEIGHTS
         # An empty graph gets as far as the check of its opset.
         with pytest.raises(InputError, match="opset" if allowed else "possible are"):
-            ENGINES[name]().quantize(ModelProto(), image, asked(scheme, calibration=method))
+            ENGINES[name]().quantize(ModelProto(), fed(image), asked(scheme, calibration=method))
 
 
 def test_a_file_that_was_searched_for_depends_on_where_it_was_timed() -> None:

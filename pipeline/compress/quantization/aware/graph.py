@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from pipeline.compress.quantization.aware.grids import (
     Grid,
@@ -38,7 +39,7 @@ from pipeline.compress.quantization.engines.onnxruntime import quantize_with_ran
 from pipeline.compress.quantization.placement import nodes_like
 from pipeline.compress.quantization.qdq import TRANSPARENT, clip_bounds
 from pipeline.compress.quantization.ranges import reasons_for_float
-from pipeline.compress.quantization.torch_graph.graph_module import GraphModule
+from pipeline.compress.quantization.torch_graph.graph_module import LIMITS, GraphModule
 from pipeline.compress.quantization.torch_graph.operators import OPERATORS
 from pipeline.compress.quantization.weighted import BIAS, WEIGHT, StoredWeights, weighted_layers
 from pipeline.core.errors import StageError
@@ -58,6 +59,8 @@ _MOMENTUM = 0.01
 _SCALE_SUFFIX = "_scale"
 #: Largest magnitude of a weight in 8 bits, and in the 7 of a reduced range.
 FULL, REDUCED = 127, 64
+#: Stands for a tensor in what a network returns.
+_TENSOR = "tensor"
 _UNBOUNDED = (float("-inf"), float("inf"))
 #: Scales of weights with a folded batch norm may differ by this share, for the file's were rounded on the way.
 SAME = 1e-3
@@ -108,6 +111,7 @@ class QuantizationAware(GraphModule):
         quantized = quantize_with_ranges(model, ranges, request).model
         super().__init__(quantized)
         self.observing = self.normalising = True
+        self._returned: Any = None
         self._float, self._request = model, request
         kept = nodes_like(model, request.keep) | reasons_for_float(model, ranges, request.keep).keys()
         fixed = fixed_ranges(model, kept)
@@ -128,10 +132,18 @@ class QuantizationAware(GraphModule):
                 self.trained[self._place_of[layer.weight]] = own
         self._require_same_grids(quantized)
 
-    def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
+    def forward(self, *inputs: Tensor) -> Any:  # noqa: ANN401 - as the network's own forward
         """Run the graph, in 32 bits: the 8 of half precision's mantissa are too few to round to 8 bits."""
         with torch.autocast(inputs[0].device.type, enabled=False):
-            return super().forward(*inputs)
+            found = super().forward(*inputs)
+        if self._returned is None:
+            return found
+        leaves = iter(found if isinstance(found, tuple) else (found,))
+        return tree_map(lambda leaf: next(leaves) if leaf is _TENSOR else leaf, self._returned)
+
+    def return_like(self, result: object) -> None:
+        """Return outputs in the containers of this result of the network, such as a dictionary: a loss takes those."""
+        self._returned = tree_map(lambda leaf: _TENSOR if isinstance(leaf, Tensor) else leaf, result)
 
     def run_step(self, step: GraphStep, given: Sequence[Any]) -> Any:  # noqa: ANN401 - a tensor or several
         """Compute one node with quantization simulated."""
@@ -195,7 +207,9 @@ class QuantizationAware(GraphModule):
             if step.operator == "QuantizeLinear":
                 first.setdefault(_tensor(step), step)
         self._kinds = {name: self.numbers[step.inputs[ZERO_POINT]].dtype for name, step in first.items()}
-        self._range_of = {name: shared.get(name, name) for name in first}
+        tables = {tensor.name for tensor in self._float.graph.initializer}
+        self._of_table = {name: step for name, step in first.items() if name in tables}
+        self._range_of = {name: shared.get(name, name) for name in first if name not in tables}
         self._observers: dict[str, str] = {}
         for name, source in self._range_of.items():
             if source not in fixed and (source == name or source not in first):
@@ -215,6 +229,9 @@ class QuantizationAware(GraphModule):
         return self._grid(_tensor(step)).round(x)
 
     def _grid(self, name: str) -> Grid:
+        if step := self._of_table.get(name):  # what was looked up in a stored table is on the grid of the table
+            scale, zero_point = (self.constant(step.inputs[place]) for place in (SCALE, ZERO_POINT))
+            return Grid(scale, zero_point.float(), LIMITS[self._kinds[name]])
         bounds = self.bounds(self._range_of[name])
         return activation_grid(bounds, self._kinds[name], symmetric=self._request.symmetric)
 

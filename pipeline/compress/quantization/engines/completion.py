@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pipeline.compress.quantization.calibration import Range
     from pipeline.compress.quantization.engines.engine import QuantizeRequest
     from pipeline.compress.quantization.names import Calibration, Scheme
+    from pipeline.core.feeds import Feeds
 
     Array = NDArray[Any]
     #: The node that multiplies the data, and its factors [inputs].
@@ -44,15 +45,15 @@ def require_possible(engine: str, request: QuantizeRequest, calibrations: Collec
         raise InputError(f"{engine} has no calibration by {request.calibration}; possible are {possible}")
 
 
-def require_usable(model: ModelProto, samples_NCHW: NDArray[np.float32], request: QuantizeRequest) -> dict[str, str]:
+def require_usable(model: ModelProto, feeds: Feeds, request: QuantizeRequest) -> dict[str, str]:
     """Check the images, on which engines rely, and return which nodes have to stay in float, and why.
 
     Raises InputError or StageError as `activation_ranges` does.
     """
-    return reasons_for_float(model, _ranges(model, samples_NCHW, request), request.keep)
+    return reasons_for_float(model, _ranges(model, feeds, request), request.keep)
 
 
-def complete(graph: GraphProto, given: ModelProto, samples_NCHW: NDArray[np.float32], request: QuantizeRequest) -> None:
+def complete(graph: GraphProto, given: ModelProto, feeds: Feeds, request: QuantizeRequest) -> None:
     """Change a QDQ graph in place so that onnxruntime finds integer kernels for all that the engine quantized.
 
     Activations get the type of the scheme, zero points in the middle if ranges are to be symmetric, and convolutions a
@@ -65,11 +66,11 @@ def complete(graph: GraphProto, given: ModelProto, samples_NCHW: NDArray[np.floa
     smoothings = _smoothings(graph, given)
     weights = _smoothed(given, smoothings)
     if has_tiny_scales(graph):
-        ranges = _ranges(given, samples_NCHW, request)
+        ranges = _ranges(given, feeds, request)
         refine_tiny_scales(graph, weights, {**ranges, **_smoothed_ranges(smoothings, ranges)}, request)
     _simplify(graph)
     while lacking := pairs.finish_convolutions(graph, symmetric=request.symmetric):
-        ranges = _ranges(given, samples_NCHW, request)
+        ranges = _ranges(given, feeds, request)
         grids = {value: qdq.grid(ranges[value], kind, symmetric=request.symmetric) for value in lacking}
         qdq.insert_pairs(graph, grids)
         _simplify(graph)
@@ -111,8 +112,8 @@ def _smoothed_ranges(smoothings: Mapping[str, Smoothing], ranges: Mapping[str, R
     return {node.output[0]: (ranges[node.input[0]][0] * most, ranges[node.input[0]][1] * most) for node, most in pairs}
 
 
-def _ranges(given: ModelProto, samples_NCHW: NDArray[np.float32], request: QuantizeRequest) -> dict[str, Range]:
-    return remembered_ranges(given, samples_NCHW, request.calibration, request.percentile, request.keep)
+def _ranges(given: ModelProto, feeds: Feeds, request: QuantizeRequest) -> dict[str, Range]:
+    return remembered_ranges(given, feeds, request.calibration, request.percentile, request.keep)
 
 
 def _simplify(graph: GraphProto) -> None:

@@ -1,4 +1,4 @@
-"""What every quantization engine takes and gives: an FP32 ONNX graph with images in, the graph in QDQ form out."""
+"""What every quantization engine takes and gives: an FP32 ONNX graph with samples in, the graph in QDQ form out."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import numpy as np
-    from numpy.typing import NDArray
     from onnx import ModelProto
 
     from pipeline.compress.quantization.names import Calibration, EngineName, Scheme
+    from pipeline.core.feeds import Feeds
 
 
 @dataclass(frozen=True)
@@ -56,10 +55,8 @@ class Engine(Protocol):
     package: str
     module: str
 
-    def quantize(
-        self, model: ModelProto, samples_NCHW: NDArray[np.float32], request: QuantizeRequest
-    ) -> QuantizedGraph:
-        """Return the graph in QDQ form; the given one stays as it is. `samples_NCHW` are calibration images.
+    def quantize(self, model: ModelProto, feeds: Feeds, request: QuantizeRequest) -> QuantizedGraph:
+        """Return the graph in QDQ form; the given one stays as it is. `feeds` are calibration samples.
 
         Raises:
             InputError: the request asks for what the engine cannot do, or the graph is quantized already.

@@ -34,17 +34,17 @@ from pipeline.compress.quantization.placement import (
     require_float_and_folded,
 )
 from pipeline.core.errors import StageError, first_line
+from pipeline.core.feeds import feed_slices
 from pipeline.core.quiet import quiet_libraries
-from pipeline.onnx_graph.execution import batch_slices, onnx_batch
+from pipeline.onnx_graph.execution import onnx_batch
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from onnx import ModelProto
     from torch import fx
 
     from pipeline.compress.quantization.engines.engine import QuantizeRequest
     from pipeline.compress.quantization.names import Calibration, EngineName
+    from pipeline.core.feeds import Feeds
 
 #: What it calls each way to find ranges.
 _ALGORITHMS: dict[Calibration, str] = {"min-max": "minmax", "mse": "kl"}
@@ -61,35 +61,31 @@ class NeuralCompressor:
     package = "neural-compressor"
     module = "neural_compressor"
 
-    def quantize(
-        self, model: ModelProto, samples_NCHW: NDArray[np.float32], request: QuantizeRequest
-    ) -> QuantizedGraph:
+    def quantize(self, model: ModelProto, feeds: Feeds, request: QuantizeRequest) -> QuantizedGraph:
         """See `Engine`. Schemes are u8s8, u8s8-reduced and s8s8, calibrations min-max and mse."""
         require_possible(self.name, request, _ALGORITHMS)
         require_float_and_folded(model)
         matching_nodes(model, request.keep)
         given = canonical_form(model)
-        reasons = require_usable(given, samples_NCHW, request)
+        reasons = require_usable(given, feeds, request)
         kept = nodes_like(given, request.keep) | reasons.keys()
-        _, found = simulate(given, samples_NCHW, request)
+        _, found = simulate(given, feeds, request)
         result = deepcopy(given)
         pt2e.place_pairs(result.graph, found, kept)
-        complete(result.graph, given, samples_NCHW, request)
+        complete(result.graph, given, feeds, request)
         reasons |= beyond_kernels(result.graph, kept)
         return QuantizedGraph(hold_clips(result), *count_integer_nodes(result, kept | reasons.keys()), reasons)
 
 
-def simulate(
-    model: ModelProto, samples_NCHW: NDArray[np.float32], request: QuantizeRequest
-) -> tuple[fx.GraphModule, pt2e.Pairs]:
+def simulate(model: ModelProto, feeds: Feeds, request: QuantizeRequest) -> tuple[fx.GraphModule, pt2e.Pairs]:
     """Return Neural Compressor's quantized torch graph, which computes in float, and where it has its pairs.
 
     Raises:
         InputError: an operator has no counterpart in torch.
         StageError: Neural Compressor fails on this graph.
     """
-    fed = [torch.from_numpy(batch) for batch in batch_slices(samples_NCHW, max(onnx_batch(model), 1))]
     network = pt2e.PlacedGraph(model).eval()
+    fed = [network.given(call) for call in feed_slices(feeds, max(onnx_batch(model), 1))]
     with quiet_libraries(EXPECTED, Warning), torch.no_grad():
         try:
             converted, values = _converted(network, fed, request)
@@ -101,7 +97,7 @@ def simulate(
 
 
 def _converted(
-    network: pt2e.PlacedGraph, fed: list[torch.Tensor], request: QuantizeRequest
+    network: pt2e.PlacedGraph, fed: list[tuple[torch.Tensor, ...]], request: QuantizeRequest
 ) -> tuple[fx.GraphModule, dict[str, str]]:
     # An extra that may be missing. Its own `export` first tries to read bytecode, and hides why an export failed.
     from neural_compressor.torch.quantization import StaticQuantConfig, convert, prepare  # noqa: PLC0415
@@ -117,7 +113,7 @@ def _converted(
     prepared = prepare(exported, config)
     _adjust_observers(prepared, request)
     for batch in fed:
-        prepared(batch)
+        prepared(*batch)
     converted: fx.GraphModule = convert(prepared)
     return converted, values
 

@@ -37,11 +37,13 @@ from pipeline.compress.quantization.placement import (
     require_float_and_folded,
 )
 from pipeline.core.errors import StageError, first_line
+from pipeline.core.feeds import feed_slices
 from pipeline.core.quiet import quiet_libraries
-from pipeline.onnx_graph.execution import batch_slices, in_batches, onnx_batch, onnx_session
+from pipeline.onnx_graph.execution import in_batches, onnx_batch, onnx_session
 from pipeline.onnx_graph.links import SCALE, Wiring
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from types import ModuleType
 
     from numpy.typing import NDArray
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
 
     from pipeline.compress.quantization.engines.engine import QuantizeRequest
     from pipeline.compress.quantization.names import Calibration, EngineName
+    from pipeline.core.feeds import Feeds
 
 CALIBRATIONS: frozenset[Calibration] = frozenset({"min-max", "percentile", "mse"})
 #: With this in the environment NNCF sends no telemetry; it looks once, when it is imported.
@@ -62,24 +65,22 @@ class Nncf:
     package = "nncf"
     module = "nncf"
 
-    def quantize(
-        self, model: ModelProto, samples_NCHW: NDArray[np.float32], request: QuantizeRequest
-    ) -> QuantizedGraph:
+    def quantize(self, model: ModelProto, feeds: Feeds, request: QuantizeRequest) -> QuantizedGraph:
         """See `Engine`. Schemes are u8s8, u8s8-reduced and s8s8, calibrations min-max, percentile and mse."""
         require_possible(self.name, request, sorted(CALIBRATIONS))
         require_float_and_folded(model)
         matching_nodes(model, request.keep)
         given = canonical_form(model)
-        reasons = {**_read_twice(given, request), **require_usable(given, samples_NCHW, request)}
+        reasons = {**_read_twice(given, request), **require_usable(given, feeds, request)}
         kept = nodes_like(given, request.keep) | reasons.keys()
-        corrected = _quantized(given, samples_NCHW, request, kept)
+        corrected = _quantized(given, feeds, request, kept)
         uncorrected = _with_weights_of(corrected, given)
         for each in (corrected, uncorrected):
             if request.scheme == "u8s8-reduced":
                 _reduce_multipliers(each, given)
-            complete(each.graph, given, samples_NCHW, request)
-        targets = _outputs(given, samples_NCHW)
-        errors = [float(np.square(_outputs(each, samples_NCHW) - targets).mean()) for each in (corrected, uncorrected)]
+            complete(each.graph, given, feeds, request)
+        targets = _outputs(given, feeds)
+        errors = [_error(_outputs(each, feeds), targets) for each in (corrected, uncorrected)]
         result = corrected if errors[0] < errors[1] else uncorrected
         reasons |= beyond_kernels(result.graph, kept)
         return QuantizedGraph(hold_clips(result), *count_integer_nodes(result, kept | reasons.keys()), reasons)
@@ -114,18 +115,15 @@ def _reduce_multipliers(quantized: ModelProto, given: ModelProto) -> None:
             wiring.store(maker.input[place], array)
 
 
-def _quantized(
-    model: ModelProto, samples_NCHW: NDArray[np.float32], request: QuantizeRequest, kept: frozenset[str]
-) -> ModelProto:
+def _quantized(model: ModelProto, feeds: Feeds, request: QuantizeRequest, kept: frozenset[str]) -> ModelProto:
     with quiet_libraries("(?!)", Warning):
         nncf = _nncf()
-        fed = list(batch_slices(samples_NCHW, max(onnx_batch(model), 1)))
-        port = model.graph.input[0].name
+        fed = list(feed_slices(feeds, max(onnx_batch(model), 1)))
         parameters = _parameters(request, smooth="ReduceMean" not in _read_by_products(model))
         try:
             result: ModelProto = nncf.quantize(
                 model,
-                nncf.Dataset([{port: batch} for batch in fed]),
+                nncf.Dataset(fed),
                 preset=nncf.QuantizationPreset.PERFORMANCE if request.symmetric else nncf.QuantizationPreset.MIXED,
                 target_device=nncf.TargetDevice.CPU,
                 subset_size=len(fed),
@@ -201,7 +199,16 @@ def _read_by_products(model: ModelProto) -> frozenset[str]:
     return frozenset(made_by[value] for node in products for value in node.input if value in made_by)
 
 
-def _outputs(model: ModelProto, samples_NCHW: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the first output for all images, of the graph as it says: quantized ones are emulated in float."""
-    session, feeds = onnx_session(model, "the graph"), {model.graph.input[0].name: samples_NCHW}
-    return in_batches(feeds, max(onnx_batch(model), 1), lambda call: session.run(None, dict(call)), "the graph")[0]
+def _outputs(model: ModelProto, feeds: Feeds) -> tuple[NDArray[np.float32], ...]:
+    """Return the outputs for all samples, of the graph as it says: quantized ones are emulated in float."""
+    session = onnx_session(model, "the graph")
+    return in_batches(feeds, max(onnx_batch(model), 1), lambda call: session.run(None, dict(call)), "the graph")
+
+
+def _error(outputs: Sequence[NDArray[np.float32]], targets: Sequence[NDArray[np.float32]]) -> float:
+    """Return the mean squared error; of several outputs the sum of theirs, each relative to its own mean square."""
+    errors = [float(np.square(found - wanted).mean()) for found, wanted in zip(outputs, targets, strict=True)]
+    if len(errors) == 1:
+        return errors[0]
+    powers = [max(float(np.square(wanted).mean()), float(np.finfo(np.float32).tiny)) for wanted in targets]
+    return sum(error / power for error, power in zip(errors, powers, strict=True))

@@ -33,11 +33,11 @@ from pipeline.core.quiet import quiet_libraries
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from numpy.typing import NDArray
     from onnx import ModelProto
 
     from pipeline.compress.quantization.calibration import Range
     from pipeline.compress.quantization.names import EngineName, Scheme
+    from pipeline.core.feeds import Feeds
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,7 @@ class OnnxRuntime:
     package = "onnxruntime"
     module = "onnxruntime"
 
-    def quantize(
-        self, model: ModelProto, samples_NCHW: NDArray[np.float32], request: QuantizeRequest
-    ) -> QuantizedGraph:
+    def quantize(self, model: ModelProto, feeds: Feeds, request: QuantizeRequest) -> QuantizedGraph:
         """Return the graph in QDQ int8; outputs of the network leave in float. See `Engine`.
 
         Raises:
@@ -77,7 +75,7 @@ class OnnxRuntime:
         require_float_and_folded(model)
         matching_nodes(model, request.keep)
         given = canonical_form(model)
-        ranges = remembered_ranges(given, samples_NCHW, request.calibration, request.percentile, request.keep)
+        ranges = remembered_ranges(given, feeds, request.calibration, request.percentile, request.keep)
         return quantize_with_ranges(given, ranges, request)
 
 

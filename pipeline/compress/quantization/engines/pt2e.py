@@ -132,12 +132,12 @@ class Pairs:
     weights: dict[str, Grid] = field(default_factory=dict)
 
 
-def export(network: PlacedGraph, example: Tensor) -> tuple[fx.GraphModule, dict[str, str]]:
+def export(network: PlacedGraph, example: tuple[Tensor, ...]) -> tuple[fx.GraphModule, dict[str, str]]:
     """Return the network as operators, and the ONNX value that each computes, by the operator's name.
 
     Operators inside a node that computes in several have none. The graph takes batches of the example's size.
     """
-    exported = torch.export.export(network, (example,), strict=False).module()
+    exported = torch.export.export(network, example, strict=False).module()
     inputs = iter(network.inputs)
     last: dict[int, str] = {}
     values: dict[str, str] = {}

@@ -23,16 +23,14 @@ from pipeline.compress.quantization.weighted import weighted_layers
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from numpy.typing import NDArray
     from onnx import ModelProto
     from torch import Tensor
 
     from pipeline.compress.quantization.torch_graph.graph_module import GraphStep
+    from pipeline.core.feeds import Feeds
 
 
-def correct_biases(
-    model: ModelProto, quantized: ModelProto, samples_NCHW: NDArray[np.float32]
-) -> tuple[ModelProto, dict[str, float]]:
+def correct_biases(model: ModelProto, quantized: ModelProto, feeds: Feeds) -> tuple[ModelProto, dict[str, float]]:
     """Return a copy of `quantized` with corrected biases, and the largest shift of each layer relative to its output.
 
     `model` is the float graph that it was made of, with the same node names. All samples are held at once: memory is
@@ -45,12 +43,11 @@ def correct_biases(
         for name, layer in weighted_layers(result).items()
         if layer.bias is not None and not layer.bias_shared
     }
-    images = torch.from_numpy(samples_NCHW)
     with torch.no_grad():
         reference = _Means(model, layers)
-        reference(images)
+        reference(*reference.given(feeds))
         corrected = _Corrected(result, reference.means)
-        corrected(images)
+        corrected(*corrected.given(feeds))
     for name, shift in corrected.shifts.items():
         layers[name].shift_bias(shift.numpy())
     scales = reference.scales

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from pipeline.compress.quantization.torch_graph.graph_module import GraphStep
     from pipeline.compress.quantization.weighted import StoredWeights, WeightedLayer
+    from pipeline.core.feeds import Feeds
 
 LARGEST = 4608
 STEPS = 300
@@ -48,7 +49,7 @@ REDUCED, FULL = 64, 127
 def round_adaptively(
     model: ModelProto,
     quantized: ModelProto,
-    samples_NCHW: NDArray[np.float32],
+    feeds: Feeds,
     *,
     steps: int = STEPS,
     on_layer: Callable[[int, int, str], None] = lambda *_: None,
@@ -63,7 +64,7 @@ def round_adaptively(
     weights = stored_weights(model)
     rounding = _Rounding(result, layers, weights, steps=steps, on_layer=on_layer)
     with torch.no_grad():
-        rounding(torch.from_numpy(samples_NCHW))
+        rounding(*rounding.given(feeds))
     for name, integers in rounding.integers.items():
         layers[name].weight.replace(integers)
     return result, rounding.gains

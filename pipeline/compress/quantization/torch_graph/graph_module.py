@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto, NodeProto
 
+    from pipeline.core.feeds import Feeds
+
 #: Inputs that are statistics or scales, not weights to be trained, by operator.
 _NOT_WEIGHTS = {"BatchNormalization": (3, 4), "QuantizeLinear": (1, 2), "DequantizeLinear": (1, 2)}
 PAIR = frozenset({"QuantizeLinear", "DequantizeLinear"})
@@ -139,6 +141,10 @@ class GraphModule(nn.Module):
                 values.pop(name, None)
         found = tuple(values[name] if name in values else self.constant(name) for name in self.outputs)
         return found[0] if len(found) == 1 else found
+
+    def given(self, feeds: Feeds) -> tuple[Tensor, ...]:
+        """Return samples as the forward pass takes them: the graph's inputs in its order."""
+        return tuple(torch.from_numpy(feeds[name]) for name in self.inputs)
 
     def run_step(self, step: GraphStep, given: Sequence[Any]) -> Any:  # noqa: ANN401 - a tensor or several
         """Compute one node. Subclasses look at, or change, what goes in and comes out."""

@@ -13,6 +13,7 @@ from pipeline.compress.quantization.engines.engine import QuantizeRequest, missi
 from pipeline.compress.quantization.engines.registry import ENGINES
 from pipeline.compress.quantization.holding import hold_in_float
 from tests.defaults import asked
+from tests.feeds import fed
 from tests.properties.int8_noise import expected_noise, onnxruntime_outputs, too_far
 from tests.unit.compress.quantization.graphs import floats, model_of
 
@@ -41,7 +42,7 @@ def node(operator: str, given: str, made: str, **attributes: Any) -> NodeProto: 
 def graph(nodes: Sequence[NodeProto], outputs: str = "y", **constants: Array) -> ModelProto:
     """Return a float graph of images [1, 3, 6, 6], with the shapes of its values."""
     stored = {key.replace("_", "."): np.asarray(array) for key, array in constants.items()}
-    model = model_of(nodes, {"image": (1, 3, 6, 6)}, outputs.split(), stored)
+    model = model_of(nodes, {"input": (1, 3, 6, 6)}, outputs.split(), stored)
     return onnx.shape_inference.infer_shapes(model, strict_mode=True)
 
 
@@ -51,7 +52,7 @@ def quantized(
     """Return what an engine makes of a graph; the test is skipped where its package is missing."""
     if missing_engine(ENGINES[name]()) is not None:
         pytest.skip(f"{name} is not installed")
-    return ENGINES[name]().quantize(model, images, request)
+    return ENGINES[name]().quantize(model, fed(images), request)
 
 
 def wrong(name: EngineName, model: ModelProto, request: QuantizeRequest = PLAIN, images: Array = IMAGES) -> list[str]:

@@ -32,26 +32,26 @@ def convolution(shape: tuple[int, ...], *, bias: bool = True, **attributes: Any)
     constants |= {"conv.bias": floats(shape[0], seed=2) / 4} if bias else {}
     given = ["first", "conv.weight"] + (["conv.bias"] if bias else [])
     nodes = [
-        helper.make_node("Relu", ["image"], ["first"], "relu"),
+        helper.make_node("Relu", ["input"], ["first"], "relu"),
         helper.make_node("Conv", given, ["conv"], "conv", **attributes),
         helper.make_node("GlobalAveragePool", ["conv"], ["pooled"], "pool"),
         helper.make_node("Flatten", ["pooled"], ["flat"], "flat"),
         helper.make_node("Gemm", ["flat", "fc.weight", "fc.bias"], ["logits"], "fc", transB=1),
     ]
-    return model_of(nodes, {"image": (1, 4, 9, 9)}, ["logits"], constants)
+    return model_of(nodes, {"input": (1, 4, 9, 9)}, ["logits"], constants)
 
 
 def sequence() -> ModelProto:
     """Return a convolution over a sequence, strided and padded on one side."""
     constants = {"shape": np.array([0, 4, -1]), "conv.weight": weight(6, 4, 5), "conv.bias": floats(6) / 4}
     nodes = [
-        helper.make_node("Reshape", ["image", "shape"], ["first"], "reshape"),
+        helper.make_node("Reshape", ["input", "shape"], ["first"], "reshape"),
         helper.make_node(
             "Conv", ["first", "conv.weight", "conv.bias"], ["conv"], "conv", strides=[2], pads=[2, 0], dilations=[2]
         ),
         helper.make_node("ReduceMean", ["conv"], ["logits"], "mean"),
     ]
-    return model_of(nodes, {"image": (1, 4, 9, 9)}, ["logits"], constants)
+    return model_of(nodes, {"input": (1, 4, 9, 9)}, ["logits"], constants)
 
 
 def product(*, transposed: bool, tokens: bool = False) -> ModelProto:
@@ -64,8 +64,8 @@ def product(*, transposed: bool, tokens: bool = False) -> ModelProto:
         given = ["flat", "fc.weight", "fc.bias"]
         node = helper.make_node("Gemm", given, ["logits"], "fc", transB=int(transposed))
     return model_of(
-        [helper.make_node("Reshape", ["image", "shape"], ["flat"], "reshape"), node],
-        {"image": (1, 4, 9, 9)},
+        [helper.make_node("Reshape", ["input", "shape"], ["flat"], "reshape"), node],
+        {"input": (1, 4, 9, 9)},
         ["logits"],
         constants,
     )

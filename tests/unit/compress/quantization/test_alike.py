@@ -17,7 +17,7 @@ from pipeline.onnx_graph.file import read_onnx
 from pipeline.precision.planner import require_exact_on_arm
 from pipeline.precision.variant import Variant, build
 from tests.defaults import asked
-from tests.feeds import image_input
+from tests.feeds import fed, image_input
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,7 +51,7 @@ def model(tmp_path: Path) -> ModelProto:
 
 def quantized(model: ModelProto, *, alike: bool) -> ModelProto:
     """Return the int8 graph that a recipe gives."""
-    return build(model, SAMPLES, Variant("onnxruntime", asked("u8s8-reduced"), alike=alike)).model
+    return build(model, fed(SAMPLES), Variant("onnxruntime", asked("u8s8-reduced"), alike=alike)).model
 
 
 def outputs(model: ModelProto) -> np.ndarray:

@@ -15,6 +15,7 @@ from pipeline.compress.quantization.engines.registry import ENGINES
 from pipeline.compress.quantization.weighted import StoredWeights, weighted_layers
 from pipeline.core.errors import StageError
 from tests.defaults import asked
+from tests.feeds import fed
 from tests.properties.int8_noise import onnxruntime_outputs
 from tests.unit.compress.quantization.exact import COMMON, IMAGES, PLAIN, graph, node, quantized, wrong
 from tests.unit.compress.quantization.graphs import floats
@@ -37,9 +38,9 @@ def clipped(low: float | None, high: float | None, *, at_the_end: str = "") -> M
     given = " ".join(key if key in bounds else "-" for key in ("low", "high")).rstrip(" -")
     weights = {"w": floats(5, 3, 3, 3) / 5, "b": floats(5)}
     if at_the_end == "Gemm":
-        flat, product = node("Flatten", "image", "flat"), node("Gemm", "flat w b", "x")
+        flat, product = node("Flatten", "input", "flat"), node("Gemm", "flat w b", "x")
         return graph([flat, product, node("Clip", f"x {given}", "y")], w=floats(108, 5) / 10, b=floats(5), **bounds)
-    first = node("Conv", "image w b", "x")
+    first = node("Conv", "input w b", "x")
     if at_the_end:
         return graph([first, node("Clip", f"x {given}", "y")], **weights, **bounds)
     nodes = [first, node("Clip", f"x {given}", "c"), node("Conv", "c v", "y")]
@@ -79,7 +80,7 @@ def test_a_clip_at_the_end_of_a_network_stays(low: float, high: float | None, la
 
 def test_several_activations_at_the_end_all_stay() -> None:
     """Whichever of them a grid would imply."""
-    nodes = [node("Flatten", "image", "flat"), node("Gemm", "flat w b", "x"), node("Clip", "x", "c")]
+    nodes = [node("Flatten", "input", "flat"), node("Gemm", "flat w b", "x"), node("Clip", "x", "c")]
     nodes += [node("Relu", "c", "r"), node("Clip", "r - high", "y")]
     assert wrong("onnxruntime", graph(nodes, w=floats(108, 5) / 10, b=floats(5), high=np.float32(0.6))) == []
 
@@ -95,14 +96,14 @@ def test_a_relu_that_the_grid_implies_is_taken_out() -> None:
 @each_engine
 def test_what_a_relu_reads_may_be_an_output_too(name: EngineName) -> None:
     """It keeps its negative values."""
-    nodes = [node("Conv", "image w b", "x"), node("Relu", "x", "r"), node("Conv", "r v", "y")]
+    nodes = [node("Conv", "input w b", "x"), node("Relu", "x", "r"), node("Conv", "r v", "y")]
     assert wrong(name, graph(nodes, "x y", w=floats(5, 3, 3, 3) / 5, b=floats(5), v=floats(4, 5, 1, 1))) == []
 
 
 def test_a_clip_of_tiny_values_is_not_dropped_by_the_runtime() -> None:
     """Whose optimizer takes bounds for equal that differ by less than 1e-7."""
     small = np.float32(1e-9)
-    nodes = [node("Conv", "image w", "x"), node("Clip", "x low", "c"), node("Conv", "c v", "y")]
+    nodes = [node("Conv", "input w", "x"), node("Clip", "x low", "c"), node("Conv", "c v", "y")]
     model = graph(nodes, w=floats(5, 3, 3, 3) * small, v=floats(4, 5, 1, 1), low=np.float32(-2e-10))
     assert wrong("onnxruntime", model, asked("u8s8-reduced", symmetric=True, calibration="min-max")) == []
 
@@ -114,7 +115,7 @@ def test_a_clip_of_tiny_values_is_not_dropped_by_the_runtime() -> None:
 def test_factors_of_a_product_are_computed(name: EngineName, alpha: float, beta: float, form: str) -> None:
     """Alpha and beta, with a bias of any shape, stored or computed."""
     bias = {"vector": floats(5), "row": floats(1, 5), "scalar": np.float32(0.7)}.get(form)
-    nodes = [node("Flatten", "image", "flat"), node("Gemm", "flat u", "c")]
+    nodes = [node("Flatten", "input", "flat"), node("Gemm", "flat u", "c")]
     given = "flat w c" if bias is None else "flat w b"
     nodes.append(node("Gemm", given, "y", alpha=alpha, beta=beta, transB=1))
     stored = {} if bias is None else {"b": bias}
@@ -143,20 +144,20 @@ def test_biases_beyond_their_scale_are_kept(
     factor, bias = WILD[kind]
     if operator in {"Conv", "ConvTranspose"}:
         weight = floats(5, 3, 3, 3) * factor[:, None, None, None] / 5
-        nodes = [node(operator, "image w b", "y")]
+        nodes = [node(operator, "input w b", "y")]
         model = graph(nodes, w=weight.transpose(1, 0, 2, 3) if operator == "ConvTranspose" else weight, b=bias)
     else:
         weight = floats(108, 5) * factor / 10
         product = [node("Gemm", "flat w b", "y")] if operator == "Gemm" else []
         product = product or [node("MatMul", "flat w", "x"), node("Add", "x b", "y")]
-        model = graph([node("Flatten", "image", "flat"), *product], w=weight, b=bias)
+        model = graph([node("Flatten", "input", "flat"), *product], w=weight, b=bias)
     assert wrong(name, model, request_) == []
 
 
 def test_a_huge_bias_leaves_other_channels_their_weights() -> None:
     """A class that is switched off by -1e9 is a channel with a scale of its own, also where one was asked for all."""
     bias = np.float32([-1e9, 0.1, 0.2, -0.1, 0])
-    model = graph([node("Flatten", "image", "flat"), node("Gemm", "flat w b", "y")], w=floats(108, 5) / 10, b=bias)
+    model = graph([node("Flatten", "input", "flat"), node("Gemm", "flat w b", "y")], w=floats(108, 5) / 10, b=bias)
     result = quantized("onnxruntime", model, COMMON).model
     exact, found = (onnxruntime_outputs(each, IMAGES, optimised=False)[0] for each in (model, result))
     assert np.abs(found - exact)[:, 1:].max() < 0.05 * np.abs(exact[:, 1:]).max()
@@ -172,7 +173,7 @@ def test_a_huge_bias_leaves_other_channels_their_weights() -> None:
 def test_a_transposed_convolution_with_groups(name: EngineName, groups: int, request_: QuantizeRequest) -> None:
     """Its scales count the outputs of one group."""
     nodes = [
-        node("ConvTranspose", "image w b", "t", group=groups, strides=[2, 2]),
+        node("ConvTranspose", "input w b", "t", group=groups, strides=[2, 2]),
         node("Relu", "t", "r"),
         node("Conv", "r v", "y"),
     ]
@@ -186,7 +187,7 @@ def masked(hidden: float, *, where: bool) -> ModelProto:
     near = np.tril(np.ones((3, 3), bool))
     hide = node("Where", "near s hidden", "h") if where else node("Add", "s mask", "h")
     nodes = [
-        node("Reshape", "image shape", "x"),
+        node("Reshape", "input shape", "x"),
         node("MatMul", "x w", "k"),
         node("Transpose", "k", "t", perm=[0, 2, 1]),
         node("MatMul", "k t", "s"),
@@ -217,7 +218,7 @@ def offset(behind: str, size: float) -> ModelProto:
     bias = floats(5)
     bias[0] = size
     nodes = [
-        node("Conv", "image w b", "c", pads=[1] * 4),
+        node("Conv", "input w b", "c", pads=[1] * 4),
         node("Relu", "c", "r"),
         node("Conv", "r v o", "d"),
         node(behind, "d", "a"),
@@ -255,32 +256,32 @@ def test_a_layer_whose_bias_hides_the_rest_stays_in_float_alone(
 
 def test_values_that_the_network_makes_infinite_are_refused_and_keep_helps() -> None:
     """With the node's name; what reads them stays in float too."""
-    nodes = [node("Log", "image", "l"), node("Clip", "l low", "c"), node("Conv", "c w", "y")]
+    nodes = [node("Log", "input", "l"), node("Clip", "l low", "c"), node("Conv", "c w", "y")]
     model = graph(nodes, w=floats(4, 3, 1, 1), low=np.float32(-5))
     images = np.abs(IMAGES) * (np.abs(IMAGES) > 0.3)
     with pytest.raises(StageError, match=r'first in l \(node l.node\).*keep: \["l.node"\]'):
-        ENGINES["onnxruntime"]().quantize(model, images, PLAIN)
-    made = ENGINES["onnxruntime"]().quantize(model, images, asked("u8s8", calibration="min-max", keep=("l.*",)))
+        ENGINES["onnxruntime"]().quantize(model, fed(images), PLAIN)
+    made = ENGINES["onnxruntime"]().quantize(model, fed(images), asked("u8s8", calibration="min-max", keep=("l.*",)))
     assert made.nodes == {"Conv": 1}
     assert set(made.float_nodes) == {"l.node", "c.node"}
 
 
 def grouped() -> ModelProto:
     """Return a transposed convolution of three groups with a dead channel."""
-    nodes = [node("ConvTranspose", "image w b", "t", group=3), node("Relu", "t", "r"), node("Conv", "r v", "y")]
+    nodes = [node("ConvTranspose", "input w b", "t", group=3), node("Relu", "t", "r"), node("Conv", "r v", "y")]
     return graph(nodes, w=floats(3, 2, 4, 4) * np.float32([0, 1])[:, None, None], b=floats(6), v=floats(4, 6, 1, 1))
 
 
 def scaled() -> ModelProto:
     """Return a product with both factors and a dead output."""
-    nodes = [node("Flatten", "image", "f"), node("Gemm", "f w b", "y", alpha=-2.0, beta=4.0)]
+    nodes = [node("Flatten", "input", "f"), node("Gemm", "f w b", "y", alpha=-2.0, beta=4.0)]
     return graph(nodes, w=floats(108, 5) * np.float32([0, 1, 1, 1e-12, 1]) / 10, b=floats(5))
 
 
 def preactivation() -> ModelProto:
     """Return a convolution that a batch norm and a shortcut read."""
     nodes = [
-        node("Conv", "image w b", "c"),
+        node("Conv", "input w b", "c"),
         node("BatchNormalization", "c s o m v", "n"),
         node("Relu", "n", "r"),
         node("Conv", "r u", "d", pads=[1] * 4),
@@ -292,7 +293,7 @@ def preactivation() -> ModelProto:
 
 def bias_on_the_left() -> ModelProto:
     """Return a product and an addition, which onnxruntime makes one layer; 32 bits do not hold this bias."""
-    nodes = [node("Flatten", "image", "f"), node("MatMul", "f w", "m"), node("Add", "b m", "a"), node("Relu", "a", "r")]
+    nodes = [node("Flatten", "input", "f"), node("MatMul", "f w", "m"), node("Add", "b m", "a"), node("Relu", "a", "r")]
     weight = floats(108, 5) * np.float32([0, 1, 1, 1, 1e-9]) / 10
     bias = np.float32([3e6, 1, 0.2, -4, 1e5])
     return graph([*nodes, node("MatMul", "r v", "y")], w=weight, b=bias, v=floats(5, 3) / 5)
@@ -305,7 +306,7 @@ GRAPHS = {
     "factors": scaled,
     "norm": preactivation,
     "bias": bias_on_the_left,
-    "nothing": lambda: graph([node("Clip", "image", "y")]),
+    "nothing": lambda: graph([node("Clip", "input", "y")]),
 }
 
 
@@ -329,7 +330,7 @@ def test_a_batch_norm_that_no_convolution_can_take_stays_in_float(name: EngineNa
 @each_request
 def test_a_weight_that_is_read_along_both_axes(name: EngineName, request_: QuantizeRequest) -> None:
     """As in an autoencoder with tied weights; each product has scales along its outputs."""
-    nodes = [node("Flatten", "image", "f"), node("Gemm", "f w b", "h", transB=1), node("Gemm", "h w", "y")]
+    nodes = [node("Flatten", "input", "f"), node("Gemm", "f w b", "h", transB=1), node("Gemm", "h w", "y")]
     model = graph(nodes, w=floats(108, 108) * np.float32(np.geomspace(0.1, 1, 108))[:, None] / 10, b=floats(108))
     assert wrong(name, model, request_) == []
 
@@ -338,7 +339,7 @@ def test_a_weight_that_is_read_along_both_axes(name: EngineName, request_: Quant
 @each_request
 def test_a_layer_that_is_called_twice_with_a_huge_bias(name: EngineName, request_: QuantizeRequest) -> None:
     """The data of the second call is on a scale a million times the first one's."""
-    nodes = [node("Conv", "image w b", "c"), node("Conv", "c w b", "y")]
+    nodes = [node("Conv", "input w b", "c"), node("Conv", "c w b", "y")]
     weight = floats(3, 3, 1, 1) * np.float32([1, 1e-12, 0])[:, None, None, None]
     assert wrong(name, graph(nodes, w=weight, b=np.float32([1e6, 2, 0.5])), request_) == []
 
@@ -346,7 +347,7 @@ def test_a_layer_that_is_called_twice_with_a_huge_bias(name: EngineName, request
 @pytest.mark.parametrize("size", [0.0, 1e-40])
 def test_a_bias_behind_a_dead_layer_is_kept(size: float) -> None:
     """Zeros have no scale of their own: it is that which the biases need."""
-    nodes = [node("Conv", "image w", "c"), node("Relu", "c", "r"), node("Conv", "r v b", "y")]
+    nodes = [node("Conv", "input w", "c"), node("Relu", "c", "r"), node("Conv", "r v b", "y")]
     model = graph(nodes, w=floats(5, 3, 3, 3) * np.float32(size), v=floats(4, 5, 1, 1), b=floats(4) * np.float32(1e-3))
     assert wrong("onnxruntime", model) == []
 
@@ -354,11 +355,11 @@ def test_a_bias_behind_a_dead_layer_is_kept(size: float) -> None:
 def test_means_that_cancel_stay_in_float() -> None:
     """Which onnxruntime's integer kernel refuses when it runs."""
     weight = np.float32([[[[1, -1]]]]) * np.ones((3, 1, 1, 2), np.float32)
-    nodes = [node("Conv", "image w", "c", group=3, pads=[0, 1, 0, 0]), node("GlobalAveragePool", "c", "y")]
+    nodes = [node("Conv", "input w", "c", group=3, pads=[0, 1, 0, 0]), node("GlobalAveragePool", "c", "y")]
     images = floats(4, 3, 6, 1) * np.ones((4, 3, 6, 6), np.float32)
     model = graph(nodes, w=weight)
     images[:, :, :, 5] = 1e-5
-    made = ENGINES["onnxruntime"]().quantize(model, images, PLAIN)
+    made = ENGINES["onnxruntime"]().quantize(model, fed(images), PLAIN)
     assert set(made.reasons) == {"y.node"}
     onnxruntime_outputs(made.model, images, optimised=True)
 
@@ -366,6 +367,6 @@ def test_means_that_cancel_stay_in_float() -> None:
 @pytest.mark.parametrize("name", ["nncf"])
 def test_tensors_below_an_engines_floor_are_quantized(name: EngineName) -> None:
     """NNCF gives all scales below 1.2e-7 that of 1.2e-7: whole tensors become zero."""
-    nodes = [node("Conv", "image w b", "c"), node("Relu", "c", "r"), node("Conv", "r v", "y")]
+    nodes = [node("Conv", "input w b", "c"), node("Relu", "c", "r"), node("Conv", "r v", "y")]
     small = np.float32(1e-9)
     assert wrong(name, graph(nodes, w=floats(5, 3, 3, 3) * small, b=floats(5) * small, v=floats(4, 5, 1, 1))) == []

@@ -17,7 +17,7 @@ from pipeline.export.onnx import FILE_NAME, export_onnx
 from pipeline.onnx_graph.file import read_onnx
 from pipeline.precision.variant import Variant, build
 from tests.defaults import asked
-from tests.feeds import image_input
+from tests.feeds import fed, image_input
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,15 +68,15 @@ def outputs(model: ModelProto) -> np.ndarray:
 @pytest.mark.parametrize("kept", ["second", "third", "Add"])
 def test_kept_nodes_are_computed_in_float(model: ModelProto, tmp_path: Path, kept: str) -> None:
     """Between quantized neighbours too, where the pairs alone would have it computed in integers."""
-    whole = ran(build(model, SAMPLES, Variant("onnxruntime", asked("u8s8"))).model, tmp_path)
-    held = ran(build(model, SAMPLES, Variant("onnxruntime", asked("u8s8", keep=(kept,)))).model, tmp_path)
+    whole = ran(build(model, fed(SAMPLES), Variant("onnxruntime", asked("u8s8"))).model, tmp_path)
+    held = ran(build(model, fed(SAMPLES), Variant("onnxruntime", asked("u8s8", keep=(kept,)))).model, tmp_path)
     integer = "QLinearAdd" if kept == "Add" else "QLinearConv"
     assert held[integer] == whole[integer] - 1
 
 
 def test_holding_changes_no_number(model: ModelProto) -> None:
     """The file computes what it did without."""
-    plain = OnnxRuntime().quantize(model, SAMPLES, asked("u8s8", keep=("second",))).model
+    plain = OnnxRuntime().quantize(model, fed(SAMPLES), asked("u8s8", keep=("second",))).model
     held = hold_in_float(plain, {"second"})
     assert np.array_equal(outputs(plain), outputs(held))
     assert len(held.graph.node) == len(plain.graph.node) + 1
@@ -84,6 +84,6 @@ def test_holding_changes_no_number(model: ModelProto) -> None:
 
 def test_nothing_is_put_where_it_is_not_needed(model: ModelProto) -> None:
     """A node whose input is float already, and a graph without kept nodes, stay as they are."""
-    plain = OnnxRuntime().quantize(model, SAMPLES, asked("u8s8", keep=("first",))).model
+    plain = OnnxRuntime().quantize(model, fed(SAMPLES), asked("u8s8", keep=("first",))).model
     assert hold_in_float(plain, {"first"}) == plain
     assert hold_in_float(plain, ()) == plain

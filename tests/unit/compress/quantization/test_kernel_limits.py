@@ -26,8 +26,8 @@ POSITIVE = np.abs(IMAGES)
 
 def collapsed(operator: str, size: float) -> ModelProto:
     """Return an operator on values of this size, and a clip that lets those from 0 to 1 through."""
-    given = {"Add": "x image", "Mul": "x x2"}.get(operator, "x")
-    nodes = [node("Conv", "image w", "x"), node("Conv", "image w2", "x2")]
+    given = {"Add": "x input", "Mul": "x x2"}.get(operator, "x")
+    nodes = [node("Conv", "input w", "x"), node("Conv", "input w2", "x2")]
     attributes = {"kernel_shape": [2, 2]} if operator == "AveragePool" else {}
     nodes = nodes if operator == "Mul" else nodes[:1]
     nodes += [node(operator, given, "s", **attributes), node("Clip", "s low high", "c"), node("Conv", "c v", "y")]
@@ -49,7 +49,7 @@ def test_values_that_a_clip_makes_tiny_are_computed_in_float(operator: str, size
 @each_engine
 def test_a_softmax_over_one_number_is_one(name: EngineName) -> None:
     """As in attention of one token; onnxruntime's integer kernel makes 0 of it."""
-    nodes = [node("Reshape", "image shape", "x"), node("MatMul", "x w", "s"), node("Softmax", "s", "p", axis=-1)]
+    nodes = [node("Reshape", "input shape", "x"), node("MatMul", "x w", "s"), node("Softmax", "s", "p", axis=-1)]
     nodes += [node("Mul", "p x", "m"), node("MatMul", "m v", "y")]
     model = graph(nodes, shape=np.array([0, 3, -1]), w=floats(36, 1) / 6, v=floats(36, 4) / 6)
     assert wrong(name, model) == []
@@ -59,7 +59,7 @@ def test_a_softmax_over_one_number_is_one(name: EngineName) -> None:
 def attention(last: list[NodeProto], **weights: np.ndarray) -> ModelProto:
     """Return attention of three tokens, which NNCF takes as the sign to smooth all products, and more layers."""
     nodes = [
-        node("Reshape", "image tokens", "x"),
+        node("Reshape", "input tokens", "x"),
         node("Tanh", "x", "t"),
         node("Transpose", "t", "u", perm=[0, 2, 1]),
         node("MatMul", "t u", "s"),
@@ -88,7 +88,7 @@ def test_smoothed_weights_are_those_that_data_were_smoothed_for() -> None:
 
 def test_several_outputs_for_each_input_have_7_bits() -> None:
     """Convolutions that are depthwise but for that run on kernels that saturate; NNCF leaves them 8 bits."""
-    nodes = [node("Conv", "image w b", "c", group=3), node("Relu", "c", "r"), node("Conv", "r v", "y")]
+    nodes = [node("Conv", "input w b", "c", group=3), node("Relu", "c", "r"), node("Conv", "r v", "y")]
     model = graph(nodes, w=floats(6, 1, 3, 3), b=floats(6), v=floats(4, 6, 1, 1))
     assert wrong("nncf", model) == []
     stored = quantized("nncf", model).model.graph.initializer
@@ -98,7 +98,7 @@ def test_several_outputs_for_each_input_have_7_bits() -> None:
 
 def test_a_value_that_is_read_twice() -> None:
     """By one node: NNCF fails on it, so that node stays in float."""
-    nodes = [node("Conv", "image w", "c"), node("Relu", "c", "r"), node("AveragePool", "r", "q", kernel_shape=[2, 2])]
+    nodes = [node("Conv", "input w", "c"), node("Relu", "c", "r"), node("AveragePool", "r", "q", kernel_shape=[2, 2])]
     nodes += [node("Concat", "q q", "d", axis=1), node("Conv", "d v", "y")]
     model = graph(nodes, w=floats(4, 3, 3, 3) / 5, v=floats(5, 8, 1, 1))
     assert wrong("nncf", model) == []

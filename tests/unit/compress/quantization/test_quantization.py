@@ -18,6 +18,7 @@ from pipeline.compress.quantization.placement import matching_nodes
 from pipeline.compress.quantization.ranges import activation_ranges
 from pipeline.core.errors import InputError, StageError
 from tests.defaults import quantize_static
+from tests.feeds import fed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -39,7 +40,7 @@ def network(*, batch_norm: bool = False, batch: int = 1) -> ModelProto:
     wide[0] *= 0.01
     middle = [helper.make_node("BatchNormalization", ["first", "s", "s", "s", "v"], ["norm"], name="norm")]
     nodes = [
-        helper.make_node("Conv", ["image", "first.weight", "first.bias"], ["first"], name="first", pads=[1] * 4),
+        helper.make_node("Conv", ["input", "first.weight", "first.bias"], ["first"], name="first", pads=[1] * 4),
         *(middle if batch_norm else []),
         helper.make_node("Relu", ["norm" if batch_norm else "first"], ["relu"], name="relu"),
         helper.make_node("Conv", ["relu", "second.weight"], ["second"], name="block.second", pads=[1] * 4),
@@ -60,7 +61,7 @@ def network(*, batch_norm: bool = False, batch: int = 1) -> ModelProto:
     graph = helper.make_graph(
         nodes,
         "network",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [batch, 3, 8, 8])],
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, [batch, 3, 8, 8])],
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, 4])],
         weights,
     )
@@ -73,7 +74,7 @@ def logits(model: ModelProto) -> NDArray[np.float32]:
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry("session.x64quantprecision", "1")
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return np.concatenate([session.run(None, {"image": image[None]})[0] for image in SAMPLES])
+    return np.concatenate([session.run(None, {"input": image[None]})[0] for image in SAMPLES])
 
 
 def weights(model: ModelProto) -> dict[str, NDArray[np.generic]]:
@@ -182,18 +183,18 @@ def test_a_quantized_graph_is_refused() -> None:
 def test_activations_that_are_not_finite_fail() -> None:
     """A range of infinity would quantize everything to zero; images themselves are the caller's to correct."""
     with pytest.raises(StageError, match="not finite, first in first"):
-        activation_ranges(network(), np.full_like(SAMPLES, 3e38), calibration="min-max", percentile=100)
+        activation_ranges(network(), fed(np.full_like(SAMPLES, 3e38)), calibration="min-max", percentile=100)
     with pytest.raises(InputError, match="images hold values that are not finite"):
-        activation_ranges(network(), SAMPLES * np.float32("inf"), calibration="min-max", percentile=100)
+        activation_ranges(network(), fed(SAMPLES * np.float32("inf")), calibration="min-max", percentile=100)
 
 
 @pytest.mark.parametrize("calibration", ["min-max", "percentile", "entropy"])
 def test_ranges_lie_within_min_max(calibration: Calibration) -> None:
     """Of the values that the network really brings forth, input and output included."""
-    limits = activation_ranges(network(), SAMPLES, calibration="min-max", percentile=100)
-    ranges = activation_ranges(network(), SAMPLES, calibration=calibration, percentile=99)
-    assert set(ranges) == set(limits) >= {"image", "first", "relu", "logits"}
-    assert limits["image"] == (SAMPLES.min(), SAMPLES.max())
+    limits = activation_ranges(network(), fed(SAMPLES), calibration="min-max", percentile=100)
+    ranges = activation_ranges(network(), fed(SAMPLES), calibration=calibration, percentile=99)
+    assert set(ranges) == set(limits) >= {"input", "first", "relu", "logits"}
+    assert limits["input"] == (SAMPLES.min(), SAMPLES.max())
     assert limits["relu"][0] == 0
     assert all(limits[name][0] <= low <= high <= limits[name][1] for name, (low, high) in ranges.items())
 
@@ -201,7 +202,7 @@ def test_ranges_lie_within_min_max(calibration: Calibration) -> None:
 def test_a_batch_in_the_file_is_filled_up() -> None:
     """Six samples in calls of four give the ranges of six single ones."""
     single, four = (
-        activation_ranges(network(batch=batch), SAMPLES, calibration="min-max", percentile=100) for batch in (1, 4)
+        activation_ranges(network(batch=batch), fed(SAMPLES), calibration="min-max", percentile=100) for batch in (1, 4)
     )
     assert single["logits"] == pytest.approx(four["logits"], abs=1e-6)
 
@@ -212,7 +213,7 @@ def test_memory_does_not_grow_with_the_number_of_images() -> None:
     def peak(images: int) -> int:
         samples = np.zeros((images, 3, 8, 8), dtype=np.float32)
         tracemalloc.start()
-        activation_ranges(network(), samples, calibration="percentile", percentile=99.99)
+        activation_ranges(network(), fed(samples), calibration="percentile", percentile=99.99)
         top = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return top

@@ -16,6 +16,7 @@ from onnx import helper
 from pipeline.compress.quantization.saturation import can_saturate, count_saturation
 from pipeline.core.errors import InputError
 from tests.defaults import quantize_static
+from tests.feeds import fed
 from tests.unit.compress.quantization.products import (
     CASES,
     W_SCALE,
@@ -40,7 +41,7 @@ def test_counts_and_effects(name: str) -> None:
     case = CASES[name]
     values = integers(case)
     expected = sums_of(case, values, weights(case))
-    (found,) = count_saturation(model_of(case), images_of(case, values), positions=ALL).layers
+    (found,) = count_saturation(model_of(case), fed(images_of(case, values), "x"), positions=ALL).layers
     assert expected.saturated > 0
     assert found.saturated == expected.saturated
     changed = expected.clipped != expected.exact
@@ -56,7 +57,7 @@ def test_a_case_by_hand() -> None:
     """255 * 127 + 255 * 127 = 64770 is clipped to 32767, 255 * 64 * 2 = 32640 is not, opposite signs cancel."""
     weight = np.array([[127, 64, 127], [127, 64, -127], [127, 64, 0], [1, 65, 0]], np.int8)
     case = Case(4, 3, spatial=(), zero_point=0)
-    (found,) = count_saturation(model_of(case, weight), images_of(case, np.full((1, 4), 255))).layers
+    (found,) = count_saturation(model_of(case, weight), fed(images_of(case, np.full((1, 4), 255)), "x")).layers
     assert (found.operator, found.sums, found.possible) == ("MatMul", 6, 2)
     # The pairs (127, 127) and (64, 65): 64770 and 32895; (127, 1) is 32640 and fits.
     assert found.saturated == 2
@@ -69,14 +70,14 @@ def test_negative_sums_are_clipped_as_well() -> None:
     case = Case(2, 1, spatial=())
     model = model_of(case, np.array([[-100], [-29]], np.int8))
     for value, saturated in ((255, 1), (254, 0)):
-        (found,) = count_saturation(model, images_of(case, np.full((1, 2), value))).layers
+        (found,) = count_saturation(model, fed(images_of(case, np.full((1, 2), value)), "x")).layers
         assert found.saturated == saturated
 
 
 @pytest.mark.parametrize("name", ["depthwise", "depthwise of 16"])
 def test_depthwise_layers_run_on_other_kernels(name: str) -> None:
     """Nothing of theirs is summed in 16 bits."""
-    found = count_saturation(model_of(CASES[name]), images_of(CASES[name], integers(CASES[name])))
+    found = count_saturation(model_of(CASES[name]), fed(images_of(CASES[name], integers(CASES[name])), "x"))
     assert (found.layers, found.elsewhere, found.saturated, found.images) == ((), ("layer",), 0, 1)
 
 
@@ -84,7 +85,7 @@ def test_unsigned_weights_run_on_other_kernels() -> None:
     """They are widened to 16 bits first."""
     case = CASES["im2col"]
     model = model_of(case, (weights(case).astype(np.int16) + 128).astype(np.uint8))
-    assert count_saturation(model, images_of(case, integers(case))).elsewhere == ("layer",)
+    assert count_saturation(model, fed(images_of(case, integers(case)), "x")).elsewhere == ("layer",)
 
 
 def places(values: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -112,7 +113,7 @@ def test_weights_of_seven_bits_never_saturate(shape: tuple[int, int, int, int], 
     channels, width, kernel, seed = shape
     case = Case(channels, width, kernel=kernel, pad=1, spatial=(4, 4), signed=signed, bound=64, seed=seed)
     values = np.full((1, channels, 4, 4), case.limits[1])
-    found = count_saturation(model_of(case), images_of(case, values), positions=ALL)
+    found = count_saturation(model_of(case), fed(images_of(case, values), "x"), positions=ALL)
     assert found.saturated == 0
     assert all(layer.possible == 0 and layer.effect == 0 for layer in found.layers)
 
@@ -124,7 +125,7 @@ def test_counts_agree_with_the_plain_computation(shape: tuple[int, int, int, int
     channels, width, kernel, seed = shape
     case = Case(channels, width, kernel=kernel, stride=1 + seed % 2, spatial=(5, 4), signed=signed, seed=seed)
     values = integers(case)
-    found = count_saturation(model_of(case), images_of(case, values), positions=ALL)
+    found = count_saturation(model_of(case), fed(images_of(case, values), "x"), positions=ALL)
     assert found.saturated == sums_of(case, values, weights(case)).saturated
     assert all(layer.possible > 0 for layer in found.layers if layer.saturated)
 
@@ -134,7 +135,7 @@ def test_positions_are_sampled_evenly() -> None:
     case = Case(3, 8)
     values = integers(case, images=2)
     model, images = model_of(case), images_of(case, values)
-    (found,) = count_saturation(model, images, positions=20).layers
+    (found,) = count_saturation(model, fed(images, "x"), positions=20).layers
     pairs = 8 * 14  # channels times pairs of 27 weights
     # 81 positions, every fifth: 0, 5, .., 80 and 1, 6, .., 76.
     assert found.sums == (17 + 16) * pairs
@@ -143,7 +144,7 @@ def test_positions_are_sampled_evenly() -> None:
     chosen = [*range(0, 81, 5), *range(82, 162, 5)]
     one_by_one = [np.count_nonzero(both.exact[place] != both.clipped[place]) for place in chosen]
     assert found.outputs == pytest.approx(sum(one_by_one) / (33 * 8))
-    assert not count_saturation(model, images, positions=81).layers[0].sampled
+    assert not count_saturation(model, fed(images, "x"), positions=81).layers[0].sampled
 
 
 def test_a_file_with_a_batch_of_its_own() -> None:
@@ -153,9 +154,9 @@ def test_a_file_with_a_batch_of_its_own() -> None:
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "batch"
     del model.graph.value_info[:]
     images = images_of(case, integers(case, images=3))
-    dynamic = count_saturation(model, images, positions=ALL)
+    dynamic = count_saturation(model, fed(images, "x"), positions=ALL)
     assert dynamic.images == 3
-    assert dynamic.layers[0].saturated == count_saturation(model_of(case), images, positions=ALL).saturated
+    assert dynamic.layers[0].saturated == count_saturation(model_of(case), fed(images, "x"), positions=ALL).saturated
 
 
 def network() -> tuple[onnx.ModelProto, NDArray[np.float32]]:
@@ -190,7 +191,10 @@ def test_a_network_by_scheme() -> None:
     """Full range saturates in layers that are named; 7 bits do not; u8 weights are elsewhere."""
     model, images = network()
     by_scheme = {
-        scheme: count_saturation(quantize_static(model, images, scheme=scheme).model, images)
+        scheme: count_saturation(
+            quantize_static(model, images, scheme=scheme).model,
+            fed(images, "x"),
+        )
         for scheme in ("u8s8", "s8s8", "u8s8-reduced", "u8u8")
     }
     assert [layer.layer for layer in by_scheme["u8s8"].layers] == ["first", "second", "third"]
@@ -204,9 +208,9 @@ def test_a_float_file_is_refused() -> None:
     """There is nothing to count."""
     model, images = network()
     with pytest.raises(InputError, match="found no layer that runs on 8-bit integers; quantize the file first"):
-        count_saturation(model, images)
+        count_saturation(model, fed(images, "x"))
     with pytest.raises(InputError, match="found no sample"):
-        count_saturation(model_of(CASES["im2col"]), images[:0])
+        count_saturation(model_of(CASES["im2col"]), fed(images[:0], "x"))
 
 
 def test_memory_stays_bounded() -> None:
@@ -216,7 +220,7 @@ def test_memory_stays_bounded() -> None:
     values = np.full((1, case.channels, *case.spatial), 255)
     model, images = model_of(case, weight), images_of(case, values)
     tracemalloc.start()
-    (found,) = count_saturation(model, images).layers
+    (found,) = count_saturation(model, fed(images, "x")).layers
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert found.possible == 64 * 360

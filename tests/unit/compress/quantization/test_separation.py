@@ -24,14 +24,14 @@ def network(*, other: str = "a.bias") -> ModelProto:
     constants = {"a.weight": floats(4, 4, 3, 3), "b.weight": floats(4, 4, 3, 3, seed=1), "a.bias": floats(4)}
     constants |= {"c.bias": floats(4, seed=3), "numbers": np.array([2, 3])}
     nodes = [
-        conv("a", "image", "a.weight", "a.bias"),
+        conv("a", "input", "a.weight", "a.bias"),
         conv("a_2", "a", "a.weight", other),
         conv("b", "a_2", "b.weight", "a.bias"),
         helper.make_node("BatchNormalization", ["b", "a.bias", "a.bias", "a.bias", "c.bias"], ["n"], "n"),
         helper.make_node("ReduceMean", ["n", "numbers"], ["m"], "m"),
         helper.make_node("ReduceMean", ["m", "numbers"], ["y"], "y"),
     ]
-    return model_of(nodes, {"image": (1, 4, 5, 5)}, ["y"], constants)
+    return model_of(nodes, {"input": (1, 4, 5, 5)}, ["y"], constants)
 
 
 def inputs(model: ModelProto) -> dict[str, list[str]]:
@@ -85,12 +85,12 @@ def test_names_that_are_taken_get_a_number() -> None:
 def test_layers_get_a_bias_of_zeros() -> None:
     """Those that are named and have none; the network stays the same."""
     nodes = [
-        helper.make_node("Conv", ["image", "a.weight"], ["a"], "a"),
+        helper.make_node("Conv", ["input", "a.weight"], ["a"], "a"),
         helper.make_node("Conv", ["a", "b.weight"], ["b"], "b"),
         conv("c", "b", "c.weight", "c.bias"),
     ]
     weights = {f"{name}.weight": floats(4, 4, 3, 3) for name in "abc"}
-    model = model_of(nodes, {"image": (1, 4, 9, 9)}, ["c"], {**weights, "c.bias": floats(4)})
+    model = model_of(nodes, {"input": (1, 4, 9, 9)}, ["c"], {**weights, "c.bias": floats(4)})
     found = with_biases(model, {"a", "c", "other"})
     assert inputs(found) == {"a": ["a.weight", "a.bias"], "b": ["b.weight"], "c": ["c.weight", "c.bias"]}
     np.testing.assert_array_equal(run(found, floats(1, 4, 9, 9))[0], run(model, floats(1, 4, 9, 9))[0])

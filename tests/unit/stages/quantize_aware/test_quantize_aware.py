@@ -12,7 +12,6 @@ from pydantic import ValidationError
 
 from pipeline.compress.quantization.weighted import weighted_layers
 from pipeline.compress.training.training import EpochResult, TrainingRun
-from pipeline.core.artifact import TensorSpec
 from pipeline.core.classification import image_classifier
 from pipeline.core.errors import InputError, StageError
 from pipeline.network.definition import build_network
@@ -249,13 +248,6 @@ def test_an_operator_without_counterpart_is_an_input_error(run_stage: Run, netwo
     given = network.model_copy(update={"folder": tmp_path / "other"})
     with pytest.raises(InputError, match=r"operator CumSum of .* has no counterpart in torch here; known are Abs"):
         run_stage(stage(), given, "int8")
-
-
-def test_two_inputs_are_an_input_error(run_stage: Run, network: Artifact) -> None:
-    """There is no saying which images go where."""
-    inputs = (*network.inputs, TensorSpec(name="other", shape=(-1, 1, 8, 8)))
-    with pytest.raises(InputError, match="the network has 2 inputs, quantization accepts networks with one"):
-        run_stage(stage(), network.model_copy(update={"inputs": inputs}), "int8")
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from pipeline.compress.quantization.separation import separate_tensors, with_bia
 from pipeline.export.onnx import export_onnx
 from pipeline.stages.quantize_aware.training import folded_norms, freeze_constants, tied_parameters
 from tests.defaults import asked
-from tests.feeds import image_input
+from tests.feeds import fed, image_input
 from tests.unit.compress.pruning.networks import Net, conv
 from tests.unit.compress.quantization.graphs import floats, run
 
@@ -216,9 +216,9 @@ def simulated(
     """Return a network with quantization simulated, in evaluation mode; `made` and `model` are those to start from."""
     asked_for = request or asked("u8s8", calibration="min-max")
     made, model = made or network(name), model or exported(name)
-    ranges = activation_ranges(model, IMAGES, calibration=asked_for.calibration, percentile=asked_for.percentile)
-    norms = folded_norms(made, IMAGES[:2])
-    own = with_biases(separate_tensors(model, tied_parameters(made, IMAGES[:2])), norms)
+    ranges = activation_ranges(model, fed(IMAGES), calibration=asked_for.calibration, percentile=asked_for.percentile)
+    norms = folded_norms(made, (torch.from_numpy(IMAGES[:2]),))
+    own = with_biases(separate_tensors(model, tied_parameters(made, (torch.from_numpy(IMAGES[:2]),))), norms)
     aware = QuantizationAware(own, ranges, asked_for, norms, keep_zeros=keep_zeros)
     freeze_constants(aware, made)
     aware.eval()

@@ -203,10 +203,10 @@ def test_ranges_of_activations_keep_their_bounds(name: str, symmetric: bool) -> 
 def test_ranges_follow_what_is_seen() -> None:
     """By a hundredth of the way with each batch; what only moves values has the range of its source."""
     aware = simulated("residual")
-    before = aware.current_ranges()["image"]
+    before = aware.current_ranges()["input"]
     aware.train()
     outputs(aware, 2 * IMAGES)
-    after = aware.current_ranges()["image"]
+    after = aware.current_ranges()["input"]
     assert after == pytest.approx([1.01 * each for each in before], rel=1e-5)
     assert "max_pool2d" not in " ".join(aware.current_ranges())
 
@@ -377,6 +377,6 @@ def test_copies_and_states_are_whole() -> None:
 
 def test_scales_that_are_not_the_files_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Should another version of onnxruntime round differently."""
-    monkeypatch.setattr(module, "shared_ranges", lambda *_: {"image": "c1"})
-    with pytest.raises(StageError, match=r"image has the scale .* in the file and .* in training"):
+    monkeypatch.setattr(module, "shared_ranges", lambda *_: {"input": "c1"})
+    with pytest.raises(StageError, match=r"input has the scale .* in the file and .* in training"):
         simulated("residual")

@@ -21,7 +21,7 @@ from pipeline.export.onnx import export_onnx
 from pipeline.measure.machine import machine_fingerprint
 from pipeline.precision.targets import target_facts
 from tests.defaults import asked
-from tests.feeds import image_input
+from tests.feeds import fed, image_input
 from tests.unit.compress.pruning.networks import Net, conv
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def model_of(nodes: list[NodeProto], tensors: dict[str, NDArray[np.generic]], sh
     graph = helper.make_graph(
         nodes,
         "graph",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 4, 4])],
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, 3, 4, 4])],
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, shape)],
         [numpy_helper.from_array(np.asarray(array), name) for name, array in tensors.items()],
     )
@@ -67,7 +67,7 @@ def outputs(model: ModelProto) -> NDArray[np.float32]:
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return np.concatenate([session.run(None, {"image": image[None]})[0] for image in IMAGES])
+    return np.concatenate([session.run(None, {"input": image[None]})[0] for image in IMAGES])
 
 
 def nearness(expected: NDArray[np.float32], found: NDArray[np.float32]) -> float:
@@ -83,14 +83,14 @@ def test_weights_of_products_have_a_scale_for_each_output(engine: Engine, operat
     attributes = {"transB": 1} if operator == "Gemm transposed" else {}
     tensors = {"w": weight.T.copy() if attributes else weight, "b": np.ones(5, np.float32)}
     product = operator.split(maxsplit=1)[0]
-    nodes = [helper.make_node("Flatten", ["image"], ["flat"], "flat")]
+    nodes = [helper.make_node("Flatten", ["input"], ["flat"], "flat")]
     if product == "Gemm":
         nodes.append(helper.make_node("Gemm", ["flat", "w", "b"], ["logits"], "fc", **attributes))
     else:
         nodes.append(helper.make_node("MatMul", ["flat", "w"], ["product"], "fc"))
         nodes.append(helper.make_node("Add", ["product", "b"], ["logits"], "add"))
     model = model_of(nodes, tensors, (1, 5))
-    result = engine.quantize(model, IMAGES, MIN_MAX)
+    result = engine.quantize(model, fed(IMAGES), MIN_MAX)
     assert result.nodes[product] == 1
     expected, found = outputs(model), outputs(result.model)
     for column in range(5):
@@ -102,14 +102,14 @@ def test_parts_of_a_split_are_told_apart(engine: Engine) -> None:
     rng = np.random.default_rng(1)
     tensors = {name: rng.standard_normal((4, 3, 1, 1)).astype(np.float32) for name in ("v", "w")}
     nodes = [
-        helper.make_node("Split", ["image", "parts"], ["upper", "lower"], "split", axis=2),
+        helper.make_node("Split", ["input", "parts"], ["upper", "lower"], "split", axis=2),
         helper.make_node("Conv", ["upper", "v"], ["a"], "a"),
         helper.make_node("Conv", ["lower", "w"], ["b"], "b"),
         helper.make_node("Add", ["a", "b"], ["sum"], "sum"),
         helper.make_node("Relu", ["sum"], ["logits"], "relu"),
     ]
     model = model_of(nodes, {**tensors, "parts": np.array([2, 2])}, (1, 4, 2, 4))
-    result = engine.quantize(model, IMAGES, MIN_MAX)
+    result = engine.quantize(model, fed(IMAGES), MIN_MAX)
     onnx.checker.check_model(result.model, full_check=True)
     assert result.nodes["Conv"] == 2
     assert nearness(outputs(model), outputs(result.model)) > NEAR
@@ -140,14 +140,14 @@ def test_attention_is_quantized_for_both_runtimes(engine: Engine, function: obje
     network = Net(function, patches=conv(3, 16, 1), **layers, **norms, second=nn.Linear(32, 16))  # type: ignore[arg-type]
     export_onnx(network.eval(), tmp_path, image_input((1, 3, 4, 4)))
     model = onnx.load(tmp_path / "model.onnx")
-    result = engine.quantize(model, IMAGES, MIN_MAX)
+    result = engine.quantize(model, fed(IMAGES), MIN_MAX)
     expected = outputs(model)
     assert result.nodes["MatMul"] + result.nodes.get("Gemm", 0) >= 3
     assert nearness(expected, outputs(result.model)) > NEAR
     if SATURATES:  # weights in seven bits; both sides of a product of activations have eight
         stored = {tensor.name for tensor in model.graph.initializer}
         products = [node.name for node in model.graph.node if node.op_type == "MatMul" and not stored & {*node.input}]
-        result = engine.quantize(model, IMAGES, asked("u8s8-reduced", calibration="min-max", keep=tuple(products)))
+        result = engine.quantize(model, fed(IMAGES), asked("u8s8-reduced", calibration="min-max", keep=tuple(products)))
     core = openvino.Core()
     compiled = core.compile_model(core.read_model(result.model.SerializeToString()), "CPU")
     assert nearness(expected, np.concatenate([compiled(image[None])[0] for image in IMAGES])) > NEAR
@@ -159,15 +159,15 @@ def test_a_bias_correction_is_kept_where_it_helps(monkeypatch: pytest.MonkeyPatc
     from pipeline.compress.quantization.engines import nncf  # noqa: PLC0415 - only this test needs it
 
     weight, bias = np.ones((2, 3, 1, 1), np.float32), np.array([1.0, -1.0], np.float32)
-    conv1x1 = helper.make_node("Conv", ["image", "w", "b"], ["logits"], "conv")
+    conv1x1 = helper.make_node("Conv", ["input", "w", "b"], ["logits"], "conv")
     model = model_of([conv1x1], {"w": weight, "b": bias}, (1, 2, 4, 4))
-    wrong = helper.make_node("Add", ["image", "half"], ["moved"], "moved")
+    wrong = helper.make_node("Add", ["input", "half"], ["moved"], "moved")
     conv1x1 = helper.make_node("Conv", ["moved", "w", "b"], ["logits"], "conv")
     moved = (bias - 1.4 if helps else bias + 1).astype(np.float32)
     tensors = {"w": weight, "b": moved, "half": np.array(0.5, np.float32)}
     corrected = model_of([wrong, conv1x1], tensors, (1, 2, 4, 4))
     monkeypatch.setattr(nncf, "_quantized", lambda *_: corrected)
-    result = nncf.Nncf().quantize(model, IMAGES, MIN_MAX).model
+    result = nncf.Nncf().quantize(model, fed(IMAGES), MIN_MAX).model
     kept = next(numpy_helper.to_array(tensor) for tensor in result.graph.initializer if tensor.name == "b")
     np.testing.assert_array_equal(kept, moved if helps else bias)
 
@@ -175,27 +175,27 @@ def test_a_bias_correction_is_kept_where_it_helps(monkeypatch: pytest.MonkeyPatc
 def test_images_that_cannot_be_used_are_refused(engine: Engine) -> None:
     """Of another shape, not finite, or such that a value inside the graph is not."""
     nodes = [
-        helper.make_node("Log", ["image"], ["log"], "log"),
+        helper.make_node("Log", ["input"], ["log"], "log"),
         helper.make_node("Conv", ["log", "w"], ["logits"], "conv"),
     ]
     model = model_of(nodes, {"w": np.ones((2, 3, 1, 1), np.float32)}, (1, 2, 4, 4))
     with pytest.raises(InputError, match="shape"):
-        engine.quantize(model, IMAGES[:, :, :2], MIN_MAX)
+        engine.quantize(model, fed(IMAGES[:, :, :2]), MIN_MAX)
     with pytest.raises(InputError, match="not finite"):
-        engine.quantize(model, IMAGES * np.float32(np.nan), MIN_MAX)
+        engine.quantize(model, fed(IMAGES * np.float32(np.nan)), MIN_MAX)
     with pytest.raises(StageError, match="not finite, first in log"):
-        engine.quantize(model, IMAGES, MIN_MAX)
+        engine.quantize(model, fed(IMAGES), MIN_MAX)
 
 
 def test_an_operator_that_an_engine_does_not_know_is_named(engine: Engine) -> None:
     """Neural Compressor's way leads through torch; NNCF takes any operator and leaves it in float."""
     nodes = [
-        helper.make_node("Conv", ["image", "w"], ["conv"], "conv"),
+        helper.make_node("Conv", ["input", "w"], ["conv"], "conv"),
         helper.make_node("Det", ["conv"], ["logits"], "determinant"),
     ]
     model = model_of(nodes, {"w": np.ones((2, 3, 1, 1), np.float32)}, (1, 2))
     if engine.name == "neural-compressor":
         with pytest.raises(InputError, match="Det of determinant"):
-            engine.quantize(model, IMAGES, MIN_MAX)
+            engine.quantize(model, fed(IMAGES), MIN_MAX)
     else:
-        assert engine.quantize(model, IMAGES, MIN_MAX).float_nodes == ("determinant",)
+        assert engine.quantize(model, fed(IMAGES), MIN_MAX).float_nodes == ("determinant",)

@@ -34,7 +34,7 @@ def network(*, products: bool = True) -> ModelProto:
         return numpy_helper.from_array((generator.standard_normal(shape) / np.sqrt(shape[-1])).astype(np.float32), name)
 
     nodes = [
-        helper.make_node("Conv", ["image", "first.weight", "first.bias"], ["first"], name="first", pads=[1] * 4),
+        helper.make_node("Conv", ["input", "first.weight", "first.bias"], ["first"], name="first", pads=[1] * 4),
         helper.make_node("Clip", ["first", "low", "high"], ["relu6"], name="relu6"),
         helper.make_node("Conv", ["relu6", "second.weight"], ["second"], name="second", pads=[1] * 4, strides=[2, 2]),
         helper.make_node("Resize", ["second", "", "scales"], ["large"], name="resize", mode="nearest"),
@@ -65,7 +65,7 @@ def network(*, products: bool = True) -> ModelProto:
     graph = helper.make_graph(
         nodes,
         "network",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 12, 12])],
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, 3, 12, 12])],
         [helper.make_tensor_value_info(output, TensorProto.FLOAT, shape)],
         constants,
     )
@@ -81,7 +81,7 @@ def in_onnxruntime(model: ModelProto) -> NDArray[np.float32]:
     # Sums that do not saturate where the processor has no VNNI.
     options.add_session_config_entry("session.x64quantprecision", "1")
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return np.concatenate([session.run(None, {"image": image[None]})[0] for image in SAMPLES])
+    return np.concatenate([session.run(None, {"input": image[None]})[0] for image in SAMPLES])
 
 
 def in_openvino(model: ModelProto) -> NDArray[np.float32]:
@@ -231,15 +231,15 @@ def test_blocks_are_read_as_they_were_written(bits: int) -> None:
     """A unit matrix in front of the product gives the weights back, within half a step of each block."""
     weight_KN = np.random.default_rng(4).standard_normal((48, 5)).astype(np.float32)
     graph = helper.make_graph(
-        [helper.make_node("MatMul", ["image", "w"], ["y"], name="product")],
+        [helper.make_node("MatMul", ["input", "w"], ["y"], name="product")],
         "product",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [48, 48])],
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, [48, 48])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, [48, 5])],
         [numpy_helper.from_array(weight_KN, "w")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     session = onnxruntime.InferenceSession(block_weights(model, bits=bits, block_size=16).SerializeToString())
-    found = session.run(None, {"image": np.eye(48, dtype=np.float32)})[0]
+    found = session.run(None, {"input": np.eye(48, dtype=np.float32)})[0]
     step = np.abs(weight_KN.reshape(3, 16, 5)).max(1) / 2 ** (bits - 1)
     # The number of the opposite sign to the largest ends one short of it.
     assert (np.abs(found - weight_KN).reshape(3, 16, 5) <= 1.01 * step[:, None]).all()
@@ -273,7 +273,7 @@ def test_a_half_graph_has_float_ends() -> None:
     assert types.pop("scales") == TensorProto.FLOAT
     assert set(types.values()) == {TensorProto.FLOAT16}
     between = {
-        each.type.tensor_type.elem_type for each in model.graph.value_info if each.name not in {"image", "logits"}
+        each.type.tensor_type.elem_type for each in model.graph.value_info if each.name not in {"input", "logits"}
     }
     assert between == {TensorProto.FLOAT16}
 
@@ -305,9 +305,9 @@ def test_without_floats_there_is_nothing_to_halve() -> None:
     with pytest.raises(InputError, match="found no float32 weights within the range"):
         half_weights(model)
     graph = helper.make_graph(
-        [helper.make_node("Relu", ["image"], ["y"])],
+        [helper.make_node("Relu", ["input"], ["y"])],
         "empty",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1])],
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, [1])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])],
     )
     with pytest.raises(InputError, match="found no float32 tensor in the graph"):

@@ -45,7 +45,7 @@ class Chain:
     def __init__(self, seed: int = 0) -> None:
         self.nodes: list[NodeProto] = []
         self.constants: dict[str, Array] = {}
-        self.last, self.seed = "image", seed
+        self.last, self.seed = "input", seed
 
     def add(self, operator: str, *constants: Array, other: str = "", **attributes: Any) -> Chain:  # noqa: ANN401
         """Add a node; `other` is another value that it reads."""
@@ -71,7 +71,7 @@ class Chain:
     def model(self, *outputs: str) -> ModelProto:
         """Return the graph."""
         names = [self.last, *outputs]
-        return model_of(self.nodes, {"image": (8, WIDTH, 9, 9)}, names, self.constants)
+        return model_of(self.nodes, {"input": (8, WIDTH, 9, 9)}, names, self.constants)
 
 
 def tensors(model: ModelProto) -> dict[str, Array]:
@@ -153,7 +153,7 @@ def relu6(chain: Chain) -> Chain:
 
 def addition(chain: Chain) -> Chain:
     """Add the input before the second layer."""
-    return chain.conv().add("Add", other="image").conv()
+    return chain.conv().add("Add", other="input").conv()
 
 
 def two_readers(chain: Chain) -> Chain:
@@ -184,7 +184,7 @@ def shared_bias(chain: Chain) -> Chain:
 def computed_slope(chain: Chain) -> Chain:
     """Let the layer's output be the slope of another value."""
     chain.add("Relu").conv()
-    chain.nodes.append(helper.make_node("PRelu", ["image", chain.last], ["slope"], "slope"))
+    chain.nodes.append(helper.make_node("PRelu", ["input", chain.last], ["slope"], "slope"))
     chain.last = "slope"
     return chain.conv()
 
@@ -192,7 +192,7 @@ def computed_slope(chain: Chain) -> Chain:
 def as_kernel(chain: Chain) -> Chain:
     """Use what the first layer makes as the weights of the second."""
     chain.conv()
-    chain.nodes.append(helper.make_node("Conv", ["image", chain.last], ["y"], "y"))
+    chain.nodes.append(helper.make_node("Conv", ["input", chain.last], ["y"], "y"))
     chain.last = "y"
     return chain
 

@@ -16,6 +16,7 @@ from pipeline.compress.quantization.recovery.rounding import round_adaptively
 from pipeline.compress.quantization.recovery.rounding_decisions import Choices, decide
 from pipeline.compress.quantization.weighted import weighted_layers
 from tests.defaults import asked, quantize_static
+from tests.feeds import fed
 from tests.unit.compress.quantization.graphs import floats, run
 from tests.unit.compress.quantization.layer_graphs import LAYERS, SAMPLES, twice
 
@@ -66,7 +67,7 @@ def test_the_error_of_a_layer_falls(layer: str, per_channel: bool) -> None:  # n
     model, name = LAYERS[layer](), weighted(layer)
     plain = quantize_static(model, SAMPLES, scheme="u8s8", per_channel=per_channel).model
     before = plain.SerializeToString(deterministic=True)
-    rounded, gains = round_adaptively(model, plain, SAMPLES, steps=STEPS)
+    rounded, gains = round_adaptively(model, plain, fed(SAMPLES), steps=STEPS)
     assert plain.SerializeToString(deterministic=True) == before
     assert set(gains) == {name, "fc"} & set(weighted_layers(plain))
     assert all(0 < gain <= 1 for gain in gains.values())
@@ -87,7 +88,7 @@ def test_weights_stay_in_the_range_of_the_scheme(scheme: Scheme) -> None:
     """Seven bits stay seven bits, and signed weights keep clear of -128."""
     model = LAYERS["plain"]()
     plain = quantize_static(model, SAMPLES, scheme=scheme).model
-    rounded, gains = round_adaptively(model, plain, SAMPLES, steps=STEPS)
+    rounded, gains = round_adaptively(model, plain, fed(SAMPLES), steps=STEPS)
     assert gains["conv"] < 0.9
     found = integers(rounded, "conv")
     low, high = {"u8s8-reduced": (-64, 64), "u8u8": (0, 255)}.get(scheme, (-127, 127))
@@ -104,7 +105,7 @@ def test_zeros_stay_zero() -> None:
     tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * mask, tensor.name))
     for scheme in ("u8s8", "u8u8"):
         plain = quantize_static(model, SAMPLES, scheme=scheme).model  # type: ignore[arg-type]
-        rounded, _ = round_adaptively(model, plain, SAMPLES, steps=STEPS)
+        rounded, _ = round_adaptively(model, plain, fed(SAMPLES), steps=STEPS)
         stored = weighted_layers(rounded)["conv"].weight
         offset = stored.integers.astype(int) - stored.broadcast(stored.zero_point).astype(int)
         assert not offset[~mask].any()
@@ -116,7 +117,8 @@ def test_the_same_again_gives_the_same_bytes() -> None:
     model = LAYERS["depthwise"]()
     plain = quantize_static(model, SAMPLES, scheme="u8s8").model
     files = [
-        round_adaptively(model, plain, SAMPLES, steps=STEPS)[0].SerializeToString(deterministic=True) for _ in range(2)
+        round_adaptively(model, plain, fed(SAMPLES), steps=STEPS)[0].SerializeToString(deterministic=True)
+        for _ in range(2)
     ]
     assert files[0] == files[1]
 
@@ -125,10 +127,10 @@ def test_parts_of_the_images_give_the_same_sums(monkeypatch: pytest.MonkeyPatch)
     """Memory is bounded by taking few of them at a time."""
     model = LAYERS["grouped"]()
     plain = quantize_static(model, SAMPLES, scheme="u8s8").model
-    whole = round_adaptively(model, plain, SAMPLES, steps=STEPS)[1]
+    whole = round_adaptively(model, plain, fed(SAMPLES), steps=STEPS)[1]
     for numbers in (1, 5000):
         monkeypatch.setattr(rounding, "CHUNK", numbers)
-        assert round_adaptively(model, plain, SAMPLES, steps=STEPS)[1] == pytest.approx(whole, rel=0.05)
+        assert round_adaptively(model, plain, fed(SAMPLES), steps=STEPS)[1] == pytest.approx(whole, rel=0.05)
 
 
 def test_layers_are_told_one_by_one() -> None:
@@ -136,7 +138,7 @@ def test_layers_are_told_one_by_one() -> None:
     model = LAYERS["plain"]()
     told: list[tuple[int, int, str]] = []
     plain = quantize_static(model, SAMPLES, scheme="u8s8").model
-    round_adaptively(model, plain, SAMPLES[:4], steps=10, on_layer=lambda *each: told.append(each))
+    round_adaptively(model, plain, fed(SAMPLES[:4]), steps=10, on_layer=lambda *each: told.append(each))
     assert told == [(1, 2, "conv"), (2, 2, "fc")]
 
 
@@ -165,7 +167,7 @@ def test_weights_that_two_layers_read_stay() -> None:
     """What is best for one is not for the other."""
     model = twice()
     plain = quantize_static(model, SAMPLES, scheme="u8s8").model
-    rounded, gains = round_adaptively(model, plain, SAMPLES, steps=STEPS)
+    rounded, gains = round_adaptively(model, plain, fed(SAMPLES), steps=STEPS)
     assert set(gains) == {"fc"}
     np.testing.assert_array_equal(integers(rounded, "again"), integers(plain, "conv"))
 
@@ -176,8 +178,8 @@ def test_graphs_of_every_engine(name: EngineName) -> None:
     if name not in available():
         pytest.skip(f"{name} is not installed")
     model = onnx.shape_inference.infer_shapes(LAYERS["plain"]())
-    quantized = open_engine(name).quantize(model, SAMPLES, asked("u8s8", calibration="min-max")).model
-    rounded, gains = round_adaptively(model, quantized, SAMPLES, steps=STEPS)
+    quantized = open_engine(name).quantize(model, fed(SAMPLES), asked("u8s8", calibration="min-max")).model
+    rounded, gains = round_adaptively(model, quantized, fed(SAMPLES), steps=STEPS)
     assert gains["conv"] < 0.95
     measured = layer_error(model, rounded, "conv") / layer_error(model, quantized, "conv")
     assert measured == pytest.approx(gains["conv"], rel=0.02)

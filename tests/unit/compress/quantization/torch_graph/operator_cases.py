@@ -36,16 +36,16 @@ class Case:
         given = {f"c{place}": np.asarray(each) for place, each in enumerate(self.constants) if each is not None}
         names = [f"c{place}" if each is not None else "" for place, each in enumerate(self.constants)]
         made = [f"y{place}" for place in range(self.outputs)]
-        before = [helper.make_node("Cast", ["image"], ["x"], "cast", to=self.to)] if self.to else []
+        before = [helper.make_node("Cast", ["input"], ["x"], "cast", to=self.to)] if self.to else []
         nodes = [
             *before,
-            helper.make_node(operator, ["x" if self.to else "image", *names], made, "node", **self.attributes),
+            helper.make_node(operator, ["x" if self.to else "input", *names], made, "node", **self.attributes),
             *(
                 helper.make_node("Cast", [each], [f"{each}.float"], f"{each}.cast", to=TensorProto.FLOAT)
                 for each in made
             ),
         ]
-        return model_of(nodes, {"image": self.shape}, [f"{each}.float" for each in made], given, self.opset)
+        return model_of(nodes, {"input": self.shape}, [f"{each}.float" for each in made], given, self.opset)
 
 
 def ints(*numbers: int) -> Array:
@@ -118,7 +118,7 @@ CASES: dict[str, dict[str, Case]] = {
         "sequence": Case(SEQUENCE, (floats(4, 3, 4),), {"strides": [2], "pads": [1, 1]}),
     },
     "BatchNormalization": {
-        "image": Case(IMAGE, (floats(4), floats(4, seed=1), floats(4, seed=2), np.exp(floats(4, seed=3)))),
+        "input": Case(IMAGE, (floats(4), floats(4, seed=1), floats(4, seed=2), np.exp(floats(4, seed=3)))),
         "matrix": Case((3, 4), (floats(4), floats(4), floats(4), np.exp(floats(4))), {"epsilon": 0.1}, opset=15),
     },
     "Gemm": {
@@ -234,7 +234,7 @@ CASES: dict[str, dict[str, Case]] = {
         "each channel": Case(IMAGE, (floats(4), floats(4, seed=1)), {"num_groups": 2}, opset=21),
     },
     "InstanceNormalization": {
-        "image": Case(IMAGE, (floats(4), floats(4, seed=1)), {"epsilon": 0.01}),
+        "input": Case(IMAGE, (floats(4), floats(4, seed=1)), {"epsilon": 0.01}),
         "opset 22": Case(SEQUENCE, (floats(4), floats(4, seed=1)), opset=22),
     },
     "PRelu": {

@@ -74,10 +74,10 @@ def test_constants_as_nodes(numbers: dict[str, Any]) -> None:
     kind = TensorProto.INT64 if "value_ints" in numbers else TensorProto.FLOAT
     nodes = [
         helper.make_node("Constant", [], ["c"], "constant", **numbers),
-        helper.make_node("Cast", ["image"], ["x"], "cast", to=kind),
+        helper.make_node("Cast", ["input"], ["x"], "cast", to=kind),
         helper.make_node("Add", ["x", "c"], ["y"], "add"),
     ]
-    model = model_of(nodes, {"image": (2, 2)}, ["y"])
+    model = model_of(nodes, {"input": (2, 2)}, ["y"])
     x = floats(2, 2)
     (expected,), (found,) = run(model, x), outputs(GraphModule(model), x)
     assert found.dtype == expected.dtype
@@ -87,11 +87,11 @@ def test_constants_as_nodes(numbers: dict[str, Any]) -> None:
 def test_shapes_may_be_computed() -> None:
     """As they are in files of any batch size."""
     nodes = [
-        helper.make_node("Shape", ["image"], ["shape"], "shape", end=1),
+        helper.make_node("Shape", ["input"], ["shape"], "shape", end=1),
         helper.make_node("Concat", ["shape", "rest"], ["whole"], "concat", axis=0),
-        helper.make_node("Reshape", ["image", "whole"], ["y"], "reshape"),
+        helper.make_node("Reshape", ["input", "whole"], ["y"], "reshape"),
     ]
-    model = model_of(nodes, {"image": ("N", 2, 3)}, ["y"], {"rest": ints(6)})
+    model = model_of(nodes, {"input": ("N", 2, 3)}, ["y"], {"rest": ints(6)})
     x = floats(5, 2, 3)
     np.testing.assert_array_equal(outputs(GraphModule(model), x)[0], run(model, x)[0])
 
