@@ -75,7 +75,7 @@ def test_ratios_are_those_of_the_formula(chains: tuple[Path, Path]) -> None:
         return (np.round(values / 0.5) * 0.5).astype(np.float32)
 
     product = np.full((3, 3), 0.25, np.float32)
-    found, alone = layer_sqnr(*chains, images), own_layer_sqnr(*chains, images)
+    found, alone = layer_sqnr(*chains, fed(images)), own_layer_sqnr(*chains, fed(images))
     assert found == {
         "one": pytest.approx(decibels(images, steps(images)), rel=1e-5),
         "two": pytest.approx(decibels(images @ product, steps(images) @ product), rel=1e-5),
@@ -147,7 +147,7 @@ def test_a_dynamic_batch_is_run_one_by_one(
 
 def test_silent_layers_are_left_out(chains: tuple[Path, Path]) -> None:
     """There is no ratio to a signal of zero."""
-    assert layer_sqnr(*chains, np.zeros((1, 3), np.float32)) == {}
+    assert layer_sqnr(*chains, fed(np.zeros((1, 3), np.float32))) == {}
     assert ratio_db(0.0, 1.0) is None
     assert ratio_db(1.0, 0.0) == SQNR_CEILING_DB
     assert ratio_db(1.0, 10.0) == pytest.approx(-10)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from pipeline.core.feeds import Feeds
+
 SAME = Agreement("local", "qemu://cortex-a72", 8, 8, 8, 0.0, None)
 ROUNDED = Agreement("local", "qemu://cortex-a76", 8, 5, 8, 1e-7, None)
 OTHER = Agreement("local", "qemu://cortex-a76", 8, 0, 7, 0.2, None)
@@ -59,8 +61,8 @@ def test_processors_are_asked_with_the_same_images(tmp_path: Path, monkeypatch: 
     """Random inputs are drawn once; an emulator that is missing is told, not passed over."""
     seen: list[NDArray[np.float32]] = []
 
-    def answer(_: Path, samples: NDArray[np.float32], device: str) -> Agreement:
-        seen.append(samples)
+    def answer(_: Path, samples: Feeds, device: str) -> Agreement:
+        seen.append(samples["input"])
         if device.endswith("a76"):
             raise DeviceError("no qemu-aarch64")
         return SAME

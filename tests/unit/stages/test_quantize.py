@@ -185,7 +185,7 @@ def test_the_same_seed_gives_the_same_file(run_stage: Run, onnx_artifact: Artifa
 
 def test_only_training_images_are_used(make_context: Callable[..., Context], noise_data: Dataset) -> None:
     """Each of them once when all are asked for."""
-    samples = training_images(make_context("stage"), 40)
+    samples = training_images(make_context("stage"), 40)["input"]
     expected = noise_data.normalisation(noise_data.train.images)
     assert sorted(image.tobytes() for image in samples) == sorted(image.tobytes() for image in expected)
 

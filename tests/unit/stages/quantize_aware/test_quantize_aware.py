@@ -73,7 +73,7 @@ def test_training_that_makes_it_worse_is_not_kept(
 ) -> None:
     """The calibrated network is epoch 0, and its file ships as without training."""
     alone, _ = run_stage(stage(epochs=0), network, "alone")
-    good = EpochResult(0, float("nan"), accuracy=1.0, validation_loss=0.0)
+    good = EpochResult(0, float("nan"), score=1.0, validation_loss=0.0)
     monkeypatch.setattr(TrainingRun, "judge_start", lambda self: (setattr(self, "start", good), self._keep(self.model)))
     worse, outcome = run_stage(stage(epochs=1), network, "worse")
     assert (outcome.changed["best_epoch"], outcome.changed["calibrated_accuracy"]) == (0, 1.0)
