@@ -20,8 +20,12 @@ if TYPE_CHECKING:
     Series = tuple[NDArray[np.float32], list[str]]
 
 
-def load(name: str = "ItalyPowerDemand", validation: float = 0.25, seed: int = 0, root: str = "") -> Arrays:
+def load(
+    name: str = "ItalyPowerDemand", validation: float = 0.25, seed: int = 0, root: str = "", *, planes: bool = False
+) -> Arrays:
     """Return series float32 [channels, T], standardised by the mean and deviation of train in each channel.
+
+    With `planes` they are [1, T, channels], as networks for spectra take them.
 
     `root` is a folder with `NAME/NAME_TRAIN.ts` and `NAME_TEST.ts`; without it that of sktime. The share `validation`
     of each class of train is held out.
@@ -34,7 +38,9 @@ def load(name: str = "ItalyPowerDemand", validation: float = 0.25, seed: int = 0
 
     def samples(series: NDArray[np.float32], labels: list[str], chosen: NDArray[np.bool_]) -> Samples:
         numbers = np.array([classes.index(label) for label in labels], dtype=np.int64)
-        return Samples({"series": ((series - mean) / std).astype(np.float32)[chosen]}, numbers[chosen])
+        ready = ((series - mean) / std).astype(np.float32)[chosen]
+        ready = np.ascontiguousarray(ready.transpose(0, 2, 1)[:, None]) if planes else ready
+        return Samples({"series": ready}, numbers[chosen])
 
     everything = np.ones(len(test), dtype=bool)
     return Arrays(

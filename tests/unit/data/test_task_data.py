@@ -86,3 +86,5 @@ def test_series_of_a_file(tmp_path: Path) -> None:
     assert data.train.inputs["series"].std(axis=(0, 2)) == pytest.approx([1, 1], abs=1e-6)
     assert data.test.inputs["series"].shape == (8, 2, 3)
     assert [*data.targets("test", slice(None))] == [0, 1] * 4
+    planes = loaded("series", name="Toy", root=str(tmp_path), planes=True)
+    assert (planes.test.inputs["series"][:, 0] == data.test.inputs["series"].transpose(0, 2, 1)).all()
