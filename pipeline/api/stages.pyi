@@ -310,9 +310,9 @@ def Bundle(
 
     on_no_gain: What to do if the stage's exported file is not shown to be faster than the one before: `keep` the stage (without timing it), `skip` it, so that the next stage starts from the file before, or `fail`.
 
-    samples: Images with expected outputs, for the self-test.
+    samples: Samples with expected outputs, for the self-test.
 
-    sample_source: `validation`: images of the validation split; `synthetic`: generated ones; `auto`: validation images if the data's licence lets anyone pass them on, else synthetic.
+    sample_source: `validation`: those of the validation split; `synthetic`: generated ones; `auto`: validation samples if the data's licence lets anyone pass them on, else synthetic.
 
     data_licence: Licence of the data (SPDX id or text); absent: what the data set itself says.
 

@@ -11,14 +11,16 @@ import importlib
 import importlib.abc
 import json
 import sys
+import sysconfig
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-#: What the system and the libraries read by themselves.
-_SYSTEM = ("/proc/", "/sys/", "/dev/", "/etc/", "/usr/")
+#: What the system and the libraries read by themselves, and no more: data may lie below /usr/local, /etc or /dev/shm.
+_SYSTEM = ("/proc/", "/sys/", "/dev/null", "/dev/urandom", "/etc/localtime", "/usr/share/zoneinfo/")
+_PYTHON = tuple(f"{sysconfig.get_path(name)}/" for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 
 
 class OnlyNumpy(importlib.abc.MetaPathFinder):
@@ -30,7 +32,7 @@ class OnlyNumpy(importlib.abc.MetaPathFinder):
 
     def find_spec(self, name: str, path: Sequence[str] | None = None, target: Any = None) -> None:  # noqa: ANN401, ARG002
         """Raise for other packages; the usual finders look for the rest."""
-        if path is None and name not in self.allowed:
+        if path is None and name not in self.allowed and not name.startswith("_sysconfigdata"):
             raise ModuleNotFoundError(f"there is no module {name}", name=name)
 
 
@@ -60,7 +62,8 @@ def tried(folder: Path) -> str:
 
 def _watched_files(folder: Path) -> set[str]:
     """Return a set that from now on gets the files, other than Python's, that are opened outside of `folder`."""
-    known = (str(folder), *_SYSTEM, sys.prefix, sys.base_prefix, *(each for each in sys.path if each))
+    packages = importlib.import_module("numpy").__path__[0]
+    known = (*_SYSTEM, *_PYTHON, f"{folder}/", f"{packages}/")
     found: set[str] = set()
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:

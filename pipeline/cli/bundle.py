@@ -23,10 +23,10 @@ def bundle(
         Path | None,
         typer.Option(metavar="DIR|FILE.tar.gz", help="Where to write. Default: RUN/bundle and RUN/bundle.tar.gz."),
     ] = None,
-    samples: Annotated[int | None, typer.Option(min=1, max=64, help="Images with expected outputs.")] = None,
+    samples: Annotated[int | None, typer.Option(min=1, max=64, help="Samples with expected outputs.")] = None,
     sample_source: Annotated[
         Literal["auto", "validation", "synthetic"] | None,
-        typer.Option(help="Validation images, generated ones, or (auto) what the data's licence allows."),
+        typer.Option(help="Validation samples, generated ones, or (auto) what the data's licence allows."),
     ] = None,
     data_licence: Annotated[str | None, typer.Option(metavar="SPDX", help="Licence of the data.")] = None,
     weights_licence: Annotated[str | None, typer.Option(metavar="SPDX", help="Licence of the weights.")] = None,

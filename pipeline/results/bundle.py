@@ -37,11 +37,11 @@ Name = Annotated[str, StringConstraints(pattern=NAME)]
 class BundleOptions(FrozenModel):
     """What a person may choose about a bundle; the fields of the stage `bundle` are the same."""
 
-    samples: int = Field(default=4, ge=1, le=64, description="Images with expected outputs, for the self-test.")
+    samples: int = Field(default=4, ge=1, le=64, description="Samples with expected outputs, for the self-test.")
     sample_source: SampleSource = Field(
         default="auto",
-        description="`validation`: images of the validation split; `synthetic`: generated ones; `auto`: validation "
-        "images if the data's licence lets anyone pass them on, else synthetic.",
+        description="`validation`: those of the validation split; `synthetic`: generated ones; `auto`: validation "
+        "samples if the data's licence lets anyone pass them on, else synthetic.",
     )
     data_licence: str | None = Field(
         default=None,

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import shutil
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+import pipeline.tasks
+from pipeline.bundle.assemble import TASK_CODE
 from pipeline.bundle.place import write_bundle
 from pipeline.cli import app
 from pipeline.core.errors import InputError
@@ -25,9 +29,9 @@ from tests.unit.bundle.small_task import (
 )
 from tests.unit.bundle.tampering import rewrite
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
+KITS = [
+    file for file in Path(pipeline.tasks.__file__).parent.glob("*.py") if file.name not in {"config.py", "kinds.py"}
+]
 HIDDEN = """
 import runpy, sys
 sys.modules['pipeline'] = sys.modules['torch'] = None
@@ -139,6 +143,14 @@ def test_samples_that_cannot_be_used(bundles: dict[str, Path], arguments: list[s
     assert (done.returncode, done.stdout) == (2, "")
     assert says in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("file", [*TASK_CODE.values(), *KITS], ids=lambda file: file.name)
+def test_what_ships_is_written_for_python_39(file: Path) -> None:
+    """The oldest Python that runtimes and boards still come with compiles it, and it needs nothing newer of zip."""
+    tree = ast.parse(file.read_text(), feature_version=(3, 9))
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    assert not [node for node in calls for keyword in node.keywords if keyword.arg == "strict"]
 
 
 def test_without_numpy(bundles: dict[str, Path]) -> None:

@@ -135,10 +135,11 @@ def test_the_card_speaks_of_the_metric(bundles: dict[str, Path]) -> None:
     assert "ccuracy" not in card
 
 
-def test_made_samples_where_data_may_not_be_passed_on(tmp_path: Path) -> None:
-    """Words in the range of the known ones, none of them those of a validation sample."""
+def test_made_samples_where_data_may_not_be_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Words in the range of the known ones, none of them those of a validation sample; written to a relative place."""
+    monkeypatch.chdir(tmp_path)
     given = kit_content(tmp_path / "run", "token", runtimes=("onnxruntime",), data_licence="CC-BY-NC-4.0", samples=3)
-    write_bundle(given, (tmp_path / "bundle",))
+    write_bundle(given, (Path("bundle"),))
     expected: dict[str, Any] = json.loads((tmp_path / "bundle" / "samples" / "expected.json").read_text())
     known = {tuple(raw["words"]) for raw in given.task.data.raw_samples("validation", slice(None))}
     for sample in expected["samples"]:

@@ -106,7 +106,7 @@ def run_samples(
     else:
         _check_task(wanted.task, facts, expected, computed, found)
     where = f"{len(expected.samples)} samples in {network.runtime} {network.version}"
-    return f"{where}: largest difference {found.max_abs:.3g}"
+    return f"{where}: largest difference {found.max_abs:.3g}, allowed {max(expected.allowed.values()):.3g} at most"
 
 
 def read_samples(
