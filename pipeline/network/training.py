@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -70,12 +71,22 @@ def make_training(
 def learner_of(config: TrainingConfig, context: Context) -> Learner:
     """Return what a training learns by: the classes of images, a kit's loss, or that of the task's own file."""
     task, names = context.task(), [output.name for output in context.original.outputs]
+    changes = config.augment.model_dump()
     if task.images is not None:
-        changes = Augmentation(**config.augment.model_dump())
-        return ImageClassifier(task.images, config.batch, label_smoothing=config.label_smoothing, augmentation=changes)
-    if task.kind == "file":
-        return FileLearner(task, config.batch, names)
-    return KitLearner(task, config.batch, names, config.augment.model_dump())
+        unknown = changes.keys() - {field.name for field in fields(Augmentation)}
+        if unknown:
+            raise InputError(f"augment.{min(unknown)} is not there for a classifier of images: remove it")
+        augmentation = Augmentation(**changes)
+        return ImageClassifier(
+            task.images, config.batch, label_smoothing=config.label_smoothing, augmentation=augmentation
+        )
+    if config.label_smoothing:
+        raise InputError(f"label_smoothing is there for a classifier of images, and the task is {task.kind}: remove it")
+    if task.kind != "file":
+        return KitLearner(task, config.batch, names, changes)
+    if any(changes.values()):
+        raise InputError("augment is not there for a task of your own file: change samples in its train_batches")
+    return FileLearner(task, config.batch, names)
 
 
 def train_artifact(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import not_
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
@@ -20,7 +21,7 @@ MOST = 1e30
 
 
 class Augment(FrozenModel):
-    """Random changes of the training images; none by default."""
+    """Random changes of the training samples; none by default. Targets move along: boxes, masks, points, labels."""
 
     flip_horizontal: bool = Field(default=False, description="Mirror half of the images left to right.")
     flip_vertical: bool = Field(default=False, description="Mirror half of the images top to bottom.")
@@ -37,6 +38,19 @@ class Augment(FrozenModel):
     )
     mixup: Annotated[float, Field(ge=0, le=4)] = Field(
         default=0.0, description="Alpha of mixup (Zhang et al. 2018); 0 for none."
+    )
+    # Without the following, configurations are those that they were before there were series.
+    noise: Annotated[float, Field(ge=0, le=100)] = Field(
+        default=0.0, description="Deviation of noise, in units of the input.", exclude_if=not_
+    )
+    time_shift: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="Largest shift of a series, in steps, zero filled.", exclude_if=not_
+    )
+    time_mask: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.0, description="Largest share of a series that is set to zero.", exclude_if=not_
+    )
+    gain: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.0, description="Largest relative change of the size of a series.", exclude_if=not_
     )
 
 

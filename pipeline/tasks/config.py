@@ -75,6 +75,9 @@ class RegressionTask(FrozenModel):
     loss: Literal["l1", "l2", "smooth_l1", "charbonnier"] = Field(default="l2", description="What training minimises.")
     unit: str = Field(default="units", min_length=1, description="Unit of the numbers, such as px or m.")
     peak: Annotated[float, Field(gt=0)] = Field(default=1.0, description="Largest value of an image, for PSNR.")
+    swap: tuple[tuple[int, int], ...] = Field(
+        default=(), description="Pairs of keypoints that change places in a mirror, as left and right eye."
+    )
     output: Output = 0
     metric: Metric = None
 
