@@ -90,7 +90,7 @@ def task_facts(content: Content) -> dict[str, Any]:
         "mean": list(normalisation.mean) if normalisation else [],
         "std": list(normalisation.std) if normalisation else [],
         "raw_is_dict": isinstance(raw, dict),
-        "image": _image_in(raw),
+        "image": image_in(raw),
         "batch": content.report.target.batch,
         "runtime": content.runtime,
     }
@@ -171,7 +171,7 @@ def _run_nodes(node: ast.AST) -> Iterator[ast.AST]:
             yield from _run_nodes(child)
 
 
-def _image_in(raw: Any) -> dict[str, str] | None:  # noqa: ANN401 - whatever the user gives
+def image_in(raw: Any) -> dict[str, str] | None:  # noqa: ANN401 - whatever the user gives
     """Return name, axes and colour of the image where a raw sample is one image, uint8, and nothing else."""
     values = raw if isinstance(raw, dict) else {RAW: raw}
     ((name, value),) = values.items() if len(values) == 1 else [("", None)]

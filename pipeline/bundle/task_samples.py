@@ -6,6 +6,7 @@ numbers in the range of the data, and images as for classifiers. They prove the 
 
 from __future__ import annotations
 
+import zipfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -77,7 +78,7 @@ def write_task_samples(content: Content, folder: Path) -> None:
         parts: dict[str, Arrays] = {"inputs": inputs[place], "outputs": found, "prediction": predictions[place]}
         parts = {"": raw_arrays(raw, f"{_file_of(content)}: the raw sample"), **parts}
         for part, arrays in parts.items():
-            np.savez_compressed(folder / f"{start}{part and '.'}{part}.npz", **arrays)  # type: ignore[arg-type]
+            write_arrays(folder / f"{start}{part and '.'}{part}.npz", arrays)
         if facts["image"]:
             write_png(raw_image(raw, facts).transpose(2, 0, 1), folder / f"{start}.png")
         samples.append(
@@ -90,6 +91,14 @@ def write_task_samples(content: Content, folder: Path) -> None:
         )
     expected = {"schema_version": SCHEMA_VERSION, "samples": samples, **output_limits(content, outputs)}
     (folder / FOLDER / EXPECTED_FILE).write_text(json_text(expected), encoding="utf-8")
+
+
+def write_arrays(file: Path, arrays: Arrays) -> None:
+    """Write an .npz file, whatever the arrays are called: numpy's own function takes some names for its arguments."""
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as packed:
+        for name, values in arrays.items():
+            with packed.open(f"{name}.npy", "w") as stream:
+                np.lib.format.write_array(stream, np.array(values, order="C"), allow_pickle=False)
 
 
 def samples_of(content: Content) -> RawSamples:
