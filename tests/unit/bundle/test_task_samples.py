@@ -13,6 +13,7 @@ from pipeline.bundle import task_samples
 from pipeline.bundle.on_device.infer import Rejected
 from pipeline.bundle.on_device.task.answers import (
     first_difference,
+    load_arrays,
     prediction_arrays,
     prediction_lists,
     prediction_text,
@@ -91,6 +92,15 @@ def test_made_values_are_like_the_known_ones(raw: Any) -> None:  # noqa: ANN401 
     if np.size(raw) > 8:
         assert not np.array_equal(made[0], made[2])
         assert not np.array_equal(made[0], raw)
+
+
+def test_arrays_of_any_name_are_kept(tmp_path: Path) -> None:
+    """Also of names that numpy takes for arguments, and values without axes."""
+    arrays = {"file": np.arange(3), "allow_pickle": np.array(2.5), "a/b": np.array("text"), "empty": np.zeros((0, 6))}
+    task_samples.write_arrays(tmp_path / "any.npz", arrays)
+    found = load_arrays(tmp_path / "any.npz")
+    assert not first_difference(arrays, found, 0.0)
+    assert found["allow_pickle"].shape == ()
 
 
 def test_text_is_not_made() -> None:
