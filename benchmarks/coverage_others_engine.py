@@ -158,7 +158,7 @@ def _quantized(entry: Other, files: dict[int, Path], folder: Path, record: Recor
         request = QuantizeRequest(
             "u8s8-reduced", per_channel=True, symmetric=False, calibration="min-max", percentile=100, keep=()
         )
-        found = OnnxRuntime().quantize(_folded(file, samples.numpy()), samples.numpy(), request)
+        found = OnnxRuntime().quantize(_folded(file, samples.numpy()), {"image": samples.numpy()}, request)
         record.add(int8={"nodes": found.nodes, "float": len(found.float_nodes)})
         target = file.with_name("int8.onnx")
         onnx.save(found.model, target)

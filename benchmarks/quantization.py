@@ -164,7 +164,7 @@ def arm(network: str, runtime: str, seed: int) -> dict[str, Any]:
     file = folder / "stages" / "02-quantize" / "model.onnx"
     found = {}
     for processor in ("cortex-a72", "cortex-a76"):
-        agreement = on_device(file, images, open_device(f"qemu://{processor}"))
+        agreement = on_device(file, {INPUT: images}, open_device(f"qemu://{processor}"))
         found[processor] = {name: str(value) if name == "first" else value for name, value in asdict(agreement).items()}
     return {"agreement": found, "scheme": report["rows"][-1]["changed"]["scheme"]}
 

@@ -308,7 +308,7 @@ from pipeline.compress.quantization.engines.engine import QuantizeRequest
 from pipeline.compress.quantization.engines.registry import open_engine
 samples = np.random.default_rng(0).standard_normal((6, 3, 8, 8), dtype=np.float32)
 request = QuantizeRequest("u8s8", per_channel=True, symmetric=False, calibration="min-max", percentile=100, keep=())
-model = open_engine(sys.argv[1]).quantize(onnx.load(sys.argv[2]), samples, request).model
+model = open_engine(sys.argv[1]).quantize(onnx.load(sys.argv[2]), {"input": samples}, request).model
 print(hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest())
 if sys.argv[1] == "nncf":
     from nncf.telemetry import telemetry
