@@ -43,9 +43,19 @@ def kit_task(config: KitTask, data: Arrays | Dataset, where: str) -> Task:
         kit = open_kit(config.kind, **settings)
     except ValueError as error:
         raise InputError(f"task: {error}") from error
-    problems = [f"{name}: {text}" for name in SPLITS for text in kit.check_targets([*arrays.split(name).targets])]
+    problems = [f"{name}: {text}" for name in SPLITS for text in _target_problems(kit, arrays.split(name))]
     refuse_problems(where, problems, ADVICE)
     return Task(kit, arrays)
+
+
+def _target_problems(kit: Any, samples: Samples) -> Iterator[str]:  # noqa: ANN401 - kits share a protocol and no class
+    """Yield what is wrong with targets: by themselves, then against the image that they belong to."""
+    targets = [*samples.targets]
+    problems = kit.check_targets(targets)
+    image = next((each for each in samples.inputs.values() if each.ndim == _IMAGE_DIMENSIONS), None)
+    if not problems and image is not None and hasattr(kit, "check_places"):
+        problems = kit.check_places(targets, *image.shape[2:])
+    yield from problems
 
 
 def _of_images(data: Dataset) -> Arrays:

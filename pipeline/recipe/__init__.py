@@ -29,7 +29,7 @@ from pipeline.recipe.problems import problem_messages, shown_value
 from pipeline.recipe.values import VALUES, read_values
 from pipeline.recipe.yaml import Document, dotted_place, read_file
 from pipeline.stages import AnyStage
-from pipeline.tasks.config import TaskConfig, TaskFile
+from pipeline.tasks.config import RegressionTask, TaskConfig
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -126,14 +126,6 @@ class Recipe(FrozenModel):
     budget: Budget | None = Field(default=None, description="Limits that the result must keep.")
     stages: tuple[AnyStage, ...] = Field(min_length=1, description="The stages, in this order.")
 
-    @model_validator(mode="after")
-    def _has_samples(self) -> Recipe:
-        own = isinstance(self.task, TaskFile)
-        if own != (self.data is None):
-            found = "data beside a task's own file, which has its own samples: remove data" if own else "no data"
-            raise ValueError(f"found {found}, allowed: data, or task with kind: file")
-        return self
-
 
 @dataclass(frozen=True)
 class LoadedRecipe:
@@ -210,7 +202,7 @@ def _validate(data: dict[str, Any], folder: Path, described: dict[str, Any]) -> 
     try:
         recipe = Recipe.model_validate_json(json.dumps(data, allow_nan=False), strict=True, context=context)
     except ValidationError as error:
-        found = problem_messages(error.errors(include_url=False), described, data)
+        found = problem_messages(error.errors(include_url=False), described, data) | _sample_messages(data)
         if any(place[:1] == ("stages",) for place in found):
             return None, found
         adapter: TypeAdapter[tuple[Stage, ...]] = TypeAdapter(tuple[AnyStage, ...])
@@ -218,7 +210,32 @@ def _validate(data: dict[str, Any], folder: Path, described: dict[str, Any]) -> 
         wrong = any(place[:1] == ("target",) for place in found)
         target = Target() if wrong else Target.model_validate(data.get("target", {}))
         return None, found | _stage_messages(stages, target)
-    return recipe, _stage_messages(recipe.stages, recipe.target) | _device_messages(recipe.target.device)
+    found = _stage_messages(recipe.stages, recipe.target) | _device_messages(recipe.target.device)
+    return recipe, found | _sample_messages(data) | _drop_messages(recipe)
+
+
+def _sample_messages(data: Mapping[str, Any]) -> dict[Place, str]:
+    """Return what is wrong where samples come from nowhere, or from two places."""
+    task = data.get("task")
+    own = isinstance(task, dict) and task.get("kind") == "file"
+    if own and data.get("data") is not None:
+        return {("data",): "found data beside a task's own file, which has its own samples, allowed: one of them"}
+    if not own and data.get("data") is None:
+        return {("data",): f"found nothing, required: {Recipe.model_fields['data'].description}"}
+    return {}
+
+
+def _drop_messages(recipe: Recipe) -> dict[Place, str]:
+    """Return where points are allowed of a score that has none, as far as the kind of task tells."""
+    if not isinstance(recipe.task, RegressionTask) or recipe.budget is None or recipe.budget.drop is None:
+        return {}
+    share = recipe.task.metric in {"SSIM", "delta1"}
+    if share or recipe.budget.drop.unit != "pt":
+        return {}
+    key = "score_drop" if recipe.budget.score_drop else "accuracy_drop"
+    return {
+        ("budget", key): f"found {recipe.budget.drop}, allowed: an amount in the metric's own unit, or a share in %"
+    }
 
 
 def _device_messages(device: str) -> dict[Place, str]:

@@ -42,6 +42,7 @@ class TaskFacts(FrozenModel):
 
     kind: str = "classification"
     metrics: tuple[MetricFacts, ...] = (ACCURACY,)
+    sample: str = Field(default="image", description="What one of the samples is called.")
 
     @property
     def judged(self) -> MetricFacts:

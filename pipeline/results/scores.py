@@ -22,7 +22,8 @@ _RESAMPLES, _SET_RESAMPLES = 2000, 500
 
 def task_facts(task: Task) -> TaskFacts:
     """Return what has to be known of a task to write its scores."""
-    return TaskFacts(kind=task.kind, metrics=tuple(map(facts_of, task.metrics)))
+    sample = "image" if task.images is not None else "sample"
+    return TaskFacts(kind=task.kind, metrics=tuple(map(facts_of, task.metrics)), sample=sample)
 
 
 def score_predictions(metrics: Sequence[Metric], predictions: Sequence[Any], targets: Sequence[Any]) -> Score:

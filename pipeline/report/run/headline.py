@@ -68,8 +68,7 @@ def difference(final: FinalTest, task: TaskFacts) -> str:
 
 def samples(number: int, task: TaskFacts, split: str = "") -> str:
     """Write a number of samples: images of a classifier, samples of another task."""
-    noun = "image" if task.judged.name == ACCURACY.name else "sample"
-    return numbers.plural(number, f"{split} {noun}".strip())
+    return numbers.plural(number, f"{split} {task.sample}".strip())
 
 
 def metrics(final: FinalTest, task: TaskFacts) -> tuple[tuple[str, str, str, str], ...]:
