@@ -191,7 +191,7 @@ def test_neural_compressors_own_simulation_agrees(network: str) -> None:
 
     model = onnx.ModelProto()
     model.CopyFrom(exported(network))
-    simulated, found = neural_compressor.simulate(model, SAMPLES, PLAIN)
+    simulated, found = neural_compressor.simulate(model, fed(SAMPLES), PLAIN)
     pt2e.place_pairs(model.graph, found, frozenset())
     expected = np.concatenate([simulated(torch.from_numpy(image[None])).detach().numpy() for image in SAMPLES])
     assert len(found.weights) == sum(node.op_type in {"Conv", "Gemm"} for node in model.graph.node)
