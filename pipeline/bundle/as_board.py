@@ -77,4 +77,4 @@ def _watched_files(folder: Path) -> set[str]:
 
 
 if __name__ == "__main__":
-    print(json.dumps({"error": tried(Path(sys.argv[1]).resolve())}))
+    print(json.dumps({"error": tried(Path(sys.argv[1]).resolve())}, allow_nan=False))

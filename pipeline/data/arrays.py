@@ -53,7 +53,7 @@ def _target_problems(kit: Any, samples: Samples) -> Iterator[str]:  # noqa: ANN4
     targets = [*samples.targets]
     problems = kit.check_targets(targets)
     image = next((each for each in samples.inputs.values() if each.ndim == _IMAGE_DIMENSIONS), None)
-    if not problems and image is not None and hasattr(kit, "check_places"):
+    if not problems and image is not None and kit.kind == "detection":
         problems = kit.check_places(targets, *image.shape[2:])
     yield from problems
 

@@ -44,6 +44,11 @@ class Samples:
     drop_last: bool = False
     output_names: Sequence[str] = ("logits",)
 
+    @property
+    def is_share(self) -> bool:
+        """Whether scores are shares between 0 and 1, so that what may be lost is in points."""
+        return self.task().judged.is_share
+
     def training(self) -> Iterator[tuple[tuple[Tensor, ...], Any]]:
         """Yield inputs, each [B, ...], and the targets of training samples.
 

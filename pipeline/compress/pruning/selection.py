@@ -281,9 +281,8 @@ class _Decision:
     def _within_sensitivity(self) -> Constraints:
         tolerance = self.network.rules.tolerance
         curves = sensitivity(self.scores, _SENSITIVITY_RATIOS, self.network.constraints, self._score)
-        metric = self.samples.task().judged
         whole = abs(next(iter(next(iter(curves.values())).values()))) if curves else 0.0
-        found = ratio_limits(curves, tolerance if metric.is_share else tolerance * whole)
+        found = ratio_limits(curves, tolerance if self.samples.is_share else tolerance * whole)
         self.details["sensitivity"] = {
             name: {"widths": list(curve), "accuracy": list(curve.values()), "limit": found[name]}
             for name, curve in curves.items()

@@ -113,7 +113,12 @@ class Judged(Samples):
         object.__setattr__(self, "value", value)
         object.__setattr__(self, "seen", [])
 
-    def accuracy(self, model: nn.Module, *, renew: bool) -> float:
+    @property
+    def is_share(self) -> bool:
+        """Accuracies are shares."""
+        return True
+
+    def score(self, model: nn.Module, *, renew: bool) -> float:
         """Return the accuracy of the width; remember whether statistics were to be renewed."""
         self.seen.append(renew)  # type: ignore[attr-defined]
         width = len(model.get_parameter("0.weight"))
