@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from pipeline.compress.pruning.graph import Group
     from pipeline.compress.training.learner import Learner
-    from pipeline.compress.training.training import Regulariser
+    from pipeline.compress.training.training import EpochResult, Regulariser
     from pipeline.core.artifact import Artifact
     from pipeline.core.stage import Context, Progress
     from pipeline.network.training_config import Regularise, TrainingConfig
@@ -179,7 +179,7 @@ def epoch_history(training: TrainingRun) -> list[dict[str, float]]:
         {
             "epoch": result.epoch + 1,
             "training_loss": round(result.loss, 5),
-            "validation_accuracy" if training.learner.metric == "accuracy" else "validation_score": result.score,
+            f"validation_{score_name(training)}": own_score(training, result),
             **({} if result.validation_loss is None else {"validation_loss": round(result.validation_loss, 5)}),
         }
         for result in training.history
@@ -215,6 +215,16 @@ def _reporter(training: TrainingRun, progress: Progress, label: str) -> Callable
     return report
 
 
+def score_name(training: TrainingRun) -> str:
+    """Return what a record calls the score: accuracy where it is that."""
+    return "accuracy" if training.learner.metric == "accuracy" else "score"
+
+
+def own_score(training: TrainingRun, result: EpochResult) -> float:
+    """Return the metric as it is after an epoch, also where lower is better."""
+    return result.score if training.learner.higher_is_better else -result.score
+
+
 def _shown(training: TrainingRun) -> str:
-    score = training.history[-1].score
-    return f"{score:.2%}" if training.learner.metric == "accuracy" else f"{training.learner.metric} {abs(score):.4g}"
+    score, metric = own_score(training, training.history[-1]), training.learner.metric
+    return f"{score:.2%}" if metric == "accuracy" else f"{metric} {score:.4g}"

@@ -25,7 +25,7 @@ from pipeline.core import interruption
 from pipeline.core.artifact import Artifact, StageRecord, payload_digest
 from pipeline.core.code_inputs import changed_since, recorded_dependencies, undeclared_inputs
 from pipeline.core.entry import ARTIFACT_FILE, is_listed
-from pipeline.core.errors import ResourceError
+from pipeline.core.errors import InputError, ResourceError
 from pipeline.core.locks import file_lock, introduce_process
 from pipeline.core.partial import write_whole
 from pipeline.core.paths import make_folder
@@ -120,6 +120,9 @@ class Run:
     def task(self) -> Task:
         """What the network is for, with its data, loaded on first use; what should be known of them is said then."""
         found = load_task(self.loaded.recipe.task, self.loaded.recipe.data)
+        drop = self.loaded.recipe.budget.drop if self.loaded.recipe.budget else None
+        if drop and (fault := drop.fault(found.judged.unit)):
+            raise InputError(f"budget: {fault}, since the task is judged by {found.judged.name}")
         for note in found.data.notes:
             self.progress.note(f"data: {note}")
         return found

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pipeline.api import run, verify
+from pipeline.core.errors import InputError
 from pipeline.core.stage import SilentProgress
 from pipeline.recipe import load_recipe
 from pipeline.recipe.starter import write_starter
@@ -133,3 +134,12 @@ def score(row: Row) -> float:
     """Return the score of a row by the metric that is judged."""
     assert row.validation is not None
     return row.validation.judged
+
+
+def test_a_drop_in_another_unit_than_the_metrics_is_refused(tmp_path: Path) -> None:
+    """Points say nothing of a distance in pixels: a budget that cannot be judged is no budget that is met."""
+    write_starter("file", tmp_path)
+    with (tmp_path / "recipe.yaml").open("a") as recipe:
+        recipe.write("budget: {score_drop: 0.5pt}\n")
+    with pytest.raises(InputError, match=r"budget: found 0.5pt, allowed: an amount in px, or a share in %, since"):
+        run(tmp_path / "recipe.yaml", tmp_path / "run", store=tmp_path / "store")

@@ -33,6 +33,10 @@ class Learner(Protocol):
         """What the score is called."""
 
     @property
+    def higher_is_better(self) -> bool:
+        """Whether a higher value of the metric is a better one."""
+
+    @property
     def steps(self) -> int:
         """Steps in one epoch."""
 
@@ -63,7 +67,7 @@ def for_kernels(tensor: Tensor) -> Tensor:
 class ImageClassifier:
     """Learns the classes of images by cross-entropy, with random changes of images and smoothed or mixed targets."""
 
-    metric = "accuracy"
+    metric, higher_is_better = "accuracy", True
 
     def __init__(self, dataset: Dataset, batch: int, *, label_smoothing: float, augmentation: Augmentation) -> None:
         self.dataset, self.batch = dataset, batch

@@ -33,7 +33,7 @@ class TaskLearner:
 
     def __init__(self, task: Task, batch: int, output_names: Sequence[str]) -> None:
         self.task, self.batch, self.output_names = task, batch, tuple(output_names)
-        self.metric = task.judged.name
+        self.metric, self.higher_is_better = task.judged.name, task.judged.higher_is_better
 
     def inputs(self, count: int, seed: int, device: torch.device) -> Iterator[tuple[Tensor, ...]]:
         """Yield the inputs of training samples as they are."""
@@ -49,7 +49,7 @@ class TaskLearner:
     def evaluate(self, model: nn.Module, device: torch.device) -> tuple[float, float | None]:
         """Return the score on the validation split, negative where lower is better, and the mean loss."""
         metric, total, statistics = self.task.metrics[0], self.task.count("validation"), list[Any]()
-        losses = 0.0
+        losses: list[float] = []
         for start in range(0, total, _EVALUATION_BATCH):
             places = range(start, min(start + _EVALUATION_BATCH, total))
             inputs = tuple(self.tensors("validation", places, device).values())
@@ -60,14 +60,15 @@ class TaskLearner:
             with user_code_errors(f"the metric {metric.name} cannot be computed"):
                 made = self.task.predictions(dict(zip(self.output_names, found, strict=True)))
                 statistics += statistics_of(metric, made, targets)
-            losses += self.validation_loss(model, inputs, targets) * len(places)
+            if (loss := self.validation_loss(model, inputs, targets)) is not None:
+                losses.append(loss * len(places))
         score = score_of(metric, statistics)
-        return score if metric.higher_is_better else -score, losses / total
+        return score if metric.higher_is_better else -score, sum(losses) / total if losses else None
 
-    def validation_loss(self, model: nn.Module, inputs: tuple[Tensor, ...], targets: Sequence[Any]) -> float:
-        """Return the loss of validation samples; zero where the task has none for them."""
+    def validation_loss(self, model: nn.Module, inputs: tuple[Tensor, ...], targets: Sequence[Any]) -> float | None:
+        """Return the loss of validation samples; None where the task has none for them."""
         del model, inputs, targets
-        return 0.0
+        return None
 
     def tensors(self, split: SplitName, places: Places, device: torch.device) -> dict[str, Tensor]:
         """Return the inputs of samples on a device."""

@@ -30,7 +30,7 @@ from pipeline.core.nearness import NEARNESS
 from pipeline.export.onnx import FILE_NAME, export_onnx
 from pipeline.export.parity import NORMS, output_differences
 from pipeline.network.stored import load_network
-from pipeline.network.training import STATE_FILE, epoch_history, make_training, run_to_end
+from pipeline.network.training import STATE_FILE, epoch_history, make_training, own_score, run_to_end, score_name
 from pipeline.onnx_graph.execution import onnx_outputs
 from pipeline.onnx_graph.file import finish_model, onnx_specs, read_onnx, write_onnx
 from pipeline.precision.nearness import MadeFile, ensure_near, nearness_before_and_after, net_of
@@ -171,7 +171,7 @@ def train_quantized(
         "scheme": scheme,
         "device": training.device.type,
         "best_epoch": training.best_epoch,
-        **({"calibrated_accuracy": training.start.score} if training.start else {}),
+        **({f"calibrated_{score_name(training)}": own_score(training, training.start)} if training.start else {}),
         "history": epoch_history(training),
         **made.told,
         "calibration_images": sample_count(calibrated.feeds),
