@@ -17,7 +17,8 @@ def write_starter(kind: str, folder: Path) -> list[Path]:
     Raises:
         FileExistsError: one of them is there already; nothing is written then.
     """
-    sources = sorted((bundled_root() / "recipes" / "starters" / kind).glob("*.*"))
+    recipes = bundled_root() / "recipes"
+    sources = [*sorted((recipes / "starters" / kind).glob("*.*")), recipes / "schema.json"]
     targets = [folder / source.name for source in sources]
     for target in targets:
         if target.exists():

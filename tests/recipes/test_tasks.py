@@ -110,7 +110,9 @@ def test_every_job_goes_from_its_network_to_a_bundle(job: str, tmp_path: Path, m
     else:
         write_starter(job, tmp_path)
     stages = [line for line in (tmp_path / "recipe.yaml").read_text().splitlines() if "kind: measure" not in line]
-    (tmp_path / "recipe.yaml").write_text("\n".join(stages) + "\n")
+    taught = "\n".join(stages).replace("learning_rate: 0.003}", "learning_rate: 0.003, distill: {from: original}}")
+    assert taught.count("distill: {from: original}}") == 1
+    (tmp_path / "recipe.yaml").write_text(taught + "\n")
     made = run(tmp_path / "recipe.yaml", tmp_path / "run", overrides=SHORT, store=tmp_path / "store")
     rows = made.report.rows
     assert [row.kind for row in rows] == ["original", "finetune", "prune", "finetune", "export", "quantize", "bundle"]
