@@ -284,6 +284,7 @@ def Measure(
     on_no_gain: Literal['keep', 'skip', 'fail'] = ...,
     runtimes: Sequence[Literal['onnxruntime', 'openvino', 'torch']] = ...,
     budget: str = ...,
+    time_scope: Literal['model', 'model+decode'] = ...,
     threads: int | None = ...,
 ) -> dict[str, Any]:
     """{kind: measure}: Latency of every file so far, paired with the original's.
@@ -293,6 +294,8 @@ def Measure(
     runtimes: Runtimes to measure in; each measures the files that it can read. `torch` times the networks before export, paired with the original network.
 
     budget: Time for the whole measurement. It ends earlier if every speedup is known to within 4 %, and later if four sessions of three rounds do not fit.
+
+    time_scope: What is timed: `model`, the file alone on random inputs, or `model+decode`, the file on the first validation samples and the task's numpy decode of what it gives (overlapping boxes removed, labels read). Decisions of other stages, such as `on_no_gain`, look at the file alone.
 
     threads: Threads of one inference; absent: those of the recipe's target.
     """

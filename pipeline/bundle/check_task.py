@@ -24,7 +24,7 @@ from pipeline.bundle.on_device.verify import (
     read_file,
     strict_json,
 )
-from pipeline.bundle.task_parts import kind_files
+from pipeline.data.task_sources import kind_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

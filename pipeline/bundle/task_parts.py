@@ -5,13 +5,11 @@ task/ holds the half of the task that needs no torch, and task.json, which says 
 
 from __future__ import annotations
 
-import ast
 import json
 import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,21 +22,19 @@ from pipeline.bundle.on_device.task.task_code import FACTS, FOLDER, RAW, TaskCod
 from pipeline.bundle.preprocessing import COLOURS, SCHEMA_VERSION, class_lines
 from pipeline.core.dataset import Arrays
 from pipeline.core.errors import InputError, StageError
-from pipeline.core.local_imports import local_modules
 from pipeline.core.store import read_artifact
 from pipeline.data.task_file import FileTask
+from pipeline.data.task_sources import code_of, task_sources
 from pipeline.results.bundle import NAME
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
     from pipeline.bundle.content import Content
     from pipeline.core.task import Task
 
-#: Where the kinds' own files lie, as modules.
-_KINDS = "pipeline.tasks."
 _LIMIT_S = 600
 
 
@@ -51,8 +47,7 @@ def write_task(content: Content, folder: Path) -> None:
     """
     facts = task_facts(content)
     kit = content.task.kit
-    sources = _users_files(kit) if isinstance(kit, FileTask) else _kinds_files(kit)
-    for name, source in sources.items():
+    for name, source in task_sources(kit).items():
         if not re.fullmatch(NAME, f"{FOLDER}/{name}"):
             raise InputError(
                 f"{source}: {name} cannot be a name in a bundle: letters, digits, `.`, `_`, `-`; rename it"
@@ -78,7 +73,7 @@ def task_facts(content: Content) -> dict[str, Any]:
     normalisation = task.data.normalisation if isinstance(task.data, Arrays) else None
     return {
         "kind": task.kind,
-        "code": _code_of(task.kit),
+        "code": code_of(task.kit),
         "classes": list(task.data.classes),
         "outputs": [spec.name for spec in artifact.outputs],
         "metrics": [metric.name for metric in task.metrics],
@@ -125,50 +120,6 @@ def raw_arrays(raw: Any, where: str) -> dict[str, NDArray[Any]]:  # noqa: ANN401
                 "these by name; open files and read what they hold in eval_samples"
             )
     return {name: np.asarray(each) for name, each in values.items()}
-
-
-def _code_of(kit: Any) -> dict[str, Any]:  # noqa: ANN401 - kits share no class
-    if isinstance(kit, FileTask):
-        return {"file": kit.path.name, "arguments": kit.arguments}
-    module = type(kit).__module__
-    settings = getattr(kit, "settings", None)
-    if not module.startswith(_KINDS) or not isinstance(settings, dict):
-        raise StageError(f"a task of the kind {kit.kind} cannot be put into a bundle: its code has no file of its own")
-    return {"module": module.removeprefix(_KINDS), "class": type(kit).__name__, "settings": settings}
-
-
-def _users_files(kit: FileTask) -> dict[str, Path]:
-    """Return the user's file and the modules beside it that it imports, by their places below its folder."""
-    root = kit.path.resolve().parent
-    beside = local_modules(kit.path).values()
-    return {kit.path.name: kit.path, **{path.resolve().relative_to(root).as_posix(): path for path in beside}}
-
-
-def _kinds_files(kit: Any) -> dict[str, Path]:  # noqa: ANN401 - kits share no class
-    """Return a kind's own file and its neighbours that it imports, by name."""
-    return kind_files(Path(str(sys.modules[type(kit).__module__].__file__)))
-
-
-def kind_files(file: Path) -> dict[str, Path]:
-    """Return a file and its neighbours that it imports by relative imports, and those that these import, by name."""
-    found, waiting = {file.name: file}, [file]
-    while waiting:
-        for node in _run_nodes(ast.parse(waiting.pop().read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and node.level == 1:
-                for name in [node.module] if node.module else [alias.name for alias in node.names]:
-                    path = file.with_name(f"{name}.py")
-                    if path.name not in found and path.is_file():
-                        found[path.name] = path
-                        waiting.append(path)
-    return found
-
-
-def _run_nodes(node: ast.AST) -> Iterator[ast.AST]:
-    """Yield all nodes but those of blocks for type checkers."""
-    yield node
-    for child in ast.iter_child_nodes(node):
-        if not isinstance(child, ast.If) or ast.unparse(child.test) != "TYPE_CHECKING":
-            yield from _run_nodes(child)
 
 
 def image_in(raw: Any) -> dict[str, str] | None:  # noqa: ANN401 - whatever the user gives

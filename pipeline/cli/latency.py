@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -14,8 +16,10 @@ from pipeline.core.runtimes import BOARDS, DEFAULT_RUNTIME, EMULATED, FORMS, for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
 
     from pipeline.latency.compare import ComparisonRequest
+    from pipeline.measure.decoding import Decoding
     from pipeline.measure.devices import Device
     from pipeline.measure.subjects import MeasureTerms
     from pipeline.report.progress import ConsoleProgress
@@ -50,6 +54,10 @@ Priority = Annotated[
     bool, typer.Option("--priority/--no-priority", help="Give the worker priority over other programs if allowed.")
 ]
 Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the order and the inputs.")]
+TimeScopeName = Annotated[
+    Literal["model", "model+decode"],
+    typer.Option("--time-scope", help="What is timed: the file alone, or with it the task's decoding of its outputs."),
+]
 Budget = Annotated[str, typer.Option(metavar="TIME", help="Longest measuring time, with a unit: 30s, 2min.")]
 
 
@@ -63,6 +71,10 @@ def bench(
     duty: Duty = None,
     priority: Priority = True,
     budget: Budget = "30s",
+    time_scope: TimeScopeName = "model",
+    recipe: Annotated[
+        Path | None, typer.Option(help="With model+decode: the recipe whose task decodes.", show_default=False)
+    ] = None,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -75,6 +87,8 @@ def bench(
       secateur bench original.onnx pruned.onnx int8.onnx --runtime onnxruntime --threads 1
 
       secateur bench model.onnx --device ssh://pi@raspberrypi --duty 30ms
+
+      secateur bench detector.onnx int8.onnx --time-scope model+decode --recipe detector.yaml
     """
     from pipeline.bundle.as_model import ExportedFiles
     from pipeline.measure.bench import bench_files as measure_files
@@ -83,10 +97,10 @@ def bench(
     terms = _terms(threads, batch, shape, duty, priority=priority)
     budget_s = _seconds(budget, "--budget")
     runtime = runtime or _reader(files)
-    with ConsoleProgress() as progress, ExportedFiles() as opened:
+    with ConsoleProgress() as progress, ExportedFiles() as opened, _decoding(time_scope, recipe, batch) as decoding:
         found = measure_files(
             [opened(file, runtime) for file in files],
-            terms,
+            replace(terms, decoding=decoding),
             runtime=runtime,
             budget_s=budget_s,
             seed=seed,
@@ -256,6 +270,20 @@ def _timed_device(name: str, note: Callable[[str], None]) -> Device | None:
             f"Compare instructions there instead: secateur compare BASE CANDIDATE --device {name} --metric instructions"
         )
     return found
+
+
+def _decoding(time_scope: str, recipe: Path | None, batch: int) -> AbstractContextManager[Decoding | None]:
+    """Return what decodes outputs by a recipe's task; None where the file alone is timed."""
+    if (time_scope == "model+decode") != (recipe is not None):
+        raise InputError("--time-scope model+decode and --recipe go together: the recipe's task decodes the outputs")
+    if recipe is None:
+        return nullcontext()
+    from pipeline.analysis.timed_decoding import timed_decoding
+    from pipeline.data import load_task
+    from pipeline.recipe import load_recipe
+
+    loaded = load_recipe(recipe, [])
+    return timed_decoding(load_task(loaded.recipe.task, loaded.recipe.data), batch)
 
 
 def _terms(threads: int, batch: int, shapes: list[str] | None, duty: str | None, *, priority: bool) -> MeasureTerms:

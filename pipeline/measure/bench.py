@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pipeline.core.errors import InputError
+from pipeline.core.runtimes import FORMS, form_of, load_reference
+from pipeline.core.store import read_artifact
 from pipeline.measure.harness import measure_subjects
 from pipeline.measure.model_files import model_files
 from pipeline.measure.subjects import Subject
@@ -44,11 +47,27 @@ def bench_files(
         DeviceError: the device cannot be reached or went away.
     """
     subjects = [
-        Subject(label, runtime, file, model_files(file, runtime).digest)
+        Subject(
+            label,
+            runtime,
+            file,
+            model_files(file, runtime).digest,
+            outputs=_output_names(file) if terms.decoding else (),
+        )
         for label, file in zip(labels or map(str, files), files, strict=True)
     ]
     plan = plan_for(len(subjects), budget_s)
     return measure_subjects(subjects, terms, plan, seed=seed, devices=(device,) if device else (), progress=progress)
+
+
+def _output_names(file: Path) -> tuple[str, ...]:
+    if file.is_dir():  # a torch network
+        return tuple(spec.name for spec in read_artifact(file).outputs)
+    form = form_of(file)
+    if form is None:
+        raise InputError(f"{file} is no exported file, whose outputs could be decoded")
+    _, outputs = load_reference(FORMS[form].ports)(file)
+    return tuple(spec.name for spec in outputs)
 
 
 def plan_for(subjects: int, budget_s: float) -> SamplingPlan:

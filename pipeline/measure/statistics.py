@@ -230,6 +230,7 @@ def report_timing(measurement: Measurement, index: int) -> Timing:
         speedup=wall,
         cpu_speedup=cpu,
         contended=contended(wall, cpu, threads=subject.threads, margin=plan.contention),
+        time_scope=measurement.time_scope,
     )
 
 

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.core.stage import Progress, Runtime
+    from pipeline.measure.decoding import Decoding
     from pipeline.measure.devices import Device
-    from pipeline.results.measurement import OutputCheck, SessionSamples
+    from pipeline.results.measurement import OutputCheck, SessionSamples, TimeScope
 
 #: A module that serves as the worker where a torch network is measured: it knows how to load one.
 _TORCH_WORKER = "pipeline.network.worker"
@@ -37,7 +38,7 @@ class Subject:
     `tolerance`, where given, is the largest difference allowed between its outputs and those of the first subject,
     relative to the largest output of the first. A pruned or quantised network computes something else, so that by
     default its outputs need only be finite and of the same shape. `threads` and `device` (an index into the devices)
-    are its own where they differ from the others'.
+    are its own where they differ from the others'. `outputs` are the names of its outputs, for a task to decode them.
     """
 
     label: str
@@ -47,13 +48,15 @@ class Subject:
     tolerance: float | None = None
     threads: int | None = None
     device: int = 0
+    outputs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class MeasureTerms:
     """On what terms all subjects are run. `pause_ns` is idle time before each inference (a duty cycle).
 
-    With `measure_peak_memory` each file is also loaded in a process of its own, for its peak memory.
+    With `measure_peak_memory` each file is also loaded in a process of its own, for its peak memory. With `decoding`
+    every call runs on its samples and decodes the outputs too (`time_scope: model+decode`).
     """
 
     threads: int
@@ -62,6 +65,12 @@ class MeasureTerms:
     pause_ns: int = 0
     priority: bool = True
     measure_peak_memory: bool = True
+    decoding: Decoding | None = None
+
+    @property
+    def time_scope(self) -> TimeScope:
+        """What is timed."""
+        return "model+decode" if self.decoding else "model"
 
 
 @dataclass(frozen=True)
@@ -158,6 +167,7 @@ def _request(subject: Subject, brought: ModelFiles, terms: MeasureTerms, device:
         "threads": subject.threads or terms.threads,
         "batch": terms.batch,
         "shapes": {name: list(shape) for name, shape in terms.shapes.items()},
+        **({"decoding": terms.decoding.sent_to(device, subject.outputs)} if terms.decoding else {}),
     }
 
 

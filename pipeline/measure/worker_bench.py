@@ -25,6 +25,7 @@ from pipeline.core.runtimes import RUNTIMES
 from pipeline.measure import clock
 from pipeline.measure.machine import machine_fingerprint
 from pipeline.measure.runtimes import open_session
+from pipeline.measure.worker_decode import DecodingSession, decoding_session
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -81,6 +82,11 @@ def end_with_parent() -> None:
         os._exit(0)
 
 
+def inputs_of(session: Session, seed: int) -> list[Any]:
+    """Return the samples that a session has with it, else inputs that are made."""
+    return session.samples if isinstance(session, DecodingSession) else make_inputs(session.inputs, seed)
+
+
 def make_inputs(ports: Sequence[InputPort], seed: int) -> list[Any]:
     """Return inputs for one inference: standard normal numbers, or zeros and ones where a type is whole.
 
@@ -101,7 +107,7 @@ class Bench:
     """The worker's state: the sessions of the current re-creation, and their inputs."""
 
     def __init__(self, opener: Callable[[Mapping[str, Any]], Session]) -> None:
-        self._open = opener
+        self._opener = opener
         self._sessions: dict[int, tuple[Session, list[Any]]] = {}
         self._heap: list[bytearray] = []
         self._random = random.Random(0)  # noqa: S311 - sizes of heap blocks, no secret
@@ -124,10 +130,14 @@ class Bench:
             "in_force": {"nice": os.nice(0), "session nice": _session_nice(), "affinity": affinity},
         }
 
+    def _open(self, file: Mapping[str, Any]) -> Session:
+        session = self._opener(file)
+        return decoding_session(session, file["decoding"]) if "decoding" in file else session
+
     def check(self, file: Mapping[str, Any], seed: int) -> dict[str, Any]:
         """Infer once and tell what came out: shape, whether it is finite, its range, and numbers to compare."""
         session = self._open(file)
-        outputs = session.run(*make_inputs(session.inputs, seed))
+        outputs = session.run(*inputs_of(session, seed))
         return {
             "version": session.version,
             "options": dict(session.options),
@@ -161,7 +171,7 @@ class Bench:
         begun_ns = perf_counter_ns()
         session = self._open(file)
         loaded_ns = perf_counter_ns()
-        inputs = make_inputs(session.inputs, seed)
+        inputs = inputs_of(session, seed)
         ready_ns = perf_counter_ns()
         session.run(*inputs)
         self._sessions[subject] = (session, inputs)
@@ -304,7 +314,7 @@ def _weigh_and_exit(load: Callable[[], Session], seed: int, writer: int) -> None
     end_with_parent()
     try:
         session = load()
-        inputs = make_inputs(session.inputs, seed)
+        inputs = inputs_of(session, seed)
         session.run(*inputs)
         session.run(*inputs)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _KILOBYTE

@@ -30,6 +30,7 @@ MODULES: tuple[str, ...] = (
     "measure/runtimes/openvino.py",
     "measure/worker.py",
     "measure/worker_bench.py",
+    "measure/worker_decode.py",
 )
 MAIN = "from pipeline.measure.worker import main\n\nmain()\n"
 #: The oldest date that a zip can have: the file's bytes depend on the code alone.

@@ -27,6 +27,9 @@ MEASUREMENT_FILE = "measurement.json"
 #: up, or the device went away in the middle.
 Stop = Literal["precise", "decided", "budget", "sessions", "broken off"]
 
+#: What is timed: the file alone, or with it what decodes its outputs.
+TimeScope = Literal["model", "model+decode"]
+
 #: Fields of the fingerprint without which two latencies are not of one machine. Kernel, memory and load may differ.
 MUST_MATCH: tuple[str, ...] = tuple(
     "cpu_model architecture isa microcode virtual logical_cores affinity cgroup_cpus".split()
@@ -179,6 +182,7 @@ class Measurement(FrozenModel):
     created: str
     batch: int
     pause_ns: int = 0
+    time_scope: TimeScope = Field(default="model", exclude_if="model".__eq__)
     seed: int
     in_force: dict[str, Any]
     plan: SamplingPlan

@@ -11,6 +11,7 @@ from pipeline.core.artifact import GAIN, ONCE_WITHOUT_FILE, Form, FrozenModel
 from pipeline.core.nearness import NEARNESS, Nearness
 from pipeline.core.stage import Runtime, Target
 from pipeline.core.task import ACCURACY, MetricFacts
+from pipeline.results.measurement import TimeScope
 
 SCHEMA_VERSION = 1
 BudgetVerdict = Literal["met", "missed", "cannot tell"]
@@ -85,7 +86,8 @@ class Timing(FrozenModel):
     """Latency of one exported file in one runtime, and its paired speedup over the original's FP32 export there.
 
     `speedup` compares wall time (block minimum), `cpu_speedup` process CPU time (block median) of the same rounds;
-    both are absent for the original itself. `contended` says that the two disagree beyond the margin.
+    both are absent for the original itself. `contended` says that the two disagree beyond the margin. With
+    `time_scope` model+decode each call decoded its outputs too; in JSON only then.
     """
 
     runtime: Runtime
@@ -95,6 +97,7 @@ class Timing(FrozenModel):
     speedup: Interval | None = None
     cpu_speedup: Interval | None = None
     contended: bool = False
+    time_scope: TimeScope = Field(default="model", exclude_if="model".__eq__)
 
 
 class Gain(FrozenModel):

@@ -11,10 +11,12 @@ It does not help to measure on another machine than the target: widths and types
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from pipeline.analysis.timed_decoding import timed_decoding
 from pipeline.core.artifact import Form
 from pipeline.core.errors import InputError
 from pipeline.core.runtimes import FORMS, RUNTIMES, shipping_runtimes
@@ -25,10 +27,13 @@ from pipeline.measure.devices import open_device
 from pipeline.measure.harness import measure_subjects
 from pipeline.measure.statistics import paired_speedup
 from pipeline.measure.subjects import MeasureTerms, Subject
-from pipeline.results.measurement import MEASUREMENT_FILE, Measurement, save_measurement
+from pipeline.results.measurement import MEASUREMENT_FILE, Measurement, TimeScope, save_measurement
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from pipeline.core.artifact import Artifact
+    from pipeline.measure.decoding import Decoding
 
 
 class Measure(Stage):
@@ -53,6 +58,13 @@ class Measure(Stage):
         description="Time for the whole measurement. It ends earlier if every speedup is known to within 4 %, and "
         "later if four sessions of three rounds do not fit.",
     )
+    time_scope: TimeScope = Field(
+        default="model",
+        exclude_if="model".__eq__,  # so that configurations without it are those that they were
+        description="What is timed: `model`, the file alone on random inputs, or `model+decode`, the file on the first "
+        "validation samples and the task's numpy decode of what it gives (overlapping boxes removed, labels read). "
+        "Decisions of other stages, such as `on_no_gain`, look at the file alone.",
+    )
     threads: int | None = Field(
         default=None, ge=1, description="Threads of one inference; absent: those of the recipe's target."
     )
@@ -71,16 +83,22 @@ class Measure(Stage):
             DeviceError: the target's device cannot be reached, or went away.
         """
         subjects, target = self._subjects(given, context), context.target
-        measurement = measure_subjects(
-            subjects,
-            MeasureTerms(threads=self.threads or target.threads, batch=target.batch),
-            plan_for(len(subjects), self.budget),
-            seed=context.seed,
-            devices=() if target.device == "local" else (open_device(target.device),),
-            progress=context.progress,
-        )
+        with self._decoding(context) as decoding:
+            measurement = measure_subjects(
+                subjects,
+                MeasureTerms(threads=self.threads or target.threads, batch=target.batch, decoding=decoding),
+                plan_for(len(subjects), self.budget),
+                seed=context.seed,
+                devices=() if target.device == "local" else (open_device(target.device),),
+                progress=context.progress,
+            )
         save_measurement(measurement, context.folder / MEASUREMENT_FILE)
         return Outcome(form=None, changed=_summary(measurement))
+
+    def _decoding(self, context: Context) -> AbstractContextManager[Decoding | None]:
+        if self.time_scope == "model":
+            return nullcontext()
+        return timed_decoding(context.task(), context.target.batch)
 
     def _subjects(self, given: Artifact, context: Context) -> list[Subject]:
         """Return every distinct file in every runtime that reads it, the original first in each."""
@@ -108,7 +126,8 @@ class Measure(Stage):
 def _subject(candidate: ChainFile, runtime: Runtime) -> Subject:
     artifact = candidate.artifact
     source = artifact.folder if runtime == "torch" else artifact.file
-    return Subject(candidate.label, runtime, source, artifact.digest)
+    outputs = tuple(spec.name for spec in artifact.outputs)
+    return Subject(candidate.label, runtime, source, artifact.digest, outputs=outputs)
 
 
 def _summary(measurement: Measurement) -> dict[str, Any]:

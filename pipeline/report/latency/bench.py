@@ -25,6 +25,7 @@ def bench_table(measurement: Measurement) -> RenderableType:
     title = f"{first.runtime} {first.runtime_version}, {numbers.plural(first.threads, 'thread')}"
     title += f", {first.device}" if first.device != "local" else ""
     title += f", after {measurement.pause_ns / 1e6:g} ms of idling" if measurement.pause_ns else ""
+    title += ", decoding included" if measurement.time_scope == "model+decode" else ""
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     table.add_column("File", overflow="fold")
     for name in ("ms", "p50", "p90", "p95", "p99", "CPU ms", "Speedup", "Load / first ms", "Peak MiB"):

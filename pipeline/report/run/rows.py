@@ -105,7 +105,8 @@ def place(runtime: str, threads: int) -> str:
 def timed_place(report: RunReport) -> str:
     """Write where the latencies were taken that stand in the stage table."""
     target = timed_target(report)
-    return place(target.runtime, target.threads)
+    decoded = any(each.time_scope == "model+decode" for row in report.rows for each in row.timings)
+    return place(target.runtime, target.threads) + (", decoding included" if decoded else "")
 
 
 def runtime_table(report: RunReport) -> RuntimeTable:

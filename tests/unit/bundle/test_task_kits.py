@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from pipeline.bundle.place import write_bundle
-from pipeline.bundle.task_parts import kind_files
+from pipeline.data.task_sources import kind_files
 from pipeline.report.numbers import MINUS
 from pipeline.tasks import detection
 from tests.unit.bundle.small_task import kit_content

@@ -149,3 +149,9 @@ def test_impossible_settings_are_refused(wrong: dict[str, object]) -> None:
     """No runtime, no thread, a budget without a unit, an unknown runtime."""
     with pytest.raises(ValidationError):
         Measure.model_validate({"kind": "measure", **wrong})
+
+
+def test_only_a_scope_beyond_the_model_is_part_of_the_configuration() -> None:
+    """Recipes without it keep their cache keys."""
+    assert "time_scope" not in Measure.model_validate({}).model_dump(mode="json")
+    assert Measure.model_validate({"time_scope": "model+decode"}).model_dump()["time_scope"] == "model+decode"
