@@ -16,9 +16,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
+from recipes import ROOT, put_between_marks
+
 PAGE, RESULTS = ROOT / "benchmarks" / "bundle.md", ROOT / "benchmarks" / "results" / "bundle" / "bundles.json"
-MARKS = ("<!-- measured results: begin -->", "<!-- measured results: end -->")
 PROCESSORS = ("local", "qemu://cortex-a72", "qemu://cortex-a76")
 REPEATS = 5
 HEAD = """\
@@ -93,11 +93,8 @@ def main() -> None:
     versions = ", ".join(f"{name} {results[0]['versions'][name]}" for name in ("onnxruntime", "openvino"))
     where = f"Taken on {here['cpu_model']}; {versions}."
     lines = [line(found, runtime) for found in results for runtime in found["runtimes"]]
-    before, _, rest = PAGE.read_text().partition(MARKS[0])
-    after = rest.partition(MARKS[1])[2]
     table = "\n".join([HEAD, *lines])
-    PAGE.write_text(f"{before}{MARKS[0]}\n{where}\n\n{table}\n{MARKS[1]}{after}")
-    print(table)
+    put_between_marks(PAGE, f"{where}\n\n{table}")
 
 
 if __name__ == "__main__":

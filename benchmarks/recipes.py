@@ -8,7 +8,10 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 ROOT = Path(__file__).parents[1]
 NAMES = ("resnet18-elpv-int8", "efficientnet-lite0-elpv-int8", "resnet20-fashion-int8")
@@ -19,10 +22,9 @@ speedup, onnxruntime | speedup, openvino | bytes |
 |---|---|---|---|---|---|---|---|---|"""
 
 
-def run(name: str) -> dict[str, Any]:
+def run(recipe: Path, folder: Path, options: Sequence[str] = ()) -> dict[str, Any]:
     """Run one recipe (finished stages come from the store) and return its run.json."""
-    folder = ROOT / "runs" / name
-    command = [sys.executable, "-m", "pipeline", "run", f"recipes/{name}.yaml", "--out", str(folder)]
+    command = [sys.executable, "-m", "pipeline", "run", str(recipe), "--out", str(folder), *options]
     subprocess.run(command, check=True, cwd=ROOT)  # noqa: S603 (our own command)
     found: dict[str, Any] = json.loads((folder / "run.json").read_text())
     del found["recipe_folder"]  # a path of this machine
@@ -56,26 +58,36 @@ def line(name: str, report: dict[str, Any]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def where(report: dict[str, Any]) -> str:
+    """Say what a run was measured on."""
+    machine, target = report["machine"], report["target"]
+    versions = ", ".join(f"{name} {report['versions'][name]}" for name in ("torch", "onnxruntime", "openvino"))
+    isa = ", ".join(machine["isa"])
+    how = f"{target['threads']} thread, batch {target['batch']}"
+    return f"Measured on {machine['cpu_model']} ({isa}), {how}; {versions}."
+
+
+def put_between_marks(page: Path, text: str) -> None:
+    """Replace what stands between the marks of a page, and print it."""
+    before, _, rest = page.read_text().partition(MARKS[0])
+    after = rest.partition(MARKS[1])[2]
+    page.write_text(f"{before}{MARKS[0]}\n{text}\n{MARKS[1]}{after}")
+    print(text)
+
+
 def main() -> None:
     """Run what is asked for, write the JSON, and put the table into recipes/README.md."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", default=NAMES, help="recipes; all three int8 recipes by default")
-    reports = {name: run(name) for name in parser.parse_args().names}
+    reports = {name: run(ROOT / "recipes" / f"{name}.yaml", ROOT / "runs" / name) for name in parser.parse_args().names}
     first = next(iter(reports.values()))
-    model = str(first["machine"]["cpu_model"])
     isa = ", ".join(first["machine"]["isa"])
-    machine = "-".join(re.findall(r"[a-z0-9]+", f"{model} {isa}".lower()))
+    machine = "-".join(re.findall(r"[a-z0-9]+", f"{first['machine']['cpu_model']} {isa}".lower()))
     folder = ROOT / "benchmarks" / "baselines" / machine
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "recipes.json").write_text(json.dumps(reports, indent=1) + "\n")
-    versions = ", ".join(f"{name} {first['versions'][name]}" for name in ("torch", "onnxruntime", "openvino"))
-    where = f"Measured on {model} ({isa}), 1 thread, batch 1; {versions}."
     table = "\n".join([HEAD, *(line(name, report) for name, report in reports.items())])
-    page = ROOT / "recipes" / "README.md"
-    before, _, rest = page.read_text().partition(MARKS[0])
-    _, _, after = rest.partition(MARKS[1])
-    page.write_text(f"{before}{MARKS[0]}\n{where}\n\n{table}\n{MARKS[1]}{after}")
-    print(table)
+    put_between_marks(ROOT / "recipes" / "README.md", f"{where(first)}\n\n{table}")
 
 
 if __name__ == "__main__":
