@@ -35,8 +35,8 @@ from pipeline.compress.pruning.surgery import apply_plan
 from pipeline.compress.training.augmentation import Augmentation
 from pipeline.compress.training.learner import ImageClassifier
 from pipeline.compress.training.training import Hyperparameters, TrainingRun
-from pipeline.core.classification import image_classifier
 from pipeline.core.dataset import Dataset, Split
+from pipeline.data.arrays import image_classifier
 from pipeline.data.fashion_mnist import load
 from pipeline.network.definition import build_network
 from pipeline.network.training_config import Augment

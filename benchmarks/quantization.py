@@ -25,10 +25,10 @@ from quantization_peers import make_peers
 from quantization_table import write_table
 
 from pipeline.core.artifact import Artifact
-from pipeline.core.classification import image_classifier
 from pipeline.core.dataset import INPUT
 from pipeline.core.stage import SilentProgress, Target
 from pipeline.data import load_data
+from pipeline.data.arrays import image_classifier
 from pipeline.measure.devices import open_device
 from pipeline.network.stored import load_network
 from pipeline.precision.evaluation import Evaluation

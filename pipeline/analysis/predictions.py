@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.core.classification import NO_CLASS, Classification
+from pipeline.core.classification import NO_CLASS
 from pipeline.core.errors import StageError
 from pipeline.core.stage import SilentProgress
 from pipeline.core.user_code import user_code_errors
@@ -53,7 +53,7 @@ def predict_samples(
         where = f"{len(found)} to {len(found) + len(outputs[0]) - 1} of {what}"
         with user_code_errors(f"the outputs of {file.name} for the samples {where} cannot be decoded"):
             made = task.predictions(dict(zip(output_names, outputs, strict=True)))
-        if not (undecided and isinstance(task.kit, Classification)):
+        if not (undecided and task.images):
             _require_finite(task, outputs, made, where)
         found += made
         progress.update(len(found), total, f"{task.judged.name} on {what}")
@@ -62,7 +62,7 @@ def predict_samples(
 
 def _require_finite(task: Task, outputs: Sequence[NDArray[Any]], predictions: Sequence[Any], where: str) -> None:
     """Raise StageError for outputs of which nothing can be said: of a classifier the largest logit must be finite."""
-    if isinstance(task.kit, Classification):
+    if task.images:
         undecided, samples, why = predictions.count(NO_CLASS), "images", ": there is no class to name"
     else:
         finite = [np.isfinite(each).reshape(len(each), -1).all(axis=1) for each in outputs if each.dtype.kind == "f"]

@@ -27,8 +27,7 @@ def load_task(config: TaskConfig | None, data: DataConfig | None) -> Task:
         from pipeline.data.task_file import load_task_file
 
         return load_task_file(config.path, config.arguments, config.inputs)
-    from pipeline.core.classification import image_classifier
-    from pipeline.data.arrays import kit_task
+    from pipeline.data.arrays import image_classifier, kit_task
 
     if data is None:
         raise InputError("the recipe has no data, which a task of this kind needs")

@@ -23,6 +23,11 @@ _WITH_CLASSES = frozenset({"classification", "multilabel", "segmentation", "dete
 _IMAGE_DIMENSIONS = 4
 
 
+def image_classifier(dataset: Dataset) -> Task:
+    """Return the task of an image classifier on its data."""
+    return Task(open_kit("classification", classes=dataset.classes), dataset, ("logits",))
+
+
 def kit_task(config: KitTask, data: Arrays | Dataset, where: str) -> Task:
     """Return the task of a kind on arrays, or on the images of a data set, where the kind takes class numbers.
 

@@ -41,21 +41,7 @@ class Classification:
         self.classes = kit.class_names(classes)
         self._smoothing, self._output = label_smoothing, output
         self._mean, self._std = mean, std
-        count = len(self.classes)
-
-        def recalls(pairs: Array) -> Array:
-            return class_recalls(counts_of_pairs(pairs, count))
-
-        def f1(pairs: Array) -> float:
-            found = class_f1(counts := counts_of_pairs(pairs, count))
-            return float(found[-1]) if count == 2 else mean_known(found[counts[2] > 0])  # noqa: PLR2004
-
-        scores = (
-            Score("accuracy", lambda prediction, target: prediction == int(target)),
-            Score("balanced_accuracy", _pair, lambda pairs: mean_known(recalls(pairs)), of_classes=recalls),
-            Score("f1", _pair, f1, of_classes=lambda pairs: class_f1(counts_of_pairs(pairs, count))),
-        )
-        self.metrics = kit.judged_first(scores, metric)
+        self.metrics = kit.judged_first(_scores(len(self.classes)), metric)
 
     def preprocess(self, raw: Mapping[str, Array]) -> dict[str, Array]:
         """Return the inputs of one sample; images uint8 [C, H, W] are scaled."""
@@ -63,8 +49,13 @@ class Classification:
 
     def decode(self, outputs: Mapping[str, Array]) -> int:
         """Return the class with the largest logit, the first of equals; NO_CLASS where the largest is not finite."""
+        return self.decode_batch({name: values[None] for name, values in outputs.items()})[0]
+
+    def decode_batch(self, outputs: Mapping[str, Array]) -> list[int]:
+        """Return the classes of samples from their logits [N, K]."""
         logits = kit.output_of(outputs, self._output)
-        return int(logits.argmax()) if np.isfinite(logits.max()) else NO_CLASS
+        found: list[int] = np.where(np.isfinite(logits.max(axis=1)), logits.argmax(axis=1), NO_CLASS).tolist()
+        return found
 
     def check_targets(self, targets: Sequence[Any]) -> list[str]:
         """Return what is wrong with targets, classes from 0, in words."""
@@ -111,6 +102,28 @@ class Classification:
     def show(self, prediction: int, raw: object = None, classes: Sequence[str] = ()) -> str:  # noqa: ARG002 - as all kits
         """Return the name of the class."""
         return "no class" if prediction == NO_CLASS else str((classes or self.classes)[prediction])
+
+
+def _scores(classes: int) -> tuple[Score, ...]:
+    """Return accuracy, balanced accuracy and F1."""
+
+    def counts(pairs_N2: Array) -> Array:
+        return counts_of_pairs(pairs_N2, classes)
+
+    def f1(pairs_N2: Array) -> float:
+        found = class_f1(known := counts(pairs_N2))
+        return float(np.nan_to_num(found[-1])) if classes == 2 else mean_known(found[known[2] > 0])  # noqa: PLR2004
+
+    return (
+        Score("accuracy", lambda prediction, target: prediction == int(target)),
+        Score(
+            "balanced_accuracy",
+            _pair,
+            lambda pairs: mean_known(class_recalls(counts(pairs))),
+            of_classes=lambda pairs: class_recalls(counts(pairs)),
+        ),
+        Score("f1", _pair, f1, of_classes=lambda pairs: class_f1(counts(pairs))),
+    )
 
 
 def _pair(prediction: int, target: Any) -> tuple[int, int]:

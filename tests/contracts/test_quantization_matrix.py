@@ -21,9 +21,9 @@ import torch
 from pydantic import TypeAdapter
 
 from pipeline.core.artifact import Artifact, TensorSpec, payload_digest
-from pipeline.core.classification import image_classifier
 from pipeline.core.dataset import Dataset, Normalisation, Split
 from pipeline.core.stage import Context, Stage, Target
+from pipeline.data.arrays import image_classifier
 from pipeline.export.execution import openvino_outputs
 from pipeline.network.definition import build_network
 from pipeline.network.stored import load_network, write_original

@@ -16,10 +16,10 @@ from pipeline.analysis.probes import Probe, watch
 from pipeline.bundle.on_device import self_test
 from pipeline.bundle.on_device.verify import Verification, as_json
 from pipeline.compress.pruning import certificate
-from pipeline.core.classification import image_classifier
 from pipeline.core.errors import OutputsError, StageError
 from pipeline.core.stage import SilentProgress, Target
 from pipeline.core.store import Store
+from pipeline.data.arrays import image_classifier
 from pipeline.export.parity import check_parity, first_difference, output_differences
 from pipeline.measure.outputs import compare_outputs
 from pipeline.precision.same_bits import compared

@@ -10,14 +10,15 @@ from onnx import TensorProto, helper, numpy_helper
 
 from pipeline.bundle.content import Content
 from pipeline.core.artifact import Artifact, StageRecord, TensorSpec, payload_digest
-from pipeline.core.classification import Classification, image_classifier
 from pipeline.core.dataset import Dataset, Normalisation, Preprocessing, Split
 from pipeline.core.stage import SilentProgress, Target
 from pipeline.core.store import write_artifact
+from pipeline.data.arrays import image_classifier
 from pipeline.export.openvino import export_openvino
 from pipeline.results.bundle import BundleOptions
 from pipeline.results.run import FinalTest, Interval, Row, RunReport, Timing
 from pipeline.results.scores import paired_difference, score_predictions
+from pipeline.tasks.classification import Classification
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -147,7 +148,7 @@ def report(data: Dataset, made: Path, *, batch: int) -> RunReport:
     labels: NDArray[np.int64] = data.test.labels
     before, after = labels.copy(), labels.copy()
     classes = len(data.classes)
-    metrics = Classification(classes).metrics
+    metrics = Classification(classes=classes).metrics
     before[:2], after[:3] = (before[:2] + 1) % classes, (after[:3] + 1) % classes
     scores = [score_predictions(metrics, found.tolist(), labels.tolist()) for found in (before, after)]
     difference = paired_difference(metrics[0], before.tolist(), after.tolist(), labels.tolist())

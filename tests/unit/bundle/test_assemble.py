@@ -16,8 +16,8 @@ from ruamel.yaml import YAML
 from pipeline.bundle.assemble import content_of
 from pipeline.bundle.place import write_bundle
 from pipeline.bundle.selection import default_runtime, shipping_rows
-from pipeline.core.classification import image_classifier
 from pipeline.core.errors import InputError
+from pipeline.data.arrays import image_classifier
 from pipeline.results.bundle import BundleOptions, Manifest, schema
 from tests.unit.bundle.small_content import content, dataset
 from tests.unit.bundle.tampering import sha256

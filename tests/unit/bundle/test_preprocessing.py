@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from pipeline.bundle.preprocessing import write_preprocessing
-from pipeline.core.classification import image_classifier
 from pipeline.core.dataset import Normalisation, Preprocessing, Split
 from pipeline.core.errors import InputError
+from pipeline.data.arrays import image_classifier
 from tests.unit.bundle.small_content import CLASSES, SIDE, content, dataset
 
 if TYPE_CHECKING:

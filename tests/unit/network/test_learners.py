@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from pipeline.compress.training.task_learner import KitLearner
-from pipeline.core.classification import image_classifier
 from pipeline.core.dataset import Arrays, Dataset, Normalisation, Samples, Split
 from pipeline.core.errors import InputError
 from pipeline.core.task import Task
+from pipeline.data.arrays import image_classifier
 from pipeline.network.training import learner_of
 from pipeline.network.training_config import Augment, TrainingConfig
 from pipeline.tasks.kinds import open_kit

@@ -9,11 +9,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from pipeline.core.classification import image_classifier
 from pipeline.core.dataset import Dataset, Normalisation, Split
 from pipeline.core.errors import InputError, StageError
 from pipeline.core.nearness import MOST_DECIBELS
 from pipeline.core.stage import SilentProgress, Target
+from pipeline.data.arrays import image_classifier
 from pipeline.onnx_graph.file import write_onnx
 from pipeline.precision.evaluation import Evaluation
 from tests.feeds import fed

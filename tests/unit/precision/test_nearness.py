@@ -10,7 +10,6 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from pipeline.core.classification import image_classifier
 from pipeline.core.dataset import Dataset, Normalisation, Split
 from pipeline.core.errors import InputError, StageError
 from pipeline.core.nearness import (
@@ -24,6 +23,7 @@ from pipeline.core.nearness import (
     noise_decibels,
 )
 from pipeline.core.stage import SilentProgress
+from pipeline.data.arrays import image_classifier
 from pipeline.onnx_graph.file import write_onnx
 from pipeline.precision.nearness import Images, MadeFile, Net, ensure_near, images_of, words
 from tests.feeds import fed

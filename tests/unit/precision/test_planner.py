@@ -10,12 +10,12 @@ import pytest
 from onnx import helper, numpy_helper
 
 from pipeline.core.artifact import Artifact, TensorSpec
-from pipeline.core.classification import image_classifier
 from pipeline.core.dataset import Dataset, Normalisation, Split
 from pipeline.core.errors import DeviceError, InputError, StageError
 from pipeline.core.feeds import sample_count
 from pipeline.core.stage import Context, Target
 from pipeline.core.units import ScoreDrop
+from pipeline.data.arrays import image_classifier
 from pipeline.measure.devices.local import LocalDevice
 from pipeline.onnx_graph.file import write_onnx
 from pipeline.precision import planner

@@ -11,11 +11,11 @@ from onnx import helper, numpy_helper
 
 from pipeline.compress.quantization.ranges import activation_ranges
 from pipeline.core.artifact import Artifact
-from pipeline.core.classification import image_classifier
 from pipeline.core.dataset import Dataset, Normalisation, Split
 from pipeline.core.errors import InputError, StageError
 from pipeline.core.feeds import sample_count
 from pipeline.core.stage import Context, Target
+from pipeline.data.arrays import image_classifier
 from pipeline.precision import request as quantizing
 from pipeline.precision.config import QuantizationConfig
 from pipeline.precision.request import calibration_images, request_of, training_images

@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.core.classification import Classification
 from pipeline.results.scores import paired_difference, score_predictions
+from pipeline.tasks.classification import Classification
 
-ACCURACY = Classification(2).metrics[0]
+ACCURACY = Classification(classes=2).metrics[0]
 
 
 def test_two_classes_by_hand() -> None:
     """Three of four right; F1 is the positive class's, balanced accuracy the mean recall."""
-    found = score_predictions(Classification(2).metrics, [0, 1, 1, 1], [0, 0, 1, 1])
+    found = score_predictions(Classification(classes=2).metrics, [0, 1, 1, 1], [0, 0, 1, 1])
     assert (found.images, found.judged) == (4, 0.75)
     assert found.metrics["balanced_accuracy"] == pytest.approx((0.5 + 1.0) / 2)
     assert found.metrics["f1"] == pytest.approx(2 * 2 / (2 + 3))
@@ -21,7 +21,7 @@ def test_two_classes_by_hand() -> None:
 
 def test_more_classes_use_the_macro_mean_over_present_ones() -> None:
     """A class that does not occur is left out of the means."""
-    found = score_predictions(Classification(4).metrics, [0, 2], [0, 2])
+    found = score_predictions(Classification(classes=4).metrics, [0, 2], [0, 2])
     assert found.metrics == {"accuracy": 1.0, "balanced_accuracy": 1.0, "f1": 1.0}
 
 

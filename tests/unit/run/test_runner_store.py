@@ -11,10 +11,10 @@ from safetensors.torch import save_file
 from pipeline import api
 from pipeline.core import entry
 from pipeline.core.artifact import Artifact, StageRecord
-from pipeline.core.classification import image_classifier
 from pipeline.core.dataset import Dataset, Normalisation
 from pipeline.core.stage import SilentProgress, Target
 from pipeline.core.store import Store, write_record
+from pipeline.data.arrays import image_classifier
 from pipeline.network.definition import build_network
 from pipeline.results.run_folder import previous_ingredients
 from pipeline.run import evaluator

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from pipeline.core.artifact import Artifact, TensorSpec, payload_digest
-from pipeline.core.classification import image_classifier
 from pipeline.core.dataset import Dataset, Normalisation, Split
 from pipeline.core.stage import Context, Target
+from pipeline.data.arrays import image_classifier
 from pipeline.network.definition import build_network
 from pipeline.network.stored import write_original
 from pipeline.stages.export import Export

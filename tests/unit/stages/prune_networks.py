@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from pipeline.core.artifact import Artifact, TensorSpec
-from pipeline.core.classification import image_classifier
 from pipeline.core.dataset import Dataset, Normalisation, Split
 from pipeline.core.stage import Context, Outcome, Target
+from pipeline.data.arrays import image_classifier
 from pipeline.network.definition import build_network
 from pipeline.network.stored import load_network, write_original
 from pipeline.stages.prune import Prune

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.compress.pruning.samples import Samples
-from pipeline.core.classification import image_classifier
 from pipeline.core.dataset import Dataset, Normalisation, Split
 from pipeline.core.errors import InputError
+from pipeline.data.arrays import image_classifier
 
 
 def numbered(count: int) -> Split:

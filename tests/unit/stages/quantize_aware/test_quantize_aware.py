@@ -12,8 +12,8 @@ from pydantic import ValidationError
 
 from pipeline.compress.quantization.weighted import weighted_layers
 from pipeline.compress.training.training import EpochResult, TrainingRun
-from pipeline.core.classification import image_classifier
 from pipeline.core.errors import InputError, StageError
+from pipeline.data.arrays import image_classifier
 from pipeline.network.definition import build_network
 from pipeline.network.stored import load_network, write_original
 from pipeline.onnx_graph.execution import onnx_outputs
