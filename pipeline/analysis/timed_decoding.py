@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.data.task_sources import code_of, shippable_kit, task_sources
+from pipeline.data.task_sources import code_of, task_sources
 from pipeline.measure.decoding import Decoding, stored_samples
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def timed_decoding(task: Task, batch: int) -> Iterator[Decoding]:
     Raises:
         StageError: the task's code has no file that could be sent.
     """
-    kit = shippable_kit(task.kit, task.data.classes)
+    kit = task.kit
     places = [place % task.count("validation") for place in range(batch)]
     with tempfile.TemporaryDirectory(prefix="secateur-") as folder:
         samples = stored_samples(task.feeds("validation", places), Path(folder))

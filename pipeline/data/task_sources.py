@@ -7,22 +7,15 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.core.classification import Classification
 from pipeline.core.errors import StageError
 from pipeline.core.local_imports import local_modules
 from pipeline.data.task_file import FileTask
-from pipeline.tasks.kinds import open_kit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
 #: Where the kinds' own files lie, as modules.
 _KINDS = "pipeline.tasks."
-
-
-def shippable_kit(kit: Any, classes: Sequence[str]) -> Any:  # noqa: ANN401 - kits share no class
-    """Return the kit whose files can be sent: an image classifier's is that of classifying anything."""
-    return open_kit("classification", classes=tuple(classes)) if isinstance(kit, Classification) else kit
 
 
 def task_sources(kit: Any) -> dict[str, Path]:  # noqa: ANN401 - kits share no class
