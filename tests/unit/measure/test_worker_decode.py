@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from pipeline.analysis.timed_decoding import timed_decoding
-from pipeline.core.classification import image_classifier
 from pipeline.core.dataset import Dataset, Normalisation, Split
 from pipeline.core.errors import InputError
+from pipeline.data.arrays import image_classifier
 from pipeline.data.task_file import load_task_file
 from pipeline.measure.bench import bench_files
 from pipeline.measure.runtimes import InputPort
