@@ -12,7 +12,7 @@ from .scores import Score, class_f1, class_recalls, counts_of_pairs, mean_known
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from torch import Generator, Tensor
+    from torch import Tensor
 
     from .kit import Array, Problem
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 NO_CLASS = -1
 
 
-class Classification:
+class Classification(kit.BaseKit):
     """One of K classes for each sample. A prediction is the class, a target too.
 
     The macro F1 is the mean over the classes that occur; of two classes it is that of the second, the positive one.
@@ -33,19 +33,11 @@ class Classification:
         *,
         classes: int | Sequence[str],
         label_smoothing: float = 0.0,
-        output: int = 0,
-        mean: Sequence[float] = (),
-        std: Sequence[float] = (),
-        metric: str | None = None,
+        **common: Any,
     ) -> None:
-        self.classes = kit.class_names(classes)
-        self._smoothing, self._output = label_smoothing, output
-        self._mean, self._std = mean, std
-        self.metrics = kit.judged_first(_scores(len(self.classes)), metric)
-
-    def preprocess(self, raw: Mapping[str, Array]) -> dict[str, Array]:
-        """Return the inputs of one sample; images uint8 [C, H, W] are scaled."""
-        return kit.scaled_images(raw, self._mean, self._std)
+        super().__init__(classes, **common)
+        self._smoothing = label_smoothing
+        self.metrics = self.judged_first(_scores(len(self.classes)))
 
     def decode(self, outputs: Mapping[str, Array]) -> int:
         """Return the class with the largest logit, the first of equals; NO_CLASS where the largest is not finite."""
@@ -56,10 +48,6 @@ class Classification:
         logits = kit.output_of(outputs, self._output)
         found: list[int] = np.where(np.isfinite(logits.max(axis=1)), logits.argmax(axis=1), NO_CLASS).tolist()
         return found
-
-    def check_targets(self, targets: Sequence[Any]) -> list[str]:
-        """Return what is wrong with targets, classes from 0, in words."""
-        return kit.wrong_targets(targets, self._problem)
 
     def _problem(self, target: Any) -> Problem | None:
         label = np.asarray(target)
@@ -90,14 +78,6 @@ class Classification:
         """Return T^2 KL(teacher, student) of softened classes (Hinton et al. 2015)."""
         near, wanted = (kit.tensors_of(each)[self._output] for each in (student, teacher))
         return kit.soft_distance(near, wanted, temperature)
-
-    def augment(
-        self, inputs: Mapping[str, Tensor], targets: Sequence[Any], settings: Mapping[str, Any], generator: Generator
-    ) -> tuple[dict[str, Tensor], list[Any]]:
-        """Return changed images or series, and the classes as they are (`augmenting.py`)."""
-        from .augmenting import augment_any
-
-        return augment_any(inputs, targets, settings, generator)
 
     def show(self, prediction: int, raw: object = None, classes: Sequence[str] = ()) -> str:  # noqa: ARG002 - as all kits
         """Return the name of the class."""

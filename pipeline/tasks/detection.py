@@ -29,7 +29,7 @@ DISTANCES = ("softplus", "exp", "linear")
 VISIBLE_AT_LEAST = 0.25
 
 
-class Detection:
+class Detection(kit.BaseKit):
     """Boxes of classes in an image.
 
     Of a network's boxes those with a score of `score_threshold` count; of each class the `candidates` best go into
@@ -51,25 +51,18 @@ class Detection:
         candidates: int = 300,
         detections: int = 100,
         reach: float = 4.0,
-        mean: Sequence[float] = (),
-        std: Sequence[float] = (),
-        metric: str | None = None,
+        **common: Any,
     ) -> None:
-        self.classes = kit.class_names(classes)
+        super().__init__(classes, **common)
         self.strides, self.objectness, self.reach = tuple(strides), objectness, reach
         self.distances = kit.among("distances", distances, DISTANCES)
         self._score_threshold, self._iou_threshold = score_threshold, iou_threshold
         self._candidates, self._detections = candidates, detections
-        self._mean, self._std = mean, std
         if not strides or list(strides) != sorted(set(strides)):
             raise ValueError(f"strides: found {list(strides)}; give them in rising order, as [8, 16, 32]")
         count = len(self.classes)
         scores = (AveragePrecision("mAP50-95", count), AveragePrecision("mAP50", count, [0.5]))
-        self.metrics = kit.judged_first(scores, metric)
-
-    def preprocess(self, raw: Mapping[str, Array]) -> dict[str, Array]:
-        """Return the inputs of one sample; images uint8 [C, H, W] are scaled."""
-        return kit.scaled_images(raw, self._mean, self._std)
+        self.metrics = self.judged_first(scores)
 
     def decode(self, outputs: Mapping[str, Array]) -> Array:
         """Return the boxes [M, 6] of one sample, by falling score."""
@@ -94,10 +87,6 @@ class Detection:
         centres = np.stack([columns, rows], axis=1) + np.float32(0.5)
         boxes = np.concatenate([centres - distances_M4[:, :2], centres + distances_M4[:, 2:]], axis=1) * stride
         return np.column_stack([boxes, scores[classes, rows, columns], classes]).astype(np.float32)
-
-    def check_targets(self, targets: Sequence[Array]) -> list[str]:
-        """Return what is wrong with targets [N, 5] (x1, y1, x2, y2, class), in words."""
-        return kit.wrong_targets(targets, self._problem)
 
     def _problem(self, target: Any) -> Problem | None:
         rows = np.asarray(target)

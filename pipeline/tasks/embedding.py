@@ -12,7 +12,7 @@ from .scores import Score, rank_correlation
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from torch import Generator, Tensor
+    from torch import Tensor
 
     from .kit import Array, Problem
 
@@ -21,7 +21,7 @@ ROUNDING = 1e-9
 LOSSES = ("cosine", "mse")
 
 
-class Embedding:
+class Embedding(kit.BaseKit):
     """Vectors [D]. A prediction is a vector, a target the one that it is to be near.
 
     Metrics: the mean cosine to the targets; `recall@k`, the share of samples whose own target is among the k nearest of
@@ -37,14 +37,10 @@ class Embedding:
         *,
         loss: str = "cosine",
         recall_at: Sequence[int] = (1, 10),
-        output: int = 0,
-        mean: Sequence[float] = (),
-        std: Sequence[float] = (),
-        metric: str | None = None,
+        **common: Any,
     ) -> None:
-        self.classes: tuple[str, ...] = ()
-        self._loss, self._output = kit.among("loss", loss, LOSSES), output
-        self._mean, self._std = mean, std
+        super().__init__(**common)
+        self._loss = kit.among("loss", loss, LOSSES)
 
         def recall(k: int) -> Score:
             return Score(f"recall@{k}", _both, lambda both: recall_of(both[:, 0], both[:, 1], k))
@@ -54,11 +50,7 @@ class Embedding:
             *(recall(k) for k in recall_at),
             Score("Spearman", _both, lambda both: pair_correlation(both[:, 0], both[:, 1]), bounds=(-1.0, 1.0)),
         )
-        self.metrics = kit.judged_first(scores, metric)
-
-    def preprocess(self, raw: Mapping[str, Array]) -> dict[str, Array]:
-        """Return the inputs of one sample; images uint8 [C, H, W] are scaled."""
-        return kit.scaled_images(raw, self._mean, self._std)
+        self.metrics = self.judged_first(scores)
 
     def decode(self, outputs: Mapping[str, Array]) -> Array:
         """Return the vector [D] of one sample, float32."""
@@ -67,10 +59,10 @@ class Embedding:
     def check_targets(self, targets: Sequence[Any]) -> list[str]:
         """Return what is wrong with targets, vectors of one length, in words."""
         first = np.asarray(targets[0]).shape if len(targets) else ()
-        return kit.wrong_targets(targets, lambda target: self._problem(target, first))
+        return kit.wrong_targets(targets, lambda target: self._misshapen(target, first))
 
     @staticmethod
-    def _problem(target: Any, first: tuple[int, ...]) -> Problem | None:
+    def _misshapen(target: Any, first: tuple[int, ...]) -> Problem | None:
         vector = np.asarray(target)
         if vector.ndim != 1 or vector.shape != first:
             return kit.said_shape(vector), "targets are vectors [D], all of one length"
@@ -103,14 +95,6 @@ class Embedding:
         """Return the same loss to the teacher's vectors."""
         near, wanted = (kit.tensors_of(each)[self._output] for each in (student, teacher))
         return self._difference(near, wanted.detach())
-
-    def augment(
-        self, inputs: Mapping[str, Tensor], targets: Sequence[Any], settings: Mapping[str, Any], generator: Generator
-    ) -> tuple[dict[str, Tensor], list[Any]]:
-        """Return changed images or series, and the vectors as they are (`augmenting.py`)."""
-        from .augmenting import augment_any
-
-        return augment_any(inputs, targets, settings, generator)
 
     def show(self, prediction: Array, raw: object = None, classes: Sequence[str] = ()) -> str:  # noqa: ARG002 - as all kits
         """Return length and first numbers of the vector."""

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
-    from torch import Tensor
+    from torch import Generator, Tensor
 
     Array = NDArray[Any]
     #: What is wrong with one target: what was found, and what is allowed with what to do.
@@ -43,18 +43,6 @@ def among(name: str, found: str, allowed: Sequence[str]) -> str:
     return found
 
 
-def judged_first(metrics: Sequence[Any], wanted: str | None) -> tuple[Any, ...]:
-    """Return the metrics with the wanted one first; None leaves them as they are.
-
-    Raises:
-        ValueError: none has this name.
-    """
-    if wanted is None:
-        return tuple(metrics)
-    among("metric", wanted, [metric.name for metric in metrics])
-    return tuple(sorted(metrics, key=lambda metric: metric.name != wanted))
-
-
 def scaled_images(raw: Mapping[str, Array], mean: Sequence[float], std: Sequence[float]) -> dict[str, Array]:
     """Return the inputs of one sample: images uint8 [C, H, W] become (pixel / 255 - mean) / std, float32.
 
@@ -73,6 +61,56 @@ def _scaled(image: Array, mean: Sequence[float], std: Sequence[float]) -> Array:
         scaled = np.repeat(scaled, len(mean), axis=0)
     per_channel = (np.asarray(each, dtype=np.float32)[:, None, None] for each in (mean, std))
     return np.ascontiguousarray((scaled - next(per_channel)) / next(per_channel))
+
+
+class BaseKit:
+    """What all kits of this program have: classes by name, the output that is meant, scaled images, a judged metric.
+
+    `classes` is empty where predictions number nothing, `output` the place of the output among the network's. With
+    `mean` and `std` images are normalised. `metric` names the metric that is judged, else it is the kind's first.
+    """
+
+    def __init__(
+        self,
+        classes: int | Sequence[str] | None = None,
+        *,
+        output: int = 0,
+        mean: Sequence[float] = (),
+        std: Sequence[float] = (),
+        metric: str | None = None,
+    ) -> None:
+        self.classes = () if classes is None else class_names(classes)
+        self._output, self._mean, self._std, self._judged = output, mean, std, metric
+
+    def judged_first(self, metrics: Sequence[Any]) -> tuple[Any, ...]:
+        """Return the metrics with the judged one first.
+
+        Raises:
+            ValueError: none has the name of the one that is wanted.
+        """
+        if self._judged is not None:
+            among("metric", self._judged, [metric.name for metric in metrics])
+        return tuple(sorted(metrics, key=lambda metric: self._judged not in (None, metric.name)))
+
+    def preprocess(self, raw: Mapping[str, Array]) -> dict[str, Array]:
+        """Return the inputs of one sample; images uint8 [C, H, W] are scaled."""
+        return scaled_images(raw, self._mean, self._std)
+
+    def check_targets(self, targets: Sequence[Any]) -> list[str]:
+        """Return what is wrong with targets, in words."""
+        return wrong_targets(targets, self._problem)
+
+    def _problem(self, target: Any) -> Problem | None:
+        """Return what is wrong with one target."""
+        raise NotImplementedError
+
+    def augment(
+        self, inputs: Mapping[str, Tensor], targets: Sequence[Any], settings: Mapping[str, Any], generator: Generator
+    ) -> tuple[dict[str, Tensor], list[Any]]:
+        """Return changed images or series, and targets as they are (`augmenting.py`)."""
+        from .augmenting import augment_any
+
+        return augment_any(inputs, targets, settings, generator)
 
 
 def output_of(outputs: Mapping[str, Array], place: int) -> Array:

@@ -12,12 +12,12 @@ from .scores import Score, class_f1, f1_of_sums, mean_known, ranked_precision
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from torch import Generator, Tensor
+    from torch import Tensor
 
     from .kit import Array, Problem
 
 
-class Multilabel:
+class Multilabel(kit.BaseKit):
     """Any of K labels for each sample. A prediction is their probabilities [K], a target 0 or 1 for each.
 
     `threshold` is the probability from which a label counts as given. Macro scores are means over labels that occur.
@@ -30,39 +30,27 @@ class Multilabel:
         *,
         classes: int | Sequence[str],
         threshold: float = 0.5,
-        output: int = 0,
-        mean: Sequence[float] = (),
-        std: Sequence[float] = (),
-        metric: str | None = None,
+        **common: Any,
     ) -> None:
-        self.classes = kit.class_names(classes)
-        self._threshold, self._output = threshold, output
-        self._mean, self._std = mean, std
+        super().__init__(classes, **common)
+        self._threshold = threshold
         scores = (
             Score("mAP", _both, lambda both: mean_known(_precisions(both)), of_classes=_precisions),
             Score("mAP_micro", _both, lambda both: ranked_precision(both[:, 0].ravel(), both[:, 1].ravel())),
             Score("f1_macro", self._counts, lambda counts: mean_known(class_f1(counts.sum(axis=0))), of_classes=_f1),
             Score("f1_micro", self._counts, lambda counts: f1_of_sums(counts.sum(axis=(0, 2)))),
         )
-        self.metrics = kit.judged_first(scores, metric)
+        self.metrics = self.judged_first(scores)
 
     def _counts(self, prediction: Array, target: Array) -> Array:
         """Return [3, K]: the label was right, was given, was true."""
         given, true = np.asarray(prediction) >= self._threshold, np.asarray(target).astype(bool)
         return np.stack([given & true, given, true]).astype(np.int64)
 
-    def preprocess(self, raw: Mapping[str, Array]) -> dict[str, Array]:
-        """Return the inputs of one sample; images uint8 [C, H, W] are scaled."""
-        return kit.scaled_images(raw, self._mean, self._std)
-
     def decode(self, outputs: Mapping[str, Array]) -> Array:
         """Return the probability of each label [K], float64: its order is that of the logits."""
         logits = kit.output_of(outputs, self._output).astype(np.float64)
         return np.asarray(1 / (1 + np.exp(-np.clip(logits, -700, 700))))
-
-    def check_targets(self, targets: Sequence[Any]) -> list[str]:
-        """Return what is wrong with targets [K] of 0 and 1, in words."""
-        return kit.wrong_targets(targets, self._problem)
 
     def _problem(self, target: Any) -> Problem | None:
         labels = np.asarray(target)
@@ -97,14 +85,6 @@ class Multilabel:
         near, wanted = (kit.tensors_of(each)[self._output] for each in (student, teacher))
         softened = (wanted.detach() / temperature).sigmoid()
         return binary_cross_entropy_with_logits(near / temperature, softened) * temperature**2
-
-    def augment(
-        self, inputs: Mapping[str, Tensor], targets: Sequence[Any], settings: Mapping[str, Any], generator: Generator
-    ) -> tuple[dict[str, Tensor], list[Any]]:
-        """Return changed images or series, and the labels as they are (`augmenting.py`)."""
-        from .augmenting import augment_any
-
-        return augment_any(inputs, targets, settings, generator)
 
     def show(self, prediction: Array, raw: object = None, classes: Sequence[str] = ()) -> str:  # noqa: ARG002 - as all kits
         """Return the labels that are given, the most probable first."""

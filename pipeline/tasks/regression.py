@@ -24,7 +24,7 @@ UNBOUNDED = (0.0, float("inf"))
 EPSILON, DELTA1 = 1e-3, 1.25
 
 
-class Regression:
+class Regression(kit.BaseKit):
     """Numbers for each sample. A prediction is an array of the shape of the target.
 
     `layout`: `vector` [D], `keypoints` [P, 2] (x, y) in pixels of the input (the network may give [2 P]), or `dense`
@@ -39,26 +39,18 @@ class Regression:
         self,
         *,
         layout: str = "vector",
-        metric: str | None = None,
         loss: str = "l2",
         unit: str = "units",
         peak: float = 1.0,
         swap: Sequence[Sequence[int]] = (),
-        output: int = 0,
-        mean: Sequence[float] = (),
-        std: Sequence[float] = (),
+        **common: Any,
     ) -> None:
-        self.classes: tuple[str, ...] = ()
+        super().__init__(**common)
         self.layout, self._loss = kit.among("layout", layout, LAYOUTS), kit.among("loss", loss, LOSSES)
-        self._swap, self._output = swap, output
-        self._mean, self._std = mean, std
+        self._swap = swap
         if not unit:
             raise ValueError("unit: found an empty one; give that of the values, as px, m or units")
-        self.metrics = kit.judged_first(_metrics(layout, unit, peak), metric)
-
-    def preprocess(self, raw: Mapping[str, Array]) -> dict[str, Array]:
-        """Return the inputs of one sample; images uint8 [C, H, W] are scaled."""
-        return kit.scaled_images(raw, self._mean, self._std)
+        self.metrics = self.judged_first(_metrics(layout, unit, peak))
 
     def decode(self, outputs: Mapping[str, Array]) -> Array:
         """Return the values of one sample, float32; key points as [P, 2]."""
@@ -68,9 +60,9 @@ class Regression:
     def check_targets(self, targets: Sequence[Any]) -> list[str]:
         """Return what is wrong with targets, in words: all have one shape, that of the layout."""
         first = np.asarray(targets[0]).shape if len(targets) else ()
-        return kit.wrong_targets(targets, lambda target: self._problem(target, first))
+        return kit.wrong_targets(targets, lambda target: self._misshapen(target, first))
 
-    def _problem(self, target: Any, first: tuple[int, ...]) -> Problem | None:
+    def _misshapen(self, target: Any, first: tuple[int, ...]) -> Problem | None:
         values = np.asarray(target)
         fits = {
             "vector": values.ndim == 1,
@@ -126,10 +118,10 @@ class Regression:
         self, inputs: Mapping[str, Tensor], targets: Sequence[Any], settings: Mapping[str, Any], generator: Generator
     ) -> tuple[dict[str, Tensor], list[Any]]:
         """Return changed inputs; key points and dense maps move along, other values stay (`augmenting.py`)."""
-        from .augmenting import augment_any, augment_images
+        from .augmenting import augment_images
 
         if self.layout == "vector":
-            return augment_any(inputs, targets, settings, generator)
+            return super().augment(inputs, targets, settings, generator)
         moved = self._moved_points if self.layout == "keypoints" else _moved_map
         return augment_images(inputs, targets, settings, generator, moved)
 

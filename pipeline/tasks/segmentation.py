@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .kit import Array, Problem
 
 
-class Segmentation:
+class Segmentation(kit.BaseKit):
     """A class for each pixel. A prediction is a map int64 [H, W], a target too, with `ignore_index` where none counts.
 
     Of two classes the network may give one logit [1, H, W], that of the second. `dice` is the weight of the soft Dice
@@ -33,14 +33,10 @@ class Segmentation:
         classes: int | Sequence[str],
         ignore_index: int | None = 255,
         dice: float = 0.0,
-        output: int = 0,
-        mean: Sequence[float] = (),
-        std: Sequence[float] = (),
-        metric: str | None = None,
+        **common: Any,
     ) -> None:
-        self.classes = kit.class_names(classes)
-        self._ignored, self._dice, self._output = ignore_index, dice, output
-        self._mean, self._std = mean, std
+        super().__init__(classes, **common)
+        self._ignored, self._dice = ignore_index, dice
 
         def iou(counts: Array) -> Array:
             return class_iou(counts.sum(axis=0))
@@ -49,7 +45,7 @@ class Segmentation:
             Score("mIoU", self._counts, lambda counts: mean_known(iou(counts)), of_classes=iou),
             Score("pixel_accuracy", self._counts, lambda counts: share_right(counts.sum(axis=0))),
         )
-        self.metrics = kit.judged_first(scores, metric)
+        self.metrics = self.judged_first(scores)
 
     def _counts(self, prediction: Array, target: Array) -> Array:
         """Return [3, K]: pixels that are right, predicted and true, of those that count."""
@@ -59,18 +55,10 @@ class Segmentation:
         kept = np.ones(true.shape, bool) if self._ignored is None else true != self._ignored
         return class_counts(predicted[kept], true[kept].astype(np.int64), len(self.classes))
 
-    def preprocess(self, raw: Mapping[str, Array]) -> dict[str, Array]:
-        """Return the inputs of one sample; images uint8 [C, H, W] are scaled."""
-        return kit.scaled_images(raw, self._mean, self._std)
-
     def decode(self, outputs: Mapping[str, Array]) -> Array:
         """Return the class of each pixel, int64 [H, W], the first of equals."""
         logits = kit.output_of(outputs, self._output)
         return np.asarray(logits.argmax(axis=0) if len(logits) > 1 else (logits[0] > 0).astype(np.int64))
-
-    def check_targets(self, targets: Sequence[Any]) -> list[str]:
-        """Return what is wrong with masks [H, W] of classes, in words."""
-        return kit.wrong_targets(targets, self._problem)
 
     def _problem(self, target: Any) -> Problem | None:
         mask = np.asarray(target)

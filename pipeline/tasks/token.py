@@ -22,7 +22,7 @@ DECODINGS = ("labels", "ctc")
 UNBOUNDED = (0.0, float("inf"))
 
 
-class Token:
+class Token(kit.BaseKit):
     """Labels along a sequence.
 
     `labels`: logits [T, K], or [K, T] with `classes_first`; a prediction is the labels int64 [T], a target too, with
@@ -41,16 +41,12 @@ class Token:
         classes_first: bool = False,
         ignore_index: int = -100,
         blank: int = 0,
-        output: int = 0,
-        mean: Sequence[float] = (),
-        std: Sequence[float] = (),
-        metric: str | None = None,
+        **common: Any,
     ) -> None:
-        self.classes = kit.class_names(classes)
+        super().__init__(classes, **common)
         self.decoding = kit.among("decoding", decoding, DECODINGS)
-        self._classes_first, self._ignored, self._blank, self._output = classes_first, ignore_index, blank, output
-        self._mean, self._std = mean, std
-        self.metrics = kit.judged_first(self._error_rates() if decoding == "ctc" else self._accuracies(), metric)
+        self._classes_first, self._ignored, self._blank = classes_first, ignore_index, blank
+        self.metrics = self.judged_first(self._error_rates() if decoding == "ctc" else self._accuracies())
 
     def _accuracies(self) -> list[Score]:
         scores = [Score("accuracy", self._right, lambda counts: counts[:, 0].sum() / max(counts[:, 1].sum(), 1))]
@@ -88,19 +84,11 @@ class Token:
     def _text(self, labels: Sequence[int]) -> str:
         return "".join(self.classes[each] for each in labels)
 
-    def preprocess(self, raw: Mapping[str, Array]) -> dict[str, Array]:
-        """Return the inputs of one sample; images uint8 [C, H, W] are scaled."""
-        return kit.scaled_images(raw, self._mean, self._std)
-
     def decode(self, outputs: Mapping[str, Array]) -> Any:
         """Return the labels of one sample: int64 [T], or a list for CTC."""
         logits = kit.output_of(outputs, self._output)
         labels = np.asarray(logits.argmax(axis=0 if self._classes_first else 1))
         return greedy_ctc(labels, self._blank) if self.decoding == "ctc" else labels
-
-    def check_targets(self, targets: Sequence[Any]) -> list[str]:
-        """Return what is wrong with targets, in words."""
-        return kit.wrong_targets(targets, self._problem)
 
     def _problem(self, target: Any) -> Problem | None:
         labels = np.asarray(target)
