@@ -64,7 +64,9 @@ def facts(content: Content, folder: Path) -> dict[str, Any]:
         "classes": classes[:_CLASSES_SHOWN],
         "more_classes": len(classes) - _CLASSES_SHOWN,
         "rows": chain(content),
-        "files": [(path.relative_to(folder).as_posix(), path.stat().st_size) for path in _models(folder)],
+        "files": [
+            (path.relative_to(folder).as_posix(), path.stat().st_size) for path in sorted((folder / "model").iterdir())
+        ],
         "requirements": {runtime: file_name(content, runtime) for runtime in content.files},
         "splits": [(name, report.data[name]) for name in ("train", "validation", "test") if name in report.data],
         "non_commercial": non_commercial(manifest),
@@ -143,10 +145,6 @@ def _are_drawn(folder: Path) -> bool:
     """Return whether the samples were made: then nobody knows their class."""
     samples = json.loads((folder / EXPECTED).read_text(encoding="utf-8"))["samples"]
     return any(sample["made"] if "made" in sample else sample["label"] is None for sample in samples)
-
-
-def _models(folder: Path) -> list[Path]:
-    return sorted((folder / "model").iterdir())
 
 
 @cache

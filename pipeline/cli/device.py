@@ -135,7 +135,15 @@ def device_list(as_json: AsJson = False) -> None:
 
     found = {name: each.model_dump(mode="json", exclude_none=True) for name, each in list_devices().items()}
     lines = [
-        "  ".join([name, *(value if key == "url" else f"{key}={_word(value)}" for key, value in each.items())])
+        "  ".join(
+            [
+                name,
+                *(
+                    value if key == "url" else f"{key}={','.join(value) if isinstance(value, list) else value}"
+                    for key, value in each.items()
+                ),
+            ]
+        )
         for name, each in found.items()
     ]
     _tell(found, "\n".join(lines) or "no device is registered; add one: secateur device add NAME URL", as_json=as_json)
@@ -187,10 +195,6 @@ def _described(name: str, found: DeviceStatus) -> str:
         need = "missing" if not found.ready else "optional"
         lines.append(f"  {need:9} {' and '.join(found.missing)}; run there: {found.install}")
     return "\n".join(lines)
-
-
-def _word(value: Any) -> str:  # noqa: ANN401 - a value of JSON
-    return ",".join(value) if isinstance(value, list) else str(value)
 
 
 def _tell(told: Any, text: str, *, as_json: bool) -> None:  # noqa: ANN401 - whatever JSON can hold

@@ -121,9 +121,8 @@ def _translate(
         reason = _reason(error)
         if not reason:
             raise
-        raise InputError(
-            f"{type(model).__name__} with input {_shapes_text(samples)} cannot be exported to ONNX: {reason}"
-        ) from error
+        given = " and ".join(str(list(each.shape)) for each in samples)
+        raise InputError(f"{type(model).__name__} with input {given} cannot be exported to ONNX: {reason}") from error
     found = len(program.model_proto.graph.output)
     if found != len(names):
         raise InputError(f"{type(model).__name__} has {found} outputs, expected {len(names)}: {', '.join(names)}")
@@ -133,11 +132,6 @@ def _translate(
 def _names_of_outputs(model: nn.Module, samples: tuple[Tensor, ...]) -> list[str]:
     with left_unchanged(model), torch.no_grad():
         return [*named_outputs(model(*(each.clone() for each in samples)))]
-
-
-def _shapes_text(samples: Sequence[Tensor]) -> str:
-    """Return the shapes of inputs as messages have them."""
-    return " and ".join(str(list(each.shape)) for each in samples)
 
 
 def _read_from_code(

@@ -32,7 +32,8 @@ def forward_order(graph: ChannelGraph, owners: Mapping[str, str]) -> tuple[str, 
     of attention, comes before the next one that has some.
     """
     products = list(dict.fromkeys(contraction.layer for contraction in graph.contractions))
-    order = list(dict.fromkeys(owners[tensor] for tensor in owners if _is_matrix(graph.shapes.get(tensor, ()))))
+    matrices = (tensor for tensor in owners if sum(size > 1 for size in graph.shapes.get(tensor, ())) > 1)
+    order = list(dict.fromkeys(owners[tensor] for tensor in matrices))
     order = list(dict.fromkeys(layer for layer in owners.values() if layer in {*order, *products}))
     place = len(order)
     for layer in reversed(products):
@@ -46,11 +47,6 @@ def layers_of(tensor: str, graph: ChannelGraph, owners: Mapping[str, str]) -> tu
     """Return the layer that owns a tensor and those that share it."""
     shared = (layer_of(alias) for alias in graph.aliases.get(tensor, ()) if alias != tensor)
     return tuple(dict.fromkeys((owners.get(tensor, layer_of(tensor)), *shared)))
-
-
-def _is_matrix(shape: tuple[int, ...]) -> bool:
-    """Say whether a tensor has two dimensions of more than one position."""
-    return sum(size > 1 for size in shape) > 1
 
 
 @dataclass(frozen=True)

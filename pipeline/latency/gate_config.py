@@ -111,8 +111,8 @@ def read_config(path: Path) -> GateConfig:
     except ValidationError as error:
         problems = (_problem(each, text, content) for each in error.errors(include_url=False))
         raise RecipeError(str(path), tuple(sorted(problems, key=lambda each: each.line or 0))) from error
-    twice = _twice([each.name for each in config.model])
-    if twice is not None:
+    names = [each.name for each in config.model]
+    for twice in (index for index, name in enumerate(names) if name in names[:index]):
         message = f'found "{config.model[twice].name}" a second time, allowed: each name once'
         raise RecipeError(str(path), (Problem(f"model.{twice}.name", message, _line(text, ("model", twice, "name"))),))
     return config
@@ -141,10 +141,6 @@ def gated_models(config: GateConfig, folder: Path, *, force: bool = False) -> It
             force=force,
         )
         yield GatedModel(model.name, folder / model.file, question, said["device"] or "local")
-
-
-def _twice(names: Sequence[str]) -> int | None:
-    return next((index for index, name in enumerate(names) if name in names[:index]), None)
 
 
 def _problem(error: Any, text: str, content: dict[str, Any]) -> Problem:  # noqa: ANN401 - pydantic's error details

@@ -107,9 +107,8 @@ def measure_subjects(
         workers = [start_worker(stack, device, terms) for device in devices or (local_device(subjects),)]
         opened = open_subjects(subjects, terms, workers, seed=seed, progress=progress)
         in_force = workers[0][1]["in_force"]
-        progress.note(
-            f"measuring with {terms.threads} thread(s), batch {terms.batch}, {_text(in_force)}{_scope(terms)}"
-        )
+        scope = "; every call decodes its outputs" if terms.decoding else ""
+        progress.note(f"measuring with {terms.threads} thread(s), batch {terms.batch}, {_text(in_force)}{scope}")
 
         def gather(samples: Samples, **found: Any) -> Measurement:  # noqa: ANN401 - fields of Measurement
             content = {"seconds": 0.0, "stopped": "budget", "conditions": (), **found}
@@ -145,10 +144,6 @@ def measure_subjects(
 def _precise(measurement: Measurement) -> Stop | None:
     found = is_precise(measurement.subjects, plan=measurement.plan, seed=measurement.seed)
     return "precise" if found else None
-
-
-def _scope(terms: MeasureTerms) -> str:
-    return "; every call decodes its outputs" if terms.decoding else ""
 
 
 def _text(in_force: dict[str, Any]) -> str:

@@ -123,7 +123,8 @@ def make_plan(loaded: LoadedRecipe, store: Store, seed: int, previous: Sequence[
         key = digest_of(given)
         cached = store.has(key)
         before = previous[index] if index < len(previous) else None
-        reason = _cached(store) if cached else _left_aside(store, key) or _difference(before, given)
+        finished = "made by the --fresh run that was stopped" if store.aside else "in the store"
+        reason = finished if cached else _left_aside(store, key) or _difference(before, given)
         if not cached and store.has(made[index]):
             reason = "made before; its gain has yet to be timed"
         steps.append(
@@ -203,10 +204,6 @@ def _by_content(config: dict[str, Any], files: Sequence[Path]) -> dict[str, Any]
         return digests.get(value, value) if isinstance(value, str) else value
 
     return {name: replaced(value) for name, value in config.items()}
-
-
-def _cached(store: Store) -> str:
-    return "made by the --fresh run that was stopped" if store.aside else "in the store"
 
 
 def _left_aside(store: Store, key: str) -> str:

@@ -174,11 +174,6 @@ def said_shape(values: Array) -> str:
     return f"{values.dtype} {list(values.shape)}"
 
 
-def is_whole(values: Array) -> bool:
-    """Say whether an array has an integer dtype; bool is one."""
-    return values.dtype.kind in "iub"
-
-
 def not_finite(values: Array) -> Problem | None:
     """Return the problem of values that are not finite numbers."""
     if values.dtype.kind not in "fiub":
@@ -191,7 +186,7 @@ def not_finite(values: Array) -> Problem | None:
 
 def wrong_classes(labels: Array, classes: int, ignored: int | None = None) -> Problem | None:
     """Return the problem of labels that are no integers from 0 to classes - 1, apart from an ignored one."""
-    if not is_whole(labels):
+    if labels.dtype.kind not in "iub":
         return f"dtype {labels.dtype}", "labels are integers, so convert them: labels.astype(numpy.int64)"
     kept = labels[labels != ignored] if ignored is not None else labels
     if kept.size and (kept.min() < 0 or kept.max() >= classes):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import drawing, image_quality, kit
+from . import drawing, kit
+from .image_quality import peak_ratio, structural_similarity
 from .scores import Score
 
 if TYPE_CHECKING:
@@ -158,18 +160,13 @@ def _metrics(layout: str, unit: str, peak: float) -> tuple[Score, ...]:
     def lower(name: str, of_sample: Any, of_all: Any = None) -> Score:
         return Score(name, of_sample, of_all, unit=unit, bounds=UNBOUNDED, higher_is_better=False)
 
-    def psnr(prediction: Array, target: Array) -> float:
-        return image_quality.peak_ratio(prediction, target, peak)
-
-    def ssim(prediction: Array, target: Array) -> float:
-        return image_quality.structural_similarity(prediction, target, peak)
-
     error = lower("MAE", lambda prediction, target: np.mean(np.abs(prediction - target)))
     squares = lower("RMSE", _squares, lambda sums: np.sqrt(sums[:, 0].sum() / sums[:, 1].sum()))
     if layout == "keypoints":
         return (lower("mean_distance", lambda p, t: np.mean(np.linalg.norm(p - t, axis=-1))), error, squares)
     if layout == "vector":
         return (error, squares)
+    psnr, ssim = (partial(score, peak=peak) for score in (peak_ratio, structural_similarity))
     images = (Score("PSNR", psnr, unit="dB", bounds=UNBOUNDED), Score("SSIM", ssim, bounds=(-1.0, 1.0)))
     depth = Score("delta1", _near, lambda counts: counts[:, 0].sum() / max(counts[:, 1].sum(), 1))
     return (*images, error, squares, depth)

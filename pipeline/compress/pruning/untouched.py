@@ -60,7 +60,12 @@ class _State:
             for value in list(space.values())
             if type(value) in _CONTAINERS
         ]
-        cached = {id(each): each for space, _ in self._shared for each in space.values() if _is_cache(each)}
+        cached = {
+            id(each): each
+            for space, _ in self._shared
+            for each in space.values()
+            if isinstance(each, _lru_cache_wrapper)
+        }
         self._caches = [(each, each.cache_info().currsize) for each in cached.values()]
 
     def _visit(self, root: Any) -> None:  # noqa: ANN401 - anything that a network can hold
@@ -188,10 +193,6 @@ def _filled(cell: CellType) -> bool:
         return cell.cell_contents is not cell
     except ValueError:  # a variable without a value yet
         return False
-
-
-def _is_cache(value: Any) -> bool:  # noqa: ANN401
-    return isinstance(value, _lru_cache_wrapper)
 
 
 def _hollow(value: Any, depth: int = 4) -> bool:  # noqa: ANN401

@@ -95,7 +95,7 @@ class ShellDevice(ABC):
             DeviceError: the device cannot be reached or refuses, its disk is full, or it lacks a program.
         """
         check_names(files)
-        there = self._send_missing(files, new_mark())
+        there = self._send_missing(files, secrets.token_hex(8))  # a word that nothing else prints or uses
         return {name: there.path(name) for name in files}
 
     def start(self) -> subprocess.Popen[bytes]:
@@ -131,11 +131,6 @@ def check_names(names: Iterable[str]) -> None:
                 f"found the file name {name.partition('/')[2]!r}, allowed on a device: letters, digits, dots, hyphens "
                 "and underscores, not a dot or hyphen first; rename the file"
             )
-
-
-def new_mark() -> str:
-    """Return a word that nothing else prints and no other push uses."""
-    return secrets.token_hex(8)
 
 
 def list_command(mark: str, folder: str, python: str, names: Iterable[str]) -> str:

@@ -75,7 +75,8 @@ def github_lines(found: GateResult) -> list[str]:
         level = "error" if each.failure else LEVELS.get(each.verdict or "")
         if level:
             _, verdict, *_, why = cells(each)
-            lines.append(f"::{level} title={_property(f'{each.model}: {verdict}')}::{_data(why)}")
+            title = _data(f"{each.model}: {verdict}").replace(":", "%3A").replace(",", "%2C")
+            lines.append(f"::{level} title={title}::{_data(why)}")
     return lines
 
 
@@ -104,10 +105,6 @@ def escaped(text: str) -> str:
 
 def _data(text: str) -> str:
     return printable_text(text, keep="\r\n").replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-
-
-def _property(text: str) -> str:
-    return _data(text).replace(":", "%3A").replace(",", "%2C")
 
 
 _SUITE = "secateur gate"
