@@ -26,23 +26,25 @@ RUNTIMES = {"onnxruntime": "onnx", "openvino": "openvino"}
 #: Of a run and of its rows, what the table is made of and what tells the run apart.
 KEPT = ("name", "recipe_digest", "data", "task", "target", "seed", "versions", "machine", "started", "seconds", "final")
 KEPT_OF_ROWS = ("index", "label", "kind", "form", "validation", "macs", "parameters", "size_bytes", "timings")
+#: Ratios of two speedups nearer to 1 than this are no difference.
+NO_DIFFERENCE = 0.05
 HEAD = """\
 | job | data | metric | original FP32, test | compressed, test | difference [95 %] | speedup, onnxruntime | \
 speedup, openvino | bytes | bundle | remarks |
 |---|---|---|---|---|---|---|---|---|---|---|"""
 
 
-def kept_of(report: dict[str, Any], verification: dict[str, Any]) -> dict[str, Any]:
-    """Return what is kept of a run and of the verification of its bundle."""
+def kept_of(report: dict[str, Any], verification: dict[str, Any] | None) -> dict[str, Any]:
+    """Return what is kept of a run and of the verification of its bundle, if the recipe makes one."""
     rows = [{key: row[key] for key in KEPT_OF_ROWS if key in row} for row in report["rows"]]
-    verified = {key: verification[key] for key in ("verified", "runtime", "max_abs", "error")}
+    verified = verification and {key: verification[key] for key in ("verified", "runtime", "max_abs", "error")}
     return {**{key: report[key] for key in KEPT}, "rows": rows, "bundle": verified}
 
 
 def amount(value: float, metric: dict[str, Any], sign: str = "") -> str:
     """Write a score or a difference of scores: shares in per cent, others in their unit."""
     if metric["unit"]:
-        return f"{value:{sign}.3f} {metric['unit']}"
+        return f"{value:{sign}.3f}" + ("" if sign else f" {metric['unit']}")
     return f"{100 * value:{sign}.2f}" + ("" if sign else " %")
 
 
@@ -70,9 +72,25 @@ def remarks(report: dict[str, Any]) -> str:
         said.append(f"int8: {amount(rows[-1]['validation'][metric['name']], metric)} on validation")
         compressed = ratio(rows[-1], "onnxruntime")
         if alone and compressed:
-            much = compressed / alone
-            said.append(f"int8 alone {much:.2f}x" if much >= 1 else f"**int8 is slower than float here: {much:.2f}x**")
+            said.append(of_int8(compressed / alone))
+    for each in report["task"]["metrics"][1:2]:
+        ends = " → ".join(amount(report["final"][side][each["name"]], each) for side in ("original", "result"))
+        said.append(f"{each['name']} on test {ends}")
     return "; ".join(said)
+
+
+def of_bundle(checked: dict[str, Any] | None) -> str:
+    """Say whether the bundle was verified."""
+    if not checked:
+        return "none"
+    return f"verified, {checked['runtime']}" if checked["verified"] else f"refused: {checked['error']}"
+
+
+def of_int8(much: float) -> str:
+    """Say in words how much faster the int8 file is than the float file before it."""
+    if abs(much - 1) < NO_DIFFERENCE:
+        return "**int8 is no faster than float here**"
+    return f"int8 alone {much:.2f}x" if much > 1 else f"**int8 is slower than float here: {much:.2f}x**"
 
 
 def line(name: str, report: dict[str, Any]) -> str:
@@ -82,16 +100,15 @@ def line(name: str, report: dict[str, Any]) -> str:
     bounds = ", ".join(amount(change[each], metric, "+") for each in ("low", "high"))
     compressed = last(report, RUNTIMES[report["target"]["runtime"]])
     counts = ", ".join(f"{report['data'][split]:,}" for split in ("train", "validation", "test"))
-    checked = report["bundle"]
     cells = [
         f"[{name}](tasks/{name}.yaml)",
         "; ".join([report["data"]["name"], *report["data"].get("notes", []), counts]),
         metric["name"] + ("" if metric["higher_is_better"] else " (lower is better)"),
         *(amount(final[side][metric["name"]], metric) for side in ("original", "result")),
-        f"{amount(change['value'], metric, '+')} [{bounds}]",
+        f"{amount(change['value'], metric, '+')} [{bounds}] {metric['unit'] or 'points'}",
         *(speedup(last(report, form), runtime) for runtime, form in RUNTIMES.items()),
         " → ".join(f"{row['size_bytes']:,}" for row in (report["rows"][0], compressed)),
-        f"verified, {checked['runtime']}" if checked["verified"] else f"refused: {checked['error']}",
+        of_bundle(report["bundle"]),
         remarks(report),
     ]
     return f"| {' | '.join(cells)} |"
@@ -110,7 +127,8 @@ def run_jobs(names: Sequence[str], runs: Path, options: Sequence[str]) -> None:
     RESULTS.mkdir(parents=True, exist_ok=True)
     for name in names:
         report = run(JOBS / f"{name}.yaml", runs / name, options)
-        kept = kept_of(report, verify(runs / name / report["bundle"]["archive"])[0])
+        verification = verify(runs / name / report["bundle"]["archive"])[0] if report.get("bundle") else None
+        kept = kept_of(report, verification)
         (RESULTS / f"{name}.json").write_text(json.dumps(kept, indent=1) + "\n")
 
 

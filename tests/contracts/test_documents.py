@@ -126,6 +126,6 @@ def test_every_model_has_a_card_and_every_weight_file_a_recipe() -> None:
     for definition in ROOT.glob("models/*/model.py"):
         card = (definition.parent / "card.md").read_text()
         if (definition.parent / "weights.safetensors").exists():
-            names = re.findall(r"recipes/(train-[a-z0-9-]+\.yaml)", card)
+            names = re.findall(r"((?:recipes|benchmarks/tasks)/train-[a-z0-9_-]+\.yaml)", card)
             assert names
-            assert all((ROOT / "recipes" / name).exists() for name in names)
+            assert all((ROOT / name).exists() for name in names)
