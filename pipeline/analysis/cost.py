@@ -22,7 +22,7 @@ from pipeline.onnx_graph.file import onnx_specs, read_onnx
 from pipeline.onnx_graph.links import value_producers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     import openvino
@@ -67,11 +67,12 @@ class FileCost:
     weight_bytes: int = field(default=0, compare=False)
 
 
-def onnx_cost(file: Path) -> FileCost:
+def onnx_cost(file: Path, given: Mapping[str, Sequence[int]] | None = None) -> FileCost:
     """Count an ONNX file, in FP32, QDQ or QOperator format.
 
     Shapes are taken from a run on zeros, since no inference rule knows onnxruntime's own operators. Not counted: batch
-    norm that could not be folded, and products of two activations (attention) as parameters.
+    norm that could not be folded, and products of two activations (attention) as parameters. `given` has the shapes of
+    inputs by name where the file leaves sizes open.
     """
     model = read_onnx(file)
     layers = [node for node in model.graph.node if node.op_type in ONNX_WEIGHTED]
@@ -81,7 +82,7 @@ def onnx_cost(file: Path) -> FileCost:
         tensor.name: int(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
         for tensor in model.graph.initializer
     }
-    shapes = _shapes(model, layers, str(file))
+    shapes = _shapes(model, layers, str(file), given or {})
     counted = onnx_macs(model, shapes)
     parameters = int8_macs = 0
     stored: dict[str, int] = {}
@@ -112,9 +113,12 @@ def onnx_macs(model: ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> dict[
     }
 
 
-def openvino_cost(file: Path) -> FileCost:
-    """Count an OpenVINO IR, with FP32, FP16 or int8 weights."""
+def openvino_cost(file: Path, given: Mapping[str, Sequence[int]] | None = None) -> FileCost:
+    """Count an OpenVINO IR, with FP32, FP16 or int8 weights. `given` is as in `onnx_cost`."""
     model = read_openvino(file)
+    if given:
+        shapes = {port: [*list(port.partial_shape)[:1], *given[port.any_name][1:]] for port in model.inputs}
+        model.reshape(shapes)
     if model.input(0).partial_shape[0].is_dynamic:
         model.reshape({port: [1, *list(port.partial_shape)[1:]] for port in model.inputs})
     counted = openvino_macs(model)
@@ -145,7 +149,9 @@ def gzip_size_bytes(files: Iterable[Path]) -> int:
     return len(gzip.compress(b"".join(file.read_bytes() for file in files), _GZIP_LEVEL, mtime=0))
 
 
-def _shapes(model: ModelProto, layers: Iterable[NodeProto], label: str) -> Mapping[str, tuple[int, ...]]:
+def _shapes(
+    model: ModelProto, layers: Iterable[NodeProto], label: str, given: Mapping[str, Sequence[int]]
+) -> Mapping[str, tuple[int, ...]]:
     """Return the shapes of the inputs and of what `layers` read and write, for one sample or the file's own batch."""
     inputs = onnx_specs(model)[0]
     batch = max(onnx_batch(model), 1)
@@ -157,10 +163,11 @@ def _shapes(model: ModelProto, layers: Iterable[NodeProto], label: str) -> Mappi
         onnx.ValueInfoProto(name=value) for value in wanted if value not in weights and value not in declared
     )
     session = onnx_session(exposed, label)
+    sizes = {spec.name: tuple(given.get(spec.name, spec.shape))[1:] for spec in inputs}
     for spec in inputs:
-        if any(size < 0 for size in spec.shape[1:]):
+        if any(size < 0 for size in sizes[spec.name]):
             raise InputError(f"{label}: input {spec.name} has shape {list(spec.shape)}; expected fixed sizes")
-    zeros = {spec.name: np.zeros((batch, *spec.shape[1:]), dtype=spec.dtype) for spec in inputs}
+    zeros = {spec.name: np.zeros((batch, *sizes[spec.name]), dtype=spec.dtype) for spec in inputs}
     made = dict(zip([port.name for port in session.get_outputs()], run_onnx(session, None, zeros, label), strict=True))
     return {name: values.shape for name, values in {**zeros, **made}.items()}
 

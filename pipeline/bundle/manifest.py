@@ -70,6 +70,7 @@ def manifest_of(content: Content, folder: Path, files: Mapping[str, BundledFile]
         seed=report.seed,
         versions=report.versions,
         target=report.target,
+        dynamic={size: dict(axes) for size, axes in content.task.sizes.axes.items()},
         machine=_machine(content),
         accuracy=_accuracy(content),
         latency=_latency(content),

@@ -78,8 +78,15 @@ def task_facts(content: Content) -> dict[str, Any]:
         "outputs": [spec.name for spec in artifact.outputs],
         "metrics": [metric.name for metric in task.metrics],
         "inputs": [
-            {"name": spec.name, "shape": list(spec.shape[1:]), "dtype": spec.dtype, "layout": spec.layout[1:]}
+            {
+                "name": spec.name,
+                "shape": list(spec.shape[1:]),
+                "dtype": spec.dtype,
+                "layout": spec.layout[1:],
+                **({"dynamic": {str(axis - 1): size for axis, size in opened.items()}} if opened else {}),
+            }
             for spec in task.inputs(1)
+            for opened in [task.sizes.of_input(spec.name)]
         ],
         "made_by": _made_by(content.task, raw),
         "mean": list(normalisation.mean) if normalisation else [],

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
 
+    from pipeline.core.task import Task
     from pipeline.latency.compare import ComparisonRequest
     from pipeline.measure.decoding import Decoding
     from pipeline.measure.devices import Device
@@ -73,7 +74,8 @@ def bench(
     budget: Budget = "30s",
     time_scope: TimeScopeName = "model",
     recipe: Annotated[
-        Path | None, typer.Option(help="With model+decode: the recipe whose task decodes.", show_default=False)
+        Path | None,
+        typer.Option(help="The recipe whose task decodes, and says at which sizes (timed).", show_default=False),
     ] = None,
     seed: Seed = 0,
     as_json: AsJson = False,
@@ -97,13 +99,16 @@ def bench(
     terms = _terms(threads, batch, shape, duty, priority=priority)
     budget_s = _seconds(budget, "--budget")
     runtime = runtime or _reader(files)
-    with ConsoleProgress() as progress, ExportedFiles() as opened, _decoding(time_scope, recipe, batch) as decoding:
+    task = _task_of(recipe, time_scope)
+    decoded = _decoding(task, batch) if time_scope == "model+decode" else nullcontext()
+    with ConsoleProgress() as progress, ExportedFiles() as opened, decoded as decoding:
         found = measure_files(
             [opened(file, runtime) for file in files],
             replace(terms, decoding=decoding),
             runtime=runtime,
             budget_s=budget_s,
             seed=seed,
+            sizes=task.timed_shapes(batch) if task else None,
             device=_timed_device(device, progress.note),
             labels=[str(file) for file in files],
             progress=progress,
@@ -272,18 +277,26 @@ def _timed_device(name: str, note: Callable[[str], None]) -> Device | None:
     return found
 
 
-def _decoding(time_scope: str, recipe: Path | None, batch: int) -> AbstractContextManager[Decoding | None]:
-    """Return what decodes outputs by a recipe's task; None where the file alone is timed."""
-    if (time_scope == "model+decode") != (recipe is not None):
-        raise InputError("--time-scope model+decode and --recipe go together: the recipe's task decodes the outputs")
+def _task_of(recipe: Path | None, time_scope: str) -> Task | None:
+    """Return the task of a recipe, which decodes outputs or says at which sizes files are timed; None without one."""
     if recipe is None:
-        return nullcontext()
-    from pipeline.analysis.timed_decoding import timed_decoding
+        if time_scope == "model+decode":
+            raise InputError("--time-scope model+decode needs --recipe: its task decodes the outputs")
+        return None
     from pipeline.data import load_task
     from pipeline.recipe import load_recipe
 
-    loaded = load_recipe(recipe, [])
-    return timed_decoding(load_task(loaded.recipe.task, loaded.recipe.data), batch)
+    loaded = load_recipe(recipe, []).recipe
+    task = load_task(loaded.task, loaded.data)
+    if time_scope == "model" and not task.sizes.axes:
+        raise InputError(f"--recipe {recipe}: its task leaves no sizes open; give --time-scope model+decode too")
+    return task
+
+
+def _decoding(task: Task | None, batch: int) -> AbstractContextManager[Decoding | None]:
+    from pipeline.analysis.timed_decoding import timed_decoding
+
+    return timed_decoding(task, batch) if task else nullcontext()
 
 
 def _terms(threads: int, batch: int, shapes: list[str] | None, duty: str | None, *, priority: bool) -> MeasureTerms:

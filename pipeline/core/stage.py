@@ -124,6 +124,8 @@ class Stage(BaseModel, ABC):
     last: ClassVar[bool] = False
     #: Whether the stage makes a file; one that only looks leaves the artifact as it is (`Outcome.form` is None).
     makes_file: ClassVar[bool] = True
+    #: Whether its files have the sizes of the samples alone, so that none can be left open (`task.dynamic`).
+    fixes_sizes: ClassVar[bool] = False
     #: What a report says that a stage did which makes no file: one of `results.run.What`.
     effect: ClassVar[str] = ""
 

@@ -16,6 +16,7 @@ import numpy as np
 from pipeline.core.artifact import FrozenModel, TensorSpec
 from pipeline.core.dataset import Dataset
 from pipeline.core.errors import InputError, StageError
+from pipeline.core.open_sizes import NOTHING_OPEN, sizes_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from pipeline.core.dataset import Places, SplitName, TaskData
     from pipeline.core.feeds import Feeds
+    from pipeline.core.open_sizes import OpenSizes, Sizes
 
 #: Layouts of inputs by the number of their dimensions, the batch counted.
 _LAYOUTS = {4: "NCHW"}
@@ -105,11 +107,15 @@ def facts_of(metric: Metric) -> MetricFacts:
 
 @dataclass(frozen=True)
 class Task:
-    """A kit and data. `output_names` are those of the network's outputs, in order; empty: its code names them."""
+    """A kit and data. `output_names` are those of the network's outputs, in order; empty: its code names them.
+
+    `sizes` says which sizes of its inputs exported files leave open.
+    """
 
     kit: Kit
     data: TaskData
     output_names: tuple[str, ...] = ()
+    sizes: OpenSizes = NOTHING_OPEN
 
     @property
     def kind(self) -> str:
@@ -152,6 +158,25 @@ class Task:
     def inputs(self, batch: int) -> tuple[TensorSpec, ...]:
         """Return the network's inputs in calls of `batch` samples."""
         return tuple(spec.model_copy(update={"shape": (batch, *spec.shape[1:])}) for spec in self._inputs)
+
+    def other_sizes(self) -> list[Sizes]:
+        """Return the sizes at which an export is tried beside the samples'; none where no size is open."""
+        return self.sizes.others(self._inputs)
+
+    def timed_shapes(self, batch: int) -> dict[str, dict[str, tuple[int, ...]]]:
+        """Return the shapes of inputs at each size that is timed, by its words; one without words where none is open.
+
+        The first is what is reported where there is room for one.
+        """
+        if not self.sizes.axes:
+            return {"": {}}
+        inputs = self.inputs(batch)
+        timed = self.sizes.timed or (self.sizes.own(inputs),)
+        return {sizes_text(sizes): self.sizes.shapes(inputs, sizes) for sizes in timed}
+
+    def first_shapes(self, batch: int) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of inputs at the first size that is timed; nothing where no size is open."""
+        return next(iter(self.timed_shapes(batch).values()))
 
     @cached_property
     def _inputs(self) -> tuple[TensorSpec, ...]:

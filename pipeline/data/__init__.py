@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, assert_never
 
 from pipeline.core.dataset import SPLITS, Arrays, Dataset
 from pipeline.core.errors import InputError
+from pipeline.core.open_sizes import checked_sizes
 from pipeline.data.config import Cifar, DataFile, Elpv, FashionMnist, ImageFolder
 from pipeline.tasks.config import TaskFile, task_settings
 
@@ -23,6 +25,19 @@ def load_task(config: TaskConfig | None, data: DataConfig | None) -> Task:
     Raises:
         InputError: data or the task's file are missing or damaged, or not what they should be.
     """
+    found = _task(config, data)
+    where, opened, timed = "task", *((config.dynamic, config.timed) if config else ({}, ()))
+    if isinstance(config, TaskFile):
+        given = getattr(found.data, "given", None)
+        where = str(config.path)
+        opened = opened or getattr(given, "dynamic", {})
+        timed = timed or tuple(getattr(given, "timed", ()))
+    if not opened and not timed:
+        return found
+    return replace(found, sizes=checked_sizes(opened, timed, found.inputs(1), where))
+
+
+def _task(config: TaskConfig | None, data: DataConfig | None) -> Task:
     if isinstance(config, TaskFile):
         from pipeline.data.task_file import load_task_file
 

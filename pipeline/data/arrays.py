@@ -38,7 +38,7 @@ def kit_task(config: KitTask, data: Arrays | Dataset, where: str) -> Task:
     refuse_problems(where, [*_array_problems(arrays)], ADVICE)
     if config.kind in _WITH_CLASSES and not arrays.classes:
         raise InputError(f"{where}: a task of the kind {config.kind} needs the names of its classes: give classes")
-    settings = {name: value for name, value in config.model_dump().items() if name != "kind"}
+    settings = config.model_dump(exclude={"kind", "dynamic", "timed"})
     statistics = arrays.normalisation
     if statistics:
         settings |= {"mean": statistics.mean, "std": statistics.std}

@@ -11,6 +11,7 @@ What it returns is any object with these members, looked up by name; nothing of 
 | `train_batches(split, seed, epoch)` | any iterable of (inputs, target) in torch, for stages that train |
 | `loss(outputs, target)` | a scalar, for stages that train |
 | `distance(student, teacher)` | optional: a scalar, for distillation |
+| `dynamic`, `timed` | optional: sizes that exported files leave open, as in a recipe |
 | `classes`, `name`, `output_names`, `licence` | optional |
 """
 

@@ -10,6 +10,7 @@ from pipeline.core.errors import StageError
 from pipeline.core.task import score_of, statistics_of
 from pipeline.core.user_code import user_code_errors
 from pipeline.export.execution import torch_outputs
+from pipeline.export.other_sizes import network_outputs, require_other_sizes
 from pipeline.export.parity import FLOAT32_TOLERANCE, relative
 from pipeline.onnx_graph.execution import onnx_outputs
 
@@ -33,6 +34,7 @@ def require_same_start(model: nn.Module, file: Path, task: Task, output_names: S
     Outputs that are not finite in torch are left to the evaluation, which says how many samples have none.
 
     Raises:
+        InputError: the network, or its export, does not take the sizes that its task leaves open.
         StageError: outputs differ by more than rounding explains, with the name of the first that does; or the score
             of their predictions does.
     """
@@ -48,6 +50,7 @@ def require_same_start(model: nn.Module, file: Path, task: Task, output_names: S
                 f"{len(places)} validation samples, allowed is {FLOAT32_TOLERANCE:.0e}. Its code does something in "
                 "torch that an exported graph does not, such as a choice by values"
             )
+    require_other_sizes(task, network_outputs(model), lambda given: onnx_outputs(file, given), FLOAT32_TOLERANCE)
     metric, targets = task.metrics[0], task.targets("validation", places)
     with user_code_errors(f"the metric {metric.name} cannot be computed for the network as it was given"):
         scores = [

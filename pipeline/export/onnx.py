@@ -20,6 +20,7 @@ from torch.onnx._internal.exporter._errors import ConversionError
 from pipeline.compress.state.reproduction import left_unchanged
 from pipeline.compress.training.inference import named_outputs
 from pipeline.core.errors import InputError, first_line
+from pipeline.core.open_sizes import NOTHING_OPEN
 from pipeline.core.quiet import quiet_libraries
 from pipeline.core.user_code import error_origin, quoted_line
 from pipeline.export.any_batch import takes_other_batch
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from torch.onnx import ONNXProgram
 
     from pipeline.core.artifact import TensorSpec
+    from pipeline.core.open_sizes import OpenSizes
 
 FILE_NAME = "model.onnx"
 _DEFAULT_OPSET = 20
@@ -44,7 +46,7 @@ _SCOPE_KEY = "pkg.torch.onnx.name_scopes"
 _BIAS_INPUT = 2
 #: What torch warns of that this program sees to.
 _TREES = (r"`isinstance\(treespec, LeafSpec\)`", FutureWarning)
-_ASSIGNED = (r"The tensor attributes? self\.|# The axis name: batch will not be used", UserWarning)
+_ASSIGNED = (r"The tensor attributes? self\.|# The axis name: \w+ will not be used", UserWarning)
 #: Lines here are not the network's.
 OTHERS = (str(Path(torch.__file__).parent), str(Path(__file__).parent), "<")
 
@@ -57,21 +59,23 @@ def export_onnx(
     *,
     opset: int = _DEFAULT_OPSET,
     dynamic_batch: bool = False,
+    open_sizes: OpenSizes = NOTHING_OPEN,
 ) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
     """Write `model.onnx` into `folder` and return its inputs and outputs.
 
     The network takes `inputs`, each [N, ...] with the same N, in this order. What it returns, flattened, gets the
-    `output_names`; without them those of `named_outputs`. With `dynamic_batch` the file takes any N. Batch norm behind
-    a convolution is folded into it. Files of more than 2 GB cannot be written in one piece.
+    `output_names`; without them those of `named_outputs`. With `dynamic_batch` the file takes any N, with `open_sizes`
+    any of these sizes. Batch norm behind a convolution is folded into it. Files of more than 2 GB cannot be written in
+    one piece.
 
     Raises:
         ValueError: a module is in training mode.
         InputError: the network cannot be traced or translated (the message names the line of the definition), has
-            other outputs than named, or its code fixes the batch size although any was asked for.
+            other outputs than named, or its code fixes the batch or another size although any was asked for.
     """
     if any(module.training for module in model.modules()):
         raise ValueError("export needs a network in evaluation mode: call eval() first")
-    proto = _translate(model, inputs, list(output_names), opset, dynamic=dynamic_batch)
+    proto = _translate(model, inputs, list(output_names), opset, _dimensions(inputs, open_sizes, batch=dynamic_batch))
     _name_after_modules(proto, frozenset(model.state_dict()))
     finished = finish_model(proto)
     fixed = {spec.name: spec.shape[0] for spec in onnx_specs(finished)[0] if spec.shape[0] > 0}
@@ -81,19 +85,48 @@ def export_onnx(
             ", although any number was asked for: its code fixes the batch size. Export with batch fixed, or read "
             "x.shape[0] where it is needed"
         )
+    _require_open(model, onnx_specs(finished)[0], open_sizes)
     write_onnx(finished, folder / FILE_NAME)
     return onnx_specs(finished)
 
 
+def _dimensions(
+    inputs: Sequence[TensorSpec], sizes: OpenSizes, *, batch: bool
+) -> tuple[dict[int, torch.export.Dim], ...] | None:
+    """Return the open dimensions of each input by axis; None where there is none."""
+    named = {name: torch.export.Dim(name) for name in ("batch", *sizes.axes)}
+    found = tuple(
+        {**({0: named["batch"]} if batch else {}), **{axis: named[size] for axis, size in opened.items()}}
+        for opened in (sizes.of_input(spec.name) for spec in inputs)
+    )
+    return found if any(found) else None
+
+
+def _require_open(model: nn.Module, inputs: Sequence[TensorSpec], sizes: OpenSizes) -> None:
+    """Raise InputError for a size that was to be open and is not in the file."""
+    for spec in inputs:
+        for axis, size in sizes.of_input(spec.name).items():
+            if spec.shape[axis] > 0:
+                raise InputError(
+                    f"{type(model).__name__} was exported only for {size} {spec.shape[axis]} ({spec.name}), although "
+                    "its task leaves that open (dynamic): its code fixes the size. Take it from x.shape in its "
+                    f"forward, without int() or a number written out, or take {size} out of `dynamic`"
+                )
+
+
 def _translate(
-    model: nn.Module, inputs: Sequence[TensorSpec], output_names: list[str], opset: int, *, dynamic: bool
+    model: nn.Module,
+    inputs: Sequence[TensorSpec],
+    output_names: list[str],
+    opset: int,
+    shapes: tuple[dict[int, torch.export.Dim], ...] | None,
 ) -> ModelProto:
+    dynamic = shapes is not None and all(0 in each for each in shapes)
     # A traced batch of 1 would be taken for a constant.
     samples = tuple(
         torch.zeros(2 if dynamic else spec.shape[0], *spec.shape[1:], dtype=getattr(torch, spec.dtype))
         for spec in inputs
     )
-    shapes = tuple({0: torch.export.Dim("batch")} for _ in inputs) if dynamic else None
 
     def translated(given: nn.Module | ExportedProgram) -> ONNXProgram:
         with quiet_libraries(*_TREES), quiet_libraries(*_ASSIGNED), spelled_out(), fit_for_export():

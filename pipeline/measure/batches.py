@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from pipeline.core.feeds import Feeds
     from pipeline.core.stage import Runtime
+    from pipeline.measure.runtimes import Session
 
 
 def run_in_batches(
@@ -31,9 +32,12 @@ def run_in_batches(
     Raises:
         InputError: the runtime cannot read or run the file, or it takes other inputs.
     """
-    session = open_session(runtime, file, threads=threads, batch=batch)
-    names = [port.name for port in session.inputs]
+    session: Session | None = None
     for feeds in batches:
+        if session is None:  # sizes that the file leaves open are those of the samples
+            shapes = {name: values.shape for name, values in feeds.items()}
+            session = open_session(runtime, file, threads=threads, batch=batch, open_shapes=shapes)
+        names = [port.name for port in session.inputs]
         require_inputs(feeds, names, file.name)
         count = sample_count(feeds)
         places = np.minimum(np.arange(batch), count - 1)

@@ -13,7 +13,7 @@ from pipeline.measure.subjects import Subject
 from pipeline.results.measurement import SamplingPlan
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from pipeline.core.stage import Progress, Runtime
@@ -32,6 +32,7 @@ def bench_files(
     runtime: Runtime,
     budget_s: float,
     seed: int,
+    sizes: Mapping[str, Mapping[str, tuple[int, ...]]] | None = None,
     device: Device | None = None,
     labels: Sequence[str] = (),
     progress: Progress | None = None,
@@ -39,22 +40,20 @@ def bench_files(
     """Measure files in one runtime, interleaved; the first is the baseline of the others.
 
     The same file given twice shows the noise of the machine: its speedup over itself is 1. Files are called by their
-    paths, or by `labels` where these are given.
+    paths, or by `labels` where these are given. `sizes` has shapes of inputs by what they are called: the files are
+    compared at each.
 
     Raises:
         InputError: no file is given, one does not exist, or the runtime cannot read it.
         OutputsError: outputs are not finite, or differ in shape between files.
         DeviceError: the device cannot be reached or went away.
     """
+    digests = [model_files(file, runtime).digest for file in files]
+    outputs = [_output_names(file) if terms.decoding else () for file in files]
     subjects = [
-        Subject(
-            label,
-            runtime,
-            file,
-            model_files(file, runtime).digest,
-            outputs=_output_names(file) if terms.decoding else (),
-        )
-        for label, file in zip(labels or map(str, files), files, strict=True)
+        Subject(label, runtime, file, digest, outputs=names, shapes=shapes, size=size)
+        for size, shapes in (sizes or {"": {}}).items()
+        for label, file, digest, names in zip(labels or [*map(str, files)], files, digests, outputs, strict=True)
     ]
     plan = plan_for(len(subjects), budget_s)
     return measure_subjects(subjects, terms, plan, seed=seed, devices=(device,) if device else (), progress=progress)

@@ -188,8 +188,8 @@ def paired_speedup(measurement: Measurement, index: int, clock: Clock) -> Interv
 
 def is_precise(subjects: Sequence[SubjectSamples], *, plan: SamplingPlan, seed: int) -> bool:
     """Say whether every speedup is known closely enough, on both clocks; without a pair, every subject's time."""
-    first = {subject.runtime: subject for subject in reversed(subjects)}
-    pairs = [(first[subject.runtime], subject) for subject in subjects if first[subject.runtime] is not subject]
+    first = {subject.compared_within: subject for subject in reversed(subjects)}
+    pairs = [(first[each.compared_within], each) for each in subjects if first[each.compared_within] is not each]
     clocks: tuple[Clock, ...] = ("wall", "cpu")
     if not pairs:
         alone = (median_milliseconds(subject, clock, plan=plan, seed=seed) for subject in subjects for clock in clocks)
@@ -224,6 +224,7 @@ def report_timing(measurement: Measurement, index: int) -> Timing:
     wall, cpu = paired_speedup(measurement, index, "wall"), paired_speedup(measurement, index, "cpu")
     return Timing(
         runtime=subject.runtime,
+        size=subject.size,
         threads=subject.threads,
         milliseconds=median_milliseconds(subject, "wall", plan=plan, seed=seed),
         cpu_milliseconds=median_milliseconds(subject, "cpu", plan=plan, seed=seed),
@@ -234,11 +235,11 @@ def report_timing(measurement: Measurement, index: int) -> Timing:
     )
 
 
-def report_timings(measurement: Measurement) -> dict[tuple[str, Runtime], Timing]:
-    """Return the row of every file, by digest and runtime; of a file that was measured twice the first."""
-    found: dict[tuple[str, Runtime], Timing] = {}
+def report_timings(measurement: Measurement) -> dict[tuple[str, Runtime, str], Timing]:
+    """Return the row of every file, by digest, runtime and size; of a file that was measured twice the first."""
+    found: dict[tuple[str, Runtime, str], Timing] = {}
     for index, subject in enumerate(measurement.subjects):
-        key = (subject.digest, subject.runtime)
+        key = (subject.digest, subject.runtime, subject.size)
         if key not in found:
             found[key] = report_timing(measurement, index)
     return found

@@ -132,7 +132,11 @@ class Bench:
 
     def _open(self, file: Mapping[str, Any]) -> Session:
         session = self._opener(file)
-        return decoding_session(session, file["decoding"]) if "decoding" in file else session
+        return (
+            decoding_session(session, file["decoding"], resized=file.get("shapes", {}))
+            if "decoding" in file
+            else session
+        )
 
     def check(self, file: Mapping[str, Any], seed: int) -> dict[str, Any]:
         """Infer once and tell what came out: shape, whether it is finite, its range, and numbers to compare."""

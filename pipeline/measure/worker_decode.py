@@ -41,8 +41,10 @@ class DecodingSession:
         return outputs
 
 
-def decoding_session(session: Session, decoding: Mapping[str, Any]) -> DecodingSession:
+def decoding_session(session: Session, decoding: Mapping[str, Any], resized: Mapping[str, Any]) -> DecodingSession:
     """Return a session that decodes, as a request describes it: code, its folder, names of outputs, stored samples.
+
+    Samples of the inputs in `resized` are cut or repeated to the size at which the file is timed.
 
     Raises:
         InputError: the code cannot be loaded, or the file takes other inputs than there are samples of.
@@ -54,6 +56,10 @@ def decoding_session(session: Session, decoding: Mapping[str, Any]) -> DecodingS
     if missing:
         raise InputError(f"the file takes {', '.join(missing)}; the task's samples have {', '.join(stored)}")
     samples = [np.load(stored[port.name]).astype(port.dtype) for port in session.inputs]
+    for place, port in enumerate(session.inputs):
+        axes = range(1, len(port.shape)) if port.name in resized else ()
+        for axis in axes:
+            samples[place] = np.take(samples[place], range(port.shape[axis]), axis=axis, mode="wrap")
     for port, values in zip(session.inputs, samples, strict=True):
         if values.shape != tuple(port.shape):
             raise InputError(

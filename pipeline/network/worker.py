@@ -24,7 +24,9 @@ def _open_any(file: Mapping[str, Any]) -> Session:
     from pipeline.network.stored import load_network
 
     artifact = read_artifact(Path(file["path"]).parent)
-    ports = tuple(InputPort(each.name, (file["batch"], *each.shape[1:]), each.dtype) for each in artifact.inputs)
+    shapes = {each.name: (file["batch"], *each.shape[1:]) for each in artifact.inputs}
+    shapes |= {name: tuple(shape) for name, shape in file["shapes"].items()}
+    ports = tuple(InputPort(each.name, shapes[each.name], each.dtype) for each in artifact.inputs)
     return open_module(load_network(artifact), ports, file["threads"])
 
 

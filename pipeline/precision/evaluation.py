@@ -145,7 +145,8 @@ class Evaluation:
 
     @property
     def _terms(self) -> MeasureTerms:
-        return MeasureTerms(threads=self.target.threads, batch=self.target.batch, measure_peak_memory=False)
+        target, shapes = self.target, self.task.first_shapes(self.target.batch)
+        return MeasureTerms(threads=target.threads, batch=target.batch, shapes=shapes, measure_peak_memory=False)
 
     def _subjects(self, files: Sequence[Path]) -> list[Subject]:
         return [

@@ -8,6 +8,7 @@ signature; SHA256SUMS covers manifest.json and everything that it names.
 from __future__ import annotations
 
 from functools import partial
+from operator import not_
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
@@ -90,8 +91,9 @@ class BundledLatency(FrozenModel):
 class Manifest(FrozenModel):
     """manifest.json: every file with its digest, and everything that is known about how they came to be.
 
-    `main` is the model file of each runtime, `runtime` the one that the bundle's code uses by default. `lineage` has
-    one record per stage, oldest first. `machine` is the fingerprint of the machine that measured.
+    `dynamic` has the sizes beside the batch that the model files leave open, by name: the axis of each input that has
+    it, the batch being 0. `main` is the model file of each runtime, `runtime` the one that the bundle's code uses by
+    default. `lineage` has one record per stage, oldest first. `machine` is the fingerprint of the one that measured.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -107,6 +109,7 @@ class Manifest(FrozenModel):
     seed: int
     versions: dict[str, str]
     target: Target
+    dynamic: dict[str, dict[str, int]] = Field(default={}, exclude_if=not_)
     machine: dict[str, Any]
     accuracy: BundledAccuracy
     latency: tuple[BundledLatency, ...] = ()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from operator import not_
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -143,12 +144,13 @@ class SubjectSamples(FrozenModel):
 
     `peak_rss_bytes` is the peak of a process that loads this file alone and infers twice. `fingerprint` describes the
     machine, `device` how it was reached. `instructions` are those of single inferences, by process, where they were
-    counted instead of timed.
+    counted instead of timed. `size` names that of the inputs where files were timed at several.
     """
 
     label: str
     path: str = ""
     runtime: Runtime
+    size: str = Field(default="", exclude_if=not_)
     runtime_version: str
     options: dict[str, str]
     digest: str
@@ -161,6 +163,11 @@ class SubjectSamples(FrozenModel):
     check: OutputCheck | None = None
     sessions: tuple[SessionSamples, ...]
     instructions: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def compared_within(self) -> tuple[Runtime, str]:
+        """Runtime and size: subjects that share both are compared with the first of them."""
+        return self.runtime, self.size
 
 
 class Conditions(FrozenModel):
@@ -175,7 +182,7 @@ class Conditions(FrozenModel):
 class Measurement(FrozenModel):
     """Subjects measured together, interleaved round by round; round i of session k has one block of each.
 
-    The first subject in each runtime is the baseline there.
+    The first subject in each runtime, and at each size of inputs, is the baseline there.
     """
 
     schema_version: Literal[2] = SCHEMA_VERSION
@@ -200,8 +207,8 @@ class Measurement(FrozenModel):
 
     def baseline(self, index: int) -> int:
         """Return the index of the subject that subject `index` is compared with."""
-        runtime = self.subjects[index].runtime
-        return next(i for i, subject in enumerate(self.subjects) if subject.runtime == runtime)
+        wanted = self.subjects[index].compared_within
+        return next(i for i, subject in enumerate(self.subjects) if subject.compared_within == wanted)
 
 
 def machine_digest(described: Mapping[str, Any]) -> str:

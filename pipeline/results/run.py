@@ -87,7 +87,8 @@ class Timing(FrozenModel):
 
     `speedup` compares wall time (block minimum), `cpu_speedup` process CPU time (block median) of the same rounds;
     both are absent for the original itself. `contended` says that the two disagree beyond the margin. With
-    `time_scope` model+decode each call decoded its outputs too; in JSON only then.
+    `time_scope` model+decode each call decoded its outputs too; `size` names that of the inputs
+    where files were timed at several. In JSON only then.
     """
 
     runtime: Runtime
@@ -97,6 +98,7 @@ class Timing(FrozenModel):
     speedup: Interval | None = None
     cpu_speedup: Interval | None = None
     contended: bool = False
+    size: str = Field(default="", exclude_if=not_)
     time_scope: TimeScope = Field(default="model", exclude_if="model".__eq__)
 
 

@@ -69,6 +69,7 @@ class Evaluator:
                 "batch": self.target.batch,
                 "inputs": [spec.model_dump(mode="json") for spec in artifact.inputs],
                 "outputs": [spec.name for spec in artifact.outputs],
+                **({"dynamic": sizes.axes} if (sizes := self.task().sizes).axes else {}),
                 "versions": {name: version(name) for name in _EXPORTERS},
             }
         )
@@ -112,7 +113,8 @@ class Evaluator:
         from pipeline.network.stored import load_network
 
         model, names = load_network(artifact), [output.name for output in artifact.outputs]
-        inputs, outputs = export_onnx(model, folder, at_batch(artifact.inputs, self.target.batch), names)
+        given, sizes = at_batch(artifact.inputs, self.target.batch), self.task().sizes
+        inputs, outputs = export_onnx(model, folder, given, names, open_sizes=sizes)
         exported = Artifact(
             form="onnx",
             folder=folder,
@@ -133,7 +135,8 @@ class Evaluator:
             require_same_start(load_network(artifact), file.file, self.task(), names)
         predictions = self._predictions(file, "validation", "validation")
         validation = self._scored(predictions, "validation")
-        cost: FileCost = load_reference(FORMS[file.form].cost)(file.file)
+        shapes = self.task().first_shapes(1)
+        cost: FileCost = load_reference(FORMS[file.form].cost)(file.file, *([shapes] if shapes else []))
         return FileEvaluation(
             validation=validation,
             macs=cost.macs,

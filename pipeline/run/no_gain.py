@@ -39,10 +39,19 @@ if TYPE_CHECKING:
 BUDGET_S = 20.0
 
 
-def gain(before: Artifact, after: Artifact, stage: Stage, target: Target, *, seed: int, progress: Progress) -> Gain:
+def gain(
+    before: Artifact,
+    after: Artifact,
+    stage: Stage,
+    target: Target,
+    *,
+    seed: int,
+    progress: Progress,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+) -> Gain:
     """Time two exported files, what a stage was given and what it made, and decide whether the stage stays.
 
-    The same file twice is no gain, without timing.
+    The same file twice is no gain, without timing. `shapes` are those of inputs whose sizes the files leave open.
 
     Raises:
         StageError: there is no gain, and the stage has `on_no_gain: fail`.
@@ -55,7 +64,7 @@ def gain(before: Artifact, after: Artifact, stage: Stage, target: Target, *, see
     progress.note(f"timing the file after {stage.kind} against the one before it, for at most {BUDGET_S:g} s")
     measurement = measure_subjects(
         [Subject(label, runtime, file.file, file.digest) for label, file in (("before", before), ("after", after))],
-        MeasureTerms(threads=target.threads, batch=target.batch, measure_peak_memory=False),
+        MeasureTerms(threads=target.threads, batch=target.batch, shapes=shapes or {}, measure_peak_memory=False),
         plan_for(2, BUDGET_S),
         seed=seed,
         devices=() if target.device == "local" else (open_device(target.device),),

@@ -179,6 +179,7 @@ def _where(loaded: LoadedRecipe, machine: Mapping[str, Any]) -> Ingredients:
         "target": loaded.recipe.target.model_dump(mode="json"),
         "machine": machine_digest(machine),
         "device": device_record(loaded.recipe.target.device).model_dump(mode="json"),
+        **({"sizes": list(task.timed)} if (task := loaded.recipe.task) and task.timed else {}),
     }
 
 

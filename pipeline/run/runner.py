@@ -123,6 +123,12 @@ class Run:
         drop = self.loaded.recipe.budget.drop if self.loaded.recipe.budget else None
         if drop and (fault := drop.fault(found.judged.unit)):
             raise InputError(f"budget: {fault}, since the task is judged by {found.judged.name}")
+        fixing = [each.kind for each in self.loaded.recipe.stages if each.fixes_sizes]
+        if found.sizes.axes and fixing:
+            raise InputError(
+                f"{fixing[0]} makes files of fixed sizes, and the task leaves some open (dynamic): leave one of them "
+                "away, or quantize after training, with {kind: quantize}"
+            )
         for note in found.data.notes:
             self.progress.note(f"data: {note}")
         return found
@@ -241,7 +247,9 @@ class Run:
         began = time.monotonic()
         made = self.store.read(step.made)
         files = self.evaluator.exported_file(self.artifacts[-1]), self.evaluator.exported_file(made)
-        found = gain(*files, stage, self.loaded.recipe.target, seed=self.seed, progress=self.progress)
+        target = self.loaded.recipe.target
+        shapes = self.task.first_shapes(target.batch)
+        found = gain(*files, stage, target, seed=self.seed, progress=self.progress, shapes=shapes)
         record_decision(made, found, folder, config=step.ingredients["config"], seconds=time.monotonic() - began)
 
     def _original(self, folder: Path) -> Artifact:

@@ -36,7 +36,7 @@ def with_timings(rows: Sequence[Row], measurement: Measurement) -> tuple[Row, ..
     found = report_timings(measurement)
     return tuple(
         row.model_copy(
-            update={"timings": tuple(each for (key, _), each in found.items() if key in {row.digest, row.artifact})}
+            update={"timings": tuple(each for (key, *_), each in found.items() if key in {row.digest, row.artifact})}
         )
         for row in rows
     )
@@ -151,7 +151,8 @@ def _paired(before: Row, row: Row, measurement: Measurement, preferred: Runtime)
     if not shared:
         return None
     runtime = preferred if preferred in shared else min(shared)
-    subjects = {subject.digest: subject for subject in measurement.subjects if subject.runtime == runtime}
+    # At several sizes of inputs the first of them is told.
+    subjects = {each.digest: each for each in reversed(measurement.subjects) if each.runtime == runtime}
     files = (each.artifact if runtime == "torch" else each.digest for each in (before, row))
     first, second = (round_statistics(subjects[file], "wall") for file in files)
     return ratio_interval(first, second, plan=measurement.plan, seed=measurement.seed)

@@ -85,6 +85,7 @@ class Export(Stage):
         from pipeline.compress.pruning.untouched import restored_afterwards
         from pipeline.export.execution import torch_outputs
         from pipeline.export.onnx import FILE_NAME, export_onnx
+        from pipeline.export.other_sizes import network_outputs, require_other_sizes
         from pipeline.export.parity import FLOAT32_TOLERANCE, check_parity, locate_in_export
         from pipeline.network.soundness import batch_mixing
         from pipeline.network.stored import load_network
@@ -99,6 +100,7 @@ class Export(Stage):
                 [output.name for output in given.outputs],
                 opset=self.opset,
                 dynamic_batch=self.batch == "dynamic",
+                open_sizes=context.task().sizes,
             )
         file = context.folder / FILE_NAME
         try:
@@ -112,11 +114,15 @@ class Export(Stage):
         except StageError as error:
             cause = batch_mixing(model, tuple(map(torch.from_numpy, samples.values())))
             raise StageError(f"{error}. The cause: {cause}" if cause else str(error)) from error
+        require_other_sizes(
+            context.task(), network_outputs(model), lambda given: onnx_outputs(file, given), FLOAT32_TOLERANCE
+        )
         return Outcome("onnx", inputs, outputs, changed={"parity": parity.to_json()})
 
     def _to_openvino(self, given: Artifact, context: Context, samples: Feeds) -> Outcome:
         from pipeline.export.execution import openvino_outputs
         from pipeline.export.openvino import XML_NAME, export_openvino
+        from pipeline.export.other_sizes import require_other_sizes
         from pipeline.export.parity import (
             FLOAT16_TOLERANCE,
             FLOAT32_TOLERANCE,
@@ -151,6 +157,13 @@ class Export(Stage):
                 names=[output.name for output in outputs],
             )
         )
+        if not quantized:
+            require_other_sizes(
+                context.task(),
+                lambda feeds: onnx_outputs(given.file, feeds),
+                lambda feeds: openvino_outputs(file, feeds),
+                tolerance,
+            )
         return Outcome("openvino", inputs, outputs, changed={"parity": parity.to_json()})
 
 

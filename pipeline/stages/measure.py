@@ -30,6 +30,7 @@ from pipeline.measure.subjects import MeasureTerms, Subject
 from pipeline.results.measurement import MEASUREMENT_FILE, Measurement, TimeScope, save_measurement
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from contextlib import AbstractContextManager
 
     from pipeline.core.artifact import Artifact
@@ -120,14 +121,16 @@ class Measure(Stage):
         if missing:
             forms = sorted({candidate.artifact.form for candidate in files})
             raise InputError(f"measure: {', '.join(missing)} reads none of the files so far ({', '.join(forms)})")
-        return [_subject(candidate, runtime) for candidate, runtime in readable]
+        opened = any(size < 0 for each in files for spec in each.artifact.inputs for size in spec.shape[1:])
+        sizes = context.task().timed_shapes(context.target.batch) if opened else {"": {}}
+        return [_subject(*each, size=size, shapes=shapes) for size, shapes in sizes.items() for each in readable]
 
 
-def _subject(candidate: ChainFile, runtime: Runtime) -> Subject:
+def _subject(candidate: ChainFile, runtime: Runtime, *, size: str, shapes: Mapping[str, tuple[int, ...]]) -> Subject:
     artifact = candidate.artifact
     source = artifact.folder if runtime == "torch" else artifact.file
     outputs = tuple(spec.name for spec in artifact.outputs)
-    return Subject(candidate.label, runtime, source, artifact.digest, outputs=outputs)
+    return Subject(candidate.label, runtime, source, artifact.digest, outputs=outputs, shapes=shapes, size=size)
 
 
 def _summary(measurement: Measurement) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import not_
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -17,13 +18,30 @@ Metric = Annotated[
 Output = Annotated[int, Field(ge=0, description="Which of the network's outputs, the first being 0.")]
 
 
-class ClassificationTask(FrozenModel):
+class AnyTask(FrozenModel):
+    """What every kind has: sizes beside the batch that exported files leave open."""
+
+    dynamic: dict[str, dict[str, Annotated[int, Field(ge=1)]]] = Field(
+        default={},
+        exclude_if=not_,  # so that recipes without it are those that they were
+        description="Sizes that exported files leave open, by name: the axis of each input that has it, the batch "
+        "being 0, such as {length: {tokens: 1, mask: 1}}.",
+    )
+    timed: tuple[dict[str, Annotated[int, Field(ge=1)]], ...] = Field(
+        default=(),
+        exclude_if=not_,
+        description="The open sizes at which files are timed and exports are tried, the first for headlines, such as "
+        "[{length: 32}, {length: 128}]; absent: those of the samples.",
+    )
+
+
+class ClassificationTask(AnyTask):
     """One class of several for each sample, an image or a series: the network gives a logit for each class."""
 
     kind: Literal["classification"]
 
 
-class MultilabelTask(FrozenModel):
+class MultilabelTask(AnyTask):
     """Any number of classes for each sample: a logit for each class [K]; targets [K] of 0 and 1. Judged by mAP."""
 
     kind: Literal["multilabel"]
@@ -32,7 +50,7 @@ class MultilabelTask(FrozenModel):
     metric: Metric = None
 
 
-class SegmentationTask(FrozenModel):
+class SegmentationTask(AnyTask):
     """A class for each pixel: logits [K, H, W]; targets are maps [H, W] of class numbers. Judged by mIoU."""
 
     kind: Literal["segmentation"]
@@ -44,7 +62,7 @@ class SegmentationTask(FrozenModel):
     metric: Metric = None
 
 
-class DetectionTask(FrozenModel):
+class DetectionTask(AnyTask):
     """Boxes with a class: for each stride a map [4 + K, H, W] of distances to the four sides and of class logits.
 
     Targets are boxes [M, 5] (x1, y1, x2, y2, class) in pixels. Boxes are decoded outside the exported graph. Judged by
@@ -65,7 +83,7 @@ class DetectionTask(FrozenModel):
     metric: Metric = None
 
 
-class RegressionTask(FrozenModel):
+class RegressionTask(AnyTask):
     """Numbers: a vector, keypoints, or a dense map such as depth or an image of higher resolution."""
 
     kind: Literal["regression"]
@@ -82,7 +100,7 @@ class RegressionTask(FrozenModel):
     metric: Metric = None
 
 
-class TokenTask(FrozenModel):
+class TokenTask(AnyTask):
     """A label for each position [T, K], or by CTC a sequence of labels that is shorter."""
 
     kind: Literal["token"]
@@ -94,7 +112,7 @@ class TokenTask(FrozenModel):
     metric: Metric = None
 
 
-class EmbeddingTask(FrozenModel):
+class EmbeddingTask(AnyTask):
     """A vector for each sample [D]; targets are the vectors to be near, such as a larger network's."""
 
     kind: Literal["embedding"]
@@ -106,7 +124,7 @@ class EmbeddingTask(FrozenModel):
     metric: Metric = None
 
 
-class TaskFile(FrozenModel):
+class TaskFile(AnyTask):
     """Your own Python file, with a function `task(**arguments)` that returns what docs/tasks.md describes."""
 
     kind: Literal["file"]
@@ -125,5 +143,8 @@ TaskConfig = Annotated[KitTask | TaskFile, Field(discriminator="kind")]
 
 
 def task_settings(config: TaskConfig) -> dict[str, Any]:
-    """Return what tells two tasks apart; a file is told apart by its content, see `pipeline.data.task_identity`."""
-    return config.model_dump(mode="json", exclude={"path", "inputs"})
+    """Return what tells two tasks apart; a file is told apart by its content, see `pipeline.data.task_identity`.
+
+    At which sizes files are timed matters to what measures alone.
+    """
+    return config.model_dump(mode="json", exclude={"path", "inputs", "timed"})

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
 from pipeline.api import run, verify
+from pipeline.bundle.on_device.task.network import TaskNetwork
+from pipeline.bundle.on_device.task.task_code import load_facts
 from pipeline.core.errors import InputError
 from pipeline.core.stage import SilentProgress
 from pipeline.recipe import load_recipe
@@ -80,7 +84,7 @@ class Net(nn.Module):
         weight = mask.to(found.dtype).unsqueeze(2)
         return self.head((found * weight).sum(1) / weight.sum(1))
 """,
-        "{kind: classification}",
+        "{kind: classification, dynamic: {length: {tokens: 1, mask: 1}}, timed: [{length: 18}, {length: 12}]}",
     ),
 }
 
@@ -130,6 +134,14 @@ def test_every_job_goes_from_its_network_to_a_bundle(job: str, tmp_path: Path, m
     assert alone.score == rows[5].validation
     assert made.bundle is not None
     assert verify(made.bundle).digest
+    manifest = json.loads((tmp_path / "run" / "bundle" / "manifest.json").read_text())
+    assert manifest.get("dynamic") == ({"length": {"tokens": 1, "mask": 1}} if job == "sentence" else None)
+    if job == "sentence":
+        facts = load_facts(tmp_path / "run" / "bundle")
+        network = TaskNetwork(tmp_path / "run" / "bundle", facts)
+        longer = {name: np.ones(20, np.int64) for name in ("tokens", "mask")}
+        network.check_inputs(longer, "a longer sentence")
+        assert [each.shape for each in network.outputs([longer])[0].values()] == [(2,)]
 
 
 def score(row: Row) -> float:
@@ -145,3 +157,20 @@ def test_a_drop_in_another_unit_than_the_metrics_is_refused(tmp_path: Path) -> N
         recipe.write("budget: {score_drop: 0.5pt}\n")
     with pytest.raises(InputError, match=r"budget: found 0.5pt, allowed: an amount in px, or a share in %, since"):
         run(tmp_path / "recipe.yaml", tmp_path / "run", store=tmp_path / "store")
+
+
+def test_sizes_are_not_left_open_where_a_stage_fixes_them(tmp_path: Path) -> None:
+    """It is said before anything is trained."""
+    write_job("sentence", tmp_path)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        recipe.read_text().replace("kind: finetune, epochs: 4", "kind: quantize-aware-finetune, epochs: 4")
+    )
+    lines = [
+        line for line in recipe.read_text().splitlines() if "kind: export" not in line and "kind: quantize," not in line
+    ]
+    recipe.write_text("\n".join(lines) + "\n")
+    with pytest.raises(
+        InputError, match="quantize-aware-finetune makes files of fixed sizes, and the task leaves some"
+    ):
+        run(recipe, tmp_path / "run", store=tmp_path / "store")

@@ -34,11 +34,15 @@ class InputPort:
 
 @dataclass(frozen=True)
 class RuntimeSettings:
-    """How a file is run. `shapes` gives sizes to inputs by name, where the file leaves more open than the batch."""
+    """How a file is run. `shapes` gives sizes to inputs by name, where the file leaves more open than the batch.
+
+    `open_shapes` are those of samples: of them the sizes count that the file leaves open, the batch aside.
+    """
 
     threads: int
     batch: int
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    open_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 class Session(Protocol):
@@ -65,7 +69,13 @@ class Session(Protocol):
 
 
 def open_session(
-    runtime: Runtime, path: Path, *, threads: int, batch: int, shapes: Mapping[str, tuple[int, ...]] | None = None
+    runtime: Runtime,
+    path: Path,
+    *,
+    threads: int,
+    batch: int,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    open_shapes: Mapping[str, tuple[int, ...]] | None = None,
 ) -> Session:
     """Load a file in the runtime of that name. Only that runtime is imported.
 
@@ -74,7 +84,7 @@ def open_session(
     """
     if not path.is_file():
         raise InputError(f"{path} does not exist; expected a file that {runtime} reads")
-    settings = RuntimeSettings(threads, batch, shapes or {})
+    settings = RuntimeSettings(threads, batch, shapes or {}, open_shapes or {})
     facts = RUNTIMES.get(runtime)
     if facts is None or not facts.adapter:
         raise InputError(f"{path}: {runtime} reads no files here; export the network, or give the network itself")
@@ -98,6 +108,9 @@ def fixed_shape(
         if len(given) != len(sizes) or any(a not in {None, b} for a, b in zip(sizes, given, strict=False)):
             raise InputError(f"{path}: input {name} has shape {list(declared)}, asked for {list(given)}")
         return given
+    samples = settings.open_shapes.get(name, ())
+    if len(samples) == len(sizes):
+        sizes[1:] = [own if size is None else size for size, own in zip(sizes[1:], samples[1:], strict=True)]
     if any(size is None for size in sizes[1:]):
         raise InputError(
             f"{path}: input {name} of shape {list(declared)} has open sizes beyond the batch; export it with fixed "

@@ -36,7 +36,7 @@ def bench_table(measurement: Measurement) -> RenderableType:
         noisy |= found.contended
         wall, cpu, sessions = found.milliseconds, found.cpu_milliseconds, subject.sessions
         table.add_row(
-            names[subject.label],
+            names[subject.label] + (f" ({subject.size})" if subject.size else ""),
             f"{numbers.significant(wall.value)} {numbers.bounds(wall)}",
             *map(_scaled, (spread.p50, spread.p90, spread.p95, spread.p99)),
             numbers.significant(cpu.value) if cpu else numbers.DASH,

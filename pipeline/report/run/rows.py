@@ -97,25 +97,28 @@ def role(report: RunReport, row: Row) -> Role:
     return "result" if row is result(report) else "stage"
 
 
-def place(runtime: str, threads: int) -> str:
-    """Write where a latency was taken: "onnxruntime, 1 thread"."""
-    return f"{runtime}, {numbers.plural(threads, 'thread')}"
+def place(runtime: str, threads: int, size: str = "") -> str:
+    """Write where a latency was taken: "onnxruntime, 1 thread", and at which size of inputs."""
+    return f"{runtime}, {numbers.plural(threads, 'thread')}" + (f", {size}" if size else "")
 
 
 def timed_place(report: RunReport) -> str:
     """Write where the latencies were taken that stand in the stage table."""
     target = timed_target(report)
-    decoded = any(each.time_scope == "model+decode" for row in report.rows for each in row.timings)
-    return place(target.runtime, target.threads) + (", decoding included" if decoded else "")
+    taken = [each for row in report.rows for each in row.timings]
+    size = next((each.size for each in taken if each.runtime == target.runtime), "")
+    decoded = any(each.time_scope == "model+decode" for each in taken)
+    return place(target.runtime, target.threads, size) + (", decoding included" if decoded else "")
 
 
 def runtime_table(report: RunReport) -> RuntimeTable:
     """Return every timing of the run, file by runtime, the target's runtime first; only files that were timed."""
     target = (report.target.runtime, report.target.threads)
-    keys = sorted({(t.runtime, t.threads) for row in report.rows for t in row.timings}, key=lambda k: (k != target, k))
+    found = dict.fromkeys((t.runtime, t.threads, t.size) for row in report.rows for t in row.timings)
+    keys = sorted(found, key=lambda key: (key[:2] != target, key[:2]))
     files = []
     for row in produced_rows(report):
-        taken = {(t.runtime, t.threads): t for t in row.timings}
+        taken = {(t.runtime, t.threads, t.size): t for t in row.timings}
         if taken:
             files.append((row.index, row.label, tuple(_runtime_cell(taken.get(key)) for key in keys)))
     return RuntimeTable(tuple(place(*key) for key in keys), tuple(files))

@@ -33,6 +33,7 @@ class QuantizeAwareFinetune(TrainingConfig, QuantizationConfig, Stage):
     """Torch network to ONNX int8 (QDQ)."""
 
     revision: ClassVar[int] = 6
+    fixes_sizes: ClassVar[bool] = True
     computes: ClassVar[bool] = True
     libraries: ClassVar[tuple[str, ...]] = ("numpy", "torch", "onnx", "onnxscript", "onnxruntime")
     takes: ClassVar[frozenset[Form]] = frozenset({"torch"})

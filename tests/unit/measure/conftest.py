@@ -72,7 +72,9 @@ def _simulate() -> Callable[..., Measurement]:
 def write_onnx(tmp_path: Path) -> Callable[..., Path]:
     """Return a function that writes a network of one convolution, ReLU and mean, with a dynamic batch."""
 
-    def write(name: str, *, width: int = 4, size: int = 8, scale: float = 0.1, batch: int | str = "batch") -> Path:
+    def write(
+        name: str, *, width: int = 4, size: int | str = 8, scale: float = 0.1, batch: int | str = "batch"
+    ) -> Path:
         weight = numpy_helper.from_array(np.full((width, 3, 3, 3), scale, np.float32), "weight")
         nodes = [
             helper.make_node("Conv", ["image", "weight"], ["conv"], kernel_shape=[3, 3]),

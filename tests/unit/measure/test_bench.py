@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.core.errors import InputError
 from pipeline.measure.bench import bench_files, plan_for
-from pipeline.measure.statistics import paired_speedup
+from pipeline.measure.statistics import paired_speedup, report_timings
 from pipeline.measure.subjects import MeasureTerms
 
 if TYPE_CHECKING:
@@ -33,6 +33,19 @@ def test_same_file_twice_is_a_pair(write_onnx: Callable[..., Path]) -> None:
     assert paired_speedup(measurement, 1, "wall") is not None
     assert measurement.subjects[0].digest == measurement.subjects[1].digest
     assert measurement.batch == 2
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_files_are_compared_at_each_size(write_onnx: Callable[..., Path], runtime: str) -> None:
+    """The first file at a size is the baseline there; the first size is the first timing."""
+    path = write_onnx("net.onnx", size="side")
+    sizes = {f"side {side}": {"image": (1, 3, side, side)} for side in (8, 16)}
+    terms = MeasureTerms(threads=1, batch=1, measure_peak_memory=False)
+    found = bench_files([path, path], terms, runtime=runtime, budget_s=0.1, seed=0, sizes=sizes)
+    assert [each.input_shapes["image"][2] for each in found.subjects] == [8, 8, 16, 16]
+    assert [found.baseline(index) for index in range(4)] == [0, 0, 2, 2]
+    assert [check is not None for check in (each.check for each in found.subjects)] == [False, True, False, True]
+    assert [timing.size for timing in report_timings(found).values()] == ["side 8", "side 16"]
 
 
 @pytest.mark.parametrize("name", ["none.onnx", "model.xml"])

@@ -39,8 +39,8 @@ def test_two_files_in_two_runtimes(write_onnx: Callable[..., Path], tmp_path: Pa
     paths = {"wide": write_onnx("wide.onnx", width=8), "narrow": write_onnx("narrow.onnx")}
     measurement = run([subject(path, name) for name in runtimes for path in paths.values()])
     rows = report_timings(measurement)
-    assert list(rows) == [(label, name) for name in runtimes for label in paths]
-    assert all((row.speedup is None) == (label == "wide") for (label, _), row in rows.items())
+    assert list(rows) == [(label, name, "") for name in runtimes for label in paths]
+    assert all((row.speedup is None) == (label == "wide") for (label, *_), row in rows.items())
     assert all(row.milliseconds.low > 0 for row in rows.values())
     assert all(session.load_ns > 0 < session.first_ns for s in measurement.subjects for session in s.sessions)
     assert len(measurement.conditions) == len(measurement.subjects[0].sessions) >= 4

@@ -251,9 +251,9 @@ def test_timings_have_a_row_for_every_file_and_runtime(simulate: Callable[..., M
     measurement = simulate({"a": 2.0, "b": 1.0})
     twice = measurement.model_copy(update={"subjects": (*measurement.subjects, measurement.subjects[0])})
     rows = report_timings(twice)
-    assert list(rows) == [("a", "onnxruntime"), ("b", "onnxruntime")]
-    assert rows["a", "onnxruntime"].speedup is None
-    assert rows["b", "onnxruntime"] == report_timing(measurement, 1)
+    assert list(rows) == [("a", "onnxruntime", ""), ("b", "onnxruntime", "")]
+    assert rows["a", "onnxruntime", ""].speedup is None
+    assert rows["b", "onnxruntime", ""] == report_timing(measurement, 1)
 
 
 def test_precision_is_asked_of_every_pair(simulate: Callable[..., Measurement]) -> None:

@@ -9,6 +9,7 @@ import torch
 from pipeline.core.artifact import Artifact, TensorSpec, payload_digest
 from pipeline.core.stage import SilentProgress, Target
 from pipeline.core.store import Store
+from pipeline.core.task import Task
 from pipeline.network.stored import write_original
 from pipeline.run.evaluator import Evaluator
 
@@ -42,7 +43,7 @@ def test_one_network_is_exported_for_each_size_of_its_images(tmp_path: Path) -> 
     """Equal weights do not make equal files: another size asks for another export."""
     evaluator = Evaluator(
         store=Store(tmp_path / "store"),
-        task=lambda: None,  # type: ignore[arg-type, return-value] - nothing is judged
+        task=lambda: Task(None, None),  # type: ignore[arg-type] - nothing is judged
         data_identity={},
         target=Target(),
         threads=1,

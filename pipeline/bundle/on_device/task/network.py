@@ -35,7 +35,12 @@ class TaskNetwork:
         file = next((file for file in files if file.is_file()), None)
         if file is None:
             raise Rejected(f"{folder} has no file for the runtime {self.runtime}")
-        shapes = {name: [self._batch, *shape] for name, (shape, _) in self._inputs.items()}
+        #: The axes of each input, without batch, whose size the file leaves open.
+        self._open = {each["name"]: {int(axis) for axis in each.get("dynamic", {})} for each in facts["inputs"]}
+        shapes = {
+            name: [self._batch, *(-1 if axis in self._open[name] else size for axis, size in enumerate(shape))]
+            for name, (shape, _) in self._inputs.items()
+        }
         load = _load_onnxruntime if self.runtime == "onnxruntime" else _load_openvino
         try:
             self._infer, self.version = load(file, threads, shapes)
@@ -52,6 +57,9 @@ class TaskNetwork:
         for start in range(0, len(samples), self._batch):
             part = list(samples[start : start + self._batch])
             filled = part + part[-1:] * (self._batch - len(part))
+            for name in self._inputs:
+                if len({each[name].shape for each in filled}) > 1:
+                    raise Rejected(f"the samples of a batch differ in the size of {name}: give one size at a time")
             feeds = {name: np.stack([each[name] for each in filled]) for name in self._inputs}
             computed = self._infer(feeds)
             if len(computed) != len(self._outputs):
@@ -68,7 +76,10 @@ class TaskNetwork:
             raise Rejected(f"{where}: the inputs are {', '.join(given)}, allowed: {', '.join(self._inputs)}")
         for name, (shape, dtype) in self._inputs.items():
             found = given[name]
-            if tuple(found.shape) != shape or found.dtype.name != dtype:
+            fits = found.ndim == len(shape) and all(
+                axis in self._open[name] or size == found.shape[axis] for axis, size in enumerate(shape)
+            )
+            if not fits or found.dtype.name != dtype:
                 raise Rejected(
                     f"{where}: the input {name} is {found.dtype.name} {list(found.shape)}, "
                     f"allowed: {dtype} {list(shape)}"
