@@ -190,16 +190,36 @@ class Row(FrozenModel):
         return self.gain is not None and self.gain.decision == "skipped"
 
 
+class ClassScore(FrozenModel):
+    """The score of one class before and after; absent where it has none, as a class that does not occur."""
+
+    name: str
+    original: float | None
+    result: float | None
+
+
+class SampleChange(FrozenModel):
+    """What one sample alone scores before and after, by the metric that is judged; `place` in its split is from 0."""
+
+    place: int
+    original: float
+    result: float
+
+
 class FinalTest(FrozenModel):
     """Scores of the original's and the result's exported files on the test split, taken once, on the same samples.
 
     `difference` is result minus original in the metric that is judged, with a paired interval: of accuracy 0.01 is a
-    point.
+    point. `classes` has the score of each class by `class_metric`, the first metric that has such; `worst` the samples
+    that lost most by themselves. In JSON only what there is, and of tasks other than telling images apart.
     """
 
     original: Score
     result: Score
     difference: Interval
+    class_metric: str = Field(default="", exclude_if=not_)
+    classes: tuple[ClassScore, ...] = Field(default=(), exclude_if=not_)
+    worst: tuple[SampleChange, ...] = Field(default=(), exclude_if=not_)
 
 
 class BudgetLine(FrozenModel):

@@ -15,6 +15,7 @@ from pipeline.core.artifact import Artifact, FrozenModel, at_batch, payload_dige
 from pipeline.core.runtimes import FORMS, RUNTIMES, exported_forms, load_reference, runtime_for
 from pipeline.core.store import write_artifact
 from pipeline.core.user_code import user_code_errors
+from pipeline.results.details import class_scores, worst_changes
 from pipeline.results.run import FinalTest, Score
 from pipeline.results.scores import paired_difference, score_predictions
 from pipeline.run.plan import digest_of
@@ -150,9 +151,17 @@ class Evaluator:
         second = self._predictions(after, "test", "test, result")
         with user_code_errors("the difference of the test scores cannot be computed"):
             difference = paired_difference(self.task().metrics[0], first, second, self._targets("test"))
-        return FinalTest(
-            original=self._scored(first, "test"), result=self._scored(second, "test"), difference=difference
-        )
+        scores = self._scored(first, "test"), self._scored(second, "test")
+        found = FinalTest(original=scores[0], result=scores[1], difference=difference)
+        return found if self.task().images else found.model_copy(update=self._details(first, second))
+
+    def _details(self, first: list[Any], second: list[Any]) -> dict[str, Any]:
+        """Return what is behind the difference of the test scores."""
+        task, targets = self.task(), self._targets("test")
+        with user_code_errors("the scores of single samples cannot be computed"):
+            name, classes = class_scores(task.metrics, first, second, targets, task.data.classes)
+            worst = worst_changes(task.metrics[0], first, second, targets)
+        return {"class_metric": name, "classes": classes, "worst": worst}
 
     def _scored(self, predictions: list[Any], split: SplitName) -> Score:
         with user_code_errors(f"the score on the {split} split cannot be computed"):

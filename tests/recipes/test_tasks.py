@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 #: Shorter than what a person starts from: mechanics are tried here, not what comes out.
 SHORT = ("stages.0.epochs=2", "stages.2.epochs=1", "stages.1.images=32", "stages.quantize.images=32")
+#: Kinds with a metric that has a score for each class.
+WITH_CLASSES = {"classification", "multilabel", "segmentation", "detection"}
 #: Jobs beside those of the starters: a kind, what replaces its data, and its network, and keys of the task.
 JOBS = {
     "super-resolution": (
@@ -128,6 +130,7 @@ def test_every_job_goes_from_its_network_to_a_bundle(job: str, tmp_path: Path, m
     assert abs(quantized - exported) < 0.2 * max(1.0, abs(exported)), metric.name
     assert made.report.final is not None
     assert made.report.final.difference.low <= made.report.final.difference.value <= made.report.final.difference.high
+    assert bool(made.report.final.class_metric) == (made.report.task.kind in WITH_CLASSES)
     loaded = load_recipe(tmp_path / "recipe.yaml", SHORT)
     file = tmp_path / "run" / rows[5].folder / "model.onnx"
     alone = evaluate_file(file, loaded, split="validation", runtime=None, threads=1, progress=SilentProgress())

@@ -9,6 +9,7 @@ import pipeline
 from pipeline.report import numbers
 from pipeline.report.drawing.template import load_template
 from pipeline.report.run import facts, headline, plot, precision_plot, precision_rows, rows
+from pipeline.report.run.details import detail_tables
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -57,6 +58,7 @@ def _final(report: RunReport) -> dict[str, object] | None:
         "difference": headline.difference(report.final, report.task),
         "judgement": headline.judgement(report.final, report.task),
         "level": numbers.level(report.final.difference),
+        "details": detail_tables(report.final, report.task),
     }
 
 

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 from pipeline.core.printable import printable_text
 from pipeline.report import numbers
 from pipeline.report.run import facts, headline, precision_rows, rows
+from pipeline.report.run.details import detail_tables
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pipeline.report.run.details import DetailTable
     from pipeline.results.run import RunReport
 
 _ESCAPED = str.maketrans({letter: f"\\{letter}" for letter in "\\`*[]|"} | {"<": "&lt;", ">": "&gt;", "\n": " "})
@@ -165,7 +167,15 @@ def _final(report: RunReport) -> str:
     level = numbers.level(report.final.difference)
     told = f"{headline.judgement(report.final, report.task)}: **{found}** ({level} paired interval)."
     names = ("Metric", "Original", "Result", f"Change{', points' if report.task.judged.is_share else ''}")
-    return f"## Final test\n\n{told}\n\n" + table(names, "lrrr", headline.metrics(report.final, report.task))
+    found_metrics = table(names, "lrrr", headline.metrics(report.final, report.task))
+    details = map(_detail, detail_tables(report.final, report.task))
+    return "\n\n".join((f"## Final test\n\n{told}\n\n{found_metrics}", *details))
+
+
+def _detail(found: DetailTable) -> str:
+    lines = [(escape(name), *numbers_) for name, *numbers_ in found.lines]
+    listed = table((found.first, "Original", "Result", "Change"), "lrrr", lines)
+    return f"### {escape(found.title)}\n\n{listed}" + (f"\n\n{found.note}" if found.note else "")
 
 
 def _runtimes(report: RunReport) -> str:
