@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from pipeline.api import stages as _stages
 from pipeline.api.stages import *  # noqa: F403 - a function for each stage, whichever there are
 from pipeline.api.values import Recipe, Result
+from pipeline.core.dataset import SPLITS
 from pipeline.core.errors import DeviceError, InputError, OutputsError, RecipeError, SecateurError
 from pipeline.core.runtimes import DEFAULT_RUNTIME, RUNTIMES
 from pipeline.core.stage import SilentProgress
@@ -47,8 +48,10 @@ if TYPE_CHECKING:
 
     from pipeline.bundle.of_run import WrittenBundle
     from pipeline.bundle.on_device.verify import Verification
+    from pipeline.core.dataset import SplitName
     from pipeline.core.stage import Progress, Runtime
     from pipeline.results.comparison import Comparison, Metric
+    from pipeline.run.evaluate_file import FileScore
 
 __all__ = [
     "ConsoleProgress",
@@ -57,6 +60,7 @@ __all__ = [
     "Result",
     "SecateurError",
     "compare",
+    "evaluate",
     "load_network",
     "open_run",
     "plan",
@@ -212,6 +216,51 @@ def verify(
     except Rejected as error:
         raise REFUSALS.get(error.exit_code, InputError)(refusal_reason(Path(bundle), error)) from error
     return found
+
+
+def evaluate(
+    file: str | Path,
+    recipe: Recipe | Mapping[str, Any] | str | Path,
+    *,
+    split: SplitName = "validation",
+    runtime: Runtime | None = None,
+    threads: int = 1,
+    overrides: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> FileScore:
+    """Score any exported file by a recipe's task, as the command `evaluate` does: `score.metrics` has them by name.
+
+    Args:
+        file: an ONNX file, an OpenVINO IR, the folder of a stage that has one, or a bundle.
+        recipe: the recipe whose task and data are taken; as of `run`.
+        split: the test split should be looked at once, when everything is decided.
+        runtime: None for the target's, if it reads the file.
+        threads: of the runtime.
+        overrides: as of `run`.
+        progress: told how far it is.
+
+    Raises:
+        RecipeError: all problems of the recipe.
+        InputError: the file cannot be read or run, its inputs or outputs do not fit the task, or data are missing.
+        StageError: its outputs are not finite.
+    """
+    from pipeline.bundle.as_model import ExportedFiles
+    from pipeline.inspect.exported_argument import exported_file
+    from pipeline.run.evaluate_file import evaluate_file
+
+    _no_telemetry()
+    loaded = _loaded(recipe, overrides)
+    if split not in SPLITS:
+        raise InputError(f'split: found "{split}", allowed: {", ".join(SPLITS)}')
+    if runtime is not None and runtime not in RUNTIMES:
+        raise InputError(f'runtime: found "{runtime}", allowed: {", ".join(RUNTIMES)}')
+    if threads < 1:
+        raise InputError(f"threads: found {threads}, allowed: 1 or more")
+    with ExportedFiles() as opened:
+        source = opened(exported_file(str(file)) or Path(file), runtime)
+        return evaluate_file(
+            source, loaded, split=split, runtime=runtime, threads=threads, progress=progress or SilentProgress()
+        )
 
 
 def compare(

@@ -47,7 +47,7 @@ def evaluate(
 
       secateur evaluate runs/demo/stages/05-quantize --recipe demo.yaml --split test --json
     """
-    from pipeline.bundle.as_model import ExportedFiles, is_bundle
+    from pipeline.bundle.as_model import ExportedFiles
     from pipeline.inspect.exported_argument import exported_file
     from pipeline.recipe import load_recipe
     from pipeline.report.progress import ConsoleProgress
@@ -55,7 +55,7 @@ def evaluate(
 
     loaded = load_recipe(recipe, overrides or [])
     with ConsoleProgress() as progress, ExportedFiles() as opened:
-        source = opened(file, runtime) if is_bundle(file) else exported_file(str(file)) or file
+        source = opened(exported_file(str(file)) or file, runtime)
         found = evaluate_file(source, loaded, split=split, runtime=runtime, threads=threads, progress=progress)
     if as_json:
         say_result(found)

@@ -48,6 +48,10 @@ def _task(config: TaskConfig | None, data: DataConfig | None) -> Task:
         raise InputError("the recipe has no data, which a task of this kind needs")
     found = load_data(data)
     if isinstance(found, Dataset) and (config is None or config.kind == "classification"):
+        if config is not None and config.label_smoothing:
+            raise InputError(
+                "task.label_smoothing is there for Arrays; of images with labels give it to the finetune stage"
+            )
         return image_classifier(found)
     if config is None:
         raise InputError(f"data ({data.source}) are Arrays, and the recipe has no task: say which, task: {{kind: ...}}")

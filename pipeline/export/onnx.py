@@ -154,12 +154,25 @@ def _translate(
         reason = _reason(error)
         if not reason:
             raise
+        if kept := _kept_names(model):
+            reason = (
+                f"torch.fx keeps the name {kept[0]}, which a layer or parameter of it has: give it another in the "
+                f"network's code and weights, such as {kept[0]}_layer"
+            )
         given = " and ".join(str(list(each.shape)) for each in samples)
         raise InputError(f"{type(model).__name__} with input {given} cannot be exported to ONNX: {reason}") from error
     found = len(program.model_proto.graph.output)
     if found != len(names):
         raise InputError(f"{type(model).__name__} has {found} outputs, expected {len(names)}: {', '.join(names)}")
     return program.model_proto
+
+
+def _kept_names(model: nn.Module) -> list[str]:
+    """Return the names of layers and parameters at the top of a network that the graphs of torch.fx use themselves."""
+    own = {name for name, _ in (*model.named_children(), *model.named_parameters(recurse=False))}
+    own |= {name for name, _ in model.named_buffers(recurse=False)}
+    kept = {"meta", "range_constraints", *dir(torch.fx.GraphModule)} - {*dir(torch.nn.Module)}
+    return sorted(own & kept)
 
 
 def _names_of_outputs(model: nn.Module, samples: tuple[Tensor, ...]) -> list[str]:

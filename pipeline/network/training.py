@@ -81,7 +81,8 @@ def learner_of(config: TrainingConfig, context: Context) -> Learner:
             task.images, config.batch, label_smoothing=config.label_smoothing, augmentation=augmentation
         )
     if config.label_smoothing:
-        raise InputError(f"label_smoothing is there for a classifier of images, and the task is {task.kind}: remove it")
+        instead = "give it to the task" if task.kind == "classification" else "remove it"
+        raise InputError(f"label_smoothing is there for a classifier of images, and the task is {task.kind}: {instead}")
     if task.kind != "file":
         return KitLearner(task, config.batch, names, changes)
     if any(changes.values()):

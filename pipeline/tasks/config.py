@@ -39,6 +39,11 @@ class ClassificationTask(AnyTask):
     """One class of several for each sample, an image or a series: the network gives a logit for each class."""
 
     kind: Literal["classification"]
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.0,
+        exclude_if=not_,
+        description="Share of each target spread over all classes in training; for images `finetune` has it.",
+    )
 
 
 class MultilabelTask(AnyTask):
@@ -79,7 +84,15 @@ class DetectionTask(AnyTask):
     objectness: bool = Field(default=False, description="Whether a further channel says that there is an object.")
     score_threshold: Share = Field(default=0.05, description="Boxes below this score are left out.")
     iou_threshold: Share = Field(default=0.6, description="Overlap from which on the weaker box of a class goes.")
+    candidates: Annotated[int, Field(ge=1)] = Field(
+        default=300, exclude_if=(300).__eq__, description="Best boxes of each class whose overlaps are looked at."
+    )
     detections: Annotated[int, Field(ge=1)] = Field(default=100, description="Boxes of an image at most.")
+    reach: Annotated[float, Field(gt=0, le=1024)] = Field(
+        default=4.0,
+        exclude_if=(4.0).__eq__,
+        description="In training boxes up to 2 * reach * stride long belong to that stride, longer ones to the next.",
+    )
     metric: Metric = None
 
 

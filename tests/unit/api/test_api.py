@@ -196,6 +196,22 @@ def test_a_bundle_of_a_run_is_written_and_verified(finished: tuple[Project, obje
 
 
 @pytest.mark.slow
+def test_evaluate_scores_a_file_as_the_run_did(
+    finished: tuple[Project, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the folder of a stage, with the recipe's own task and data; what is not allowed is told."""
+    project, _ = finished
+    monkeypatch.chdir(project.folder)
+    result = api.open_run("runs/toy")
+    row = next(row for row in result.report.rows if row.kind == "quantize")
+    found = api.evaluate(result.stage("quantize"), project.recipe)
+    assert found.score == row.validation
+    assert (found.runtime, found.split) == ("onnxruntime", "validation")
+    for wrong in ({"split": "all"}, {"runtime": "trt"}, {"threads": 0}):
+        with pytest.raises(InputError, match=f"{next(iter(wrong))}: found .*allowed"):
+            api.evaluate(result.stage("quantize"), project.recipe, **wrong)  # type: ignore[arg-type]
+
+
 def test_compare_returns_the_verdict(tmp_path: Path) -> None:
     """Of two files; a broken candidate and arguments of no use are errors."""
     first, second = write_one_operator(tmp_path / "a.onnx"), write_small_cnn(tmp_path / "b.onnx")

@@ -282,3 +282,26 @@ def test_reading_what_is_no_onnx_file_is_an_input_error(tmp_path: Path) -> None:
 def test_a_float_file_is_not_quantized(exported: Path) -> None:
     """None of its nodes works on integers."""
     assert not is_quantized(read_onnx(exported))
+
+
+class Kept(nn.Module):
+    """A layer under a name that graphs of torch use themselves."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.kept = name
+        setattr(self, name, nn.Conv2d(1, 2, 3))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return features [N, 2, H - 2, W - 2]."""
+        found: Tensor = getattr(self, self.kept)(images)
+        return found
+
+
+@pytest.mark.parametrize("name", ["meta", "graph"])
+def test_a_name_that_torch_keeps_is_to_be_changed(tmp_path: Path, name: str) -> None:
+    """Deeper in a network it is nothing special."""
+    with pytest.raises(InputError, match=f"torch.fx keeps the name {name}, .*such as {name}_layer"):
+        export_onnx(Kept(name).eval(), tmp_path, image_input((1, 1, 4, 4)))
+    if name == "meta":
+        export_onnx(nn.Sequential(Kept(name)).eval(), tmp_path, image_input((1, 1, 4, 4)))
