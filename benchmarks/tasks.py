@@ -26,6 +26,10 @@ RUNTIMES = {"onnxruntime": "onnx", "openvino": "openvino"}
 #: Of a run and of its rows, what the table is made of and what tells the run apart.
 KEPT = ("name", "recipe_digest", "data", "task", "target", "seed", "versions", "machine", "started", "seconds", "final")
 KEPT_OF_ROWS = ("index", "label", "kind", "form", "validation", "macs", "parameters", "size_bytes", "timings")
+#: What a stage found that may leave the float file as it is: a gain in time, or the fastest precision.
+DECISIONS = ("gain", "plan")
+#: Where a run keeps what its first stage trained.
+TRAINED = "stages/01-finetune/weights.safetensors"
 #: Ratios of two speedups nearer to 1 than this are no difference.
 NO_DIFFERENCE = 0.05
 HEAD = """\
@@ -36,7 +40,11 @@ speedup, openvino | bytes | bundle | remarks |
 
 def kept_of(report: dict[str, Any], verification: dict[str, Any] | None) -> dict[str, Any]:
     """Return what is kept of a run and of the verification of its bundle, if the recipe makes one."""
-    rows = [{key: row[key] for key in KEPT_OF_ROWS if key in row} for row in report["rows"]]
+    rows = [
+        {key: row[key] for key in KEPT_OF_ROWS if key in row}
+        | {key: row["changed"][key] for key in DECISIONS if key in row.get("changed", {})}
+        for row in report["rows"]
+    ]
     verified = verification and {key: verification[key] for key in ("verified", "runtime", "max_abs", "error")}
     return {**{key: report[key] for key in KEPT}, "rows": rows, "bundle": verified}
 
@@ -68,7 +76,9 @@ def remarks(report: dict[str, Any]) -> str:
     alone = ratio(rows[0], "onnxruntime")
     facts = [operations, f"{alone:.2f}x" if alone else "", f"{score} on validation"]
     said.append("float file before int8: " + ", ".join(filter(None, facts)))
-    if len(rows) > 1:
+    if len(rows) > 1 and (why := float_kept(rows[-1])):
+        said.append(why)
+    elif len(rows) > 1:
         said.append(f"int8: {amount(rows[-1]['validation'][metric['name']], metric)} on validation")
         compressed = ratio(rows[-1], "onnxruntime")
         if alone and compressed:
@@ -77,6 +87,18 @@ def remarks(report: dict[str, Any]) -> str:
         ends = " → ".join(amount(report["final"][side][each["name"]], each) for side in ("original", "result"))
         said.append(f"{each['name']} on test {ends}")
     return "; ".join(said)
+
+
+def float_kept(row: dict[str, Any]) -> str:
+    """Say why a stage left the float file where it was, if it did: no gain in time, or the search for a precision."""
+    gain, plan = row.get("gain"), row.get("plan")
+    if gain and gain["decision"] == "skipped":
+        return f"**the FP32 file ships**, for int8 gains no time: {gain['text']}"
+    if not plan or plan["candidates"][plan["chosen"]]["precision"] != "fp32":
+        return ""
+    timed = [each for each in plan["candidates"] if each.get("speedup") and each["precision"] != "fp32"]
+    tried = "; ".join(f"{each['label']} {each['speedup']['value']:.2f}x: {each['reason']}" for each in timed)
+    return f"**the FP32 file ships**, for no other is faster and right: {tried}"
 
 
 def of_bundle(checked: dict[str, Any] | None) -> str:
@@ -122,11 +144,21 @@ def table() -> str:
     return "\n\n".join([*machines, "\n".join([HEAD, *lines])])
 
 
+def trained_first(name: str, runs: Path, options: Sequence[str]) -> tuple[str, ...]:
+    """Train what a job starts from, where `train-NAME.yaml` does and its recipe names no weights; say what to set."""
+    first, job = (JOBS / f"{prefix}{name}.yaml" for prefix in ("train-", ""))
+    if not first.exists() or "weights:" in job.read_text():
+        return ()
+    run(first, runs / first.stem, (*options, "--no-test"))
+    return ("--set", f"model.weights={(runs / first.stem).resolve() / TRAINED}")
+
+
 def run_jobs(names: Sequence[str], runs: Path, options: Sequence[str]) -> None:
     """Run jobs (finished stages come from the store), verify their bundles, and keep what was found."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     for name in names:
-        report = run(JOBS / f"{name}.yaml", runs / name, options)
+        given = (*options, *trained_first(name, runs, options))
+        report = run(JOBS / f"{name}.yaml", runs / name, given)
         verification = verify(runs / name / report["bundle"]["archive"])[0] if report.get("bundle") else None
         kept = kept_of(report, verification)
         (RESULTS / f"{name}.json").write_text(json.dumps(kept, indent=1) + "\n")
