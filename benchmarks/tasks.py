@@ -115,6 +115,13 @@ def of_int8(much: float) -> str:
     return f"int8 alone {much:.2f}x" if much > 1 else f"**int8 is slower than float here: {much:.2f}x**"
 
 
+def data_of(name: str, data: dict[str, Any]) -> str:
+    """Say what data a job has, and that it is synthetic where the recipe's comment says so."""
+    words = "; ".join([data["name"], *data.get("notes", [])])
+    synthetic = "synthetic" in (JOBS / f"{name}.yaml").read_text() and "synthetic" not in words
+    return words + ("; synthetic" if synthetic else "")
+
+
 def line(name: str, report: dict[str, Any]) -> str:
     """Write the line of one job."""
     metric, final = report["task"]["metrics"][0], report["final"]
@@ -124,7 +131,7 @@ def line(name: str, report: dict[str, Any]) -> str:
     counts = ", ".join(f"{report['data'][split]:,}" for split in ("train", "validation", "test"))
     cells = [
         f"[{name}](tasks/{name}.yaml)",
-        "; ".join([report["data"]["name"], *report["data"].get("notes", []), counts]),
+        "; ".join([data_of(name, report["data"]), counts]),
         metric["name"] + ("" if metric["higher_is_better"] else " (lower is better)"),
         *(amount(final[side][metric["name"]], metric) for side in ("original", "result")),
         f"{amount(change['value'], metric, '+')} [{bounds}] {metric['unit'] or 'points'}",
