@@ -26,6 +26,7 @@ from pipeline.core.user_code import error_origin, quoted_line
 from pipeline.export.any_batch import takes_other_batch
 from pipeline.export.attention import spelled_out
 from pipeline.export.function_modes import fit_for_export
+from pipeline.export.operator_table import kept_operators
 from pipeline.onnx_graph.file import finish_model, onnx_specs, write_onnx
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def _translate(
     )
 
     def translated(given: nn.Module | ExportedProgram) -> ONNXProgram:
-        with quiet_libraries(*_TREES), quiet_libraries(*_ASSIGNED), spelled_out(), fit_for_export():
+        with quiet_libraries(*_TREES), quiet_libraries(*_ASSIGNED), spelled_out(), fit_for_export(), kept_operators():
             program = torch.onnx.export(
                 given,
                 samples,
