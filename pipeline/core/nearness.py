@@ -16,6 +16,7 @@ import math
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from pydantic import Field
 
 from pipeline.core.artifact import FrozenModel
 from pipeline.core.classification import is_logits, predicted_classes, share_equal
@@ -82,13 +83,18 @@ class Answers(FrozenModel):
 
 
 class Seen(FrozenModel):
-    """Outputs of one kind of images in one kind of session against the float file. `fault` says why they are far."""
+    """Outputs of one kind of images in one kind of session against the float file. `fault` says why they are far.
+
+    `agreement` is how far predictions are those of the float file, from 0 to 1, for kinds of tasks that can say so: it
+    is told, and decides nothing.
+    """
 
     images: str
     count: int
     session: str
     decibels: float
     answers: Answers | None = None
+    agreement: float | None = Field(default=None, exclude_if=lambda given: given is None)
     fault: str = ""
 
 

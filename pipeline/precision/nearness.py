@@ -31,10 +31,11 @@ from pipeline.core.nearness import (
 from pipeline.core.stage import Runtime, runs_in
 from pipeline.measure.batches import run_in_batches
 from pipeline.onnx_graph.execution import onnx_outputs
+from pipeline.onnx_graph.file import onnx_specs, read_onnx
 from pipeline.precision.request import training_order
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from pipeline.core.feeds import Feeds
     from pipeline.core.nearness import Decision, OnFar, Outputs, Task
     from pipeline.core.stage import Context, Progress
+    from pipeline.core.task import Task as AnyTask
 
 #: Images of each kind: enough for answers to be certain.
 IMAGES = 64
@@ -79,12 +81,32 @@ def images_of(context: Context, calibrated: int) -> tuple[Images, ...]:
 
 def net_of(given: Path, context: Context, calibrated: int) -> Net:
     """Return the net under the files that a stage makes of a float one."""
-    return Net(given, images_of(context, calibrated), runs_in(context.target), context.target.batch)
+    images = images_of(context, calibrated)
+    return Net(given, images, runs_in(context.target), context.target.batch, agree=agreement_of(context.task(), given))
+
+
+def agreement_of(task: AnyTask, file: Path) -> Callable[[Outputs, Outputs], float] | None:
+    """Return what says how far predictions from two files' outputs are the same; None where a task's kind cannot.
+
+    Of an image classifier answers are compared, which says more.
+    """
+    compare = getattr(task.kit, "agreement", None)
+    if compare is None or task.images is not None:
+        return None
+    names = [spec.name for spec in onnx_specs(read_onnx(file))[1]]
+
+    def share(reference: Outputs, outputs: Outputs) -> float:
+        before, after = (task.predictions(dict(zip(names, each, strict=True))) for each in (reference, outputs))
+        return float(np.mean([compare(*pair) for pair in zip(after, before, strict=True)]))
+
+    return share
 
 
 @dataclass
 class Net:
     """Compares files with one float file, whose outputs are kept. `task` says what answers are.
+
+    `agree` says how far predictions are the same, of tasks that tell no images apart.
 
     Raises StageError when the float file's own outputs are not finite.
     """
@@ -94,6 +116,7 @@ class Net:
     runtime: Runtime
     batch: int
     task: Task = compare_classes
+    agree: Callable[[Outputs, Outputs], float] | None = None
     _references: dict[str, Outputs] = field(init=False, default_factory=dict)
 
     def see(self, file: Path) -> tuple[Seen, ...]:
@@ -101,15 +124,24 @@ class Net:
 
         Raises InputError when the runtime cannot run the file.
         """
-        found = [self._seen(images, self.runtime, self._shipped(file, images)) for images in self.images]
-        for images in self.images:
-            outputs = onnx_outputs(file, images.feeds)
-            found.append(self._seen(images, "onnxruntime unoptimised", outputs))
-        return tuple(found)
+        return tuple(self._with_agreement(*each) for each in self._looked(file))
 
     def fault(self, file: Path) -> str:
         """Say why a file is far from the float file, on which images and where; empty when it is near."""
-        return words(self.see(file))
+        return words([seen for seen, _, _ in self._looked(file)])
+
+    def _looked(self, file: Path) -> Iterator[tuple[Seen, Images, Outputs]]:
+        for images in self.images:
+            outputs = self._shipped(file, images)
+            yield self._seen(images, self.runtime, outputs), images, outputs
+        for images in self.images:
+            unoptimised = onnx_outputs(file, images.feeds)
+            yield self._seen(images, "onnxruntime unoptimised", unoptimised), images, unoptimised
+
+    def _with_agreement(self, seen: Seen, images: Images, outputs: Outputs) -> Seen:
+        if self.agree is None or seen.fault.startswith(USELESS):
+            return seen
+        return seen.model_copy(update={"agreement": self.agree(self._reference(images), outputs)})
 
     def _seen(self, images: Images, session: str, outputs: Outputs) -> Seen:
         reference = self._reference(images)

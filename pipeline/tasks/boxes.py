@@ -28,6 +28,17 @@ def box_overlaps(one_N4: Array, other_M4: Array) -> Array:
     return np.asarray(common / np.where(union > 0, union, 1))
 
 
+def matched_boxes(one_N4: Array, other_M4: Array, least: float) -> int:
+    """Return how many pairs of boxes overlap by `least`, each in one pair at most, those of most overlap first."""
+    overlaps = box_overlaps(one_N4, other_M4)
+    pairs = 0
+    while overlaps.size and overlaps.max() >= least:
+        row, column = np.unravel_index(int(overlaps.argmax()), overlaps.shape)
+        overlaps[row, :] = overlaps[:, column] = -1.0
+        pairs += 1
+    return pairs
+
+
 def suppress(boxes_N4: Array, scores_N: Array, threshold: float) -> NDArray[np.int64]:
     """Return the places of the boxes that stay, by falling score (greedy non-maximum suppression).
 

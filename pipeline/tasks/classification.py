@@ -49,6 +49,10 @@ class Classification(kit.BaseKit):
         found: list[int] = np.where(np.isfinite(logits.max(axis=1)), logits.argmax(axis=1), NO_CLASS).tolist()
         return found
 
+    def agreement(self, prediction: int, reference: int) -> float:
+        """Return 1.0 where two networks say the same class of a sample, else 0.0."""
+        return float(prediction == reference)
+
     def _problem(self, target: Any) -> Problem | None:
         label = np.asarray(target)
         if label.size == len(self.classes) and label.size > 1:

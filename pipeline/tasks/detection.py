@@ -14,7 +14,7 @@ import numpy as np
 
 from . import drawing, kit
 from .average_precision import AveragePrecision
-from .boxes import suppress_by_class
+from .boxes import matched_boxes, suppress_by_class
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 DISTANCES = ("softplus", "exp", "linear")
 #: A moved box stays a target while this share of it is in the image.
 VISIBLE_AT_LEAST = 0.25
+#: Boxes of this score are compared between networks; weaker ones come and go by rounding.
+SURE = 0.3
 
 
 class Detection(kit.BaseKit):
@@ -87,6 +89,14 @@ class Detection(kit.BaseKit):
         centres = np.stack([columns, rows], axis=1) + np.float32(0.5)
         boxes = np.concatenate([centres - distances_M4[:, :2], centres + distances_M4[:, 2:]], axis=1) * stride
         return np.column_stack([boxes, scores[classes, rows, columns], classes]).astype(np.float32)
+
+    def agreement(self, prediction: Array, reference: Array) -> float:
+        """Return the F1 of two networks' boxes of one sample at an overlap of 0.5, of those with a score of `SURE`."""
+        one, other = (np.asarray(each)[np.asarray(each)[:, 4] >= SURE] for each in (prediction, reference))
+        both = 0
+        for each in np.intersect1d(one[:, 5], other[:, 5]):
+            both += matched_boxes(one[one[:, 5] == each][:, :4], other[other[:, 5] == each][:, :4], 0.5)
+        return 2 * both / count if (count := len(one) + len(other)) else 1.0
 
     def _problem(self, target: Any) -> Problem | None:
         rows = np.asarray(target)

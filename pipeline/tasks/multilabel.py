@@ -52,6 +52,11 @@ class Multilabel(kit.BaseKit):
         logits = kit.output_of(outputs, self._output).astype(np.float64)
         return np.asarray(1 / (1 + np.exp(-np.clip(logits, -700, 700))))
 
+    def agreement(self, prediction: Array, reference: Array) -> float:
+        """Return the share of labels that two networks both give, of those that one gives; 1 where none does."""
+        one, other = (np.asarray(each) >= self._threshold for each in (prediction, reference))
+        return float((one & other).sum() / given) if (given := int((one | other).sum())) else 1.0
+
     def _problem(self, target: Any) -> Problem | None:
         labels = np.asarray(target)
         if labels.shape != (len(self.classes),):

@@ -60,6 +60,10 @@ class Segmentation(kit.BaseKit):
         logits = kit.output_of(outputs, self._output)
         return np.asarray(logits.argmax(axis=0) if len(logits) > 1 else (logits[0] > 0).astype(np.int64))
 
+    def agreement(self, prediction: Array, reference: Array) -> float:
+        """Return the mean IoU of two networks' maps of one sample, over the classes that one of them has."""
+        return mean_known(class_iou(class_counts(np.asarray(prediction), np.asarray(reference), len(self.classes))))
+
     def _problem(self, target: Any) -> Problem | None:
         mask = np.asarray(target)
         if mask.ndim != 2:  # noqa: PLR2004 - height and width

@@ -90,6 +90,13 @@ class Token(kit.BaseKit):
         labels = np.asarray(logits.argmax(axis=0 if self._classes_first else 1))
         return greedy_ctc(labels, self._blank) if self.decoding == "ctc" else labels
 
+    def agreement(self, prediction: Any, reference: Any) -> float:
+        """Return the share of positions where two networks say the same; of CTC 1 - edits / the longer sequence."""
+        if self.decoding == "labels":
+            return float((np.asarray(prediction) == np.asarray(reference)).mean())
+        longer = max(len(prediction), len(reference))
+        return 1 - edit_distance(prediction, reference) / longer if longer else 1.0
+
     def _problem(self, target: Any) -> Problem | None:
         labels = np.asarray(target)
         if labels.ndim != 1:

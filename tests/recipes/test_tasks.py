@@ -130,6 +130,9 @@ def test_every_job_goes_from_its_network_to_a_bundle(job: str, tmp_path: Path, m
     assert abs(quantized - exported) < 0.2 * max(1.0, abs(exported)), metric.name
     assert made.report.final is not None
     assert made.report.final.difference.low <= made.report.final.difference.value <= made.report.final.difference.high
+    assert rows[5].nearness is not None
+    compared = made.report.task.kind not in {"regression", "embedding", "file"}
+    assert all((seen.agreement is not None) == compared for seen in rows[5].nearness.seen)
     assert bool(made.report.final.class_metric) == (made.report.task.kind in WITH_CLASSES)
     loaded = load_recipe(tmp_path / "recipe.yaml", SHORT)
     file = tmp_path / "run" / rows[5].folder / "model.onnx"
