@@ -67,7 +67,18 @@ def inspect(
             metavar="RECIPE", help="For a file: run it on training images of this recipe's data, not on noise."
         ),
     ] = None,
-    images: Annotated[int, typer.Option(min=1, max=1_000_000, help="For a file: number of inputs to run it on.")] = 32,
+    images: Annotated[
+        int,
+        typer.Option("--samples", "--images", min=1, max=1_000_000, help="For a file: number of samples to run it on."),
+    ] = 32,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="For a file with --recipe: write what it predicts for so many validation samples, in words, "
+            "and drawn into the images where the task draws.",
+        ),
+    ] = None,
     runtime: Annotated[
         FileRuntime | None,
         typer.Option(
@@ -108,13 +119,16 @@ def inspect(
 
       secateur inspect runs/demo/stages/06-export-openvino --runs 200
 
-      secateur inspect int8.onnx --recipe recipes/resnet20-fashion-int8.yaml --images 200 --bit-exact-arm
+      secateur inspect int8.onnx --recipe recipes/resnet20-fashion-int8.yaml --samples 200 --bit-exact-arm
+
+      secateur inspect int8.onnx --recipe detector.yaml --samples 8 --predictions found
     """
     from pipeline.bundle.as_model import ExportedFiles, is_bundle
 
     file = Path(model) if is_bundle(Path(model)) else exported_file(model)
     if file is None:
         options = {"--against": against, "--recipe": recipe, "--runtime": runtime, "--bit-exact-arm": bit_exact_arm}
+        options["--predictions"] = predictions
         for option, value in options.items():
             _refuse(option, value, f"{model}, which is not an exported file", ".onnx, model.xml, or a folder with one")
         _show_network(model, arguments or (), inputs or (), overrides or (), page, as_json=as_json)
@@ -122,6 +136,7 @@ def inspect(
     _refuse("--arguments", arguments, f"the exported file {file}", "a model definition (.py)")
     if recipe is None:
         _refuse("--set", overrides, f"the exported file {file} alone", "--recipe with it")
+        _refuse("--predictions", predictions, f"the exported file {file} alone", "--recipe with it")
     from pipeline.inspect.file import InspectOptions, training_images
 
     ways = InspectOptions(
@@ -137,7 +152,18 @@ def inspect(
         if against and not is_bundle(against):
             against = exported_file(str(against)) or against
         ways = replace(ways, against=against and opened(against, runtime))
+        if recipe and predictions:
+            _write_predictions(opened(file, runtime), recipe, overrides or (), ways, predictions)
         _show_file(opened(file, runtime), ways, page, bit_exact_arm=bit_exact_arm, as_json=as_json)
+
+
+def _write_predictions(file: Path, recipe: Path, overrides: Sequence[str], ways: InspectOptions, folder: Path) -> None:
+    from pipeline.recipe import load_recipe
+    from pipeline.run.told_predictions import TEXT, write_predictions
+
+    loaded = load_recipe(recipe, overrides)
+    count = write_predictions(file, loaded, folder, count=ways.count, runtime=ways.runtime, threads=ways.threads)
+    say(f"Predictions for {count} validation samples: {folder / TEXT}", err=True)
 
 
 def _show_file(file: Path, ways: InspectOptions, page: Path | None, *, bit_exact_arm: bool, as_json: bool) -> None:

@@ -80,7 +80,7 @@ def training_images(recipe: Path, overrides: Sequence[str], count: int, seed: in
     task = load_task(loaded.task, loaded.data)
     available, name = task.count("train"), task.data.name
     if count > available:
-        raise InputError(f"--images is {count}, the training split of {name} has {available}: ask for fewer")
+        raise InputError(f"--samples is {count}, the training split of {name} has {available}: ask for fewer")
     chosen = np.sort(np.random.default_rng(seed).choice(available, count, replace=False))
     return Images(task.feeds("train", chosen), f"{count} training {'images' if task.images else 'samples'} of {name}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.analysis.predictions import predict_samples
@@ -58,6 +59,35 @@ def evaluate_file(
         InputError: the file cannot be read or run, its inputs or outputs do not fit the task, or data are missing.
         StageError: its outputs are not finite.
     """
+    opened = open_scored(file, loaded, runtime)
+    task = opened.task
+    predictions = predict_samples(
+        file,
+        task,
+        split,
+        runtime=opened.runtime,
+        threads=threads,
+        batch=opened.batch,
+        output_names=opened.outputs,
+        progress=progress,
+    )
+    with user_code_errors(f"the score on the {split} split cannot be computed"):
+        score = score_predictions(task.metrics, predictions, task.targets(split, slice(None)))
+    return FileScore(file=str(file), runtime=opened.runtime, split=split, task=task_facts(task), score=score)
+
+
+@dataclass(frozen=True)
+class ScoredFile:
+    """How a file is run for a task: in which runtime, in calls of how many samples, and what its outputs are called."""
+
+    task: Task
+    runtime: Runtime
+    batch: int
+    outputs: tuple[str, ...]
+
+
+def open_scored(file: Path, loaded: LoadedRecipe, runtime: Runtime | None) -> ScoredFile:
+    """Load a recipe's task and check that a file fits it. Arguments and errors are those of `evaluate_file`."""
     recipe = loaded.recipe
     form = form_of(file)
     if form is None or not file.is_file():
@@ -69,19 +99,7 @@ def evaluate_file(
     inputs, outputs = load_reference(FORMS[form].ports)(file)
     batch = inputs[0].shape[0] if inputs[0].shape[0] > 0 else recipe.target.batch
     _require_fit(file, task, inputs, batch)
-    predictions = predict_samples(
-        file,
-        task,
-        split,
-        runtime=chosen,
-        threads=threads,
-        batch=batch,
-        output_names=[output.name for output in outputs],
-        progress=progress,
-    )
-    with user_code_errors(f"the score on the {split} split cannot be computed"):
-        score = score_predictions(task.metrics, predictions, task.targets(split, slice(None)))
-    return FileScore(file=str(file), runtime=chosen, split=split, task=task_facts(task), score=score)
+    return ScoredFile(task, chosen, batch, tuple(output.name for output in outputs))
 
 
 def _readers(form: str) -> list[str]:

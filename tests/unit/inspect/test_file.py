@@ -148,7 +148,7 @@ def test_images_are_those_of_the_training_split(project: Project) -> None:
     assert np.array_equal(one.feeds["input"], two.feeds["input"])
     assert not np.array_equal(one.feeds["input"], other.feeds["input"])
     assert one.feeds["input"].min() < 0
-    with pytest.raises(InputError, match="--images is 97, the training split of toy has 96: ask for fewer"):
+    with pytest.raises(InputError, match="--samples is 97, the training split of toy has 96: ask for fewer"):
         training_images(project.recipe, (), 97, 0)
     assert training_images(project.recipe, ["data.arguments.train=4"], 4, 0).feeds["input"].shape[0] == 4
 
