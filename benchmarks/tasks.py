@@ -81,8 +81,8 @@ def remarks(report: dict[str, Any]) -> str:
     elif len(rows) > 1:
         said.append(f"int8: {amount(rows[-1]['validation'][metric['name']], metric)} on validation")
         compressed = ratio(rows[-1], "onnxruntime")
-        if alone and compressed:
-            said.append(of_int8(compressed / alone))
+        if compressed:
+            said.append(of_int8(compressed / (alone or 1.0)))
     for each in report["task"]["metrics"][1:2]:
         ends = " → ".join(amount(report["final"][side][each["name"]], each) for side in ("original", "result"))
         said.append(f"{each['name']} on test {ends}")

@@ -58,7 +58,7 @@ class Detection(kit.BaseKit):
         super().__init__(classes, **common)
         self.strides, self.objectness, self.reach = tuple(strides), objectness, reach
         self.distances = kit.among("distances", distances, DISTANCES)
-        self._score_threshold, self._iou_threshold = score_threshold, iou_threshold
+        self.score_threshold, self._iou_threshold = score_threshold, iou_threshold
         self._candidates, self._detections = candidates, detections
         if not strides or list(strides) != sorted(set(strides)):
             raise ValueError(f"strides: found {list(strides)}; give them in rising order, as [8, 16, 32]")
@@ -71,6 +71,10 @@ class Detection(kit.BaseKit):
         maps = [np.asarray(each, dtype=np.float32) for each in outputs.values()]
         found = np.concatenate([self._of_stride(each, stride) for each, stride in zip(maps, self.strides)])
         height, width = (side * self.strides[0] for side in maps[0].shape[1:])
+        return self.best(found, height, width)
+
+    def best(self, found: Array, height: int, width: int) -> Array:
+        """Return of candidates [M, 6] those that stay in an image of this size, cut at its edges, by falling score."""
         found[:, :4] = np.clip(found[:, :4], 0, np.array([width, height, width, height], dtype=np.float32))
         found = found[np.argsort(-found[:, 4], kind="stable")]
         best = [np.flatnonzero(found[:, 5] == each)[: self._candidates] for each in range(len(self.classes))]
@@ -84,7 +88,7 @@ class Detection(kit.BaseKit):
         scores = _sigmoid(output_CHW[4 : 4 + count])
         if self.objectness:
             scores = scores * _sigmoid(output_CHW[4 + count :])
-        classes, rows, columns = np.nonzero(scores >= self._score_threshold)
+        classes, rows, columns = np.nonzero(scores >= self.score_threshold)
         distances_M4 = _positive(output_CHW[:4, rows, columns].T, self.distances)
         centres = np.stack([columns, rows], axis=1) + np.float32(0.5)
         boxes = np.concatenate([centres - distances_M4[:, :2], centres + distances_M4[:, 2:]], axis=1) * stride
