@@ -133,7 +133,7 @@ def _read_onnx(
     file: Path, ways: InspectOptions, label: str
 ) -> tuple[tuple[TensorSpec, ...], Sequence[Feed], PrecisionMap, Mapping[str, LayerStatistics]]:
     wiring = FileWiring(read_onnx(file))
-    inputs = fixed_inputs(onnx_specs(wiring.model)[0], ways.shapes, label)
+    inputs = _fixed(onnx_specs(wiring.model)[0], ways, label)
     feeds = _feeds(inputs, ways, label)
     mapped = onnx_precision_map(wiring)
     seen = watch_onnx(wiring, feeds, ways.against, label=label)
@@ -148,10 +148,19 @@ def _read_ir(
     from pipeline.analysis.openvino_precision import openvino_precision_map  # noqa: PLC0415
     from pipeline.export.openvino import openvino_specs, read_openvino  # noqa: PLC0415
 
-    inputs = fixed_inputs(openvino_specs(read_openvino(file))[0], ways.shapes, label)
+    inputs = _fixed(openvino_specs(read_openvino(file))[0], ways, label)
     ir = read_layers(file, inputs)
     feeds = _feeds(inputs, ways, label)
     return inputs, feeds, openvino_precision_map(ir), watch_ir(ir, feeds, ways.against, label=label)
+
+
+def _fixed(inputs: Sequence[TensorSpec], ways: InspectOptions, label: str) -> tuple[TensorSpec, ...]:
+    """Return the inputs with sizes that the file leaves open: those that were given, else those of the samples."""
+    samples = ways.images.feeds if ways.images else {}
+    opened = any(size < 0 for spec in inputs for size in spec.shape[1:])
+    known = opened and all(spec.name in samples for spec in inputs)
+    shapes = tuple(samples[spec.name].shape for spec in inputs) if known else ()
+    return fixed_inputs(inputs, ways.shapes or shapes, label)
 
 
 def _feeds(inputs: Sequence[TensorSpec], ways: InspectOptions, label: str) -> list[Feed]:

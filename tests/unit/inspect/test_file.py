@@ -138,6 +138,8 @@ def test_sizes_that_a_file_leaves_open_are_asked_for(tmp_path: Path) -> None:
     found = inspect_file(tmp_path / "open.onnx", InspectOptions(shapes=((1, 1, 10, 10),), count=1, runs=1))
     assert found.macs == 64 * 2 * 9
     assert found.inputs[0].shape == (-1, 1, 10, 10)
+    given = Images({found.inputs[0].name: np.zeros((2, 1, 9, 9), np.float32)}, "two samples")
+    assert inspect_file(tmp_path / "open.onnx", InspectOptions(images=given, runs=1)).inputs[0].shape == (-1, 1, 9, 9)
 
 
 def test_images_are_those_of_the_training_split(project: Project) -> None:
