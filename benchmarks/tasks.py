@@ -117,7 +117,8 @@ def of_int8(much: float) -> str:
 
 def data_of(name: str, data: dict[str, Any]) -> str:
     """Say what data a job has, and that it is synthetic where the recipe's comment says so."""
-    words = "; ".join([data["name"], *data.get("notes", [])])
+    notes = [each for each in data.get("notes", []) if not each.startswith("files that")]  # what plan cannot see
+    words = "; ".join([data["name"], *notes])
     synthetic = "synthetic" in (JOBS / f"{name}.yaml").read_text() and "synthetic" not in words
     return words + ("; synthetic" if synthetic else "")
 
