@@ -183,13 +183,16 @@ class Comparison(FrozenModel):
 
 
 class _ResultSchema(GenerateJsonSchema):
-    """A file that is written has every key, null where there is nothing; titles that repeat the key are left out."""
+    """A file that is written has every key, null where there is nothing, but those that are left out for some values.
+
+    Titles that repeat the key are left out.
+    """
 
     def field_title_should_be_set(self, schema: object) -> bool:  # noqa: ARG002
         return False
 
-    def field_is_required(self, field: object, total: bool) -> bool:  # noqa: ARG002, FBT001
-        return True
+    def field_is_required(self, field: Any, total: bool) -> bool:  # noqa: ANN401, ARG002, FBT001
+        return "serialization_exclude_if" not in field
 
 
 def result_schema(kind: type[FrozenModel]) -> dict[str, Any]:
