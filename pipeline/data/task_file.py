@@ -12,7 +12,7 @@ What it returns is any object with these members, looked up by name; nothing of 
 | `loss(outputs, target)` | a scalar, for stages that train |
 | `distance(student, teacher)` | optional: a scalar, for distillation |
 | `dynamic`, `timed` | optional: sizes that exported files leave open, as in a recipe |
-| `classes`, `name`, `output_names`, `licence` | optional |
+| `classes`, `name`, `output_names`, `licence`, `notes` | optional; `notes`: lines for the readers of a result |
 """
 
 from __future__ import annotations
@@ -69,7 +69,8 @@ class FileTask:
         notes: tuple[str, ...] = (),
         arguments: Mapping[str, Any] | None = None,
     ) -> None:
-        self.given, self.path, self.notes, self.arguments = given, path, notes, dict(arguments or {})
+        self.given, self.path, self.arguments = given, path, dict(arguments or {})
+        self.notes = (*_lines(getattr(given, "notes", ()), path), *notes)
         self.name = str(getattr(given, "name", path.stem))
         self.classes = tuple(map(str, getattr(given, "classes", ())))
         self.licence = str(getattr(given, "licence", ""))
@@ -188,6 +189,13 @@ def _mean(statistics: Sequence[Any]) -> float:
 
 def _chosen(values: list[Any], places: Places) -> list[Any]:
     return values[places] if isinstance(places, slice) else [values[place] for place in places]
+
+
+def _lines(found: Any, path: Path) -> tuple[str, ...]:  # noqa: ANN401 - whatever the user's code gave
+    """Return what the user notes about the data. Raises InputError when it is no sequence of texts."""
+    if isinstance(found, (list, tuple)) and all(isinstance(each, str) for each in found):
+        return tuple(found)
+    raise InputError(f"{path}: notes is {found!r}, expected a list of texts")
 
 
 def _repeated(ids: list[str]) -> set[str]:
