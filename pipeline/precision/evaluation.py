@@ -91,7 +91,8 @@ class Evaluation:
 
     def difference(self, before: Path, after: Path) -> Interval:
         """Return score(after) - score(before) on the validation split with a 95 % interval."""
-        return paired_difference(self.task.metrics[0], self._predicted(before), self._predicted(after), self._targets)
+        first, second = (self._predicted(file) for file in (before, after))
+        return paired_difference(self.task.metrics[0], first, second, self._targets, self.progress)
 
     @cached_property
     def _targets(self) -> Sequence[Any]:

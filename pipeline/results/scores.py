@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline.core.stage import SilentProgress
 from pipeline.core.task import facts_of, score_of, statistics_of
 from pipeline.results.run import Interval, Score, TaskFacts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pipeline.core.stage import Progress
     from pipeline.core.task import Metric, Task
 
 Z95 = 1.959963984540054
@@ -32,7 +34,13 @@ def score_predictions(metrics: Sequence[Metric], predictions: Sequence[Any], tar
     return Score.model_validate({"images": len(targets), **found})
 
 
-def paired_difference(metric: Metric, before: Sequence[Any], after: Sequence[Any], targets: Sequence[Any]) -> Interval:
+def paired_difference(
+    metric: Metric,
+    before: Sequence[Any],
+    after: Sequence[Any],
+    targets: Sequence[Any],
+    progress: Progress | None = None,
+) -> Interval:
     """Return score(after) - score(before) of predictions for the same samples, with a 95 % interval.
 
     The interval is that of paired proportions where a sample is right or wrong, else a bootstrap over samples that are
@@ -41,7 +49,7 @@ def paired_difference(metric: Metric, before: Sequence[Any], after: Sequence[Any
     first, second = (statistics_of(metric, found, targets) for found in (before, after))
     if metric.is_mean and {*first, *second} <= {0.0, 1.0}:
         return proportions_difference(np.asarray(first) == 1, np.asarray(second) == 1)
-    return bootstrap_difference(metric, first, second)
+    return bootstrap_difference(metric, first, second, progress)
 
 
 def proportions_difference(right_before: Any, right_after: Any) -> Interval:  # noqa: ANN401 - arrays of bool [N]
@@ -58,7 +66,9 @@ def proportions_difference(right_before: Any, right_after: Any) -> Interval:  # 
     return Interval(value=(gained - lost) / total, low=max(-1.0, centre - half), high=min(1.0, centre + half))
 
 
-def bootstrap_difference(metric: Metric, before: Sequence[Any], after: Sequence[Any]) -> Interval:
+def bootstrap_difference(
+    metric: Metric, before: Sequence[Any], after: Sequence[Any], progress: Progress | None = None
+) -> Interval:
     """Return score(after) - score(before) from the statistics of the same samples, with a paired bootstrap's 95 %.
 
     Source: Efron and Tibshirani 1993, the percentile interval; the same samples are drawn for both.
@@ -69,8 +79,11 @@ def bootstrap_difference(metric: Metric, before: Sequence[Any], after: Sequence[
         change = np.asarray(after, dtype=np.float64) - np.asarray(before, dtype=np.float64)
         found = np.array([change[generator.integers(0, total, total)].mean() for _ in range(_RESAMPLES)])
     else:
-        draws = (generator.integers(0, total, total) for _ in range(_SET_RESAMPLES))
-        found = np.array([metric.compute([after[i] for i in draw]) - metric.compute([before[i] for i in draw])
-                          for draw in draws])  # fmt: skip
+        found, progress = np.empty(_SET_RESAMPLES), progress or SilentProgress()
+        for place in range(_SET_RESAMPLES):
+            draw = generator.integers(0, total, total)
+            scores = (metric.compute([kept[i] for i in draw]) for kept in (after, before))
+            found[place] = next(scores) - next(scores)
+            progress.update(place + 1, _SET_RESAMPLES, f"resampling {metric.name} for its interval")
     low, high = np.quantile(found[np.isfinite(found)], (0.025, 0.975))
     return Interval(value=value, low=min(float(low), value), high=max(float(high), value))

@@ -150,7 +150,7 @@ class Evaluator:
         first = self._predictions(before, "test", "test, original")
         second = self._predictions(after, "test", "test, result")
         with user_code_errors("the difference of the test scores cannot be computed"):
-            difference = paired_difference(self.task().metrics[0], first, second, self._targets("test"))
+            difference = paired_difference(self.task().metrics[0], first, second, self._targets("test"), self.progress)
         scores = self._scored(first, "test"), self._scored(second, "test")
         found = FinalTest(original=scores[0], result=scores[1], difference=difference)
         return found if self.task().images else found.model_copy(update=self._details(first, second))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from pipeline.core.stage import SilentProgress
 from pipeline.results.scores import paired_difference, score_predictions
 from pipeline.tasks.classification import Classification
 
@@ -59,3 +60,19 @@ def test_equal_predictions_still_have_an_interval() -> None:
     found = paired_difference(ACCURACY, labels, labels, labels)
     assert found.value == 0
     assert found.low < 0 < found.high
+
+
+def test_resampling_a_set_metric_says_how_far_it_is() -> None:
+    """A metric that is no mean is computed a thousand times; the interval does not depend on who looks."""
+    told: list[tuple[float, float, str]] = []
+
+    class Seen(SilentProgress):
+        def update(self, done: float, total: float, text: str = "") -> None:
+            told.append((done, total, text))
+
+    balanced = Classification(classes=2).metrics[1]
+    labels, other = [0, 1] * 20, [0, 1, 1, 1] * 10
+    found = paired_difference(balanced, labels, other, labels, Seen())
+    assert told[-1] == (500, 500, "resampling balanced_accuracy for its interval")
+    assert found == paired_difference(balanced, labels, other, labels)
+    assert found.low < found.value == pytest.approx(-0.25) < found.high
