@@ -2,7 +2,8 @@
 
     python -I -B as_board.py FOLDER
 
-Its last line is JSON with an `error`, empty where all is well. It imports nothing of this program.
+Its last line is JSON with an `error`, empty where all is well, and whether it `lacks` a module or a file that a board
+does not have. It imports nothing of this program.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ class OnlyNumpy(importlib.abc.MetaPathFinder):
             raise ModuleNotFoundError(f"there is no module {name}", name=name)
 
 
-def tried(folder: Path) -> str:
-    """Return what goes wrong where a bundle's task is tried on its samples; empty where nothing does."""
+def tried(folder: Path) -> dict[str, Any]:
+    """Return what goes wrong where a bundle's task is tried on its samples, and whether something is lacking there."""
     sys.meta_path.insert(0, OnlyNumpy(folder))
     sys.path.insert(0, str(folder))
     infer, self_test, task_code = (
@@ -56,8 +57,16 @@ def tried(folder: Path) -> str:
             raw = task_code.raw_of(sample.raw, facts)
             task.show(task.decode(sample.outputs), raw)
     except (infer.Rejected, self_test.Failed) as error:
-        return str(error)
-    return f"it reads {min(opened)}, which is not part of the bundle" if opened else ""
+        return {"error": str(error), "lacks": _is_of_import(error)}
+    return {
+        "error": f"it reads {min(opened)}, which is not part of the bundle" if opened else "",
+        "lacks": bool(opened),
+    }
+
+
+def _is_of_import(error: BaseException | None) -> bool:
+    """Return whether an error comes from one of importing."""
+    return error is not None and (isinstance(error, ImportError) or _is_of_import(error.__cause__ or error.__context__))
 
 
 def _watched_files(folder: Path) -> set[str]:
@@ -77,4 +86,4 @@ def _watched_files(folder: Path) -> set[str]:
 
 
 if __name__ == "__main__":
-    print(json.dumps({"error": tried(Path(sys.argv[1]).resolve())}, allow_nan=False))
+    print(json.dumps(tried(Path(sys.argv[1]).resolve()), allow_nan=False))

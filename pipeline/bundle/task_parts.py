@@ -147,7 +147,7 @@ def try_without_torch(content: Content, folder: Path) -> None:
     """Let the new bundle's task make inputs, predictions and words in a Python that sees numpy alone, as a board does.
 
     Raises:
-        InputError: it imports what a board lacks, reads files that do not ship, or comes to something else there.
+        InputError: it imports what a board lacks, reads files that do not ship, fails or comes to something else there.
     """
     command = [sys.executable, "-I", "-B", as_board.__file__, str(folder.resolve())]
     done = subprocess.run(  # noqa: S603 - a list, no shell
@@ -159,6 +159,8 @@ def try_without_torch(content: Content, folder: Path) -> None:
         raise StageError(f"the bundle's task cannot be tried without torch: {done.stderr.strip()[-300:]}") from error
     if told["error"]:
         place = content.task.kit.path if isinstance(content.task.kit, FileTask) else f"task {content.task.kind}"
+        if not told["lacks"]:
+            raise InputError(f"{place}: the bundle was not written, because with its samples {told['error']}")
         raise InputError(
             f"{place}: the bundle was not written, because a board has Python, numpy and a runtime alone, and there "
             f"{told['error']}; allowed: import torch and other packages inside loss and train_batches, read data "

@@ -69,7 +69,7 @@ def write_predictions(
 
 def _told(task: Task, place: int, prediction: Any, raw: Any, folder: Path) -> str:  # noqa: ANN401 - as the task decides
     """Return one sample's prediction in words, and write its drawing where the task draws into its image."""
-    code = TaskCode(task.kit.given if isinstance(task.kit, FileTask) else task.kit, {})
+    code = TaskCode(task.kit.given if isinstance(task.kit, FileTask) else task.kit, {"classes": task.data.classes})
     facts = {"image": image_in(raw), "raw_is_dict": isinstance(raw, dict)}
     if code.can_draw and facts["image"]:
         (folder / f"{place:04d}.png").write_bytes(png_bytes(code.draw(prediction, raw_image(raw, facts))))

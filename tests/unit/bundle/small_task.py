@@ -46,7 +46,7 @@ class Error:
 
 
 class Mixed:
-    metrics = (Error(),)
+    metrics, classes = (Error(),), ("left", "right")
     licence = "MIT"
 
     def __init__(self, offset):
@@ -65,7 +65,8 @@ class Mixed:
         place = int(outputs["map"].argmax())
         return {"value": outputs["value"], "place": divmod(place, 6), "side": "left" if place % 6 < 3 else "right"}
 
-    def show(self, prediction, raw):
+    def show(self, prediction, raw, names):
+        assert names == self.classes
         return f"{prediction['value'][0]:.2f} mm at {prediction['place']}, {prediction['side']} of {raw['image'].shape}"
 
     def train_batches(self, split, seed, epoch):

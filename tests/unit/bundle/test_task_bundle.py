@@ -8,7 +8,8 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from typer.testing import CliRunner
 
 import pipeline.tasks
 from pipeline.bundle.assemble import TASK_CODE
+from pipeline.bundle.on_device.task.task_code import TaskCode
 from pipeline.bundle.place import write_bundle
 from pipeline.cli import app
 from pipeline.core.errors import InputError
@@ -28,6 +30,9 @@ from tests.unit.bundle.small_task import (
     token_network,
 )
 from tests.unit.bundle.tampering import rewrite
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 KITS = [
     file for file in Path(pipeline.tasks.__file__).parent.glob("*.py") if file.name not in {"config.py", "kinds.py"}
@@ -145,6 +150,23 @@ def test_samples_that_cannot_be_used(bundles: dict[str, Path], arguments: list[s
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("show", "told"),
+    [
+        (lambda prediction, raw: f"{prediction} {raw}", "1 2"),
+        (lambda prediction, raw, digits=3: f"{prediction} {raw} {digits}", "1 2 3"),
+        (lambda prediction, raw, classes: f"{prediction} {raw} {classes}", "1 2 ('a', 'b')"),
+        (lambda prediction, raw, *, classes=(): f"{prediction} {raw} {classes}", "1 2 ('a', 'b')"),
+        (lambda prediction, raw, names: f"{prediction} {raw} {names}", "1 2 ('a', 'b')"),
+        (lambda prediction, *others: f"{prediction} {others}", "1 (2,)"),
+    ],
+)
+def test_classes_reach_what_takes_them(show: Callable[..., str], told: str) -> None:
+    """By their name, or as the third argument that there has to be; words for two arguments are called with two."""
+    code = TaskCode(SimpleNamespace(show=show), {"classes": ["a", "b"]})
+    assert code.show(1, 2) == told
+
+
 @pytest.mark.parametrize("file", [*TASK_CODE.values(), *KITS], ids=lambda file: file.name)
 def test_what_ships_is_written_for_python_39(file: Path) -> None:
     """The oldest Python that runtimes and boards still come with compiles it, and it needs nothing newer of zip."""
@@ -200,6 +222,7 @@ def test_on_a_device(bundles: dict[str, Path], good: Path) -> None:
             '{"name": b"x", "image": image,',
             "the raw sample is a bytes, allowed in a",
         ),
+        ("assert names == self.classes", "return names[2]", "show() failed: IndexError: tuple index out of range"),
         ('"side": "left"', '"side": {1} if place else "left"', "prediction.side is a set, allowed: numbers, text"),
     ],
 )
@@ -213,4 +236,5 @@ def test_tasks_that_no_board_can_run(tmp_path: Path, old: str, new: str, says: s
     with pytest.raises(InputError, match=r"my_task\.py: ") as error:
         write_bundle(given, (tmp_path / "bundle",))
     assert says in str(error.value)
+    assert ("inside loss" in str(error.value)) == ("there is no module" in says or "is not part of" in says)
     assert not (tmp_path / "bundle").exists()

@@ -52,12 +52,22 @@ def test_predictions_are_told_and_drawn_where_the_task_draws(kind: str, drawn: b
     assert all(np.asarray(Image.open(each)).ndim == 3 for each in images)
 
 
+def test_the_task_is_given_its_classes(tmp_path: Path) -> None:
+    """As `show` of a bundle is."""
+    exported("file", tmp_path)
+    task = tmp_path / "task.py"
+    text = task.read_text().replace("metrics = (Distance(),)", 'metrics, classes = (Distance(),), ("a", "b")')
+    task.write_text(text.replace('return "spot at', 'return " ".join(classes) + " spot at'))
+    assert told(tmp_path).exit_code == 0
+    assert "validation 0: a b spot at " in (tmp_path / "found" / "predictions.txt").read_text()
+
+
 def test_what_the_task_cannot_tell_is_one_message(tmp_path: Path) -> None:
     """With the line of the user's code; without a recipe there is no task."""
     exported("file", tmp_path)
     task = tmp_path / "task.py"
     assert "def show(" in task.read_text()
-    task.write_text(task.read_text().replace("def show(self, ", "def show(self, too_many, "))
+    task.write_text(task.read_text().replace("def show(self, ", "def show(self, too_many, others, "))
     done = told(tmp_path)
     assert isinstance(done.exception, InputError)
     assert "the predictions of model.onnx cannot be told: show() failed: TypeError" in str(done.exception)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import json
 import re
 import sys
@@ -86,6 +87,7 @@ _RIGHT: Mapping[str, Callable[[Any], bool]] = {
     "batch": lambda given: type(given) is int and given > 0,
     "runtime": lambda given: isinstance(given, str),
     "code": _is_code,
+    "classes": _are_texts,
     "made_by": lambda given: given in {"preprocess", "normalise", "nothing"},
     "image": _is_image,
     "mean": _are_numbers,
@@ -126,10 +128,14 @@ class TaskCode:
         return self._call("decode", dict(outputs))
 
     def show(self, prediction: Any, raw: Any) -> str:  # noqa: ANN401 - as the task decides
-        """Return a prediction in words."""
+        """Return a prediction in words; the task's `show` is given the names of classes where it takes them."""
         if not hasattr(self._kit, "show"):
             return prediction_text(prediction)
-        return str(self._call("show", prediction, raw))
+        classes = tuple(self._facts["classes"])
+        if _takes(self._kit.show, prediction, raw, classes=classes):
+            return str(self._call("show", prediction, raw, classes=classes))
+        by_place = () if _takes(self._kit.show, prediction, raw) else (classes,)
+        return str(self._call("show", prediction, raw, *by_place))
 
     @property
     def can_draw(self) -> bool:
@@ -151,9 +157,9 @@ class TaskCode:
         made: NDArray[Any] = normalise(values[None], rule)[0]
         return made
 
-    def _call(self, name: str, *given: Any) -> Any:  # noqa: ANN401 - as the task decides
+    def _call(self, name: str, *given: Any, **named: Any) -> Any:  # noqa: ANN401 - as the task decides
         try:
-            return getattr(self._kit, name)(*given)
+            return getattr(self._kit, name)(*given, **named)
         except Exception as error:
             raise Rejected(f"{name}() failed: {type(error).__name__}: {reason(error)}{_line_of(error)}") from error
 
@@ -194,6 +200,15 @@ def kind_class(package: str, code: Mapping[str, Any]) -> Any:  # noqa: ANN401 - 
     if not isinstance(found, type) or found.__module__ != f"{package}.{module}":
         raise Rejected(f"{FACTS}: {module}.{name} is not a class of that file")
     return found
+
+
+def _takes(function: Callable[..., Any], *given: Any, **named: Any) -> bool:  # noqa: ANN401 - any arguments
+    """Return whether a function can be called with these arguments."""
+    try:
+        inspect.signature(function).bind(*given, **named)
+    except (TypeError, ValueError):  # the latter of functions that have no signature
+        return False
+    return True
 
 
 def _line_of(error: BaseException) -> str:
