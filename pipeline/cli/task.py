@@ -10,6 +10,7 @@ import typer
 from pipeline.cli.choices import AsJson, FileRuntime, TaskKind, Threads  # noqa: TC001 - typer reads annotations
 from pipeline.cli.say import say, say_result
 from pipeline.core.errors import InputError
+from pipeline.core.quiet import printed_aside
 
 if TYPE_CHECKING:
     from pipeline.run.evaluate_file import FileScore
@@ -54,7 +55,8 @@ def evaluate(
     from pipeline.run.evaluate_file import evaluate_file
 
     loaded = load_recipe(recipe, overrides or [])
-    with ConsoleProgress() as progress, ExportedFiles() as opened:
+    # what the user's code prints is not part of the result
+    with printed_aside(), ConsoleProgress() as progress, ExportedFiles() as opened:
         source = opened(exported_file(str(file)) or file, runtime)
         found = evaluate_file(source, loaded, split=split, runtime=runtime, threads=threads, progress=progress)
     if as_json:
