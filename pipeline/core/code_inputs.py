@@ -90,11 +90,12 @@ def undeclared_inputs(
     wanted = names if file.is_relative_to(common) else [os.path.relpath(common, file.parent)]
     effect, otherwise = (
         ("A change of them is not seen, and finished stages are taken from the store", ", or run with --fresh")
-        if section == "data"
+        if section in {"data", "task"}
         else ("When they change, run makes stages again, although plan does not see it", "")
     )
+    reader = f"{function}() of {file.name}" if section != "task" else file.name  # its methods read too
     text = (
-        f"files that {function}() of {file.name} reads and the recipe does not name: {len(names):,} "
+        f"files that {reader} reads and the recipe does not name: {len(names):,} "
         f"({first_names(names)}). {effect}. Write inputs: [{first_names(wanted)}] below {section}{otherwise}"
     )
     return (text,)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from pipeline.core.paths import content_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from types import ModuleType
 
 
 #: This program's package, which is no part of what a file brings with it.
@@ -98,24 +98,46 @@ def _files(root: Path, name: str) -> Iterator[tuple[str, Path]]:
             return
 
 
-@contextmanager
-def importable_folder(folder: Path) -> Iterator[None]:
-    """Let modules of `folder` be imported in the block like those next to a script; afterwards they are forgotten.
+class ImportableFolder:
+    """A folder whose modules can be imported in `with` blocks like those next to a script, and only there.
 
-    Two files may so have modules of the same name beside them.
+    What was imported in one block is there again in the next. Two files may so have modules of the same name beside
+    them.
     """
-    place = str(folder.resolve())
-    before = {name.partition(".")[0] for name in sys.modules}
-    sys.path.insert(0, place)
-    try:
-        yield
-    finally:
-        if place in sys.path:
-            sys.path.remove(place)
-        tops = {name.partition(".")[0] for name in sys.modules} - before
-        local = {name for name in tops if _lies_beside(name, Path(place))}
-        for name in [name for name in sys.modules if name.partition(".")[0] in local]:
-            del sys.modules[name]
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._depth = folder.resolve(), 0
+        self._own: dict[str, ModuleType] = {}
+        self._hidden: dict[str, ModuleType] = {}
+        self._before: set[str] = set()
+
+    def __enter__(self) -> None:
+        """Put the folder before all others; nothing where a block is open already."""
+        self._depth += 1
+        if self._depth > 1:
+            return
+        self._hidden = {name: sys.modules[name] for name in self._own if name in sys.modules}
+        sys.modules.update(self._own)
+        self._before = {*sys.modules}
+        sys.path.insert(0, str(self._folder))
+
+    def __exit__(self, *_: object) -> None:
+        """Take the folder and its modules away; others of their names are there again."""
+        self._depth -= 1
+        if self._depth:
+            return
+        if str(self._folder) in sys.path:
+            sys.path.remove(str(self._folder))
+        new = sys.modules.keys() - self._before
+        tops = {_top(name) for name in self._own}
+        tops |= {top for top in {_top(name) for name in new} - self._before if _lies_beside(top, self._folder)}
+        names = [*self._own, *(name for name in new if _top(name) in tops)]
+        self._own = {name: sys.modules.pop(name) for name in names if name in sys.modules}
+        sys.modules.update(self._hidden)
+
+
+def _top(name: str) -> str:
+    return name.partition(".")[0]
 
 
 def _lies_beside(name: str, folder: Path) -> bool:

@@ -15,7 +15,7 @@ from pipeline.core.artifact import file_digest
 from pipeline.core.code_inputs import input_digests, recorded_dependencies, undeclared_inputs
 from pipeline.core.dataset import SPLITS, Arrays, Dataset
 from pipeline.core.errors import InputError
-from pipeline.core.local_imports import importable_folder, local_modules
+from pipeline.core.local_imports import ImportableFolder, local_modules
 from pipeline.core.paths import content_of
 from pipeline.core.user_code import import_file, user_code_errors
 from pipeline.data.accepted import accepted, shared_images
@@ -46,7 +46,7 @@ def load(path: Path, arguments: Mapping[str, Any], inputs: Sequence[Path] = ()) 
     Raises:
         InputError: it gives no Dataset, or one whose arrays are not what they should be, with all that is wrong.
     """
-    with importable_folder(path.parent), recorded_dependencies(path) as read:
+    with ImportableFolder(path.parent), recorded_dependencies(path) as read:
         dataset = _called(path, arguments)
     undeclared = undeclared_inputs(read, path, arguments, inputs, "load data")
     if isinstance(dataset, Arrays):

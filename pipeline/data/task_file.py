@@ -17,6 +17,7 @@ What it returns is any object with these members, looked up by name; nothing of 
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,12 +26,12 @@ import numpy as np
 from pipeline.core.code_inputs import recorded_dependencies, undeclared_inputs
 from pipeline.core.dataset import SPLITS
 from pipeline.core.errors import InputError
-from pipeline.core.local_imports import importable_folder
+from pipeline.core.local_imports import ImportableFolder
 from pipeline.core.task import Task
 from pipeline.core.user_code import import_file, user_code_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -66,21 +67,32 @@ class FileTask:
         self,
         given: Any,  # noqa: ANN401 - any object
         path: Path,
-        notes: tuple[str, ...] = (),
-        arguments: Mapping[str, Any] | None = None,
+        arguments: Mapping[str, Any],
+        beside: ImportableFolder,
     ) -> None:
-        self.given, self.path, self.arguments = given, path, dict(arguments or {})
-        self.notes = (*_lines(getattr(given, "notes", ()), path), *notes)
+        self.given, self.path, self.arguments, self._beside = given, path, dict(arguments), beside
+        self.notes = _lines(getattr(given, "notes", ()), path)
         self.name = str(getattr(given, "name", path.stem))
         self.classes = tuple(map(str, getattr(given, "classes", ())))
         self.licence = str(getattr(given, "licence", ""))
         self.metrics: tuple[Metric, ...] = tuple(_metric(each, path) for each in given.metrics)
+        if not self.metrics:
+            raise InputError(f"{path}: the task has no metrics, expected at least one: the first is judged")
         self._splits: dict[SplitName, tuple[list[Any], list[Any]]] = {}
         self._places: dict[str, SplitName] = {}
 
+    @contextmanager
+    def calling(self, call: str) -> Iterator[None]:
+        """Within the block, which calls the file, modules beside it can be imported; what it raises is an InputError.
+
+        `call` is what the message says has failed, such as decode(outputs).
+        """
+        with self._beside, user_code_errors(f"{self.path}: {call} failed", alone=True):
+            yield
+
     def decode(self, outputs: Mapping[str, NDArray[Any]]) -> Any:  # noqa: ANN401 - as the user decides
         """Return the prediction for one sample."""
-        with user_code_errors(f"{self.path}: decode(outputs) failed", alone=True):
+        with self.calling("decode(outputs)"):
             return self.given.decode(dict(outputs))
 
     def count(self, split: SplitName) -> int:
@@ -90,7 +102,7 @@ class FileTask:
     def feeds(self, split: SplitName, places: Places) -> Feeds:
         """Return the inputs of the samples at these places, each made by `preprocess`."""
         chosen = _chosen(self._samples(split)[0], places)
-        with user_code_errors(f"{self.path}: preprocess(raw) failed", alone=True):
+        with self.calling("preprocess(raw)"):
             ready = [self.given.preprocess(raw) for raw in chosen]
         for each in ready:
             self._check_inputs(each, ready[0])
@@ -106,7 +118,7 @@ class FileTask:
 
     def _samples(self, split: SplitName) -> tuple[list[Any], list[Any]]:
         if split not in self._splits:
-            with user_code_errors(f"{self.path}: eval_samples({split!r}) failed", alone=True):
+            with self.calling(f"eval_samples({split!r})"):
                 found = [*self.given.eval_samples(split)]
             if not found or not all(isinstance(each, tuple) and len(each) == 3 for each in found):  # noqa: PLR2004
                 raise InputError(
@@ -141,29 +153,36 @@ class FileTask:
 
 
 def load_task_file(path: Path, arguments: Mapping[str, Any], inputs: Sequence[Path] = ()) -> Task:
-    """Import the file and call its `task`; modules beside the file can be imported there.
+    """Import the file, call its `task` and take all its samples; modules beside the file can be imported there.
+
+    What it reads until then and `inputs` do not name is told in the notes; what it reads later is not seen.
 
     Raises:
         InputError: it returns nothing that has the members of a task, with all that are missing.
     """
+    beside = ImportableFolder(path.parent)
+    with beside, recorded_dependencies(path) as read:
+        found = _called(path, arguments)
+        kit = FileTask(found, path, arguments, beside)
+        for split in SPLITS:  # all of them, so that ids are compared before anything runs
+            kit.count(split)
+    kit.notes += undeclared_inputs(read, path, arguments, inputs, "task task")
+    return Task(kit, kit, tuple(getattr(found, "output_names", ())))
+
+
+def _called(path: Path, arguments: Mapping[str, Any]) -> Any:  # noqa: ANN401 - any object
+    """Return what `task` of a file returns. Raises InputError when members are missing."""
+    with user_code_errors(f"task file {path} cannot be imported", alone=True):
+        module = import_file(path, "secateur_task")
+    if not callable(getattr(module, "task", None)):
+        raise InputError(f"{path} has no function task(**arguments) that returns the task")
     given = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
-    with importable_folder(path.parent), recorded_dependencies(path) as read:
-        with user_code_errors(f"task file {path} cannot be imported", alone=True):
-            module = import_file(path, "secateur_task")
-        if not callable(getattr(module, "task", None)):
-            raise InputError(f"{path} has no function task(**arguments) that returns the task")
-        with user_code_errors(f"{path}: task({given}) failed", alone=True):
-            found = module.task(**arguments)
+    with user_code_errors(f"{path}: task({given}) failed", alone=True):
+        found = module.task(**arguments)
     missing = [name for name in _NEEDED if not hasattr(found, name)]
     if missing:
         raise InputError(f"{path}: task() returned {type(found).__name__} without {', '.join(missing)}, which it needs")
-    notes = undeclared_inputs(read, path, arguments, inputs, "task task")
-    kit = FileTask(found, path, tuple(notes), arguments)
-    if not kit.metrics:
-        raise InputError(f"{path}: the task has no metrics, expected at least one: the first is judged")
-    for split in SPLITS:  # all of them, so that ids are compared before anything runs
-        kit.count(split)
-    return Task(kit, kit, tuple(getattr(found, "output_names", ())))
+    return found
 
 
 def _metric(given: Any, path: Path) -> FileMetric:  # noqa: ANN401 - any object

@@ -126,7 +126,7 @@ class FileLearner(TaskLearner):
     def __init__(self, task: Task, batch: int, output_names: Sequence[str]) -> None:
         super().__init__(task, batch, output_names)
         kit: Any = task.kit
-        self.given, self.path = kit.given, kit.path
+        self.kit, self.given, self.path = kit, kit.given, kit.path
         missing = [name for name in ("train_batches", "loss") if not callable(getattr(self.given, name, None))]
         if missing:
             raise InputError(f"{self.path}: the task has no {' and no '.join(missing)}, which a training needs")
@@ -147,7 +147,7 @@ class FileLearner(TaskLearner):
 
     def loss(self, outputs: Any, target: Any) -> Tensor:  # noqa: ANN401 - as the user decides
         """Return the file's loss. Raises InputError when it is no scalar."""
-        with user_code_errors(f"{self.path}: loss(outputs, target) failed", alone=True):
+        with self.kit.calling("loss(outputs, target)"):
             found = self.given.loss(outputs, target)
         return self._scalar(found, "loss(outputs, target)")
 
@@ -158,7 +158,7 @@ class FileLearner(TaskLearner):
             return sum((mse_loss(*pair) for pair in zip(tree_leaves(student), tree_leaves(teacher), strict=True)),
                        start=torch.zeros(()))  # fmt: skip
         del temperature
-        with user_code_errors(f"{self.path}: distance(student, teacher) failed", alone=True):
+        with self.kit.calling("distance(student, teacher)"):
             found = own(student, teacher)
         return self._scalar(found, "distance(student, teacher)")
 
@@ -169,10 +169,10 @@ class FileLearner(TaskLearner):
         raise InputError(f"{self.path}: {call} returned {kind}, expected a scalar: take its mean")
 
     def _iterator(self, seed: int, epoch: int) -> Iterator[Any]:
-        with user_code_errors(f"{self.path}: train_batches('train', {seed}, {epoch}) failed", alone=True):
+        with self.kit.calling(f"train_batches('train', {seed}, {epoch})"):
             iterator = iter(self.given.train_batches("train", seed, epoch))
         while True:
-            with user_code_errors(f"{self.path}: train_batches('train', {seed}, {epoch}) failed", alone=True):
+            with self.kit.calling(f"train_batches('train', {seed}, {epoch})"):
                 try:
                     found = next(iterator)
                 except StopIteration:
@@ -181,7 +181,7 @@ class FileLearner(TaskLearner):
 
     def _steps(self) -> int:
         """Return how many batches an epoch has, by a pass over them where they do not say."""
-        with user_code_errors(f"{self.path}: train_batches('train', 0, 0) failed", alone=True):
+        with self.kit.calling("train_batches('train', 0, 0)"):
             batches = self.given.train_batches("train", 0, 0)
         count = len(batches) if hasattr(batches, "__len__") else sum(1 for _ in self._iterator(0, 0))
         if not count:

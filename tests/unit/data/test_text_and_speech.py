@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from pipeline.core.local_imports import importable_folder
+from pipeline.core.local_imports import ImportableFolder
 from pipeline.core.user_code import import_file
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ DATA = Path(__file__).parents[3] / "benchmarks" / "tasks"
 
 def opened(name: str) -> Any:  # noqa: ANN401 - a module
     """Return a module of benchmarks/tasks, which may import those beside it."""
-    with importable_folder(DATA):
+    with ImportableFolder(DATA):
         return import_file(DATA / f"{name}.py", f"of_jobs_{name}")
 
 
