@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.core.classification import NO_CLASS
-from pipeline.core.errors import StageError
+from pipeline.core.errors import InputError, StageError
 from pipeline.core.stage import SilentProgress
 from pipeline.core.user_code import user_code_errors
 from pipeline.measure.batches import run_in_batches
@@ -50,6 +50,8 @@ def predict_samples(
     feeds = (task.feeds(split, range(start, min(start + batch, total))) for start in range(0, total, batch))
     found: list[Any] = []
     for outputs in run_in_batches(file, feeds, runtime=runtime, threads=threads, batch=batch):
+        if not found:
+            _require_fit(task, dict(zip(output_names, outputs, strict=True)), file.name)
         where = f"{len(found)} to {len(found) + len(outputs[0]) - 1} of {what}"
         with user_code_errors(f"the outputs of {file.name} for the samples {where} cannot be decoded"):
             made = task.predictions(dict(zip(output_names, outputs, strict=True)))
@@ -58,6 +60,13 @@ def predict_samples(
         found += made
         progress.update(len(found), total, f"{task.judged.name} on {what}")
     return found
+
+
+def _require_fit(task: Task, outputs: dict[str, NDArray[Any]], name: str) -> None:
+    """Raise InputError for a file whose outputs [N, ...] are not those that the kind of task decodes."""
+    check = getattr(task.kit, "check_outputs", None)
+    if check and (problems := check({output: values.shape[1:] for output, values in outputs.items()})):
+        raise InputError(f"{name} does not fit the task {task.kind}: {'; '.join(problems)}")
 
 
 def _require_finite(task: Task, outputs: Sequence[NDArray[Any]], predictions: Sequence[Any], where: str) -> None:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from pipeline.core.feeds import Feeds
     from pipeline.core.open_sizes import OpenSizes, Sizes
 
+#: Where the metrics of the kinds lie.
+_KINDS = "pipeline.tasks."
 #: Layouts of inputs by the number of their dimensions, the batch counted.
 _LAYOUTS = {4: "NCHW"}
 
@@ -195,13 +197,31 @@ class Task:
 
 
 def statistics_of(metric: Metric, predictions: Sequence[Any], targets: Sequence[Any]) -> list[Any]:
-    """Return what each sample contributes to a metric."""
-    return [metric.statistic(*pair) for pair in zip(predictions, targets, strict=True)]
+    """Return what each sample contributes to a metric.
+
+    Raises:
+        InputError: a kind's own metric cannot compare a sample's prediction with its target; what a user's metric
+            raises goes through.
+    """
+    found: list[Any] = []
+    for pair in zip(predictions, targets, strict=True):
+        try:
+            found.append(metric.statistic(*pair))
+        except ValueError as error:
+            if not type(metric).__module__.startswith(_KINDS):
+                raise
+            raise InputError(
+                f"the metric {metric.name} cannot compare sample {len(found)} with its target: {error}"
+            ) from error
+    return found
 
 
 def score_of(metric: Metric, statistics: Sequence[Any]) -> float:
     """Return a metric of samples with these statistics. Raises InputError when it is no number."""
     found = float(metric.compute(statistics))
-    if not np.isfinite(found):
-        raise InputError(f"the metric {metric.name} of {len(statistics)} samples is {found}, expected a finite number")
-    return found
+    if np.isfinite(found):
+        return found
+    raise InputError(
+        f"the metric {metric.name} of {len(statistics)} samples is {found}, expected a finite number: is there "
+        "anything to judge in them?"
+    )

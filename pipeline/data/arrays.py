@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from pipeline.core.dataset import SPLITS, Arrays, Dataset, Samples
 from pipeline.core.errors import InputError
 from pipeline.core.problems import refuse_problems
 from pipeline.core.task import Task
+from pipeline.data.checks import CHANNELS
 from pipeline.tasks.kinds import open_kit
 
 if TYPE_CHECKING:
@@ -70,14 +72,14 @@ def _of_images(data: Dataset) -> Arrays:
 
 def _array_problems(arrays: Arrays) -> Iterator[str]:
     """Yield what is wrong with inputs, whatever the kind of task."""
+    if not isinstance(arrays.classes, (tuple, list)) or not all(isinstance(each, str) for each in arrays.classes):
+        yield f'classes is {arrays.classes!r}, allowed: the names of classes, ("bolt", "nut")'
     shapes: dict[str, dict[str, tuple[Any, ...]]] = {}
     for split in SPLITS:
         samples = arrays.split(split)
-        if not isinstance(samples, Samples):
-            yield f"{split}: found a {type(samples).__name__}, allowed: Samples(inputs, targets)"
+        if broken := [*_sample_problems(samples)]:
+            yield from (f"{split}: {each}" for each in broken)
             continue
-        if not len(samples):
-            yield f"{split}: no samples, allowed: one or more"
         for name, values in samples.inputs.items():
             if not isinstance(values, np.ndarray):
                 yield f"{split}: the input {name} is a {type(values).__name__}, allowed: an array [N, ...]"
@@ -91,7 +93,24 @@ def _array_problems(arrays: Arrays) -> Iterator[str]:
             yield f"the input {name} differs between splits: {found}, allowed: one type and shape in all three"
 
 
+def _sample_problems(samples: Samples) -> Iterator[str]:
+    """Yield what keeps the samples of a split from being looked at."""
+    if not isinstance(samples, Samples):
+        yield f"found a {type(samples).__name__}, allowed: Samples(inputs, targets)"
+        return
+    inputs, targets = samples.inputs, samples.targets
+    if not isinstance(inputs, Mapping) or not inputs or not all(isinstance(name, str) and name for name in inputs):
+        found = f"the keys {[*inputs]}" if isinstance(inputs, Mapping) else f"a {type(inputs).__name__}"
+        yield f'inputs have {found}, allowed: arrays by name, {{"image": images}}'
+    if isinstance(targets, (str, Mapping)) or not hasattr(targets, "__len__") or not hasattr(targets, "__getitem__"):
+        yield f"targets are a {type(targets).__name__}, allowed: an array [N, ...] or a list of N"
+    elif not len(targets):
+        yield "no samples, allowed: one or more"
+
+
 def _value_problems(what: str, values: np.ndarray[Any, Any]) -> Iterator[str]:
+    if values.dtype == np.uint8 and values.ndim == _IMAGE_DIMENSIONS and _channels_last(*values.shape[1:]):
+        yield f"{what} has the shape {[*values.shape]}, channels last, allowed: [N, C, H, W]: .transpose(0, 3, 1, 2)"
     if values.dtype == np.float64:
         yield f"{what} is float64, allowed: what the network takes: .astype(numpy.float32)"
     elif values.dtype.kind not in "fiub":
@@ -99,3 +118,8 @@ def _value_problems(what: str, values: np.ndarray[Any, Any]) -> Iterator[str]:
     elif values.dtype.kind == "f" and not np.isfinite(values).all():
         first = int(np.argwhere(~np.isfinite(values))[0][0])
         yield f"{what} holds values that are NaN or infinite, first in sample {first}: fix where they come from"
+
+
+def _channels_last(channels: int, height: int, width: int) -> bool:
+    """Say whether an image whose axes are taken for these has its channels in the place of the width."""
+    return width in CHANNELS and channels not in CHANNELS and height not in CHANNELS

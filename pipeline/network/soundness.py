@@ -99,6 +99,11 @@ def check_network(model: nn.Module, task: Task, inputs: Sequence[TensorSpec]) ->
     check = getattr(task.kit, "check_outputs", None)
     if check and (problems := check({name: tuple(each.shape[1:]) for name, each in outputs.items()})):
         raise InputError(f"the network does not fit the task {task.kind}: {'; '.join(problems)}")
+    compare = getattr(task.kit, "check_input", None)
+    if compare:
+        sizes = [{name: tuple(each.shape[1:]) for name, each in which.items()} for which in (outputs, feeds)]
+        if problems := compare(*sizes):
+            raise InputError(f"the network does not fit the task {task.kind}: {'; '.join(problems)}")
     if cause := _randomness(model, given):
         raise InputError(cause)
     return tuple(

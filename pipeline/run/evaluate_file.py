@@ -90,6 +90,8 @@ def open_scored(file: Path, loaded: LoadedRecipe, runtime: Runtime | None) -> Sc
     """Load a recipe's task and check that a file fits it. Arguments and errors are those of `evaluate_file`."""
     recipe = loaded.recipe
     form = form_of(file)
+    if not file.exists():
+        raise InputError(f"{file} does not exist: expected {RUNTIMES[DEFAULT_RUNTIME].files}")
     if form is None or not file.is_file():
         raise InputError(f"{file} is no exported file: expected {RUNTIMES[DEFAULT_RUNTIME].files}")
     chosen = runtime or runtime_for(form, recipe.target.runtime)
@@ -117,7 +119,10 @@ def _require_fit(file: Path, task: Task, inputs: Sequence[TensorSpec], batch: in
         for name, (dtype, shape) in found.items()
     )  # fmt: skip
     if not fits:
-        raise InputError(f"{file.name} takes {_shown(found)}; the recipe's task gives {_shown(given)}")
+        raise InputError(
+            f"{file.name} takes {_shown(found)}; the recipe's task gives {_shown(given)}. Names, types and sizes must "
+            "be the same: export with input_names, or rename the inputs of the data"
+        )
 
 
 def _shown(ports: dict[str, tuple[str, tuple[int, ...]]]) -> str:

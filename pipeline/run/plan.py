@@ -44,6 +44,8 @@ _GAIN_REVISION = 1
 
 #: Keys of the data that the shape of samples depends on.
 _SHAPING = {"source", "size", "channels", "arguments"}
+#: Sources whose content decides on shapes and classes, which a network is checked against.
+_OF_USERS = {"file", "folder"}
 
 _DIGEST = re.compile(r"(sha256:)?[0-9a-f]{64}")
 
@@ -144,6 +146,7 @@ def _original(loaded: LoadedRecipe, seed: int) -> Ingredients:
         "weights": file_digest(model.weights) if model.weights else None,
         "arguments": dict(model.arguments),
         "input_shape": data.model_dump(mode="json", include=_SHAPING) if data else {},
+        **({"data": data_digest(data)} if data and data.source in _OF_USERS else {}),
         **task_identity(loaded.recipe.task),
         # Without weights the network starts at random, and so depends on the seed.
         "seed": None if model.weights else seed,

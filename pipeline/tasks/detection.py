@@ -123,6 +123,13 @@ class Detection(kit.BaseKit):
             text = f"boxes end inside the input of {width} x {height} pixels: give edges in its pixels"
             return (f"box {boxes[beyond][0].tolist()}", text) if beyond.any() else None
 
+        edges = np.concatenate([np.zeros((0, 4)), *(np.reshape(each, (-1, 5))[:, :4] for each in targets)])
+        if edges.size and edges.max() <= 1 < min(height, width):
+            text = (
+                f"targets: found edges from {edges.min():.3g} to {edges.max():.3g}, shares of the image; edges are in "
+                f"pixels: multiply x by {width} and y by {height}"
+            )
+            return [text]
         return kit.wrong_targets(targets, outside)
 
     def check_outputs(self, shapes: Mapping[str, Sequence[int]]) -> list[str]:
@@ -136,6 +143,19 @@ class Detection(kit.BaseKit):
         found = [tuple(shape) for shape in shapes.values()]
         fits = len(found) == len(self.strides) and all(len(shape) == 3 and shape[0] == channels for shape in found)  # noqa: PLR2004
         return [] if fits and self._sizes_fit(found) else kit.misfit(shapes, needed)
+
+    def check_input(self, shapes: Mapping[str, Sequence[int]], inputs: Mapping[str, Sequence[int]]) -> list[str]:
+        """Return what does not fit between the maps and the image that they are of, in words."""
+        image = next((shape for shape in inputs.values() if len(shape) == kit.IMAGE_AXES), None)
+        maps = [tuple(shape[1:]) for shape in shapes.values()]
+        if image is None or all(
+            abs(side * stride - whole) < stride
+            for of_map, stride in zip(maps, self.strides)
+            for side, whole in zip(of_map, image[1:])
+        ):
+            return []
+        strides = [round(image[1] / of_map[0]) for of_map in maps]
+        return [f"maps of {maps} for an image of {tuple(image[1:])} have strides of {strides}, not {[*self.strides]}"]
 
     def _sizes_fit(self, shapes: Sequence[tuple[int, ...]]) -> bool:
         """Say whether each map times its stride is the first one's image, to within one cell."""

@@ -158,7 +158,7 @@ class Regression(kit.BaseKit):
 
 def _metrics(layout: str, unit: str, peak: float) -> tuple[Score, ...]:
     def lower(name: str, of_sample: Any, of_all: Any = None) -> Score:
-        return Score(name, of_sample, of_all, unit=unit, bounds=UNBOUNDED, higher_is_better=False)
+        return Score(name, _of_one_shape(of_sample), of_all, unit=unit, bounds=UNBOUNDED, higher_is_better=False)
 
     error = lower("MAE", lambda prediction, target: np.mean(np.abs(prediction - target)))
     squares = lower("RMSE", _squares, lambda sums: np.sqrt(sums[:, 0].sum() / sums[:, 1].sum()))
@@ -166,10 +166,22 @@ def _metrics(layout: str, unit: str, peak: float) -> tuple[Score, ...]:
         return (lower("mean_distance", lambda p, t: np.mean(np.linalg.norm(p - t, axis=-1))), error, squares)
     if layout == "vector":
         return (error, squares)
-    psnr, ssim = (partial(score, peak=peak) for score in (peak_ratio, structural_similarity))
+    psnr, ssim = (_of_one_shape(partial(score, peak=peak)) for score in (peak_ratio, structural_similarity))
     images = (Score("PSNR", psnr, unit="dB", bounds=UNBOUNDED), Score("SSIM", ssim, bounds=(-1.0, 1.0)))
-    depth = Score("delta1", _near, lambda counts: counts[:, 0].sum() / max(counts[:, 1].sum(), 1))
+    depth = Score("delta1", _of_one_shape(_near), lambda counts: counts[:, 0].sum() / max(counts[:, 1].sum(), 1))
     return (*images, error, squares, depth)
+
+
+def _of_one_shape(of_sample: Any) -> Any:
+    """Return a statistic that refuses what numpy would broadcast; axes of one entry do not count."""
+
+    def checked(prediction: Array, target: Array) -> Any:
+        found, wanted = np.shape(prediction), np.shape(target)
+        if [each for each in found if each != 1] != [each for each in wanted if each != 1]:
+            raise ValueError(f"the network gives values of shape {[*found]}, but a target has {[*wanted]}")
+        return of_sample(prediction, target)
+
+    return checked
 
 
 def _squares(prediction: Array, target: Array) -> tuple[float, int]:

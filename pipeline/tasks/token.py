@@ -49,17 +49,14 @@ class Token(kit.BaseKit):
         self.metrics = self.judged_first(self._error_rates() if decoding == "ctc" else self._accuracies())
 
     def _accuracies(self) -> list[Score]:
-        scores = [Score("accuracy", self._right, lambda counts: counts[:, 0].sum() / max(counts[:, 1].sum(), 1))]
+        scores = [Score("accuracy", self._right, _share_of_sums)]
         if all(name == "O" or name[:2] in ("B-", "I-") for name in self.classes):
             scores.append(Score("span_f1", self._spans, lambda counts: f1_of_sums(counts.sum(axis=0))))
         return scores
 
     def _error_rates(self) -> list[Score]:
-        def rate(counts: Array) -> float:
-            return float(counts[:, 0].sum() / max(counts[:, 1].sum(), 1))
-
         def lower(name: str, of_sample: Any) -> Score:
-            return Score(name, of_sample, rate, bounds=UNBOUNDED, higher_is_better=False)
+            return Score(name, of_sample, _share_of_sums, bounds=UNBOUNDED, higher_is_better=False)
 
         labels = lower("CER", lambda prediction, target: (edit_distance(target, prediction), len(target)))
         return [lower("WER", self._wrong_words), labels] if " " in self.classes else [labels]
@@ -172,6 +169,12 @@ def torch_lengths(logits_BTK: Tensor) -> Tensor:
     import torch
 
     return torch.full((logits_BTK.shape[0],), logits_BTK.shape[1], dtype=torch.int64)
+
+
+def _share_of_sums(counts_N2: Array) -> float:
+    """Return the sum of the first over that of the second; NaN where there is nothing to count."""
+    part, whole = counts_N2.sum(axis=0)
+    return float(part / whole) if whole else float("nan")
 
 
 def _alike(prediction: Any, target: Any) -> tuple[Array, Array]:

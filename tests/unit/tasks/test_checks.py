@@ -112,6 +112,11 @@ def test_targets_that_do_not_fit_the_input() -> None:
             "give edges in its pixels"
         )
     ]
+    shares = np.array([[0.1, 0.2, 0.5, 0.9, 0]])
+    assert open_kit("detection", classes=1).check_places([shares, np.zeros((0, 5))], 64, 96) == [
+        "targets: found edges from 0.1 to 0.9, shares of the image; edges are in pixels: multiply x by 96 and y by 64"
+    ]
+    assert open_kit("detection", classes=1).check_places([np.zeros((0, 5)), []], 64, 96) == []
     masks = open_kit("segmentation", classes=2).check_places([np.zeros((4, 4), int), np.zeros((4, 5), int)], 4, 4)
     assert masks == [
         (
@@ -145,3 +150,32 @@ def test_wrong_settings(kind: str, settings: dict[str, Any], said: str) -> None:
 def test_every_kind_has_a_table_here() -> None:
     """A new kind is checked, too."""
     assert {*KITS} == {*SETTINGS} == {kind for kind, *_ in BAD_TARGETS} == {kind for kind, *_ in OUTPUTS}
+
+
+def test_maps_are_of_the_image_by_their_strides() -> None:
+    """Strides that fit each other, but not the image, give boxes in other places."""
+    maps = {"large": (5, 8, 12), "small": (5, 4, 6)}
+    right, wrong = (open_kit("detection", classes=1, strides=strides) for strides in ((8, 16), (16, 32)))
+    assert right.check_input(maps, {"image": (3, 64, 96)}) == wrong.check_input(maps, {"tokens": (9,)}) == []
+    assert wrong.check_input(maps, {"image": (3, 64, 96)}) == [
+        "maps of [(8, 12), (4, 6)] for an image of (64, 96) have strides of [8, 16], not [16, 32]"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("layout", "found", "wanted"), [("vector", (1,), (4,)), ("vector", (4,), (1,)), ("keypoints", (2, 2), (1, 2))]
+)
+def test_values_are_not_broadcast(layout: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> None:
+    """One number would be compared with each of four."""
+    for metric in open_kit("regression", layout=layout).metrics:
+        with pytest.raises(ValueError, match="the network gives values of shape"):
+            metric.statistic(np.zeros(found), np.zeros(wanted))
+        metric.statistic(np.zeros(wanted), np.zeros(wanted))
+
+
+def test_nothing_to_count_is_no_score() -> None:
+    """Labels that are all ignored, and texts that are all empty."""
+    token = open_kit("token", classes=2)
+    assert np.isnan(token.metrics[0].compute([token.metrics[0].statistic(np.zeros(3), np.full(3, -100))]))
+    rate = open_kit("token", classes=["-", "a"], decoding="ctc").metrics[0]
+    assert np.isnan(rate.compute([rate.statistic([1], [])]))
