@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 CODE = ("infer.py", "self_test.py", "verify.py")
 ON_DEVICE = Path(__file__).parent / "on_device"
 #: Programs of a bundle of any other task than classifying images, by their names there.
-_START, _PARTS = ON_DEVICE / "task" / "start.py", "__init__.py infer.py network.py answers.py task_code.py self_test.py"
+_START, _PARTS = (
+    ON_DEVICE / "task" / "start.py",
+    "__init__.py infer.py inputs.py network.py answers.py task_code.py self_test.py",
+)
 TASK_CODE = {
     "infer.py": _START,
     "self_test.py": _START,

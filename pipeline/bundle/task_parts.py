@@ -18,6 +18,7 @@ from pipeline.bundle import as_board
 from pipeline.bundle.json_text import json_text
 from pipeline.bundle.on_device.task.answers import KEPT
 from pipeline.bundle.on_device.task.infer import LAYOUTS
+from pipeline.bundle.on_device.task.inputs import IMAGE_AXES
 from pipeline.bundle.on_device.task.task_code import FACTS, FOLDER, RAW, TaskCode
 from pipeline.bundle.preprocessing import COLOURS, SCHEMA_VERSION, class_lines
 from pipeline.core.dataset import Arrays
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.bundle.content import Content
+    from pipeline.core.artifact import TensorSpec
     from pipeline.core.task import Task
 
 _LIMIT_S = 600
@@ -84,6 +86,7 @@ def task_facts(content: Content) -> dict[str, Any]:
                 "dtype": spec.dtype,
                 "layout": spec.layout[1:],
                 **({"dynamic": {str(axis - 1): size for axis, size in opened.items()}} if opened else {}),
+                **_raw_image(task, raw, spec),
             }
             for spec in task.inputs(1)
             for opened in [task.sizes.of_input(spec.name)]
@@ -96,6 +99,15 @@ def task_facts(content: Content) -> dict[str, Any]:
         "batch": content.report.target.batch,
         "runtime": content.runtime,
     }
+
+
+def _raw_image(task: Task, raw: Any, spec: TensorSpec) -> dict[str, Any]:  # noqa: ANN401 - whatever the data hold
+    """Return type and shape of what an input is given as, where that is an image uint8 [C, H, W] and scaled here."""
+    given = raw.get(spec.name) if isinstance(raw, dict) and not isinstance(task.kit, FileTask) else None
+    if not isinstance(given, np.ndarray) or given.ndim != IMAGE_AXES:
+        return {}
+    is_scaled = given.dtype == np.uint8 != np.dtype(spec.dtype)
+    return {"raw": {"dtype": given.dtype.name, "shape": list(given.shape)}} if is_scaled else {}
 
 
 def _made_by(task: Task, raw: Any) -> str:  # noqa: ANN401 - whatever the data hold

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -116,6 +117,26 @@ def test_what_is_found_is_told_without_torch(bundles: dict[str, Path]) -> None:
         assert done.stdout == f"samples/3.npz: {', '.join(map(str, expected['prediction']))}\n"
 
 
+def test_ready_inputs_of_a_users_file(bundles: dict[str, Path]) -> None:
+    """Neither its preprocess nor its words are called, which are for the sample as it was given."""
+    done = alone(bundles["mixed"] / "bundle", "infer.py", "samples/0.inputs.npz", "--ready")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "  side: " in done.stdout
+    assert " mm at (" not in done.stdout
+
+
+def test_nobody_reads_what_is_found(bundles: dict[str, Path]) -> None:
+    """As of `| head`: no words, and the exit code of SIGPIPE."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-Bu", "infer.py", "samples/0.npz"]  # each line is written at once
+    done = subprocess.run(
+        command, cwd=bundles["tokens"] / "bundle", check=False, stdout=writer, stderr=subprocess.PIPE, text=True
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
 def test_predictions_are_those_that_the_score_was_taken_of(bundles: dict[str, Path]) -> None:
     """Raw samples are validation samples; their inputs and predictions those that the task makes of them."""
     folder = bundles["mixed"] / "bundle" / "samples"
@@ -134,7 +155,10 @@ def test_predictions_are_those_that_the_score_was_taken_of(bundles: dict[str, Pa
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["samples/0.outputs.npz"], "preprocess() failed: KeyError"),
+        (
+            ["samples/0.outputs.npz"],
+            "samples/0.outputs.npz: it lacks image, which preprocess(raw) takes (task/my_task.py:",
+        ),
         (["samples/expected.json"], "because this task takes no single image"),
         (["nothing.npz"], "nothing.npz"),
         (["samples/0.npz", "--draw", "out.png"], "--draw: allowed for tasks that take one image"),

@@ -77,7 +77,10 @@ def test_what_is_found_is_drawn(bundles: dict[str, Path], tmp_path: Path, kind: 
 @pytest.mark.parametrize(
     ("image", "says"),
     [
-        (Image.new("RGB", (32, 16)), "the input input is float32 [3, 16, 32], allowed: float32 [3, 32, 32]"),
+        (
+            Image.new("RGB", (32, 16)),
+            "image.png: the input input is uint8 [3, 16, 32], allowed: uint8 [3, 32, 32]; resize to 32x32",
+        ),
         (Image.new("I;16", (32, 32), 9000), "has more than 8 bits, allowed: 8"),
     ],
 )
@@ -87,6 +90,53 @@ def test_images_that_do_not_fit(bundles: dict[str, Path], tmp_path: Path, image:
     done = alone(bundles["detection"], "infer.py", str(tmp_path / "image.png"))
     assert (done.returncode, done.stdout) == (2, "")
     assert says in done.stderr
+
+
+PIXELS = np.zeros((3, 32, 32), np.uint8)
+READY = "; give pixels from 0 to 255, which are normalised here, or, with --ready, inputs as the network takes them"
+LAST = "; channels last: transpose(2, 0, 1)"
+
+
+@pytest.mark.parametrize(
+    ("arrays", "says"),
+    [
+        ({"input": PIXELS / np.float32(255)}, f"float32 [3, 32, 32], allowed: uint8 [3, 32, 32]{READY}"),
+        ({"input": PIXELS.transpose(1, 2, 0)}, f"uint8 [32, 32, 3], allowed: uint8 [3, 32, 32]{LAST}\n"),
+        ({"input": PIXELS[:2]}, "uint8 [2, 32, 32], allowed: uint8 [3, 32, 32]\n"),
+        ({"input": PIXELS[None]}, "uint8 [1, 3, 32, 32], allowed: uint8 [3, 32, 32]\n"),
+        ({"input": PIXELS[:, :9]}, "uint8 [3, 9, 32], allowed: uint8 [3, 32, 32]; resize to 32x32\n"),
+        ({"image": PIXELS}, "it lacks input: the inputs are image, allowed: input\n"),
+    ],
+)
+def test_arrays_that_do_not_fit(
+    bundles: dict[str, Path], tmp_path: Path, arrays: dict[str, np.ndarray[Any, Any]], says: str
+) -> None:
+    """What was found and what is allowed, as it is given rather than as the network takes it, and what to do."""
+    np.savez(tmp_path / "image.npz", **arrays)  # type: ignore[arg-type] # of names and arrays
+    done = alone(bundles["detection"], "infer.py", str(tmp_path / "image.npz"))
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert done.stderr.startswith(f"infer.py: {tmp_path / 'image.npz'}: ")
+    assert says in done.stderr
+
+
+def test_inputs_as_the_network_takes_them(bundles: dict[str, Path]) -> None:
+    """They need to be called so; then what is found is the same, and nothing is drawn, as there is no image."""
+    bundle = bundles["detection"]
+    raw, ready = (
+        alone(bundle, "infer.py", "samples/0.npz"),
+        alone(bundle, "infer.py", "samples/0.inputs.npz", "--ready"),
+    )
+    assert (ready.returncode, ready.stderr) == (0, "")
+    assert ready.stdout.splitlines()[1:] == raw.stdout.splitlines()[1:]
+    assert alone(bundle, "infer.py", "samples/0.inputs.npz").returncode == 2
+    for others, says in (
+        (["samples/0.npz"], "the input input is uint8 [3, 32, 32], allowed: float32 [3, 32, 32]"),
+        (["samples/0.png"], "allowed with --ready: an .npz file"),
+        (["samples/0.inputs.npz", "--draw", "found.png"], "without --ready"),
+    ):
+        done = alone(bundle, "infer.py", "--ready", *others)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert says in done.stderr
 
 
 def test_only_what_the_kit_needs_ships(bundles: dict[str, Path]) -> None:

@@ -34,7 +34,7 @@ from ..infer import (
     read_to_the_end,
     shown,
 )
-from .answers import load_arrays, prediction_lists
+from .answers import load_arrays, prediction_lists, prediction_text
 from .network import TaskNetwork
 from .task_code import TaskCode, load_facts, load_task_code, raw_of
 
@@ -52,7 +52,11 @@ LAYOUTS = {"CHW": (2, 0, 1), "HWC": (0, 1, 2)}
 def read_sample(path: Path, facts: Mapping[str, Any]) -> Any:  # noqa: ANN401 - as the task's code is given it
     """Return the raw sample in an .npz file, or of an image file where the task takes one image."""
     if path.suffix == ".npz":
-        return raw_of(load_arrays(path), facts)
+        arrays = load_arrays(path)
+        try:
+            return raw_of(arrays, facts)
+        except Rejected as error:
+            raise Rejected(f"{path}: {error}") from error
     image = facts["image"]
     if image is None:
         raise Rejected(f"{path}: allowed: an .npz file like those in samples/, because this task takes no single image")
@@ -60,6 +64,13 @@ def read_sample(path: Path, facts: Mapping[str, Any]) -> Any:  # noqa: ANN401 - 
     layout = image["layout"]
     value = pixels[:, :, 0] if layout == "HW" else np.ascontiguousarray(pixels.transpose(LAYOUTS[layout]))
     return {image["name"]: value} if facts["raw_is_dict"] else value
+
+
+def read_ready(path: Path) -> dict[str, NDArray[Any]]:
+    """Return the network's inputs in an .npz file, like those in samples/*.inputs.npz."""
+    if path.suffix != ".npz":
+        raise Rejected(f"{path}: allowed with --ready: an .npz file like samples/*.inputs.npz")
+    return load_arrays(path)
 
 
 def image_pixels(path: Path, colour: str) -> Pixels:
@@ -111,6 +122,9 @@ def _command(arguments: Sequence[str] | None) -> int:
     )
     parser.add_argument("--runtime", choices=sorted(MODELS), help="default: the one the network was made for")
     parser.add_argument("--threads", type=int, default=1, metavar="N")
+    parser.add_argument(
+        "--ready", action="store_true", help="samples are inputs as the network takes them, as in samples/*.inputs.npz"
+    )
     parser.add_argument("--draw", type=Path, metavar="OUT.png", help="write the one image with what was found in it")
     parser.add_argument("--json", action="store_true", help="for programs")
     given = parser.parse_args(arguments)
@@ -118,11 +132,14 @@ def _command(arguments: Sequence[str] | None) -> int:
         parser.error("--threads must be 1 or more")
     if given.draw and (len(given.samples) > 1 or given.draw.suffix != ".png"):
         parser.error("--draw needs one sample, and a name that ends in .png")
+    if given.draw and given.ready:
+        parser.error("--draw needs the sample as it was given, without --ready")
     try:
-        print(_told(Path(__file__).resolve().parents[2], given))
+        told = _told(Path(__file__).resolve().parents[2], given)
     except (Rejected, OSError) as error:
         print("\n".join(printable(f"infer.py: {line}") for line in str(error).splitlines()), file=sys.stderr)
         return getattr(error, "exit_code", 2)
+    print(told)  # where nobody reads it, that is for `read_to_the_end`
     return 0
 
 
@@ -130,9 +147,9 @@ def _told(folder: Path, given: argparse.Namespace) -> str:
     """Run what the command line says, and return what is to be printed."""
     facts = load_facts(folder)
     task = load_task_code(folder, facts)
-    raws = [read_sample(path, facts) for path in given.samples]
+    raws = [read_ready(path) if given.ready else read_sample(path, facts) for path in given.samples]
     network = TaskNetwork(folder, facts, given.runtime, given.threads)
-    inputs = [task.inputs(raw) for raw in raws]
+    inputs = raws if given.ready else [_inputs(task, raw, path) for path, raw in zip(given.samples, raws)]
     for path, each in zip(given.samples, inputs):
         network.check_inputs(each, str(path))
     predictions = [task.decode(outputs) for outputs in network.outputs(inputs)]
@@ -142,7 +159,16 @@ def _told(folder: Path, given: argparse.Namespace) -> str:
         results = [{"sample": str(path), **prediction_lists(each)} for path, each in zip(given.samples, predictions)]
         told = {"runtime": network.runtime, "version": network.version, "results": results}
         return json.dumps(told, indent=1, allow_nan=False)
+    if given.ready and "file" in facts["code"]:  # its show() is for the sample as it was given
+        return "\n".join(_lines(path, prediction_text(each)) for path, each in zip(given.samples, predictions))
     return "\n".join(_lines(path, task.show(each, raw)) for path, each, raw in zip(given.samples, predictions, raws))
+
+
+def _inputs(task: TaskCode, raw: Any, path: Path) -> dict[str, NDArray[Any]]:  # noqa: ANN401 - as the task is given it
+    try:
+        return task.inputs(raw)
+    except Rejected as error:
+        raise Rejected(f"{path}: {error}") from error
 
 
 def _draw(task: TaskCode, prediction: Any, image_HWC: NDArray[np.uint8], file: Path) -> None:  # noqa: ANN401

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..infer import MODELS, Rejected, RuntimeMissing, reason
+from .inputs import check_input, check_names, ready_inputs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -30,16 +31,14 @@ class TaskNetwork:
     def __init__(self, folder: Path, facts: Mapping[str, Any], runtime: str | None = None, threads: int = 1) -> None:
         self.runtime = runtime or facts["runtime"]
         self._batch, self._outputs = facts["batch"], facts["outputs"]
-        self._inputs = {each["name"]: (tuple(each["shape"]), each["dtype"]) for each in facts["inputs"]}
+        self._inputs = ready_inputs(facts)
         files = [Path(folder) / "model" / name for name in MODELS.get(self.runtime, ())]
         file = next((file for file in files if file.is_file()), None)
         if file is None:
             raise Rejected(f"{folder} has no file for the runtime {self.runtime}")
-        #: The axes of each input, without batch, whose size the file leaves open.
-        self._open = {each["name"]: {int(axis) for axis in each.get("dynamic", {})} for each in facts["inputs"]}
         shapes = {
-            name: [self._batch, *(-1 if axis in self._open[name] else size for axis, size in enumerate(shape))]
-            for name, (shape, _) in self._inputs.items()
+            name: [self._batch, *(-1 if axis in each.opened else size for axis, size in enumerate(each.shape))]
+            for name, each in self._inputs.items()
         }
         load = _load_onnxruntime if self.runtime == "onnxruntime" else _load_openvino
         try:
@@ -72,18 +71,12 @@ class TaskNetwork:
 
     def check_inputs(self, given: Arrays, where: str) -> None:
         """Raise Rejected, which starts with `where`, for inputs of one sample that the network does not take."""
-        if set(given) != set(self._inputs):
-            raise Rejected(f"{where}: the inputs are {', '.join(given)}, allowed: {', '.join(self._inputs)}")
-        for name, (shape, dtype) in self._inputs.items():
-            found = given[name]
-            fits = found.ndim == len(shape) and all(
-                axis in self._open[name] or size == found.shape[axis] for axis, size in enumerate(shape)
-            )
-            if not fits or found.dtype.name != dtype:
-                raise Rejected(
-                    f"{where}: the input {name} is {found.dtype.name} {list(found.shape)}, "
-                    f"allowed: {dtype} {list(shape)}"
-                )
+        try:
+            check_names(given, self._inputs)
+            for name, wanted in self._inputs.items():
+                check_input(name, given[name], wanted)
+        except Rejected as error:
+            raise Rejected(f"{where}: {error}") from error
 
 
 def _load_onnxruntime(file: Path, threads: int, shapes: Mapping[str, list[int]]) -> tuple[Infer, str]:  # noqa: ARG001

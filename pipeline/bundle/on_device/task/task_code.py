@@ -20,6 +20,7 @@ import numpy as np
 
 from ..infer import Rejected, normalise, reason
 from .answers import prediction_text
+from .inputs import IMAGE_AXES, check_input, check_names, raw_images
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 FOLDER, FACTS = "task", "task/task.json"
 #: How the kinds' own files are called while they are loaded.
 PACKAGE = "bundle_task"
-IMAGE_AXES = 3
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 #: Under this name a sample has its raw value where that is no dict.
 RAW = "raw"
@@ -53,9 +53,14 @@ def load_facts(folder: Path) -> dict[str, Any]:
 
 
 def _is_input(given: object) -> bool:
-    if not isinstance(given, dict) or not isinstance(given.get("shape"), list):
+    if not isinstance(given, dict) or not isinstance(given.get("name"), str):
         return False
-    return _are_texts([given.get("name"), given.get("dtype")]) and all(type(each) is int for each in given["shape"])
+    return _is_array(given) and ("raw" not in given or _is_array(given["raw"]))
+
+
+def _is_array(given: object) -> bool:
+    known = isinstance(given, dict) and isinstance(given.get("dtype"), str) and isinstance(given.get("shape"), list)
+    return known and all(type(each) is int for each in given["shape"])  # type: ignore[index]
 
 
 def _is_code(given: object) -> bool:
@@ -113,12 +118,21 @@ class TaskCode:
         self._kit, self._facts = kit, facts
 
     def inputs(self, raw: Any) -> dict[str, NDArray[Any]]:  # noqa: ANN401 - as it was given
-        """Return the network's inputs by name, without batch axis."""
+        """Return the network's inputs by name, without batch axis.
+
+        Raises:
+            Rejected: an input is missing, an image is not uint8 [C, H, W], or the task's code fails.
+        """
         how = self._facts["made_by"]
+        if "module" in self._facts["code"]:
+            self._check_raw(raw)
         if how != "preprocess":
             values = {name: np.asarray(each) for name, each in raw.items()}
             return {name: self._normalised(each) if how == "normalise" else each for name, each in values.items()}
-        made = self._call("preprocess", raw)
+        try:
+            made = self._call("preprocess", raw)
+        except Rejected as error:
+            raise _of_missing(error.__cause__, raw) or error from error.__cause__
         if not isinstance(made, dict) or not all(isinstance(each, np.ndarray) for each in made.values()):
             raise Rejected("preprocess(raw) returned something else than a dict of arrays")
         return made
@@ -148,6 +162,15 @@ class TaskCode:
         if drawn.dtype != np.uint8 or drawn.ndim != IMAGE_AXES or drawn.shape[2] not in {1, 3}:
             raise Rejected(f"draw() returned {drawn.dtype} {list(drawn.shape)}, expected uint8 [H, W, 3]")
         return drawn
+
+    def _check_raw(self, raw: Mapping[str, Any]) -> None:
+        """Raise Rejected where a kind's sample lacks an input, or has an image that is not as those of its data."""
+        check_names(raw, [each["name"] for each in self._facts["inputs"]])
+        for name, wanted in raw_images(self._facts).items():
+            values = np.asarray(raw[name])
+            is_repeated = values.ndim == IMAGE_AXES and len(values) == 1 < len(self._facts["mean"])  # grey, as colours
+            expected = wanted._replace(shape=[1, *wanted.shape[1:]]) if is_repeated else wanted
+            check_input(name, values, expected)
 
     def _normalised(self, values: NDArray[Any]) -> NDArray[Any]:
         if values.dtype != np.uint8 or values.ndim != IMAGE_AXES:
@@ -200,6 +223,15 @@ def kind_class(package: str, code: Mapping[str, Any]) -> Any:  # noqa: ANN401 - 
     if not isinstance(found, type) or found.__module__ != f"{package}.{module}":
         raise Rejected(f"{FACTS}: {module}.{name} is not a class of that file")
     return found
+
+
+def _of_missing(error: BaseException | None, raw: Any) -> Rejected | None:  # noqa: ANN401 - as it was given
+    """Return what is to be raised where the task's code looked for something that a sample does not have."""
+    if not isinstance(error, KeyError) or not isinstance(raw, dict) or not error.args or error.args[0] in raw:
+        return None
+    return Rejected(
+        f"it lacks {error.args[0]}, which preprocess(raw) takes{_line_of(error)}: found {', '.join(raw) or 'nothing'}"
+    )
 
 
 def _takes(function: Callable[..., Any], *given: Any, **named: Any) -> bool:  # noqa: ANN401 - any arguments
