@@ -83,7 +83,7 @@ def _task_facts(content: Content, manifest: Manifest) -> dict[str, Any]:
     judged, facts = content.report.task.judged, task_facts(content)
     return {
         "task": content.report.task,
-        "metric": {"name": judged.name, "unit_of_changes": numbers.score_change_unit(judged), "facts": judged},
+        "metric": {"name": judged.name, "facts": judged},
         "outputs": facts["outputs"],
         "code": facts["code"],
         "sample": "samples/0.png" if facts["image"] else "samples/0.npz",
@@ -97,7 +97,7 @@ def score_lines(metrics: Sequence[MetricFacts], found: BundledAccuracy) -> Itera
     for name, one, other in (("test", test and test.original, test and test.result), ("validation", before, after)):
         for metric in metrics if one and other else ():
             pair = [each.metrics[metric.name] for each in (one, other) if each]
-            change = numbers.score_change(pair[1] - pair[0], metric)
+            change = f"{numbers.score_change(pair[1] - pair[0], metric)} {numbers.score_change_unit(metric)}"
             if test and name == "test" and metric == metrics[0]:
                 change += f" {numbers.score_interval(test.difference, metric)}"
             samples = f"{name}, {numbers.plural(one.images, 'sample')}" if one else name
@@ -137,8 +137,11 @@ def judged_score(found: Score | None, metric: MetricFacts) -> str:
 
 
 def input_text(given: dict[str, Any]) -> str:
-    """Write an input with its type and shape, without batch."""
-    return f"{given['name']} ({given['dtype']} {given['shape']})"
+    """Write an input with its type and shape, without batch, and what the data have of sizes that are open."""
+    opened = {int(axis): name for axis, name in given.get("dynamic", {}).items()}
+    sizes = ", ".join(opened.get(axis, str(size)) for axis, size in enumerate(given["shape"]))
+    known = ", ".join(f"{name} ({given['shape'][axis]} in the data)" for axis, name in opened.items())
+    return f"{given['name']} ({given['dtype']} [{sizes}]{f'; open: {known}' if known else ''})"
 
 
 def _are_drawn(folder: Path) -> bool:

@@ -9,10 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pipeline.bundle.card import write_card
+from pipeline.bundle.card import input_text, score_lines, write_card
+from pipeline.bundle.place import write_bundle
 from pipeline.bundle.preprocessing import write_preprocessing
-from pipeline.results.run import BudgetLine
+from pipeline.core.task import MetricFacts
+from pipeline.results.bundle import BundledAccuracy
+from pipeline.results.run import BudgetLine, Score
 from tests.unit.bundle.small_content import CLASSES, LINEAGE, content, dataset, record
+from tests.unit.bundle.small_task import kit_content
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -95,6 +99,49 @@ def test_what_is_not_known_is_said(tmp_path: Path) -> None:
     assert "Test accuracy of this file was not measured" in text
     assert "## Latency\n\nIt was not measured." in text
     assert "made by its own code" in text
+
+
+@pytest.mark.parametrize(
+    ("decoded", "sentence", "place"),
+    [("", False, "onnxruntime"), ("first", False, "onnxruntime, decoding included"), ("all", True, "onnxruntime")],
+)
+def test_latency_of_a_task(tmp_path: Path, decoded: str, place: str, *, sentence: bool) -> None:
+    """At which size, where there were several, and whether decoding is in it: of all calls, or of the row's alone."""
+    made = kit_content(tmp_path / "run", "token", runtimes=("onnxruntime",), samples=1)
+    (row, timing) = next((row, row.timings[0]) for row in made.report.rows if row.timings)
+    scopes = {"first": ("model+decode", "model"), "all": ("model+decode",) * 2}.get(decoded, ("model",) * 2)
+    timings = tuple(
+        timing.model_copy(update={"size": f"length={size}", "time_scope": scope})
+        for size, scope in zip((8, 99), scopes, strict=True)
+    )
+    rows = tuple(each.model_copy(update={"timings": timings if each is row else ()}) for each in made.report.rows)
+    write_bundle(replace(made, report=made.report.model_copy(update={"rows": rows})), (tmp_path / "bundle",))
+    text = (tmp_path / "bundle" / "MODEL_CARD.md").read_text()
+    assert "| File | Runtime | Size | Threads | Milliseconds | Speedup |\n|---|---|---|---:|---:|---:|\n" in text
+    assert f"| {place} | length=8 | 1 | " in text
+    assert "| onnxruntime | length=99 | 1 | " in text
+    assert ("\nEach call also decodes the outputs as the task does.\n\n| File" in text) is sentence
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({}, "words (int64 [8])"),
+        ({"dynamic": {"0": "length"}}, "words (int64 [length]; open: length (8 in the data))"),
+    ],
+)
+def test_sizes_that_are_open(given: dict[str, Any], told: str) -> None:
+    """By their names, with those of the data."""
+    assert input_text({"name": "words", "dtype": "int64", "shape": [8], **given}) == told
+
+
+def test_differences_have_the_unit_of_their_metric() -> None:
+    """Points of shares, and else the unit of its values."""
+    units = {"error": "kg", "share": ""}
+    metrics = [MetricFacts(name=name, unit=unit, low=0, high=1, higher_is_better=True) for name, unit in units.items()]
+    before, after = (Score(images=9, error=value, share=value) for value in (0.25, 0.5))
+    found = BundledAccuracy(validation_original=before, validation_result=after)
+    assert [line[-1] for line in score_lines(metrics, found)] == ["+0.25 kg", "+25.00 points"]
 
 
 @pytest.mark.parametrize(("label", "told"), [(None, "The samples are generated"), ("plain", "a few validation images")])

@@ -178,8 +178,8 @@ def test_the_card_speaks_of_the_metric(bundles: dict[str, Path]) -> None:
     card = (bundles["detection"] / "MODEL_CARD.md").read_text()
     assert "A network for detection. It takes input (float32 \\[3, 32, 32\\]), and gives near, far." in card
     assert "Classes: plain, striped.\n" in card
-    assert f"| test, 6 samples | mAP50-95 | 0.00 % | 0.00 % | 0.00 \\[{MINUS}1.0, +1.0\\] |" in card
-    assert "| validation, 6 samples | mAP50 | 0.00 % | 0.00 % | 0.00 |" in card
+    assert f"| test, 6 samples | mAP50-95 | 0.00 % | 0.00 % | 0.00 points \\[{MINUS}1.0, +1.0\\] |" in card
+    assert "| validation, 6 samples | mAP50 | 0.00 % | 0.00 % | 0.00 points |" in card
     assert "infer.py samples/0.png " in card
     assert "| task/ | Apache-2.0 |" in card
     assert "ccuracy" not in card
