@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 _KINDS = "pipeline.tasks."
 #: Layouts of inputs by the number of their dimensions, the batch counted.
 _LAYOUTS = {4: "NCHW"}
+#: How far a share may lie outside its range.
+_ROUNDING = 1e-6
 
 
 class Metric(Protocol):
@@ -217,11 +219,12 @@ def statistics_of(metric: Metric, predictions: Sequence[Any], targets: Sequence[
 
 
 def score_of(metric: Metric, statistics: Sequence[Any]) -> float:
-    """Return a metric of samples with these statistics. Raises InputError when it is no number."""
+    """Return a metric of samples with these statistics. Raises InputError when it is no number, or no such share."""
     found = float(metric.compute(statistics))
-    if np.isfinite(found):
-        return found
-    raise InputError(
-        f"the metric {metric.name} of {len(statistics)} samples is {found}, expected a finite number: is there "
-        "anything to judge in them?"
-    )
+    said = f"the metric {metric.name} of {len(statistics)} samples is {found}"
+    if not np.isfinite(found):
+        raise InputError(f"{said}, expected a finite number: is there anything to judge in them?")
+    low, high = metric.range
+    if not metric.unit and not low - _ROUNDING <= found <= high + _ROUNDING:
+        raise InputError(f"{said}, expected {low:g} to {high:g}, its range: give it a unit, or the range that it has")
+    return found

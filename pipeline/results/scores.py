@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline.core.errors import InputError
 from pipeline.core.stage import SilentProgress
 from pipeline.core.task import facts_of, score_of, statistics_of
 from pipeline.results.run import Interval, Score, TaskFacts
@@ -72,8 +73,13 @@ def bootstrap_difference(
     """Return score(after) - score(before) from the statistics of the same samples, with a paired bootstrap's 95 %.
 
     Source: Efron and Tibshirani 1993, the percentile interval; the same samples are drawn for both.
+
+    Raises:
+        InputError: no draw of the samples has a score.
     """
     value = score_of(metric, after) - score_of(metric, before)
+    if len(before) < 2:  # noqa: PLR2004 - every draw would be the same
+        return _of_one_sample(metric, value)
     generator, total = np.random.default_rng(0), len(before)
     if metric.is_mean:
         change = np.asarray(after, dtype=np.float64) - np.asarray(before, dtype=np.float64)
@@ -85,5 +91,21 @@ def bootstrap_difference(
             scores = (metric.compute([kept[i] for i in draw]) for kept in (after, before))
             found[place] = next(scores) - next(scores)
             progress.update(place + 1, _SET_RESAMPLES, f"resampling {metric.name} for its interval")
-    low, high = np.quantile(found[np.isfinite(found)], (0.025, 0.975))
+    known = found[np.isfinite(found)]
+    if not known.size:
+        raise InputError(
+            f"the metric {metric.name} is no finite number for any of {len(found)} draws of {total} samples, where "
+            "some come twice: an interval needs one that is"
+        )
+    low, high = np.quantile(known, (0.025, 0.975))
     return Interval(value=value, low=min(float(low), value), high=max(float(high), value))
+
+
+def _of_one_sample(metric: Metric, value: float) -> Interval:
+    """Return a 95 % interval around one difference, never further than the metric's range; it always has 0 in it.
+
+    Source: Edelman 1990, value +- (2 / 0.05 - 1) |value|, for any distribution that has one peak.
+    """
+    lowest, highest = map(float, metric.range)
+    half, most = (2 / 0.05 - 1) * abs(value), max(highest - lowest, abs(value))
+    return Interval(value=value, low=max(-most, value - half), high=min(most, value + half))

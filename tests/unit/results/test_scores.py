@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
 
+from pipeline.core.errors import InputError
 from pipeline.core.stage import SilentProgress
 from pipeline.results.scores import paired_difference, score_predictions
 from pipeline.tasks.classification import Classification
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
 ACCURACY = Classification(classes=2).metrics[0]
 
@@ -77,3 +85,37 @@ def test_resampling_a_set_metric_says_how_far_it_is() -> None:
     assert found == paired_difference(balanced, labels, other, labels)
     assert found.value == pytest.approx(-0.25)
     assert found.low < -0.25 < found.high
+
+
+@dataclass
+class Own:
+    """A metric of the user's, whose score is no mean."""
+
+    compute: Callable[[Sequence[float]], float]
+    unit: str = "px"
+    range: tuple[float, float] = (0.0, math.inf)
+    name, higher_is_better, is_mean = "own", False, False
+    statistic = staticmethod(lambda prediction, target: abs(prediction - target))
+
+
+@pytest.mark.parametrize(("bounds", "expected"), [((0.0, math.inf), (-19, 20)), ((0.0, 2.0), (-2, 2))])
+def test_one_sample_shows_no_difference(bounds: tuple[float, float], expected: tuple[float, float]) -> None:
+    """Drawing it again and again would give one value, as if it were certain."""
+    found = paired_difference(Own(np.mean, range=bounds), [1.0], [1.5], [0.0])
+    assert (found.value, found.low, found.high) == pytest.approx((0.5, *expected))
+
+
+def test_a_metric_that_has_no_value_for_any_draw_is_refused() -> None:
+    """Draws have samples twice."""
+    own = Own(lambda kept: float(np.mean(kept)) if len({*kept}) == len(kept) else math.nan)
+    samples = [float(each) for each in range(40)]
+    with pytest.raises(InputError, match="own is no finite number for any of 500 draws of 40 samples"):
+        paired_difference(own, samples, samples[::-1], [0.0] * 40)
+
+
+def test_a_share_outside_its_range_is_refused() -> None:
+    """It would be written in percent; another unit has any value, and a share's last digit may be rounded."""
+    for own in (Own(lambda _: 11.6), Own(lambda _: 1 + 1e-9, "", (0.0, 1.0))):
+        assert score_predictions([own], [1.0], [1.0]).judged > 1
+    with pytest.raises(InputError, match=r"own of 1 samples is 11\.6, expected 0 to 1, its range: give it a unit"):
+        score_predictions([Own(lambda _: 11.6, "", (0.0, 1.0))], [1.0], [1.0])
