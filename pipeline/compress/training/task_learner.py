@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from pipeline.core.task import score_of, statistics_of
 from pipeline.core.user_code import user_code_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from pipeline.compress.training.learner import Batch
     from pipeline.core.dataset import Places, SplitName
@@ -140,10 +141,20 @@ class FileLearner(TaskLearner):
                     f"{self.path}: train_batches gives a {type(found).__name__}, expected pairs (inputs, target)"
                 )
             inputs, target = found
-            given = [*inputs.values()] if isinstance(inputs, dict) else inputs
+            given = self._in_order(inputs) if isinstance(inputs, Mapping) else inputs
             given = [given] if isinstance(given, Tensor | np.ndarray) else [*given]
             placed = (for_kernels(torch.as_tensor(each).to(device)) for each in given)
             yield tuple(placed), _placed(target, device)
+
+    def _in_order(self, inputs: Mapping[str, Any]) -> list[Any]:
+        """Return inputs by name as the network takes them. Raises InputError when they are not those of samples."""
+        names = [spec.name for spec in self.task.inputs(self.batch)]
+        if {*inputs} != {*names}:
+            raise InputError(
+                f"{self.path}: train_batches gives the inputs {', '.join(map(str, inputs)) or 'of an empty dict'}, "
+                f"expected those of preprocess(raw): {', '.join(names)}"
+            )
+        return [inputs[name] for name in names]
 
     def loss(self, outputs: Any, target: Any) -> Tensor:  # noqa: ANN401 - as the user decides
         """Return the file's loss. Raises InputError when it is no scalar."""
