@@ -125,6 +125,17 @@ def test_ready_inputs_of_a_users_file(bundles: dict[str, Path]) -> None:
     assert " mm at (" not in done.stdout
 
 
+def test_what_the_network_itself_refuses(bundles: dict[str, Path], tmp_path: Path) -> None:
+    """A word beyond its table has the right type and shape: the runtime's reason in one line."""
+    np.savez(tmp_path / "unknown.npz", raw=np.full(8, 99))
+    done = alone(bundles["tokens"] / "bundle", "infer.py", str(tmp_path / "unknown.npz"))
+    assert (done.returncode, done.stdout) == (2, "")
+    said = [line for line in done.stderr.splitlines() if line.startswith("infer.py: ")]
+    assert len(said) == 1
+    assert said[0].startswith("infer.py: the network cannot be run on these samples in onnxruntime (")
+    assert "Traceback" not in done.stderr
+
+
 def test_nobody_reads_what_is_found(bundles: dict[str, Path]) -> None:
     """As of `| head`: no words, and the exit code of SIGPIPE."""
     reader, writer = os.pipe()

@@ -32,6 +32,7 @@ from ..infer import (
     load_pixels,
     printable,
     read_to_the_end,
+    reason,
     shown,
 )
 from .answers import load_arrays, prediction_lists, prediction_text
@@ -152,7 +153,7 @@ def _told(folder: Path, given: argparse.Namespace) -> str:
     inputs = raws if given.ready else [_inputs(task, raw, path) for path, raw in zip(given.samples, raws)]
     for path, each in zip(given.samples, inputs):
         network.check_inputs(each, str(path))
-    predictions = [task.decode(outputs) for outputs in network.outputs(inputs)]
+    predictions = [task.decode(outputs) for outputs in _outputs(network, inputs)]
     if given.draw:
         _draw(task, predictions[0], raw_image(raws[0], facts), given.draw)
     if given.json:
@@ -169,6 +170,16 @@ def _inputs(task: TaskCode, raw: Any, path: Path) -> dict[str, NDArray[Any]]:  #
         return task.inputs(raw)
     except Rejected as error:
         raise Rejected(f"{path}: {error}") from error
+
+
+def _outputs(network: TaskNetwork, inputs: Sequence[Mapping[str, NDArray[Any]]]) -> list[dict[str, NDArray[Any]]]:
+    """Run the network, which may refuse what has the right type and shape: a word it does not know, an odd size."""
+    try:
+        return network.outputs(inputs)
+    except Rejected:
+        raise
+    except Exception as error:  # of the runtime's own kinds
+        raise Rejected(f"the network cannot be run on these samples in {network.runtime} ({reason(error)})") from error
 
 
 def _draw(task: TaskCode, prediction: Any, image_HWC: NDArray[np.uint8], file: Path) -> None:  # noqa: ANN401
