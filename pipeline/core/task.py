@@ -209,7 +209,7 @@ def statistics_of(metric: Metric, predictions: Sequence[Any], targets: Sequence[
     for pair in zip(predictions, targets, strict=True):
         try:
             found.append(metric.statistic(*pair))
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             if not type(metric).__module__.startswith(_KINDS):
                 raise
             raise InputError(

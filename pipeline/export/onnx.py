@@ -165,6 +165,13 @@ def _translate(
     found = len(program.model_proto.graph.output)
     if found != len(names):
         raise InputError(f"{type(model).__name__} has {found} outputs, expected {len(names)}: {', '.join(names)}")
+    graph = program.model_proto.graph
+    computed = {name for node in graph.node for name in node.output}
+    if idle := [output.name for output in graph.output if output.name not in computed]:
+        raise InputError(
+            f"{type(model).__name__} computes nothing for {', '.join(idle)}: it is a constant or an input as it is. "
+            "Return what its layers compute"
+        )
     return program.model_proto
 
 

@@ -96,6 +96,8 @@ def check_network(model: nn.Module, task: Task, inputs: Sequence[TensorSpec]) ->
             f"the network gives {wrong or type(found).__name__} for {batch} samples, expected outputs whose first "
             "dimension is that of the samples"
         )
+    if both := outputs.keys() & feeds.keys():
+        raise InputError(f"the network's output {', '.join(sorted(both))} has the name of an input: name it otherwise")
     check = getattr(task.kit, "check_outputs", None)
     if check and (problems := check({name: tuple(each.shape[1:]) for name, each in outputs.items()})):
         raise InputError(f"the network does not fit the task {task.kind}: {'; '.join(problems)}")

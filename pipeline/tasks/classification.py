@@ -99,7 +99,7 @@ def _scores(classes: int) -> tuple[Score, ...]:
         return float(np.nan_to_num(found[-1])) if classes == 2 else mean_known(found[known[2] > 0])  # noqa: PLR2004
 
     return (
-        Score("accuracy", lambda prediction, target: prediction == int(target)),
+        Score("accuracy", lambda prediction, target: prediction == _class(target)),
         Score(
             "balanced_accuracy",
             _pair,
@@ -111,4 +111,9 @@ def _scores(classes: int) -> tuple[Score, ...]:
 
 
 def _pair(prediction: int, target: Any) -> tuple[int, int]:
-    return int(prediction), int(target)
+    return int(prediction), _class(target)
+
+
+def _class(target: Any) -> int:
+    """Return a class that may stand in an array of one."""
+    return int(np.reshape(target, ()))

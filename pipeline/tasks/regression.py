@@ -74,6 +74,9 @@ class Regression(kit.BaseKit):
         needed = {"vector": "[D]", "keypoints": "[P, 2] of (x, y)", "dense": "[C, H, W] or [H, W]"}[self.layout]
         if not fits[self.layout]:
             return kit.said_shape(values), f"targets of layout {self.layout} are arrays {needed}"
+        last = max((point for pair in self._swap for point in pair), default=-1)
+        if self.layout == "keypoints" and last >= len(values):
+            return f"{len(values)} points", f"swap names point {last}, and points are numbered from 0"
         if values.shape != first:
             return kit.said_shape(values), f"all targets have one shape, that of the first, {list(first)}"
         return kit.not_finite(values)

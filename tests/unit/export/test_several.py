@@ -134,3 +134,17 @@ def test_the_number_of_outputs_is_that_of_the_names(tmp_path: Path) -> None:
     case = NETWORKS["map and count"]
     with pytest.raises(InputError, match="MapAndCount has 2 outputs, expected 1: logits"):
         export_onnx(case.model(), tmp_path, case.specs(1), ["logits"])
+
+
+class Constant(nn.Module):
+    """Gives zeros, whatever comes."""
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Map [N, 1, 4, 4] to twice as much and zeros [N, 3]."""
+        return 2 * image, torch.zeros(image.shape[0], 3)
+
+
+def test_an_output_that_nothing_computes_is_named(tmp_path: Path) -> None:
+    """An ONNX graph has no such output."""
+    with pytest.raises(InputError, match="Constant computes nothing for zeros: it is a constant"):
+        export_onnx(Constant().eval(), tmp_path, image_input((2, 1, 4, 4)), ["twice", "zeros"])

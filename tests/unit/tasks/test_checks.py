@@ -179,3 +179,17 @@ def test_nothing_to_count_is_no_score() -> None:
     assert np.isnan(token.metrics[0].compute([token.metrics[0].statistic(np.zeros(3), np.full(3, -100))]))
     rate = open_kit("token", classes=["-", "a"], decoding="ctc").metrics[0]
     assert np.isnan(rate.compute([rate.statistic([1], [])]))
+
+
+def test_a_class_may_stand_in_an_array_of_one() -> None:
+    """Targets [N, 1] are as good as [N]."""
+    for metric in open_kit("classification", classes=2).metrics:
+        assert metric.compute([metric.statistic(each, np.array([each])) for each in (0, 1)]) == 1
+
+
+def test_points_that_change_places_are_there() -> None:
+    """They are numbered from 0."""
+    points = open_kit("regression", layout="keypoints", swap=[[0, 5]])
+    assert points.check_targets([np.zeros((2, 2))]) == [
+        "target of sample 0: found 2 points; swap names point 5, and points are numbered from 0"
+    ]
