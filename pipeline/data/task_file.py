@@ -18,7 +18,6 @@ What it returns is any object with these members, looked up by name; nothing of 
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,9 +28,10 @@ from pipeline.core.errors import InputError
 from pipeline.core.local_imports import ImportableFolder
 from pipeline.core.task import Task
 from pipeline.core.user_code import import_file, user_code_errors
+from pipeline.data.task_members import check_inputs, checked_metrics, names_member, text_member
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -43,19 +43,6 @@ if TYPE_CHECKING:
 _NEEDED = ("metrics", "eval_samples", "preprocess", "decode")
 #: Names that a message lists.
 _SHOWN = 3
-
-
-@dataclass(frozen=True)
-class FileMetric:
-    """A metric of the user's, with what it left out: a share whose score is the mean over samples."""
-
-    name: str
-    unit: str
-    range: tuple[float, float]
-    higher_is_better: bool
-    is_mean: bool
-    statistic: Callable[[Any, Any], Any]
-    compute: Callable[[Sequence[Any]], float]
 
 
 class FileTask:
@@ -72,12 +59,10 @@ class FileTask:
     ) -> None:
         self.given, self.path, self.arguments, self._beside = given, path, dict(arguments), beside
         self.notes = _lines(getattr(given, "notes", ()), path)
-        self.name = str(getattr(given, "name", path.stem))
-        self.classes = tuple(map(str, getattr(given, "classes", ())))
-        self.licence = str(getattr(given, "licence", ""))
-        self.metrics: tuple[Metric, ...] = tuple(_metric(each, path) for each in given.metrics)
-        if not self.metrics:
-            raise InputError(f"{path}: the task has no metrics, expected at least one: the first is judged")
+        self.name, self.licence = text_member(given, "name", path.stem, path), text_member(given, "licence", "", path)
+        self.classes = names_member(given, "classes", path)
+        self.output_names = names_member(given, "output_names", path)
+        self.metrics: tuple[Metric, ...] = checked_metrics(given, path, beside)
         self._splits: dict[SplitName, tuple[list[Any], list[Any]]] = {}
         self._places: dict[str, SplitName] = {}
 
@@ -105,7 +90,7 @@ class FileTask:
         with self.calling("preprocess(raw)"):
             ready = [self.given.preprocess(raw) for raw in chosen]
         for each in ready:
-            self._check_inputs(each, ready[0])
+            check_inputs(each, ready[0], self.path)
         return {name: np.stack([each[name] for each in ready]) for name in ready[0]} if ready else {}
 
     def targets(self, split: SplitName, places: Places) -> list[Any]:
@@ -139,18 +124,6 @@ class FileTask:
             )
         self._places |= dict.fromkeys(ids, split)
 
-    def _check_inputs(self, found: Any, first: Any) -> None:  # noqa: ANN401 - whatever the user's code gave
-        if not isinstance(found, dict) or not all(isinstance(each, np.ndarray) for each in found.values()) or not found:
-            raise InputError(
-                f"{self.path}: preprocess(raw) returned {_kind(found)}, expected a dict of numpy arrays by input name"
-            )
-        shapes, expected = ({name: each.shape for name, each in which.items()} for which in (found, first))
-        if shapes != expected:
-            raise InputError(
-                f"{self.path}: preprocess(raw) gives {shapes} for one sample and {expected} for another, expected one "
-                "shape: pad, crop or resize there"
-            )
-
 
 def load_task_file(path: Path, arguments: Mapping[str, Any], inputs: Sequence[Path] = ()) -> Task:
     """Import the file, call its `task` and take all its samples; modules beside the file can be imported there.
@@ -167,7 +140,7 @@ def load_task_file(path: Path, arguments: Mapping[str, Any], inputs: Sequence[Pa
         for split in SPLITS:  # all of them, so that ids are compared before anything runs
             kit.count(split)
     kit.notes += undeclared_inputs(read, path, arguments, inputs, "task task")
-    return Task(kit, kit, tuple(getattr(found, "output_names", ())))
+    return Task(kit, kit, kit.output_names)
 
 
 def _called(path: Path, arguments: Mapping[str, Any]) -> Any:  # noqa: ANN401 - any object
@@ -183,27 +156,6 @@ def _called(path: Path, arguments: Mapping[str, Any]) -> Any:  # noqa: ANN401 - 
     if missing:
         raise InputError(f"{path}: task() returned {type(found).__name__} without {', '.join(missing)}, which it needs")
     return found
-
-
-def _metric(given: Any, path: Path) -> FileMetric:  # noqa: ANN401 - any object
-    name = str(getattr(given, "name", type(given).__name__))
-    statistic = getattr(given, "statistic", None)
-    if not callable(statistic):
-        raise InputError(f"{path}: the metric {name} has no function statistic(prediction, target)")
-    compute = getattr(given, "compute", None)
-    return FileMetric(
-        name=name,
-        unit=str(getattr(given, "unit", "")),
-        range=getattr(given, "range", (0.0, 1.0)),
-        higher_is_better=bool(getattr(given, "higher_is_better", True)),
-        is_mean=bool(getattr(given, "is_mean", compute is None)),
-        statistic=statistic,
-        compute=compute or _mean,
-    )
-
-
-def _mean(statistics: Sequence[Any]) -> float:
-    return float(np.mean(statistics))
 
 
 def _chosen(values: list[Any], places: Places) -> list[Any]:
