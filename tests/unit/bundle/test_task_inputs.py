@@ -24,6 +24,7 @@ MAP = InputType("float32", (2, 8, 12), {}, is_image=False)
         (OPEN, "uint8", (3, 99, 13), "allowed: uint8 [3, height, 12]; resize to 12x99"),
         (OPEN, "uint8", (99, 12, 3), "allowed: uint8 [3, height, 12]; channels last: transpose(2, 0, 1)"),
         (OPEN, "float32", (8, 12, 3), "height, 12]; channels last: transpose(2, 0, 1); give pixels from 0 to 255, "),
+        (OPEN._replace(is_image=False), "uint8", (3, 0, 12), "is uint8 [3, 0, 12], allowed: uint8 [3, height, 12]"),
         (MAP, "float32", (2, 9, 12), "is float32 [2, 9, 12], allowed: float32 [2, 8, 12]"),
         (MAP, "float64", (2, 8, 12), "is float64 [2, 8, 12], allowed: float32 [2, 8, 12]"),
     ],
@@ -38,6 +39,15 @@ def test_what_fits(wanted: InputType, dtype: str, shape: tuple[int, ...], says: 
         check_input("x", values, wanted)
     assert says in str(error.value)
     assert (";" in str(error.value)) == (";" in says)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_numbers_that_are_none(value: float) -> None:
+    """int8 files make numbers of them."""
+    values = np.zeros((2, 8, 12), np.float32)
+    values[1, 2, 3] = value
+    with pytest.raises(Rejected, match="the input x holds values that are NaN or infinite"):
+        check_input("x", values, MAP)
 
 
 @pytest.mark.parametrize(("channels", "fits"), [(1, True), (2, False), (3, True)])

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from ..infer import Rejected
 
 if TYPE_CHECKING:
@@ -35,7 +37,9 @@ class InputType(NamedTuple):
     def takes(self, shape: Sequence[int]) -> bool:
         """Return whether an array of this shape fits, of whatever type."""
         sizes = zip(range(len(shape)), self.shape, shape)
-        return len(shape) == len(self.shape) and all(axis in self.opened or want == has for axis, want, has in sizes)
+        return len(shape) == len(self.shape) and all(
+            has > 0 if axis in self.opened else want == has for axis, want, has in sizes
+        )
 
 
 def ready_inputs(facts: Mapping[str, Any]) -> dict[str, InputType]:
@@ -73,6 +77,8 @@ def check_names(given: Iterable[str], wanted: Iterable[str]) -> None:
 def check_input(name: str, values: NDArray[Any], wanted: InputType) -> None:
     """Raise Rejected, with what to do, for an input of another type or shape."""
     if values.dtype.name == wanted.dtype and wanted.takes(values.shape):
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            raise Rejected(f"the input {name} holds values that are NaN or infinite: of such the network tells nothing")
         return
     advice = "".join(f"; {each}" for each in _advice(values, wanted))
     raise Rejected(f"the input {name} is {values.dtype.name} {list(values.shape)}, allowed: {wanted}{advice}")
