@@ -94,13 +94,23 @@ def checked_sizes(given: Any, timed: Any, inputs: Sequence[TensorSpec], where: s
             raise InputError(
                 f"{where}: dynamic.{size}: the samples have the sizes {sorted(found)} there, allowed: one of 2 or more"
             )
+    _check_apart(given, timed, where)
     for sizes in timed:
         numbers = _mapping(sizes, f"{where}: timed")
         if {*numbers} != {*given} or not all(type(each) is int and each > 0 for each in numbers.values()):
-            raise InputError(
-                f"{where}: timed: found {dict(numbers)}, allowed: a size for {', '.join(given) or 'nothing'}"
-            )
+            raise InputError(f"{where}: timed: found {dict(numbers)}, allowed: a size for {', '.join(given)}")
     return OpenSizes(dict(given), tuple(timed))
+
+
+def _check_apart(given: Mapping[str, Mapping[str, int]], timed: Sequence[Sizes], where: str) -> None:
+    """Raise InputError where one axis has two names, one size is timed twice, or there is none to be timed."""
+    axes = [(name, axis) for axes in given.values() for name, axis in axes.items()]
+    if twice := next((each for each in axes if axes.count(each) > 1), None):
+        raise InputError(f"{where}: dynamic names axis {twice[1]} of {twice[0]} twice, allowed: one name for each axis")
+    if timed and not given:
+        raise InputError(f"{where}: found timed without dynamic, allowed: both, or no timed")
+    if again := next((each for place, each in enumerate(timed) if each in timed[:place]), None):
+        raise InputError(f"{where}: timed has {dict(again)} twice, allowed: each once")
 
 
 def _check_name(size: object, where: str) -> None:

@@ -61,7 +61,9 @@ def test_samples_are_cut_or_repeated() -> None:
         ([1], (), "task: dynamic: found [1], allowed: a mapping"),
         (LENGTH, ({"height": 3},), "timed: found {'height': 3}, allowed: a size for length"),
         (LENGTH, ({"length": 0},), "timed: found {'length': 0}"),
-        ({}, ({"length": 3},), "timed: found {'length': 3}, allowed: a size for nothing"),
+        ({}, ({"length": 3},), "task: found timed without dynamic, allowed: both, or no timed"),
+        ({"a": {"tokens": 1}, "b": {"tokens": 1}}, (), "dynamic names axis 1 of tokens twice, allowed: one name"),
+        (LENGTH, ({"length": 3}, {"length": 3}), "task: timed has {'length': 3} twice, allowed: each once"),
     ],
 )
 def test_what_does_not_fit_the_inputs_is_refused(dynamic: Any, timed: Any, message: str) -> None:  # noqa: ANN401
