@@ -1,4 +1,4 @@
-"""Torch's table of operators and their ONNX translations, built once in a process instead of for every export."""
+"""Torch's table of operators and their ONNX translations, built once and not for every export of a process."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 from unittest import mock
 
+from torch._C import _dispatch_get_all_op_names
 from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 if TYPE_CHECKING:
@@ -16,13 +17,16 @@ _build = ONNXRegistry.from_torchlib
 
 
 @cache
-def _built(opset: int) -> ONNXRegistry:
+def _built(opset: int, operators: int) -> ONNXRegistry:
+    """Return the table for as many operators as there are: a library that is loaded later brings its own."""
+    del operators
     return _build(opset_version=opset)
 
 
 def _copied(opset_version: int) -> ONNXRegistry:
     """Return a table that one export may add to."""
-    known, table = _built(opset_version), ONNXRegistry()
+    known = _built(opset_version, len(_dispatch_get_all_op_names()))
+    table = ONNXRegistry()
     table.__dict__.update(known.__dict__)
     table.functions = {target: list(found) for target, found in known.functions.items()}
     return table

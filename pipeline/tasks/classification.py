@@ -116,4 +116,4 @@ def _pair(prediction: int, target: Any) -> tuple[int, int]:
 
 def _class(target: Any) -> int:
     """Return a class that may stand in an array of one."""
-    return int(np.reshape(target, ()))
+    return int(np.asarray(target).reshape(()))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 from torch.onnx._internal.exporter._registration import ONNXRegistry
 
+from pipeline.export import operator_table
 from pipeline.export.operator_table import kept_operators
 
 OPSET = 20
@@ -34,3 +36,16 @@ def test_an_export_adds_to_its_own_table() -> None:
     first.functions["made up"] = []
     assert len(second.functions[name]) == before
     assert "made up" not in second.functions
+
+
+def test_operators_that_come_later_are_in_the_next_table() -> None:
+    """A library may register those that torch has translations for, as quantization's."""
+    with kept_operators():
+        ONNXRegistry().from_torchlib(opset_version=OPSET)
+        before = operator_table._built.cache_info().misses
+        ONNXRegistry().from_torchlib(opset_version=OPSET)
+        assert operator_table._built.cache_info().misses == before
+        library = torch.library.Library("secateur_test", "DEF")
+        library.define("later(Tensor x) -> Tensor")
+        ONNXRegistry().from_torchlib(opset_version=OPSET)
+    assert operator_table._built.cache_info().misses == before + 1

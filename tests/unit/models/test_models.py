@@ -63,7 +63,9 @@ NETWORKS = {
     ),
 }
 #: Those of test_task_networks.py.
-OF_OTHER_TASKS = {"tiny_detector", "unet_small", "espcn", "ds_cnn", "conv1d_series", "text_encoder", "bert_encoder"}
+OF_OTHER_TASKS = {
+    *("tiny_detector", "unet_small", "espcn", "ds_cnn", "conv1d_series", "text_encoder", "bert_encoder", "mtcnn"),
+}
 
 
 def weighted(model: nn.Module) -> int:

@@ -165,3 +165,23 @@ def test_detector_without_such_levels() -> None:
     """It is refused with those that exist."""
     with pytest.raises(InputError, match="levels 4 are not there: 2"):
         build_network(MODELS / "tiny_detector" / "model.py", {"levels": 4})
+
+
+@pytest.mark.parametrize(
+    ("network", "size", "parameters", "outputs"),
+    [
+        ("pnet", 12, 6_632, {"logits": (2, 1, 1), "box": (4, 1, 1)}),
+        ("pnet", 30, 6_632, {"logits": (2, 10, 10), "box": (4, 10, 10)}),
+        ("rnet", 24, 100_178, {"logits": (2,), "box": (4,)}),
+        ("onet", 48, 389_040, {"logits": (2,), "box": (4,), "landmarks": (10,)}),
+    ],
+)
+def test_mtcnn_has_the_sizes_of_its_card(
+    network: str, size: int, parameters: int, outputs: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Proposals for any size of image, the other two for one."""
+    model = build_network(MODELS / "mtcnn" / "model.py", {"network": network}).eval()
+    assert sum(each.numel() for each in model.parameters()) == parameters
+    assert f"{parameters:,}" in (MODELS / "mtcnn" / "card.md").read_text()
+    found = model(torch.zeros(2, 3, size, size))
+    assert {name: tuple(each.shape[1:]) for name, each in found.items()} == outputs
