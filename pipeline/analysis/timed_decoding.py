@@ -23,8 +23,7 @@ def timed_decoding(task: Task, batch: int) -> Iterator[Decoding]:
     Raises:
         StageError: the task's code has no file that could be sent.
     """
-    kit = task.kit
     places = [place % task.count("validation") for place in range(batch)]
     with tempfile.TemporaryDirectory(prefix="secateur-") as folder:
         samples = stored_samples(task.feeds("validation", places), Path(folder))
-        yield Decoding(task_sources(kit), code_of(kit), samples)
+        yield Decoding(task_sources(task.kit), code_of(task.kit), samples)

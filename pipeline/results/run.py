@@ -87,8 +87,8 @@ class Timing(FrozenModel):
 
     `speedup` compares wall time (block minimum), `cpu_speedup` process CPU time (block median) of the same rounds;
     both are absent for the original itself. `contended` says that the two disagree beyond the margin. With
-    `time_scope` model+decode each call decoded its outputs too; `size` names that of the inputs
-    where files were timed at several. In JSON only then.
+    `time_scope` model+decode each call decoded its outputs too; `size` names that of the inputs where files were timed
+    at several. In JSON only then.
     """
 
     runtime: Runtime
