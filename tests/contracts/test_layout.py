@@ -50,7 +50,7 @@ def test_the_root_is_a_table_of_contents() -> None:
     """Two files, and rooms with a sentence each."""
     assert sorted(file.name for file in PIPELINE.glob("*.py")) == ["__init__.py", "__main__.py"]
     rooms = [file.parent for file in PIPELINE.glob("*/__init__.py")]
-    assert len(rooms) <= 20
+    assert len(rooms) <= 21
     assert all(ast.get_docstring(ast.parse((room / "__init__.py").read_text())) for room in rooms)
 
 
