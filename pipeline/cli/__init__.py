@@ -200,12 +200,14 @@ def plan(
     steps = make_plan(loaded, own_store(store, folder) if fresh else store, seed, previous).steps
     if as_json:
         fields = ("index", "label", "key", "cached", "reason", "ingredients")
-        say_values([{name: getattr(step, name) for name in fields} for step in steps])
+        say_values([{**{name: getattr(step, name) for name in fields}, **step.remarks.as_values()} for step in steps])
         return
     width = max(len(step.label) for step in steps)
     for step in steps:
         state = "cached" if step.cached else "will run"
         say(f"{step.index:>2}  {step.label:<{width}}  {state:<8}  {step.key[:12]}  {step.reason}")
+        for line in step.remarks.lines():
+            say(f"    {line}")
 
 
 @app.command()
@@ -215,14 +217,20 @@ def validate(recipe: Recipe, overrides: Set = None, as_json: AsJson = False) -> 
     Example: secateur validate my.yaml
     """
     from pipeline.recipe import load_recipe
+    from pipeline.run.plan import remarks_on
 
     loaded = load_recipe(recipe, overrides or ())
-    kinds = [stage.kind for stage in loaded.recipe.stages]
-    say(
-        json.dumps({"valid": True, "stages": kinds}, allow_nan=False)
-        if as_json
-        else f"{recipe}: valid: {' -> '.join(kinds)}"
-    )
+    stages = loaded.recipe.stages
+    kinds = [stage.kind for stage in stages]
+    remarks = remarks_on(stages, loaded.recipe.target)
+    warned = [f"stages.{index}: {text}" for index, each in enumerate(remarks) for text in each.warnings]
+    if as_json:
+        more = {"warnings": warned} if warned else {}
+        say(json.dumps({"valid": True, "stages": kinds, **more}, allow_nan=False))
+        return
+    for text in warned:
+        say(f"{recipe}: warning: {text}", err=True)
+    say(f"{recipe}: valid: {' -> '.join(kinds)}")
 
 
 @app.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-AllocationName = Literal["uniform", "global", "isomorphic", "sensitivity", "rates"]
+AllocationName = Literal["uniform", "global", "isomorphic", "sensitivity", "rates", "knapsack"]
 OptimizerName = Literal["adamw", "sgd"]
 #: How much each removal of a schedule takes: the same fraction of what it finds, or the same amount.
 ScheduleShape = Literal["geometric", "linear"]

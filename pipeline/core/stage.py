@@ -13,10 +13,11 @@ from pipeline.core.one_of import one_of
 from pipeline.core.runtimes import BOARDS, DEFAULT_RUNTIME, RUNTIMES, runtime_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from pipeline.core.dataset import Dataset
+    from pipeline.core.file_precision import FilePrecision
     from pipeline.core.task import Task
 
 Runtime = Annotated[str, one_of(lambda: RUNTIMES)]
@@ -92,6 +93,22 @@ class Context:
 
 
 @dataclass(frozen=True)
+class Remarks:
+    """Lines about a stage before anything runs: what it will do that its keys do not say, and what is likely wrong."""
+
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    def lines(self) -> tuple[str, ...]:
+        """Return all of them, as a person reads them."""
+        return (*self.notes, *(f"warning: {text}" for text in self.warnings))
+
+    def as_values(self) -> dict[str, list[str]]:
+        """Return those that there are, by kind, as plain values."""
+        return {name: list(texts) for name in ("notes", "warnings") if (texts := getattr(self, name))}
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What a stage returns. The payload lies in `context.folder`; the runner takes its digest and writes the lineage.
 
@@ -116,8 +133,6 @@ class Stage(BaseModel, ABC):
     libraries: ClassVar[tuple[str, ...]] = ()
     #: Why the stage cannot make a file faster, where it cannot: there is nothing to time for `on_no_gain` then.
     brings_no_gain: ClassVar[str] = ""
-    #: Whether the result depends on what the target's runtime computes, which is then part of the cache key.
-    computes: ClassVar[bool] = False
     #: The forms that the stage can start from, with any configuration.
     takes: ClassVar[frozenset[Form]] = frozenset()
     #: Whether nothing may follow the stage in a recipe.
@@ -152,6 +167,11 @@ class Stage(BaseModel, ABC):
         return self.on_no_gain != "keep"
 
     @property
+    def computes(self) -> bool:
+        """Whether the result depends on what the target's runtime computes, which is then part of the cache key."""
+        return False
+
+    @property
     def consumes(self) -> frozenset[Form]:
         """The forms that this stage can start from."""
         return self.takes
@@ -168,6 +188,21 @@ class Stage(BaseModel, ABC):
     def resolved(self, flags: frozenset[str]) -> Self:  # noqa: ARG002 - not every stage looks at it
         """Return the stage with every choice made that depends on the processor, whose `flags` these are."""
         return self
+
+    def following(self, later: Sequence[Stage]) -> Self:  # noqa: ARG002 - not every stage looks at them
+        """Return the stage with every choice made that depends on the stages behind it; those are resolved already."""
+        return self
+
+    def ships(self) -> FilePrecision | None:
+        """Return the precision that it gives a file, as far as the configuration says; None where it stays as it was.
+
+        Asked of a stage that is resolved, before anything runs.
+        """
+        return None
+
+    def remarks(self, later: Sequence[Stage], target: Target) -> Remarks:  # noqa: ARG002 - not every stage has any
+        """Return what a plan says of the stage, as the recipe has it, before the stages behind it."""
+        return Remarks()
 
     @classmethod
     def computes_in(cls, record: StageRecord) -> str:  # noqa: ARG003 - not every stage looks at it

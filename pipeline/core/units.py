@@ -69,6 +69,7 @@ _POINTS_ALLOWED = "points of accuracy from 0pt to 100pt, such as 0.5pt"
 _DROP_ALLOWED = "a loss of score with its unit, such as 0.5pt, 2% or 0.2dB"
 _DROP_PATTERN = r"^([0-9]+(\.[0-9]+)?) ?(%|[A-Za-z][A-Za-z/]*)$"
 _FACTOR_ALLOWED = "a positive factor of the original ending in x, such as 0.25x"
+_PART_ALLOWED = "below 1x, such as 0.35x, or a time with its unit (us, ms, s, min), such as 2.5ms"
 _OR_FACTOR = f"{_FACTOR_ALLOWED}, or "
 
 
@@ -334,6 +335,14 @@ def factor_or_size_text(value: Factor | int) -> str:
     return factor_text(value) if isinstance(value, Factor) else size_text(value)
 
 
+def parse_part_or_duration(found: object) -> Factor | float:
+    """Return a factor below 1 (`0.35x`) or seconds (`2.5ms`); raises ValueError for anything else."""
+    value = parse_factor_or_duration(found)
+    if isinstance(value, Factor) and value >= 1:
+        raise _refusal(found, _PART_ALLOWED)
+    return value
+
+
 def _looks_like_factor(found: object) -> bool:
     return isinstance(found, Factor) or (isinstance(found, str) and found.endswith("x"))
 
@@ -360,6 +369,12 @@ Points = Annotated[
 FactorOrDuration = Annotated[
     Factor | float,
     PlainValidator(parse_factor_or_duration),
+    PlainSerializer(factor_or_duration_text),
+    WithJsonSchema(_text_schema(_FACTOR_UNITS, _TIME_UNITS)),
+]
+PartOrDuration = Annotated[
+    Factor | float,
+    PlainValidator(parse_part_or_duration),
     PlainSerializer(factor_or_duration_text),
     WithJsonSchema(_text_schema(_FACTOR_UNITS, _TIME_UNITS)),
 ]

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from pipeline.core.code_inputs import content_digest, input_digests
 from pipeline.core.cpu import cpu_flags
 from pipeline.core.local_imports import local_modules
 from pipeline.core.runtimes import RUNTIMES, shipping_runtimes
-from pipeline.core.stage import runs_in
+from pipeline.core.stage import Remarks, runs_in
 from pipeline.data import data_digest, task_identity
 from pipeline.data.config import data_settings
 from pipeline.measure.devices.registry import device_record
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from pipeline.core.stage import Stage
+    from pipeline.core.stage import Stage, Target
     from pipeline.core.store import Store
     from pipeline.recipe import LoadedRecipe
 
@@ -67,6 +67,7 @@ class PlannedStep:
     made: str
     cached: bool
     reason: str
+    remarks: Remarks = field(default_factory=Remarks)
 
 
 @dataclass(frozen=True)
@@ -83,9 +84,16 @@ def digest_of(ingredients: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(ingredients, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
-def resolve(stage: Stage) -> Stage:
-    """Return the stage with every choice made that depends on this machine (the scheme of quantization)."""
-    return stage.resolved(cpu_flags())
+def resolve(stages: Sequence[Stage]) -> list[Stage]:
+    """Return the stages with every choice made that depends on this machine, then every one on the stages behind."""
+    here = [stage.resolved(cpu_flags()) for stage in stages]
+    return [stage.following(here[index:]) for index, stage in enumerate(here, 1)]
+
+
+def remarks_on(stages: Sequence[Stage], target: Target) -> list[Remarks]:
+    """Return what is to be said of each stage of a recipe before anything runs."""
+    here = [stage.resolved(cpu_flags()) for stage in stages]
+    return [stage.remarks(here[index:], target) for index, stage in enumerate(here, 1)]
 
 
 def labels(stages: Sequence[Stage]) -> list[str]:
@@ -110,7 +118,8 @@ def make_plan(loaded: LoadedRecipe, store: Store, seed: int, previous: Sequence[
     }
     machine = machine_fingerprint()
     where = _where(loaded, machine)
-    stages = [resolve(stage) for stage in loaded.recipe.stages]
+    stages = resolve(loaded.recipe.stages)
+    remarks = [Remarks(), *remarks_on(loaded.recipe.stages, loaded.recipe.target)]
     ingredients = [_original(loaded, seed)]
     made = [digest_of(ingredients[0])]
     for stage in stages:
@@ -129,9 +138,8 @@ def make_plan(loaded: LoadedRecipe, store: Store, seed: int, previous: Sequence[
         reason = finished if cached else _left_aside(store, key) or _difference(before, given)
         if not cached and store.has(made[index]):
             reason = "made before; its gain has yet to be timed"
-        steps.append(
-            PlannedStep(index, name, stages[index - 1] if index else None, given, key, made[index], cached, reason)
-        )
+        planned = stages[index - 1] if index else None
+        steps.append(PlannedStep(index, name, planned, given, key, made[index], cached, reason, remarks[index]))
     return Plan(tuple(steps), data, machine)
 
 

@@ -157,6 +157,8 @@ class Run:
         for step in self.plan.steps:
             began = time.monotonic()
             self.progress.note(f"{step.index}/{len(self.plan.steps) - 1} {step.label}: {step.reason}")
+            for line in step.remarks.lines():
+                self.progress.note(line)
             with user_code_errors(f"{step.label} failed"):
                 made = self.store.obtain(
                     step.key,

@@ -23,6 +23,7 @@ from pipeline.compress.quantization.names import EngineName, OtherPrecision, Rec
 from pipeline.core.artifact import Form
 from pipeline.core.cpu import cpu_flags
 from pipeline.core.feeds import sample_count
+from pipeline.core.file_precision import FilePrecision
 from pipeline.core.stage import Context, Outcome, Stage
 from pipeline.core.units import Duration, Points, ScoreDrop
 from pipeline.precision.config import QuantizationConfig
@@ -62,7 +63,6 @@ class Quantize(QuantizationConfig, Stage):
     """ONNX FP32 to ONNX int8 (QDQ), or to another precision."""
 
     revision: ClassVar[int] = 8
-    computes: ClassVar[bool] = True
     libraries: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnxruntime")
     takes: ClassVar[frozenset[Form]] = frozenset({"onnx"})
 
@@ -106,6 +106,11 @@ class Quantize(QuantizationConfig, Stage):
         """Whether the file depends on a latency: with `engine: auto`, or because a gain is asked for."""
         return self.engine == "auto" or super().measures
 
+    @property
+    def computes(self) -> bool:
+        """Ranges are found, and outputs compared, in the runtime."""
+        return True
+
     def depends_on(self) -> tuple[str, ...]:
         """Return also what engines and recovery are made of, and with `engine: auto` what times files, as installed."""
         more = DEPENDS_ON[self.engine] + (TORCH if self.recover else ())
@@ -137,6 +142,21 @@ class Quantize(QuantizationConfig, Stage):
         if self.engine == "auto":
             return self
         return self.model_copy(update={"scheme": self._scheme_on(flags)})
+
+    def ships(self) -> FilePrecision:
+        """Return the precision that is asked for; with `engine: auto` int8, which it may find slower than another."""
+        auto = self.engine == "auto"
+        return FilePrecision(
+            precision=self.precision,
+            engine="onnxruntime" if auto else self.engine,
+            scheme=self._scheme_on(cpu_flags()) if self.precision == "int8" else "",
+            per_channel=self.per_channel,
+            symmetric=self.symmetric,
+            keep=self.keep,
+            on_arm=self.arm_exact,
+            certain=not auto,
+            packages=self.libraries if auto else self.depends_on(),
+        )
 
     @model_validator(mode="after")
     def _goes_together(self) -> Self:

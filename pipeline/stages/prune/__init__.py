@@ -16,49 +16,46 @@ widths miss the runtime's vector size, hence `align`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from pipeline.compress.names import AllocationName, StatisticsRule
 from pipeline.compress.pruning.importance.names import CriterionName, Normalisation
+from pipeline.compress.quantization.names import OtherPrecision
 from pipeline.core.artifact import Artifact, Form, FrozenModel
-from pipeline.core.stage import Context, Outcome, Stage
+from pipeline.core.errors import StageError
+from pipeline.core.file_precision import FilePrecision
+from pipeline.core.stage import Context, Outcome, Remarks, Stage
 from pipeline.core.units import Points, Ratio
 from pipeline.network.training_config import PruneSchedule
+from pipeline.stages.prune.aims import (
+    PRICED,
+    CostTarget,
+    Moves,
+    conflicts,
+    latency_aim,
+    other_precision,
+    priced,
+    pricing_note,
+    usual_moves,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
-    from pipeline.compress.pruning.selection import CostName
+    from pipeline.core.stage import Target
+    from pipeline.pricing.aim import LatencyAim
     from pipeline.stages.prune.channels import PruneRequest, PruneTarget
 
+#: Distributions that make a file of a network.
+FILES = ("onnx", "onnxscript", "onnxruntime")
 #: Fields that say which channels of a layer leave.
 NOT_OF_BLOCKS = (
     *("criterion", "normalise", "allocation", "rates", "floor", "align", "constraints", "statistics", "candidates"),
     "schedule",
 )
-
-
-class CostTarget(FrozenModel):
-    """A cost to prune down to, as a fraction of that of the given network; met within 1 %."""
-
-    macs: Ratio | None = Field(default=None, description="Multiply-accumulates of one image.")
-    parameters: Ratio | None = Field(default=None, description="Number of parameters.")
-    size: Ratio | None = Field(default=None, description="Bytes of all tensors.")
-
-    @model_validator(mode="after")
-    def _one(self) -> CostTarget:
-        if len(self.model_dump(exclude_none=True)) != 1:
-            raise ValueError(
-                f"found {len(self.model_dump(exclude_none=True))} costs, allowed: one of macs, parameters, size"
-            )
-        return self
-
-    def pair(self) -> tuple[CostName, float]:
-        """Return which cost, and the fraction of it."""
-        found: dict[CostName, float | None] = {"macs": self.macs, "parameters": self.parameters, "size": self.size}
-        return next((name, fraction) for name, fraction in found.items() if fraction)
 
 
 class Constraint(FrozenModel):
@@ -103,8 +100,8 @@ class Prune(Stage):
         default="global",
         description="How many channels each group loses: the same fraction everywhere (uniform), by one ranking of all "
         "channels (global), by a ranking among groups of the same structure (isomorphic, Fang et al. 2024), like "
-        "global but no more than `tolerance` allows for each group alone (sensitivity, Li et al. 2017), or what "
-        "`rates` says.",
+        "global but no more than `tolerance` allows for each group alone (sensitivity, Li et al. 2017), what `rates` "
+        "says, or so that the least score is lost for what is gained (knapsack, the default for a latency).",
     )
     ratio: Ratio | None = Field(
         default=None,
@@ -112,6 +109,18 @@ class Prune(Stage):
         "about a quarter of the operations.",
     )
     target: CostTarget | None = Field(default=None, description="Instead of `ratio`: a cost to prune down to.")
+    precision: Literal["fp32", "int8", OtherPrecision] | None = Field(
+        default=None,
+        exclude_if=lambda given: given is None,  # so that configurations without it are those that they were
+        description="With a latency as `target`: the precision of the file that is timed, by the names of `quantize`. "
+        "Absent: what the stages after this one make of it.",
+    )
+    moves: Moves | None = Field(
+        default=None,
+        exclude_if=lambda given: given is None,
+        description="With a latency as `target`: what may be removed: channels, whole residual blocks (blocks), whole "
+        "attention heads (heads). Absent: channels and blocks, without blocks where the schedule is layerwise or soft.",
+    )
     rates: dict[str, Ratio] = Field(
         default={},
         description="Instead of `ratio`, for `allocation: rates`: the fraction to remove by layer or pattern; if "
@@ -160,6 +169,9 @@ class Prune(Stage):
         description="Train between removals, or while channels are still there. Absent: remove all at once.",
     )
 
+    #: The kind of file that a latency is of; `following` finds it.
+    _priced: FilePrecision | None = PrivateAttr(default=None)
+
     @model_validator(mode="after")
     def _one_aim(self) -> Prune:
         given = [name for name in ("ratio", "target", "rates") if getattr(self, name)]
@@ -183,6 +195,62 @@ class Prune(Stage):
             )
         return self
 
+    @model_validator(mode="after")
+    def _latency_has_its_own(self) -> Prune:
+        if self._has_latency and "allocation" not in self.model_fields_set:
+            object.__setattr__(self, "allocation", PRICED)
+        if found := next(conflicts(self), ""):
+            raise ValueError(found)
+        return self
+
+    @model_serializer(mode="wrap")
+    def _with_priced(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        priced_as = {"priced": self._priced.model_dump(mode="json")} if self._priced else {}
+        return {**write(self), **priced_as}
+
+    @property
+    def _has_latency(self) -> bool:
+        return self.target is not None and self.target.latency is not None
+
+    @property
+    def measures(self) -> bool:
+        """Whether a latency is the target, or a gain is asked for."""
+        return self._has_latency or super().measures
+
+    @property
+    def computes(self) -> bool:
+        """Whether files are timed in the target's runtime."""
+        return self._has_latency
+
+    def depends_on(self) -> tuple[str, ...]:
+        """Return with a latency as target also what makes the files that are timed."""
+        if not self._has_latency:
+            return self.libraries
+        return tuple(dict.fromkeys((*self.libraries, *FILES, *(self._priced.packages if self._priced else ()))))
+
+    def unmet(self, target: Target) -> tuple[tuple[str, str], ...]:
+        """Return that no file can be timed in the target's runtime."""
+        if not self._has_latency or target.runtime != "torch":
+            return ()
+        found = "found a latency, which is that of a file, and target.runtime torch, which reads none"
+        return (("target", f"{found}, allowed: target.runtime onnxruntime or openvino"),)
+
+    def following(self, later: Sequence[Stage]) -> Self:
+        """Return the stage with what it times filled in, where a latency is the target."""
+        if not self._has_latency:
+            return self
+        file = priced(self.precision, later)
+        made = self.model_copy(update={"precision": file.precision, "moves": self.moves or usual_moves(self)})
+        made._priced = file  # noqa: SLF001 - its own class
+        return made
+
+    def remarks(self, later: Sequence[Stage], target: Target) -> Remarks:
+        """Return what is timed and down to what, and that what ships will be another kind of file."""
+        if not self._has_latency:
+            return Remarks()
+        other = other_precision(self.precision, later)
+        return Remarks((pricing_note(self, priced(self.precision, later), target),), (other,) if other else ())
+
     def files(self) -> tuple[Path, ...]:
         """Return the files of the schedule's teacher."""
         return self.schedule.teacher_files() if self.schedule else ()
@@ -198,6 +266,8 @@ class Prune(Stage):
         from pipeline.stages.prune.channels import Pruning
 
         job = self._job(context.seed)
+        if job.aim.latency:
+            raise StageError("target: a latency cannot be searched for yet")
         changed = (
             prune_depth(job, given, context) if self.granularity == "blocks" else Pruning(job, given, context).run()
         )
@@ -220,9 +290,14 @@ class Prune(Stage):
             tolerance=self.tolerance / 100,
             seed=seed,
         )
-        return PruneRequest(rules, self._aim(), self.statistics, self.images, self.batch, self.schedule)
+        return PruneRequest(rules, self.aim, self.statistics, self.images, self.batch, self.schedule)
 
-    def _aim(self) -> PruneTarget:
+    @property
+    def aim(self) -> PruneTarget:
+        """How much leaves; of a latency also what is timed, for which `following` has to be asked before."""
         from pipeline.stages.prune.channels import PruneTarget
 
-        return PruneTarget(self.ratio, self.target.pair() if self.target else None, self.rates)
+        return PruneTarget(self.ratio, self.target.pair() if self.target else None, self.rates, self._latency())
+
+    def _latency(self) -> LatencyAim | None:
+        return latency_aim(self, self._priced or priced(self.precision, ())) if self._has_latency else None

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from pipeline.core.artifact import Artifact
     from pipeline.core.stage import Context
     from pipeline.network.training_config import PruneSchedule
+    from pipeline.pricing.aim import LatencyAim
     from pipeline.stages.prune.phases import Record
 
 #: The phases of a schedule, in the stage's folder.
@@ -55,11 +56,12 @@ PHASES = "phases"
 
 @dataclass(frozen=True)
 class PruneTarget:
-    """How much leaves in all: a fraction of the channels, all but a fraction of a cost, or fractions by pattern."""
+    """How much leaves: a fraction of the channels, all but a fraction of a cost, fractions by pattern, or a latency."""
 
     ratio: float | None
     target: tuple[CostName, float] | None
     rates: Mapping[str, float]
+    latency: LatencyAim | None = None
 
 
 @dataclass(frozen=True)

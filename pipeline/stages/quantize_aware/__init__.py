@@ -18,6 +18,7 @@ from pydantic import Field, model_validator
 
 from pipeline.core.artifact import Form
 from pipeline.core.cpu import cpu_flags
+from pipeline.core.file_precision import FilePrecision
 from pipeline.core.stage import Context, Outcome, Stage
 from pipeline.network.training_config import TrainingConfig
 from pipeline.precision.config import QuantizationConfig
@@ -34,7 +35,6 @@ class QuantizeAwareFinetune(TrainingConfig, QuantizationConfig, Stage):
 
     revision: ClassVar[int] = 6
     fixes_sizes: ClassVar[bool] = True
-    computes: ClassVar[bool] = True
     libraries: ClassVar[tuple[str, ...]] = ("numpy", "torch", "onnx", "onnxscript", "onnxruntime")
     takes: ClassVar[frozenset[Form]] = frozenset({"torch"})
 
@@ -46,6 +46,11 @@ class QuantizeAwareFinetune(TrainingConfig, QuantizationConfig, Stage):
         default=0.5, description="Share of the epochs after which batch-norm statistics are frozen."
     )
     keep_zeros: bool = Field(default=True, description="Weights that are zero stay zero, as after pruning by a mask.")
+
+    @property
+    def computes(self) -> bool:
+        """Ranges of activations are found in the runtime."""
+        return True
 
     def produces(self, given: Form) -> Form:
         """ONNX."""
@@ -82,6 +87,18 @@ class QuantizeAwareFinetune(TrainingConfig, QuantizationConfig, Stage):
         """Return int8."""
         del record
         return "int8"
+
+    def ships(self) -> FilePrecision:
+        """Return int8 with the configuration's scheme."""
+        return FilePrecision(
+            precision="int8",
+            engine="onnxruntime",
+            scheme=resolved_scheme(self.scheme, cpu_flags()),
+            per_channel=self.per_channel,
+            symmetric=self.symmetric,
+            keep=self.keep,
+            packages=self.libraries,
+        )
 
     def resolved(self, flags: frozenset[str]) -> Self:
         """Return the configuration with `auto` replaced by the scheme for a CPU with these flags."""

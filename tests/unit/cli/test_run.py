@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import pytest
@@ -55,6 +56,28 @@ def test_a_fresh_run_is_planned(project: Project, monkeypatch: pytest.MonkeyPatc
     assert all("will run" in line for line in done.stdout.splitlines())
     assert not (project.folder / "runs").exists()
     assert not (project.folder / "store").exists()
+
+
+def test_what_is_priced_is_said_before_a_run(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By `plan` under the step, and by `validate` where the file that ships would be another one."""
+    monkeypatch.chdir(project.folder)
+    monkeypatch.setenv("SECATEUR_STORE", str(project.folder / "store"))
+    asked = ("stages.prune.ratio=null", "stages.prune.target={latency: 0.5x}", "stages.prune.precision=fp32")
+    sets = [word for text in asked for word in ("--set", text)]
+    planned = CliRunner().invoke(app, ["plan", "toy.yaml", *sets]).stdout.splitlines()
+    warned = "priced in fp32, but the quantize stage after it makes int8"
+    assert planned[2:4] == [
+        "    priced as fp32 in onnxruntime on local, 1 thread; 0.5x of the unpruned file",
+        f"    warning: {warned}: the file that ships has another time; remove precision to price that",
+    ]
+    listed = json.loads(CliRunner().invoke(app, ["plan", "toy.yaml", *sets, "--json"]).stdout)
+    assert [sorted({"notes", "warnings"} & step.keys()) for step in listed[:3]] == [[], ["notes", "warnings"], []]
+    checked = CliRunner().invoke(app, ["validate", "toy.yaml", *sets])
+    assert checked.exit_code == 0
+    assert f"toy.yaml: warning: stages.0: {warned}" in checked.stderr
+    told = json.loads(CliRunner().invoke(app, ["validate", "toy.yaml", *sets, "--json"]).stdout)
+    assert told["valid"]
+    assert warned in told["warnings"][0]
 
 
 def test_help_says_the_units_of_prune_and_how_stages_are_counted() -> None:

@@ -159,6 +159,22 @@ def test_a_precision_is_searched_for_one_target_on_one_machine(
     assert changed(before, keys(project, asked)) == 5
 
 
+def test_a_latency_is_that_of_a_file_of_one_target_on_one_machine(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The key of a stage that aims at a time has what that depends on, and nothing else of the stages behind."""
+    asked = ("stages.prune.ratio=null", "stages.prune.target={latency: 0.5x}")
+    before = keys(project, *asked)
+    for change in ("target.runtime=openvino", "target.threads=2", "stages.quantize.scheme=u8u8"):
+        assert changed(before, keys(project, *asked, change)) == 1
+    assert changed(before, keys(project, *asked, "stages.quantize.images=16")) == 5
+    planned = steps(project, *asked)[1]
+    assert planned.ingredients["config"]["precision"] == planned.ingredients["config"]["priced"]["precision"] == "int8"
+    assert [line.partition(" (")[0] for line in planned.remarks.lines()] == ["priced as int8"]
+    monkeypatch.setattr(plan, "machine_fingerprint", lambda: {"cpu_model": "another"})
+    assert changed(before, keys(project, *asked)) == 1
+
+
 def test_versions_of_engines_count_where_they_are_used(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of those that are installed; the plan works without them."""
     before = {engine: keys(project, f"stages.quantize.engine={engine}") for engine in ("auto", "nncf", "onnxruntime")}
