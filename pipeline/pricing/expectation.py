@@ -1,0 +1,102 @@
+"""What is expected of a file's time before any other file was measured: from first guesses, or from one profile."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.pricing.features import known_features, table_of
+from pipeline.pricing.regression import Observations, Prior
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterable, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from pipeline.pricing.nodes import FileNode
+    from pipeline.pricing.operators import Feature
+    from pipeline.pricing.table import WidthTable
+
+    Floats = NDArray[np.float64]
+
+_OVERHEAD_SHARE = 0.02  # expected of the whole file's time, off by its own size
+_WHOLE_ERROR = 0.003  # with which all shares add up to one
+_PROFILE_ERROR = 0.25  # of a node's time in a profile
+_PROFILE_LEAST = 0.003  # share of the whole file that a profile cannot tell from nothing
+_UNTIMED = 0.1  # of what is guessed for a node that the profile has no time for: it is fused into another
+
+
+@dataclass(frozen=True)
+class _Deviations:
+    """By how much expected shares are off, as fractions: per kind, class of operators, both, and each on its own."""
+
+    kind: float
+    operator: float
+    both: float
+    own: float
+
+
+_GUESSED = _Deviations(kind=1.0, operator=1.0, both=0.5, own=0.3)
+_PROFILED = _Deviations(kind=0.5, operator=0.3, both=0.5, own=0.3)
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """The features of a file, what is expected of their shares, and what is known without probes.
+
+    The first share of `prior` and `known` is the overhead; those of the `features` [F - 1] follow.
+    """
+
+    features: tuple[Feature, ...]
+    table: WidthTable
+    prior: Prior
+    known: Observations
+
+
+def expectation_of(
+    nodes: Sequence[FileNode], groups: Mapping[str, int], profile: Mapping[str, float] | None
+) -> Expectation:
+    """Return what is expected of a file; see `fit.LatencyFit` for the arguments."""
+    features = known_features(nodes, groups, profile)
+    seconds = np.array([feature.seconds for feature in features])
+    whole = np.ones((1, len(features) + 1))
+    known = Observations(whole, np.ones(1), np.array([_WHOLE_ERROR]))
+    guessed = seconds / seconds.sum()
+    if not profile:
+        return Expectation(features, table_of(features, groups), _prior(features, guessed, _GUESSED), known)
+    names = list(dict.fromkeys(feature.node for feature in features))
+    place = {name: index for index, name in enumerate(names)}
+    member = np.zeros((len(names), len(features) + 1))  # [nodes, F]
+    for index, feature in enumerate(features):
+        member[place[feature.node], index + 1] = 1
+    total = sum(profile.get(name, 0.0) for name in names)
+    times = np.array([profile.get(name, 0.0) for name in names]) / total * (1 - _OVERHEAD_SHARE)
+    expected = np.maximum(times, _UNTIMED * (member[:, 1:] @ guessed))
+    mean = guessed * (member[:, 1:].T @ (expected / (member[:, 1:] @ guessed)))
+    errors = _PROFILE_ERROR * times + _PROFILE_LEAST
+    known += Observations(member, times, errors)
+    return Expectation(features, table_of(features, groups), _prior(features, mean, _PROFILED), known)
+
+
+def _prior(features: Sequence[Feature], mean: Floats, off: _Deviations) -> Prior:
+    blocks = [
+        off.kind * _members(feature.kind for feature in features),
+        off.operator * _members(feature.operator for feature in features),
+        off.both * _members((feature.operator, feature.kind) for feature in features),
+    ]
+    common = np.concatenate(blocks, axis=1)
+    return Prior(
+        mean=np.concatenate(([_OVERHEAD_SHARE], mean)),
+        common=np.concatenate((np.zeros((1, common.shape[1])), common)),
+        own=np.concatenate(([1.0], np.full(len(mean), off.own))),
+    )
+
+
+def _members(keys: Iterable[Hashable]) -> Floats:
+    """Return which key each item has [items, keys], as ones and zeros."""
+    keys = list(keys)
+    place = {key: index for index, key in enumerate(dict.fromkeys(keys))}
+    result: Floats = np.eye(len(place))[[place[key] for key in keys]]
+    return result

@@ -1,0 +1,49 @@
+"""The least time that a file can be brought to, and what it consists of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from pipeline.compress.pruning.state import NetworkState
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
+    from pipeline.pricing.model import LatencyModel
+
+
+@dataclass(frozen=True)
+class Floor:
+    """The least milliseconds of any state, and the four parts that they are the sum of.
+
+    Attributes:
+        ms: the least time.
+        overhead: what no node takes.
+        calls: what the nodes that are left take at any width.
+        unchanged: work that no group narrows: a layer whose sides both stay, such as the first with a kept output.
+        narrowed: the rest, with every group at its narrowest.
+        nodes: milliseconds by node that is left, the longest first.
+        state: the narrowest groups without the blocks that may leave.
+    """
+
+    ms: float
+    overhead: float
+    calls: float
+    unchanged: float
+    narrowed: float
+    nodes: Mapping[str, float] = field(repr=False)
+    state: NetworkState = field(repr=False)
+
+
+def floor_of(model: LatencyModel, grids: Mapping[str, Sequence[int]], droppable: Collection[str]) -> Floor:
+    """Return the floor of a model for groups on these grids (ascending) and blocks that may leave."""
+    state = NetworkState({group: grid[0] for group, grid in grids.items()}, frozenset(droppable))
+    moving = {group for group, grid in grids.items() if grid[0] < model.groups[group]}
+    parts = {"calls": 0.0, "unchanged": 0.0, "narrowed": 0.0}
+    for feature, ms in model.feature_times(state):
+        narrows = any(moving & axis.per_class.keys() for term in feature.terms for axis in term.axes)
+        parts["calls" if feature.kind == "call" else "narrowed" if narrows else "unchanged"] += ms
+    times = sorted(model.node_times(state).items(), key=lambda item: -item[1])
+    nodes = {node: ms for node, ms in times if ms > 0}
+    return Floor(model.overhead + sum(parts.values()), model.overhead, nodes=nodes, state=state, **parts)

@@ -1,0 +1,133 @@
+"""Sums of products of widths that are rounded up to granules, for many states of a network at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.core.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from pipeline.compress.pruning.graph import Axis
+    from pipeline.compress.pruning.state import NetworkState
+
+_Key = tuple[float, tuple[tuple[str, float], ...], int]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One product: `constant` times the sizes of `axes`, each rounded up to `granule`; 0 once a block of its is gone.
+
+    `into` is the place of the sum that it is added to.
+    """
+
+    constant: float
+    axes: tuple[Axis, ...]
+    granule: int
+    blocks: frozenset[str]
+    into: int
+
+
+class WidthTable:
+    """The groups of a network, its blocks, and the vectors that stand for a state."""
+
+    def __init__(self, whole: Mapping[str, int], blocks: Iterable[str]) -> None:
+        """Take the width of every group, and all blocks that may be dropped."""
+        self.groups = {group: place for place, group in enumerate(whole)}
+        self.blocks = {block: place for place, block in enumerate(blocks)}
+        self._whole = np.array(list(whole.values()), np.float64)
+
+    def widths(self, widths: Mapping[str, int]) -> NDArray[np.float64]:
+        """Return the width of every group [G]. Raises InputError for a group that is not one of the network's."""
+        vector = self._whole.copy()
+        try:
+            for group, width in widths.items():
+                vector[self.groups[group]] = width
+        except KeyError as error:
+            raise InputError(f"No group {error} in the network. Groups: {', '.join(self.groups)}") from None
+        return vector
+
+    def dropped(self, dropped: Iterable[str]) -> NDArray[np.float64]:
+        """Return 1 for each block that is gone [B]; those that no node is in cost nothing and are left out."""
+        vector = np.zeros(len(self.blocks))
+        for block in dropped:
+            if block in self.blocks:
+                vector[self.blocks[block]] = 1
+        return vector
+
+
+class Products:
+    """The rows of a table as arrays. Cost: some microseconds an evaluation for hundreds of rows."""
+
+    def __init__(self, rows: Sequence[Row], table: WidthTable, sums: int = 1) -> None:
+        """Lay out the rows; equal products that go into one sum become one."""
+        merged: dict[tuple[tuple[_Key, ...], frozenset[str], int], float] = {}
+        for row in rows:
+            key = tuple(sorted(_key(axis, row.granule) for axis in row.axes)), row.blocks, row.into
+            merged[key] = merged.get(key, 0.0) + row.constant
+        axes = list(dict.fromkeys(axis for keys, _, _ in merged for axis in keys))
+        place = {axis: index for index, axis in enumerate(axes)}
+        depth = max((len(keys) for keys, _, _ in merged), default=0)
+        self._fixed = np.array([*(fixed for fixed, _, _ in axes), 1.0])  # the last is 1 and fills up short products
+        self._granules = np.array([*(granule for _, _, granule in axes), 1.0])
+        self._per_class = np.zeros((len(table.groups), len(axes) + 1))  # [G, A]
+        for index, (_, counts, _) in enumerate(axes):
+            for group, count in counts:
+                self._per_class[table.groups[group], index] = count
+        self._factors = np.full((depth, len(merged)), len(axes))  # [depth, T]
+        self._blocks = np.zeros((len(table.blocks), len(merged)))  # [B, T]
+        into = np.zeros((len(merged), sums))  # [T, sums]
+        for term, ((keys, blocks, goes), constant) in enumerate(merged.items()):
+            self._factors[: len(keys), term] = [place[key] for key in keys]
+            self._blocks[[table.blocks[block] for block in blocks], term] = 1
+            into[term, goes] = constant
+        self._into = into
+
+    def sums(self, widths: NDArray[np.float64], dropped: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the sums [..., sums] for widths [..., G] and dropped blocks [..., B]."""
+        sizes = self._fixed + widths @ self._per_class
+        sizes = np.ceil(sizes / self._granules - _ROUNDING) * self._granules  # [..., A]
+        products = (dropped @ self._blocks == 0).astype(np.float64)  # [..., T]
+        for factors in self._factors:
+            products = products * sizes[..., factors]
+        result: NDArray[np.float64] = products @ self._into
+        return result
+
+
+class StateSums:
+    """One sum for a state, and what it becomes when a single group changes: only the products with that group count."""
+
+    def __init__(self, rows: Sequence[Row], table: WidthTable) -> None:
+        """Lay out the rows once for all, and once for each group."""
+        self._table = table
+        self._all = Products(rows, table)
+        self._of_group = {
+            group: Products([row for row in rows if any(group in axis.per_class for axis in row.axes)], table)
+            for group in table.groups
+        }
+
+    def at(self, state: NetworkState) -> float:
+        """Return the sum for a state."""
+        return float(self._all.sums(self._table.widths(state.widths), self._table.dropped(state.dropped))[0])
+
+    def along(self, state: NetworkState, group: str, widths: Sequence[int]) -> NDArray[np.float64]:
+        """Return the sum [len(widths)] for a state with this group at each of these widths."""
+        now, dropped = self._table.widths(state.widths), self._table.dropped(state.dropped)
+        many = np.repeat(now[None], len(widths) + 1, axis=0)
+        many[1:, self._table.groups[group]] = widths
+        touched = self._of_group[group].sums(many, dropped)[:, 0]
+        result: NDArray[np.float64] = self._all.sums(now, dropped)[0] - touched[0] + touched[1:]
+        return result
+
+
+_ROUNDING = 1e-9  # sizes with fractions of a class: 24.000000001 is three granules of eight
+
+
+def _key(axis: Axis, granule: int) -> _Key:
+    return axis.fixed, tuple(sorted(axis.per_class.items())), granule if axis.per_class else 1
