@@ -60,7 +60,7 @@ def score_interval(interval: Interval, metric: MetricFacts) -> str:
 
 
 def _change_decimals(change: float) -> int:
-    return max(2, _decimals(change) - 1)
+    return max(2, decimal_places(change) - 1)
 
 
 def signed(number: float, decimals: int) -> str:
@@ -83,14 +83,14 @@ def milliseconds(value: float | None) -> str:
 
 def ratio(value: float | None) -> str:
     """Write a factor with three significant digits and at most two decimals: "3.41x"."""
-    return DASH if value is None else f"{value:.{min(2, _decimals(value))}f}x"
+    return DASH if value is None else f"{value:.{min(2, decimal_places(value))}f}x"
 
 
 def bounds(interval: Interval | None) -> str:
     """Write the bounds of an interval with as many decimals as three significant digits of its value have."""
     if interval is None:
         return ""
-    decimals = _decimals(interval.value)
+    decimals = decimal_places(interval.value)
     return f"[{interval.low:.{decimals}f}, {interval.high:.{decimals}f}]"
 
 
@@ -130,7 +130,7 @@ def plural(number: int, noun: str) -> str:
 
 def significant(number: float) -> str:
     """Write a number with three significant digits and no exponent."""
-    return f"{number:.{_decimals(number)}f}"
+    return f"{number:.{decimal_places(number)}f}"
 
 
 def wilson(share: float, n: int) -> tuple[float, float]:
@@ -145,7 +145,7 @@ def wilson(share: float, n: int) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def _decimals(number: float) -> int:
+def decimal_places(number: float) -> int:
     """Return how many decimals three significant digits of `number` need."""
     rounded = abs(float(f"{number:.2e}"))
     return 0 if rounded == 0 else max(0, 2 - math.floor(math.log10(rounded)))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pipeline
 from pipeline.report import numbers
 from pipeline.report.drawing.template import load_template
-from pipeline.report.run import facts, headline, plot, precision_plot, precision_rows, rows
+from pipeline.report.run import facts, headline, latency_plot, latency_rows, plot, precision_plot, precision_rows, rows
 from pipeline.report.run.details import detail_tables
 
 if TYPE_CHECKING:
@@ -36,13 +36,15 @@ def render(report: RunReport) -> str:
         plots=[drawn for wide in (True, False) if (drawn := plot.score_over_latency(report, wide=wide))],
         sizes=[drawn for wide in (True, False) if (drawn := plot.sizes(report, wide=wide))],
         final=_final(report),
+        aims=_aims(report),
+        read_moves=latency_rows.READ,
+        read_times=latency_rows.READ_LAYERS,
         searches=_searches(report),
         dash=numbers.DASH,
         read=precision_rows.READ,
         read_layers=precision_rows.READ_LAYERS,
         stages=[
-            (row, facts.stage(row), facts.flat(row.config), facts.flat(precision_rows.beside_plan(row)))
-            for row in report.rows
+            (row, facts.stage(row), facts.flat(row.config), facts.flat(latency_rows.beside(row))) for row in report.rows
         ],
         machine=facts.flat(report.machine),
         data=facts.flat(report.data),
@@ -60,6 +62,29 @@ def _final(report: RunReport) -> dict[str, object] | None:
         "level": numbers.level(report.final.difference),
         "details": detail_tables(report.final, report.task),
     }
+
+
+@dataclass(frozen=True)
+class _Aim:
+    """One compression to a latency as text and drawings, a wide and a narrow one, which may be empty."""
+
+    title: str
+    verdict: str
+    about: Facts
+    moves: tuple[latency_rows.MoveLine, ...]
+    layers: tuple[latency_rows.LayerLine, ...]
+    plots: tuple[Markup, ...]
+
+
+def _aims(report: RunReport) -> tuple[_Aim, ...]:
+    """Return every latency of a run. Raises ValidationError when a row's record is not one of this version."""
+    found = []
+    for row, aim in latency_rows.aims(report):
+        layers = latency_rows.layer_lines(aim)
+        drawn = tuple(latency_plot.layer_times(layers, wide=wide) for wide in (True, False))
+        terms = latency_rows.title(row), latency_rows.verdict(aim), latency_rows.about(aim)
+        found.append(_Aim(*terms, latency_rows.move_lines(aim), layers, drawn))
+    return tuple(found)
 
 
 @dataclass(frozen=True)

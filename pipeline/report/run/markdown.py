@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.core.printable import printable_text
 from pipeline.report import numbers
-from pipeline.report.run import facts, headline, precision_rows, rows
+from pipeline.report.run import facts, headline, latency_rows, precision_rows, rows
 from pipeline.report.run.details import detail_tables
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def render(report: RunReport) -> str:
             f"- {answer.question} **{answer.number}**. {escape(answer.sentence)}" for answer in headline.answers(report)
         ),
         _stages(report),
+        *_aims(report),
         *_searches(report),
         _final(report),
         _runtimes(report),
@@ -111,6 +112,30 @@ def _line(line: rows.ReportLine) -> tuple[str, ...]:
         line.gzip,
         line.seconds,
     )
+
+
+def _aims(report: RunReport) -> list[str]:
+    found = []
+    for row, aim in latency_rows.aims(report):
+        found.append(_facts_list(latency_rows.title(row), latency_rows.about(aim)))
+        found.append(escape(latency_rows.verdict(aim)))
+        if moves := [_move(line) for line in latency_rows.move_lines(aim)]:
+            names = ("Move", "Kind", "Width", "Predicted", "Measured", "Damage", "Bought")
+            found += [table(names, "llrrrrl", moves), latency_rows.READ]
+        if layers := [_layer_times(line) for line in latency_rows.layer_lines(aim)]:
+            found += [table(("Layer", "Operator", "Before", "After", "Change"), "llrrr", layers)]
+            found += [latency_rows.READ_LAYERS]
+    return found
+
+
+def _move(line: latency_rows.MoveLine) -> tuple[str, ...]:
+    measured = _joined(line.measured.text, line.measured.note)
+    kind, bought = escape(line.kind), escape(line.bought)
+    return f"**{escape(line.name)}**", kind, line.change, line.predicted, measured, line.damage, bought
+
+
+def _layer_times(line: latency_rows.LayerLine) -> tuple[str, ...]:
+    return f"**{escape(line.name)}**", escape(line.operator), line.before, line.after, line.change
 
 
 def _searches(report: RunReport) -> list[str]:
@@ -213,7 +238,7 @@ def _changed(report: RunReport) -> list[str]:
     found = ["## What each stage changed"]
     for row in report.rows:
         about = (
-            *facts.flat(precision_rows.beside_plan(row)),
+            *facts.flat(latency_rows.beside(row)),
             ("file", f"{row.folder}, {row.form}, sha256 {row.digest}"),
         )
         found.append(_facts_list(f"{row.index} {row.label}", about, "###"))

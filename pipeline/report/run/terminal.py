@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.report import numbers
-from pipeline.report.run import headline, precision_rows, rows
+from pipeline.report.run import headline, latency_rows, precision_rows, rows
 from pipeline.report.run.rows import place
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from pipeline.report.run.gains import Tone
+    from pipeline.results.latency_target import LatencyTarget
     from pipeline.results.precision import PrecisionPlan, State
     from pipeline.results.run import RunReport
 
@@ -34,7 +35,7 @@ _VERDICT_STYLES = {"met": "green", "missed": "bold red", "cannot tell": "yellow"
 
 def run_table(report: RunReport) -> RenderableType:
     """Return what to print after a run. Text from the run is never read as rich's markup."""
-    parts: list[RenderableType] = [_stages(report), _bought(report), Text(), *_searches(report)]
+    parts: list[RenderableType] = [_stages(report), _bought(report), Text(), *_aims(report), *_searches(report)]
     if report.final is not None:
         found = headline.difference(report.final, report.task)
         told = f"{headline.judgement(report.final, report.task)}: {found}"
@@ -94,6 +95,47 @@ def _bought(report: RunReport) -> Table:
 def _cell(text: str, note: str, mark: str = "") -> Text:
     below = f"\n{note}" if note and note != text else ""
     return Text.assemble(text, (below, "dim"), (f"\n{mark}" if mark else "", _STYLES["unsure"]))
+
+
+def _aims(report: RunReport) -> Iterator[RenderableType]:
+    """Yield what to print of every compression to a latency."""
+    for row, aim in latency_rows.aims(report):
+        yield Text(latency_rows.title(row), style="bold")
+        yield Text(latency_rows.verdict(aim), style=_VERDICT_STYLES["met" if aim.met else "missed"])
+        for name, text in latency_rows.about(aim):
+            yield Text.assemble((f"{name}: ", "dim"), text)
+        if aim.moves:
+            yield _moves(aim)
+        if aim.layers:
+            yield _layers(aim)
+        yield Text()
+
+
+def _moves(aim: LatencyTarget) -> Table:
+    found = _table("Move", "Width", "Predicted", "Measured\ninterval", "Damage")
+    found.add_column("Bought", overflow="fold")
+    for line in latency_rows.move_lines(aim, latency_rows.LARGEST):
+        measured = _cell(line.measured.text, line.measured.note)
+        named = Text.assemble((line.name, "bold"), (f"\n{line.kind}", "dim"))
+        found.add_row(named, line.change, line.predicted, measured, line.damage, Text(line.bought))
+    return found
+
+
+def _layers(aim: LatencyTarget) -> Table:
+    found = _table("Layer", "Before", "After", "Change")
+    for line in latency_rows.layer_lines(aim):
+        named = Text.assemble((line.name, "bold"), (f"\n{line.operator}" if line.operator else "", "dim"))
+        found.add_row(named, line.before, line.after, line.change)
+    return found
+
+
+def _table(name: str, *numbers_: str) -> Table:
+    """Return an empty table of names and numbers; cells are folded, never cut."""
+    found = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    found.add_column(name, overflow="fold")
+    for each in numbers_:
+        found.add_column(each, justify="right", overflow="fold")
+    return found
 
 
 _STATE_STYLES: Mapping[State, str] = {"chosen": "bold green", "kept": "", "dropped": "red", "missing": "yellow"}

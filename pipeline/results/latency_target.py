@@ -1,0 +1,120 @@
+"""What compressing to a latency found: times before and after by layer and by move, and how well they were foretold."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from pipeline.core.artifact import FrozenModel
+from pipeline.core.stage import Runtime
+from pipeline.results.run import Interval
+
+#: The key of a row's `changed` under which a `LatencyTarget` stands.
+LATENCY = "latency"
+
+
+class AskedLatency(FrozenModel):
+    """What the recipe asks for: a factor of the unpruned network's file, or milliseconds."""
+
+    factor: float | None = None
+    milliseconds: float | None = None
+
+
+class NearestLatencies(FrozenModel):
+    """The nearest factors that can be reached, on either side of the one asked for; None where there is none."""
+
+    below: float | None = None
+    above: float | None = None
+
+
+class LatencyFloor(FrozenModel):
+    """The smallest factor that can be reached, and what sets it."""
+
+    factor: float
+    why: str
+
+
+class CostModelFacts(FrozenModel):
+    """How the model of times came about and how far it is off, as fractions, on states that it was not fitted to.
+
+    `granules` are the steps of width in which the time of each class of operators rises. One that is not `trusted`
+    decided nothing: every step was measured.
+    """
+
+    probes: int
+    median_error: float
+    p90_error: float
+    trusted: bool
+    seconds: float
+    granules: dict[str, int] = Field(default={})
+
+
+class LayerTimes(FrozenModel):
+    """The share of one node of the file in its time, before and after; None where it left with its block."""
+
+    name: str
+    operator: str
+    before_ms: float
+    after_ms: float | None
+
+
+class LatencyMove(FrozenModel):
+    """One thing that was taken from the network: widths before and after, or of a block 1 and 0.
+
+    The milliseconds are changes, below zero where time was saved. `damage` is what the search expected it to cost, in
+    its own unit; `bought` says in words what it was taken for.
+    """
+
+    kind: Literal["channels", "block", "heads"]
+    name: str
+    before: int
+    after: int
+    predicted_ms: float
+    measured_ms: Interval | None = None
+    damage: float | None = None
+    bought: str = ""
+
+    @property
+    def saved_ms(self) -> float:
+        """The milliseconds that it saves: measured where they are known, else predicted."""
+        return -(self.measured_ms.value if self.measured_ms else self.predicted_ms)
+
+
+class Correction(FrozenModel):
+    """One file that was timed on the way: the factor that the model foretold, and the one that was measured."""
+
+    predicted: float
+    measured: float
+
+
+class LatencyTarget(FrozenModel):
+    """Where the milliseconds went.
+
+    `whole_ms` is the time of the unpruned network's file in `precision`, `whole_float_ms` that of its float file.
+    `ratio` is the time of the pruned file, as it was measured, over `whole_ms`, `predicted` the same by the model.
+    `nearest` is there where the target was missed, `undone` names moves that were taken back, as they bought nothing.
+    """
+
+    runtime: Runtime
+    device: str
+    threads: int
+    precision: str
+    asked: AskedLatency
+    whole_ms: Interval
+    whole_float_ms: Interval | None = None
+    ratio: Interval
+    predicted: float
+    met: bool
+    nearest: NearestLatencies | None = None
+    floor: LatencyFloor | None = None
+    model: CostModelFacts
+    layers: tuple[LayerTimes, ...] = ()
+    moves: tuple[LatencyMove, ...] = ()
+    undone: tuple[str, ...] = ()
+    corrections: tuple[Correction, ...] = ()
+
+    @property
+    def factor(self) -> float:
+        """The factor that was asked for, also where milliseconds were."""
+        return self.asked.factor or (self.asked.milliseconds or 0.0) / self.whole_ms.value
