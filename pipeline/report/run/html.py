@@ -82,7 +82,7 @@ def _aims(report: RunReport) -> tuple[_Aim, ...]:
     for row, aim in latency_rows.aims(report):
         layers = latency_rows.layer_lines(aim)
         drawn = tuple(latency_plot.layer_times(layers, wide=wide) for wide in (True, False))
-        terms = latency_rows.title(row), latency_rows.verdict(aim), latency_rows.about(aim)
+        terms = latency_rows.title(row), latency_rows.verdict(aim), latency_rows.about(report, aim)
         found.append(_Aim(*terms, latency_rows.move_lines(aim), layers, drawn))
     return tuple(found)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline.report import numbers
+from pipeline.report.run.gains import result, timing
 from pipeline.report.run.precision_rows import beside_plan
 from pipeline.report.run.rows import Cell, place
 from pipeline.results.latency_target import LATENCY, LatencyTarget
@@ -90,12 +91,13 @@ def verdict(found: LatencyTarget) -> str:
     return f"Asked for {wanted}; measured {measured}: {end}."
 
 
-def about(found: LatencyTarget) -> Facts:
-    """Return the terms: where and as what files were timed, what they took at first, the floor, the cost model."""
+def about(report: RunReport, found: LatencyTarget) -> Facts:
+    """Return the terms: where and as what files were timed, at first and at the end, the floor, the cost model."""
     facts = [
         ("Target", f"{place(found.runtime, found.threads)}, on {found.device}, {found.precision}"),
         ("Unpruned", _milliseconds(found.whole_ms)),
         *_original(found),
+        *_shipped(report, found),
     ]
     if found.floor:
         facts.append(("Floor", f"{_factor(found.floor.factor)}: {found.floor.why}"))
@@ -141,6 +143,22 @@ def _original(found: LatencyTarget) -> Facts:
     share = found.ratio.value * found.whole_ms.value / found.whole_float_ms.value
     told = f"{_milliseconds(found.whole_float_ms)}; the result takes {_factor(share)} of that, from which budgets count"
     return (("Original in float", told),)
+
+
+def _shipped(report: RunReport, found: LatencyTarget) -> Facts:
+    """Compare the file that ships with the target: by its speedup over the original float file, where that is known."""
+    target = report.target.model_copy(update={"runtime": found.runtime, "threads": found.threads})
+    taken = timing(result(report), target)
+    if taken is None or taken.speedup is None or taken.time_scope != "model" or found.whole_float_ms is None:
+        return ()
+    scale = found.whole_float_ms.value / found.whole_ms.value
+    speed = taken.speedup
+    share = speed.model_copy(
+        update={"value": scale / speed.value, "low": scale / speed.high, "high": scale / speed.low}
+    )
+    end = "within the target" if share.value <= found.factor else "above the target"
+    told = f"{_factor(share.value)} {numbers.bounds(share)} of the unpruned file, by the measurements of the run: {end}"
+    return (("File that ships", told),)
 
 
 def _model(found: LatencyTarget) -> str:

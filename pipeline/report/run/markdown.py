@@ -117,7 +117,7 @@ def _line(line: rows.ReportLine) -> tuple[str, ...]:
 def _aims(report: RunReport) -> list[str]:
     found = []
     for row, aim in latency_rows.aims(report):
-        found.append(_facts_list(latency_rows.title(row), latency_rows.about(aim)))
+        found.append(_facts_list(latency_rows.title(row), latency_rows.about(report, aim)))
         found.append(escape(latency_rows.verdict(aim)))
         if moves := [_move(line) for line in latency_rows.move_lines(aim)]:
             names = ("Move", "Kind", "Width", "Predicted", "Measured", "Damage", "Bought")

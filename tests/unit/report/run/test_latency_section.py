@@ -129,7 +129,7 @@ def test_everything_stands_in_every_form(report: RunReport) -> None:
     found = record()
     run = aimed(report, found)
     told = {latency_rows.title(run.rows[1]), latency_rows.verdict(found)}
-    told |= {text for fact in latency_rows.about(found) for text in fact}
+    told |= {text for fact in latency_rows.about(run, found) for text in fact}
     for move in latency_rows.move_lines(found):
         told |= {move.name, move.kind, move.change, move.predicted, move.measured.text, move.measured.note, move.bought}
     for layer in latency_rows.layer_lines(found):
@@ -162,9 +162,9 @@ def test_the_verdict_is_a_sentence(changes: dict[str, Any], said: str) -> None:
     assert latency_rows.verdict(record(**changes)).endswith(said)
 
 
-def test_terms_are_told() -> None:
+def test_terms_are_told(report: RunReport) -> None:
     """The original float file too, from which a recipe's budget counts, and how far the cost model is off."""
-    facts = dict(latency_rows.about(record()))
+    facts = dict(latency_rows.about(report, record()))
     assert facts["Target"] == "onnxruntime, 1 thread, on local, int8"
     assert facts["Original in float"].startswith("14.3 ms [14.2, 14.4]; the result takes 0.174x of that")
     assert facts["Floor"] == "0.120x: operators' overhead takes 0.6 ms"
@@ -175,13 +175,30 @@ def test_terms_are_told() -> None:
     assert facts["Undone, as it bought nothing"] == "layer3.1.conv1"
 
 
-def test_what_there_is_not_is_not_told() -> None:
+def test_what_there_is_not_is_not_told(report: RunReport) -> None:
     """No float file, no floor, no steps, nothing undone, and a cost model that decided nothing."""
     model = {**RECORD["model"], "trusted": False, "granules": {}}
     bare = record(whole_float_ms=None, floor=None, model=model, undone=[], corrections=[])
-    facts = dict(latency_rows.about(bare))
+    facts = dict(latency_rows.about(report, bare))
     assert [*facts] == ["Target", "Unpruned", "Cost model"]
     assert "too far off to be trusted, so that every step was measured" in facts["Cost model"]
+
+
+MEASURED = "0.587x [0.581, 0.593] of the unpruned file, by the measurements of the run"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, f"{MEASURED}: above the target"),
+        ({"asked": {"factor": 0.6}}, f"{MEASURED}: within the target"),
+        ({"threads": 2}, None),
+        ({"whole_float_ms": None}, None),
+    ],
+)
+def test_the_file_that_ships_is_compared_again(report: RunReport, changes: dict[str, Any], said: str | None) -> None:
+    """By the run's own measurement over the original, where it has the same terms: other stages may have slowed it."""
+    assert dict(latency_rows.about(report, record(**changes))).get("File that ships") == said
 
 
 def test_moves_are_sorted_by_what_they_save() -> None:
