@@ -39,6 +39,7 @@ REDUCED = {"engine": "onnxruntime", "scheme": "u8s8-reduced"}
         ({}, [EXPORT], FilePrecision()),
         ({}, [EXPORT, {"kind": "quantize"}, {"kind": "export", "to": "openvino"}], {"precision": "int8", **REDUCED}),
         ({}, [EXPORT, {"kind": "quantize", "scheme": "u8u8"}], {"precision": "int8", "scheme": "u8u8"}),
+        ({}, [{"kind": "prune", **HALF}, EXPORT, {"kind": "quantize"}], {"precision": "int8", **REDUCED}),
         ({}, [EXPORT, {"kind": "quantize", "keep": ["a*"], "per_channel": False}], {"keep": ("a*",)}),
         ({}, [EXPORT, {"kind": "quantize", "precision": "fp16"}], {"precision": "fp16", "scheme": ""}),
         ({}, [{"kind": "quantize-aware-finetune", "epochs": 1, "scheme": "s8s8"}], {"scheme": "s8s8"}),
@@ -56,6 +57,7 @@ def test_what_is_timed_is_what_ships(
     latency = stage.aim.latency
     assert latency is not None
     assert stage.precision == latency.file.precision
+    assert stage.following(stages(*later)).model_dump() == stage.model_dump()
     if isinstance(found, FilePrecision):
         assert latency.file == found
     else:
