@@ -111,19 +111,27 @@ class StateSums:
             group: Products([row for row in rows if any(group in axis.per_class for axis in row.axes)], table)
             for group in table.groups
         }
+        self._last: tuple[NetworkState, tuple[NDArray[np.float64], NDArray[np.float64], float]] | None = None
 
     def at(self, state: NetworkState) -> float:
         """Return the sum for a state."""
-        return float(self._all.sums(self._table.widths(state.widths), self._table.dropped(state.dropped))[0])
+        return self._of(state)[2]
 
     def along(self, state: NetworkState, group: str, widths: Sequence[int]) -> NDArray[np.float64]:
         """Return the sum [len(widths)] for a state with this group at each of these widths."""
-        now, dropped = self._table.widths(state.widths), self._table.dropped(state.dropped)
+        now, dropped, total = self._of(state)
         many = np.repeat(now[None], len(widths) + 1, axis=0)
         many[1:, self._table.groups[group]] = widths
         touched = self._of_group[group].sums(many, dropped)[:, 0]
-        result: NDArray[np.float64] = self._all.sums(now, dropped)[0] - touched[0] + touched[1:]
+        result: NDArray[np.float64] = total - touched[0] + touched[1:]
         return result
+
+    def _of(self, state: NetworkState) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
+        """Return a state's vectors and its sum; a search asks for one state many times in a row."""
+        if self._last is None or self._last[0] is not state:
+            widths, dropped = self._table.widths(state.widths), self._table.dropped(state.dropped)
+            self._last = state, (widths, dropped, float(self._all.sums(widths, dropped)[0]))
+        return self._last[1]
 
 
 _ROUNDING = 1e-9  # sizes with fractions of a class: 24.000000001 is three granules of eight

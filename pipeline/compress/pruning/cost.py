@@ -21,11 +21,13 @@ from pipeline.compress.training.inference import forward_outputs
 from pipeline.core.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
+    from numpy.typing import NDArray
     from torch import Tensor, nn
 
     from pipeline.compress.pruning.graph import ChannelGraph, Group, Member
+    from pipeline.compress.pruning.state import NetworkState
 
 
 @dataclass(frozen=True)
@@ -118,18 +120,35 @@ class ProductsModel:
         """What is counted."""
         return self._name
 
-    def cost(self, widths: Mapping[str, int]) -> float:
+    def cost(self, widths: Mapping[str, int], dropped: Collection[str] = frozenset()) -> float:
         """Return the cost with these kept widths by group; groups that are not named are whole.
 
         Raises:
             InputError: a group is not one of the network's.
+            ValueError: blocks are `dropped`, which these products know nothing of.
         """
+        if dropped:
+            raise ValueError(f"the {self._name} of a network without blocks are not known")
+        return float(self._constants @ np.multiply.reduceat(self._sizes(widths), self._starts))
+
+    def costs(self, state: NetworkState, group: str, widths: Sequence[int]) -> NDArray[np.float64]:
+        """Return the cost [len(widths)] of a state with this group at each of these widths; see `cost`."""
+        if state.dropped:
+            raise ValueError(f"the {self._name} of a network without blocks are not known")
+        own = self._group == self._index[group]
+        per_class = np.bincount(self._axis[own], self._per_class[own], minlength=len(self._fixed))
+        now = state.widths.get(group, self._whole[self._index[group]])
+        sizes = self._sizes(state.widths) + np.outer(np.array(widths) - now, per_class)  # [widths, axes]
+        result: NDArray[np.float64] = np.multiply.reduceat(sizes, self._starts, axis=1) @ self._constants
+        return result
+
+    def _sizes(self, widths: Mapping[str, int]) -> NDArray[np.float64]:
+        """Return the size of every axis."""
         if unknown := widths.keys() - self._index.keys():
             raise InputError(f"No groups {sorted(unknown)} in the network. Groups: {', '.join(self._index)}")
         kept = self._whole.copy()
         kept[[self._index[group] for group in widths]] = list(widths.values())
-        sums = np.bincount(self._axis, self._per_class * kept[self._group], minlength=len(self._fixed))
-        return float(self._constants @ np.multiply.reduceat(self._fixed + sums, self._starts))
+        return self._fixed + np.bincount(self._axis, self._per_class * kept[self._group], minlength=len(self._fixed))
 
 
 def macs_model(graph: ChannelGraph) -> ProductsModel:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from pipeline.compress.pruning.allocation import (
     Constraints,
     GroupConstraint,
+    KnapsackAllocation,
     by_pattern,
     explicit_rates,
     global_allocation,
@@ -255,11 +256,11 @@ class _Decision:
         allocation = self._allocation()
         if self.network.rules.candidates:
             return self._best_candidate(allocation, *self._target(amount))
-        if amount.cost:
+        if amount.cost or isinstance(allocation, KnapsackAllocation):
             return allocation.at_cost(*self._target(amount)).kept
         return allocation.at_ratio(amount.ratio or 0)
 
-    def _allocation(self) -> Allocation:
+    def _allocation(self) -> Allocation | KnapsackAllocation:
         match self.network.rules.allocation:
             case "uniform":
                 return uniform_allocation(self.scores, self.network.constraints)
@@ -267,6 +268,8 @@ class _Decision:
                 return isomorphic_allocation(self.scores, self.network.constraints, self.network.graph)
             case "sensitivity":
                 return global_allocation(self.scores, self._within_sensitivity())
+            case "knapsack":
+                return KnapsackAllocation(self.scores, self.network.constraints)
             case _:
                 return global_allocation(self.scores, self.network.constraints)
 
@@ -289,7 +292,7 @@ class _Decision:
         }
         return self.network.constraints.limited(found)
 
-    def _best_candidate(self, allocation: Allocation, model: CostModel, target: float) -> Kept:
+    def _best_candidate(self, allocation: Allocation | KnapsackAllocation, model: CostModel, target: float) -> Kept:
         rules = self.network.rules
         planned = allocation.at_cost(model, target)
         value = self._renewed_score(planned.kept)

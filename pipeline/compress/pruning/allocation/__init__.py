@@ -3,11 +3,14 @@
 An `Allocation` spreads the loss over the groups: evenly, by one ranking of all channels, by rankings among groups of
 the same structure, or in proportion to given rates. It is asked for a fraction of the channels (`at_ratio`) or for a
 cost (`at_cost`): operations, parameters, bytes, or whatever else a `pipeline.compress.pruning.cost.CostModel` knows.
+A `KnapsackAllocation` loses the least score for a cost; `least_damage` also chooses among residual blocks.
 `Constraints` hold for all of them.
 """
 
 from pipeline.compress.pruning.allocation.candidates import JudgedAllocation, judged_candidates
 from pipeline.compress.pruning.allocation.constraints import Constraints, GroupConstraint
+from pipeline.compress.pruning.allocation.damage import Choices, damage_curves
+from pipeline.compress.pruning.allocation.knapsack import KnapsackAllocation, Plan, least_damage
 from pipeline.compress.pruning.allocation.ranking import (
     global_allocation,
     isomorphic_allocation,
@@ -22,18 +25,23 @@ from pipeline.compress.pruning.allocation.widths import Allocation, Kept, Reache
 
 __all__ = [
     "Allocation",
+    "Choices",
     "Constraints",
     "GroupConstraint",
     "JudgedAllocation",
     "Kept",
+    "KnapsackAllocation",
+    "Plan",
     "ReachedCost",
     "Widths",
     "best",
     "by_pattern",
+    "damage_curves",
     "explicit_rates",
     "global_allocation",
     "isomorphic_allocation",
     "judged_candidates",
+    "least_damage",
     "proportional_allocation",
     "ratio_limits",
     "remaining_schedule",

@@ -55,6 +55,18 @@ def widths_at_cost(
 
     Cost: some dozens of evaluations of the model where grids are fine, 10,000 where they are too coarse.
     """
+    require_reachable(grids, model, target, tolerance)
+    low, high = 0.0, 1.0
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if model.cost(path(middle)) > target else (low, middle)
+    return nearest_widths(_one_by_one(path(low), path(high)), grids, model, target, tolerance * target)
+
+
+def require_reachable(
+    grids: Mapping[str, Sequence[int]], model: CostModel, target: float, tolerance: float = TOLERANCE
+) -> None:
+    """Raise InputError where the whole network costs no more than `target`, or the narrowest widths cost more."""
     narrowest, whole = ({name: grid[end] for name, grid in grids.items()} for end in (0, -1))
     if (before := model.cost(whole)) <= target:
         raise InputError(f"The target of {target:.6g} {model.name} is not below the {before:.6g} that the network has.")
@@ -63,11 +75,6 @@ def widths_at_cost(
             f"The target of {target:.6g} {model.name} cannot be reached: with every group at its floor {least:.6g} "
             f"remain, {least / before:.3f} of the network's {before:.6g}. Raise the target, or lower floors and align."
         )
-    low, high = 0.0, 1.0
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if model.cost(path(middle)) > target else (low, middle)
-    return _nearest(_one_by_one(path(low), path(high)), grids, model, target, tolerance * target)
 
 
 def _one_by_one(wide: Widths, narrow: Widths) -> Iterator[Widths]:
@@ -79,10 +86,13 @@ def _one_by_one(wide: Widths, narrow: Widths) -> Iterator[Widths]:
             yield wide
 
 
-def _nearest(
+def nearest_widths(
     starts: Iterable[Widths], grids: Mapping[str, Sequence[int]], model: CostModel, target: float, enough: float
 ) -> Widths:
-    """Return the first widths that differ from the target by no more than `enough`, or the nearest that were seen."""
+    """Return the first widths that differ from the target by no more than `enough`, or the nearest that were seen.
+
+    The search is best-first from `starts`, by single steps on the grids.
+    """
     below, above = list[_Found](), list[_Found]()  # heaps
     nearest: _Found = (inf, 0, {})
     seen: set[tuple[int, ...]] = set()

@@ -141,6 +141,15 @@ def test_each_allocation_decides(network: TracedNetwork) -> None:
     assert kept_widths(rated, PruneAmount(rates={"2": 0.5})) == [8, 8]
 
 
+def test_a_knapsack_loses_the_least_score_for_a_number_of_channels_or_a_cost(network: TracedNetwork) -> None:
+    """A ratio is a number of channels, half of 24, so that the twelve lowest scores leave, as in a global ranking."""
+    rules = with_rules(network, allocation="knapsack")
+    assert kept_widths(rules, PruneAmount(ratio=0.5)) == kept_widths(network, PruneAmount(ratio=0.5))
+    model = network.cost_model("macs")
+    found = kept_widths(rules, PruneAmount(cost=("macs", 0.5 * model.cost({}))))
+    assert model.cost(dict(zip(network.widths, found, strict=True))) == pytest.approx(0.5 * model.cost({}), rel=0.05)
+
+
 def test_normalisation_is_the_criterions_own_unless_told(network: TracedNetwork) -> None:
     """l1 asks for means; with ranks every group loses the same share."""
     means, own, ranks = (
