@@ -8,6 +8,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
+from torch.utils._pytree import tree_leaves
 
 from pipeline.compress.pruning.graph.labels import SYMBOLIC, Value
 from pipeline.compress.pruning.graph.nodes import layer_path, plain_name
@@ -73,6 +74,18 @@ def collect(walk: Walk, captured: CapturedGraph) -> ChannelGraph:
         contractions=tuple(_contractions(walk, captured, classes)),
         walk=walk,
     )
+
+
+def sizes_by_width(walk: Walk) -> tuple[Axis, ...]:
+    """Return, each once, the sizes in a walked graph that widths decide: of stored tensors and of every value."""
+    classes = _classes(walk)
+    labelled = [(len(label), label) for label in walk.slots.values()]
+    for value in tree_leaves(dict(walk.values)):
+        if isinstance(value, Value):
+            sizes = zip(value.shape, value.labels, strict=True)
+            labelled += [(size, label) for size, label in sizes if label is not None]
+    axes = (_axis(walk, size, label, classes) for size, label in labelled)
+    return tuple({(axis.fixed, *sorted(axis.per_class.items())): axis for axis in axes if axis.per_class}.values())
 
 
 def _classes(walk: Walk) -> _Classes:

@@ -1,0 +1,177 @@
+"""A template's files have the sizes and operators of real ones, and what it cannot explain is refused."""
+
+from __future__ import annotations
+
+from functools import cache, partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+import openvino
+import pytest
+from onnx import helper, numpy_helper
+
+from pipeline.compress.pruning.graph import Axis
+from pipeline.compress.pruning.state import NetworkState
+from pipeline.core.errors import InputError
+from pipeline.onnx_graph.execution import onnx_session
+from pipeline.pricing.places import read_numbers
+from pipeline.pricing.template import FileTemplate, infer_template
+from pipeline.pricing.widths import Narrower, NoTemplateError, size_at
+from tests.unit.pricing.made_files import Attention, Files, Mixed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from onnx import ModelProto
+
+NETWORKS: dict[str, Callable[[], Files]] = {
+    "mixed": lambda: Files(Mixed()),
+    "attention": lambda: Files(Attention()),
+    "heads": lambda: Files(Attention(), heads=True),
+}
+CASES = [(name, precision) for name in NETWORKS for precision in ("fp32", "int8")] + [("attention", "int8-dynamic")]
+
+
+@cache
+def files_of(name: str) -> Files:
+    """Return a network's files; they are made once."""
+    return NETWORKS[name]()
+
+
+@cache
+def template_of(name: str, precision: str) -> FileTemplate:
+    """Return the template of a network's file."""
+    files = files_of(name)
+    return infer_template(partial(files.in_precision, precision), files.graph, files.grids, files.blocks)
+
+
+def require_same(found: ModelProto, real: ModelProto) -> None:
+    """Raise unless two files have the same nodes, wired alike, and the same sizes everywhere."""
+    one, other = read_numbers(found), read_numbers(real)
+    one.require_like(other)
+    assert one.numbers == other.numbers
+
+
+def require_runs(model: ModelProto, images: Mapping[str, np.ndarray]) -> None:
+    """Run a file in both runtimes; its outputs must be finite."""
+    onnx.checker.check_model(model, full_check=True)
+    one = {name: array[:1] for name, array in images.items()}
+    (found,) = onnx_session(model, "the file", optimised=True).run(None, one)
+    core = openvino.Core()
+    compiled = core.compile_model(core.read_model(model.SerializeToString()), "CPU")
+    (also,) = compiled(one).values()
+    assert np.isfinite(found).all()
+    assert np.isfinite(also).all()
+
+
+@pytest.mark.parametrize(("name", "precision"), CASES)
+def test_a_template_gives_the_sizes_and_operators_of_real_files(name: str, precision: str) -> None:
+    """At widths of its own for every group, whole and without a block."""
+    files, template = files_of(name), template_of(name, precision)
+    widths = {group: grid[index % len(grid)] for index, (group, grid) in enumerate(files.grids.items(), 1)}
+    made = template.file_at(NetworkState(widths))
+    require_same(made, files.in_precision(precision, widths))
+    require_runs(made, files.images)
+    require_same(template.file_at(NetworkState()), files.in_precision(precision, {}))
+
+
+@pytest.mark.parametrize(("name", "precision"), CASES)
+def test_a_block_leaves_the_file_as_it_leaves_the_network(name: str, precision: str) -> None:
+    """One block at a time, and all: the same nodes as in a real file without it."""
+    files, template = files_of(name), template_of(name, precision)
+    names = [block.name for block in files.blocks]
+    for dropped in {frozenset(names[:1]), frozenset(names)}:
+        made = template.file_at(NetworkState(dropped=dropped))
+        require_same(made, files.in_precision(precision, {}, dropped))
+        require_runs(made, files.images)
+
+
+def test_nodes_have_shapes_as_functions_of_widths_and_the_blocks_that_take_them_away() -> None:
+    """A depthwise convolution behind pairs: its weight is constant, and it leaves with its block."""
+    files, template = files_of("mixed"), template_of("mixed", "int8")
+    node = next(node for node in template.nodes if node.name == "depthwise")
+    channels = Axis(0, {"wide": 1.0})
+    assert node.operator == "Conv"
+    assert node.inputs[0] == (Axis(1, {}), channels, Axis(4, {}), Axis(4, {}))
+    assert node.inputs[1][0] == channels
+    assert node.outputs[0][1] == channels
+    assert node.constant == {1, 2}
+    assert node.attributes["group"] == 40
+    assert node.attributes["kernel_shape"] == [3, 3]
+    assert node.blocks == {files.blocks[1].name}
+    assert node.integers
+    flat = next(node for node in template.nodes if node.operator == "Gemm")
+    assert flat.inputs[0][1] == Axis(0, {"left": 16.0, "right": 16.0})
+
+
+def test_the_numbers_of_a_state_are_checked() -> None:
+    """An unknown group or block, and widths that no group has."""
+    template = template_of("mixed", "fp32")
+    for state in (NetworkState({"fc": 2}), NetworkState({"stem": 17}), NetworkState({"stem": 0})):
+        with pytest.raises(InputError, match="is not in the file's template"):
+            template.file_at(state)
+    with pytest.raises(InputError, match="Blocks none"):
+        template.file_at(NetworkState(dropped=frozenset({"none"})))
+
+
+def rectified(model: ModelProto) -> ModelProto:
+    """Return a file with one operator more."""
+    made = onnx.ModelProto.FromString(model.SerializeToString())
+    made.graph.node.append(helper.make_node("Relu", [made.graph.output[0].name], ["more"], "more"))
+    return made
+
+
+def stating(model: ModelProto, number: int) -> ModelProto:
+    """Return a file with a size in it that is this number."""
+    made = onnx.ModelProto.FromString(model.SerializeToString())
+    made.graph.initializer.append(numpy_helper.from_array(np.zeros(number, np.float32), "free"))
+    made.graph.node.append(helper.make_node("Relu", ["free"], ["freed"], "free"))
+    return made
+
+
+def test_files_that_are_no_function_of_widths_are_refused() -> None:
+    """Other nodes at other widths, and a size that grows with the square of a width."""
+    files = files_of("mixed")
+
+    def otherwise(widths: Mapping[str, int]) -> ModelProto:
+        return rectified(files.real(widths)) if widths else files.real(widths)
+
+    def squared(widths: Mapping[str, int]) -> ModelProto:
+        return stating(files.real(widths), widths.get("stem", 16) ** 2)
+
+    with pytest.raises(NoTemplateError, match="at other widths"):
+        infer_template(otherwise, files.graph, files.grids, files.blocks)
+    with pytest.raises(NoTemplateError, match=r"node free .* no one size of the network changes like that"):
+        infer_template(squared, files.graph, files.grids, files.blocks)
+
+
+def test_the_proof_finds_a_size_that_another_width_decides() -> None:
+    """A size that is right in the first files and wrong at the widths of the grid is not believed."""
+    files = files_of("mixed")
+    seen: list[Mapping[str, int]] = []
+
+    def wrong(widths: Mapping[str, int]) -> ModelProto:
+        seen.append(dict(widths))
+        return stating(files.real(widths), widths.get("stem" if len(seen) % 2 else "left", 16) + 1)
+
+    with pytest.raises(NoTemplateError, match="node free"):
+        infer_template(wrong, files.graph, files.grids, files.blocks)
+
+
+def test_sizes_are_told_apart_by_few_networks() -> None:
+    """Thirty groups of one width, their sums, and a multiple of one of them."""
+    whole = {f"g{number}": 12 for number in range(30)}
+    names = list(whole)
+    sums = [Axis(24, dict.fromkeys(names[:count], 1.0)) for count in range(2, 31)]
+    narrower = Narrower(whole, sums)
+    for function in (*sums, Axis(7, {"g3": 4.0}), Axis(3, {})):
+        found = [size_at(function, whole, widths) for widths in narrower.networks]
+        assert narrower.function_of(found) == function
+    assert narrower.function_of([sum(w.values()) ** 2 for w in narrower.networks]) is None
+
+
+def test_groups_too_narrow_to_tell_apart_are_refused() -> None:
+    """A hundred groups of two channels."""
+    with pytest.raises(NoTemplateError, match="too narrow"):
+        Narrower({f"g{number}": 2 for number in range(100)}, [])
