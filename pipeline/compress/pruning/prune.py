@@ -59,7 +59,7 @@ def prune_channels(
     plan = plan_for(graph, kept)
     reference, trial, reason = Reference(captured, graph.walk, plan), Trial(model, captured.example), ""
     try:
-        pruned = _in_place(captured, graph.walk, model, plan)
+        pruned = prune_in_place(captured, graph.walk, model, plan)
         certificate = trial.complete(reference.certify(pruned), reference, pruned)
     except DifferentError as error:
         reason = str(error)
@@ -84,7 +84,12 @@ def _anew(captured: CapturedGraph, walk: Walk, reference: Reference, trial: Tria
     return pruned, certificate
 
 
-def _in_place(captured: CapturedGraph, walk: Walk, model: nn.Module, plan: PrunePlan) -> nn.Module:
+def prune_in_place(captured: CapturedGraph, walk: Walk, model: nn.Module, plan: PrunePlan) -> nn.Module:
+    """Return a copy of the network with smaller layers, whose forward may still compute something else.
+
+    Raises:
+        DifferentError: it is known that it would.
+    """
     if foreign := captured.foreign & plan.keep.keys():
         computed = foreign & captured.precise.keys()
         what = "computes" if computed else "writes the numbers of"
