@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.pricing.features import known_features, table_of
+from pipeline.compress.pruning.state import NetworkState
+from pipeline.pricing.features import feature_values, known_features
 from pipeline.pricing.regression import Observations, Prior
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
     from pipeline.pricing.nodes import FileNode
     from pipeline.pricing.operators import Feature
-    from pipeline.pricing.table import WidthTable
 
     Floats = NDArray[np.float64]
 
@@ -26,6 +26,7 @@ _WHOLE_ERROR = 0.003  # with which all shares add up to one
 _PROFILE_ERROR = 0.25  # of a node's time in a profile
 _PROFILE_LEAST = 0.003  # share of the whole file that a profile cannot tell from nothing
 _UNTIMED = 0.1  # of what is guessed for a node that the profile has no time for: it is fused into another
+_EDGES_OFF = 2.0  # what is guessed of edges, as a fraction of it
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,6 @@ class Expectation:
     """
 
     features: tuple[Feature, ...]
-    table: WidthTable
     prior: Prior
     known: Observations
 
@@ -60,29 +60,31 @@ def expectation_of(
 ) -> Expectation:
     """Return what is expected of a file; see `fit.LatencyFit` for the arguments."""
     features = known_features(nodes, groups, profile)
+    granules = dict.fromkeys((feature.operator for feature in features), 1)
+    parts = feature_values(features, groups, granules, [NetworkState()])[0]  # 1, and 0 for edges that are none
+    known = Observations(np.concatenate(([1.0], parts))[None], np.ones(1), np.array([_WHOLE_ERROR]))
     seconds = np.array([feature.seconds for feature in features])
-    whole = np.ones((1, len(features) + 1))
-    known = Observations(whole, np.ones(1), np.array([_WHOLE_ERROR]))
-    guessed = seconds / seconds.sum()
+    guessed = seconds / (seconds @ parts)
     if not profile:
-        return Expectation(features, table_of(features, groups), _prior(features, guessed, _GUESSED), known)
+        return Expectation(features, _prior(features, guessed, _GUESSED), known)
     names = list(dict.fromkeys(feature.node for feature in features))
     place = {name: index for index, name in enumerate(names)}
-    member = np.zeros((len(names), len(features) + 1))  # [nodes, F]
+    member = np.zeros((len(names), len(features)))  # [nodes, F - 1]
     for index, feature in enumerate(features):
-        member[place[feature.node], index + 1] = 1
+        member[place[feature.node], index] = 1
     total = sum(profile.get(name, 0.0) for name in names)
     times = np.array([profile.get(name, 0.0) for name in names]) / total * (1 - _OVERHEAD_SHARE)
-    expected = np.maximum(times, _UNTIMED * (member[:, 1:] @ guessed))
-    mean = guessed * (member[:, 1:].T @ (expected / (member[:, 1:] @ guessed)))
+    node_guess = member @ (guessed * parts)
+    expected = np.maximum(times, _UNTIMED * node_guess)
+    mean = guessed * (member.T @ (expected / node_guess))
     errors = _PROFILE_ERROR * times + _PROFILE_LEAST
-    known += Observations(member, times, errors)
-    return Expectation(features, table_of(features, groups), _prior(features, mean, _PROFILED), known)
+    known += Observations(np.concatenate((np.zeros((len(names), 1)), member * parts), axis=1), times, errors)
+    return Expectation(features, _prior(features, mean, _PROFILED), known)
 
 
 def _prior(features: Sequence[Feature], mean: Floats, off: _Deviations) -> Prior:
     blocks = [
-        off.kind * _members(feature.kind for feature in features),
+        _members(feature.kind for feature in features) * _kinds_off(features, off)[:, None],
         off.operator * _members(feature.operator for feature in features),
         off.both * _members((feature.operator, feature.kind) for feature in features),
     ]
@@ -92,6 +94,11 @@ def _prior(features: Sequence[Feature], mean: Floats, off: _Deviations) -> Prior
         common=np.concatenate((np.zeros((1, common.shape[1])), common)),
         own=np.concatenate(([1.0], np.full(len(mean), off.own))),
     )
+
+
+def _kinds_off(features: Sequence[Feature], off: _Deviations) -> Floats:
+    """Return by how much each feature's kind is off: edges are anything from nothing to half of the time."""
+    return np.array([_EDGES_OFF if feature.step else off.kind for feature in features])
 
 
 def _members(keys: Iterable[Hashable]) -> Floats:

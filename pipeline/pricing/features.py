@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from math import ceil, prod
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.pricing.operators import features_of, size_of
+from pipeline.pricing.operators import features_of
 from pipeline.pricing.table import Products, Row, WidthTable
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def known_features(
     return tuple(
         feature
         for node in nodes
-        for feature in features_of(node, dict(groups), timed=None if timed is None else node.name in timed)
+        for feature in features_of(node, groups, timed=None if timed is None else node.name in timed)
     )
 
 
@@ -36,31 +36,32 @@ def table_of(features: Iterable[Feature], groups: Mapping[str, int]) -> WidthTab
     return WidthTable(groups, dict.fromkeys(block for feature in features for block in sorted(feature.blocks)))
 
 
-def rounded_up(size: float, granule: int) -> float:
-    """Return a size rounded up to full granules."""
-    return ceil(size / granule - 1e-9) * granule
-
-
-def whole_value(feature: Feature, groups: Mapping[str, int], granule: int) -> float:
-    """Return the sum of a feature's products for the whole network."""
-    widths = dict(groups)
-    return sum(
-        term.constant * prod(rounded_up(size_of(axis, widths), granule) for axis in term.axes) for term in feature.terms
-    )
+def reference_of(feature: Feature, groups: Mapping[str, int], granule: int) -> float:
+    """Return the sum of a feature's products for the whole network, edges left out."""
+    whole = (Row(replace(term, edge=None), granule, frozenset()) for term in feature.terms)
+    return sum(row.value(groups, ()) for row in whole)
 
 
 def feature_values(
-    features: Sequence[Feature], table: WidthTable, granules: Mapping[str, int], states: Iterable[NetworkState]
+    features: Sequence[Feature],
+    groups: Mapping[str, int],
+    granules: Mapping[str, int],
+    states: Iterable[NetworkState],
 ) -> NDArray[np.float64]:
-    """Return every feature for every state [S, F], as fractions of what it is for the whole network."""
+    """Return every feature for every state [S, F], as fractions of its reference."""
+    table = table_of(features, groups)
     rows = [
-        Row(term.constant, term.axes, granules[feature.operator], feature.blocks, place)
+        Row(
+            term,
+            granules[feature.operator],
+            feature.blocks,
+            1 / reference_of(feature, groups, granules[feature.operator]),
+            place,
+        )
         for place, feature in enumerate(features)
         for term in feature.terms
     ]
     states = list(states)
-    widths = np.array([table.widths({}), *(table.widths(state.widths) for state in states)])
-    dropped = np.array([table.dropped(()), *(table.dropped(state.dropped) for state in states)])
-    sums = Products(rows, table, len(features)).sums(widths, dropped)
-    result: NDArray[np.float64] = sums[1:] / sums[0]
-    return result
+    widths = np.array([table.widths(state.widths) for state in states])
+    dropped = np.array([table.dropped(state.dropped) for state in states])
+    return Products(rows, table, len(features)).sums(widths, dropped)

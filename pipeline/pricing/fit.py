@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 GRANULES = (8, 4, 16, 1, 32)  # in the order of preference among those that explain the probes equally well
 _EQUAL = 2.0  # difference in log likelihood up to which two granules explain the probes equally well
+_EDGE_LEAST = 0.02  # of the time of a class that edges must cost for widths to be worth aligning
+_EDGE_ERRORS = 2.0  # standard errors that they must cost
 _SWEEPS = 2  # over the classes, each time with the granules found for the others
 _MODEL_ERRORS = (0.005, 0.01, 0.02, 0.04)  # of a state's time beside noise; the likeliest is taken
 
@@ -69,25 +71,27 @@ class LatencyFit:
         self,
         probes: Sequence[Probe],
         weights: Sequence[float] | None = None,
-        granules: Mapping[str, Granule] | None = None,
+        rounding: Mapping[str, int] | None = None,
     ) -> LatencyModel:
         """Fit.
 
         Args:
             probes: what was measured.
             weights: of the probes; a probe of weight 10 counts like ten. None: all 1.
-            granules: from an earlier fit, which then takes milliseconds; None: chosen by what explains the probes.
+            rounding: that of an earlier fit, which saves time; None: chosen by what explains the probes.
         """
-        fitting = _Fitting(self._expected, probes, weights)
-        chosen = dict(granules) if granules else fitting.granules()
-        posterior = fitting.likeliest({operator: granule.size for operator, granule in chosen.items()})
+        fitting = _Fitting(self._expected, self._groups, probes, weights)
+        found = _as_found(rounding) if rounding else fitting.rounding()
+        sizes = {operator: granule.size for operator, granule in found.items()}
+        posterior = fitting.likeliest(sizes)
         predicted, _ = posterior.left_out()
         errors = np.abs(predicted[: len(probes)] - 1)  # rows are divided by what was measured
         overhead, *parts = posterior.shares.tolist()
         shares: dict[str, dict[str, float]] = {}
         for feature, share in zip(self._expected.features, parts, strict=True):
             shares.setdefault(feature.node, {})[feature.kind] = share
-        coefficients = Coefficients(self._whole_ms, overhead, shares, chosen, tuple(errors.tolist()))
+        granules = fitting.granules(posterior, found)
+        coefficients = Coefficients(self._whole_ms, overhead, shares, sizes, granules, tuple(errors.tolist()))
         return LatencyModel(self._nodes, self._groups, coefficients, posterior)
 
 
@@ -107,10 +111,20 @@ def fit_latency(
     return LatencyFit(nodes, groups, whole_ms, profile).model(probes, weights)
 
 
+def _as_found(rounding: Mapping[str, int]) -> dict[str, Granule]:
+    return {operator: Granule(size, seen=False) for operator, size in rounding.items()}
+
+
 class _Fitting:
     """One set of probes, for any choice of granules."""
 
-    def __init__(self, expected: Expectation, probes: Sequence[Probe], weights: Sequence[float] | None) -> None:
+    def __init__(
+        self,
+        expected: Expectation,
+        groups: Mapping[str, int],
+        probes: Sequence[Probe],
+        weights: Sequence[float] | None,
+    ) -> None:
         self._expected = expected
         self._ratios = np.exp([probe.log_ratio for probe in probes])
         self._variances = np.square([probe.error for probe in probes])
@@ -119,12 +133,12 @@ class _Fitting:
         self._column = np.array([self._operators.index(feature.operator) for feature in expected.features])
         states = [probe.state for probe in probes]
         self._values = {
-            size: feature_values(expected.features, expected.table, dict.fromkeys(self._operators, size), states)
+            size: feature_values(expected.features, groups, dict.fromkeys(self._operators, size), states)
             for size in GRANULES
         }  # [S, F] by granule
 
-    def granules(self) -> dict[str, Granule]:
-        """Return by class of operators the granule that makes the probes likeliest."""
+    def rounding(self) -> dict[str, Granule]:
+        """Return by class of operators the step of sizes that makes the probes likeliest."""
         sizes = dict.fromkeys(self._operators, GRANULES[0])
         seen = dict.fromkeys(self._operators, False)
         changing = [operator for operator in self._operators if self._is_told(operator)]
@@ -134,6 +148,23 @@ class _Fitting:
                 equal = [size for size in GRANULES if likely[size] >= max(likely.values()) - _EQUAL]
                 sizes[operator], seen[operator] = equal[0], len(equal) == 1
         return {operator: Granule(sizes[operator], seen[operator]) for operator in self._operators}
+
+    def granules(self, posterior: Posterior, rounding: Mapping[str, Granule]) -> dict[str, Granule]:
+        """Return by class of operators what widths should be multiples of, by rounding or by what edges cost."""
+        features = self._expected.features
+        result = dict(rounding)
+        for operator, rounded in rounding.items():
+            own = [place for place, feature in enumerate(features, 1) if feature.operator == operator]
+            total = sum(posterior.shares[place] for place in own if not features[place - 1].step)
+            for step in (16, 8, 4):
+                row = np.zeros(len(features) + 1)
+                row[[place for place in own if features[place - 1].step == step]] = 1
+                lost, error = float(row @ posterior.shares), float(posterior.deviation(row[None])[0])
+                if lost > max(_EDGE_LEAST * total, _EDGE_ERRORS * error):
+                    size = max(step, rounded.size if rounded.seen else 1)
+                    result[operator] = Granule(size, seen=True)
+                    break
+        return result
 
     def likeliest(self, sizes: Mapping[str, int]) -> Posterior:
         """Return the posterior with the error of the model's form that makes the probes likeliest."""

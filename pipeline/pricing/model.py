@@ -1,16 +1,15 @@
 """What a file takes in milliseconds at any widths and without any blocks: a cost model fitted to whole-file times.
 
-    t(x) / t(whole) = overhead + sum over nodes that are left of (call + macs + reads + writes + weights)
+    t(x) / t(whole) = overhead + sum over nodes that are left of (call + macs + reads + writes + weights + edges)
 
 Each part is a share of the whole file's time that grows in proportion to one product of sizes, and sizes are rounded up
-to the granule of the node's class: a width inside a granule costs as much as the full granule. No share is negative, so
-no state costs more than a wider one.
+to what the node's class computes at once. No share is negative, so that a state costs more than a wider one only by its
+edges: sizes that are no multiple of 4, 8 or 16, which a runtime's kernels finish value by value.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,12 +18,10 @@ from pipeline.compress.pruning.state import NetworkState
 from pipeline.pricing.features import (
     feature_values,
     known_features,
-    rounded_up,
+    reference_of,
     table_of,
-    whole_value,
 )
 from pipeline.pricing.floor import Floor, floor_of
-from pipeline.pricing.operators import size_of
 from pipeline.pricing.table import Row, StateSums
 
 if TYPE_CHECKING:
@@ -58,7 +55,8 @@ class Coefficients:
         whole_ms: time of the whole file in milliseconds.
         overhead: share of it that no node takes.
         shares: by node and kind of work, the share of the whole file's time.
-        granules: by class of operator.
+        rounding: by class of operator, what sizes are rounded up to.
+        granules: by class of operator, what widths should be multiples of.
         errors: |predicted / measured - 1| of each probe, predicted from the others.
         correction: what predictions are multiplied with, after a file was measured that came out otherwise.
     """
@@ -66,6 +64,7 @@ class Coefficients:
     whole_ms: float
     overhead: float
     shares: Mapping[str, Mapping[str, float]]
+    rounding: Mapping[str, int]
     granules: Mapping[str, Granule]
     errors: tuple[float, ...] = ()
     correction: float = 1.0
@@ -119,10 +118,9 @@ class LatencyModel:
         """
         self.nodes, self.groups, self.coefficients, self.posterior = tuple(nodes), dict(groups), coefficients, posterior
         self.features = known_features(nodes, self.groups, coefficients.shares)
-        self._table = table_of(self.features, self.groups)
-        self._rows = tuple(self._row(feature, factor) for feature, factor in self._weighted())
+        self._rows = tuple(self._rows_of(feature) for feature in self.features)
         flat = tuple(row for rows in self._rows for row in rows)
-        self._sums = StateSums(flat, self._table)
+        self._sums = StateSums(flat, table_of(self.features, self.groups))
 
     def cost(self, widths: Mapping[str, int], dropped: Collection[str] = frozenset()) -> float:
         """Return the milliseconds with these kept widths by group, the others whole, without the `dropped` blocks."""
@@ -179,8 +177,7 @@ class LatencyModel:
         if self.posterior is None:
             raise ValueError("the model was not fitted here: fit it to the probes")
         states = list(states)
-        granules = {name: granule.size for name, granule in self.coefficients.granules.items()}
-        parts = feature_values(self.features, self._table, granules, states)
+        parts = feature_values(self.features, self.groups, self.coefficients.rounding, states)
         features = np.concatenate((np.ones((len(states), 1)), parts), axis=1)  # the overhead first
         costs = np.array([self.cost(state.widths, state.dropped) for state in states])
         scale = self.coefficients.whole_ms * self.coefficients.correction
@@ -195,19 +192,12 @@ class LatencyModel:
     def _scale(self) -> float:
         return self.coefficients.whole_ms * self.coefficients.correction
 
-    def _weighted(self) -> Iterable[tuple[Feature, float]]:
-        """Yield each feature with the milliseconds that one unit of its sum takes."""
-        for feature in self.features:
-            granule = self.coefficients.granules[feature.operator].size
-            share = self.coefficients.shares[feature.node][feature.kind]
-            yield feature, self._scale * share / whole_value(feature, self.groups, granule)
-
-    def _row(self, feature: Feature, factor: float) -> tuple[Row, ...]:
-        granule = self.coefficients.granules[feature.operator].size
-        return tuple(Row(factor * term.constant, term.axes, granule, feature.blocks, 0) for term in feature.terms)
+    def _rows_of(self, feature: Feature) -> tuple[Row, ...]:
+        """Return the milliseconds of a feature as products."""
+        granule = self.coefficients.rounding[feature.operator]
+        share = self.coefficients.shares[feature.node][feature.kind]
+        factor = self._scale * share / reference_of(feature, self.groups, granule)
+        return tuple(Row(term, granule, feature.blocks, factor) for term in feature.terms)
 
     def _time(self, rows: Sequence[Row], state: NetworkState) -> float:
-        if any(row.blocks & state.dropped for row in rows):
-            return 0.0
-        widths = {**self.groups, **state.widths}
-        return sum(row.constant * prod(rounded_up(size_of(a, widths), row.granule) for a in row.axes) for row in rows)
+        return sum(row.value({**self.groups, **state.widths}, state.dropped) for row in rows)

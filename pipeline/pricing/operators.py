@@ -1,8 +1,9 @@
 """What decides the time of one node of a file: the class of its operator, and the sizes that its work grows with.
 
-A node's time is a call, its multiplications and the values that it reads and writes. Quantizers around integer layers
-and activations are fused into their neighbours by the runtimes, and reshapes move nothing: these have no time of their
-own, unless a profile of the file names them.
+A node's time is a call, its multiplications, the values that it reads and writes, and what kernels lose at the edge of
+widths that are no multiple of what they compute at once: such a width can be slower than the next wider one.
+Quantizers around integer layers and activations are fused into their neighbours by the runtimes, and reshapes move
+nothing: these have no time of their own, unless a profile of the file names them.
 
 Source: bilinear costs of layers in their input and output widths, as in Shen et al., MDP, CVPR 2025, here for the whole
 file; times by class of operator as in nn-Meter (Zhang et al., MobiSys 2021).
@@ -15,12 +16,12 @@ from math import prod
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from pipeline.compress.pruning.graph import Axis
     from pipeline.pricing.nodes import FileNode
 
-Kind = Literal["call", "macs", "reads", "writes", "weights"]
+Kind = Literal["call", "macs", "reads", "writes", "weights", "edge4", "edge8", "edge16", "inner4", "inner8", "inner16"]
 
 #: Operators that a runtime fuses into their neighbours or that move nothing.
 FOLDED = frozenset(
@@ -34,19 +35,33 @@ _MULTIPLYING = frozenset("Gemm MatMul MatMulInteger QGemm QLinearMatMul".split()
 _CALL_SECONDS = 2e-6
 _BYTES_PER_SECOND = 1e10
 _MACS_PER_SECOND = {"float": 2e10, "integer": 6e10, "depthwise": 8e9}
+_EDGES_PER_SECOND = 5e8  # places of the output
+_EDGE_OF_MACS = 0.03
+_EDGE_KINDS: dict[str, tuple[tuple[int, Kind], ...]] = {
+    "edge": ((4, "edge4"), (8, "edge8"), (16, "edge16")),
+    "inner": ((4, "inner4"), (8, "inner8"), (16, "inner16")),
+}
 
 
 @dataclass(frozen=True)
 class Term:
-    """A product: `constant` times the sizes of `axes`, each of which a width changes."""
+    """A product: `constant` times the sizes of `axes`, each of which a width changes.
+
+    With an `edge` it is 0 where that size is a multiple of `step`.
+    """
 
     constant: float
     axes: tuple[Axis, ...]
+    edge: Axis | None = None
+    step: int = 1
 
 
 @dataclass(frozen=True)
 class Feature:
-    """What a part of a node's time is proportional to: the sum of `terms`; `seconds` is a first guess for the whole."""
+    """What a part of a node's time is proportional to: the sum of `terms`.
+
+    `seconds` is a first guess for the whole network, for edges where no width is a multiple.
+    """
 
     node: str
     kind: Kind
@@ -55,8 +70,13 @@ class Feature:
     blocks: frozenset[str]
     seconds: float
 
+    @property
+    def step(self) -> int:
+        """What the edge's size is a multiple of where nothing is lost; 0 without an edge."""
+        return self.terms[0].step if self.terms[0].edge else 0
 
-def features_of(node: FileNode, whole: dict[str, int], *, timed: bool | None = None) -> tuple[Feature, ...]:
+
+def features_of(node: FileNode, whole: Mapping[str, int], *, timed: bool | None = None) -> tuple[Feature, ...]:
     """Return what the time of a node grows with; nothing for one without time of its own.
 
     Args:
@@ -80,6 +100,8 @@ def features_of(node: FileNode, whole: dict[str, int], *, timed: bool | None = N
     for kind, shapes in moved:
         if terms := tuple(term_of(shape) for shape in shapes if shape):
             found.append((kind, terms, _value(terms, whole) * value_bytes / _BYTES_PER_SECOND))
+    if macs:
+        found += _edges(node, macs[0], whole)
     return tuple(
         Feature(node.name, kind, operator, terms, node.blocks, seconds) for kind, terms, seconds in found if seconds > 0
     )
@@ -122,6 +144,31 @@ def _macs(node: FileNode) -> tuple[Term, ...]:
     return ()
 
 
+def _edges(node: FileNode, macs: Term, whole: Mapping[str, int]) -> list[tuple[Kind, tuple[Term, ...], float]]:
+    """Return what a multiplying node loses at the edges of what it makes and of what it sums over.
+
+    Integer kernels lose some time for every place of the output, float kernels a part of all multiplications.
+    """
+    convolves = node.operator in _CONVOLUTIONS
+    weight = _weight(node)
+    made = node.outputs[0][1 if convolves else -1]
+    summed = weight[1] if convolves else node.inputs[0][-1]
+    if node.integers:
+        places = (*node.outputs[0][:1], *node.outputs[0][2:]) if convolves else node.outputs[0][:-1]
+        base = term_of((*places, *(weight[2:] if is_depthwise(node) else ())))
+        rate = _EDGES_PER_SECOND
+    else:
+        base, rate = macs, _MACS_PER_SECOND["float"] / _EDGE_OF_MACS
+    seconds = _value([base], whole) / rate
+    sides: list[tuple[Literal["edge", "inner"], Axis]] = [("edge", made), ("inner", summed)]
+    found: list[tuple[Kind, tuple[Term, ...], float]] = []
+    for side, axis in sides:
+        for step, kind in _EDGE_KINDS[side]:
+            if axis.per_class:
+                found.append((kind, (Term(base.constant, base.axes, axis, step),), seconds))
+    return found
+
+
 def _weight(node: FileNode) -> Sequence[Axis]:
     return node.inputs[3 if node.operator == "QLinearConv" else 1]
 
@@ -140,11 +187,11 @@ def _arithmetic(node: FileNode, operator: str) -> str:
     return "integer" if node.integers else "float"
 
 
-def _value(terms: Iterable[Term], whole: dict[str, int]) -> float:
-    """Return the sum of products for the whole network."""
+def _value(terms: Iterable[Term], whole: Mapping[str, int]) -> float:
+    """Return the sum of products for the whole network, edges left out."""
     return sum(term.constant * prod(size_of(axis, whole) for axis in term.axes) for term in terms)
 
 
-def size_of(axis: Axis, widths: dict[str, int]) -> float:
+def size_of(axis: Axis, widths: Mapping[str, int]) -> float:
     """Return the size of a dimension at these widths of all groups."""
     return axis.fixed + sum(count * widths[group] for group, count in axis.per_class.items())

@@ -3,35 +3,55 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil, prod
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pipeline.core.errors import InputError
+from pipeline.pricing.operators import size_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from pipeline.compress.pruning.graph import Axis
     from pipeline.compress.pruning.state import NetworkState
+    from pipeline.pricing.operators import Term
 
-_Key = tuple[float, tuple[tuple[str, float], ...], int]
+_ROUNDING = 1e-9  # sizes with fractions of a class: 24.000000001 is three granules of eight
+_Key = tuple[float, tuple[tuple[str, float], ...], int, bool]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One product: `constant` times the sizes of `axes`, each rounded up to `granule`; 0 once a block of its is gone.
+    """One product: a term with its sizes rounded up to `granule`; 0 once one of its `blocks` is gone.
 
-    `into` is the place of the sum that it is added to.
+    `into` is the place of the sum that it is added to, `factor` what it is multiplied with.
     """
 
-    constant: float
-    axes: tuple[Axis, ...]
+    term: Term
     granule: int
     blocks: frozenset[str]
-    into: int
+    factor: float = 1.0
+    into: int = 0
+
+    @property
+    def groups(self) -> set[str]:
+        """The groups that it depends on."""
+        edge = (self.term.edge,) if self.term.edge else ()
+        return {group for axis in (*self.term.axes, *edge) for group in axis.per_class}
+
+    def value(self, widths: Mapping[str, int], dropped: Collection[str]) -> float:
+        """Return the product at these widths of all groups."""
+        if not self.blocks.isdisjoint(dropped):
+            return 0.0
+        edge = self.term.edge
+        if edge and not _is_ragged(size_of(edge, widths) / self.term.step):
+            return 0.0
+        sizes = (ceil(size_of(axis, widths) / self.granule - _ROUNDING) * self.granule for axis in self.term.axes)
+        return self.factor * self.term.constant * prod(sizes)
 
 
 class WidthTable:
@@ -69,30 +89,37 @@ class Products:
         """Lay out the rows; equal products that go into one sum become one."""
         merged: dict[tuple[tuple[_Key, ...], frozenset[str], int], float] = {}
         for row in rows:
-            key = tuple(sorted(_key(axis, row.granule) for axis in row.axes)), row.blocks, row.into
-            merged[key] = merged.get(key, 0.0) + row.constant
-        axes = list(dict.fromkeys(axis for keys, _, _ in merged for axis in keys))
+            keys = [_key(axis, row.granule) for axis in row.term.axes]
+            if row.term.edge:
+                keys.append(_key(row.term.edge, row.term.step, edge=True))
+            product = tuple(sorted(keys)), row.blocks, row.into
+            merged[product] = merged.get(product, 0.0) + row.factor * row.term.constant
+        axes = list(dict.fromkeys(axis for axes_of, _, _ in merged for axis in axes_of))
         place = {axis: index for index, axis in enumerate(axes)}
-        depth = max((len(keys) for keys, _, _ in merged), default=0)
-        self._fixed = np.array([*(fixed for fixed, _, _ in axes), 1.0])  # the last is 1 and fills up short products
-        self._granules = np.array([*(granule for _, _, granule in axes), 1.0])
+        depth = max((len(axes_of) for axes_of, _, _ in merged), default=0)
+        self._fixed = np.array([*(fixed for fixed, _, _, _ in axes), 1.0])  # the last is 1 and fills up short products
+        self._granules = np.array([*(granule for _, _, granule, _ in axes), 1.0])
+        self._edges = np.flatnonzero([edge for _, _, _, edge in axes])
         self._per_class = np.zeros((len(table.groups), len(axes) + 1))  # [G, A]
-        for index, (_, counts, _) in enumerate(axes):
+        for index, (_, counts, _, _) in enumerate(axes):
             for group, count in counts:
                 self._per_class[table.groups[group], index] = count
         self._factors = np.full((depth, len(merged)), len(axes))  # [depth, T]
         self._blocks = np.zeros((len(table.blocks), len(merged)))  # [B, T]
         into = np.zeros((len(merged), sums))  # [T, sums]
-        for term, ((keys, blocks, goes), constant) in enumerate(merged.items()):
-            self._factors[: len(keys), term] = [place[key] for key in keys]
+        for term, ((axes_of, blocks, goes), constant) in enumerate(merged.items()):
+            self._factors[: len(axes_of), term] = [place[axis] for axis in axes_of]
             self._blocks[[table.blocks[block] for block in blocks], term] = 1
             into[term, goes] = constant
         self._into = into
 
     def sums(self, widths: NDArray[np.float64], dropped: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the sums [..., sums] for widths [..., G] and dropped blocks [..., B]."""
-        sizes = self._fixed + widths @ self._per_class
-        sizes = np.ceil(sizes / self._granules - _ROUNDING) * self._granules  # [..., A]
+        granules = (self._fixed + widths @ self._per_class) / self._granules
+        full = np.ceil(granules - _ROUNDING)
+        sizes = full * self._granules  # [..., A]
+        if len(self._edges):
+            sizes[..., self._edges] = (full - granules)[..., self._edges] > _ROUNDING
         products = (dropped @ self._blocks == 0).astype(np.float64)  # [..., T]
         for factors in self._factors:
             products = products * sizes[..., factors]
@@ -108,8 +135,7 @@ class StateSums:
         self._table = table
         self._all = Products(rows, table)
         self._of_group = {
-            group: Products([row for row in rows if any(group in axis.per_class for axis in row.axes)], table)
-            for group in table.groups
+            group: Products([row for row in rows if group in row.groups], table) for group in table.groups
         }
         self._last: tuple[NetworkState, tuple[NDArray[np.float64], NDArray[np.float64], float]] | None = None
 
@@ -134,8 +160,9 @@ class StateSums:
         return self._last[1]
 
 
-_ROUNDING = 1e-9  # sizes with fractions of a class: 24.000000001 is three granules of eight
+def _key(axis: Axis, granule: int, *, edge: bool = False) -> _Key:
+    return axis.fixed, tuple(sorted(axis.per_class.items())), granule, edge
 
 
-def _key(axis: Axis, granule: int) -> _Key:
-    return axis.fixed, tuple(sorted(axis.per_class.items())), granule if axis.per_class else 1
+def _is_ragged(granules: float) -> bool:
+    return ceil(granules - _ROUNDING) - granules > _ROUNDING

@@ -83,10 +83,13 @@ def residual_file(stages: int = 3, blocks: int = 3) -> tuple[tuple[FileNode, ...
 
 
 class Device:
-    """Times a file by a law of its own: calls, multiplications and moved values of sizes rounded up to a granule."""
+    """Times a file by a law of its own: calls, multiplications and moved values of sizes rounded up to a granule.
 
-    def __init__(self, nodes: tuple[FileNode, ...], groups: dict[str, int], granule: int = 8) -> None:
-        self.nodes, self.groups, self.granule = nodes, groups, granule
+    Convolutions whose outputs are no multiple of `edge` channels take longer for every place.
+    """
+
+    def __init__(self, nodes: tuple[FileNode, ...], groups: dict[str, int], granule: int = 8, edge: int = 1) -> None:
+        self.nodes, self.groups, self.granule, self.edge = nodes, groups, granule, edge
         self.speeds = np.random.default_rng(5).uniform(0.7, 1.4, len(nodes))
 
     def ms(self, state: NetworkState) -> float:
@@ -98,7 +101,9 @@ class Device:
                 sizes = [[self._size(axis, widths) for axis in shape] for shape in (*node.inputs, *node.outputs)]
                 moved = (prod(sizes[0]) + prod(sizes[-1])) / 4e6
                 macs = prod(sizes[1]) * prod(sizes[-1][2:]) / 4e7 if node.constant else 0
-                total += speed * (0.006 + moved + macs)
+                ragged = sizes[-1][1] % self.edge != 0 and node.operator == "Conv"
+                edge = prod(sizes[-1][2:]) * 6e-5 if ragged else 0
+                total += speed * (0.006 + moved + macs + edge)
         return total
 
     def _size(self, axis: Axis, widths: dict[str, int]) -> int:

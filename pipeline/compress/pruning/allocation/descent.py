@@ -22,6 +22,18 @@ def value_at(landscape: Landscape, price: float) -> Callable[[Point], float]:
     return lambda point: landscape.damage(point) + price * landscape.cost(point)
 
 
+def cheapest(landscape: Landscape) -> Point:
+    """Return a point of least cost, whatever the damage: a width can cost more than the next wider one."""
+    point = landscape.narrowest
+    for _ in range(_SWEEPS):
+        before = point
+        for group in landscape.moving(point):
+            point = point.moved(group, _widest_least(landscape.along(point, group)))
+        if point == before:
+            break
+    return point
+
+
 def settled(landscape: Landscape, point: Point, price: float) -> Point:
     """Return a point that no single group or block improves, from `point` on."""
     value = value_at(landscape, price)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.compress.pruning.allocation.damage import Choices, damage_curves
-from pipeline.compress.pruning.allocation.descent import settled, value_at
+from pipeline.compress.pruning.allocation.descent import cheapest, settled, value_at
 from pipeline.compress.pruning.allocation.exchange import exchanged, filled, reduced
 from pipeline.compress.pruning.allocation.moves import Landscape, Point
 from pipeline.compress.pruning.allocation.target import TOLERANCE, nearest_widths, require_reachable
@@ -64,23 +64,24 @@ def least_damage(choices: Choices, model: CostModel, target: float, *, seed: int
         wider for nothing is. Not proved to be the best: exhaustive search finds as good a one in nearly all cases.
 
     Raises:
-        InputError: the narrowest widths without all blocks cost more than the target.
+        InputError: the cheapest widths without all blocks cost more than the target.
 
     Cost: some ten thousand evaluations of the model.
     """
     landscape = Landscape(choices, model)
     if landscape.cost(landscape.whole) <= target:
         return _plan(landscape, landscape.whole)
-    if (least := landscape.cost(landscape.least)) > target:
+    lowest = cheapest(landscape)
+    if (least := landscape.cost(lowest)) > target:
         raise InputError(
             f"The target of {target:.6g} {model.name} cannot be reached: the least is {least:.6g}, with every group at "
-            f"its narrowest{' and without all blocks that may leave' if choices.blocks else ''}. Raise the target, or "
+            f"its cheapest{' and without all blocks that may leave' if choices.blocks else ''}. Raise the target, or "
             "lower floors and align."
         )
-    found = landscape.least
-    for point in _near(landscape, target, Random(seed)):  # noqa: S311 - nothing secret
+    found = filled(landscape, lowest, target)
+    for point in _near(landscape, lowest, target, Random(seed)):  # noqa: S311 - nothing secret
         within = filled(landscape, reduced(landscape, point, target), target)
-        if landscape.damage(within) < landscape.damage(found):
+        if landscape.cost(within) <= target and landscape.damage(within) < landscape.damage(found):
             found = within
     return _plan(landscape, exchanged(landscape, found, target))
 
@@ -123,7 +124,7 @@ def _plan(landscape: Landscape, point: Point) -> Plan:
     return Plan(landscape.state(point), landscape.damage(point), landscape.cost(point))
 
 
-def _near(landscape: Landscape, target: float, random: Random) -> list[Point]:
+def _near(landscape: Landscape, lowest: Point, target: float, random: Random) -> list[Point]:
     """Return points that are best at some price and cost about the target, from both sides."""
     found: dict[tuple[object, ...], tuple[float, Point]] = {}
 
@@ -132,9 +133,9 @@ def _near(landscape: Landscape, target: float, random: Random) -> list[Point]:
         found[(*point.places.values(), point.dropped)] = cost, point
         return cost
 
-    seen(landscape.least)
-    low = high = landscape.damage(landscape.least) / landscape.cost(landscape.whole) / 64 or 1e-12
-    dear, cheap = landscape.whole, landscape.least
+    seen(lowest)
+    low = high = landscape.damage(lowest) / landscape.cost(landscape.whole) / 64 or 1e-12
+    dear, cheap = landscape.whole, lowest
     for _ in range(_DOUBLINGS):
         point = settled(landscape, dear, high)
         if seen(point) <= target:

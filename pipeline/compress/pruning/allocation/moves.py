@@ -59,7 +59,7 @@ class Landscape:
         self._by_state = model if isinstance(model, StateCostModel) else None
         self.evaluations = 0
         self.whole = Point({group: len(grid) - 1 for group, grid in choices.grids.items()})
-        self.least = Point(dict.fromkeys(choices.grids, 0), frozenset(choices.blocks))
+        self.narrowest = Point(dict.fromkeys(choices.grids, 0), frozenset(choices.blocks))
         self._last: tuple[Point, NetworkState, float, float] | None = None
 
     def state(self, point: Point) -> NetworkState:
