@@ -8,6 +8,7 @@ that a network without training quantizes as it will once it is trained.
 from __future__ import annotations
 
 import tempfile
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -170,8 +171,7 @@ class FileMaker:
 
     def in_precision(self, precision: ShippedPrecision) -> FileMaker:
         """Return a maker of files in another precision that shares the float exports with this one."""
-        other = object.__new__(FileMaker)
-        other.__dict__.update(self.__dict__)
+        other = copy(self)
         other.precision = precision
         return other
 

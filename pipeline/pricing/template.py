@@ -86,16 +86,15 @@ def _functions(
             functions[place] = function
         # what is not told apart yet needs one more network, what is needs a proof at widths of the grids
         check = None if unknown else {name: source.choice([*grids[name]][:-1]) for name in narrower.whole}
-        widths = check or narrower.add()
-        made = read_numbers(make(widths))
+        made = read_numbers(make(narrower.add() if check is None else check))
         files[0].require_like(made)
-        if check:
+        if check is not None:
             unknown = _difference(functions, made, files[0], narrower.whole, check)
             if not unknown:
                 return functions
             narrower.add(check)
         files.append(made)
-        if len(files) > _MOST_FILES:
+        if len(files) == _MOST_FILES:
             raise NoTemplateError(unknown)
 
 

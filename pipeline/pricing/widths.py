@@ -58,7 +58,7 @@ class Narrower:
         narrowed = (_only(axis, self.whole) for axis in sizes)
         self._sizes = [*single, *(axis for axis in narrowed if axis.per_class)]
         self._source = random.Random(seed)  # noqa: S311 - nothing secret
-        for count in (count for count in range(1, _MOST_NETWORKS + 1) for _ in range(_DRAWS)):
+        for count in (count for count in range(1 if self.whole else 0, _MOST_NETWORKS + 1) for _ in range(_DRAWS)):
             self.networks = [self.whole, *(self._narrowed() for _ in range(count))]
             if self._told_apart():
                 return

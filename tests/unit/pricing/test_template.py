@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import openvino
 import pytest
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from pipeline.compress.pruning.graph import Axis
 from pipeline.compress.pruning.state import NetworkState
@@ -30,7 +30,7 @@ NETWORKS: dict[str, Callable[[], Files]] = {
     "attention": lambda: Files(Attention()),
     "heads": lambda: Files(Attention(), heads=True),
 }
-CASES = [(name, precision) for name in NETWORKS for precision in ("fp32", "int8")] + [("attention", "int8-dynamic")]
+CASES = [("mixed", "fp32"), ("mixed", "int8"), ("attention", "int8"), ("attention", "int8-dynamic"), ("heads", "fp32")]
 
 
 @cache
@@ -115,48 +115,56 @@ def test_the_numbers_of_a_state_are_checked() -> None:
         template.file_at(NetworkState(dropped=frozenset({"none"})))
 
 
-def rectified(model: ModelProto) -> ModelProto:
-    """Return a file with one operator more."""
-    made = onnx.ModelProto.FromString(model.SerializeToString())
-    made.graph.node.append(helper.make_node("Relu", [made.graph.output[0].name], ["more"], "more"))
-    return made
+def by_hand(*sizes: int, more: bool = False) -> ModelProto:
+    """Return a file that rectifies a stored tensor of these sizes, once or twice."""
+    stored = numpy_helper.from_array(np.zeros(sizes, np.float32), "stored")
+    nodes = [helper.make_node("Relu", ["stored"], ["made"], "first")]
+    nodes += [helper.make_node("Relu", ["made"], ["again"], "second")] if more else []
+    results = [helper.make_tensor_value_info(nodes[-1].output[0], TensorProto.FLOAT, sizes)]
+    graph = helper.make_graph(nodes, "by hand", [], results, [stored])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
 
 
-def stating(model: ModelProto, number: int) -> ModelProto:
-    """Return a file with a size in it that is this number."""
-    made = onnx.ModelProto.FromString(model.SerializeToString())
-    made.graph.initializer.append(numpy_helper.from_array(np.zeros(number, np.float32), "free"))
-    made.graph.node.append(helper.make_node("Relu", ["free"], ["freed"], "free"))
-    return made
+#: Files of Mixed by the widths of two of its groups and how many were made, and what is said of them.
+WRONG: dict[str, tuple[Callable[[int, int, int], ModelProto], str]] = {
+    "another node": (lambda a, _, made: by_hand(a, more=made > 1), "the file has 1 nodes, and 2 at other widths"),
+    "another rank": (lambda a, _, made: by_hand(*[a, 2][: 1 + made % 2]), "node first .* other ranks at other widths"),
+    "a square": (lambda a, *_: by_hand(a * a), "node first .* no one size of the network changes like that"),
+    "a product": (lambda a, b, _: by_hand(a * b), "node first .* no one size of the network changes like that"),
+    "one width after another": (lambda a, b, made: by_hand(b if made > 2 else a), "node first"),
+}
 
 
-def test_files_that_are_no_function_of_widths_are_refused() -> None:
-    """Other nodes at other widths, and a size that grows with the square of a width."""
+@pytest.mark.parametrize("name", WRONG)
+def test_files_that_are_no_function_of_widths_are_refused(name: str) -> None:
+    """Other nodes, sizes that grow like none of the network's, and one that the first files tell otherwise."""
+    files, (by, message) = files_of("mixed"), WRONG[name]
+    made: list[Mapping[str, int]] = []
+
+    def make(widths: Mapping[str, int]) -> ModelProto:
+        made.append(widths)
+        return by(widths.get("inner", 24), widths.get("wide", 40), len(made))
+
+    with pytest.raises(NoTemplateError, match=message):
+        infer_template(make, files.graph, files.grids, ())
+    assert len(made) <= 6
+
+
+def test_a_network_without_a_group_to_narrow_has_a_constant_template() -> None:
+    """Grids of one width each: two files, and no function of widths."""
+    files, made = files_of("mixed"), []
+    template = infer_template(
+        lambda widths: made.append(widths) or by_hand(7), files.graph, dict.fromkeys(files.grids, (4,)), ()
+    )
+    assert made == [{}, {}]
+    assert template.nodes[0].outputs == ((Axis(7, {}),),)
+
+
+def test_a_block_that_is_not_in_the_file_is_refused() -> None:
+    """A file with no sum in it."""
     files = files_of("mixed")
-
-    def otherwise(widths: Mapping[str, int]) -> ModelProto:
-        return rectified(files.real(widths)) if widths else files.real(widths)
-
-    def squared(widths: Mapping[str, int]) -> ModelProto:
-        return stating(files.real(widths), widths.get("stem", 16) ** 2)
-
-    with pytest.raises(NoTemplateError, match="at other widths"):
-        infer_template(otherwise, files.graph, files.grids, files.blocks)
-    with pytest.raises(NoTemplateError, match=r"node free .* no one size of the network changes like that"):
-        infer_template(squared, files.graph, files.grids, files.blocks)
-
-
-def test_the_proof_finds_a_size_that_another_width_decides() -> None:
-    """A size that is right in the first files and wrong at the widths of the grid is not believed."""
-    files = files_of("mixed")
-    seen: list[Mapping[str, int]] = []
-
-    def wrong(widths: Mapping[str, int]) -> ModelProto:
-        seen.append(dict(widths))
-        return stating(files.real(widths), widths.get("stem" if len(seen) % 2 else "left", 16) + 1)
-
-    with pytest.raises(NoTemplateError, match="node free"):
-        infer_template(wrong, files.graph, files.grids, files.blocks)
+    with pytest.raises(NoTemplateError, match="are not found in the file"):
+        infer_template(lambda _: by_hand(7), files.graph, files.grids, files.blocks)
 
 
 def test_sizes_are_told_apart_by_few_networks() -> None:
