@@ -28,8 +28,9 @@ def probe_states(
 
     `count` states have widths between a quarter and all of each group: half of them those of a Latin hypercube, which
     tells groups apart, half of them near a common level, which reaches far up and down. Every second lacks up to three
-    quarters of the blocks. Then comes all that can be removed, with and without the blocks. Then each block leaves
-    alone (of more than twelve, random halves leave), and where groups are few, each alone is at its narrowest.
+    quarters of the blocks. Then comes all that can be removed, with and without the blocks, and every group one place
+    narrower than whole, which tells widths that are slower than wider ones. Then each block leaves alone (of more than
+    twelve, random halves leave), and where groups are few, each alone is at its narrowest.
 
     Args:
         grids: the widths that each group may have, ascending; the last is its whole width.
@@ -46,7 +47,8 @@ def probe_states(
         gone = [block for block in droppable if random.random() < share]
         states.append(NetworkState(widths, frozenset(gone)))
     narrowest = {group: grid[0] for group, grid in moving.items()}
-    ends = NetworkState(narrowest), NetworkState(narrowest, frozenset(droppable))
+    next_to_whole = {group: grid[-2] for group, grid in moving.items()}
+    ends = NetworkState(narrowest), NetworkState(narrowest, frozenset(droppable)), NetworkState(next_to_whole)
     return distinct((*states, *ends, *_alone(moving, droppable, random)))
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from pipeline.compress.pruning.allocation.moves import Floats, Landscape, Point
 
-_EVALUATIONS = 300_000  # of the cost, after which no further exchange is tried
+_EVALUATIONS = 15_000  # of the model, after which no further exchange is tried
 _STEPS = 3  # places by which a group gets wider or narrower at once in an exchange
 _EQUAL = 1e-9  # relative: damages that differ by less are equal
 

@@ -52,7 +52,7 @@ class Point:
 
 
 class Landscape:
-    """Damage and cost of every point. `evaluations` counts how many costs were asked for."""
+    """Damage and cost of every point. `evaluations` counts the questions that the model was asked."""
 
     def __init__(self, choices: Choices, model: CostModel) -> None:
         self.choices, self.model = choices, model
@@ -82,9 +82,10 @@ class Landscape:
     def along(self, point: Point, group: str) -> Floats:
         """Return the cost with the group at each place of its grid [len(grid)]."""
         grid, state = self.choices.grids[group], self.state(point)
-        self.evaluations += len(grid)
         if self._by_state:
+            self.evaluations += 1
             return self._by_state.costs(state, group, grid)
+        self.evaluations += len(grid)
         return np.array([self.model.cost({**state.widths, group: width}) for width in grid])
 
     def moving(self, point: Point) -> Iterator[str]:
