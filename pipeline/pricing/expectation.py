@@ -25,22 +25,9 @@ _OVERHEAD_SHARE = 0.02  # expected of the whole file's time, off by its own size
 _WHOLE_ERROR = 0.003  # with which all shares add up to one
 _PROFILE_ERROR = 0.25  # of a node's time in a profile
 _PROFILE_LEAST = 0.003  # share of the whole file that a profile cannot tell from nothing
-_UNTIMED = 0.1  # of what is guessed for a node that the profile has no time for: it is fused into another
-_EDGES_OFF = 2.0  # what is guessed of edges, as a fraction of it
-
-
-@dataclass(frozen=True)
-class _Deviations:
-    """By how much expected shares are off, as fractions: per kind, class of operators, both, and each on its own."""
-
-    kind: float
-    operator: float
-    both: float
-    own: float
-
-
-_GUESSED = _Deviations(kind=1.0, operator=1.0, both=0.5, own=0.3)
-_PROFILED = _Deviations(kind=0.5, operator=0.3, both=0.5, own=0.3)
+#: By how much shares are off, as fractions of what is guessed: all of one kind, all of one class of operators, all of
+#: one kind in a class, and each on its own. Edges are anything from nothing to half of the time.
+_KIND_OFF, _EDGES_OFF, _OPERATOR_OFF, _BOTH_OFF, _OWN_OFF = 1.0, 4.0, 1.0, 1.0, 0.3
 
 
 @dataclass(frozen=True)
@@ -65,40 +52,38 @@ def expectation_of(
     known = Observations(np.concatenate(([1.0], parts))[None], np.ones(1), np.array([_WHOLE_ERROR]))
     seconds = np.array([feature.seconds for feature in features])
     guessed = seconds / (seconds @ parts)
-    if not profile:
-        return Expectation(features, _prior(features, guessed, _GUESSED), known)
+    if profile:
+        known += _profiled(features, parts, profile)
+    return Expectation(features, _prior(features, guessed), known)
+
+
+def _profiled(features: Sequence[Feature], parts: Floats, profile: Mapping[str, float]) -> Observations:
+    """Return the shares of nodes in a profile; a node without time is fused into another."""
     names = list(dict.fromkeys(feature.node for feature in features))
     place = {name: index for index, name in enumerate(names)}
-    member = np.zeros((len(names), len(features)))  # [nodes, F - 1]
+    member = np.zeros((len(names), len(features) + 1))  # [nodes, F]
     for index, feature in enumerate(features):
-        member[place[feature.node], index] = 1
-    total = sum(profile.get(name, 0.0) for name in names)
-    times = np.array([profile.get(name, 0.0) for name in names]) / total * (1 - _OVERHEAD_SHARE)
-    node_guess = member @ (guessed * parts)
-    expected = np.maximum(times, _UNTIMED * node_guess)
-    mean = guessed * (member.T @ (expected / node_guess))
-    errors = _PROFILE_ERROR * times + _PROFILE_LEAST
-    known += Observations(np.concatenate((np.zeros((len(names), 1)), member * parts), axis=1), times, errors)
-    return Expectation(features, _prior(features, mean, _PROFILED), known)
+        member[place[feature.node], index + 1] = parts[index]
+    times = np.array([profile.get(name, 0.0) for name in names])
+    times *= (1 - _OVERHEAD_SHARE) / times.sum()
+    return Observations(member, times, _PROFILE_ERROR * times + _PROFILE_LEAST)
 
 
-def _prior(features: Sequence[Feature], mean: Floats, off: _Deviations) -> Prior:
-    blocks = [
-        _members(feature.kind for feature in features) * _kinds_off(features, off)[:, None],
-        off.operator * _members(feature.operator for feature in features),
-        off.both * _members((feature.operator, feature.kind) for feature in features),
-    ]
-    common = np.concatenate(blocks, axis=1)
+def _prior(features: Sequence[Feature], mean: Floats) -> Prior:
+    kinds = np.array([_EDGES_OFF if feature.step else _KIND_OFF for feature in features])
+    common = np.concatenate(
+        [
+            kinds[:, None] * _members(feature.kind for feature in features),
+            _OPERATOR_OFF * _members(feature.operator for feature in features),
+            _BOTH_OFF * _members((feature.operator, feature.kind) for feature in features),
+        ],
+        axis=1,
+    )
     return Prior(
         mean=np.concatenate(([_OVERHEAD_SHARE], mean)),
         common=np.concatenate((np.zeros((1, common.shape[1])), common)),
-        own=np.concatenate(([1.0], np.full(len(mean), off.own))),
+        own=np.concatenate(([1.0], np.full(len(mean), _OWN_OFF))),
     )
-
-
-def _kinds_off(features: Sequence[Feature], off: _Deviations) -> Floats:
-    """Return by how much each feature's kind is off: edges are anything from nothing to half of the time."""
-    return np.array([_EDGES_OFF if feature.step else off.kind for feature in features])
 
 
 def _members(keys: Iterable[Hashable]) -> Floats:

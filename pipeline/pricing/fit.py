@@ -158,7 +158,7 @@ class _Fitting:
             total = sum(posterior.shares[place] for place in own if not features[place - 1].step)
             for step in (16, 8, 4):
                 row = np.zeros(len(features) + 1)
-                row[[place for place in own if features[place - 1].step == step]] = 1
+                row[[place for place in own if features[place - 1].step >= step]] = 1  # all that its half loses
                 lost, error = float(row @ posterior.shares), float(posterior.deviation(row[None])[0])
                 if lost > max(_EDGE_LEAST * total, _EDGE_ERRORS * error):
                     size = max(step, rounded.size if rounded.seen else 1)

@@ -115,8 +115,9 @@ def operator_class(node: FileNode) -> str:
         strides = node.attributes.get("strides") or (1,)
         stride = f"s{max(strides)}" if max(strides) > 1 else ""
         kind = "depthwise" if is_depthwise(node) else "grouped" if _groups(node) > 1 else "conv"
+        first = "first " if kind == "conv" and not _weight(node)[1].per_class else ""  # of few channels, as they come
         transposed = "transposed " if node.operator == "ConvTranspose" else ""
-        return f"{transposed}{kind}{kernel}{stride} {precision}"
+        return f"{first}{transposed}{kind}{kernel}{stride} {precision}"
     if node.operator in _MULTIPLYING:
         return f"{'linear' if node.constant else 'matmul'} {precision}"
     return f"{node.operator} {precision}"

@@ -94,8 +94,12 @@ class Device:
 
     def ms(self, state: NetworkState) -> float:
         """Return the milliseconds of a state."""
+        return 0.03 + sum(self.node_ms(state).values())
+
+    def node_ms(self, state: NetworkState) -> dict[str, float]:
+        """Return the milliseconds of each node that is left."""
         widths = {**self.groups, **state.widths}
-        total = 0.03
+        times = {}
         for node, speed in zip(self.nodes, self.speeds, strict=True):
             if not node.blocks & state.dropped:
                 sizes = [[self._size(axis, widths) for axis in shape] for shape in (*node.inputs, *node.outputs)]
@@ -103,8 +107,8 @@ class Device:
                 macs = prod(sizes[1]) * prod(sizes[-1][2:]) / 4e7 if node.constant else 0
                 ragged = sizes[-1][1] % self.edge != 0 and node.operator == "Conv"
                 edge = prod(sizes[-1][2:]) * 6e-5 if ragged else 0
-                total += speed * (0.006 + moved + macs + edge)
-        return total
+                times[node.name] = float(speed * (0.006 + moved + macs + edge))
+        return times
 
     def _size(self, axis: Axis, widths: dict[str, int]) -> int:
         size = axis.fixed + sum(int(count) * widths[group] for group, count in axis.per_class.items())
