@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
     from pipeline.compress.pruning.allocation.moves import Floats, Landscape, Point
 
-_EVALUATIONS = 15_000  # of the model, after which no further exchange is tried
+#: Questions to the model after which no further exchange is tried: some seconds.
+EVALUATIONS = 15_000
 _STEPS = 3  # places by which a group gets wider or narrower at once in an exchange
 _EQUAL = 1e-9  # relative: damages that differ by less are equal
 
@@ -168,7 +169,7 @@ def _line(landscape: Landscape, point: Point, group: str) -> tuple[int, Floats, 
     return here, curve, landscape.along(point, group)
 
 
-def exchanged(landscape: Landscape, point: Point, target: float) -> Point:
+def exchanged(landscape: Landscape, point: Point, target: float, evaluations: int = EVALUATIONS) -> Point:
     """Return the point after exchanges of one or two choices for others, which lower the damage within the target.
 
     A group gets wider or narrower, or a block leaves or returns; then others pay for it, or make use of it.
@@ -177,7 +178,7 @@ def exchanged(landscape: Landscape, point: Point, target: float) -> Point:
     while improved:
         improved = False
         for fixed, start in _changes(landscape, point):
-            if landscape.evaluations >= _EVALUATIONS:
+            if landscape.evaluations >= evaluations:
                 return point
             other = filled(landscape, reduced(landscape, start, target, fixed), target, fixed)
             other = filled(landscape, other, target)

@@ -19,7 +19,7 @@ import numpy as np
 
 from pipeline.compress.pruning.allocation.damage import Choices, damage_curves
 from pipeline.compress.pruning.allocation.descent import cheapest, settled, value_at
-from pipeline.compress.pruning.allocation.exchange import exchanged, filled, reduced
+from pipeline.compress.pruning.allocation.exchange import EVALUATIONS, exchanged, filled, reduced
 from pipeline.compress.pruning.allocation.moves import Landscape, Point
 from pipeline.compress.pruning.allocation.target import TOLERANCE, nearest_widths, require_reachable
 from pipeline.compress.pruning.allocation.widths import ReachedCost, best
@@ -49,7 +49,9 @@ class Plan:
     cost: float
 
 
-def least_damage(choices: Choices, model: CostModel, target: float, *, seed: int = 0) -> Plan:
+def least_damage(
+    choices: Choices, model: CostModel, target: float, *, seed: int = 0, evaluations: int = EVALUATIONS
+) -> Plan:
     """Return the state with the least damage that costs no more than the target.
 
     Args:
@@ -58,6 +60,7 @@ def least_damage(choices: Choices, model: CostModel, target: float, *, seed: int
             know networks without them: see `StateCostModel`.
         target: the cost that may not be exceeded, in the model's unit.
         seed: of the points that are drawn.
+        evaluations: of the cost, after which no further exchange is tried; 0 for a first answer.
 
     Returns:
         A state that no single wider group or returning block would leave within the target; a group that could be
@@ -83,7 +86,7 @@ def least_damage(choices: Choices, model: CostModel, target: float, *, seed: int
         within = filled(landscape, reduced(landscape, point, target), target)
         if landscape.cost(within) <= target and landscape.damage(within) < landscape.damage(found):
             found = within
-    return _plan(landscape, exchanged(landscape, found, target))
+    return _plan(landscape, exchanged(landscape, found, target, evaluations))
 
 
 @dataclass(frozen=True)
