@@ -6,8 +6,10 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from onnx import GraphProto
+import numpy as np
+from onnx import GraphProto, numpy_helper
 
+from pipeline.compress.quantization.biases import BIAS
 from pipeline.compress.quantization.holding import HOLDS
 from pipeline.onnx_graph.file import put_nodes
 from pipeline.onnx_graph.links import DEQUANTIZE, QUANTIZE, value_consumers, value_producers, varying_values
@@ -81,6 +83,27 @@ class FileBlocks:
             if block in blocks:
                 _replace(graph, by_name[name].output[0], by_name[name].input[shortcut])
         _drop_dead(graph)
+
+
+def match_biases(graph: GraphProto) -> None:
+    """Give the biases of integer products the scale of their data times that of their weights again.
+
+    What follows a dropped block reads a tensor of another scale, and onnxruntime takes a product for an integer one
+    only when its bias has the scale of its sums.
+    """
+    made_by = value_producers(graph)
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    for node in list(graph.node):
+        pairs = [made_by.get(value) for value in node.input[: BIAS.get(node.op_type, 0) + 1]]
+        scales = [stored.get(pair.input[1]) for pair in pairs if pair is not None and pair.op_type == DEQUANTIZE]
+        if len(pairs) == len(scales) == 3 and pairs[2] is not None:  # noqa: PLR2004 - data, weight, bias
+            data, weight, bias = (numpy_helper.to_array(scale) if scale else None for scale in scales)
+            if data is not None and weight is not None and bias is not None and data.size == 1:
+                wanted = np.broadcast_to(data.reshape(-1) * weight.reshape(-1), (max(weight.size, 1),))
+                if bias.size == wanted.size and not np.allclose(bias.reshape(-1), wanted):
+                    name = f"{pairs[2].input[1]} of {node.name}"
+                    graph.initializer.append(numpy_helper.from_array(wanted.reshape(bias.shape), name))
+                    pairs[2].input[1] = name
 
 
 def _replace(graph: GraphProto, result: str, shortcut: str) -> None:

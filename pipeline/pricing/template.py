@@ -17,7 +17,7 @@ from onnx import ModelProto, numpy_helper
 
 from pipeline.compress.pruning.graph.groups import sizes_by_width
 from pipeline.core.errors import InputError
-from pipeline.pricing.file_blocks import FileBlocks
+from pipeline.pricing.file_blocks import FileBlocks, match_biases
 from pipeline.pricing.file_nodes import describe_nodes
 from pipeline.pricing.places import FileNumbers, Place, is_sizes, read_numbers
 from pipeline.pricing.widths import Narrower, NoTemplateError, SizeTable, size_at
@@ -152,6 +152,8 @@ class FileTemplate:
         self._blocks.drop(model.graph, state.dropped)
         read = {value for node in model.graph.node for value in node.input}
         model.graph.initializer.extend(each.cut(sizes) for each in self._tensors.values() if each.name in read)
+        if state.dropped:
+            match_biases(model.graph)
         return model
 
     def _check(self, state: NetworkState) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import cache, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
+import onnxruntime
 import openvino
 import pytest
 from onnx import TensorProto, helper, numpy_helper
@@ -22,6 +24,7 @@ from tests.unit.pricing.made_files import Attention, Files, Mixed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     from onnx import ModelProto
 
@@ -85,6 +88,23 @@ def test_a_block_leaves_the_file_as_it_leaves_the_network(name: str, precision: 
         made = template.file_at(NetworkState(dropped=dropped))
         require_same(made, files.in_precision(precision, {}, dropped))
         require_runs(made, files.images)
+
+
+def test_integer_kernels_stay_integer_behind_a_dropped_block(tmp_path: Path) -> None:
+    """Biases have the scale of what is read now: onnxruntime runs the same kernels as for the real file."""
+    files, template = files_of("mixed"), template_of("mixed", "int8")
+    for block in files.blocks:
+        made = template.file_at(NetworkState(dropped=frozenset({block.name})))
+        real = files.in_precision("int8", {}, {block.name})
+        assert kernels(made, tmp_path / "made.onnx") == kernels(real, tmp_path / "real.onnx")
+
+
+def kernels(model: ModelProto, file: Path) -> Counter[str]:
+    """Return how often each operator is in the graph that onnxruntime runs."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath, options.log_severity_level = str(file), 3
+    onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return Counter(node.op_type for node in onnx.load(file).graph.node)
 
 
 def test_nodes_have_shapes_as_functions_of_widths_and_the_blocks_that_take_them_away() -> None:
