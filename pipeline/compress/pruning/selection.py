@@ -232,15 +232,41 @@ def select_channels(network: TracedNetwork, amount: PruneAmount, samples: Sample
     Cost: that of the criterion; with candidates one evaluation of a pruned network each; with `sensitivity` one for
         each group and ratio.
     """
+    scored = score_network(network, samples)
+    decision = _Decision(network, scored.scores, samples)
+    kept = decision.kept(amount)
+    return Selection(kept, {**scored.details, **decision.details}, scored.products)
+
+
+@dataclass(frozen=True)
+class ScoredNetwork:
+    """Scores [width] by open group, comparable between groups, and what the criterion found on the way to them."""
+
+    scores: Mapping[str, Tensor]
+    details: dict[str, Any]
+    products: Products | None = None
+
+
+def score_network(network: TracedNetwork, samples: Samples) -> ScoredNetwork:
+    """Score every class of the open groups by the criterion of the network's rules.
+
+    Raises:
+        InputError: the criterion does not apply to a group, or there are too few images.
+    """
     rules = network.rules
     row = CRITERIA[rules.criterion]
     data = {"data": samples.training, "gradients": samples.for_loss}.get(row.needs)
     request = ScoreRequest(network.captured, network.open, data, samples.loss, rules.seed)
     scoring = score_channels(rules.criterion, request)
-    decision = _Decision(network, normalised_scores(scoring.scores, rules.normalise or row.normalisation), samples)
-    kept = decision.kept(amount)
-    details = {"criterion": {"name": rules.criterion, **scoring.details}, **decision.details}
-    return Selection(kept, details, scoring.products)
+    scores = normalised_scores(scoring.scores, rules.normalise or row.normalisation)
+    return ScoredNetwork(scores, {"criterion": {"name": rules.criterion, **scoring.details}}, scoring.products)
+
+
+def allocation_of(
+    network: TracedNetwork, scores: Mapping[str, Tensor], samples: Samples
+) -> Allocation | KnapsackAllocation:
+    """Return the network's rule for how the loss is spread over its groups; with `sensitivity` it measures them."""
+    return _Decision(network, scores, samples).allocation()
 
 
 class _Decision:
@@ -253,14 +279,14 @@ class _Decision:
     def kept(self, amount: PruneAmount) -> Kept:
         if self.network.rules.allocation == "rates":
             return explicit_rates(self.scores, amount.rates, self.network.constraints)
-        allocation = self._allocation()
+        allocation = self.allocation()
         if self.network.rules.candidates:
             return self._best_candidate(allocation, *self._target(amount))
         if amount.cost or isinstance(allocation, KnapsackAllocation):
             return allocation.at_cost(*self._target(amount)).kept
         return allocation.at_ratio(amount.ratio or 0)
 
-    def _allocation(self) -> Allocation | KnapsackAllocation:
+    def allocation(self) -> Allocation | KnapsackAllocation:
         match self.network.rules.allocation:
             case "uniform":
                 return uniform_allocation(self.scores, self.network.constraints)

@@ -24,7 +24,6 @@ from pipeline.compress.names import AllocationName, StatisticsRule
 from pipeline.compress.pruning.importance.names import CriterionName, Normalisation
 from pipeline.compress.quantization.names import OtherPrecision
 from pipeline.core.artifact import Artifact, Form, FrozenModel
-from pipeline.core.errors import StageError
 from pipeline.core.file_precision import FilePrecision
 from pipeline.core.stage import Context, Outcome, Remarks, Stage
 from pipeline.core.units import Points, Ratio
@@ -261,16 +260,20 @@ class Prune(Stage):
         Raises:
             InputError: a pattern names no layer, the aim cannot be reached, or a criterion does not apply.
             StageError: nothing would be removed, the result is not what it should be, or training diverges.
+            DeviceError: with a latency as target, the device cannot be reached, went away, or is throttled.
         """
         from pipeline.stages.prune.blocks import prune_depth
         from pipeline.stages.prune.channels import Pruning
 
         job = self._job(context.seed)
         if job.aim.latency:
-            raise StageError("target: a latency cannot be searched for yet")
-        changed = (
-            prune_depth(job, given, context) if self.granularity == "blocks" else Pruning(job, given, context).run()
-        )
+            from pipeline.stages.prune.latency import LatencyPruning
+
+            changed = LatencyPruning(job, given, context).run()
+        elif self.granularity == "blocks":
+            changed = prune_depth(job, given, context)
+        else:
+            changed = Pruning(job, given, context).run()
         return Outcome("torch", given.inputs, given.outputs, changed=changed)
 
     def _job(self, seed: int) -> PruneRequest:
@@ -285,7 +288,7 @@ class Prune(Stage):
             align=self.align,
             limits={pattern: GroupLimit(**each.model_dump()) for pattern, each in self.constraints.items()},
             keep=self.keep,
-            heads=self.granularity == "heads",
+            heads=self.granularity == "heads" or "heads" in (self.moves or ()),
             candidates=self.candidates,
             tolerance=self.tolerance / 100,
             seed=seed,

@@ -1,0 +1,58 @@
+"""A latency model for networks whose file has no template: an overhead and a time for each multiply-accumulate.
+
+Two networks of equal operations get equal times, whatever their layers are: a start for a closed loop, nothing more.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from pipeline.compress.pruning.cost import CostModel
+    from pipeline.compress.pruning.state import NetworkState
+    from pipeline.pricing.probes import Probe
+
+#: Probes, from the narrowest state to the whole network, that give the two numbers.
+COARSE_PROBES = 6
+
+
+class CoarseModel:
+    """Milliseconds as a linear function of another cost. A `CostModel`; residual blocks are unknown to it."""
+
+    name = "milliseconds"
+
+    def __init__(self, macs: CostModel, whole_ms: float, overhead: float) -> None:
+        """Take the cost, the whole file's time, and the share of it that does not depend on the cost, in [0, 1]."""
+        self.macs, self.whole_ms, self.overhead = macs, whole_ms, overhead
+        self._whole = macs.cost({})
+
+    def cost(self, widths: Mapping[str, int], dropped: Collection[str] = frozenset()) -> float:
+        """Return the milliseconds with these kept widths by group.
+
+        Raises ValueError when blocks are dropped.
+        """
+        if dropped:
+            raise ValueError(f"found dropped blocks {sorted(dropped)}; expected channels alone")
+        return self.whole_ms * (self.overhead + (1 - self.overhead) * self.macs.cost(widths) / self._whole)
+
+    def costs(self, state: NetworkState, group: str, widths: Sequence[int]) -> NDArray[np.float64]:
+        """Return the milliseconds of a state with this group at each of these widths."""
+        return np.array([self.cost({**state.widths, group: width}, state.dropped) for width in widths])
+
+
+def fit_coarse(macs: CostModel, whole_ms: float, probes: Sequence[Probe]) -> CoarseModel:
+    """Fit the overhead to probes by least squares, weighted by their errors."""
+    whole = macs.cost({})
+    shares = np.array([macs.cost(probe.state.widths) / whole for probe in probes])
+    ratios = np.exp([probe.log_ratio for probe in probes])
+    weights = np.array([probe.error for probe in probes]) ** -2.0
+    # ratio - share = overhead * (1 - share)
+    rest = 1 - shares
+    overhead = float((weights * rest * (ratios - shares)).sum() / (weights * rest * rest).sum())
+    return CoarseModel(macs, whole_ms, min(max(overhead, 0.0), 0.99))

@@ -1,0 +1,98 @@
+"""Closed loop: states are chosen by a model, and the model is believed only as far as the measured file agrees."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pipeline.core.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pipeline.compress.pruning.state import NetworkState
+    from pipeline.results.run import Interval
+
+#: A file meets its target between this share of it and the target itself.
+LOWEST = 0.97
+#: What is aimed at inside that range, so that the measurement's own noise stays within.
+AIM = 0.985
+#: Most corrections.
+CORRECTIONS = 5
+
+
+@dataclass(frozen=True)
+class LoopStep:
+    """One state with its predicted and its measured time, both as fractions of the whole file's."""
+
+    state: NetworkState
+    predicted: float
+    measured: Interval
+
+
+@dataclass(frozen=True)
+class LoopResult:
+    """The chosen step, all that were tried, and whether the chosen one lies between 0.97 and 1.00 of the target.
+
+    Where none does, `below` and `above` are the nearest measured times on both sides of that range.
+    """
+
+    chosen: LoopStep
+    steps: tuple[LoopStep, ...]
+    met: bool
+    below: float | None = None
+    above: float | None = None
+
+
+def meet_target(
+    factor: float,
+    choose: Callable[[float], NetworkState],
+    predict: Callable[[NetworkState], float],
+    measure: Callable[[NetworkState], Interval],
+) -> LoopResult:
+    """Find a state whose file takes between 0.97 and 1.00 of `factor` times the whole file's time.
+
+    Each correction divides the aim by what the last prediction was wrong by, so that only the last step is predicted.
+    Of states that miss, the nearest one that is no slower than the target is chosen, else the fastest.
+
+    Args:
+        factor: the target, as a fraction of the whole file's time.
+        choose: the state to take for a predicted fraction that may not be exceeded.
+        predict: the predicted fraction of a state.
+        measure: the measured fraction of a state's file.
+
+    Raises:
+        InputError: `choose` knows no state for the first aim.
+    """
+    steps: list[LoopStep] = []
+    aim = AIM * factor
+    for _ in range(CORRECTIONS):
+        try:
+            state = choose(aim)
+        except InputError:
+            if not steps:
+                raise
+            break
+        if any(step.state == state for step in steps):
+            break
+        steps.append(LoopStep(state, predict(state), measure(state)))
+        measured = steps[-1].measured.value
+        if LOWEST * factor <= measured <= factor:
+            return LoopResult(steps[-1], tuple(steps), met=True)
+        aim = steps[-1].predicted * AIM * factor / measured
+    return _nearest(factor, steps)
+
+
+def _nearest(factor: float, steps: list[LoopStep]) -> LoopResult:
+    below = [step for step in steps if step.measured.value <= factor]
+    above = [step.measured.value for step in steps if step.measured.value > factor]
+    chosen = (
+        max(below, key=lambda step: step.measured.value) if below else min(steps, key=lambda step: step.measured.value)
+    )
+    return LoopResult(
+        chosen,
+        tuple(steps),
+        met=False,
+        below=chosen.measured.value if below else None,
+        above=min(above) if above else None,
+    )

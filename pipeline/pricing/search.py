@@ -1,0 +1,404 @@
+"""The search for a state whose file takes a given time: damage on one side, the priced network on the other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from pipeline.compress.pruning.allocation import best
+from pipeline.compress.pruning.allocation.damage import Choices, damage_curves
+from pipeline.compress.pruning.allocation.knapsack import least_damage
+from pipeline.compress.pruning.cost import macs_model
+from pipeline.compress.pruning.damage import DamageMeter, groups_inside
+from pipeline.compress.pruning.selection import allocation_of, score_network
+from pipeline.compress.pruning.state import NetworkState
+from pipeline.core.errors import InputError
+from pipeline.measure.devices import open_device
+from pipeline.network.tracing import samples_of
+from pipeline.precision.config import QuantizationConfig
+from pipeline.pricing.loop import AIM, LOWEST, LoopStep, meet_target
+from pipeline.pricing.making import FileMaker
+from pipeline.pricing.model import LatencyModel
+from pipeline.pricing.moves import Moved, bought_nothing, told_moves, without_each_move, without_moves
+from pipeline.pricing.pricer import PricedNetwork, Pricer
+from pipeline.pricing.relative import RelativeModel, merged
+from pipeline.pricing.template import infer_template
+from pipeline.pricing.timing import FileTimer
+from pipeline.pricing.widths import NoTemplateError
+from pipeline.results.latency_target import (
+    AskedLatency,
+    Correction,
+    CostModelFacts,
+    LatencyFloor,
+    LatencyTarget,
+    LayerTimes,
+    NearestLatencies,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from torch import Tensor, nn
+
+    from pipeline.compress.pruning.allocation import Kept
+    from pipeline.compress.pruning.depth import ResidualBlock
+    from pipeline.compress.pruning.samples import Samples
+    from pipeline.compress.pruning.selection import TracedNetwork
+    from pipeline.core.artifact import Artifact
+    from pipeline.core.stage import Context
+    from pipeline.pricing.aim import LatencyAim
+    from pipeline.pricing.loop import LoopResult
+    from pipeline.pricing.making import ShippedPrecision
+    from pipeline.pricing.relative import TimeModel
+    from pipeline.pricing.timing import PairedRatio
+    from pipeline.results.run import Interval
+
+#: Where probe files lie while they are timed.
+PROBES = "probes"
+#: What a group or block costs at least, as a fraction of the median damage: a loss that was too small to be seen.
+_UNSEEN = 0.02
+_LEAST = 1e-6
+#: What a message advises, over the predicted floor.
+_ABOVE_FLOOR = 1.03
+
+
+@dataclass(frozen=True)
+class PricedStep:
+    """What is left of the given network, and what may still leave.
+
+    Attributes:
+        model: the network.
+        network: what the engine sees in it.
+        grids: the widths that each open group may have, ascending, the present one last.
+        blocks: the residual blocks that may leave, by their names in the given network.
+        base: what has left of the given network already.
+    """
+
+    model: nn.Module
+    network: TracedNetwork
+    grids: Mapping[str, Sequence[int]]
+    blocks: Mapping[str, ResidualBlock]
+    base: NetworkState
+
+
+@dataclass(frozen=True)
+class ChosenState:
+    """Kept classes by group, dropped blocks, what was found on the way, and what a report tells (plain JSON)."""
+
+    kept: Kept
+    dropped: frozenset[str]
+    details: dict[str, Any]
+    told: dict[str, Any] | None = None
+
+
+def price_network(step: PricedStep, given: Artifact, context: Context, aim: LatencyAim, *, name: str) -> Pricer:
+    """Return the pricer of a network; probing begins when it is asked for its model.
+
+    Raises:
+        InputError: nothing may leave, or a file of the network cannot be made.
+        DeviceError: the target's device cannot be reached.
+    """
+    if not step.blocks and all(len(grid) < 2 for grid in step.grids.values()):  # noqa: PLR2004 - one width is no choice
+        raise InputError(
+            "target: no latency but that of the whole network can be reached: of the moves "
+            f"{', '.join(aim.moves)} none is left with these keep, floor and align. Shorten keep, lower floor or "
+            "align, or allow other moves"
+        )
+    context.progress.update(0, 1, "exporting the network at some widths")
+    make = _maker(step, given, context, aim)
+    graph = step.network.graph
+    groups = {group.name: group.width for group in graph.groups}
+    try:
+        template, untold = (
+            infer_template(make.at_widths, graph, step.grids, [*step.blocks.values()]),
+            "",
+        )
+    except NoTemplateError as error:
+        template, untold = None, str(error)
+        context.progress.note(f"real files are timed, without blocks as moves, since the file has no template: {error}")
+    network = PricedNetwork(
+        name=name,
+        precision=aim.file,
+        groups=groups,
+        grids=step.grids,
+        droppable=tuple(step.blocks) if template else (),
+        inside=groups_inside(graph, [*step.blocks.values()]),
+        macs=macs_model(graph),
+        make=make,
+        template=template,
+        untold=untold,
+    )
+    target = context.target
+    device = None if target.device == "local" else open_device(target.device)
+    shapes = context.task().first_shapes(target.batch)
+    return Pricer(
+        network,
+        FileTimer(target, shapes, context.seed, device, context.progress),
+        context.folder / PROBES,
+        context.seed,
+    )
+
+
+def _maker(step: PricedStep, given: Artifact, context: Context, aim: LatencyAim) -> FileMaker:
+    file = aim.file
+    quantization = QuantizationConfig.model_validate(
+        {"per_channel": file.per_channel, "symmetric": file.symmetric, "keep": file.keep}
+        | ({"scheme": file.scheme} if file.scheme else {})
+    )
+    return FileMaker(
+        step.network.captured,
+        step.network.graph,
+        step.model,
+        given,
+        context,
+        precision=cast("ShippedPrecision", file.precision),
+        quantization=quantization,
+    )
+
+
+class SearchRules(Protocol):
+    """What a search wants to know of the stage: how many samples of each split it looks at, in what batches."""
+
+    @property
+    def images(self) -> int: ...  # noqa: D102
+    @property
+    def batch(self) -> int: ...  # noqa: D102
+
+
+class LatencySearch:
+    """A priced network and the latency that is asked for, as a `factor` of the whole file's time."""
+
+    def __init__(self, aim: LatencyAim, pricer: Pricer) -> None:
+        """Price the network.
+
+        Raises:
+            InputError: the latency is not below that of the whole network, or below what any state takes.
+            DeviceError: the device cannot be reached, went away, or is throttled; what was measured is kept.
+        """
+        self.aim, self.pricer = aim, pricer
+        self.model: TimeModel = pricer.model()
+        self.whole_ms = self.model.cost({})
+        self.whole = pricer.profile.whole if aim.milliseconds is None else pricer.whole_now()
+        self.factor = aim.budget_ms(self.whole.value) / self.whole.value
+        self.floor = self._floor()
+        self._require_reachable()
+
+    def choose(
+        self, step: PricedStep, part: float, *, given: Artifact, context: Context, job: SearchRules, final: bool
+    ) -> ChosenState:
+        """Choose what stays so that the file takes `part` of the whole network's time; the `final` one is measured.
+
+        Raises:
+            InputError: there are no such widths, the criterion does not apply, or there are too few images.
+            StageError: a score or a loss is not a finite number.
+            DeviceError: the device went away, or is throttled.
+        """
+        choice = _Choice(self, step, samples_of(step.network.captured, context, job.images, job.batch), context)
+        if not final:
+            state = choice.state_at(AIM * part)
+            return ChosenState(choice.kept(state), state.dropped, choice.details)
+        make = self.pricer.network.make if step.base == NetworkState() else _maker(step, given, context, self.aim)
+
+        def measured(state: NetworkState) -> Interval:
+            context.progress.update(0, 1, "measuring the file that would ship")
+            return self.pricer.ratio(make(state)).ratio
+
+        found = meet_target(part, choice.state_at, choice.share, measured)
+        found, undone, gains = self._tidied(found, part, choice, measured)
+        state = found.chosen.state
+        told = self._told(found, choice, gains, undone)
+        return ChosenState(choice.kept(state), state.dropped, choice.details, told.model_dump(mode="json"))
+
+    def _tidied(
+        self, found: LoopResult, part: float, choice: _Choice, measured: Callable[[NetworkState], Interval]
+    ) -> tuple[LoopResult, tuple[str, ...], Mapping[str, PairedRatio]]:
+        """Take back the moves that have bought nothing, where the file still meets the target without them."""
+        if self.pricer.network.template is None:
+            return found, (), {}
+        state = merged(choice.step.base, found.chosen.state)
+        names = {*found.chosen.state.widths, *found.chosen.state.dropped}
+        others = {name: other for name, other in without_each_move(state).items() if name in names}
+        gains = self.pricer.gains(state, others)
+        useless = bought_nothing(gains, state, self.model)
+        if not useless:
+            return found, (), gains
+        fewer = without_moves(found.chosen.state, useless)
+        step = LoopStep(fewer, choice.share(fewer), measured(fewer))
+        if step.measured.value > max(part, found.chosen.measured.value):
+            return found, (), gains
+        met = found.met or LOWEST * part <= step.measured.value <= part
+        return replace(found, chosen=step, steps=(*found.steps, step), met=met), tuple(useless), gains
+
+    def _floor(self) -> LatencyFloor:
+        network, model = self.pricer.network, self.model
+        if isinstance(model, LatencyModel):
+            floor = model.floor(network.grids, network.droppable)
+            parts = {
+                "overhead of the runtime": floor.overhead,
+                "calls of operators": floor.calls,
+                "layers that nothing narrows": floor.unchanged,
+                "groups at their narrowest": floor.narrowed,
+            }
+            ordered = sorted(parts.items(), key=lambda item: -item[1])
+            why = ", ".join(f"{name} {ms:.3g} ms" for name, ms in ordered if ms > 0)
+            return LatencyFloor(factor=floor.ms / self.whole_ms, why=why)
+        least = model.cost({name: grid[0] for name, grid in network.grids.items()})
+        return LatencyFloor(factor=least / self.whole_ms, why="every group at its narrowest")
+
+    def _require_reachable(self) -> None:
+        """Raise InputError where no state takes that little, or the whole network does already."""
+        whole, aim = self.whole.value, self.aim
+        if self.factor >= 1:
+            raise InputError(
+                f"target: the unpruned network's file in {aim.file} takes {whole:.3g} ms already, found "
+                f"{aim.milliseconds:g}ms, allowed: less than that"
+            )
+        if self.floor.factor > self.factor:
+            least, moves = self.floor.factor, ", ".join(aim.moves)
+            raise InputError(
+                f"target: {self.factor:.3g}x of the unpruned network's file in {aim.file} "
+                f"({self.factor * whole:.3g} of {whole:.3g} ms) cannot be reached with moves {moves}: about "
+                f"{least:.3g}x ({least * whole:.3g} ms) is left at the least: {self.floor.why}. Ask for "
+                f"{least * _ABOVE_FLOOR:.3f}x or more, lower floor, or allow more moves"
+            )
+
+    def _told(
+        self, found: LoopResult, choice: _Choice, gains: Mapping[str, PairedRatio], undone: tuple[str, ...]
+    ) -> LatencyTarget:
+        """Return what a report tells."""
+        pricer, target, aim = self.pricer, self.pricer.timer.target, self.aim
+        state = merged(choice.step.base, found.chosen.state)
+        nearest = NearestLatencies(below=found.below, above=found.above)
+        damage = choice.damage_of(found.chosen.state)
+        return LatencyTarget(
+            runtime=target.runtime,
+            device=target.device,
+            threads=target.threads,
+            precision=str(aim.file),
+            asked=AskedLatency(factor=aim.factor, milliseconds=aim.milliseconds),
+            whole_ms=self.whole,
+            ratio=found.chosen.measured,
+            predicted=found.chosen.predicted,
+            met=found.met,
+            nearest=None if found.met else nearest,
+            floor=self.floor,
+            model=self._facts(),
+            layers=self._layers(state),
+            moves=told_moves(Moved(state, pricer.network.groups, choice.heads), self.model, gains, damage),
+            undone=undone,
+            corrections=tuple(
+                Correction(predicted=step.predicted, measured=step.measured.value) for step in found.steps
+            ),
+        )
+
+    def _facts(self) -> CostModelFacts:
+        profile, model = self.pricer.profile, self.model
+        if not isinstance(model, LatencyModel):
+            return CostModelFacts(
+                probes=len(profile.probes), median_error=1.0, p90_error=1.0, trusted=False, seconds=profile.seconds
+            )
+        known = model.coefficients
+        return CostModelFacts(
+            probes=len(profile.probes),
+            median_error=known.median_error,
+            p90_error=known.p90_error,
+            trusted=known.is_trusted,
+            seconds=profile.seconds,
+            granules={name: granule.size for name, granule in known.granules.items() if granule.seen},
+        )
+
+    def _layers(self, state: NetworkState) -> tuple[LayerTimes, ...]:
+        model = self.model
+        if not isinstance(model, LatencyModel):
+            return ()
+        operators = {feature.node: feature.operator for feature in model.features}
+        gone = {node.name for node in model.nodes if node.blocks & state.dropped}
+        before, after = model.node_times(), model.node_times(state)
+        return tuple(
+            LayerTimes(
+                name=name, operator=operators[name], before_ms=ms, after_ms=None if name in gone else after[name]
+            )
+            for name, ms in sorted(before.items(), key=lambda item: -item[1])
+        )
+
+
+class _Choice:
+    """One choice of a state: scores and damage of what is left, taken once, for any number of targets."""
+
+    def __init__(self, search: LatencySearch, step: PricedStep, samples: Samples, context: Context) -> None:
+        self.step, self.context, self._samples = step, context, samples
+        self.model = RelativeModel(search.model, step.base)
+        self._whole_ms = search.whole_ms
+        self.details: dict[str, Any] = {}
+        self._scores: Mapping[str, Tensor] = {}
+        if step.grids:
+            context.progress.update(0, 1, f"scoring channels by {step.network.rules.criterion}")
+            scored = score_network(step.network, samples)
+            self._scores, self.details = scored.scores, dict(scored.details)
+
+    @property
+    def heads(self) -> frozenset[str]:
+        """The groups whose classes are whole attention heads."""
+        groups = self.step.network.graph.groups if self.step.network.rules.heads else ()
+        return frozenset(
+            group.name
+            for group in groups
+            if min((each.positions.shape[1] for each in group.members if not each.consumes), default=1) > 1
+        )
+
+    def state_at(self, share: float) -> NetworkState:
+        """Return the state to take when this share of the whole file's time may be spent."""
+        target = share * self._whole_ms
+        if self.step.network.rules.allocation == "knapsack":
+            return least_damage(self._choices, self.model, target).state
+        kept = allocation_of(self.step.network, self._scores, self._samples).at_cost(self.model, target).kept
+        narrower = {name: len(each) for name, each in kept.items() if len(each) < len(self._scores[name])}
+        return NetworkState(narrower)
+
+    def share(self, state: NetworkState) -> float:
+        """Return the predicted time of a state as a fraction of the whole file's."""
+        return self.model.cost(state.widths, state.dropped) / self._whole_ms
+
+    def kept(self, state: NetworkState) -> Kept:
+        """Return the classes that stay of the groups that get narrower."""
+        return best(self._scores, state.widths)
+
+    def damage_of(self, state: NetworkState) -> dict[str, float]:
+        """Return what each move of a state was expected to cost; nothing where no damage was measured."""
+        if self.step.network.rules.allocation != "knapsack":
+            return {}
+        choices = self._choices
+        lost = {
+            name: float(choices.damage[name][list(choices.grids[name]).index(width)])
+            for name, width in state.widths.items()
+        }
+        return lost | {name: choices.blocks[name] for name in state.dropped}
+
+    @cached_property
+    def _choices(self) -> Choices:
+        """Scores scaled to one measured loss for each group, and the measured loss of each block."""
+        step = self.step
+        meter = DamageMeter(step.network.captured, step.network.graph, self._samples)
+        found = meter.measured(
+            self._scores,
+            step.grids,
+            list(step.blocks.values()),
+            self.context.progress.update,
+        )
+        by_name = {block.name: name for name, block in step.blocks.items()}
+        seen = [loss for loss in (*(loss for _, loss in found.groups.values()), *found.blocks.values()) if loss > 0]
+        least = max(_LEAST, _UNSEEN * sorted(seen)[len(seen) // 2] if seen else 0.0)
+        measured = {name: (width, max(loss, least)) for name, (width, loss) in found.groups.items()}
+        self.details["damage"] = {
+            "loss": found.whole,
+            "groups": {name: {"width": width, "damage": loss} for name, (width, loss) in found.groups.items()},
+            "blocks": {by_name[name]: loss for name, loss in found.blocks.items()},
+        }
+        inside = groups_inside(step.network.graph, [*step.blocks.values()])
+        return Choices(
+            grids=step.grids,
+            damage=damage_curves(self._scores, step.grids, measured),
+            blocks={by_name[name]: max(loss, least) for name, loss in found.blocks.items()},
+            inside={by_name[name]: groups for name, groups in inside.items()},
+        )

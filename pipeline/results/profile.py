@@ -1,0 +1,93 @@
+"""What a network's file costs on one device at other widths: the measured probes, and what a model made of them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from pipeline.core.artifact import FrozenModel
+from pipeline.core.stage import Runtime
+from pipeline.results.run import Interval
+
+SCHEMA_VERSION: Literal[1] = 1
+
+
+class ProbedState(FrozenModel):
+    """One measured state of the network: kept widths of the groups that were narrowed, and blocks that were dropped.
+
+    `log_ratio` is log(time / time of the whole network's file), `error` its standard error.
+    """
+
+    widths: dict[str, int]
+    dropped: tuple[str, ...] = ()
+    log_ratio: float
+    error: float = Field(gt=0)
+
+
+class ClassPrice(FrozenModel):
+    """What the operators of one class take of the whole file; `granule` is absent where no probe could tell it."""
+
+    name: str
+    layers: int
+    milliseconds: float
+    granule: int | None = None
+
+
+class LayerPrice(FrozenModel):
+    """What one layer takes of the whole file."""
+
+    name: str
+    operator: str
+    milliseconds: float
+
+
+class ModelError(FrozenModel):
+    """How far predictions of held-out probes are from what was measured, as fractions; not `trusted` beyond limits."""
+
+    median: float
+    p90: float
+    trusted: bool
+
+
+class PriceFloor(FrozenModel):
+    """The least that any allowed state takes, as a fraction of the whole file, and what it consists of in ms."""
+
+    factor: float
+    parts: dict[str, float]
+
+
+class FittedPrices(FrozenModel):
+    """What the model says of the whole file."""
+
+    error: ModelError
+    floor: PriceFloor
+    classes: tuple[ClassPrice, ...]
+    layers: tuple[LayerPrice, ...]
+
+
+class CostProfile(FrozenModel):
+    """Probes of a network on a device. `whole` is the unpruned file's time on the wall clock, in ms.
+
+    `fitted` is absent while probing is not finished, and where no model could be fitted.
+    """
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    created: str
+    network: str
+    precision: str
+    runtime: Runtime
+    runtime_version: str
+    threads: int
+    batch: int
+    device: str
+    fingerprint: dict[str, Any]
+    whole: Interval
+    probes: tuple[ProbedState, ...] = ()
+    seconds: float = 0.0
+    fitted: FittedPrices | None = None
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON Schema of a profile."""
+    return CostProfile.model_json_schema()
