@@ -39,8 +39,8 @@ class Floor:
     state: NetworkState = field(repr=False)
 
 
-def floor_of(model: LatencyModel, grids: Mapping[str, Sequence[int]], droppable: Collection[str]) -> Floor:
-    """Return the floor of a model for groups on these grids (ascending) and blocks that may leave."""
+def floor_of(model: LatencyModel, grids: Mapping[str, Sequence[int]], droppable: Collection[str] = ()) -> Floor:
+    """Return the least time of any state with widths on these grids (ascending), without all blocks that may leave."""
     state = _least(model, grids, frozenset(droppable))
     moving = {group for group, grid in grids.items() if grid[0] < model.groups[group]}
     parts = {"calls": 0.0, "unchanged": 0.0, "narrowed": 0.0}

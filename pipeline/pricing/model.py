@@ -21,7 +21,6 @@ from pipeline.pricing.features import (
     reference_of,
     table_of,
 )
-from pipeline.pricing.floor import Floor, floor_of
 from pipeline.pricing.table import Row, StateSums
 
 if TYPE_CHECKING:
@@ -155,10 +154,6 @@ class LatencyModel:
     def shares(self) -> dict[str, float]:
         """The milliseconds of every node of the whole file that has time of its own."""
         return self.node_times()
-
-    def floor(self, grids: Mapping[str, Sequence[int]], droppable: Collection[str] = ()) -> Floor:
-        """Return the least time of any state with widths on these grids, without all blocks that may leave."""
-        return floor_of(self, grids, droppable)
 
     def feature_times(self, state: NetworkState) -> list[tuple[Feature, float]]:
         """Return every feature with its milliseconds in a state."""

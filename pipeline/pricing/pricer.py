@@ -23,6 +23,7 @@ from pipeline.onnx_graph.file import onnx_ports, write_onnx
 from pipeline.pricing.coarse import COARSE_PROBES, fit_coarse
 from pipeline.pricing.design import active_states, probe_states
 from pipeline.pricing.fit import LatencyFit
+from pipeline.pricing.floor import floor_of
 from pipeline.pricing.probes import Probe, graph_digest, kept_profile, machine_of, probe_of
 from pipeline.pricing.timing import PROBE_S, TOGETHER, VERDICT_S
 from pipeline.results.profile import (
@@ -232,7 +233,7 @@ class Pricer:
 def _visited(model: LatencyModel, network: PricedNetwork, seed: int) -> list[NetworkState]:
     """Return the states that a search visits whose damages are drawn at random, at several times."""
     rng = np.random.default_rng(seed)
-    least, states = model.floor(network.grids, network.droppable).ms / model.cost({}), list[NetworkState]()
+    least, states = floor_of(model, network.grids, network.droppable).ms / model.cost({}), list[NetworkState]()
     for share in np.linspace(0.95, 0.15, _SHARES):
         damage = {
             name: float(rng.lognormal()) * (1 - np.array(grid) / grid[-1]) ** 2 for name, grid in network.grids.items()
@@ -246,7 +247,7 @@ def _visited(model: LatencyModel, network: PricedNetwork, seed: int) -> list[Net
 
 def _fitted(model: LatencyModel, network: PricedNetwork) -> FittedPrices:
     """Return what the model says of the whole file, for people and programs."""
-    known, floor = model.coefficients, model.floor(network.grids, network.droppable)
+    known, floor = model.coefficients, floor_of(model, network.grids, network.droppable)
     counts: dict[str, int] = {}
     for operator in {feature.node: feature.operator for feature in model.features}.values():
         counts[operator] = counts.get(operator, 0) + 1

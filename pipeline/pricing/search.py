@@ -17,6 +17,7 @@ from pipeline.core.errors import InputError
 from pipeline.measure.devices import open_device
 from pipeline.network.tracing import samples_of
 from pipeline.precision.config import QuantizationConfig
+from pipeline.pricing.floor import floor_of
 from pipeline.pricing.loop import AIM, LOWEST, LoopStep, meet_target
 from pipeline.pricing.making import FileMaker
 from pipeline.pricing.model import LatencyModel
@@ -48,7 +49,8 @@ if TYPE_CHECKING:
     from pipeline.core.artifact import Artifact
     from pipeline.core.stage import Context
     from pipeline.pricing.aim import LatencyAim
-    from pipeline.pricing.loop import LoopResult
+    from pipeline.pricing.floor import floor_of
+from pipeline.pricing.loop import LoopResult
     from pipeline.pricing.making import ShippedPrecision
     from pipeline.pricing.relative import TimeModel
     from pipeline.pricing.timing import PairedRatio
@@ -233,7 +235,7 @@ class LatencySearch:
     def _floor(self) -> LatencyFloor:
         network, model = self.pricer.network, self.model
         if isinstance(model, LatencyModel):
-            floor = model.floor(network.grids, network.droppable)
+            floor = floor_of(model, network.grids, network.droppable)
             parts = {
                 "overhead of the runtime": floor.overhead,
                 "calls of operators": floor.calls,

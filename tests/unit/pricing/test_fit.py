@@ -11,6 +11,7 @@ from pipeline.compress.pruning.state import NetworkState
 from pipeline.core.errors import InputError
 from pipeline.pricing.design import probe_states
 from pipeline.pricing.fit import LatencyFit, fit_latency
+from pipeline.pricing.floor import floor_of
 from pipeline.pricing.model import Coefficients, Granule, LatencyModel
 from tests.unit.pricing.known_devices import Device, drawn_states, residual_file
 
@@ -108,7 +109,7 @@ def test_the_floor_is_the_least_time_and_adds_up() -> None:
     device = Device(NODES, GROUPS)
     grids = {group: range(max(4, width // 4), width + 1) for group, width in GROUPS.items()}
     model = fitted(device, states=[*probe_states(grids, BLOCKS, seed=1)])
-    floor = model.floor(grids, BLOCKS)
+    floor = floor_of(model, grids, BLOCKS)
     assert floor.ms == pytest.approx(model.cost(floor.state.widths, floor.state.dropped))
     assert floor.ms == pytest.approx(floor.overhead + floor.calls + floor.unchanged + floor.narrowed)
     assert floor.ms == pytest.approx(device.ms(floor.state), rel=0.1)
