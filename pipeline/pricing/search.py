@@ -49,8 +49,7 @@ if TYPE_CHECKING:
     from pipeline.core.artifact import Artifact
     from pipeline.core.stage import Context
     from pipeline.pricing.aim import LatencyAim
-    from pipeline.pricing.floor import floor_of
-from pipeline.pricing.loop import LoopResult
+    from pipeline.pricing.loop import LoopResult
     from pipeline.pricing.making import ShippedPrecision
     from pipeline.pricing.relative import TimeModel
     from pipeline.pricing.timing import PairedRatio
