@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from pipeline.compress.pruning.graph import ChannelGraph, Group, Member
     from pipeline.compress.pruning.state import NetworkState
 
+    _Terms = tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64], NDArray[np.float64]]
+
 
 @dataclass(frozen=True)
 class NetworkCost:
@@ -106,6 +108,7 @@ class ProductsModel:
         terms = [(constant, tuple(axes) or (_ONE,)) for constant, axes in products]
         axes = [axis for _, factors in terms for axis in factors]
         self._name = name
+        self._touched: dict[str, _Terms] = {}
         self._index = {group: index for index, group in enumerate(whole)}
         self._whole = np.array(list(whole.values()), np.float64)
         self._constants = np.array([constant for constant, _ in terms], np.float64)
@@ -135,12 +138,27 @@ class ProductsModel:
         """Return the cost [len(widths)] of a state with this group at each of these widths; see `cost`."""
         if state.dropped:
             raise ValueError(f"the {self._name} of a network without blocks are not known")
-        own = self._group == self._index[group]
-        per_class = np.bincount(self._axis[own], self._per_class[own], minlength=len(self._fixed))
+        if group not in self._touched:
+            self._touched[group] = self._terms_of(self._index[group])
+        axes, starts, constants, per_class = self._touched[group]
+        sizes = self._sizes(state.widths)
+        whole = float(self._constants @ np.multiply.reduceat(sizes, self._starts))
+        if not len(axes):
+            return np.full(len(widths), whole)
         now = state.widths.get(group, self._whole[self._index[group]])
-        sizes = self._sizes(state.widths) + np.outer(np.array(widths) - now, per_class)  # [widths, axes]
-        result: NDArray[np.float64] = np.multiply.reduceat(sizes, self._starts, axis=1) @ self._constants
+        many = sizes[axes] + np.outer(np.array([now, *widths]) - now, per_class)  # [1 + widths, axes]
+        costs: NDArray[np.float64] = np.multiply.reduceat(many, starts, axis=1) @ constants
+        result: NDArray[np.float64] = whole - costs[0] + costs[1:]
         return result
+
+    def _terms_of(self, group: int) -> _Terms:
+        """Return the products that a group is in: axes, where each begins, constants, and sizes per class."""
+        own = self._group == group
+        per_class = np.bincount(self._axis[own], self._per_class[own], len(self._fixed)).astype(np.float64)
+        term = np.searchsorted(self._starts, np.arange(len(self._fixed)), side="right") - 1  # [axes]
+        touched = np.unique(term[self._axis[own]])
+        axes = np.flatnonzero(np.isin(term, touched))
+        return axes, np.searchsorted(term[axes], touched), self._constants[touched], per_class[axes]
 
     def _sizes(self, widths: Mapping[str, int]) -> NDArray[np.float64]:
         """Return the size of every axis."""

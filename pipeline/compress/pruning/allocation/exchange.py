@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pipeline.compress.pruning.allocation.moves import Floats, Landscape, Point
 
 #: Questions to the model after which no further exchange is tried: some seconds.
-EVALUATIONS = 15_000
+EVALUATIONS = 25_000
 _STEPS = 3  # places by which a group gets wider or narrower at once in an exchange
 _EQUAL = 1e-9  # relative: damages that differ by less are equal
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 _HALVINGS = 16  # of the price, on a logarithmic scale
 _DOUBLINGS = 60  # of the price, until the cost is low enough
 _STARTS = 3  # drawn points from which one price is tried again
-_KEPT = 4  # points on either side of the target that are gone on from
+_KEPT = 3  # points on either side of the target that are gone on from
 
 
 @dataclass(frozen=True)

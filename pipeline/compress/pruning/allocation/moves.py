@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
+_AT_ONCE = 32  # widths of one group that are priced in the time that one takes
+
 
 @runtime_checkable
 class StateCostModel(Protocol):
@@ -83,7 +85,7 @@ class Landscape:
         """Return the cost with the group at each place of its grid [len(grid)]."""
         grid, state = self.choices.grids[group], self.state(point)
         if self._by_state:
-            self.evaluations += 1
+            self.evaluations += 1 + len(grid) // _AT_ONCE
             return self._by_state.costs(state, group, grid)
         self.evaluations += len(grid)
         return np.array([self.model.cost({**state.widths, group: width}) for width in grid])
