@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from pipeline.compress.pruning.graph import Axis, ChannelGraph
     from pipeline.compress.pruning.state import NetworkState
 
-    Make = Callable[[Mapping[str, int]], ModelProto]
+    Widths = Mapping[str, int]
+    Make = Callable[[Widths], ModelProto]
     Functions = Mapping[Place, Axis]
 
 #: Real files that are made at most.
@@ -58,11 +59,12 @@ def infer_template(
     if graph.walk is None:
         raise InputError("The graph has no walk: expected what trace() returned.")
     whole = {group.name: group.width for group in graph.groups if len(grids.get(group.name, ())) > 1}
-    narrower = Narrower(whole, sizes_by_width(graph.walk))
+    kept = {group.name: group.width for group in graph.groups if group.name not in whole}
+    narrower = Narrower(whole, sizes_by_width(graph.walk), kept)
     files = [read_numbers(make({} if widths == whole else widths)) for widths in narrower.networks]
     functions = _functions(make, files, narrower, grids)
     layers = {name.rpartition(".")[0] for name in graph.shapes}
-    return FileTemplate(files[0], functions, whole, FileBlocks.found(files[0], blocks, layers))
+    return FileTemplate(files[0], functions, (whole, kept), FileBlocks.found(files[0], blocks, layers))
 
 
 def _functions(
@@ -72,30 +74,36 @@ def _functions(
     source = random.Random(1)  # noqa: S311 - nothing secret
     for other in files[1:]:
         files[0].require_like(other)
-    while True:
-        functions, unknown = {}, ""
-        for place in files[0].numbers:
-            found = [each.numbers[place] for each in files]
-            function = narrower.function_of(found)
-            if function is None:
-                unknown = (
-                    f"{_said(place, files[0])} is {', '.join(map(str, found))} in {len(files)} files: no one size of "
-                    "the network changes like that"
-                )
-                break
-            functions[place] = function
+    trouble = ""
+    while len(files) < _MOST_FILES:
+        functions, trouble = _told(files, narrower)
         # what is not told apart yet needs one more network, what is needs a proof at widths of the grids
-        check = None if unknown else {name: source.choice([*grids[name]][:-1]) for name in narrower.whole}
-        made = read_numbers(make(narrower.add() if check is None else check))
+        widths = narrower.add() if trouble else {name: source.choice([*grids[name]][:-1]) for name in narrower.whole}
+        made = read_numbers(make(widths))
         files[0].require_like(made)
-        if check is not None:
-            unknown = _difference(functions, made, files[0], narrower.whole, check)
-            if not unknown:
+        if not trouble:
+            trouble = _difference(functions, made, files[0], narrower.whole, widths)
+            if not trouble:
                 return functions
-            narrower.add(check)
+            narrower.add(widths)
         files.append(made)
-        if len(files) == _MOST_FILES:
-            raise NoTemplateError(unknown)
+    raise NoTemplateError(trouble)
+
+
+def _told(files: Sequence[FileNumbers], narrower: Narrower) -> tuple[dict[Place, Axis], str]:
+    """Return the function of each number, and what cannot be told; empty where all can."""
+    functions: dict[Place, Axis] = {}
+    for place in files[0].numbers:
+        found = [each.numbers[place] for each in files]
+        function = narrower.function_of(found)
+        if function is None:
+            numbers = ", ".join(map(str, found))
+            return functions, (
+                f"{_said(place, files[0])} is {numbers} in {len(files)} files: no one size of the network changes like "
+                "that"
+            )
+        functions[place] = function
+    return functions, ""
 
 
 def _difference(
@@ -115,12 +123,18 @@ def _said(place: Place, file: FileNumbers) -> str:
 
 
 class FileTemplate:
-    """A file of which every size is a function of the state. `nodes` describes it, `whole` has the groups' widths."""
+    """A file of which every size is a function of the state.
 
-    def __init__(self, file: FileNumbers, functions: Functions, whole: Mapping[str, int], blocks: FileBlocks) -> None:
-        """Take the whole file, the function of each of its numbers, and where its residual blocks are."""
-        self.whole, self._blocks = dict(whole), blocks
-        self._table = SizeTable(whole)
+    `nodes` describes it, `whole` are the widths of the groups that may be narrower, `kept` those of the others.
+    """
+
+    def __init__(
+        self, file: FileNumbers, functions: Functions, widths: tuple[Widths, Widths], blocks: FileBlocks
+    ) -> None:
+        """Take the whole file, the function of each of its numbers, `whole` and `kept`, and where its blocks are."""
+        self.whole, self.kept = widths
+        self._blocks = blocks
+        self._table = SizeTable(self.whole)
         self._tensors: dict[tuple[str, tuple[int, ...], tuple[int, ...]], _Tensor] = {}
         self._skeleton = _without_tensors(file.model)
         self._attributes = [
@@ -158,7 +172,7 @@ class FileTemplate:
 
     def _check(self, state: NetworkState) -> None:
         for name, width in state.widths.items():
-            if not 1 <= width <= self.whole.get(name, 0):
+            if not 1 <= width <= self.whole.get(name, 0) and width != self.kept.get(name):
                 allowed = f"1 to {self.whole[name]}" if name in self.whole else f"groups {', '.join(self.whole)}"
                 raise InputError(
                     f"Group {name} with {width} channels is not in the file's template: expected {allowed}"

@@ -42,12 +42,13 @@ class Narrower:
     `networks` are the kept widths of each, all groups named, the whole one first.
     """
 
-    def __init__(self, whole: Widths, sizes: Iterable[Axis], seed: int = 0) -> None:
+    def __init__(self, whole: Widths, sizes: Iterable[Axis], kept: Widths | None = None, seed: int = 0) -> None:
         """Draw the fewest networks that tell all sizes apart.
 
         Args:
             whole: the widths of the groups that may be narrowed.
-            sizes: all sizes that widths decide; groups that are not in `whole` stay as they are.
+            sizes: all sizes that widths decide.
+            kept: the widths of the other groups, which stay as they are.
             seed: of the draw.
 
         Raises:
@@ -55,7 +56,7 @@ class Narrower:
         """
         self.whole = dict(whole)
         single = [Axis(0, {name: 1}) for name in whole]
-        narrowed = (_only(axis, self.whole) for axis in sizes)
+        narrowed = (_with_constants(axis, kept or {}) for axis in sizes)
         self._sizes = [*single, *(axis for axis in narrowed if axis.per_class)]
         self._source = random.Random(seed)  # noqa: S311 - nothing secret
         for count in (count for count in range(1 if self.whole else 0, _MOST_NETWORKS + 1) for _ in range(_DRAWS)):
@@ -146,9 +147,10 @@ class SizeTable:
         return np.array([size_at(axis, self._whole, widths) for axis in self.axes], np.int64)
 
 
-def _only(axis: Axis, whole: Widths) -> Axis:
-    """Return a function with the groups alone that may be narrowed; what others add does not matter here."""
-    return Axis(axis.fixed, {name: each for name, each in axis.per_class.items() if name in whole})
+def _with_constants(axis: Axis, kept: Widths) -> Axis:
+    """Return a function in which groups that stay as they are have become a part of what is fixed."""
+    fixed = sum(share * kept[name] for name, share in axis.per_class.items() if name in kept)
+    return Axis(axis.fixed + round(fixed), {name: each for name, each in axis.per_class.items() if name not in kept})
 
 
 def _fraction(share: float) -> Fraction:

@@ -180,6 +180,21 @@ def test_a_network_without_a_group_to_narrow_has_a_constant_template() -> None:
     assert template.nodes[0].outputs == ((Axis(7, {}),),)
 
 
+def test_groups_without_a_grid_stay_whole() -> None:
+    """Half of a concatenation may be narrower: the other half is a constant, of which a state may say the width."""
+    files, made = files_of("mixed"), []
+    grids = {name: grid for name, grid in files.grids.items() if name != "left"}
+    template = infer_template(
+        lambda widths: made.append(widths) or by_hand(12 + widths.get("right", 20)), files.graph, grids, ()
+    )
+    assert template.nodes[0].outputs == ((Axis(12, {"right": 1.0}),),)
+    assert len(made) == 3
+    file = template.file_at(NetworkState({"left": 12, "right": 3}))
+    assert list(file.graph.initializer[0].dims) == [15]
+    with pytest.raises(InputError, match="Group left with 11 channels"):
+        template.file_at(NetworkState({"left": 11}))
+
+
 def test_a_block_that_is_not_in_the_file_is_refused() -> None:
     """A file with no sum in it."""
     files = files_of("mixed")
