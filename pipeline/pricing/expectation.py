@@ -34,12 +34,14 @@ _KIND_OFF, _EDGES_OFF, _OPERATOR_OFF, _BOTH_OFF, _OWN_OFF = 1.0, 4.0, 1.0, 1.0, 
 class Expectation:
     """The features of a file, what is expected of their shares, and what is known without probes.
 
-    The first share of `prior` and `known` is the overhead; those of the `features` [F - 1] follow.
+    The first share of `prior` and observations is the overhead; those of the `features` [F - 1] follow. `whole`: all
+    shares are one together. `profile`: the times of nodes, if there is one.
     """
 
     features: tuple[Feature, ...]
     prior: Prior
-    known: Observations
+    whole: Observations
+    profile: Observations | None
 
 
 def expectation_of(
@@ -49,12 +51,12 @@ def expectation_of(
     features = known_features(nodes, groups, profile)
     granules = dict.fromkeys((feature.operator for feature in features), 1)
     parts = feature_values(features, groups, granules, [NetworkState()])[0]  # 1, and 0 for edges that are none
-    known = Observations(np.concatenate(([1.0], parts))[None], np.ones(1), np.array([_WHOLE_ERROR]))
+    whole = Observations(np.concatenate(([1.0], parts))[None], np.ones(1), np.array([_WHOLE_ERROR]))
     seconds = np.array([feature.seconds for feature in features])
     guessed = seconds / (seconds @ parts)
-    if profile:
-        known += _profiled(features, parts, profile)
-    return Expectation(features, _prior(features, guessed), known)
+    return Expectation(
+        features, _prior(features, guessed), whole, _profiled(features, parts, profile) if profile else None
+    )
 
 
 def _profiled(features: Sequence[Feature], parts: Floats, profile: Mapping[str, float]) -> Observations:

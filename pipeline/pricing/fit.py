@@ -83,9 +83,7 @@ class LatencyFit:
         fitting = _Fitting(self._expected, self._groups, probes, weights)
         found = _as_found(rounding) if rounding else fitting.rounding()
         sizes = {operator: granule.size for operator, granule in found.items()}
-        posterior = fitting.likeliest(sizes)
-        predicted, _ = posterior.left_out()
-        errors = np.abs(predicted[: len(probes)] - 1)  # rows are divided by what was measured
+        posterior, errors = fitting.best(sizes)
         overhead, *parts = posterior.shares.tolist()
         shares: dict[str, dict[str, float]] = {}
         for feature, share in zip(self._expected.features, parts, strict=True):
@@ -166,10 +164,23 @@ class _Fitting:
                     break
         return result
 
-    def likeliest(self, sizes: Mapping[str, int]) -> Posterior:
-        """Return the posterior with the error of the model's form that makes the probes likeliest."""
+    def best(self, sizes: Mapping[str, int]) -> tuple[Posterior, Floats]:
+        """Return the posterior and its leave-one-out errors, with the likeliest error of the model's form.
+
+        A profile that makes probes harder to predict from each other is left out.
+        """
         error = max(_MODEL_ERRORS, key=lambda error: self._likelihood(sizes, error))
-        return Posterior(self._expected.prior, self._observed(sizes, error))
+        observed = self._observed(sizes, error)
+        known = [observed, observed + self._expected.profile] if self._expected.profile else [observed]
+        found = [
+            (posterior, self._errors(posterior)) for posterior in (Posterior(self._expected.prior, x) for x in known)
+        ]
+        return min(reversed(found), key=lambda each: float(np.median(each[1])) if len(each[1]) else 0.0)
+
+    def _errors(self, posterior: Posterior) -> Floats:
+        predicted, _ = posterior.left_out()
+        result: Floats = np.abs(predicted[: len(self._ratios)] - 1)  # rows are divided by what was measured
+        return result
 
     def _likelihood(self, sizes: Mapping[str, int], model_error: float = 0.01) -> float:
         return log_likelihood(self._expected.prior, self._observed(sizes, model_error))
@@ -188,4 +199,4 @@ class _Fitting:
             features[:, 1:][:, own] = self._values[size][:, own]
         errors = np.sqrt((self._variances + model_error**2) / self._weights)
         measured = Observations(features / self._ratios[:, None], np.ones(len(self._ratios)), errors)
-        return measured + self._expected.known
+        return measured + self._expected.whole
