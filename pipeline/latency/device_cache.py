@@ -37,7 +37,7 @@ def read_kept(file: Path, record: type[Record]) -> Record | None:
         return None
 
 
-def keep(file: Path, record: FrozenModel) -> None:
+def keep_record(file: Path, record: FrozenModel) -> None:
     """Write a record, whole or not at all.
 
     Raises:

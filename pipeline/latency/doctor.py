@@ -17,7 +17,7 @@ from pipeline.core.errors import InputError
 from pipeline.core.stage import SilentProgress
 from pipeline.core.units import NANOSECONDS_PER_MILLISECOND
 from pipeline.latency.checks import all_checks, signs_of
-from pipeline.latency.device_cache import keep, kept_file
+from pipeline.latency.device_cache import keep_record, kept_file
 from pipeline.latency.networks import write_small_cnn
 from pipeline.latency.noise import HONEST, seconds_of
 from pipeline.measure.harness import measure_subjects
@@ -76,7 +76,7 @@ def examine_device(
             measured.append(_copies(original, copy, device, runtime, threads=threads, budget_s=budget_s, seed=number))
     report = report_from(measured)
     if repeats >= ENOUGH:
-        keep(kept_file("doctor", report.fingerprint, runtime, report.runtime_version, threads), report)
+        keep_record(kept_file("doctor", report.fingerprint, runtime, report.runtime_version, threads), report)
     return report
 
 

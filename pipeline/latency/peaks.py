@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from pipeline.core.artifact import file_digest
 from pipeline.core.units import MEBIBYTE
 from pipeline.latency import networks
-from pipeline.latency.device_cache import keep, kept_file, read_kept
+from pipeline.latency.device_cache import keep_record, kept_file, read_kept
 from pipeline.measure.harness import measure_subjects
 from pipeline.measure.subjects import MeasureTerms, Subject
 from pipeline.results.measurement import SamplingPlan
@@ -59,7 +59,7 @@ def peaks_of(subject: SubjectSamples, device: Device, *, progress: Progress, aga
     progress.note(f"probing the peak performance of {subject.device} in {subject.runtime}: once, for some seconds")
     found = _probe(subject, device)
     found = known.raised(found) if known else found
-    keep(file, found)
+    keep_record(file, found)
     return found
 
 

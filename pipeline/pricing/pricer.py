@@ -18,7 +18,7 @@ from pipeline.compress.pruning.allocation.damage import Choices
 from pipeline.compress.pruning.allocation.knapsack import least_damage
 from pipeline.compress.pruning.state import NetworkState
 from pipeline.core.errors import InputError
-from pipeline.latency.device_cache import keep, read_kept
+from pipeline.latency.device_cache import keep_record, read_kept
 from pipeline.onnx_graph.file import onnx_ports, write_onnx
 from pipeline.pricing.coarse import COARSE_PROBES, fit_coarse
 from pipeline.pricing.design import active_states, probe_states
@@ -227,7 +227,7 @@ class Pricer:
         seconds = self.profile.seconds + time.monotonic() - self.began
         self.began = time.monotonic()
         self.profile = self.profile.model_copy(update={**found, "seconds": seconds})
-        keep(self.kept, self.profile)
+        keep_record(self.kept, self.profile)
 
 
 def _visited(model: LatencyModel, network: PricedNetwork, seed: int) -> list[NetworkState]:

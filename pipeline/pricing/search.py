@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from pipeline.compress.pruning.allocation import best
+from pipeline.compress.pruning.allocation import best_classes
 from pipeline.compress.pruning.allocation.damage import Choices, damage_curves
 from pipeline.compress.pruning.allocation.knapsack import least_damage
 from pipeline.compress.pruning.cost import macs_model
@@ -363,7 +363,7 @@ class _Choice:
 
     def kept(self, state: NetworkState) -> Kept:
         """Return the classes that stay of the groups that get narrower."""
-        return best(self._scores, state.widths)
+        return best_classes(self._scores, state.widths)
 
     def damage_of(self, state: NetworkState) -> dict[str, float]:
         """Return what each move of a state was expected to cost; nothing where no damage was measured."""

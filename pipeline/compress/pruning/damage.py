@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import TYPE_CHECKING
 
-from pipeline.compress.pruning.allocation.constraints import aligned
-from pipeline.compress.pruning.allocation.widths import best
+from pipeline.compress.pruning.allocation.constraints import aligned_width
+from pipeline.compress.pruning.allocation.widths import best_classes
 from pipeline.compress.pruning.depth import without_blocks
 from pipeline.compress.pruning.graph import layer_of
 from pipeline.compress.pruning.rewrite import rewrite_module
@@ -97,8 +97,8 @@ class DamageMeter:
         groups: dict[str, tuple[int, float]] = {}
         for name, grid in narrow.items():
             told(len(groups), count, f"damage of {name}")
-            width = aligned(grid[:-1], _MEASURED_AT * grid[-1])
-            groups[name] = width, max(0.0, self.loss(best({name: scores[name]}, {name: width})) - whole)
+            width = aligned_width(grid[:-1], _MEASURED_AT * grid[-1])
+            groups[name] = width, max(0.0, self.loss(best_classes({name: scores[name]}, {name: width})) - whole)
         dropped: dict[str, float] = {}
         for block in blocks:
             told(len(groups) + len(dropped), count, f"damage of dropping {block.name}")

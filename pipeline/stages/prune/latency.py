@@ -7,7 +7,7 @@ import shutil
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
-from pipeline.compress.pruning.allocation import best, remaining_schedule
+from pipeline.compress.pruning.allocation import best_classes, remaining_schedule
 from pipeline.compress.pruning.depth import prune_blocks, residual_blocks
 from pipeline.compress.pruning.selection import Selection, score_network
 from pipeline.compress.pruning.state import NetworkState
@@ -98,7 +98,7 @@ class LatencyPruning(Pruning):
         del step, steps
         samples = samples_of(network.captured, self.context, self.job.images, self.job.batch)
         scored = score_network(network, samples)
-        return Selection(best(scored.scores, self._widths), scored.details)
+        return Selection(best_classes(scored.scores, self._widths), scored.details)
 
     def _check_reachable(self) -> None:
         """Widths have been chosen before a training begins."""

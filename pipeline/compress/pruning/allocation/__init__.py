@@ -21,7 +21,7 @@ from pipeline.compress.pruning.allocation.rates import by_pattern, explicit_rate
 from pipeline.compress.pruning.allocation.schedule import remaining_schedule, step_ratios
 from pipeline.compress.pruning.allocation.sensitivity import ratio_limits, sensitivity
 from pipeline.compress.pruning.allocation.target import Widths
-from pipeline.compress.pruning.allocation.widths import Allocation, Kept, ReachedCost, best
+from pipeline.compress.pruning.allocation.widths import Allocation, Kept, ReachedCost, best_classes
 
 __all__ = [
     "Allocation",
@@ -34,7 +34,7 @@ __all__ = [
     "Plan",
     "ReachedCost",
     "Widths",
-    "best",
+    "best_classes",
     "by_pattern",
     "damage_curves",
     "explicit_rates",

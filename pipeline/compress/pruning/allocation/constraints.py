@@ -77,7 +77,7 @@ class Constraints:
         return replace(self, per_group={**self.per_group, **moved})
 
 
-def aligned(widths: Sequence[int], wanted: float) -> int:
+def aligned_width(widths: Sequence[int], wanted: float) -> int:
     """Return the one of `widths` (ascending) that is nearest to `wanted`; of two that are equally near, the wider."""
     above = min(bisect_left(widths, wanted), len(widths) - 1)
     near = widths[above], widths[max(0, above - 1)]

@@ -22,7 +22,7 @@ from pipeline.compress.pruning.allocation.descent import cheapest, settled, valu
 from pipeline.compress.pruning.allocation.exchange import EVALUATIONS, exchanged, filled, reduced
 from pipeline.compress.pruning.allocation.moves import Landscape, Point
 from pipeline.compress.pruning.allocation.target import TOLERANCE, nearest_widths, require_reachable
-from pipeline.compress.pruning.allocation.widths import ReachedCost, best
+from pipeline.compress.pruning.allocation.widths import ReachedCost, best_classes
 from pipeline.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ class KnapsackAllocation:
         widths = {name: plan.state.widths.get(name, grid[-1]) for name, grid in grids.items()}
         if plan.cost < (1 - tolerance) * target:
             widths = nearest_widths([widths], grids, model, target, tolerance * target)
-        return ReachedCost(best(self.scores, widths), model.cost(widths), target)
+        return ReachedCost(best_classes(self.scores, widths), model.cost(widths), target)
 
 
 def _plan(landscape: Landscape, point: Point) -> Plan:

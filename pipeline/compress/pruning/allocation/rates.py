@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from pipeline.compress.pruning.allocation.constraints import aligned
-from pipeline.compress.pruning.allocation.widths import Allocation, Kept, best
+from pipeline.compress.pruning.allocation.constraints import aligned_width
+from pipeline.compress.pruning.allocation.widths import Allocation, Kept, best_classes
 from pipeline.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -65,8 +65,8 @@ def explicit_rates(scores: Mapping[str, Tensor], rates: Mapping[str, float], con
                 f"The rate {rates[name]} keeps {wanted:.3g} of the {whole} channels of {name!r}, of which {least} must "
                 "stay. Lower the rate, or the floor."
             )
-        widths[name] = aligned(constraint.widths(whole), wanted)
-    return best(scores, widths)
+        widths[name] = aligned_width(constraint.widths(whole), wanted)
+    return best_classes(scores, widths)
 
 
 def proportional_allocation(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from math import isfinite
 from typing import TYPE_CHECKING
 
-from pipeline.compress.pruning.allocation.constraints import aligned
-from pipeline.compress.pruning.allocation.widths import best
+from pipeline.compress.pruning.allocation.constraints import aligned_width
+from pipeline.compress.pruning.allocation.widths import best_classes
 from pipeline.core.errors import StageError
 
 if TYPE_CHECKING:
@@ -50,9 +50,11 @@ def sensitivity(
     for name, score in scores.items():
         curve, grid = {len(score): whole}, constraints.of(name).widths(len(score))
         for ratio in sorted(ratios):
-            width = aligned(grid, (1 - ratio) * len(score))
+            width = aligned_width(grid, (1 - ratio) * len(score))
             if width not in curve:
-                curve[width] = _finite(measure(best({name: score}, {name: width})), f"{width} channels of {name!r}")
+                curve[width] = _finite(
+                    measure(best_classes({name: score}, {name: width})), f"{width} channels of {name!r}"
+                )
         curves[name] = curve
     return curves
 

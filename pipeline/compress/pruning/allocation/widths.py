@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pipeline.compress.pruning.allocation.constraints import aligned
+from pipeline.compress.pruning.allocation.constraints import aligned_width
 from pipeline.compress.pruning.allocation.target import TOLERANCE, Widths, widths_at_cost
 from pipeline.core.errors import InputError, StageError
 
@@ -77,7 +77,7 @@ class Allocation:
                     f"ratio {ratio} would keep none of the {width} channels of {name!r}, which has no floor. Lower "
                     "ratio, or give it a floor."
                 )
-        return best(self.scores, _rounded(wanted, self._grids()))
+        return best_classes(self.scores, _rounded(wanted, self._grids()))
 
     def at_cost(self, model: CostModel, target: float, tolerance: float = TOLERANCE) -> ReachedCost:
         """Remove as many channels as bring the network to a cost; see `widths_at_cost`.
@@ -97,17 +97,17 @@ class Allocation:
             return _rounded(self.wanted(ratio), grids)
 
         widths = widths_at_cost(path, grids, model, target, tolerance)
-        return ReachedCost(best(self.scores, widths), model.cost(widths), target)
+        return ReachedCost(best_classes(self.scores, widths), model.cost(widths), target)
 
     def _grids(self) -> dict[str, list[int]]:
         return {name: self.constraints.of(name).widths(len(score)) for name, score in self.scores.items()}
 
 
 def _rounded(wanted: Mapping[str, float], grids: Mapping[str, Sequence[int]]) -> Widths:
-    return {name: aligned(grid, wanted[name]) for name, grid in grids.items()}
+    return {name: aligned_width(grid, wanted[name]) for name, grid in grids.items()}
 
 
-def best(scores: Mapping[str, Tensor], widths: Mapping[str, int]) -> Kept:
+def best_classes(scores: Mapping[str, Tensor], widths: Mapping[str, int]) -> Kept:
     """Return the indices of the highest scores, ascending, as many as `widths` has for each of its groups.
 
     Of equal scores those with the highest index leave.

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.compress.pruning.allocation import Constraints, GroupConstraint
-from pipeline.compress.pruning.allocation.constraints import aligned
+from pipeline.compress.pruning.allocation.constraints import aligned_width
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_fractions_of_widths_do_not_suffer_from_binary_numbers() -> None:
 )
 def test_widths_are_rounded_to_the_nearest(width: int, wanted: float, expected: int) -> None:
     """In both directions, never to zero, never below the floor, and upwards when two are equally near."""
-    assert aligned(GroupConstraint(0.1, 8).widths(width), wanted) == expected
+    assert aligned_width(GroupConstraint(0.1, 8).widths(width), wanted) == expected
 
 
 @given(st.integers(1, 300), st.integers(1, 16), st.floats(0, 1), st.floats(0, 1), st.floats(0, 300))
@@ -65,7 +65,7 @@ def test_rounding_stays_within_the_constraints(
 ) -> None:
     """Whatever is wanted, the result is on the grid or whole, and keeps what floor and limit protect."""
     constraint = GroupConstraint(floor, align, limit)
-    kept = aligned(constraint.widths(width), wanted)
+    kept = aligned_width(constraint.widths(width), wanted)
     assert kept == width or (kept % align == 0 and 0 < kept < width)
     assert kept >= max(floor, 1 - limit) * width - 1e-8
 
