@@ -41,7 +41,7 @@ def Prune(
 
     normalise: What the scores of a group are divided by, so that groups can be compared: their mean, max or l2 norm; rank uses only their order; none leaves them unchanged. Absent: what suits the criterion.
 
-    allocation: How many channels each group loses: the same fraction everywhere (uniform), by one ranking of all channels (global), by a ranking among groups of the same structure (isomorphic, Fang et al. 2024), like global but no more than `tolerance` allows for each group alone (sensitivity, Li et al. 2017), what `rates` says, or so that the least score is lost for what is gained (knapsack, the default for a latency).
+    allocation: How many channels each group loses: the same fraction everywhere (uniform), by one ranking of all channels (global), by a ranking among groups of the same structure (isomorphic, Fang et al. 2024), like global but no more than `tolerance` allows for each group alone (sensitivity, Li et al. 2017), what `rates` says, or so that the least score is lost for what is gained (knapsack, for a target; the default for a latency, which also takes uniform, global and isomorphic, with channels and heads as moves).
 
     ratio: Fraction of the removable channels to remove. Operations fall faster: half of the channels are about a quarter of the operations.
 
@@ -49,7 +49,7 @@ def Prune(
 
     precision: With a latency as `target`: the precision of the file that is timed, by the names of `quantize`. Absent: what the stages after this one make of it.
 
-    moves: With a latency as `target`: what may be removed: channels, whole residual blocks (blocks), whole attention heads (heads). Absent: channels and blocks, without blocks where the schedule is layerwise or soft.
+    moves: With a latency as `target`: what may be removed: channels, whole residual blocks (blocks), whole attention heads (heads). Absent: channels and blocks, without blocks where the schedule is layerwise or soft, or another allocation than knapsack is asked for.
 
     rates: Instead of `ratio`, for `allocation: rates`: the fraction to remove by layer or pattern; if several patterns match, the last one counts, and groups that none matches are not pruned.
 

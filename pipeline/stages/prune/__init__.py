@@ -100,7 +100,8 @@ class Prune(Stage):
         description="How many channels each group loses: the same fraction everywhere (uniform), by one ranking of all "
         "channels (global), by a ranking among groups of the same structure (isomorphic, Fang et al. 2024), like "
         "global but no more than `tolerance` allows for each group alone (sensitivity, Li et al. 2017), what `rates` "
-        "says, or so that the least score is lost for what is gained (knapsack, the default for a latency).",
+        "says, or so that the least score is lost for what is gained (knapsack, for a target; the default for a "
+        "latency, which also takes uniform, global and isomorphic, with channels and heads as moves).",
     )
     ratio: Ratio | None = Field(
         default=None,
@@ -118,7 +119,8 @@ class Prune(Stage):
         default=None,
         exclude_if=lambda given: given is None,
         description="With a latency as `target`: what may be removed: channels, whole residual blocks (blocks), whole "
-        "attention heads (heads). Absent: channels and blocks, without blocks where the schedule is layerwise or soft.",
+        "attention heads (heads). Absent: channels and blocks, without blocks where the schedule is layerwise or soft, "
+        "or another allocation than knapsack is asked for.",
     )
     rates: dict[str, Ratio] = Field(
         default={},

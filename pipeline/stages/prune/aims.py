@@ -25,6 +25,8 @@ USUAL_MOVES: tuple[Move, ...] = ("channels", "blocks")
 Moves = Annotated[tuple[Move, ...], Field(min_length=1)]
 #: The allocation of a latency: others spread a loss without a look at what it buys.
 PRICED = "knapsack"
+#: Those others that a latency can be reached with, by widths alone: to compare with.
+SPREAD = ("uniform", "global", "isomorphic")
 
 
 class CostTarget(FrozenModel):
@@ -73,8 +75,9 @@ class Asked(Protocol):
 
 
 def usual_moves(stage: Asked) -> tuple[Move, ...]:
-    """Return the moves that are searched where the recipe names none: what the schedule can follow."""
-    return USUAL_MOVES if stage.schedule is None or stage.schedule.method == "iterative" else ("channels",)
+    """Return the moves that are searched where the recipe names none: what schedule and allocation can follow."""
+    follows = stage.schedule is None or stage.schedule.method == "iterative"
+    return USUAL_MOVES if follows and stage.allocation not in SPREAD else ("channels",)
 
 
 def shipped(stages: Sequence[Stage]) -> tuple[FilePrecision, str]:
@@ -110,16 +113,19 @@ def conflicts(stage: Asked) -> Iterator[str]:
         for key in ("moves", "precision"):
             if getattr(stage, key) is not None:
                 yield f"found {key}, allowed: {key} with target: {{latency: ...}}"
-        if stage.allocation == PRICED:
-            yield f"found allocation {PRICED}, allowed: {PRICED} with target: {{latency: ...}}"
+        if stage.allocation == PRICED and (stage.target is None or stage.candidates):
+            found = " with candidates" if stage.target else ""
+            yield f"found allocation {PRICED}{found}, allowed: {PRICED} with target, without candidates"
         return
     if stage.granularity != "channels":
         yield f"found granularity {stage.granularity} with target.latency: say moves: [{stage.granularity}] instead"
-    if stage.allocation != PRICED:
-        yield f"found allocation {stage.allocation} with target.latency, allowed: {PRICED}"
+    if stage.allocation not in {PRICED, *SPREAD}:
+        yield f"found allocation {stage.allocation} with target.latency, allowed: {', '.join((PRICED, *SPREAD))}"
     if stage.candidates:
         yield "found candidates with target.latency, allowed: candidates with ratio or another target"
-    if "blocks" in (stage.moves or ()) and usual_moves(stage) != USUAL_MOVES:
+    if "blocks" in (stage.moves or ()) and stage.allocation in SPREAD:
+        yield f"found moves with blocks and allocation {stage.allocation}, allowed: blocks with {PRICED}"
+    elif "blocks" in (stage.moves or ()) and usual_moves(stage) != USUAL_MOVES:
         method = stage.schedule.method if stage.schedule else ""
         yield f"found moves with blocks and schedule {method}, allowed: blocks without schedule or with iterative"
 

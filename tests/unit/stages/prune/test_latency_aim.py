@@ -77,9 +77,11 @@ def test_a_latency_is_a_factor_or_a_time() -> None:
 
 
 def test_a_latency_has_an_allocation_of_its_own() -> None:
-    """Others keep theirs."""
+    """Others keep theirs, and bring a latency widths alone."""
     assert aimed({}).allocation == "knapsack"
     assert prune().allocation == "global"
+    assert aimed({"allocation": "uniform"}).moves == ("channels",)
+    assert prune(target={"macs": 0.5}, allocation="knapsack").allocation == "knapsack"
 
 
 def test_without_a_latency_nothing_is_filled_in() -> None:

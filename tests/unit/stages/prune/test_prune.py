@@ -192,3 +192,10 @@ def test_the_result_depends_on_the_seed_only_where_it_is_random(tmp_path: Path) 
             plans[criterion, name] = (tmp_path / f"{criterion}{name}" / "network.json").read_text()
     assert plans["random", "a"] == plans["random", "b"] != plans["random", "c"]
     assert plans["group_l2", "a"] == plans["group_l2", "b"] == plans["group_l2", "c"]
+
+
+@pytest.mark.parametrize("cost", ["macs", "parameters"])
+def test_the_least_score_is_lost_for_a_cost(tmp_path: Path, cost: str) -> None:
+    """A knapsack meets a target within 1 %, and the record says so."""
+    outcome = run(prune(target={cost: 0.6}, allocation="knapsack", align=1), original(tmp_path), tmp_path / "pruned")
+    assert outcome.changed["target"] == {"cost": cost, "asked": 0.6, "reached": pytest.approx(0.6, rel=0.01)}
