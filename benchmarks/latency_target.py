@@ -84,7 +84,7 @@ def secateur(*arguments: str) -> str:
 def shipped_file(folder: Path, runtime: str) -> Path:
     """Return the last file of a run for a runtime."""
     name = "model.xml" if runtime == "openvino" else "model.onnx"
-    return sorted((folder / "run" / "stages").glob(f"*/{name}"))[-1]
+    return max((folder / "run" / "stages").glob(f"*/{name}"))
 
 
 def ratio(base: Path, candidate: Path, runtime: str) -> dict[str, float]:

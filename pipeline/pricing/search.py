@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from pipeline.compress.pruning.allocation import best_classes
@@ -18,6 +17,7 @@ from pipeline.measure.devices import open_device
 from pipeline.network.tracing import samples_of
 from pipeline.precision.config import QuantizationConfig
 from pipeline.pricing.floor import floor_of
+from pipeline.pricing.interactions import price_together
 from pipeline.pricing.loop import AIM, LOWEST, LoopStep, meet_target
 from pipeline.pricing.making import FileMaker
 from pipeline.pricing.model import LatencyModel
@@ -333,6 +333,7 @@ class _Choice:
         self._whole_ms = search.whole_ms
         self.details: dict[str, Any] = {}
         self._scores: Mapping[str, Tensor] = {}
+        self._choices: Choices | None = None
         if step.grids:
             context.progress.update(0, 1, f"scoring channels by {step.network.rules.criterion}")
             scored = score_network(step.network, samples)
@@ -352,6 +353,8 @@ class _Choice:
         """Return the state to take when this share of the whole file's time may be spent."""
         target = share * self._whole_ms
         if self.step.network.rules.allocation == "knapsack":
+            if self._choices is None:
+                self._choices = self._priced_together(target)
             return least_damage(self._choices, self.model, target).state
         kept = allocation_of(self.step.network, self._scores, self._samples).at_cost(self.model, target).kept
         narrower = {name: len(each) for name, each in kept.items() if len(each) < len(self._scores[name])}
@@ -367,17 +370,34 @@ class _Choice:
 
     def damage_of(self, state: NetworkState) -> dict[str, float]:
         """Return what each move of a state was expected to cost; nothing where no damage was measured."""
-        if self.step.network.rules.allocation != "knapsack":
-            return {}
         choices = self._choices
+        if choices is None:
+            return {}
         lost = {
             name: float(choices.damage[name][list(choices.grids[name]).index(width)])
             for name, width in state.widths.items()
         }
         return lost | {name: choices.blocks[name] for name in state.dropped}
 
-    @cached_property
-    def _choices(self) -> Choices:
+    def _priced_together(self, target: float) -> Choices:
+        """Return damages by which the search finds the plan of least measured loss at this target in ms."""
+        alone = self._priced_alone()
+        graph = self.step.network.graph
+        meter = DamageMeter(self.step.network.captured, graph, self._samples)
+
+        def loss(state: NetworkState) -> float:
+            return meter.loss(self.kept(state), [self.step.blocks[name] for name in sorted(state.dropped)])
+
+        def solve(choices: Choices) -> NetworkState:
+            return least_damage(choices, self.model, target, evaluations=0).state
+
+        found, losses = price_together(
+            alone, solve, loss, seed=self.step.network.rules.seed, told=self.context.progress.update
+        )
+        self.details["damage"]["plans"] = losses
+        return found
+
+    def _priced_alone(self) -> Choices:
         """Scores scaled to one measured loss for each group, and the measured loss of each block."""
         step = self.step
         meter = DamageMeter(step.network.captured, step.network.graph, self._samples)
