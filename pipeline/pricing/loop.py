@@ -18,7 +18,9 @@ LOWEST = 0.97
 #: What is aimed at inside that range, so that the measurement's own noise stays within.
 AIM = 0.985
 #: Most corrections.
-CORRECTIONS = 5
+CORRECTIONS = 6
+#: A state this near to the target is changed a little instead of looking for another one.
+_NEAR = 0.10
 
 
 @dataclass(frozen=True)
@@ -46,29 +48,31 @@ class LoopResult:
 
 def meet_target(
     factor: float,
-    choose: Callable[[float], NetworkState],
+    choose: Callable[[float, NetworkState | None], NetworkState],
     predict: Callable[[NetworkState], float],
     measure: Callable[[NetworkState], Interval],
 ) -> LoopResult:
     """Find a state whose file takes between 0.97 and 1.00 of `factor` times the whole file's time.
 
     Each correction divides the aim by what the last prediction was wrong by, so that only the last step is predicted.
-    Of states that miss, the nearest one that is no slower than the target is chosen, else the fastest.
+    Near the target, states near the last one are chosen, of which the same error can be expected. Of states that miss,
+    the nearest one that is no slower than the target is chosen, else the fastest.
 
     Args:
         factor: the target, as a fraction of the whole file's time.
-        choose: the state to take for a predicted fraction that may not be exceeded.
-        predict: the predicted fraction of a state.
+        choose: the state to take for a predicted fraction that may not be exceeded, near another one where one is
+            given.
+        predict: the predicted fraction of a state; it may learn from what was measured.
         measure: the measured fraction of a state's file.
 
     Raises:
         InputError: `choose` knows no state for the first aim.
     """
     steps: list[LoopStep] = []
-    aim = AIM * factor
+    aim, near = AIM * factor, None
     for _ in range(CORRECTIONS):
         try:
-            state = choose(aim)
+            state = choose(aim, near)
         except InputError:
             if not steps:
                 raise
@@ -79,7 +83,9 @@ def meet_target(
         measured = steps[-1].measured.value
         if LOWEST * factor <= measured <= factor:
             return LoopResult(steps[-1], tuple(steps), met=True)
-        aim = steps[-1].predicted * AIM * factor / measured
+        closest = min(steps, key=lambda step: abs(step.measured.value / (AIM * factor) - 1))
+        aim = predict(closest.state) * AIM * factor / closest.measured.value
+        near = closest.state if abs(closest.measured.value / factor - 1) < _NEAR else None
     return _nearest(factor, steps)
 
 

@@ -24,6 +24,7 @@ from pipeline.pricing.coarse import COARSE_PROBES, fit_coarse
 from pipeline.pricing.design import active_states, probe_states
 from pipeline.pricing.fit import LatencyFit
 from pipeline.pricing.floor import floor_of
+from pipeline.pricing.model import LatencyModel
 from pipeline.pricing.probes import Probe, graph_digest, kept_profile, machine_of, probe_of
 from pipeline.pricing.timing import PROBE_S, TOGETHER, VERDICT_S
 from pipeline.results.profile import (
@@ -45,13 +46,15 @@ if TYPE_CHECKING:
     from pipeline.core.file_precision import FilePrecision
     from pipeline.pricing.coarse import CoarseModel
     from pipeline.pricing.making import FileMaker
-    from pipeline.pricing.model import LatencyModel
+    from pipeline.pricing.relative import TimeModel
     from pipeline.pricing.template import FileTemplate
     from pipeline.pricing.timing import FileTimer, PairedRatio
     from pipeline.results.run import Interval
 
 #: States that are drawn, and states that are added where the model is least sure.
 DRAWN, ADDED = 32, 16
+#: How many probes a file that ships counts like.
+SHIPPED_WEIGHT = 10.0
 #: Times, from near the whole network's to near the least, at which states are looked for that a search visits.
 _SHARES = 16
 
@@ -95,6 +98,7 @@ class Pricer:
         self.network, self.timer, self.folder, self.seed = network, timer, folder, seed
         self.progress = timer.progress
         self.began = time.monotonic()
+        self._fit: LatencyFit | None = None
         folder.mkdir(parents=True, exist_ok=True)
         self.whole = folder / "whole.onnx"
         model = network.file_at(NetworkState())
@@ -115,7 +119,9 @@ class Pricer:
         network = self.network
         if network.template is None:
             return self._coarse()
-        fit = LatencyFit(network.template.nodes, network.groups, self.profile.whole.value, self._node_times() or None)
+        fit = self._fit = LatencyFit(
+            network.template.nodes, network.groups, self.profile.whole.value, self._node_times() or None
+        )
         drawn = probe_states(network.grids, network.droppable, self.seed, DRAWN)
         total = len(drawn) + ADDED
         if self.profile.fitted is None or len(self.profile.probes) < total // 2:
@@ -127,6 +133,13 @@ class Pricer:
         model = fit.model(self._probes)
         self._keep(fitted=_fitted(model, network))
         return model
+
+    def model_with(self, measured: Sequence[Probe], model: TimeModel) -> TimeModel:
+        """Return a model that is also fitted to files that ship, each of which counts like ten probes."""
+        if self._fit is None or not isinstance(model, LatencyModel):
+            return model
+        weights = [1.0] * len(self._probes) + [SHIPPED_WEIGHT] * len(measured)
+        return self._fit.model([*self._probes, *measured], weights, rounding=model.coefficients.rounding)
 
     def ratio(self, model: ModelProto) -> PairedRatio:
         """Measure a file against the whole network's."""

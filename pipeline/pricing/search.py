@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from pipeline.compress.pruning.allocation import best_classes
 from pipeline.compress.pruning.allocation.damage import Choices, damage_curves
-from pipeline.compress.pruning.allocation.knapsack import least_damage
+from pipeline.compress.pruning.allocation.knapsack import adjusted_plan, least_damage
 from pipeline.compress.pruning.cost import macs_model
 from pipeline.compress.pruning.damage import DamageMeter, groups_inside
 from pipeline.compress.pruning.selection import allocation_of, score_network
@@ -23,6 +23,7 @@ from pipeline.pricing.making import FileMaker
 from pipeline.pricing.model import LatencyModel
 from pipeline.pricing.moves import Moved, bought_nothing, told_moves, without_each_move, without_moves
 from pipeline.pricing.pricer import PricedNetwork, Pricer
+from pipeline.pricing.probes import Probe
 from pipeline.pricing.relative import RelativeModel, merged
 from pipeline.pricing.template import infer_template
 from pipeline.pricing.timing import FileTimer
@@ -180,6 +181,7 @@ class LatencySearch:
         self.aim, self.pricer = aim, pricer
         self.model: TimeModel = pricer.model()
         self.whole_ms = self.model.cost({})
+        self._measured: list[Probe] = []
         self.whole = pricer.profile.whole if aim.milliseconds is None else pricer.whole_now()
         self.factor = aim.budget_ms(self.whole.value) / self.whole.value
         self.floor = self._floor()
@@ -197,13 +199,15 @@ class LatencySearch:
         """
         choice = _Choice(self, step, samples_of(step.network.captured, context, job.images, job.batch), context)
         if not final:
-            state = choice.state_at(AIM * part)
+            state = choice.state_at(AIM * part, None)
             return ChosenState(choice.kept(state), state.dropped, choice.details)
         make = self.pricer.network.make if step.base == NetworkState() else _maker(step, given, context, self.aim)
 
         def measured(state: NetworkState) -> Interval:
             context.progress.update(0, 1, "measuring the file that would ship")
-            return self.pricer.ratio(make(state)).ratio
+            found = self.pricer.ratio(make(state))
+            self._learn(merged(step.base, state), found)
+            return found.ratio
 
         found = meet_target(part, choice.state_at, choice.share, measured)
         found, undone, gains = self._tidied(found, part, choice, measured)
@@ -221,7 +225,7 @@ class LatencySearch:
         names = {*found.chosen.state.widths, *found.chosen.state.dropped}
         others = {name: other for name, other in without_each_move(state).items() if name in names}
         gains = self.pricer.gains(state, others)
-        useless = bought_nothing(gains, state, self.model)
+        useless = bought_nothing(gains)
         if not useless:
             return found, (), gains
         fewer = without_moves(found.chosen.state, useless)
@@ -230,6 +234,11 @@ class LatencySearch:
             return found, (), gains
         met = found.met or LOWEST * part <= step.measured.value <= part
         return replace(found, chosen=step, steps=(*found.steps, step), met=met), tuple(useless), gains
+
+    def _learn(self, state: NetworkState, found: PairedRatio) -> None:
+        """Fit the model again, with a file that was measured for longer than probes are."""
+        self._measured.append(Probe(state, found.log.centre, found.log.error))
+        self.model = self.pricer.model_with(self._measured, self.model)
 
     def _floor(self) -> LatencyFloor:
         network, model = self.pricer.network, self.model
@@ -329,8 +338,7 @@ class _Choice:
 
     def __init__(self, search: LatencySearch, step: PricedStep, samples: Samples, context: Context) -> None:
         self.step, self.context, self._samples = step, context, samples
-        self.model = RelativeModel(search.model, step.base)
-        self._whole_ms = search.whole_ms
+        self._search, self._whole_ms = search, search.whole_ms
         self.details: dict[str, Any] = {}
         self._scores: Mapping[str, Tensor] = {}
         self._choices: Choices | None = None
@@ -338,6 +346,11 @@ class _Choice:
             context.progress.update(0, 1, f"scoring channels by {step.network.rules.criterion}")
             scored = score_network(step.network, samples)
             self._scores, self.details = scored.scores, dict(scored.details)
+
+    @property
+    def model(self) -> RelativeModel:
+        """What is known of times now."""
+        return RelativeModel(self._search.model, self.step.base)
 
     @property
     def heads(self) -> frozenset[str]:
@@ -349,12 +362,14 @@ class _Choice:
             if min((each.positions.shape[1] for each in group.members if not each.consumes), default=1) > 1
         )
 
-    def state_at(self, share: float) -> NetworkState:
-        """Return the state to take when this share of the whole file's time may be spent."""
+    def state_at(self, share: float, near: NetworkState | None) -> NetworkState:
+        """Return the state to take when this share of the whole file's time may be spent; one near another."""
         target = share * self._whole_ms
         if self.step.network.rules.allocation == "knapsack":
             if self._choices is None:
                 self._choices = self._priced_together(target)
+            if near:
+                return adjusted_plan(self._choices, self.model, near, target).state
             return least_damage(self._choices, self.model, target).state
         kept = allocation_of(self.step.network, self._scores, self._samples).at_cost(self.model, target).kept
         narrower = {name: len(each) for name, each in kept.items() if len(each) < len(self._scores[name])}

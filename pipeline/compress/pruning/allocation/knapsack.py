@@ -89,6 +89,18 @@ def least_damage(
     return _plan(landscape, exchanged(landscape, found, target, evaluations))
 
 
+def adjusted_plan(choices: Choices, model: CostModel, state: NetworkState, target: float) -> Plan:
+    """Return a state near the given one that costs no more than the target: few groups and blocks change.
+
+    Arguments are those of `least_damage`. It costs more than the target only where nothing is left to take.
+    """
+    landscape = Landscape(choices, model)
+    grids = choices.grids
+    places = {group: grid.index(state.widths.get(group, grid[-1])) for group, grid in grids.items()}
+    point = Point(places, state.dropped)
+    return _plan(landscape, filled(landscape, reduced(landscape, point, target), target))
+
+
 @dataclass(frozen=True)
 class KnapsackAllocation:
     """The widths that lose the least score for a cost.
