@@ -51,6 +51,7 @@ def meet_target(
     choose: Callable[[float, NetworkState | None], NetworkState],
     predict: Callable[[NetworkState], float],
     measure: Callable[[NetworkState], Interval],
+    start: NetworkState | None = None,
 ) -> LoopResult:
     """Find a state whose file takes between 0.97 and 1.00 of `factor` times the whole file's time.
 
@@ -64,12 +65,13 @@ def meet_target(
             given.
         predict: the predicted fraction of a state; it may learn from what was measured.
         measure: the measured fraction of a state's file.
+        start: the first state is looked for near this one.
 
     Raises:
         InputError: `choose` knows no state for the first aim.
     """
     steps: list[LoopStep] = []
-    aim, near = AIM * factor, None
+    aim, near = AIM * factor, start
     for _ in range(CORRECTIONS):
         try:
             state = choose(aim, near)

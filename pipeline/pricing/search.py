@@ -18,7 +18,7 @@ from pipeline.network.tracing import samples_of
 from pipeline.precision.config import QuantizationConfig
 from pipeline.pricing.floor import floor_of
 from pipeline.pricing.interactions import price_together
-from pipeline.pricing.loop import AIM, LOWEST, LoopStep, meet_target
+from pipeline.pricing.loop import AIM, meet_target
 from pipeline.pricing.making import FileMaker
 from pipeline.pricing.model import LatencyModel
 from pipeline.pricing.moves import Moved, bought_nothing, told_moves, without_each_move, without_moves
@@ -39,7 +39,7 @@ from pipeline.results.latency_target import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from torch import Tensor, nn
 
@@ -218,8 +218,8 @@ class LatencySearch:
     def _tidied(
         self, found: LoopResult, part: float, choice: _Choice, measured: Callable[[NetworkState], Interval]
     ) -> tuple[LoopResult, tuple[str, ...], Mapping[str, PairedRatio]]:
-        """Take back the moves that have bought nothing, where the file still meets the target without them."""
-        if self.pricer.network.template is None:
+        """Look again without the moves that have bought nothing, unless the target can only be met with them."""
+        if self.pricer.network.template is None or choice.step.network.rules.allocation != "knapsack":
             return found, (), {}
         state = merged(choice.step.base, found.chosen.state)
         names = {*found.chosen.state.widths, *found.chosen.state.dropped}
@@ -228,12 +228,16 @@ class LatencySearch:
         useless = bought_nothing(gains)
         if not useless:
             return found, (), gains
-        fewer = without_moves(found.chosen.state, useless)
-        step = LoopStep(fewer, choice.share(fewer), measured(fewer))
-        if step.measured.value > max(part, found.chosen.measured.value):
-            return found, (), gains
-        met = found.met or LOWEST * part <= step.measured.value <= part
-        return replace(found, chosen=step, steps=(*found.steps, step), met=met), tuple(useless), gains
+        before = choice.without(useless)
+        again = meet_target(
+            part, choice.state_at, choice.share, measured, start=without_moves(found.chosen.state, useless)
+        )
+        steps, old, new = (*found.steps, *again.steps), found.chosen.state.widths, again.chosen.state.widths
+        if found.met and not again.met:
+            choice.use(before)
+            return replace(found, steps=steps), (), gains
+        still = {name: gain for name, gain in gains.items() if old.get(name) == new.get(name)}
+        return replace(again, steps=steps), tuple(useless), still
 
     def _learn(self, state: NetworkState, found: PairedRatio) -> None:
         """Fit the model again, with a file that was measured for longer than probes are."""
@@ -374,6 +378,20 @@ class _Choice:
         kept = allocation_of(self.step.network, self._scores, self._samples).at_cost(self.model, target).kept
         narrower = {name: len(each) for name, each in kept.items() if len(each) < len(self._scores[name])}
         return NetworkState(narrower)
+
+    def without(self, moves: Collection[str]) -> Choices | None:
+        """Leave these groups whole and these blocks in from now on; return what could be chosen before."""
+        before = self._choices
+        if before:
+            grids = {name: grid[-1:] if name in moves else grid for name, grid in before.grids.items()}
+            damage = {name: curve[-1:] if name in moves else curve for name, curve in before.damage.items()}
+            blocks = {name: price for name, price in before.blocks.items() if name not in moves}
+            self._choices = replace(before, grids=grids, damage=damage, blocks=blocks)
+        return before
+
+    def use(self, choices: Choices | None) -> None:
+        """Choose from these again."""
+        self._choices = choices
 
     def share(self, state: NetworkState) -> float:
         """Return the predicted time of a state as a fraction of the whole file's."""
