@@ -1,1 +1,85 @@
-def page(records): return ""
+"""The page of latency_target.py: a table of cells, how many of them hit, and what the cost models were off by."""
+
+from __future__ import annotations
+
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+#: A cell hits when its file takes between these shares of the target.
+LOWEST, HIGHEST = 0.97, 1.00
+HEAD = """\
+# Compressing to a latency
+
+Each network is pruned to a share of the time of its own unpruned file, in the precision that ships, without any
+training (`{kind: prune, target: {latency: 0.5x}}`, criterion group_l2, channels and residual blocks as moves). Then the
+file at the end of the recipe is timed against the unpruned one in a measurement of its own: interleaved, one thread,
+CPU time, at most 20 s. A cell hits when the ratio lies between 0.97 and 1.00 of the target. Lines of
+`results/latency_target.jsonl` have all that was found, moves and corrections too.
+
+    .venv/bin/python benchmarks/latency_target.py hit
+    .venv/bin/python benchmarks/latency_target.py table
+"""
+COLUMNS = """\
+| network | runtime | precision | target | measured ratio [95 %] | of the target | MACs left | blocks | \
+model: median, p90 error | probing | all |
+|---|---|---|---|---|---|---|---|---|---|---|"""
+
+
+def page(records: Sequence[dict[str, Any]]) -> str:
+    """Return the page as Markdown."""
+    if not records:
+        return f"{HEAD}\nNothing has been run yet.\n"
+    ordered = sorted(records, key=lambda each: (each["network"], each["runtime"], -target_of(each)))
+    hits = [each for each in ordered if is_hit(each)]
+    within = [each for each in ordered if LOWEST <= high_end(each) and low_end(each) <= HIGHEST]
+    errors = [each["latency"]["model"]["median_error"] for each in ordered]
+    machine = ordered[-1]["machine"]
+    versions = ", ".join(f"{name} {value}" for name, value in ordered[-1]["versions"].items())
+    said = (
+        f"{len(hits)} of {len(ordered)} cells hit; in {len(within)} the interval reaches into the range. The models' "
+        f"leave-one-out errors are {100 * median(errors):.1f} % in the median over cells.\n\n"
+        f"Measured on {machine['cpu_model']} ({', '.join(machine['isa'])}); {versions}."
+    )
+    return "\n".join([HEAD, said, "", COLUMNS, *map(line, ordered), ""])
+
+
+def target_of(record: dict[str, Any]) -> float:
+    """Return the factor that was asked for."""
+    return float(record["target"].removesuffix("x"))
+
+
+def is_hit(record: dict[str, Any]) -> bool:
+    """Say whether the measured ratio lies in the range."""
+    return bool(LOWEST <= record["ratio"]["value"] / target_of(record) <= HIGHEST)
+
+
+def low_end(record: dict[str, Any]) -> float:
+    """Return the low end of the interval, as a share of the target."""
+    return float(record["ratio"]["low"]) / target_of(record)
+
+
+def high_end(record: dict[str, Any]) -> float:
+    """Return the high end of the interval, as a share of the target."""
+    return float(record["ratio"]["high"]) / target_of(record)
+
+
+def line(record: dict[str, Any]) -> str:
+    """Return one row of the table."""
+    found, latency, (before, after) = record["ratio"], record["latency"], record["macs"]
+    blocks = sum(move["kind"] == "block" for move in latency["moves"])
+    model = latency["model"]
+    share = found["value"] / target_of(record)
+    cells = [
+        *(record[key] for key in ("network", "runtime", "precision", "target")),
+        f"{found['value']:.3f}x [{found['low']:.3f}, {found['high']:.3f}]",
+        f"{share:.3f}{'' if is_hit(record) else ' (missed)'}",
+        f"{100 * after / before:.0f} %",
+        f"-{blocks}" if blocks else "all kept",
+        f"{100 * model['median_error']:.1f} %, {100 * model['p90_error']:.1f} %{'' if model['trusted'] else ' (not trusted)'}",
+        f"{model['seconds']:.0f} s, {model['probes']} probes",
+        f"{record['seconds']:.0f} s",
+    ]
+    return f"| {' | '.join(cells)} |"
