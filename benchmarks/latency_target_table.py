@@ -34,7 +34,7 @@ def page(records: Sequence[dict[str, Any]]) -> str:
         return f"{HEAD}\nNothing has been run yet.\n"
     ordered = sorted(records, key=lambda each: (each["network"], each["runtime"], -target_of(each)))
     hits = [each for each in ordered if is_hit(each)]
-    within = [each for each in ordered if LOWEST <= high_end(each) and low_end(each) <= HIGHEST]
+    within = [each for each in ordered if high_end(each) >= LOWEST and low_end(each) <= HIGHEST]
     errors = [each["latency"]["model"]["median_error"] for each in ordered]
     machine = ordered[-1]["machine"]
     versions = ", ".join(f"{name} {value}" for name, value in ordered[-1]["versions"].items())
@@ -71,6 +71,7 @@ def line(record: dict[str, Any]) -> str:
     found, latency, (before, after) = record["ratio"], record["latency"], record["macs"]
     blocks = sum(move["kind"] == "block" for move in latency["moves"])
     model = latency["model"]
+    trust = "" if model["trusted"] else " (not trusted)"
     share = found["value"] / target_of(record)
     cells = [
         *(record[key] for key in ("network", "runtime", "precision", "target")),
@@ -78,7 +79,7 @@ def line(record: dict[str, Any]) -> str:
         f"{share:.3f}{'' if is_hit(record) else ' (missed)'}",
         f"{100 * after / before:.0f} %",
         f"-{blocks}" if blocks else "all kept",
-        f"{100 * model['median_error']:.1f} %, {100 * model['p90_error']:.1f} %{'' if model['trusted'] else ' (not trusted)'}",
+        f"{100 * model['median_error']:.1f} %, {100 * model['p90_error']:.1f} %{trust}",
         f"{model['seconds']:.0f} s, {model['probes']} probes",
         f"{record['seconds']:.0f} s",
     ]

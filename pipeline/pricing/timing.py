@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.core.errors import DeviceError
+from pipeline.measure.bench import plan_for
 from pipeline.measure.harness import measure_subjects
 from pipeline.measure.model_files import model_files
 from pipeline.measure.statistics import LogRatio, log_ratio, median_milliseconds, round_statistics
 from pipeline.measure.subjects import MeasureTerms, Subject
-from pipeline.results.measurement import SamplingPlan
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,13 +22,17 @@ if TYPE_CHECKING:
     from pipeline.core.stage import Progress, Target
     from pipeline.measure.devices import Device
     from pipeline.measure.statistics import Clock
-    from pipeline.results.measurement import Measurement, SubjectSamples
+    from pipeline.results.measurement import Measurement, SamplingPlan, SubjectSamples
     from pipeline.results.run import Interval
 
 #: Probes in one measurement beside the whole network's file.
 TOGETHER = 6
-#: Time for one probe, and for one file whose ratio decides.
-PROBE_S, VERDICT_S = 1.2, 6.0
+#: Longest time for one probe, and for one file whose ratio decides.
+PROBE_S, VERDICT_S = 1.2, 15.0
+#: Relative widths of their intervals at which measuring ends.
+_PROBE_WIDTH, _VERDICT_WIDTH = 0.04, 0.016
+_PAIR = 2
+_WARM_UP_NS = 200_000_000
 #: A device whose clock frequency is below this share of that at the start is throttled.
 _THROTTLED = 0.75
 
@@ -129,9 +133,10 @@ class _Quiet:
 
 
 def _plan(subjects: int, seconds: float) -> SamplingPlan:
-    """Return a plan of three sessions or more that takes about `seconds` for each file beside the first."""
-    budget = seconds * max(subjects - 1, 1)
-    return SamplingPlan(budget_s=budget, session_s=budget / 3, min_sessions=3, warmup_cap_ns=200_000_000, width=0.01)
+    """Return a plan of at most about `seconds` for each file beside the first; one file alone is known more closely."""
+    width = _PROBE_WIDTH if subjects > _PAIR else _VERDICT_WIDTH
+    plan = plan_for(subjects, seconds * max(subjects - 1, 1))
+    return plan.model_copy(update={"width": width, "warmup_cap_ns": _WARM_UP_NS})
 
 
 def _paired(found: Measurement, subject: SubjectSamples, base: SubjectSamples, clock: Clock) -> PairedRatio:
