@@ -1,12 +1,19 @@
 """Does the file that ships take what was asked for? Networks x runtimes x targets, pruned to a latency and checked.
 
     .venv/bin/python benchmarks/latency_target.py hit [--only resnet20] [--runtime onnxruntime] [--work FOLDER]
+    .venv/bin/python benchmarks/latency_target.py worth [--only resnet20] [--seeds 0 1 2] [--work FOLDER]
     .venv/bin/python benchmarks/latency_target.py table
 
 `hit` runs the recipe of each cell (prune to the target, export, quantize) without any training, then times the file
 that it ends with against the file of the same recipe without pruning, interleaved, in a measurement of its own. Where
 int8 is not faster than float for the network in that runtime, both are float files. One line of JSON for each cell is
 appended to results/latency_target.jsonl; cells that are there are left out, so that it goes on where it was stopped.
+
+`worth` asks whether what was chosen is worth more than other networks of the same latency: uniform widths, one ranking
+by L2 norm, and random channels, each narrowed by the same closed loop until its file takes the same time, and L2 at
+the operations of the chosen network. All get the same retraining; what is compared is the accuracy of the int8 file on
+validation images. Its lines go to results/latency_worth.jsonl.
+
 `table` writes latency_target.md.
 """
 
@@ -17,6 +24,7 @@ import json
 import subprocess
 import sys
 import time
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +32,11 @@ from latency_target_table import page
 from ruamel.yaml import YAML
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "latency_target.jsonl"
+WORTH = ROOT / "benchmarks" / "results" / "latency_worth.jsonl"
 PAGE = ROOT / "benchmarks" / "latency_target.md"
 TARGETS = ("0.75x", "0.5x", "0.35x")
 RUNTIMES = ("onnxruntime", "openvino")
@@ -40,6 +49,25 @@ NETWORKS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "efficientnet-lite0": ("efficientnet_lite0", {"classes": 2}, {"source": "elpv", "size": 160, "channels": 3}),
     "resnet18": ("resnet18", {"classes": 2, "channels": 1}, {"source": "elpv", "size": 128, "channels": 1}),
 }
+#: What is compared at the same latency: the keys of `prune` that differ. The last one is at the same operations.
+CONTROLS: dict[str, dict[str, Any]] = {
+    "chosen": {},
+    "uniform": {"allocation": "uniform"},
+    "l2": {"allocation": "global"},
+    "random": {"allocation": "uniform", "criterion": "random"},
+    "l2 at equal macs": {"allocation": "global"},
+}
+WORTH_NETWORKS, WORTH_TARGETS = ("resnet20", "efficientnet-lite0", "resnet18"), ("0.5x", "0.35x")
+#: The retraining of a network by its data, shorter than that of the recipes.
+_FLIPS = {"flip_horizontal": True, "shift": 2}
+_ROTATIONS = {"flip_horizontal": True, "flip_vertical": True, "rotate_90": True, "shift": 8}
+RETRAINING: dict[str, dict[str, Any]] = {
+    "fashion-mnist": {"epochs": 4, "batch": 128, "optimizer": "sgd", "learning_rate": 0.05, "augment": _FLIPS}
+    | {"weight_decay": 5.0e-4, "distill": {"from": "original", "temperature": 4, "alpha": 0.7}},
+    "elpv": {"epochs": 4, "batch": 32, "learning_rate": 4.0e-4, "ema": 0.99, "recalibrate": 512, "augment": _ROTATIONS}
+    | {"distill": {"from": "original", "temperature": 2, "alpha": 0.8}},
+}
+FEWER = {"source": "file", "path": str(ROOT / "benchmarks" / "latency_target_data.py")}
 #: Time of the paired measurement of each final file.
 BUDGET = "20s"
 
@@ -62,12 +90,12 @@ def recipe(name: str, runtime: str, stages: Sequence[dict[str, Any]], precision:
     }
 
 
-def run(cell: dict[str, Any], folder: Path) -> dict[str, Any]:
+def run(cell: dict[str, Any], folder: Path, seed: int = 0) -> dict[str, Any]:
     """Run a recipe without looking at test images, and return its run.json."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "recipe.yaml").open("w") as file:
         YAML().dump(cell, file)
-    secateur("run", str(folder / "recipe.yaml"), "--out", str(folder / "run"), "--no-test")
+    secateur("run", str(folder / "recipe.yaml"), "--out", str(folder / "run"), "--no-test", "--seed", str(seed))
     found: dict[str, Any] = json.loads((folder / "run" / "run.json").read_text())
     return found
 
@@ -128,27 +156,83 @@ def cells(names: Sequence[str], runtimes: Sequence[str], work: Path) -> Iterator
                 }
 
 
-def stored() -> list[dict[str, Any]]:
+def worth_cells(names: Sequence[str], seeds: Sequence[int], work: Path) -> Iterator[dict[str, Any]]:
+    """Yield the record of every training that has none yet; the chosen network comes before its controls."""
+    done = {(each["network"], each["target"], each["seed"], each["control"]): each for each in stored(WORTH)}
+    for name, target, seed in product(names, WORTH_TARGETS, seeds):
+        base = work / f"worth-{name}"
+        for control in CONTROLS:
+            if (name, target, seed, control) in done:
+                continue
+            chosen = done.get((name, target, seed, "chosen"))
+            folder = work / f"worth-{name}-{target}-{control.replace(' ', '-')}-{seed}"
+            report = run(worth_recipe(name, target, control, chosen), folder, seed)
+            if not (base / "run" / "run.json").exists():
+                run(worth_recipe(name, "", "", None), base)
+            row = next(each for each in report["rows"] if each.get("kind") == "prune")
+            record = {
+                "network": name,
+                "target": target,
+                "seed": seed,
+                "control": control,
+                "original": report["rows"][0]["validation"]["accuracy"],
+                "accuracy": report["rows"][-1]["validation"]["accuracy"],
+                "ratio": ratio(shipped_file(base, "onnxruntime"), shipped_file(folder, "onnxruntime"), "onnxruntime"),
+                "macs": [report["rows"][0]["macs"], row["macs"]],
+                "removed": row["changed"].get("removed", []),
+                "machine": {k: report["machine"].get(k) for k in ("cpu_model", "isa")},
+            }
+            done[name, target, seed, control] = record
+            yield record
+
+
+def worth_recipe(name: str, target: str, control: str, chosen: dict[str, Any] | None) -> dict[str, Any]:
+    """Return the recipe of one training; without a control that of the unpruned int8 file."""
+    aim: dict[str, Any] = {"latency": target}
+    if control == "l2 at equal macs":
+        before, after = chosen["macs"] if chosen else (1, 1)
+        aim = {"macs": round(after / before, 4)}
+    data = NETWORKS[name][2]
+    stages = [
+        {"kind": "prune", "target": aim, **SEARCH, **CONTROLS.get(control, {})},
+        {"kind": "finetune", **RETRAINING[data["source"]]},
+    ]
+    cell = recipe(name, "onnxruntime", stages if control else (), "int8")
+    return cell | ({"data": FEWER} if data == FASHION else {})
+
+
+def stored(file: Path = RESULTS) -> list[dict[str, Any]]:
     """Return all records."""
-    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def keep_records(records: Iterable[dict[str, Any]], file: Path) -> None:
+    """Append each record as it comes."""
+    for record in records:
+        with file.open("a") as lines:
+            lines.write(json.dumps(record) + "\n")
+        what = " ".join(
+            str(record[key]) for key in ("network", "runtime", "target", "control", "seed") if key in record
+        )
+        print(f"{what}: {record['ratio']['value']:.3f}x {record.get('accuracy', '')}", flush=True)
 
 
 def main() -> None:
     """Run the cells that are missing, or write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("hit", "table"))
+    parser.add_argument("what", choices=("hit", "worth", "table"))
     parser.add_argument("--only", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--runtime", nargs="+", choices=RUNTIMES, default=list(RUNTIMES))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "latency_target")
     given = parser.parse_args()
-    if given.what == "table":
-        PAGE.write_text(page(stored()))
-        return
-    for record in cells(given.only, given.runtime, given.work.resolve()):
-        with RESULTS.open("a") as file:
-            file.write(json.dumps(record) + "\n")
-        found = record["ratio"]
-        print(f"{record['network']} {record['runtime']} {record['target']}: {found['value']:.3f}", flush=True)
+    work = given.work.resolve()
+    if given.what == "hit":
+        keep_records(cells(given.only, given.runtime, work), RESULTS)
+    elif given.what == "worth":
+        names = [name for name in given.only if name in WORTH_NETWORKS]
+        keep_records(worth_cells(names, given.seeds, work), WORTH)
+    PAGE.write_text(page(stored(), stored(WORTH)))
 
 
 if __name__ == "__main__":

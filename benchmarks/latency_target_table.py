@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from statistics import median
+from statistics import mean, median
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -22,16 +22,27 @@ CPU time, at most 20 s. A cell hits when the ratio lies between 0.97 and 1.00 of
     .venv/bin/python benchmarks/latency_target.py hit
     .venv/bin/python benchmarks/latency_target.py table
 """
+WORTH_HEAD = """\
+## Is it worth it?
+
+The accuracy of the int8 file on validation images at the same measured latency, after the same short retraining: what
+was chosen, uniform widths, one ranking by L2 norm, random channels, and L2 at equal operations.
+"""
 COLUMNS = """\
 | network | runtime | precision | target | measured ratio [95 %] | of the target | MACs left | blocks | \
 model: median, p90 error | probing | all |
 |---|---|---|---|---|---|---|---|---|---|---|"""
 
 
-def page(records: Sequence[dict[str, Any]]) -> str:
+def page(records: Sequence[dict[str, Any]], worth: Sequence[dict[str, Any]]) -> str:
     """Return the page as Markdown."""
-    if not records:
-        return f"{HEAD}\nNothing has been run yet.\n"
+    return "\n".join(
+        [hit_section(records) if records else f"{HEAD}\nNothing has been run yet.\n", *worth_section(worth)]
+    )
+
+
+def hit_section(records: Sequence[dict[str, Any]]) -> str:
+    """Return the table of cells."""
     ordered = sorted(records, key=lambda each: (each["network"], each["runtime"], -target_of(each)))
     hits = [each for each in ordered if is_hit(each)]
     within = [each for each in ordered if high_end(each) >= LOWEST and low_end(each) <= HIGHEST]
@@ -44,6 +55,31 @@ def page(records: Sequence[dict[str, Any]]) -> str:
         f"Measured on {machine['cpu_model']} ({', '.join(machine['isa'])}); {versions}."
     )
     return "\n".join([HEAD, said, "", COLUMNS, *map(line, ordered), ""])
+
+
+def worth_section(records: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the table of accuracies at the same latency; nothing where none was trained."""
+    if not records:
+        return []
+    controls = list(dict.fromkeys(each["control"] for each in records))
+    cells: dict[tuple[str, str], dict[str, list[dict[str, Any]]]] = {}
+    for each in records:
+        cells.setdefault((each["network"], each["target"]), {}).setdefault(each["control"], []).append(each)
+    lines = [WORTH_HEAD, f"| network | target | {' | '.join(controls)} |", "|---" * (len(controls) + 2) + "|"]
+    for (network, target), found in cells.items():
+        texts = [accuracy_text(found.get(control, [])) for control in controls]
+        lines.append(f"| {network} | {target} | {' | '.join(texts)} |")
+    return [*lines, ""]
+
+
+def accuracy_text(records: Sequence[dict[str, Any]]) -> str:
+    """Return mean accuracy over seeds with its range, the measured ratio, and how many seeds there are."""
+    if not records:
+        return "-"
+    values = [100 * each["accuracy"] for each in records]
+    ratios = [each["ratio"]["value"] for each in records]
+    spread = f" ({min(values):.2f} to {max(values):.2f})" if len(values) > 1 else ""
+    return f"{mean(values):.2f} %{spread}, {mean(ratios):.3f}x, {len(values)} seed{'s' if len(values) > 1 else ''}"
 
 
 def target_of(record: dict[str, Any]) -> float:
