@@ -61,6 +61,8 @@ PROBES = "probes"
 #: What a group or block costs at least, as a fraction of the median damage: a loss that was too small to be seen.
 _UNSEEN = 0.02
 _LEAST = 1e-6
+#: Most training samples on which the loss of a state is measured.
+LOSS_SAMPLES = 256
 #: What a message advises, over the predicted floor.
 _ABOVE_FLOOR = 1.03
 
@@ -352,6 +354,11 @@ class _Choice:
             self._scores, self.details = scored.scores, dict(scored.details)
 
     @property
+    def _few(self) -> Samples:
+        """The samples on which losses are measured, dozens of times."""
+        return replace(self._samples, images=min(self._samples.images, LOSS_SAMPLES))
+
+    @property
     def model(self) -> RelativeModel:
         """What is known of times now."""
         return RelativeModel(self._search.model, self.step.base)
@@ -416,7 +423,7 @@ class _Choice:
         """Return damages by which the search finds the plan of least measured loss at this target in ms."""
         alone = self._priced_alone()
         graph = self.step.network.graph
-        meter = DamageMeter(self.step.network.captured, graph, self._samples)
+        meter = DamageMeter(self.step.network.captured, graph, self._few)
 
         def loss(state: NetworkState) -> float:
             return meter.loss(self.kept(state), [self.step.blocks[name] for name in sorted(state.dropped)])
@@ -433,7 +440,7 @@ class _Choice:
     def _priced_alone(self) -> Choices:
         """Scores scaled to one measured loss for each group, and the measured loss of each block."""
         step = self.step
-        meter = DamageMeter(step.network.captured, step.network.graph, self._samples)
+        meter = DamageMeter(step.network.captured, step.network.graph, self._few)
         found = meter.measured(
             self._scores,
             step.grids,
