@@ -55,6 +55,8 @@ if TYPE_CHECKING:
 DRAWN, ADDED = 32, 16
 #: How many probes a file that ships counts like.
 SHIPPED_WEIGHT = 10.0
+#: Parts in which states are added, and the seed of all that is drawn: runs with other seeds share their probes.
+_TURNS, _DESIGN_SEED = 2, 0
 #: Times, from near the whole network's to near the least, at which states are looked for that a search visits.
 _SHARES = 16
 
@@ -122,14 +124,15 @@ class Pricer:
         fit = self._fit = LatencyFit(
             network.template.nodes, network.groups, self.profile.whole.value, self._node_times() or None
         )
-        drawn = probe_states(network.grids, network.droppable, self.seed, DRAWN)
+        drawn = probe_states(network.grids, network.droppable, _DESIGN_SEED, DRAWN)
         total = len(drawn) + ADDED
-        if self.profile.fitted is None or len(self.profile.probes) < total // 2:
-            self._probe(drawn, total)
-            for turn in range(2):
-                model = fit.model(self._probes)
-                visited = _visited(model, network, self.seed + turn)
-                self._probe(active_states(model, visited, ADDED // 2), total)
+        self._probe(drawn, total)
+        for turn in range(_TURNS):
+            known = len(drawn) + turn * ADDED // _TURNS  # a run that was killed later finds the same states again
+            if len(self._probes) < known + ADDED // _TURNS:
+                model = fit.model(self._probes[:known])
+                visited = _visited(model, network, _DESIGN_SEED + turn)
+                self._probe(active_states(model, visited, ADDED // _TURNS), total)
         model = fit.model(self._probes)
         self._keep(fitted=_fitted(model, network))
         return model
@@ -203,10 +206,16 @@ class Pricer:
         self._probe(states, len(states))
         return fit_coarse(network.macs, self.profile.whole.value, self._probes)
 
-    def _node_times(self) -> dict[str, float]:
-        """Return the milliseconds of the whole file's nodes by the runtime's own profiler, on this machine alone."""
-        if self.timer.device is not None:
-            return {}
+    def _node_times(self) -> Mapping[str, float]:
+        """Return the milliseconds of the whole file's nodes by the runtime's own profiler, on this machine alone.
+
+        They are kept with the probes, so that every run finds the same model.
+        """
+        if self.timer.device is None and self.profile.nodes is None:
+            self._keep(nodes=self._profiled())
+        return self.profile.nodes or {}
+
+    def _profiled(self) -> dict[str, float]:
         inputs, _ = onnx_ports(self.whole)
         try:
             found = node_times(

@@ -69,6 +69,7 @@ class FittedPrices(FrozenModel):
 class CostProfile(FrozenModel):
     """Probes of a network on a device. `whole` is the unpruned file's time on the wall clock, in ms.
 
+    `nodes` are the milliseconds of its nodes by the runtime's profiler; none where it has none.
     `fitted` is absent while probing is not finished, and where no model could be fitted.
     """
 
@@ -83,6 +84,7 @@ class CostProfile(FrozenModel):
     device: str
     fingerprint: dict[str, Any]
     whole: Interval
+    nodes: dict[str, float] | None = None
     probes: tuple[ProbedState, ...] = ()
     seconds: float = 0.0
     fitted: FittedPrices | None = None
