@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from pipeline.core.dataset import SplitName
     from pipeline.core.stage import Progress, Runtime
     from pipeline.results.comparison import Comparison, Metric
+    from pipeline.results.profile import CostProfile
     from pipeline.run.evaluate_file import FileScore
 
 __all__ = [
@@ -64,6 +65,7 @@ __all__ = [
     "load_network",
     "open_run",
     "plan",
+    "profile",
     "run",
     "verify",
     "write_bundle",
@@ -129,6 +131,61 @@ def plan(
             raise InputError("plan: fresh needs out, the folder of the run")
         kept = own_store(kept, Path(out))
     return make_plan(loaded, kept, seed, previous).steps
+
+
+def profile(
+    model: Recipe | Mapping[str, Any] | str | Path,
+    *,
+    device: str | None = None,
+    runtime: Runtime | None = None,
+    threads: int | None = None,
+    precision: str | None = None,
+    moves: Sequence[str] | None = None,
+    overrides: Sequence[str] = (),
+    arguments: Sequence[str] = (),
+    inputs: Sequence[str] = (),
+    seed: int = 0,
+    store: str | Path | None = None,
+    fresh: bool = False,
+    progress: Progress | None = None,
+) -> CostProfile:
+    """Return what a network's file costs on a device at other widths, as the command `profile` builds and keeps it.
+
+    Args:
+        model: a recipe as of `run`, or a network alone as of the command `inspect`: a definition, a stored network's
+            folder, or a name such as timm:resnet50.
+        device: where files are timed; what is None is as the recipe says, else as by default.
+        runtime: what runs them.
+        threads: of one inference.
+        precision: what they compute in, by the names of `quantize`.
+        moves: what may be taken away: channels, blocks, heads.
+        overrides: of a recipe, as of `run`.
+        arguments: of a definition's build: texts such as `depth=56`.
+        inputs: of a network alone, texts such as `3,224,224`, one for each input.
+        seed: of everything random.
+        store: as of `run`.
+        fresh: measure again what was measured before.
+        progress: told how far it is, and how long it will take.
+
+    Raises:
+        RecipeError: all problems of the recipe.
+        InputError: the network or an argument cannot be used.
+        DeviceError: the device cannot be reached, went away, or is throttled; what was measured is kept.
+    """
+    from pipeline.inspect.model_argument import is_recipe, load_model
+    from pipeline.run.profile import PricingTerms, profile_model, profile_recipe
+
+    _no_telemetry()
+    terms = PricingTerms(device, runtime, threads, precision, None if moves is None else tuple(moves))
+    progress = progress or SilentProgress()
+    if isinstance(model, str | Path) and not is_recipe(model):
+        given = load_model(str(model), arguments=arguments, inputs=inputs, overrides=overrides)
+        return profile_model(given, terms, seed=seed, progress=progress, fresh=fresh).profile
+    for name, texts in (("arguments", arguments), ("inputs", inputs)):
+        if texts:
+            raise InputError(f"{name}: found {texts[0]} with a recipe, allowed there: overrides")
+    loaded = _loaded(model, overrides)
+    return profile_recipe(loaded, terms, _store(store), seed=seed, progress=progress, fresh=fresh).profile
 
 
 def open_run(folder: str | Path) -> Result:

@@ -20,6 +20,7 @@ from pipeline.cli import device as cli_device
 from pipeline.cli import gate as cli_gate
 from pipeline.cli import inspect as cli_inspect
 from pipeline.cli import latency as cli_latency
+from pipeline.cli import profile as cli_profile
 from pipeline.cli import store as cli_store
 from pipeline.cli import task as cli_task
 from pipeline.cli.choices import AsJson  # noqa: TC001 - typer reads annotations
@@ -44,6 +45,7 @@ SCHEMAS = {
     "latency": "pipeline.results.comparison",
     "gate": "pipeline.results.gate",
     "inspection": "pipeline.results.file_inspection",
+    "profile": "pipeline.results.profile",
     "bundle": "pipeline.results.bundle",
 }
 
@@ -83,7 +85,7 @@ recipes_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Rec
 app.add_typer(recipes_app, name="recipes")
 for command in (cli_latency.bench, cli_latency.compare, cli_gate.gate, cli_device.doctor):
     app.command()(command)
-for of_files in (cli_bundle.bundle, cli_bundle.verify, cli_inspect.inspect, cli_task.evaluate):
+for of_files in (cli_bundle.bundle, cli_bundle.verify, cli_inspect.inspect, cli_profile.profile, cli_task.evaluate):
     app.command()(of_files)
 app.add_typer(cli_device.device_app, name="device")
 app.add_typer(cli_store.store_app, name="store")
@@ -240,7 +242,7 @@ def schema(
         typer.Argument(
             metavar="|".join(SCHEMAS),
             help="latency: comparison.json, the result of compare; gate: gate.json; inspection: the output of inspect "
-            "FILE --json; bundle: a bundle's manifest.json.",
+            "FILE --json; profile: the output of profile --json; bundle: a bundle's manifest.json.",
         ),
     ] = "recipe",
 ) -> None:

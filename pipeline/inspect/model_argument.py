@@ -51,6 +51,11 @@ class Model:
     inputs: tuple[TensorSpec, ...]
 
 
+def is_recipe(given: str | Path) -> bool:
+    """Say whether MODEL is a recipe, by its name."""
+    return Path(given).suffix in _RECIPE_SUFFIXES
+
+
 def load_model(
     given: str, *, arguments: Sequence[str] = (), inputs: Sequence[str] = (), overrides: Sequence[str] = ()
 ) -> Model:
@@ -73,7 +78,7 @@ def load_model(
 
 def _loaded(given: str, arguments: Sequence[str], overrides: Sequence[str], specs: tuple[TensorSpec, ...]) -> Model:
     path = Path(given)
-    if path.suffix in _RECIPE_SUFFIXES:
+    if is_recipe(path):
         _refuse("--arguments", arguments, "a recipe", "--set model.arguments.KEY=VALUE")
         return _of_recipe(path, overrides, specs)
     _refuse("--set", overrides, "anything but a recipe", "--arguments KEY=VALUE")

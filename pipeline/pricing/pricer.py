@@ -144,6 +144,11 @@ class Pricer:
         weights = [1.0] * len(self._probes) + [SHIPPED_WEIGHT] * len(measured)
         return self._fit.model([*self._probes, *measured], weights, rounding=model.coefficients.rounding)
 
+    def forget(self) -> None:
+        """Leave aside what was measured before, and time the whole network's file anew."""
+        self.began = time.monotonic()
+        self.profile = self._begun()
+
     def ratio(self, model: ModelProto) -> PairedRatio:
         """Measure a file against the whole network's."""
         file = self.folder / "state.onnx"

@@ -210,7 +210,8 @@ def _validate(data: dict[str, Any], folder: Path, described: dict[str, Any]) -> 
         wrong = any(place[:1] == ("target",) for place in found)
         target = Target() if wrong else Target.model_validate(data.get("target", {}))
         return None, found | _stage_messages(stages, target)
-    found = _stage_messages(recipe.stages, recipe.target) | _device_messages(recipe.target.device)
+    fault = device_fault(recipe.target.device)
+    found = _stage_messages(recipe.stages, recipe.target) | ({("target", "device"): fault} if fault else {})
     return recipe, found | _sample_messages(data) | _drop_messages(recipe)
 
 
@@ -238,17 +239,16 @@ def _drop_messages(recipe: Recipe) -> dict[Place, str]:
     }
 
 
-def _device_messages(device: str) -> dict[Place, str]:
-    """Return what is wrong with the target's device: it is no device, unknown, or emulated and so without a time."""
-    place = ("target", "device")
+def device_fault(device: str) -> str:
+    """Say what is wrong with a target's device: it is no device, unknown, or emulated, so without a time; else ""."""
     try:
         kind = device_record(device).address.kind
     except InputError as error:
-        return {place: str(error)}
+        return str(error)
     emulated = (
         f'found "{device}", which is emulated, so that its times mean nothing, allowed: local, ssh://, adb://, a name'
     )
-    return {place: emulated} if kind == "qemu" else {}
+    return emulated if kind == "qemu" else ""
 
 
 def _stage_messages(stages: Sequence[Stage], target: Target) -> dict[Place, str]:

@@ -44,8 +44,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from torch import nn
+
     from pipeline.core.stage import Target
     from pipeline.pricing.aim import LatencyAim
+    from pipeline.pricing.pricer import Pricer
     from pipeline.stages.prune.channels import PruneRequest, PruneTarget
 
 #: Distributions that make a file of a network.
@@ -198,7 +201,7 @@ class Prune(Stage):
 
     @model_validator(mode="after")
     def _latency_has_its_own(self) -> Prune:
-        if self._has_latency and "allocation" not in self.model_fields_set:
+        if self.has_latency and "allocation" not in self.model_fields_set:
             object.__setattr__(self, "allocation", PRICED)
         if found := next(conflicts(self), ""):
             raise ValueError(found)
@@ -210,35 +213,36 @@ class Prune(Stage):
         return {**write(self), **priced_as}
 
     @property
-    def _has_latency(self) -> bool:
+    def has_latency(self) -> bool:
+        """Whether the target is a latency."""
         return self.target is not None and self.target.latency is not None
 
     @property
     def measures(self) -> bool:
         """Whether a latency is the target, or a gain is asked for."""
-        return self._has_latency or super().measures
+        return self.has_latency or super().measures
 
     @property
     def computes(self) -> bool:
         """Whether files are timed in the target's runtime."""
-        return self._has_latency
+        return self.has_latency
 
     def depends_on(self) -> tuple[str, ...]:
         """Return with a latency as target also what makes the files that are timed."""
-        if not self._has_latency:
+        if not self.has_latency:
             return self.libraries
         return tuple(dict.fromkeys((*self.libraries, *FILES, *(self._priced.packages if self._priced else ()))))
 
     def unmet(self, target: Target) -> tuple[tuple[str, str], ...]:
         """Return that no file can be timed in the target's runtime."""
-        if not self._has_latency or target.runtime != "torch":
+        if not self.has_latency or target.runtime != "torch":
             return ()
         found = "found a latency, which is that of a file, and target.runtime torch, which reads none"
         return (("target", f"{found}, allowed: target.runtime onnxruntime or openvino"),)
 
     def following(self, later: Sequence[Stage]) -> Self:
         """Return the stage with what it times filled in, where a latency is the target."""
-        if not self._has_latency:
+        if not self.has_latency:
             return self
         file = priced(self.precision, later)
         made = self.model_copy(update={"precision": file.precision, "moves": self.moves or usual_moves(self)})
@@ -247,7 +251,7 @@ class Prune(Stage):
 
     def remarks(self, later: Sequence[Stage], target: Target) -> Remarks:
         """Return what is timed and down to what, and that what ships will be another kind of file."""
-        if not self._has_latency:
+        if not self.has_latency:
             return Remarks()
         other = other_precision(self.precision, later)
         return Remarks((pricing_note(self, priced(self.precision, later), target),), (other,) if other else ())
@@ -278,6 +282,22 @@ class Prune(Stage):
             changed = Pruning(job, given, context).run()
         return Outcome("torch", given.inputs, given.outputs, changed=changed)
 
+    def pricer(self, given: Artifact, context: Context, model: nn.Module | None = None) -> Pricer:
+        """Return what prices a network for a latency as target; probing begins when it is asked for its model.
+
+        Args:
+            given: the network's artifact.
+            context: of the run.
+            model: the network, where the artifact has no more than the names and sizes of inputs and outputs.
+
+        Raises:
+            InputError: the network cannot be captured, nothing of it may leave, or a file of it cannot be made.
+            DeviceError: the target's device cannot be reached.
+        """
+        from pipeline.stages.prune.latency import LatencyPruning
+
+        return LatencyPruning(self._job(context.seed), given, context, model).pricer
+
     def _job(self, seed: int) -> PruneRequest:
         from pipeline.compress.pruning.selection import GroupLimit, SelectionRules
         from pipeline.stages.prune.channels import PruneRequest
@@ -305,4 +325,4 @@ class Prune(Stage):
         return PruneTarget(self.ratio, self.target.pair() if self.target else None, self.rates, self._latency())
 
     def _latency(self) -> LatencyAim | None:
-        return latency_aim(self, self._priced or priced(self.precision, ())) if self._has_latency else None
+        return latency_aim(self, self._priced or priced(self.precision, ())) if self.has_latency else None

@@ -96,15 +96,15 @@ class TracedModel:
 class Pruning:
     """One run of a job: `run` leaves the pruned artifact's payload in the context's folder."""
 
-    def __init__(self, job: PruneRequest, given: Artifact, context: Context) -> None:
-        """Trace the network that is given.
+    def __init__(self, job: PruneRequest, given: Artifact, context: Context, model: nn.Module | None = None) -> None:
+        """Trace the network that is given: that of the artifact, unless it is `model`, which was stored nowhere.
 
         Raises:
             InputError: it cannot be captured, none of its channels can be removed, or a pattern names no layer.
         """
         self.job, self.given, self.context = job, given, context
         context.progress.update(0, 3, "finding coupled channels")
-        model = load_network(given)
+        model = load_network(given) if model is None else model
         captured, graph = self._graph_of(model)
         if not graph.groups:
             raise InputError(f"No channel of this network can be removed. {listed(frozen_layers(graph))}")

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pipeline.core.artifact import Artifact
     from pipeline.network.training_config import PruneSchedule
     from pipeline.pricing.aim import LatencyAim
+    from pipeline.pricing.pricer import Pricer
     from pipeline.pricing.search import ChosenState
     from pipeline.stages.prune.channels import TracedModel
     from pipeline.stages.prune.phases import Record
@@ -126,10 +127,20 @@ class LatencyPruning(Pruning):
         )
 
     @cached_property
+    def pricer(self) -> Pricer:
+        """What prices the given network; probing begins when it is asked for its model.
+
+        Raises:
+            InputError: nothing may leave, or a file of the network cannot be made.
+            DeviceError: the target's device cannot be reached.
+        """
+        step = self._step_of(self.start, NetworkState())
+        return price_network(step, self.given, self.context, self.aim, name=self._name)
+
+    @cached_property
     def _search(self) -> LatencySearch:
         """The given network with its prices; probing takes minutes, once for a network and a device."""
-        step = self._step_of(self.start, NetworkState())
-        return LatencySearch(self.aim, price_network(step, self.given, self.context, self.aim, name=self._name))
+        return LatencySearch(self.aim, self.pricer)
 
     @property
     def _name(self) -> str:
