@@ -75,6 +75,7 @@ app = typer.Typer(
     "  secateur plan recipes/resnet20-fashion-int8.yaml\n\n"
     "  secateur run recipes/resnet20-fashion-int8.yaml\n\n"
     "Latency of any exported files, made by this program or not: bench, compare, gate, doctor, device.\n\n"
+    "What a network costs at other widths, before it is pruned to a latency: profile.\n\n"
     "Everything that a device needs to run the result, and whether it arrived unchanged: bundle, verify.\n\n"
     "Exit codes of run: 0 passed, 1 budget missed, 2 bad input, 3 a stage failed, 4 cannot tell, 130 and 143 "
     "interrupted. Those of compare and gate: 0 PASS, 1 FAIL, 2 bad input, 3 INCONCLUSIVE, 4 INCOMPARABLE, 5 device "

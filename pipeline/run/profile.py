@@ -28,7 +28,7 @@ from pipeline.pricing.aim import Move
 from pipeline.recipe import device_fault
 from pipeline.run.runner import Run
 from pipeline.stages.prune import Prune
-from pipeline.stages.prune.aims import conflicts
+from pipeline.stages.prune.aims import latency_conflicts
 from pipeline.tasks.kinds import open_kit
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def priced_stage(stages: Sequence[Stage], terms: PricingTerms, note: Callable[[s
         )
     asked = {"precision": terms.precision, "moves": terms.moves}
     stage = stage.model_copy(update={name: value for name, value in asked.items() if value is not None})
-    if fault := next(conflicts(stage), ""):
+    if fault := next(latency_conflicts(stage), ""):
         raise InputError(fault)
     return stage.following(here[at + 1 :])
 

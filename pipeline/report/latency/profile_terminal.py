@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 #: Layers that are named; the others share a line.
 LONGEST = 12
 _BAR_WIDTH = 24
+#: A nanosecond: less is nothing.
+_LEAST_MS = 1e-6
 _COARSE = (
     "None by layer: the file has no template, so that times follow multiply-accumulates alone. A target is met by "
     "measuring at each step."
@@ -69,7 +71,7 @@ def _lines(profile: CostProfile) -> Iterator[tuple[str, Text]]:
 def _floor(floor: PriceFloor, whole_ms: float) -> str:
     """Write the least that can be reached, and what sets it, the largest part first."""
     parts = sorted(floor.parts.items(), key=lambda item: -item[1])
-    why = ", ".join(f"{name} {numbers.milliseconds(ms)}" for name, ms in parts if ms > 0)
+    why = ", ".join(f"{name} {numbers.milliseconds(ms)}" for name, ms in parts if ms >= _LEAST_MS)
     least = f"{numbers.significant(floor.factor)}x, {numbers.milliseconds(floor.factor * whole_ms)}"
     return f"{least}: {why}" if why else least
 
@@ -107,7 +109,8 @@ def _classes(fitted: FittedPrices) -> Table:
 def _time(milliseconds: float, fitted: FittedPrices) -> tuple[str, str]:
     """Write a time and its share of the whole file's."""
     whole = sum(each.milliseconds for each in fitted.layers) + fitted.floor.parts.get("overhead", 0.0)
-    return numbers.milliseconds(milliseconds), f"{100 * milliseconds / (whole or 1.0):.1f} %"
+    shown = milliseconds if milliseconds >= _LEAST_MS else 0.0
+    return numbers.milliseconds(shown), f"{100 * milliseconds / (whole or 1.0):.1f} %"
 
 
 def _granule(price: ClassPrice) -> Text:

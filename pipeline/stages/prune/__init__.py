@@ -32,8 +32,8 @@ from pipeline.stages.prune.aims import (
     PRICED,
     CostTarget,
     Moves,
-    conflicts,
     latency_aim,
+    latency_conflicts,
     other_precision,
     priced,
     pricing_note,
@@ -203,7 +203,7 @@ class Prune(Stage):
     def _latency_has_its_own(self) -> Prune:
         if self.has_latency and "allocation" not in self.model_fields_set:
             object.__setattr__(self, "allocation", PRICED)
-        if found := next(conflicts(self), ""):
+        if found := next(latency_conflicts(self), ""):
             raise ValueError(found)
         return self
 

@@ -107,7 +107,7 @@ def latency_aim(stage: Asked, file: FilePrecision) -> LatencyAim:
     return LatencyAim(factor, milliseconds, file, tuple(each for each in get_args(Move) if each in wanted))
 
 
-def conflicts(stage: Asked) -> Iterator[str]:
+def latency_conflicts(stage: Asked) -> Iterator[str]:
     """Yield what does not go together with a latency as target, or without one."""
     if stage.target is None or stage.target.latency is None:
         for key in ("moves", "precision"):
