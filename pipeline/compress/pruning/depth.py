@@ -85,6 +85,8 @@ def _inside(shortcut: fx.Node, branch: fx.Node, result: fx.Node) -> list[fx.Node
         node = waiting.pop()
         if node is shortcut:
             reached = True
+        elif _is_size(node):  # the batch, which comes from an input
+            continue
         elif node.op == "placeholder":
             return []
         elif node.op == "call_function" and node not in inside:

@@ -75,7 +75,7 @@ class Constraint(FrozenModel):
 class Prune(Stage):
     """Remove the least important channels of a torch network."""
 
-    revision: ClassVar[int] = 3
+    revision: ClassVar[int] = 4
     libraries: ClassVar[tuple[str, ...]] = ("torch",)
     takes: ClassVar[frozenset[Form]] = frozenset({"torch"})
 

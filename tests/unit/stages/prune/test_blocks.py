@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.compress.pruning.depth import residual_blocks
+from pipeline.compress.pruning.graph.capture import capture_graph
 from pipeline.core.artifact import Artifact, TensorSpec
 from pipeline.core.dataset import Dataset, Normalisation, Split
 from pipeline.core.errors import InputError, StageError
@@ -116,3 +118,24 @@ def test_a_network_without_blocks(tmp_path: Path) -> None:
     """There is nothing that could leave."""
     with pytest.raises(InputError, match="No residual block was found"):
         run(original(tmp_path, blocks=0), tmp_path / "p", ratio=0.5)
+
+
+class Attending(torch.nn.Module):
+    """A layer of a transformer, whose reshape states the size of the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix, self.wide, self.narrow = torch.nn.Linear(8, 8), torch.nn.Linear(8, 16), torch.nn.Linear(16, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return [N, 4, 8] for [N, 4, 8]."""
+        heads = self.mix(x).reshape(x.shape[0], 4, 2, 4).transpose(1, 2)
+        x = x + (heads @ heads.transpose(2, 3) @ heads).transpose(1, 2).reshape(x.shape[0], 4, 8)
+        return x + self.narrow(self.wide(x).relu())
+
+
+def test_attention_is_a_block() -> None:
+    """The batch's size comes from the input itself, and not by way of the shortcut."""
+    model = torch.nn.Sequential(torch.nn.Linear(8, 8), Attending(), torch.nn.Linear(8, 2)).eval()
+    blocks = residual_blocks(capture_graph(model, (torch.randn(2, 4, 8),)))
+    assert [block.layers for block in blocks] == [("1.mix",), ("1.narrow", "1.wide")]
