@@ -27,9 +27,11 @@ class FrontierPoint(FrontierFile):
     """The result of a run with one latency as target.
 
     `ratio` is the time of the pruned file over that of the unpruned network's in the precision that ships, as `prune`
-    measured it, and `met` whether that is what was asked for. `original_ratio` is the time of the file that ships over
-    that of the original FP32 file, where the recipe's `measure` timed both in the target's runtime; `milliseconds` are
-    the file's from there too, and else those of the pruned file. `change` is that of the score against the original.
+    measured it, `asked_ratio` what was asked for, and `met` whether it is near enough. `original_ratio` is the time of
+    the file that ships over that of the original FP32 file, where the recipe's `measure` timed both in the target's
+    runtime. Runs are compared by these, as each was measured in one go: `milliseconds` are `original_ratio` times those
+    of the frontier's original, or else `ratio` times those of the unpruned file. `change` is that of the score against
+    the original.
     `pareto` says that no other file, the original among them, is as fast and as good, and better in one of both.
     `unreachable` targets and `failed` runs have the reason in `why` and nothing else.
     """
@@ -39,6 +41,7 @@ class FrontierPoint(FrontierFile):
     status: Status = "finished"
     why: str = ""
     ratio: Interval | None = None
+    asked_ratio: float | None = None
     met: bool | None = None
     original_ratio: Interval | None = None
     change: float | None = None
@@ -48,7 +51,8 @@ class FrontierPoint(FrontierFile):
 class Frontier(FrozenModel):
     """Score and latency of one recipe at several targets. `stage` is its place among the recipe's, from 0.
 
-    While it is being made, only the points that are done are in it. Scores are of the validation split: the test split
+    `original` is the original FP32 file as the first run has it. While it is being made, only the points that are done
+    are in it. Scores are of the validation split: the test split
     is not looked at.
     """
 
@@ -63,7 +67,7 @@ class Frontier(FrozenModel):
     points: tuple[FrontierPoint, ...] = ()
 
 
-def marked(found: Frontier) -> Frontier:
+def mark_pareto(found: Frontier) -> Frontier:
     """Return the frontier with the mark of each point set anew."""
     better = 1 if found.task.judged.higher_is_better else -1
 

@@ -10,8 +10,8 @@ from pipeline.core.errors import InputError, StageError, UnreachableError
 from pipeline.core.partial import write_whole
 from pipeline.core.paths import make_folder
 from pipeline.core.units import factor_or_duration_text, parse_part_or_duration
-from pipeline.report.run.gains import result, timing
-from pipeline.results.frontier import FRONTIER_FILE, Frontier, FrontierFile, FrontierPoint, marked
+from pipeline.report.run import gains
+from pipeline.results.frontier import FRONTIER_FILE, Frontier, FrontierFile, FrontierPoint, mark_pareto
 from pipeline.results.latency_target import LATENCY, LatencyTarget
 from pipeline.results.run_folder import PLAN_FILE, RUN_FILE, previous_ingredients, read_run
 from pipeline.run.plan import make_plan
@@ -122,10 +122,10 @@ class FrontierRun:
             status: Status = "unreachable" if isinstance(error, UnreachableError) else "failed"
             self.progress.note(f"{name}: {status}: {error}")
             point = FrontierPoint(target=name, folder=name, status=status, why=str(error))
-            return marked(found.model_copy(update={"points": (*found.points, point)}))
-        points = (*found.points, point_of(report, name, self.stage))
-        original = file_of(report, report.rows[0])
-        return marked(found.model_copy(update={"points": points, "original": original, "task": report.task}))
+            return mark_pareto(found.model_copy(update={"points": (*found.points, point)}))
+        original = found.original if found.original.score else file_of(report, report.rows[0])
+        points = (*found.points, point_of(report, name, self.stage, original))
+        return mark_pareto(found.model_copy(update={"points": points, "original": original, "task": report.task}))
 
     def _run(self, asked: Asked) -> RunReport:
         return Run(asked.loaded, self.folder / asked.text, self.store, self.seed, self.progress, test=False).execute()
@@ -161,28 +161,32 @@ class FrontierRun:
 
 def file_of(report: RunReport, row: Row) -> FrontierFile:
     """Return what a run says of one file, timed in the target's runtime."""
-    taken = timing(row, report.target)
+    taken = gains.timing(row, report.target)
     milliseconds = taken.milliseconds if taken else None
     return FrontierFile(milliseconds=milliseconds, score=row.validation, size_bytes=row.size_bytes)
 
 
-def point_of(report: RunReport, target: str, stage: int) -> FrontierPoint:
-    """Return the point of a finished run, whose pruning is at `stage` of its recipe."""
-    row, original = result(report), report.rows[0]
-    file, taken = file_of(report, row), timing(row, report.target)
-    aim = _aim(report, stage)
-    speedup = taken.speedup if taken else None
-    before = original.validation.judged if original.validation else None
+def point_of(report: RunReport, target: str, stage: int, original: FrontierFile) -> FrontierPoint:
+    """Return the point of a finished run, whose pruning is at `stage` of its recipe, beside the frontier's original."""
+    row, first = gains.result(report), report.rows[0]
+    file, taken, aim = file_of(report, row), gains.timing(row, report.target), _aim(report, stage)
+    share = _inverse(taken.speedup) if taken and taken.speedup else None
+    milliseconds = file.milliseconds
+    if share and original.milliseconds:
+        milliseconds = _scaled(share, original.milliseconds.value)
+    elif aim:
+        milliseconds = _scaled(aim.ratio, aim.whole_ms.value)
     return FrontierPoint(
         target=target,
         folder=target,
-        milliseconds=file.milliseconds or (scaled(aim.ratio, aim.whole_ms.value) if aim else None),
+        milliseconds=milliseconds,
         score=file.score,
         size_bytes=file.size_bytes,
         ratio=aim.ratio if aim else None,
+        asked_ratio=aim.factor if aim else None,
         met=aim.met if aim else None,
-        original_ratio=_inverse(speedup) if speedup else None,
-        change=file.score.judged - before if file.score and before is not None else None,
+        original_ratio=share,
+        change=file.score.judged - first.validation.judged if file.score and first.validation else None,
     )
 
 
@@ -191,7 +195,7 @@ def _aim(report: RunReport, stage: int) -> LatencyTarget | None:
     return LatencyTarget.model_validate(found) if found else None
 
 
-def scaled(interval: Interval, factor: float) -> Interval:
+def _scaled(interval: Interval, factor: float) -> Interval:
     """Return an interval times a positive number."""
     ends = {name: getattr(interval, name) * factor for name in ("value", "low", "high")}
     return interval.model_copy(update=ends)

@@ -14,8 +14,9 @@ import pipeline
 from pipeline.core.partial import write_whole
 from pipeline.report import numbers
 from pipeline.report.drawing.template import load_template
+from pipeline.report.run import rows
 from pipeline.report.run.plot import PlottedFile, files_over_latency
-from pipeline.report.run.rows import Cell, place
+from pipeline.report.run.rows import Cell
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,8 +33,8 @@ PAGE = "frontier.html"
 READ = (
     "Unpruned: the pruned file's time over that of the unpruned network's file in the precision that ships, of which "
     "targets are a share. FP32: the time of the file that ships over that of the original FP32 file, where the recipe "
-    "measures both. Pareto: no other file, the original among them, is as fast and as good. Scores are of the "
-    "validation split; the test split was not looked at."
+    "measures both, and latency that share of its time. Pareto: no other file, the original among them, is as fast and "
+    "as good. Scores are of the validation split; the test split was not looked at."
 )
 
 
@@ -53,7 +54,7 @@ class PointLine:
 
 def point_lines(found: Frontier) -> tuple[PointLine, ...]:
     """Return a line for the original, and one for each target in the order in which they were asked for."""
-    original = _line(found, "original FP32", found.original)
+    original = _line(found, "original", found.original)
     return (original, *(_point(found, each) for each in found.points))
 
 
@@ -66,7 +67,7 @@ def headings(found: Frontier) -> tuple[str, ...]:
 def where(found: Frontier) -> str:
     """Write where files were timed."""
     target = found.target
-    return f"{place(target.runtime, target.threads)}, on {target.device}, batch {target.batch}"
+    return f"{rows.place(target.runtime, target.threads)}, on {target.device}, batch {target.batch}"
 
 
 def frontier_table(found: Frontier) -> RenderableType:
@@ -110,7 +111,7 @@ def render(found: Frontier) -> str:
 
 def picture(found: Frontier, *, wide: bool = True) -> Markup | None:
     """Draw score over latency, the files that are Pareto joined; None where fewer than two files have both."""
-    files: list[tuple[str, FrontierFile, Role]] = [("original FP32", found.original, "original")]
+    files: list[tuple[str, FrontierFile, Role]] = [("original", found.original, "original")]
     files += [(each.target, each, "result" if each.pareto else "stage") for each in found.points]
     drawn = [
         PlottedFile(name, name, file.score, file.milliseconds, role)
@@ -128,16 +129,22 @@ def _point(found: Frontier, point: FrontierPoint) -> PointLine:
     line = _line(found, point.target, point)
     if point.status != "finished":
         return PointLine(line.name, Cell(), Cell(), Cell(), Cell(), numbers.DASH, "", f"{point.status}: {point.why}")
-    missed = "" if point.met in {None, True} else "missed"
     return PointLine(
         name=line.name,
-        ratio=_interval(point.ratio, _factor, missed),
+        ratio=_interval(point.ratio, _factor, _miss(point)),
         original_ratio=_interval(point.original_ratio, _factor),
         milliseconds=line.milliseconds,
         score=Cell(line.score.text, numbers.score_change(point.change, found.task.judged)),
         size=line.size,
         pareto="yes" if point.pareto else "",
     )
+
+
+def _miss(point: FrontierPoint) -> str:
+    """Say on which side of its target a file lies that is not near it."""
+    if point.met is not False or point.ratio is None or point.asked_ratio is None:
+        return ""
+    return "missed" if point.ratio.value > point.asked_ratio else "faster"
 
 
 def _line(found: Frontier, name: str, file: FrontierFile) -> PointLine:

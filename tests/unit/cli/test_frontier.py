@@ -42,6 +42,7 @@ POINTS = (
         target="0.5x",
         folder="0.5x",
         ratio=interval(0.5),
+        asked_ratio=0.5,
         met=True,
         original_ratio=interval(0.25),
         milliseconds=interval(1.0),
@@ -51,7 +52,13 @@ POINTS = (
         pareto=True,
     ),
     FrontierPoint(
-        target="0.4x", folder="0.4x", ratio=interval(0.45), met=False, milliseconds=interval(2.0), score=score(0.5)
+        target="0.4x",
+        folder="0.4x",
+        ratio=interval(0.45),
+        asked_ratio=0.4,
+        met=False,
+        milliseconds=interval(2.0),
+        score=score(0.5),
     ),
     LOST,
 )
@@ -87,14 +94,14 @@ def test_table_and_picture(made: Path) -> None:
     assert done.exit_code == 0, done.output
     lines = [" ".join(line.split()) for line in done.output.splitlines()]
     for expected in (
-        f"original FP32 {DASH} {DASH} 4.00 ms 90.00 % 100 kB",
+        f"original {DASH} {DASH} 4.00 ms 90.00 % 100 kB",
         "0.5x 0.500x 0.250x 1.00 ms 87.50 % 12.3 kB yes",
         f"[0.450, 0.550] [0.225, 0.275] [0.90, 1.10] {MINUS}2.50",
         "0.1x: unreachable: about 0.2x <is> left",
         f"Picture: {made / 'all' / 'frontier.html'}",
     ):
         assert expected in lines
-    assert "missed" in done.output
+    assert "[0.405, 0.495] missed" in done.output
     page = (made / "all" / "frontier.html").read_text()
     assert page.startswith("<!DOCTYPE html>")
     assert page.count('class="symbol result"') == page.count('class="symbol original"') == 2  # wide and narrow

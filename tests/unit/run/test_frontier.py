@@ -11,7 +11,7 @@ from pipeline.core.errors import DeviceError, InputError, StageError, Unreachabl
 from pipeline.core.stage import SilentProgress
 from pipeline.core.store import Store
 from pipeline.recipe import LoadedRecipe, load_recipe
-from pipeline.results.frontier import FRONTIER_FILE, Frontier, FrontierFile, FrontierPoint, marked
+from pipeline.results.frontier import FRONTIER_FILE, Frontier, FrontierFile, FrontierPoint, mark_pareto
 from pipeline.results.run import Interval, Row, RunReport, Score, TaskFacts, Timing
 from pipeline.run.frontier import FrontierRun, asked_points, parse_targets, target_stage
 from pipeline.run.plan import make_plan
@@ -89,12 +89,13 @@ def asked(tmp_path: Path) -> FrontierRun:
 
 def report_of(run: Run, milliseconds: float, score: float) -> RunReport:
     """Return what a run would find whose result takes so long and is so good; its original takes 4 ms."""
+    asked = {"milliseconds": 2.0} if run.folder.name == "2ms" else {"factor": float(run.folder.name[:-1])}
     aim = {
         "runtime": "onnxruntime",
         "device": "local",
         "threads": 1,
         "precision": "fp32",
-        "asked": {},
+        "asked": asked,
         "whole_ms": interval(4.0).model_dump(),
         "ratio": interval(milliseconds / 4).model_dump(),
         "predicted": 0.5,
@@ -108,7 +109,7 @@ def report_of(run: Run, milliseconds: float, score: float) -> RunReport:
         return Row.model_validate({"index": index, "label": kind, "kind": kind, "validation": score_, **given, **more})
 
     first = Timing(runtime="onnxruntime", threads=1, milliseconds=interval(4.0))
-    last = first.model_copy(update={"milliseconds": interval(milliseconds), "speedup": interval(4 / milliseconds)})
+    last = first.model_copy(update={"milliseconds": interval(99.0), "speedup": interval(4 / milliseconds)})
     return RunReport.model_validate(
         {
             "name": "toy",
@@ -158,7 +159,9 @@ def test_points_have_what_their_runs_found(asked: FrontierRun, ran: dict[str, An
     assert found.original.milliseconds == interval(4.0)
     first = found.points[0]
     assert first.ratio == interval(0.7)
-    assert first.milliseconds == interval(2.8)
+    assert (first.asked_ratio, found.points[2].asked_ratio) == (0.7, 0.5)
+    assert first.milliseconds
+    assert first.milliseconds.value == pytest.approx(2.8)
     assert first.original_ratio
     assert first.original_ratio.value == pytest.approx(0.7)
     assert first.original_ratio.low < 0.7 < first.original_ratio.high
@@ -224,4 +227,4 @@ def test_pareto_looks_at_the_metric_and_at_the_original() -> None:
         original=file(FrontierFile, 4, 0.2),
         points=(*points, FrontierPoint(target="x", folder="x", status="failed", why="so")),
     )
-    assert [point.pareto for point in marked(found).points] == [True, True, True, False, False, False]
+    assert [point.pareto for point in mark_pareto(found).points] == [True, True, True, False, False, False]
