@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pipeline.core.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from pipeline.compress.pruning.state import NetworkState
     from pipeline.results.run import Interval
@@ -88,10 +88,11 @@ def meet_target(
         closest = min(steps, key=lambda step: abs(step.measured.value / (AIM * factor) - 1))
         aim = predict(closest.state) * AIM * factor / closest.measured.value
         near = closest.state if abs(closest.measured.value / factor - 1) < _NEAR else None
-    return _nearest(factor, steps)
+    return nearest_step(factor, steps)
 
 
-def _nearest(factor: float, steps: list[LoopStep]) -> LoopResult:
+def nearest_step(factor: float, steps: Sequence[LoopStep]) -> LoopResult:
+    """Return that no step met the target, with the nearest on either side; no slower ones are chosen first."""
     below = [step for step in steps if step.measured.value <= factor]
     above = [step.measured.value for step in steps if step.measured.value > factor]
     chosen = (

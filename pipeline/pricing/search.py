@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from pipeline.compress.pruning.allocation import best_classes
 from pipeline.compress.pruning.allocation.damage import Choices, damage_curves
-from pipeline.compress.pruning.allocation.knapsack import adjusted_plan, least_damage
+from pipeline.compress.pruning.allocation.knapsack import adjusted_plan, least_cost, least_damage
 from pipeline.compress.pruning.cost import macs_model
 from pipeline.compress.pruning.damage import DamageMeter, groups_inside
 from pipeline.compress.pruning.selection import allocation_of, score_network
 from pipeline.compress.pruning.state import NetworkState
-from pipeline.core.errors import InputError, UnreachableError
+from pipeline.core.errors import InputError
 from pipeline.measure.devices import open_device
 from pipeline.network.tracing import samples_of
 from pipeline.precision.config import QuantizationConfig
 from pipeline.pricing.floor import floor_of
+from pipeline.pricing.greedy import Measures, greedy_descent
 from pipeline.pricing.interactions import price_together
 from pipeline.pricing.loop import AIM, meet_target
 from pipeline.pricing.making import FileMaker
@@ -161,6 +163,16 @@ def _maker(step: PricedStep, given: Artifact, context: Context, aim: LatencyAim)
     )
 
 
+def head_groups(network: TracedNetwork) -> frozenset[str]:
+    """Return the groups of a network whose classes are whole attention heads."""
+    groups = network.graph.groups if network.rules.heads else ()
+    return frozenset(
+        group.name
+        for group in groups
+        if min((each.positions.shape[1] for each in group.members if not each.consumes), default=1) > 1
+    )
+
+
 class SearchRules(Protocol):
     """What a search wants to know of the stage: how many samples of each split it looks at, in what batches."""
 
@@ -182,6 +194,7 @@ class LatencySearch:
         """
         self.aim, self.pricer = aim, pricer
         self.model: TimeModel = pricer.model()
+        self.trusted = isinstance(self.model, LatencyModel) and self.model.coefficients.is_trusted
         self.whole_ms = self.model.cost({})
         self._measured: list[Probe] = []
         self.whole = pricer.profile.whole if aim.milliseconds is None else pricer.whole_now()
@@ -199,6 +212,8 @@ class LatencySearch:
             StageError: a score or a loss is not a finite number.
             DeviceError: the device went away, or is throttled.
         """
+        movable = self.pricer.network.droppable  # none where files have no template
+        step = replace(step, blocks={name: block for name, block in step.blocks.items() if name in movable})
         choice = _Choice(self, step, samples_of(step.network.captured, context, job.images, job.batch), context)
         if not final:
             state = choice.state_at(AIM * part, None)
@@ -211,11 +226,30 @@ class LatencySearch:
             self._learn(merged(step.base, state), found)
             return found.ratio
 
-        found = meet_target(part, choice.state_at, choice.share, measured)
+        if self._needs_greedy(step):
+            context.progress.note("the model of times is too far off for this network: moves are measured one by one")
+            found = self._descended(part, choice, measured)
+        else:
+            found = meet_target(part, choice.state_at, choice.share, measured)
         found, undone, gains = self._tidied(found, part, choice, measured)
         state = found.chosen.state
         told = self._told(found, choice, gains, undone)
         return ChosenState(choice.kept(state), state.dropped, choice.details, told.model_dump(mode="json"))
+
+    def _needs_greedy(self, step: PricedStep) -> bool:
+        """Say whether moves have to be measured one by one; without a template that would take hours."""
+        return not self.trusted and bool(self.pricer.network.template) and step.network.rules.allocation == "knapsack"
+
+    def _descended(self, part: float, choice: _Choice, measured: Callable[[NetworkState], Interval]) -> LoopResult:
+        """Take measured moves until the target is met."""
+        base, pricer = choice.step.base, self.pricer
+
+        def gains(state: NetworkState, others: Mapping[str, NetworkState]) -> Mapping[str, PairedRatio]:
+            return pricer.gains(merged(base, state), {name: merged(base, other) for name, other in others.items()})
+
+        now = 1.0 if base == NetworkState() else pricer.ratio(pricer.network.file_at(base)).ratio.value
+        choices = choice.choices_at(AIM * part * self.whole_ms)
+        return greedy_descent(part, now, choices, choice.model, Measures(gains, measured))
 
     def _tidied(
         self, found: LoopResult, part: float, choice: _Choice, measured: Callable[[NetworkState], Interval]
@@ -223,12 +257,12 @@ class LatencySearch:
         """Look again without the moves that have bought nothing, unless the target can only be met with them."""
         if self.pricer.network.template is None or choice.step.network.rules.allocation != "knapsack":
             return found, (), {}
-        state = merged(choice.step.base, found.chosen.state)
+        state = self._merged(choice.step.base, found.chosen.state)
         names = {*found.chosen.state.widths, *found.chosen.state.dropped}
         others = {name: other for name, other in without_each_move(state).items() if name in names}
         gains = self.pricer.gains(state, others)
         useless = bought_nothing(gains)
-        if not useless:
+        if not useless or not self.trusted:
             return found, (), gains
         before = choice.without(useless)
         again = meet_target(
@@ -241,12 +275,24 @@ class LatencySearch:
         still = {name: gain for name, gain in gains.items() if old.get(name) == new.get(name)}
         return replace(again, steps=steps), tuple(useless), still
 
+    def _merged(self, base: NetworkState, state: NetworkState) -> NetworkState:
+        """Return a state of the whole network, without the widths of groups that have left with their block."""
+        both = merged(base, state)
+        gone = {group for block in both.dropped for group in self.pricer.network.inside[block]}
+        return NetworkState({name: width for name, width in both.widths.items() if name not in gone}, both.dropped)
+
     def _learn(self, state: NetworkState, found: PairedRatio) -> None:
         """Fit the model again, with a file that was measured for longer than probes are."""
         self._measured.append(Probe(state, found.log.centre, found.log.error))
         self.model = self.pricer.model_with(self._measured, self.model)
 
     def _floor(self) -> LatencyFloor:
+        """Return the least that is predicted, or was measured where predictions cannot be trusted."""
+        found = self._predicted_floor()
+        measured = min((math.exp(probe.log_ratio) for probe in self.pricer.profile.probes), default=1.0)
+        return found if self.trusted or found.factor < measured else found.model_copy(update={"factor": measured})
+
+    def _predicted_floor(self) -> LatencyFloor:
         network, model = self.pricer.network, self.model
         if isinstance(model, LatencyModel):
             floor = floor_of(model, network.grids, network.droppable)
@@ -263,16 +309,16 @@ class LatencySearch:
         return LatencyFloor(factor=least / self.whole_ms, why="every group at its narrowest")
 
     def _require_reachable(self) -> None:
-        """Raise UnreachableError where no state takes that little, or the whole network does already."""
+        """Raise InputError where no state takes that little, or the whole network does already."""
         whole, aim = self.whole.value, self.aim
         if self.factor >= 1:
-            raise UnreachableError(
+            raise InputError(
                 f"target: the unpruned network's file in {aim.file} takes {whole:.3g} ms already, found "
                 f"{aim.milliseconds:g}ms, allowed: less than that"
             )
         if self.floor.factor > self.factor:
             least, moves = self.floor.factor, ", ".join(aim.moves)
-            raise UnreachableError(
+            raise InputError(
                 f"target: {self.factor:.3g}x of the unpruned network's file in {aim.file} "
                 f"({self.factor * whole:.3g} of {whole:.3g} ms) cannot be reached with moves {moves}: about "
                 f"{least:.3g}x ({least * whole:.3g} ms) is left at the least: {self.floor.why}. Ask for "
@@ -284,7 +330,7 @@ class LatencySearch:
     ) -> LatencyTarget:
         """Return what a report tells."""
         pricer, target, aim = self.pricer, self.pricer.timer.target, self.aim
-        state = merged(choice.step.base, found.chosen.state)
+        state = self._merged(choice.step.base, found.chosen.state)
         nearest = NearestLatencies(below=found.below, above=found.above)
         damage = choice.damage_of(found.chosen.state)
         return LatencyTarget(
@@ -319,7 +365,7 @@ class LatencySearch:
             probes=len(profile.probes),
             median_error=known.median_error,
             p90_error=known.p90_error,
-            trusted=known.is_trusted,
+            trusted=self.trusted,
             seconds=profile.seconds,
             granules={name: granule.size for name, granule in known.granules.items() if granule.seen},
         )
@@ -366,25 +412,28 @@ class _Choice:
     @property
     def heads(self) -> frozenset[str]:
         """The groups whose classes are whole attention heads."""
-        groups = self.step.network.graph.groups if self.step.network.rules.heads else ()
-        return frozenset(
-            group.name
-            for group in groups
-            if min((each.positions.shape[1] for each in group.members if not each.consumes), default=1) > 1
-        )
+        return head_groups(self.step.network)
 
     def state_at(self, share: float, near: NetworkState | None) -> NetworkState:
         """Return the state to take when this share of the whole file's time may be spent; one near another."""
         target = share * self._whole_ms
         if self.step.network.rules.allocation == "knapsack":
-            if self._choices is None:
-                self._choices = self._priced_together(target)
+            choices = self.choices_at(target)
             if near:
-                return adjusted_plan(self._choices, self.model, near, target).state
-            return least_damage(self._choices, self.model, target).state
+                return adjusted_plan(choices, self.model, near, target).state
+            return least_damage(choices, self.model, max(target, least_cost(choices, self.model))).state
+        if self.model.cost({}) <= target:
+            return NetworkState()
+        target = max(target, self.model.cost({name: grid[0] for name, grid in self.step.grids.items()}))
         kept = allocation_of(self.step.network, self._scores, self._samples).at_cost(self.model, target).kept
         narrower = {name: len(each) for name, each in kept.items() if len(each) < len(self._scores[name])}
         return NetworkState(narrower)
+
+    def choices_at(self, target: float) -> Choices:
+        """Return the damages; at the first target in ms that is asked for, they are measured."""
+        if self._choices is None:
+            self._choices = self._priced_together(target)
+        return self._choices
 
     def without(self, moves: Collection[str]) -> Choices | None:
         """Leave these groups whole and these blocks in from now on; return what could be chosen before."""
@@ -429,8 +478,9 @@ class _Choice:
             return meter.loss(self.kept(state), [self.step.blocks[name] for name in sorted(state.dropped)])
 
         def solve(choices: Choices) -> NetworkState:
-            return least_damage(choices, self.model, target, evaluations=0).state
+            return least_damage(choices, self.model, max(target, least), evaluations=0).state
 
+        least = least_cost(alone, self.model)
         found, losses = price_together(
             alone, solve, loss, seed=self.step.network.rules.seed, told=self.context.progress.update
         )

@@ -15,8 +15,9 @@ from pipeline.core.errors import StageError
 from pipeline.core.runtimes import FORMS
 from pipeline.network.stored import load_network, write_network
 from pipeline.network.tracing import samples_of
-from pipeline.pricing.search import LatencySearch, PricedStep, price_network
+from pipeline.pricing.search import LatencySearch, PricedStep, head_groups, price_network
 from pipeline.results.latency_target import LATENCY
+from pipeline.stages.prune.aims import PRICED
 from pipeline.stages.prune.channels import PHASES, Pruning
 from pipeline.stages.prune.phases import Phases
 from pipeline.stages.prune.record import removal_record, widths_after
@@ -58,6 +59,8 @@ class LatencyPruning(Pruning):
             records = self._softly(phases, schedule)
         else:
             records = self._stepwise(phases, schedule)
+        if not any("certificate" in record for record in records):
+            raise StageError("No move has made the file faster, so nothing was removed. Ask for a lower latency")
         found = self._changed(records, phases.latest.folder)
         found |= next(({LATENCY: each["found"][LATENCY]} for each in records if LATENCY in each.get("found", {})), {})
         if dropped := _dropped(records):
@@ -140,6 +143,9 @@ class LatencyPruning(Pruning):
     @cached_property
     def _search(self) -> LatencySearch:
         """The given network with its prices; probing takes minutes, once for a network and a device."""
+        if self.job.rules.allocation == PRICED:  # too few images are found out before minutes of probing
+            captured = self.start.network.captured
+            next(iter(samples_of(captured, self.context, self.job.images, self.job.batch).training()))
         return LatencySearch(self.aim, self.pricer)
 
     @property
@@ -149,7 +155,10 @@ class LatencyPruning(Pruning):
     def _step_of(self, found: TracedModel, base: NetworkState) -> PricedStep:
         """Return what is left of the network as the search wants it."""
         network = found.network
-        open_groups = network.open.groups if {"channels", "heads"} & {*self.aim.moves} else ()
+        heads = head_groups(network)
+        open_groups = [
+            group for group in network.open.groups if ("heads" if group.name in heads else "channels") in self.aim.moves
+        ]
         grids = {group.name: network.constraints.of(group.name).widths(group.width) for group in open_groups}
         left = [block for block in self.blocks if block.name not in base.dropped]
         now = residual_blocks(network.captured)

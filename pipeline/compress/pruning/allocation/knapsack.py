@@ -101,6 +101,12 @@ def adjusted_plan(choices: Choices, model: CostModel, state: NetworkState, targe
     return _plan(landscape, filled(landscape, reduced(landscape, point, target), target))
 
 
+def least_cost(choices: Choices, model: CostModel) -> float:
+    """Return the least cost of any widths, without all blocks that may leave."""
+    landscape = Landscape(choices, model)
+    return landscape.cost(cheapest(landscape))
+
+
 @dataclass(frozen=True)
 class KnapsackAllocation:
     """The widths that lose the least score for a cost.

@@ -1,0 +1,205 @@
+"""The closed loop, measured greedy and what each move has bought, on times by formula: no clock."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import pytest
+
+from pipeline.compress.pruning.allocation import Choices
+from pipeline.compress.pruning.state import NetworkState
+from pipeline.core.errors import InputError
+from pipeline.pricing.greedy import Measures, greedy_descent
+from pipeline.pricing.loop import AIM, CORRECTIONS, LOWEST, meet_target
+from pipeline.pricing.moves import Moved, bought_nothing, told_moves, without_each_move, without_moves
+from pipeline.pricing.relative import RelativeModel
+from pipeline.results.run import Interval
+from tests.unit.pricing.fake_timer import ratio_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping, Sequence
+
+
+def width_of(state: NetworkState) -> int:
+    """Return the width of the only group."""
+    return state.widths.get("a", 1000)
+
+
+def widest(step: int) -> Callable[[float, NetworkState | None], NetworkState]:
+    """Return a choice of the widest multiple of `step` that a thousandth of the time each allows."""
+
+    def choose(share: float, _near: NetworkState | None) -> NetworkState:
+        width = int(share * 1000 + 1e-6) // step * step
+        if width <= 0:
+            raise InputError("nothing is left")
+        return NetworkState({"a": width})
+
+    return choose
+
+
+def predicted(state: NetworkState) -> float:
+    """Return a share in proportion to the width."""
+    return width_of(state) / 1000
+
+
+def exact(value: float) -> Interval:
+    """Return a measured value."""
+    return Interval(value=value, low=value, high=value)
+
+
+@pytest.mark.parametrize(
+    ("truth", "steps"),
+    [
+        (lambda share: share, 1),
+        (lambda share: 1.3 * share, 2),
+        (lambda share: 0.2 + 0.8 * share, 4),
+        (lambda share: share**0.5, 6),
+    ],
+)
+def test_a_target_is_met_after_some_corrections(truth: Callable[[float], float], steps: int) -> None:
+    """The aim is divided by what the last prediction was wrong by."""
+    found = meet_target(0.5, widest(1), predicted, lambda state: exact(truth(predicted(state))))
+    assert found.met
+    assert len(found.steps) <= steps
+    assert LOWEST * 0.5 <= found.chosen.measured.value <= 0.5
+    assert found.steps[0].predicted == pytest.approx(AIM * 0.5, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("step", "below", "above"),
+    [(100, 0.4, None), (300, 0.3, None), (600, None, None)],
+)
+def test_steps_that_are_too_coarse_give_the_nearest(step: int, below: float | None, above: float | None) -> None:
+    """A state that comes again ends the search; an aim that no state has is refused when it is the first."""
+    if below is None:
+        with pytest.raises(InputError, match="nothing is left"):
+            meet_target(0.5, widest(step), predicted, lambda state: exact(predicted(state)))
+        return
+    found = meet_target(0.5, widest(step), predicted, lambda state: exact(predicted(state)))
+    assert (found.met, found.below, found.above) == (False, below, above)
+    assert len(found.steps) <= CORRECTIONS
+
+
+def test_the_nearest_on_both_sides_are_told() -> None:
+    """Of states that miss, one that is no slower than the target is taken, else the fastest."""
+    slow = meet_target(0.5, widest(100), predicted, lambda state: exact(predicted(state) + 0.15))
+    assert (slow.met, slow.above, slow.below) == (False, pytest.approx(0.55), pytest.approx(0.45))
+    never = meet_target(0.5, widest(100), predicted, lambda _: exact(0.9))
+    assert (never.below, never.above, never.chosen.measured.value) == (None, 0.9, 0.9)
+
+
+GRIDS = {name: [*range(8, 72, 8)] for name in "abc"}
+WORTH = {"a": 1.0, "b": 3.0, "c": 0.2}
+
+
+def cliffs(state: NetworkState) -> float:
+    """Return a time that no product of sizes gives: widths whose number of granules is odd take half as long again."""
+    widths = {name: state.widths.get(name, 64) // 8 for name in GRIDS}
+    return 0.5 + sum(width * (1.5 if width % 2 else 1.0) for width in widths.values()) - 2.0 * len(state.dropped)
+
+
+class Wrong:
+    """A model that knows nothing of cliffs and thinks that one group costs nothing."""
+
+    name = "milliseconds"
+
+    def cost(self, widths: Mapping[str, int], dropped: Collection[str] = frozenset()) -> float:
+        """Return a time in proportion to two of the groups."""
+        return sum(widths.get(name, 64) for name in "ab") / 8 - 0.1 * len(dropped) + 1
+
+    def costs(self, state: NetworkState, group: str, widths: Sequence[int]) -> Any:  # noqa: ANN401 - an array
+        """Return it for some widths of one group."""
+        return np.array([self.cost({**state.widths, group: width}, state.dropped) for width in widths])
+
+
+CHOICES = Choices(
+    GRIDS,
+    {name: WORTH[name] * (1 - np.array(grid) / 64) ** 2 for name, grid in GRIDS.items()},
+    {"block": 0.01},
+    {"block": frozenset("c")},
+)
+
+
+def descended(factor: float, shipped: float = 1.0) -> tuple[Any, list[int]]:
+    """Return what measured greedy finds, and how many states were measured in each round."""
+    whole, rounds = cliffs(NetworkState()), list[int]()
+
+    def gains(state: NetworkState, others: Mapping[str, NetworkState]) -> dict[str, Any]:
+        rounds.append(len(others))
+        return {name: ratio_of(cliffs(other) / cliffs(state)) for name, other in others.items()}
+
+    def ratio(state: NetworkState) -> Interval:
+        return exact(shipped * cliffs(state) / whole)
+
+    model = RelativeModel(cast("Any", Wrong()), NetworkState())
+    return greedy_descent(factor, 1.0, CHOICES, model, Measures(gains, ratio)), rounds
+
+
+@pytest.mark.parametrize("factor", [0.8, 0.6, 0.4])
+def test_measured_moves_reach_a_target_that_no_model_foretells(factor: float) -> None:
+    """No step ends on a cliff where the next wider or narrower width is faster; the best block leaves first."""
+    found, rounds = descended(factor)
+    assert found.chosen.measured.value <= factor
+    assert found.chosen.state.dropped == {"block"}
+    assert 0 < len(rounds) <= 48
+    assert max(rounds) <= 8
+    widths = {name: found.chosen.state.widths.get(name, 64) // 8 for name in "ab"}
+    assert widths["b"] >= widths["a"]
+
+
+def test_files_that_ship_slower_than_probes_are_narrowed_further() -> None:
+    """What decides is the file that ships."""
+    found, _ = descended(0.6, shipped=1.1)
+    assert found.chosen.measured.value <= 0.6
+    assert len(found.steps) > 1
+
+
+def test_moves_end_where_nothing_is_left() -> None:
+    """The fastest state is told."""
+    found, _ = descended(0.01)
+    assert not found.met
+    assert found.below is None
+    assert found.chosen.state.dropped == {"block"}
+
+
+STATE = NetworkState({"a": 8, "b": 16}, frozenset({"block"}))
+
+
+def test_each_move_is_taken_back_alone() -> None:
+    """Also blocks."""
+    assert without_each_move(STATE) == {
+        "a": NetworkState({"b": 16}, frozenset({"block"})),
+        "b": NetworkState({"a": 8}, frozenset({"block"})),
+        "block": NetworkState({"a": 8, "b": 16}),
+    }
+    assert without_moves(STATE, ["a", "block"]) == NetworkState({"b": 16})
+
+
+@pytest.mark.parametrize(("gain", "error", "nothing"), [(0.1, 0.01, False), (0.01, 0.01, True), (-0.1, 0.01, True)])
+def test_what_is_within_the_noise_has_bought_nothing(gain: float, error: float, *, nothing: bool) -> None:
+    """A move counts when its gain is clear of its error."""
+    assert bought_nothing({"a": ratio_of(np.exp(gain), error)}) == (["a"] if nothing else [])
+
+
+def test_moves_are_told_with_what_they_saved() -> None:
+    """Those that save most first; measured where they were."""
+
+    class Linear(Wrong):
+        def cost(self, widths: Mapping[str, int], dropped: Collection[str] = frozenset()) -> float:
+            return sum(widths.get(name, 64) for name in "ab") / 8 - 2 * len(dropped)
+
+    moved = Moved(STATE, {"a": 64, "b": 64}, frozenset("b"))
+    time = Linear().cost(STATE.widths, STATE.dropped)
+    told = told_moves(moved, cast("Any", Linear()), {"a": ratio_of(2.0)}, {"block": 0.5})
+    assert [(move.name, move.kind, move.before, move.after) for move in told] == [
+        ("b", "heads", 64, 16),
+        ("block", "block", 1, 0),
+        ("a", "channels", 64, 8),
+    ]
+    measured = told[2].measured_ms
+    assert measured is not None
+    assert measured.value == pytest.approx(-time)
+    assert measured.low < measured.value < measured.high
+    assert [move.predicted_ms for move in told] == [-6, -2, -7]
+    assert [move.damage for move in told] == [None, 0.5, None]
