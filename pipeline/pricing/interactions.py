@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from pipeline.compress.pruning.allocation.damage import Choices
     from pipeline.compress.pruning.state import NetworkState
 
-#: How often prices follow what moves cost within a plan, and how many prices are then drawn.
-ROUNDS, DRAWN = 2, 6
+#: How often prices follow what moves cost within a plan, of how many moves, and how many prices are then drawn.
+ROUNDS, MOVES, DRAWN = 2, 10, 4
 #: Most that a price changes by in one round, and the spread of drawn prices (of their logarithm).
 _MOST, _SPREAD = 4.0, 0.5
 
@@ -48,7 +48,7 @@ def price_together(
         seed: of the prices that are drawn.
         told: is given the number of rounds done, of all, and what is done.
 
-    Cost: one loss for each move of a plan in each round, and one for each plan.
+    Cost: one loss for each of the dearest moves of a plan in each round, and one for each plan.
     """
     rng = np.random.default_rng(seed)
     known: dict[object, float] = {}
@@ -73,7 +73,9 @@ def price_together(
     for turn in range(ROUNDS):
         told(turn, ROUNDS + 1, "damage of moves together")
         total = measured(state)
-        within = {name: total - measured(other) for name, other in without_each_move(state).items()}
+        others = without_each_move(state)
+        dearest = sorted(others, key=lambda name: -_price(now, state, name))[:MOVES]
+        within = {name: total - measured(others[name]) for name in dearest}
         now = _repriced(now, state, within)
         state = judged(now)
     told(ROUNDS, ROUNDS + 1, "damage of other plans")
@@ -86,15 +88,17 @@ def _repriced(choices: Choices, state: NetworkState, within: Mapping[str, float]
     """Return the choices with the price of each move of a plan half way, in logarithm, to what it costs there."""
     factors = {}
     for name, cost in within.items():
-        alone = choices.blocks[name] if name in state.dropped else _at(choices, name, state.widths[name])
-        if alone > 0:
+        if (alone := _price(choices, state, name)) > 0:
             ratio = min(max(cost / alone, _MOST**-2), _MOST**2)
             factors[name] = math.sqrt(ratio)
     return _times(choices, factors)
 
 
-def _at(choices: Choices, group: str, width: int) -> float:
-    return float(choices.damage[group][list(choices.grids[group]).index(width)])
+def _price(choices: Choices, state: NetworkState, name: str) -> float:
+    """Return the damage that is expected of one move of a plan."""
+    if name in state.dropped:
+        return choices.blocks[name]
+    return float(choices.damage[name][list(choices.grids[name]).index(state.widths[name])])
 
 
 def _names(choices: Choices) -> tuple[str, ...]:

@@ -120,7 +120,8 @@ class Products:
         sizes = full * self._granules  # [..., A]
         if len(self._edges):
             sizes[..., self._edges] = (full - granules)[..., self._edges] > _ROUNDING
-        products = (dropped @ self._blocks == 0).astype(np.float64)  # [..., T]
+        left = (dropped @ self._blocks == 0).astype(np.float64)
+        products = np.broadcast_to(left, (*widths.shape[:-1], left.shape[-1]))  # [..., T], also where there is no term
         for factors in self._factors:
             products = products * sizes[..., factors]
         result: NDArray[np.float64] = products @ self._into

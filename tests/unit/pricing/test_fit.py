@@ -165,3 +165,11 @@ def test_names_a_group_that_is_not_there() -> None:
     """A wrong name is said."""
     with pytest.raises(InputError, match="No group 'nothing'"):
         fitted(Device(NODES, GROUPS)).cost({"nothing": 3})
+
+
+def test_a_group_that_no_node_is_in_costs_the_same_at_any_width() -> None:
+    """Such as one whose nodes a runtime computes with others: a search asks for its widths all the same."""
+    device = Device(NODES, GROUPS, 8)
+    states = [NetworkState({"idle": 8}), *STATES]
+    model = fit_latency(NODES, {**GROUPS, "idle": 16}, device.ms(NetworkState()), device.probes(states, 0.01, 0.0))
+    assert model.costs(NetworkState(), "idle", [8, 16]) == pytest.approx([model.cost({})] * 2)
