@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from pipeline.core.dataset import SplitName
     from pipeline.core.stage import Progress, Runtime
     from pipeline.results.comparison import Comparison, Metric
+    from pipeline.results.frontier import Frontier
     from pipeline.results.profile import CostProfile
     from pipeline.run.evaluate_file import FileScore
 
@@ -62,6 +63,7 @@ __all__ = [
     "SecateurError",
     "compare",
     "evaluate",
+    "frontier",
     "load_network",
     "open_run",
     "plan",
@@ -186,6 +188,50 @@ def profile(
             raise InputError(f"{name}: found {texts[0]} with a recipe, allowed there: overrides")
     loaded = _loaded(model, overrides)
     return profile_recipe(loaded, terms, _store(store), seed=seed, progress=progress, fresh=fresh).profile
+
+
+def frontier(
+    recipe: Recipe | Mapping[str, Any] | str | Path,
+    latency: Sequence[str],
+    out: str | Path,
+    *,
+    stage: int | None = None,
+    overrides: Sequence[str] = (),
+    seed: int = 0,
+    store: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Frontier:
+    """Run a recipe once for each latency, as the command `frontier` does; finished points are not run again.
+
+    Args:
+        recipe: as of `run`.
+        latency: targets such as `0.5x` or `2ms`, which the recipe's one `prune` stage with a target gets.
+        out: the folder of all runs, each in one named as its target, of frontier.json and frontier.html.
+        stage: which stage gets them, from 0, where several have a target.
+        overrides: as of `run`, for all targets.
+        seed: of everything random.
+        store: as of `run`.
+        progress: told how far it is.
+
+    Raises:
+        RecipeError: all problems of the recipe.
+        SecateurError: data or files are not usable, or the device is lost; what was finished is kept. A target that
+            cannot be reached and a stage that fails are points that say so.
+    """
+    from pipeline.report.latency.frontier import write_frontier_page
+    from pipeline.run.frontier import FrontierRun, asked_points, parse_targets, target_stage
+
+    _no_telemetry()
+
+    def load(more: Sequence[str]) -> LoadedRecipe:
+        return _loaded(recipe, [*overrides, *more])
+
+    place = target_stage(load(()), stage)
+    asked = asked_points(load, parse_targets(latency), place)
+    runs = FrontierRun(asked, place, Path(out), _store(store), seed, progress or SilentProgress())
+    found = runs.execute()
+    write_frontier_page(found, Path(out))
+    return found
 
 
 def open_run(folder: str | Path) -> Result:

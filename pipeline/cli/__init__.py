@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 
 from pipeline.cli import bundle as cli_bundle
 from pipeline.cli import device as cli_device
+from pipeline.cli import frontier as cli_frontier
 from pipeline.cli import gate as cli_gate
 from pipeline.cli import inspect as cli_inspect
 from pipeline.cli import latency as cli_latency
@@ -46,6 +47,7 @@ SCHEMAS = {
     "gate": "pipeline.results.gate",
     "inspection": "pipeline.results.file_inspection",
     "profile": "pipeline.results.profile",
+    "frontier": "pipeline.results.frontier",
     "bundle": "pipeline.results.bundle",
 }
 
@@ -75,7 +77,8 @@ app = typer.Typer(
     "  secateur plan recipes/resnet20-fashion-int8.yaml\n\n"
     "  secateur run recipes/resnet20-fashion-int8.yaml\n\n"
     "Latency of any exported files, made by this program or not: bench, compare, gate, doctor, device.\n\n"
-    "What a network costs at other widths, before it is pruned to a latency: profile.\n\n"
+    "What a network costs at other widths, before it is pruned to a latency, and what is left of its score at several: "
+    "profile, frontier.\n\n"
     "Everything that a device needs to run the result, and whether it arrived unchanged: bundle, verify.\n\n"
     "Exit codes of run: 0 passed, 1 budget missed, 2 bad input, 3 a stage failed, 4 cannot tell, 130 and 143 "
     "interrupted. Those of compare and gate: 0 PASS, 1 FAIL, 2 bad input, 3 INCONCLUSIVE, 4 INCOMPARABLE, 5 device "
@@ -86,7 +89,14 @@ recipes_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Rec
 app.add_typer(recipes_app, name="recipes")
 for command in (cli_latency.bench, cli_latency.compare, cli_gate.gate, cli_device.doctor):
     app.command()(command)
-for of_files in (cli_bundle.bundle, cli_bundle.verify, cli_inspect.inspect, cli_profile.profile, cli_task.evaluate):
+for of_files in (
+    cli_bundle.bundle,
+    cli_bundle.verify,
+    cli_inspect.inspect,
+    cli_profile.profile,
+    cli_frontier.frontier,
+    cli_task.evaluate,
+):
     app.command()(of_files)
 app.add_typer(cli_device.device_app, name="device")
 app.add_typer(cli_store.store_app, name="store")
@@ -243,7 +253,8 @@ def schema(
         typer.Argument(
             metavar="|".join(SCHEMAS),
             help="latency: comparison.json, the result of compare; gate: gate.json; inspection: the output of inspect "
-            "FILE --json; profile: the output of profile --json; bundle: a bundle's manifest.json.",
+            "FILE --json; profile: the output of profile --json; frontier: frontier.json; bundle: a bundle's "
+            "manifest.json.",
         ),
     ] = "recipe",
 ) -> None:

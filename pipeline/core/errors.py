@@ -3,6 +3,7 @@
 SecateurError                 exit 3
 |- InputError                 exit 2   the user's recipe, files, data or arguments are not usable as given
 |  |- RecipeError             exit 2   one or more problems in a recipe, each with file and line
+|  |- UnreachableError        exit 2   the aim lies beyond what can be reached; all else is usable
 |- StageError                 exit 3   a stage could not keep its contract (parity, certificate, NaN in training)
 |  |- OutputsError            exit 6   a file computes something else than it should: it is not timed
 |- ResourceError              exit 3   the machine could not do it (disk full, a folder in use, memory)
@@ -57,6 +58,10 @@ class RecipeError(InputError):
         ]
         rest = len(problems) - _MOST_TOLD
         super().__init__("\n".join([*lines, f"{path}: and {rest:,} more"] if rest > 0 else lines))
+
+
+class UnreachableError(InputError):
+    """What is asked for is less than can be had, or more: another aim would do, and the rest is usable."""
 
 
 class StageError(SecateurError):

@@ -13,7 +13,7 @@ from pipeline.compress.pruning.cost import macs_model
 from pipeline.compress.pruning.damage import DamageMeter, groups_inside
 from pipeline.compress.pruning.selection import allocation_of, score_network
 from pipeline.compress.pruning.state import NetworkState
-from pipeline.core.errors import InputError
+from pipeline.core.errors import InputError, UnreachableError
 from pipeline.measure.devices import open_device
 from pipeline.network.tracing import samples_of
 from pipeline.precision.config import QuantizationConfig
@@ -309,16 +309,16 @@ class LatencySearch:
         return LatencyFloor(factor=least / self.whole_ms, why="every group at its narrowest")
 
     def _require_reachable(self) -> None:
-        """Raise InputError where no state takes that little, or the whole network does already."""
+        """Raise UnreachableError where no state takes that little, or the whole network does already."""
         whole, aim = self.whole.value, self.aim
         if self.factor >= 1:
-            raise InputError(
+            raise UnreachableError(
                 f"target: the unpruned network's file in {aim.file} takes {whole:.3g} ms already, found "
                 f"{aim.milliseconds:g}ms, allowed: less than that"
             )
         if self.floor.factor > self.factor:
             least, moves = self.floor.factor, ", ".join(aim.moves)
-            raise InputError(
+            raise UnreachableError(
                 f"target: {self.factor:.3g}x of the unpruned network's file in {aim.file} "
                 f"({self.factor * whole:.3g} of {whole:.3g} ms) cannot be reached with moves {moves}: about "
                 f"{least:.3g}x ({least * whole:.3g} ms) is left at the least: {self.floor.why}. Ask for "

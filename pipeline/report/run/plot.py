@@ -6,7 +6,7 @@ original is a hollow square, the result a filled diamond.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from markupsafe import Markup
@@ -33,12 +33,14 @@ _BAR_STEP = 34
 
 
 @dataclass(frozen=True)
-class _PlottedRow:
-    """A row that has both score and latency."""
+class PlottedFile:
+    """A file that has both score and latency, and the number that stands for its name where there is no room."""
 
-    row: Row
+    number: str
+    name: str
     score: Score
     milliseconds: Interval
+    role: rows.Role = "stage"
 
 
 @dataclass(frozen=True)
@@ -61,25 +63,33 @@ def score_over_latency(report: RunReport, *, wide: bool = True) -> Markup:
     as the result.
     """
     drawn = [
-        _PlottedRow(row, row.validation, taken.milliseconds)
+        PlottedFile(str(row.index), f"{row.index} {row.label}", row.validation, taken.milliseconds)
         for row in produced_rows(report)
         if row.validation and (taken := timing(row, timed_target(report)))
     ]
     if len(drawn) < 2:  # noqa: PLR2004 - one point compares nothing
         return Markup()
+    drawn[0], drawn[-1] = replace(drawn[0], role="original"), replace(drawn[-1], role="result")
+    where = f"{rows.timed_place(report)}, batch {report.target.batch}"
+    return files_over_latency(drawn, report.task.judged, where, wide=wide)
+
+
+def files_over_latency(
+    drawn: Sequence[PlottedFile], metric: MetricFacts, where: str, *, wide: bool = True, joined: Sequence[int] = ()
+) -> Markup:
+    """Draw the score of two files or more over their milliseconds `where` they were timed.
+
+    A line joins those at the places `joined`; all, in their order, where there are none.
+    """
     width = _WIDE if wide else _NARROW
     frame = Box(46, 34, width - 14, _HEIGHT - 46)
-    metric = report.task.judged
     across, up = _axes(drawn, metric, frame, most=8 if wide else 5)
-    roles: list[rows.Role] = ["stage"] * len(drawn)
-    roles[0], roles[-1] = "original", "result"
-    found = [_point(each, metric, across, up, role) for each, role in zip(drawn, roles, strict=True)]
+    found = [_point(each, metric, across, up) for each in drawn]
     title = f"Validation {metric.name} over latency"
-    where = f"{rows.timed_place(report)}, batch {report.target.batch}"
     parts = [
         chart.grid(across, up, frame),
         _titles(frame, f"Milliseconds, {where}", metric),
-        _path(found),
+        _path([found[place] for place in joined] or found),
         *(_whiskers(point) for point in found),
         *(_symbol(point) for point in (*found[1:-1], found[0], found[-1])),
         *_labels(found, frame),
@@ -99,7 +109,7 @@ def sizes(report: RunReport, *, wide: bool = True) -> Markup:
     return svg.picture((width, 12 + _BAR_STEP * len(produced_rows(report))), "Size on disk and with gzip", told, parts)
 
 
-def _axes(drawn: Sequence[_PlottedRow], metric: MetricFacts, frame: Box, most: int) -> tuple[Axis, Axis]:
+def _axes(drawn: Sequence[PlottedFile], metric: MetricFacts, frame: Box, most: int) -> tuple[Axis, Axis]:
     """Return the scale of milliseconds, from zero, and that of the score, around what was found."""
     spans = [_span(each.score, metric) for each in drawn]
     lowest, highest = min(low for _, low, _ in spans), max(high for _, _, high in spans)
@@ -118,7 +128,7 @@ def _span(score: Score, metric: MetricFacts) -> tuple[float, float, float]:
     return scale * value, scale * low, scale * high
 
 
-def _point(judged: _PlottedRow, metric: MetricFacts, across: Axis, up: Axis, role: rows.Role) -> _PlotPoint:
+def _point(judged: PlottedFile, metric: MetricFacts, across: Axis, up: Axis) -> _PlotPoint:
     value, low, high = _span(judged.score, metric)
     taken = judged.milliseconds
     return _PlotPoint(
@@ -126,9 +136,9 @@ def _point(judged: _PlottedRow, metric: MetricFacts, across: Axis, up: Axis, rol
         y=up(value),
         x_bounds=(across(taken.low), across(taken.high)),
         y_bounds=(up(low), up(high)),
-        number=str(judged.row.index),
-        name=_label(judged.row),
-        role=role,
+        number=judged.number,
+        name=chart.shortened(judged.name),
+        role=judged.role,
     )
 
 
@@ -136,10 +146,10 @@ def _label(row: Row) -> str:
     return chart.shortened(f"{row.index} {row.label}")
 
 
-def _description(drawn: Sequence[_PlottedRow], metric: MetricFacts) -> str:
+def _description(drawn: Sequence[PlottedFile], metric: MetricFacts) -> str:
     """Tell the plot to those who cannot see it."""
     return "; ".join(
-        f"{each.row.label}: {numbers.milliseconds(each.milliseconds.value)}, {numbers.score(each.score.judged, metric)}"
+        f"{each.name}: {numbers.milliseconds(each.milliseconds.value)}, {numbers.score(each.score.judged, metric)}"
         for each in drawn
     )
 
