@@ -6,19 +6,25 @@ import hashlib
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
 
 from pipeline.core.artifact import Artifact, TensorSpec
+from pipeline.core.dataset import Arrays, Samples
 from pipeline.core.errors import InputError
 from pipeline.core.stage import Context, SilentProgress, Target
+from pipeline.core.task import Task
 from pipeline.data.arrays import image_classifier
+from pipeline.network.stored import load_network, write_original
 from pipeline.onnx_graph.file import read_onnx
 from pipeline.pricing.making import FileMaker
 from pipeline.pricing.widths import NoTemplateError
 from pipeline.results.latency_target import LatencyTarget
 from pipeline.stages.export import Export
+from tests.several import NETWORKS
 from tests.unit.pricing.fake_timer import FakeTimer, Law, timers
 from tests.unit.stages.prune_networks import DATA, original, prune
 from tests.unit.stages.stops import Stops
+from tests.unit.stages.test_several import AnyKit
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,9 +52,12 @@ class Bench:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder, self.patch = folder, monkeypatch
         self.timers: list[FakeTimer] = []
+        self.task = image_classifier(DATA)
         self.use(Law(granule=1))
         monkeypatch.setattr("pipeline.pricing.pricer.DRAWN", 10)
         monkeypatch.setattr("pipeline.pricing.pricer.ADDED", 4)
+        monkeypatch.setattr("pipeline.pricing.interactions.ROUNDS", 1)
+        monkeypatch.setattr("pipeline.pricing.interactions.DRAWN", 1)
         self.fresh_cache("cache")
 
     def use(self, law: Law, **settings: object) -> None:
@@ -72,7 +81,7 @@ class Bench:
             0,
             Target(batch=batch),
             given,
-            lambda: image_classifier(DATA),
+            lambda: self.task,
             progress=progress or SilentProgress(),
         )
         return stage.run(given, context)
@@ -83,7 +92,7 @@ class Bench:
         for number, artifact in enumerate((given, given.model_copy(update={"folder": self.folder / name}))):
             folder = self.folder / f"{name}-{number}"
             folder.mkdir()
-            context = Context(folder, 0, Target(), given, lambda: image_classifier(DATA))
+            context = Context(folder, 0, Target(), given, lambda: self.task)
             Export.model_validate({"kind": "export", "to": "onnx"}).run(artifact, context)
             times.append(self.law.ms(read_onnx(next(folder.glob("*.onnx")))))
         return times[1] / times[0]
@@ -131,13 +140,13 @@ def test_the_file_that_ships_takes_what_was_asked_for(bench: Bench) -> None:
     assert {move.name for move in found.moves} == {*outcome.changed["widths"], *outcome.changed.get("removed", [])}
 
 
-ITERATIVE = {"schedule": {"method": "iterative", "steps": 2, "epochs": 1, "batch": 8}}
+ITERATIVE = {"schedule": {"method": "iterative", "steps": 2, "epochs": 1, "batch": 8}, **FINE}
 
 
 def test_a_run_that_was_killed_anywhere_ends_in_the_same_bytes(bench: Bench) -> None:
     """Two steps with training; probes and phases that were finished are not made again."""
     given = image_network(bench.folder / "network")
-    for after in (4, 10, 16, 8):
+    for after in (4, 10, 16):
         with pytest.raises(KeyboardInterrupt):
             bench.run(given, "killed", Stops(after), **ITERATIVE)
     resumed = bench.run(given, "killed", **ITERATIVE)
@@ -244,7 +253,7 @@ def test_what_cannot_be_reached_is_refused_before_any_training(
 ) -> None:
     """With the floor, what sets it, and what could be asked for."""
     with pytest.raises(InputError, match=said):
-        bench.run(image_network(bench.folder / "network"), "refused", **settings, **ITERATIVE)
+        bench.run(image_network(bench.folder / "network"), "refused", **{**ITERATIVE, **settings})
     assert not (bench.folder / "refused" / "phases" / "000").exists()
 
 
@@ -256,3 +265,26 @@ def test_a_target_next_to_the_floor_is_measured(bench: Bench) -> None:
     least = float(str(refused.value).split("about ")[1].split("x")[0])
     outcome = bench.run(given, "pruned", target={"latency": f"{least + 0.002:.3f}x"})
     assert told(outcome).ratio.value <= least + 0.01
+
+
+def test_several_inputs_and_outputs_and_no_classes(bench: Bench) -> None:
+    """An image and numbers to two answers, whose loss is that of a user's kit; nothing in it is residual."""
+    bench.use(Law(granule=1, value=2e-4))
+    case = NETWORKS["image and numbers"]
+    feeds = case.feeds(40)
+    split = Samples(feeds, [0.5] * 40)
+    bench.task = Task(AnyKit(), Arrays("made up", split, split, split))  # type: ignore[arg-type]
+    folder, definition = bench.folder / "torch", bench.folder / "several.py"
+    folder.mkdir()
+    definition.write_text(
+        "from tests.several import NETWORKS\n\n\ndef build():\n    return NETWORKS['image and numbers'].model()\n"
+    )
+    write_original(folder, case.model(), definition, {}, case.specs(1), reads=True)
+    outputs = tuple(TensorSpec(name=name, shape=()) for name in case.outputs)
+    given = Artifact(form="torch", folder=folder, digest="0" * 64, inputs=case.specs(1), outputs=outputs)
+    outcome = bench.run(given, "pruned", target={"latency": "0.8x"}, moves=["channels"])
+    assert told(outcome).ratio.value <= 0.8
+    assert bench.share(given, "pruned") == pytest.approx(told(outcome).ratio.value)
+    network = load_network(given.model_copy(update={"folder": bench.folder / "pruned"}))
+    answers = network(torch.zeros(2, 3, 8, 8), torch.zeros(2, 5))
+    assert {name: tuple(each.shape) for name, each in answers.items()} == {"scores": (2, 4), "place": (2, 2)}
