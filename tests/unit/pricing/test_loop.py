@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -14,6 +15,7 @@ from pipeline.pricing.greedy import Measures, greedy_descent
 from pipeline.pricing.loop import AIM, CORRECTIONS, LOWEST, meet_target
 from pipeline.pricing.moves import Moved, bought_nothing, told_moves, without_each_move, without_moves
 from pipeline.pricing.relative import RelativeModel
+from pipeline.pricing.search import LatencySearch
 from pipeline.results.run import Interval
 from tests.unit.pricing.fake_timer import ratio_of
 
@@ -203,3 +205,14 @@ def test_moves_are_told_with_what_they_saved() -> None:
     assert measured.low < measured.value < measured.high
     assert [move.predicted_ms for move in told] == [-6, -2, -7]
     assert [move.damage for move in told] == [None, 0.5, None]
+
+
+def test_groups_that_left_with_their_block_are_no_moves() -> None:
+    """A group was narrowed in one step of a schedule, and its block dropped in a later one."""
+    network = SimpleNamespace(inside={"block": frozenset("c")})
+    search = cast("Any", SimpleNamespace(pricer=SimpleNamespace(network=network)))
+    base = NetworkState({"a": 8, "c": 16})
+    assert LatencySearch._merged(search, base, NetworkState({"b": 4})) == NetworkState({"a": 8, "c": 16, "b": 4})
+    assert LatencySearch._merged(search, base, NetworkState({"a": 4}, frozenset({"block"}))) == NetworkState(
+        {"a": 4}, frozenset({"block"})
+    )
