@@ -32,6 +32,10 @@ _SEEN = 1.96
 _LEAST = 1e-4
 
 
+#: A state and its time as a fraction of the whole file's.
+_After = tuple[NetworkState, float]
+
+
 @dataclass(frozen=True)
 class Measures:
     """What is measured: log(time of other states / time of a state), by name, and a state's file as it would ship."""
@@ -57,7 +61,7 @@ def greedy_descent(factor: float, now: float, choices: Choices, model: RelativeM
         measures: what measures them.
     """
     state, share, steps = NetworkState(), (now - AIM * factor) / _ROUNDS, list[LoopStep]()
-    whole_ms, more = model.cost({}) / now, 1
+    whole_ms, more, too_far = model.cost({}) / now, 1, list[_After]()
     for _ in range(_MOST_ROUNDS):
         if now <= factor:
             steps.append(LoopStep(state, now, measures.ratio(state)))
@@ -65,11 +69,14 @@ def greedy_descent(factor: float, now: float, choices: Choices, model: RelativeM
             if now <= factor:
                 break
         wanted = more * max(min(share, now - AIM * factor), _LEAST)
-        found = _best(now, factor, _moves(state, choices, model, wanted * whole_ms), measures, state)
-        if found:
-            (state, now), more = found, 1
-        elif wanted > now:
-            break
+        found = _best(now, _moves(state, choices, model, wanted * whole_ms), measures, state)
+        fitting = [each for each in found if each[1] >= LOWEST * factor]
+        too_far += [each for each in found if each not in fitting]
+        if fitting or wanted > now:  # of those that go too far the nearest, when there is no other
+            if not (fitting or too_far):
+                break
+            nearest = sorted(too_far, key=lambda each: -each[1])
+            (state, now), more, too_far = (fitting or nearest)[0], 1, []
         else:
             more *= 2  # steps this small buy nothing
     if not steps or steps[-1].state != state:
@@ -78,17 +85,12 @@ def greedy_descent(factor: float, now: float, choices: Choices, model: RelativeM
     return LoopResult(steps[-1], tuple(steps), met=True) if met else nearest_step(factor, steps)
 
 
-def _best(
-    now: float, factor: float, moves: Mapping[str, _Move], measures: Measures, state: NetworkState
-) -> tuple[NetworkState, float] | None:
-    """Return the state after the best of some moves, and its time; None where none of them saves any."""
+def _best(now: float, moves: Mapping[str, _Move], measures: Measures, state: NetworkState) -> list[_After]:
+    """Return the states after those of some moves that save time, with their times, the best move's first."""
     gains = measures.gains(state, {name: move.state for name, move in moves.items()}) if moves else {}
-    saving = {name: now * math.exp(each.log.centre) for name, each in gains.items() if _saves(each)}
-    fitting = {name: after for name, after in saving.items() if after >= LOWEST * factor} or saving
-    if not fitting:
-        return None
-    name = min(fitting, key=lambda name: moves[name].damage / (now - fitting[name]))
-    return moves[name].state, fitting[name]
+    after = {name: now * math.exp(each.log.centre) for name, each in gains.items() if _saves(each)}
+    order = sorted(after, key=lambda name: moves[name].damage / (now - after[name]))
+    return [(moves[name].state, after[name]) for name in order]
 
 
 def _saves(gain: PairedRatio) -> bool:
