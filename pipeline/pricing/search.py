@@ -20,7 +20,7 @@ from pipeline.precision.config import QuantizationConfig
 from pipeline.pricing.floor import floor_of
 from pipeline.pricing.greedy import Measures, greedy_descent
 from pipeline.pricing.interactions import price_together
-from pipeline.pricing.loop import AIM, meet_target
+from pipeline.pricing.loop import AIM, meet_target, nearest_step
 from pipeline.pricing.making import FileMaker
 from pipeline.pricing.model import LatencyModel
 from pipeline.pricing.moves import Moved, bought_nothing, told_moves, without_each_move, without_moves
@@ -241,7 +241,7 @@ class LatencySearch:
         return not self.trusted and bool(self.pricer.network.template) and step.network.rules.allocation == "knapsack"
 
     def _descended(self, part: float, choice: _Choice, measured: Callable[[NetworkState], Interval]) -> LoopResult:
-        """Take measured moves until the target is met."""
+        """Take measured moves until the target is met; where they go too far, look near where they have led."""
         base, pricer = choice.step.base, self.pricer
 
         def gains(state: NetworkState, others: Mapping[str, NetworkState]) -> Mapping[str, PairedRatio]:
@@ -249,7 +249,12 @@ class LatencySearch:
 
         now = 1.0 if base == NetworkState() else pricer.ratio(pricer.network.file_at(base)).ratio.value
         choices = choice.choices_at(AIM * part * self.whole_ms)
-        return greedy_descent(part, now, choices, choice.model, Measures(gains, measured))
+        found = greedy_descent(part, now, choices, choice.model, Measures(gains, measured))
+        if found.met:
+            return found
+        near = meet_target(part, choice.state_at, choice.share, measured, start=found.chosen.state)
+        steps = (*found.steps, *near.steps)
+        return replace(near, steps=steps) if near.met else nearest_step(part, steps)
 
     def _tidied(
         self, found: LoopResult, part: float, choice: _Choice, measured: Callable[[NetworkState], Interval]

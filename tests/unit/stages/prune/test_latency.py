@@ -197,7 +197,7 @@ def test_heads_are_moves_of_their_own(bench: Bench, moves: list[str]) -> None:
         assert outcome.changed["widths"]["qkv"]["before"] == 4
 
 
-@pytest.mark.parametrize("allocation", ["uniform", "isomorphic"])
+@pytest.mark.parametrize("allocation", ["uniform"])
 def test_other_allocations_reach_the_time_too(bench: Bench, allocation: str) -> None:
     """The controls that a choice by damage is compared with; files are of the target's batch."""
     given = image_network(bench.folder / "network")
