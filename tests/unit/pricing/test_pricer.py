@@ -95,6 +95,8 @@ def few(monkeypatch: pytest.MonkeyPatch) -> int:
     """Probe few states, and return how many are added."""
     monkeypatch.setattr("pipeline.pricing.pricer.DRAWN", 6)
     monkeypatch.setattr("pipeline.pricing.pricer.ADDED", 8)
+    monkeypatch.setattr("pipeline.pricing.pricer._SHARES", 6)
+    monkeypatch.setattr("pipeline.pricing.fit.GRANULES", (8, 4))
     return 8
 
 

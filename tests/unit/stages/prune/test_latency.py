@@ -56,6 +56,8 @@ class Bench:
         self.use(Law(granule=1))
         monkeypatch.setattr("pipeline.pricing.pricer.DRAWN", 10)
         monkeypatch.setattr("pipeline.pricing.pricer.ADDED", 4)
+        monkeypatch.setattr("pipeline.pricing.pricer._SHARES", 4)
+        monkeypatch.setattr("pipeline.pricing.fit.GRANULES", (4, 1))
         monkeypatch.setattr("pipeline.pricing.interactions.ROUNDS", 1)
         monkeypatch.setattr("pipeline.pricing.interactions.DRAWN", 1)
         self.fresh_cache("cache")
@@ -146,7 +148,7 @@ ITERATIVE = {"schedule": {"method": "iterative", "steps": 2, "epochs": 1, "batch
 def test_a_run_that_was_killed_anywhere_ends_in_the_same_bytes(bench: Bench) -> None:
     """Two steps with training; probes and phases that were finished are not made again."""
     given = image_network(bench.folder / "network")
-    for after in (4, 10, 16):
+    for after in (4, 16):
         with pytest.raises(KeyboardInterrupt):
             bench.run(given, "killed", Stops(after), **ITERATIVE)
     resumed = bench.run(given, "killed", **ITERATIVE)
