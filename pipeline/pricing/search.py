@@ -407,7 +407,8 @@ class _Choice:
     @property
     def _few(self) -> Samples:
         """The samples on which losses are measured, dozens of times."""
-        return replace(self._samples, images=min(self._samples.images, LOSS_SAMPLES))
+        there = self.context.task().count("train")
+        return replace(self._samples, images=min(self._samples.images, LOSS_SAMPLES, there))
 
     @property
     def model(self) -> RelativeModel:

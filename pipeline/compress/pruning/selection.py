@@ -165,15 +165,17 @@ class TracedNetwork:
         return ProductsModel("channels", self.graph.groups, [(1, (Axis(0, {name: 1}),)) for name in self.wide])
 
 
-def traced_network(captured: CapturedGraph, graph: ChannelGraph, rules: SelectionRules) -> TracedNetwork:
-    """Match a pruning's patterns with the groups of a network.
+def traced_network(
+    captured: CapturedGraph, graph: ChannelGraph, rules: SelectionRules, blocks: Iterable[str] = ()
+) -> TracedNetwork:
+    """Match a pruning's patterns with the groups of a network; `blocks` are other names that `keep` may have.
 
     Raises:
         InputError: a pattern of `keep` names no layer, or one of `limits` no layer with channels to remove.
     """
     names = _names_of(graph)
     frozen = {layer_of(frozen.tensor) for frozen in graph.frozen}
-    check_patterns("keep", rules.keep, frozen.union(*names.values()))
+    check_patterns("keep", rules.keep, frozen.union(blocks, *names.values()))
     whole = {group for group, own in names.items() if any(fnmatch.filter(own, pattern) for pattern in rules.keep)}
     return TracedNetwork(captured, graph, rules, frozenset(whole), _constraints(graph, rules))
 

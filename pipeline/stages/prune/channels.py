@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.compress.pruning.allocation import remaining_schedule
 from pipeline.compress.pruning.allocation.target import TOLERANCE
+from pipeline.compress.pruning.depth import residual_blocks
 from pipeline.compress.pruning.graph import trace_channels
 from pipeline.compress.pruning.graph.capture import capture_graph
 from pipeline.compress.pruning.importance.reconstruction import rescale_consumers
@@ -108,7 +109,9 @@ class Pruning:
         captured, graph = self._graph_of(model)
         if not graph.groups:
             raise InputError(f"No channel of this network can be removed. {listed(frozen_layers(graph))}")
-        self.start = TracedModel(model, traced_network(captured, graph, job.rules))
+        aims_at_blocks = job.aim.latency and "blocks" in job.aim.latency.moves
+        blocks = [block.name for block in residual_blocks(captured)] if aims_at_blocks else ()
+        self.start = TracedModel(model, traced_network(captured, graph, job.rules, blocks))
         self.rates = settings_by_group(graph, "rates", job.aim.rates)
 
     def run(self) -> Record:

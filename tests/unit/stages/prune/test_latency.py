@@ -182,8 +182,9 @@ def test_blocks_alone(bench: Bench) -> None:
     assert found.nearest is not None
     assert found.nearest.below == found.ratio.value < 0.6
     assert [(move.kind, move.name) for move in found.moves] == [("block", "block")]
-    with pytest.raises(InputError, match=r"of the moves blocks none is left with these keep, floor and align"):
-        bench.run(given, "kept", moves=["blocks"], keep=["block*"])
+    for number, keep in enumerate(("block*", "block")):  # the second is the block's own name, and no layer's
+        with pytest.raises(InputError, match=r"of the moves blocks none is left with these keep, floor and align"):
+            bench.run(given, f"kept{number}", moves=["blocks"], keep=[keep])
 
 
 @pytest.mark.parametrize("moves", [["heads"], ["channels", "heads"]])
