@@ -74,7 +74,7 @@ class PricedNetwork:
         inside: by block the groups that lie in it alone.
         macs: its multiply-accumulates, for networks without a template.
         make: makes the real file of a state.
-        template: the file as a function of the state; None where it has none, for the reason `untold`.
+        template: the file as a function of the state; None where it has none.
     """
 
     name: str
@@ -86,7 +86,6 @@ class PricedNetwork:
     macs: CostModel
     make: FileMaker
     template: FileTemplate | None
-    untold: str = ""
 
     def file_at(self, state: NetworkState) -> ModelProto:
         """Return a file for timing: from the template, or else the real one."""

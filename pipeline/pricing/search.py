@@ -115,13 +115,10 @@ def price_network(step: PricedStep, given: Artifact, context: Context, aim: Late
     make = _maker(step, given, context, aim)
     graph = step.network.graph
     groups = {group.name: group.width for group in graph.groups}
+    template = None
     try:
-        template, untold = (
-            infer_template(make.at_widths, graph, step.grids, [*step.blocks.values()]),
-            "",
-        )
+        template = infer_template(make.at_widths, graph, step.grids, [*step.blocks.values()])
     except NoTemplateError as error:
-        template, untold = None, str(error)
         context.progress.note(f"real files are timed, without blocks as moves, since the file has no template: {error}")
     network = PricedNetwork(
         name=name,
@@ -133,7 +130,6 @@ def price_network(step: PricedStep, given: Artifact, context: Context, aim: Late
         macs=macs_model(graph),
         make=make,
         template=template,
-        untold=untold,
     )
     target = context.target
     device = None if target.device == "local" else open_device(target.device)
