@@ -172,6 +172,11 @@ class Stage(BaseModel, ABC):
         return False
 
     @property
+    def aims_at_cost(self) -> bool:
+        """Whether it brings the network down to a cost, the key `target` of its configuration."""
+        return False
+
+    @property
     def consumes(self) -> frozenset[Form]:
         """The forms that this stage can start from."""
         return self.takes

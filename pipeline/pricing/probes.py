@@ -91,5 +91,5 @@ def kept_profile(graph: str, groups: Mapping[str, int], precision: str, target: 
         *(graph, groups, precision, machine.runtime, machine.runtime_version, machine_digest(machine.fingerprint)),
         *(target.threads, target.batch),
     ]
-    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True, allow_nan=False).encode()).hexdigest()
     return cache_root() / "profiles" / f"{digest}.json"

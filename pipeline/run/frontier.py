@@ -16,7 +16,6 @@ from pipeline.results.latency_target import LATENCY, LatencyTarget
 from pipeline.results.run_folder import PLAN_FILE, RUN_FILE, previous_ingredients, read_run
 from pipeline.run.plan import make_plan
 from pipeline.run.runner import Run
-from pipeline.stages.prune import Prune
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -60,7 +59,7 @@ def target_stage(loaded: LoadedRecipe, stage: int | None) -> int:
     Raises:
         InputError: there is none or more than one, or `stage` is none of them.
     """
-    places = [at for at, each in enumerate(loaded.recipe.stages) if isinstance(each, Prune) and each.target is not None]
+    places = [at for at, each in enumerate(loaded.recipe.stages) if each.aims_at_cost]
     listed = ", ".join(f"stages.{at}" for at in places)
     if not places:
         raise InputError(

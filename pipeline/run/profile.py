@@ -17,7 +17,6 @@ from pipeline.analysis.feeds import random_feeds
 from pipeline.compress.quantization.names import OtherPrecision
 from pipeline.compress.training.inference import named_outputs
 from pipeline.core.artifact import Artifact, TensorSpec, at_batch
-from pipeline.core.cpu import cpu_flags
 from pipeline.core.dataset import Arrays, Samples
 from pipeline.core.errors import InputError
 from pipeline.core.runtimes import shipping_runtimes
@@ -27,14 +26,13 @@ from pipeline.core.user_code import user_code_errors
 from pipeline.pricing.aim import Move
 from pipeline.recipe import device_fault
 from pipeline.run.runner import Run
-from pipeline.stages.prune import Prune
-from pipeline.stages.prune.aims import latency_conflicts
+from pipeline.stages import Prune, priced_stage
 from pipeline.tasks.kinds import open_kit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator
 
-    from pipeline.core.stage import Progress, Runtime, Stage
+    from pipeline.core.stage import Progress, Runtime
     from pipeline.core.store import Store
     from pipeline.inspect.model_argument import Model
     from pipeline.pricing.pricer import Pricer
@@ -46,8 +44,6 @@ PRECISIONS: tuple[str, ...] = ("fp32", "int8", *get_args(OtherPrecision))
 MOVES: tuple[str, ...] = get_args(Move)
 #: Random samples that stand for data.
 _SAMPLES = 32
-#: A stage with all defaults; which latency it asks for decides nothing here.
-_DEFAULT = {"kind": "prune", "target": {"latency": "0.5x"}}
 
 
 @dataclass(frozen=True)
@@ -59,6 +55,10 @@ class PricingTerms:
     threads: int | None = None
     precision: str | None = None
     moves: tuple[str, ...] | None = None
+
+    def of_stage(self) -> dict[str, object]:
+        """Return the keys of the stage that win over a recipe's."""
+        return {"precision": self.precision, "moves": self.moves}
 
     def target(self, given: Target) -> Target:
         """Return the target with what is set here.
@@ -113,7 +113,7 @@ def profile_recipe(
         DeviceError: the device cannot be reached, went away, or is throttled; what was measured is kept.
     """
     target = terms.target(loaded.recipe.target)
-    stage = priced_stage(loaded.recipe.stages, terms, progress.note)
+    stage = priced_stage(loaded.recipe.stages, terms.of_stage(), progress.note)
     _require_runtime(stage, target)
     loaded = replace(loaded, recipe=loaded.recipe.model_copy(update={"target": target}))
     with tempfile.TemporaryDirectory(prefix="secateur-profile-") as folder:
@@ -135,7 +135,7 @@ def profile_model(
     Arguments and errors are those of `profile_recipe`.
     """
     target = terms.target(Target())
-    stage = priced_stage((), terms, progress.note)
+    stage = priced_stage((), terms.of_stage(), progress.note)
     network = model.network.eval()
     (feeds,) = random_feeds(at_batch(model.inputs, _SAMPLES), _SAMPLES, seed)
     samples = Samples(feeds, [0] * _SAMPLES)
@@ -144,26 +144,6 @@ def profile_model(
         given = Artifact(form="torch", folder=Path(folder), digest="", inputs=model.inputs, outputs=_outputs(model))
         context = Context(Path(folder), seed, target, given, lambda: task, progress=progress)
         return _profiled(stage.pricer(given, context, network), fresh=fresh)
-
-
-def priced_stage(stages: Sequence[Stage], terms: PricingTerms, note: Callable[[str], None]) -> Prune:
-    """Return the stage whose prices are asked for: a recipe's first with a latency, else one with all defaults.
-
-    Raises InputError where the terms do not go together with it.
-    """
-    here = [stage.resolved(cpu_flags()) for stage in stages]
-    found = next(((at, each) for at, each in enumerate(here) if isinstance(each, Prune) and each.has_latency), None)
-    at, stage = found or (-1, Prune.model_validate(_DEFAULT))
-    if before := [number for number, each in enumerate(here[: max(at, 0)]) if isinstance(each, Prune)]:
-        note(
-            f"stages.{at} gets what stages.{', stages.'.join(map(str, before))} leave of the network: what is priced "
-            "is the whole network that the recipe starts from"
-        )
-    asked = {"precision": terms.precision, "moves": terms.moves}
-    stage = stage.model_copy(update={name: value for name, value in asked.items() if value is not None})
-    if fault := next(latency_conflicts(stage), ""):
-        raise InputError(fault)
-    return stage.following(here[at + 1 :])
 
 
 def _require_runtime(stage: Prune, target: Target) -> None:

@@ -11,12 +11,15 @@ from pipeline.stages.export import Export
 from pipeline.stages.finetune import Finetune
 from pipeline.stages.measure import Measure
 from pipeline.stages.prune import Prune
+from pipeline.stages.prune.priced_stage import priced_stage
 from pipeline.stages.quantize import Quantize
 from pipeline.stages.quantize_aware import QuantizeAwareFinetune
 from pipeline.stages.simplify import Simplify
 
 if TYPE_CHECKING:
     from pipeline.core.stage import Stage
+
+__all__ = ["STAGES", "AnyStage", "Prune", "priced_stage"]
 
 AnyStage = Annotated[
     Prune | Finetune | Export | Simplify | Quantize | QuantizeAwareFinetune | Measure | Bundle,

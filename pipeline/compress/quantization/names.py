@@ -10,6 +10,8 @@ Scheme = Literal["u8s8", "u8s8-reduced", "s8s8", "u8u8"]
 Calibration = Literal["min-max", "percentile", "entropy", "mse"]
 HistogramMethod = Literal["percentile", "entropy", "mse"]
 EngineName = Literal["onnxruntime", "neural-compressor", "nncf"]
+#: What quantizes where nothing else is asked for.
+DEFAULT_ENGINE: EngineName = "onnxruntime"
 #: What a file can be computed or stored in beside int8.
 OtherPrecision = Literal["int8-dynamic", "int8-weights", "int4-weights", "fp16-weights", "fp16"]
 #: How accuracy is recovered without labels.

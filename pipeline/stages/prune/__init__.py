@@ -25,6 +25,7 @@ from pipeline.compress.pruning.importance.names import CriterionName, Normalisat
 from pipeline.compress.quantization.names import OtherPrecision
 from pipeline.core.artifact import Artifact, Form, FrozenModel
 from pipeline.core.file_precision import FilePrecision
+from pipeline.core.runtimes import DEFAULT_RUNTIME, RUNTIMES
 from pipeline.core.stage import Context, Outcome, Remarks, Stage
 from pipeline.core.units import Points, Ratio
 from pipeline.network.training_config import PruneSchedule
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
     from pipeline.stages.prune.channels import PruneRequest, PruneTarget
 
 #: Distributions that make a file of a network.
-FILES = ("onnx", "onnxscript", "onnxruntime")
+FILES = ("onnx", "onnxscript", RUNTIMES[DEFAULT_RUNTIME].package)
 #: Fields that say which channels of a layer leave.
 NOT_OF_BLOCKS = (
     *("criterion", "normalise", "allocation", "rates", "floor", "align", "constraints", "statistics", "candidates"),
@@ -216,6 +217,11 @@ class Prune(Stage):
     def has_latency(self) -> bool:
         """Whether the target is a latency."""
         return self.target is not None and self.target.latency is not None
+
+    @property
+    def aims_at_cost(self) -> bool:
+        """Whether there is a target."""
+        return self.target is not None
 
     @property
     def measures(self) -> bool:

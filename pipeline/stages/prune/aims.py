@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Protocol, get_args
 
 from pydantic import Field, model_validator
 
+from pipeline.compress.quantization.names import DEFAULT_ENGINE
 from pipeline.core.artifact import FrozenModel
 from pipeline.core.cpu import cpu_flags
 from pipeline.core.file_precision import FLOAT, FilePrecision
@@ -94,7 +95,7 @@ def priced(precision: str | None, stages: Sequence[Stage]) -> FilePrecision:
     if precision == FLOAT:
         return FilePrecision()
     scheme = resolved_scheme("auto", cpu_flags()) if precision == "int8" else ""
-    return FilePrecision(precision=str(precision), engine="onnxruntime", scheme=scheme)
+    return FilePrecision(precision=str(precision), engine=DEFAULT_ENGINE, scheme=scheme)
 
 
 def latency_aim(stage: Asked, file: FilePrecision) -> LatencyAim:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from pipeline.compress.quantization.names import DEFAULT_ENGINE
 from pipeline.core.artifact import Form
 from pipeline.core.cpu import cpu_flags
 from pipeline.core.file_precision import FilePrecision
@@ -92,7 +93,7 @@ class QuantizeAwareFinetune(TrainingConfig, QuantizationConfig, Stage):
         """Return int8 with the configuration's scheme."""
         return FilePrecision(
             precision="int8",
-            engine="onnxruntime",
+            engine=DEFAULT_ENGINE,
             scheme=resolved_scheme(self.scheme, cpu_flags()),
             per_channel=self.per_channel,
             symmetric=self.symmetric,

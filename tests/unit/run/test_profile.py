@@ -15,8 +15,8 @@ from pipeline.pricing import pricer
 from pipeline.pricing.timing import FileTimer, PairedRatio, TimedFiles
 from pipeline.results.profile import CostProfile
 from pipeline.results.run import Interval
-from pipeline.run.profile import PricingTerms, priced_stage
-from pipeline.stages import STAGES
+from pipeline.run.profile import PricingTerms
+from pipeline.stages import STAGES, priced_stage
 from tests.project import Project
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def test_what_is_priced_is_what_the_recipe_would_price(
     recipe: list[dict[str, Any]], terms: dict[str, Any], found: tuple[str, tuple[str, ...], int]
 ) -> None:
     """Its first stage with a latency, in the precision that ships; without one all defaults; terms win."""
-    stage = priced_stage(stages(*recipe), PricingTerms(**terms), pytest.fail)
+    stage = priced_stage(stages(*recipe), PricingTerms(**terms).of_stage(), pytest.fail)
     latency = stage.aim.latency
     assert latency is not None
     assert (str(latency.file), latency.moves, stage.align) == found
@@ -59,7 +59,7 @@ def test_an_earlier_pruning_is_said_not_to_count() -> None:
     """A fine-tuning before it changes no width, and is not worth a word."""
     told: list[str] = []
     recipe = stages({"kind": "finetune", "epochs": 1}, {"kind": "prune", "ratio": 0.5}, HALF, EXPORT)
-    priced_stage(recipe, PricingTerms(), told.append)
+    priced_stage(recipe, PricingTerms().of_stage(), told.append)
     (line,) = told
     assert line.startswith("stages.2 gets what stages.1 leave")
 
@@ -68,7 +68,7 @@ def test_moves_that_the_schedule_cannot_follow_are_refused() -> None:
     """As the recipe's own would be."""
     schedule = {"method": "soft", "epochs": 1}
     with pytest.raises(InputError, match="found moves with blocks and schedule soft"):
-        priced_stage(stages({**HALF, "schedule": schedule}), PricingTerms(moves=("blocks",)), print)
+        priced_stage(stages({**HALF, "schedule": schedule}), PricingTerms(moves=("blocks",)).of_stage(), print)
 
 
 @pytest.mark.parametrize(
