@@ -6,6 +6,7 @@ Probes are kept after every measurement: a run that was killed, and every later 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -274,24 +275,15 @@ def _visited(model: LatencyModel, network: PricedNetwork, seed: int) -> list[Net
 def _fitted(model: LatencyModel, network: PricedNetwork) -> FittedPrices:
     """Return what the model says of the whole file, for people and programs."""
     known, floor = model.coefficients, floor_of(model, network.grids, network.droppable)
-    counts: dict[str, int] = {}
-    for operator in {feature.node: feature.operator for feature in model.features}.values():
-        counts[operator] = counts.get(operator, 0) + 1
     operators = {feature.node: feature.operator for feature in model.features}
-    whole = model.cost({})
-    parts = {
-        "overhead": floor.overhead,
-        "calls of operators": floor.calls,
-        "layers that nothing narrows": floor.unchanged,
-        "groups at their narrowest": floor.narrowed,
-    }
+    counts = Counter(operators.values())
     return FittedPrices(
         error=ModelError(median=known.median_error, p90=known.p90_error, trusted=known.is_trusted),
-        floor=PriceFloor(factor=floor.ms / whole, parts=parts),
+        floor=PriceFloor(factor=floor.ms / model.cost({}), parts=floor.parts),
         classes=tuple(
             ClassPrice(
                 name=name,
-                layers=counts.get(name, 0),
+                layers=counts[name],
                 milliseconds=ms,
                 granule=known.granules[name].size if known.granules[name].seen else None,
             )

@@ -297,14 +297,7 @@ class LatencySearch:
         network, model = self.pricer.network, self.model
         if isinstance(model, LatencyModel):
             floor = floor_of(model, network.grids, network.droppable)
-            parts = {
-                "overhead of the runtime": floor.overhead,
-                "calls of operators": floor.calls,
-                "layers that nothing narrows": floor.unchanged,
-                "groups at their narrowest": floor.narrowed,
-            }
-            ordered = sorted(parts.items(), key=lambda item: -item[1])
-            why = ", ".join(f"{name} {ms:.3g} ms" for name, ms in ordered if ms > 0)
+            why = ", ".join(f"{name} {ms:.3g} ms" for name, ms in floor.parts.items() if ms > 0)
             return LatencyFloor(factor=floor.ms / self.whole_ms, why=why)
         least = model.cost({name: grid[0] for name, grid in network.grids.items()})
         return LatencyFloor(factor=least / self.whole_ms, why="every group at its narrowest")
