@@ -6,27 +6,23 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from pipeline.compress.pruning.allocation import best_classes
-from pipeline.compress.pruning.allocation.damage import Choices, damage_curves
-from pipeline.compress.pruning.allocation.knapsack import adjusted_plan, least_cost, least_damage
 from pipeline.compress.pruning.cost import macs_model
-from pipeline.compress.pruning.damage import DamageMeter, groups_inside
-from pipeline.compress.pruning.selection import allocation_of, score_network
+from pipeline.compress.pruning.damage import groups_inside
 from pipeline.compress.pruning.state import NetworkState
 from pipeline.core.errors import InputError, UnreachableError
 from pipeline.measure.devices import open_device
 from pipeline.network.tracing import samples_of
 from pipeline.precision.config import QuantizationConfig
+from pipeline.pricing.choice import StateChoice
 from pipeline.pricing.floor import floor_of
 from pipeline.pricing.greedy import Measures, greedy_descent
-from pipeline.pricing.interactions import price_together
 from pipeline.pricing.loop import AIM, meet_target, nearest_step
 from pipeline.pricing.making import FileMaker
 from pipeline.pricing.model import LatencyModel
 from pipeline.pricing.moves import Moved, bought_nothing, told_moves, without_each_move, without_moves
 from pipeline.pricing.pricer import PricedNetwork, Pricer
 from pipeline.pricing.probes import Probe
-from pipeline.pricing.relative import RelativeModel, merged
+from pipeline.pricing.relative import merged
 from pipeline.pricing.template import infer_template
 from pipeline.pricing.timing import FileTimer
 from pipeline.pricing.widths import NoTemplateError
@@ -41,17 +37,13 @@ from pipeline.results.latency_target import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
-
-    from torch import Tensor, nn
+    from collections.abc import Callable, Mapping
 
     from pipeline.compress.pruning.allocation import Kept
-    from pipeline.compress.pruning.depth import ResidualBlock
-    from pipeline.compress.pruning.samples import Samples
-    from pipeline.compress.pruning.selection import TracedNetwork
     from pipeline.core.artifact import Artifact
     from pipeline.core.stage import Context
     from pipeline.pricing.aim import LatencyAim
+    from pipeline.pricing.choice import PricedStep
     from pipeline.pricing.loop import LoopResult
     from pipeline.pricing.making import ShippedPrecision
     from pipeline.pricing.relative import TimeModel
@@ -60,32 +52,8 @@ if TYPE_CHECKING:
 
 #: Where probe files lie while they are timed.
 PROBES = "probes"
-#: What a group or block costs at least, as a fraction of the median damage: a loss that was too small to be seen.
-_UNSEEN = 0.02
-_LEAST = 1e-6
-#: Most training samples on which the loss of a state is measured.
-LOSS_SAMPLES = 256
 #: What a message advises, over the predicted floor.
 _ABOVE_FLOOR = 1.03
-
-
-@dataclass(frozen=True)
-class PricedStep:
-    """What is left of the given network, and what may still leave.
-
-    Attributes:
-        model: the network.
-        network: what the engine sees in it.
-        grids: the widths that each open group may have, ascending, the present one last.
-        blocks: the residual blocks that may leave, by their names in the given network.
-        base: what has left of the given network already.
-    """
-
-    model: nn.Module
-    network: TracedNetwork
-    grids: Mapping[str, Sequence[int]]
-    blocks: Mapping[str, ResidualBlock]
-    base: NetworkState
 
 
 @dataclass(frozen=True)
@@ -159,16 +127,6 @@ def _maker(step: PricedStep, given: Artifact, context: Context, aim: LatencyAim)
     )
 
 
-def head_groups(network: TracedNetwork) -> frozenset[str]:
-    """Return the groups of a network whose classes are whole attention heads."""
-    groups = network.graph.groups if network.rules.heads else ()
-    return frozenset(
-        group.name
-        for group in groups
-        if min((each.positions.shape[1] for each in group.members if not each.consumes), default=1) > 1
-    )
-
-
 class SearchRules(Protocol):
     """What a search wants to know of the stage: how many samples of each split it looks at, in what batches."""
 
@@ -210,7 +168,9 @@ class LatencySearch:
         """
         movable = self.pricer.network.droppable  # none where files have no template
         step = replace(step, blocks={name: block for name, block in step.blocks.items() if name in movable})
-        choice = _Choice(self, step, samples_of(step.network.captured, context, job.images, job.batch), context)
+        choice = StateChoice(
+            lambda: self.model, step, samples_of(step.network.captured, context, job.images, job.batch), context
+        )
         if not final:
             state = choice.state_at(AIM * part, None)
             return ChosenState(choice.kept(state), state.dropped, choice.details)
@@ -236,7 +196,7 @@ class LatencySearch:
         """Say whether moves have to be measured one by one; without a template that would take hours."""
         return not self.trusted and bool(self.pricer.network.template) and step.network.rules.allocation == "knapsack"
 
-    def _descended(self, part: float, choice: _Choice, measured: Callable[[NetworkState], Interval]) -> LoopResult:
+    def _descended(self, part: float, choice: StateChoice, measured: Callable[[NetworkState], Interval]) -> LoopResult:
         """Take measured moves until the target is met; where they go too far, look near where they have led."""
         base, pricer = choice.step.base, self.pricer
 
@@ -253,7 +213,7 @@ class LatencySearch:
         return replace(near, steps=steps) if near.met else nearest_step(part, steps)
 
     def _tidied(
-        self, found: LoopResult, part: float, choice: _Choice, measured: Callable[[NetworkState], Interval]
+        self, found: LoopResult, part: float, choice: StateChoice, measured: Callable[[NetworkState], Interval]
     ) -> tuple[LoopResult, tuple[str, ...], Mapping[str, PairedRatio]]:
         """Look again without the moves that have bought nothing, unless the target can only be met with them."""
         if self.pricer.network.template is None or choice.step.network.rules.allocation != "knapsack":
@@ -320,7 +280,7 @@ class LatencySearch:
             )
 
     def _told(
-        self, found: LoopResult, choice: _Choice, gains: Mapping[str, PairedRatio], undone: tuple[str, ...]
+        self, found: LoopResult, choice: StateChoice, gains: Mapping[str, PairedRatio], undone: tuple[str, ...]
     ) -> LatencyTarget:
         """Return what a report tells."""
         pricer, target, aim = self.pricer, self.pricer.timer.target, self.aim
@@ -376,135 +336,4 @@ class LatencySearch:
                 name=name, operator=operators[name], before_ms=ms, after_ms=None if name in gone else after[name]
             )
             for name, ms in sorted(before.items(), key=lambda item: -item[1])
-        )
-
-
-class _Choice:
-    """One choice of a state: scores and damage of what is left, taken once, for any number of targets."""
-
-    def __init__(self, search: LatencySearch, step: PricedStep, samples: Samples, context: Context) -> None:
-        self.step, self.context, self._samples = step, context, samples
-        self._search, self._whole_ms = search, search.whole_ms
-        self.details: dict[str, Any] = {}
-        self._scores: Mapping[str, Tensor] = {}
-        self._choices: Choices | None = None
-        if step.grids:
-            context.progress.update(0, 1, f"scoring channels by {step.network.rules.criterion}")
-            scored = score_network(step.network, samples)
-            self._scores, self.details = scored.scores, dict(scored.details)
-
-    @property
-    def _few(self) -> Samples:
-        """The samples on which losses are measured, dozens of times."""
-        there = self.context.task().count("train")
-        return replace(self._samples, images=min(self._samples.images, LOSS_SAMPLES, there))
-
-    @property
-    def model(self) -> RelativeModel:
-        """What is known of times now."""
-        return RelativeModel(self._search.model, self.step.base)
-
-    @property
-    def heads(self) -> frozenset[str]:
-        """The groups whose classes are whole attention heads."""
-        return head_groups(self.step.network)
-
-    def state_at(self, share: float, near: NetworkState | None) -> NetworkState:
-        """Return the state to take when this share of the whole file's time may be spent; one near another."""
-        target = share * self._whole_ms
-        if self.step.network.rules.allocation == "knapsack":
-            choices = self.choices_at(target)
-            if near:
-                return adjusted_plan(choices, self.model, near, target).state
-            return least_damage(choices, self.model, max(target, least_cost(choices, self.model))).state
-        if self.model.cost({}) <= target:
-            return NetworkState()
-        target = max(target, self.model.cost({name: grid[0] for name, grid in self.step.grids.items()}))
-        kept = allocation_of(self.step.network, self._scores, self._samples).at_cost(self.model, target).kept
-        narrower = {name: len(each) for name, each in kept.items() if len(each) < len(self._scores[name])}
-        return NetworkState(narrower)
-
-    def choices_at(self, target: float) -> Choices:
-        """Return the damages; at the first target in ms that is asked for, they are measured."""
-        if self._choices is None:
-            self._choices = self._priced_together(target)
-        return self._choices
-
-    def without(self, moves: Collection[str]) -> Choices | None:
-        """Leave these groups whole and these blocks in from now on; return what could be chosen before."""
-        before = self._choices
-        if before:
-            grids = {name: grid[-1:] if name in moves else grid for name, grid in before.grids.items()}
-            damage = {name: curve[-1:] if name in moves else curve for name, curve in before.damage.items()}
-            blocks = {name: price for name, price in before.blocks.items() if name not in moves}
-            self._choices = replace(before, grids=grids, damage=damage, blocks=blocks)
-        return before
-
-    def use(self, choices: Choices | None) -> None:
-        """Choose from these again."""
-        self._choices = choices
-
-    def share(self, state: NetworkState) -> float:
-        """Return the predicted time of a state as a fraction of the whole file's."""
-        return self.model.cost(state.widths, state.dropped) / self._whole_ms
-
-    def kept(self, state: NetworkState) -> Kept:
-        """Return the classes that stay of the groups that get narrower."""
-        return best_classes(self._scores, state.widths)
-
-    def damage_of(self, state: NetworkState) -> dict[str, float]:
-        """Return what each move of a state was expected to cost; nothing where no damage was measured."""
-        choices = self._choices
-        if choices is None:
-            return {}
-        lost = {
-            name: float(choices.damage[name][list(choices.grids[name]).index(width)])
-            for name, width in state.widths.items()
-        }
-        return lost | {name: choices.blocks[name] for name in state.dropped}
-
-    def _priced_together(self, target: float) -> Choices:
-        """Return damages by which the search finds the plan of least measured loss at this target in ms."""
-        alone = self._priced_alone()
-        graph = self.step.network.graph
-        meter = DamageMeter(self.step.network.captured, graph, self._few)
-
-        def loss(state: NetworkState) -> float:
-            return meter.loss(self.kept(state), [self.step.blocks[name] for name in sorted(state.dropped)])
-
-        def solve(choices: Choices) -> NetworkState:
-            return least_damage(choices, self.model, max(target, least), evaluations=0).state
-
-        least = least_cost(alone, self.model)
-        found, losses = price_together(
-            alone, solve, loss, seed=self.step.network.rules.seed, told=self.context.progress.update
-        )
-        self.details["damage"]["plans"] = losses
-        return found
-
-    def _priced_alone(self) -> Choices:
-        """Scores scaled to one measured loss for each group, and the measured loss of each block."""
-        step = self.step
-        meter = DamageMeter(step.network.captured, step.network.graph, self._few)
-        found = meter.measured(
-            self._scores,
-            step.grids,
-            list(step.blocks.values()),
-            self.context.progress.update,
-        )
-        by_name = {block.name: name for name, block in step.blocks.items()}
-        seen = [loss for loss in (*(loss for _, loss in found.groups.values()), *found.blocks.values()) if loss > 0]
-        least = max(_LEAST, _UNSEEN * sorted(seen)[len(seen) // 2] if seen else 0.0)
-        measured = {name: (width, max(loss, least)) for name, (width, loss) in found.groups.items()}
-        self.details["damage"] = {
-            "loss": found.whole,
-            "groups": {name: {"width": width, "damage": loss} for name, (width, loss) in found.groups.items()},
-            "blocks": {by_name[name]: loss for name, loss in found.blocks.items()},
-        }
-        inside = groups_inside(step.network.graph, [*step.blocks.values()])
-        return Choices(
-            grids=step.grids,
-            damage=damage_curves(self._scores, step.grids, measured),
-            blocks={by_name[name]: max(loss, least) for name, loss in found.blocks.items()},
-            inside={by_name[name]: groups for name, groups in inside.items()},
         )

@@ -15,7 +15,8 @@ from pipeline.core.errors import StageError
 from pipeline.core.runtimes import FORMS
 from pipeline.network.stored import load_network, write_network
 from pipeline.network.tracing import samples_of
-from pipeline.pricing.search import LatencySearch, PricedStep, head_groups, price_network
+from pipeline.pricing.choice import PricedStep, head_groups
+from pipeline.pricing.search import LatencySearch, price_network
 from pipeline.results.latency_target import LATENCY
 from pipeline.stages.prune.aims import PRICED
 from pipeline.stages.prune.channels import PHASES, Pruning
