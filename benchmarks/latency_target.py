@@ -1,6 +1,7 @@
 """Does the file that ships take what was asked for? Networks x runtimes x targets, pruned to a latency and checked.
 
     .venv/bin/python benchmarks/latency_target.py hit [--only resnet20] [--runtime onnxruntime] [--work FOLDER]
+    .venv/bin/python benchmarks/latency_target.py gain [--only resnet18] [--work FOLDER]
     .venv/bin/python benchmarks/latency_target.py worth [--only resnet20] [--seeds 0 1 2] [--work FOLDER]
     .venv/bin/python benchmarks/latency_target.py table
 
@@ -8,6 +9,9 @@
 that it ends with against the file of the same recipe without pruning, interleaved, in a measurement of its own. Where
 int8 is not faster than float for the network in that runtime, both are float files. One line of JSON for each cell is
 appended to results/latency_target.jsonl; cells that are there are left out, so that it goes on where it was stopped.
+
+`gain` asks how much of the operations that leave a float file becomes time: half of the time as the target, and beside
+it half of the operations, which is the target without prices. Its lines go to results/latency_gain.jsonl.
 
 `worth` asks whether what was chosen is worth more than other networks of the same latency: uniform widths, one ranking
 by L2 norm, and random channels, each narrowed by the same closed loop until its file takes the same time, and L2 at
@@ -36,6 +40,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "latency_target.jsonl"
+GAIN = ROOT / "benchmarks" / "results" / "latency_gain.jsonl"
 WORTH = ROOT / "benchmarks" / "results" / "latency_worth.jsonl"
 PAGE = ROOT / "benchmarks" / "latency_target.md"
 TARGETS = ("0.75x", "0.5x", "0.35x")
@@ -49,6 +54,8 @@ NETWORKS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "efficientnet-lite0": ("efficientnet_lite0", {"classes": 2}, {"source": "elpv", "size": 160, "channels": 3}),
     "resnet18": ("resnet18", {"classes": 2, "channels": 1}, {"source": "elpv", "size": 128, "channels": 1}),
 }
+GAIN_NETWORKS: tuple[str, ...] = ("resnet18", "mobilenet-v2", "vit")
+GAIN_TARGETS: tuple[dict[str, Any], ...] = ({"latency": "0.5x"}, {"macs": 0.5})
 #: What is compared at the same latency: the keys of `prune` that differ. The last one is at the same operations.
 CONTROLS: dict[str, dict[str, Any]] = {
     "chosen": {},
@@ -157,6 +164,27 @@ def cells(names: Sequence[str], runtimes: Sequence[str], work: Path) -> Iterator
                 }
 
 
+def gain_cells(names: Sequence[str], work: Path) -> Iterator[dict[str, Any]]:
+    """Yield the record of every float file in onnxruntime that has none yet."""
+    done = {(each["network"], each["aim"]) for each in stored(GAIN)}
+    for name, target in product(names, GAIN_TARGETS):
+        (aim,) = target
+        if (name, aim) in done:
+            continue
+        base, folder = work / f"{name}-onnxruntime-fp32", work / f"gain-{name}-{aim}"
+        run(recipe(name, "onnxruntime", (), "fp32"), base)
+        report = run(recipe(name, "onnxruntime", ({"kind": "prune", "target": target, **SEARCH},), "fp32"), folder)
+        row = next(each for each in report["rows"] if each.get("kind") == "prune")
+        yield {
+            "network": name,
+            "aim": aim,
+            "ratio": ratio(shipped_file(base, "onnxruntime"), shipped_file(folder, "onnxruntime"), "onnxruntime"),
+            "macs": [report["rows"][0]["macs"], row["macs"]],
+            "machine": {k: report["machine"].get(k) for k in ("cpu_model", "isa")},
+            "versions": {k: report["versions"][k] for k in ("torch", "onnxruntime")},
+        }
+
+
 def worth_cells(names: Sequence[str], seeds: Sequence[int], work: Path) -> Iterator[dict[str, Any]]:
     """Yield the record of every training that has none yet; the chosen network comes before its controls."""
     done = {(each["network"], each["target"], each["seed"], each["control"]): each for each in stored(WORTH)}
@@ -213,7 +241,7 @@ def keep_records(records: Iterable[dict[str, Any]], file: Path) -> None:
         with file.open("a") as lines:
             lines.write(json.dumps(record) + "\n")
         what = " ".join(
-            str(record[key]) for key in ("network", "runtime", "target", "control", "seed") if key in record
+            str(record[key]) for key in ("network", "runtime", "aim", "target", "control", "seed") if key in record
         )
         print(f"{what}: {record['ratio']['value']:.3f}x {record.get('accuracy', '')}", flush=True)
 
@@ -221,7 +249,7 @@ def keep_records(records: Iterable[dict[str, Any]], file: Path) -> None:
 def main() -> None:
     """Run the cells that are missing, or write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("hit", "worth", "table"))
+    parser.add_argument("what", choices=("hit", "gain", "worth", "table"))
     parser.add_argument("--only", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--runtime", nargs="+", choices=RUNTIMES, default=list(RUNTIMES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
@@ -230,10 +258,12 @@ def main() -> None:
     work = given.work.resolve()
     if given.what == "hit":
         keep_records(cells(given.only, given.runtime, work), RESULTS)
+    elif given.what == "gain":
+        keep_records(gain_cells([name for name in given.only if name in GAIN_NETWORKS], work), GAIN)
     elif given.what == "worth":
         names = [name for name in given.only if name in WORTH_NETWORKS]
         keep_records(worth_cells(names, given.seeds, work), WORTH)
-    PAGE.write_text(page(stored(), stored(WORTH)))
+    PAGE.write_text(page(stored(), stored(GAIN), stored(WORTH)))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,16 @@ CPU time, at most 20 s. A cell hits when the ratio lies between 0.97 and 1.00 of
     .venv/bin/python benchmarks/latency_target.py hit
     .venv/bin/python benchmarks/latency_target.py table
 """
+GAIN_HEAD = """\
+## Operations that become time
+
+Float files in onnxruntime: how much faster (time before / after), how many times fewer multiply-accumulates, and the
+one over the other. Half of the time was the target, or half of the operations.
+
+    .venv/bin/python benchmarks/latency_target.py gain
+
+| network | target | faster [95 %] | fewer operations | latency gain / operations gain |
+|---|---|---|---|---|"""
 WORTH_HEAD = """\
 ## Is it worth it?
 
@@ -34,11 +44,10 @@ model: median, p90 error | probing | all |
 |---|---|---|---|---|---|---|---|---|---|---|"""
 
 
-def page(records: Sequence[dict[str, Any]], worth: Sequence[dict[str, Any]]) -> str:
+def page(records: Sequence[dict[str, Any]], gains: Sequence[dict[str, Any]], worth: Sequence[dict[str, Any]]) -> str:
     """Return the page as Markdown."""
-    return "\n".join(
-        [hit_section(records) if records else f"{HEAD}\nNothing has been run yet.\n", *worth_section(worth)]
-    )
+    hits = hit_section(records) if records else f"{HEAD}\nNothing has been run yet.\n"
+    return "\n".join([hits, *gain_section(gains), *worth_section(worth)])
 
 
 def hit_section(records: Sequence[dict[str, Any]]) -> str:
@@ -55,6 +64,20 @@ def hit_section(records: Sequence[dict[str, Any]]) -> str:
         f"Measured on {machine['cpu_model']} ({', '.join(machine['isa'])}); {versions}."
     )
     return "\n".join([HEAD, said, "", COLUMNS, *map(line, ordered), ""])
+
+
+def gain_section(records: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the table of what fewer operations bring in time; nothing where nothing was measured."""
+    return [GAIN_HEAD, *map(gain_line, sorted(records, key=lambda each: each["network"])), ""] if records else []
+
+
+def gain_line(record: dict[str, Any]) -> str:
+    """Return one row of it."""
+    found, (before, after) = record["ratio"], record["macs"]
+    faster = f"{1 / found['value']:.2f}x [{1 / found['high']:.2f}, {1 / found['low']:.2f}]"
+    fewer = before / after
+    aim = {"latency": "half of the time", "macs": "half of the operations"}[record["aim"]]
+    return f"| {record['network']} | {aim} | {faster} | {fewer:.2f}x | {1 / found['value'] / fewer:.2f} |"
 
 
 def worth_section(records: Sequence[dict[str, Any]]) -> list[str]:
