@@ -46,19 +46,21 @@ FOLDERS = ("model", "samples")
 def content_of(
     report: RunReport, run_folder: Path, task: Task, options: BundleOptions, progress: Progress | None = None
 ) -> Content:
-    """Return what a bundle is made from.
+    """Return what a bundle is made from; its task is that of the recipe with images of the size that its files take.
 
     Raises:
         InputError: the run is not finished, exports nothing that a wanted runtime reads, or its files are gone.
     """
     check_finished(report, run_folder)
     rows = shipping_rows(report, options)
+    artifacts = {runtime: stored_artifact(row, run_folder) for runtime, row in rows.items()}
+    runtime = default_runtime(report, rows)
     return Content(
         report=report,
         run_folder=run_folder,
-        files={runtime: stored_artifact(row, run_folder).file for runtime, row in rows.items()},
-        runtime=default_runtime(report, rows),
-        task=task,
+        files={name: artifact.file for name, artifact in artifacts.items()},
+        runtime=runtime,
+        task=task.for_inputs(artifacts[runtime].inputs),
         options=options,
         progress=progress or SilentProgress(),
     )

@@ -140,7 +140,6 @@ def inspect(
     from pipeline.inspect.file import InspectOptions, training_images
 
     ways = InspectOptions(
-        images=training_images(recipe, overrides or (), images, seed) if recipe else None,
         shapes=_shapes(inputs or ()),
         count=images,
         seed=seed,
@@ -152,9 +151,12 @@ def inspect(
         if against and not is_bundle(against):
             against = exported_file(str(against)) or against
         ways = replace(ways, against=against and opened(against, runtime))
+        path = opened(file, runtime)
+        if recipe:
+            ways = replace(ways, images=training_images(recipe, overrides or (), images, seed, path))
         if recipe and predictions:
-            _write_predictions(opened(file, runtime), recipe, overrides or (), ways, predictions)
-        _show_file(opened(file, runtime), ways, page, bit_exact_arm=bit_exact_arm, as_json=as_json)
+            _write_predictions(path, recipe, overrides or (), ways, predictions)
+        _show_file(path, ways, page, bit_exact_arm=bit_exact_arm, as_json=as_json)
 
 
 def _write_predictions(file: Path, recipe: Path, overrides: Sequence[str], ways: InspectOptions, folder: Path) -> None:

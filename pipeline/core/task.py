@@ -19,7 +19,7 @@ from pipeline.core.errors import InputError, StageError
 from pipeline.core.open_sizes import NOTHING_OPEN, sizes_text
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -113,13 +113,15 @@ def facts_of(metric: Metric) -> MetricFacts:
 class Task:
     """A kit and data. `output_names` are those of the network's outputs, in order; empty: its code names them.
 
-    `sizes` says which sizes of its inputs exported files leave open.
+    `sizes` says which sizes of its inputs exported files leave open. `resized` gives the same task with square images
+    of another side, read from their files again; None where the data have no size that can be chosen.
     """
 
     kit: Kit
     data: TaskData
     output_names: tuple[str, ...] = ()
     sizes: OpenSizes = NOTHING_OPEN
+    resized: Callable[[int], Task] | None = None
 
     @property
     def kind(self) -> str:
@@ -162,6 +164,29 @@ class Task:
     def inputs(self, batch: int) -> tuple[TensorSpec, ...]:
         """Return the network's inputs in calls of `batch` samples."""
         return tuple(spec.model_copy(update={"shape": (batch, *spec.shape[1:])}) for spec in self._inputs)
+
+    def at_size(self, side: int) -> Task:
+        """Return the same task with square images of another side in pixels.
+
+        Raises:
+            InputError: the data have no size that can be chosen, or not this one; or their files cannot be read.
+        """
+        if self.resized is not None:
+            return self.resized(side)
+        raise InputError(
+            f"{self.data.name}: its images cannot be had with {side} pixels a side, because its source has no key "
+            "size, as folder and elpv have"
+        )
+
+    def for_inputs(self, inputs: Sequence[TensorSpec]) -> Task:
+        """Return the task with images of the size that these inputs of a network have.
+
+        That is the task itself where the data have no size that can be chosen, or the inputs leave it open.
+        """
+        side = inputs[0].shape[-1] if inputs else -1
+        if self.resized is None or side < 1 or side == self._inputs[0].shape[-1]:
+            return self
+        return self.at_size(side)
 
     def other_sizes(self) -> list[Sizes]:
         """Return the sizes at which an export is tried beside the samples'; none where no size is open."""

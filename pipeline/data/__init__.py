@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, assert_never
 
 from pipeline.core.dataset import SPLITS, Arrays, Dataset
 from pipeline.core.errors import InputError
 from pipeline.core.open_sizes import checked_sizes
-from pipeline.data.config import Cifar, DataFile, Elpv, FashionMnist, ImageFolder
+from pipeline.data.config import Cifar, DataFile, Elpv, FashionMnist, ImageFolder, at_side, sized
 from pipeline.tasks.config import TaskFile, task_settings
 
 if TYPE_CHECKING:
     from pipeline.core.task import Task
-    from pipeline.data.config import DataConfig
+    from pipeline.data.config import DataConfig, SizedData
     from pipeline.tasks.config import TaskConfig
 
 __all__ = ["data_digest", "load_data", "load_task", "summarise_data", "task_identity"]
@@ -25,6 +26,26 @@ def load_task(config: TaskConfig | None, data: DataConfig | None) -> Task:
     Raises:
         InputError: data or the task's file are missing or damaged, or not what they should be.
     """
+    found = _with_open_sizes(config, data)
+    resizable = None if isinstance(config, TaskFile) else sized(data)
+    return _resizable(found, config, resizable) if resizable else found
+
+
+def _resizable(found: Task, config: TaskConfig | None, data: SizedData) -> Task:
+    """Return a task that can be had at other sizes: of these the last one is kept, beside the task itself."""
+
+    @lru_cache(maxsize=1)
+    def other(side: int) -> Task:
+        return replace(_with_open_sizes(config, at_side(data, side)), resized=resized)
+
+    def resized(side: int) -> Task:
+        return own if side == data.size else other(side)
+
+    own = replace(found, resized=resized)
+    return own
+
+
+def _with_open_sizes(config: TaskConfig | None, data: DataConfig | None) -> Task:
     found = _task(config, data)
     where, opened, timed = "task", *((config.dynamic, config.timed) if config else ({}, ()))
     if isinstance(config, TaskFile):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from pipeline.core.artifact import FrozenModel
+from pipeline.core.errors import InputError
 from pipeline.core.paths import ExistingFile, ExistingFolder, ExistingPath
 from pipeline.core.units import Ratio
 
@@ -97,6 +98,27 @@ class DataFile(FrozenModel):
 
 
 DataConfig = Annotated[Elpv | FashionMnist | Cifar | ImageFolder | DataFile, Field(discriminator="source")]
+#: Those whose images are made at a size that can be chosen.
+SizedData = Elpv | ImageFolder
+#: Their names, for messages.
+SIZED = ("elpv", "folder")
+
+
+def sized(config: DataConfig | None) -> SizedData | None:
+    """Return data whose images can be had at other sizes; None for others."""
+    return config if isinstance(config, SizedData) else None
+
+
+def at_side(config: SizedData, side: int) -> SizedData:
+    """Return the same data with square images of another side in pixels.
+
+    Raises:
+        InputError: the source has no such images.
+    """
+    try:
+        return type(config).model_validate({**config.model_dump(exclude_unset=True), "size": side})
+    except ValidationError as error:
+        raise InputError(f"data.size: found {side}, {error.errors()[0]['msg'].lower()}") from error
 
 
 def data_settings(config: DataConfig) -> dict[str, Any]:

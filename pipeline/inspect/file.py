@@ -16,7 +16,7 @@ from pipeline.analysis.noise import watch_onnx
 from pipeline.analysis.precision_map import onnx_precision_map
 from pipeline.analysis.times import node_times
 from pipeline.core.errors import InputError
-from pipeline.core.runtimes import DEFAULT_RUNTIME, form_of, runtime_for
+from pipeline.core.runtimes import DEFAULT_RUNTIME, FORMS, form_of, load_reference, runtime_for
 from pipeline.data import load_task
 from pipeline.onnx_graph.file import onnx_specs, read_onnx
 from pipeline.onnx_graph.wiring import CONVERTERS, FileWiring
@@ -68,8 +68,8 @@ class InspectOptions:
     threads: int = 1
 
 
-def training_images(recipe: Path, overrides: Sequence[str], count: int, seed: int) -> Images:
-    """Return samples of the training split of a recipe's data, as its network takes them.
+def training_images(recipe: Path, overrides: Sequence[str], count: int, seed: int, file: Path | None = None) -> Images:
+    """Return samples of the training split of a recipe's data, as its network takes them, or a file of another size.
 
     The same seed draws the same ones. Validation and test samples are never looked at.
 
@@ -78,6 +78,9 @@ def training_images(recipe: Path, overrides: Sequence[str], count: int, seed: in
     """
     loaded = load_recipe(recipe, overrides).recipe
     task = load_task(loaded.task, loaded.data)
+    form = form_of(file) if file else None
+    if file and form:
+        task = task.for_inputs(load_reference(FORMS[form].ports)(file)[0])
     available, name = task.count("train"), task.data.name
     if count > available:
         raise InputError(f"--samples is {count}, the training split of {name} has {available}: ask for fewer")

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+_IMAGE_DIMENSIONS = 4
+
 
 def require_sound(label: str, runtime: str, outputs: Sequence[Mapping[str, Any]]) -> None:
     """Refuse outputs that are not finite.
@@ -28,16 +30,19 @@ def require_sound(label: str, runtime: str, outputs: Sequence[Mapping[str, Any]]
 
 def compare_outputs(
     first: str, expected: Mapping[str, Any], label: str, found: Mapping[str, Any], tolerance: float | None
-) -> OutputCheck:
-    """Compare what the worker told of two networks after the same inputs.
+) -> OutputCheck | None:
+    """Compare what the worker told of two networks after the same inputs; None where one takes images of another size.
 
     Of large outputs the same part of both is compared. `tolerance` is relative to the largest output of the first.
+    Images of two sizes are not the same inputs, so that nothing can be said of what is computed from them.
 
     Raises:
         InputError: their inputs differ.
         OutputsError: their outputs differ in shape, or by more than `tolerance`.
     """
     takes, expects = ([(tuple(p["shape"]), p["dtype"]) for p in each["inputs"]] for each in (found, expected))
+    if takes != expects and [*map(_unsized, takes)] == [*map(_unsized, expects)]:
+        return None
     if takes != expects:
         raise InputError(
             f"{label} takes inputs {_listed(takes)}, {first} {_listed(expects)}; only networks with the same inputs "
@@ -53,6 +58,12 @@ def compare_outputs(
             f"allowed: {tolerance:.2%}; not timed. If it differs by design (pruned, quantized), allow more: --tolerance"
         )
     return check
+
+
+def _unsized(port: tuple[tuple[int, ...], str]) -> tuple[tuple[int, ...], str]:
+    """Return an input without height and width where it has them: images [N, C, H, W]."""
+    shape, dtype = port
+    return (shape[:2] if len(shape) == _IMAGE_DIMENSIONS else shape), dtype
 
 
 def _listed(ports: Sequence[tuple[tuple[int, ...], str]]) -> str:

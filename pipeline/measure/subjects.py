@@ -39,7 +39,8 @@ class Subject:
     relative to the largest output of the first. A pruned or quantised network computes something else, so that by
     default its outputs need only be finite and of the same shape. `threads` and `device` (an index into the devices)
     are its own where they differ from the others'. `outputs` are the names of its outputs, for a task to decode them.
-    `shapes` are those of its inputs where they are not the terms', and `size` is what they are called.
+    `shapes` are those of its inputs where they are not the terms', and `size` is what they are called. `decoding` has
+    its own samples where its images have another size than those of the terms.
     """
 
     label: str
@@ -52,6 +53,7 @@ class Subject:
     outputs: tuple[str, ...] = ()
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     size: str = ""
+    decoding: Decoding | None = None
 
 
 @dataclass(frozen=True)
@@ -164,6 +166,7 @@ def _require_installed(subjects: Sequence[Subject], workers: Sequence[tuple[Conn
 
 def _request(subject: Subject, brought: ModelFiles, terms: MeasureTerms, device: Device) -> dict[str, Any]:
     places = device.push({f"{brought.digest}/{name}": path for name, path in brought.files.items()})
+    decoding = subject.decoding or terms.decoding
     return {
         "path": places[f"{brought.digest}/{brought.main}"],
         "sha256": brought.sha256,
@@ -171,7 +174,7 @@ def _request(subject: Subject, brought: ModelFiles, terms: MeasureTerms, device:
         "threads": subject.threads or terms.threads,
         "batch": terms.batch,
         "shapes": {name: list(shape) for name, shape in (subject.shapes or terms.shapes).items()},
-        **({"decoding": terms.decoding.sent_to(device, subject.outputs)} if terms.decoding else {}),
+        **({"decoding": decoding.sent_to(device, subject.outputs)} if decoding else {}),
     }
 
 

@@ -190,17 +190,24 @@ def epoch_history(training: TrainingRun) -> list[dict[str, float]]:
 def _distillation(config: TrainingConfig, context: Context) -> Distillation | None:
     if config.distill is None:
         return None
-    source = config.distill.source
+    source, own = config.distill.source, _other_side(context)
     if source == "original":
-        teacher, channels, size = load_network(context.original), [*context.original.inputs[0].shape, 1][1], 0
+        teacher, channels, size = load_network(context.original), [*context.original.inputs[0].shape, 1][1], own
     else:
         teacher, read = load_other(source.definition, source.weights, source.arguments)
         named = (*source.inputs, source.weights)
         write_reads(context.folder, {path for path in read if not within_inputs(path, named)})
         for note in undeclared_inputs(read, source.definition, source.arguments, named, "build from"):
             context.progress.note(f"teacher: {note}")
-        channels, size = source.channels, source.size
+        channels, size = source.channels, source.size or own
     return Distillation(teacher, config.distill.temperature, config.distill.alpha, channels, size)
+
+
+def _other_side(context: Context) -> int:
+    """Return the side of the original's images where the stage works at another, else 0: teachers know that size."""
+    task = context.task()
+    side = context.original.inputs[0].shape[-1]
+    return side if task.for_inputs(context.original.inputs) is not task else 0
 
 
 def _reporter(training: TrainingRun, progress: Progress, label: str) -> Callable[[int, float], None]:

@@ -64,7 +64,9 @@ class Teacher(FrozenModel):
     arguments: dict[str, int | float | bool | str] = Field(default={}, description="Arguments of build().")
     channels: Literal[1, 3] = Field(default=3, description="Input channels of the teacher.")
     size: Annotated[int, Field(ge=0, le=65_536)] = Field(
-        default=0, description="Input size of the teacher in pixels; 0 for that of the student."
+        default=0,
+        description="Input size of the teacher in pixels; 0 for that of the student, or of the network that the recipe "
+        "starts from where `prune` has chosen a smaller one.",
     )
     inputs: tuple[ExistingPath, ...] = Field(
         default=(),

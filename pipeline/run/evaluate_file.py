@@ -97,8 +97,8 @@ def open_scored(file: Path, loaded: LoadedRecipe, runtime: Runtime | None) -> Sc
     chosen = runtime or runtime_for(form, recipe.target.runtime)
     if chosen not in _readers(form):
         raise InputError(f"{chosen} does not read {file.name}, allowed: {', '.join(_readers(form))}")
-    task = load_task(recipe.task, recipe.data)
     inputs, outputs = load_reference(FORMS[form].ports)(file)
+    task = load_task(recipe.task, recipe.data).for_inputs(inputs)
     batch = inputs[0].shape[0] if inputs[0].shape[0] > 0 else recipe.target.batch
     _require_fit(file, task, inputs, batch)
     return ScoredFile(task, chosen, batch, tuple(output.name for output in outputs))

@@ -49,7 +49,10 @@ class FileEvaluation(FrozenModel):
 
 @dataclass(frozen=True)
 class Evaluator:
-    """Judges artifacts by one task for one target. `data_identity` tells task, data and their split apart."""
+    """Judges artifacts by one task for one target, each on images of its own size.
+
+    `data_identity` tells task, data and their split apart.
+    """
 
     store: Store
     task: Callable[[], Task]
@@ -133,7 +136,7 @@ class Evaluator:
 
         if artifact.form == "torch" and not artifact.lineage:
             names = [output.name for output in artifact.outputs]
-            require_same_start(load_network(artifact), file.file, self.task(), names)
+            require_same_start(load_network(artifact), file.file, self.task().for_inputs(artifact.inputs), names)
         predictions = self._predictions(file, "validation", "validation")
         validation = self._scored(predictions, "validation")
         shapes = self.task().first_shapes(1)
@@ -175,7 +178,7 @@ class Evaluator:
 
         return predict_samples(
             file.file,
-            self.task(),
+            self.task().for_inputs(file.inputs),
             split,
             runtime=self.runtime_of(file),
             threads=self.threads,

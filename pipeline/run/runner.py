@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property, partial
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
@@ -224,7 +224,7 @@ class Run:
             seed=self.seed,
             target=self.loaded.recipe.target,
             original=self.artifacts[0],
-            task=lambda: self.task,
+            task=lambda: self.task.for_inputs(given.inputs),
             candidates=tuple(self.candidates),
             progress=self.progress,
         )
@@ -369,7 +369,7 @@ class Run:
                 "recipe_folder": printable_text(str(self.loaded.path.parent)),
                 "recipe": self.loaded.raw,
                 "recipe_digest": self.loaded.digest,
-                "data": {**summarise_data(self.task), **self.plan.data_identity} if self.rows else {},
+                "data": self._data() if self.rows else {},
                 **({"task": task_facts(self.task)} if self.rows else {}),
                 "target": self.loaded.recipe.target,
                 "seed": self.seed,
@@ -384,6 +384,12 @@ class Run:
                 "rows": rows,
             }
         )
+
+    def _data(self) -> dict[str, Any]:
+        """Return what the data are; where the result takes images of another size than the original, also that."""
+        result = self.task.for_inputs(self.artifacts[-1].inputs)
+        other = {} if result is self.task else {"result_input_shape": list(result.inputs(1)[0].shape[1:])}
+        return {**summarise_data(self.task), **other, **self.plan.data_identity}
 
     def _write(self, report: RunReport) -> None:
         from pipeline.report import write_report

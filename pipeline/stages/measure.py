@@ -11,7 +11,8 @@ It does not help to measure on another machine than the target: widths and types
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -31,7 +32,6 @@ from pipeline.results.measurement import MEASUREMENT_FILE, Measurement, TimeScop
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from contextlib import AbstractContextManager
 
     from pipeline.core.artifact import Artifact
     from pipeline.measure.decoding import Decoding
@@ -83,8 +83,15 @@ class Measure(Stage):
             OutputsError: a file computes values that are not finite, or other shapes than the original.
             DeviceError: the target's device cannot be reached, or went away.
         """
-        subjects, target = self._subjects(given, context), context.target
-        with self._decoding(context) as decoding:
+        target = context.target
+        with ExitStack() as stack:
+            decoding = self._decoding(given, context, stack)
+            subjects = [
+                replace(subject, decoding=self._decoding(artifact, context, stack))
+                if _side(artifact) != _side(given)
+                else subject
+                for artifact, subject in self._subjects(given, context)
+            ]
             measurement = measure_subjects(
                 subjects,
                 MeasureTerms(threads=self.threads or target.threads, batch=target.batch, decoding=decoding),
@@ -96,12 +103,13 @@ class Measure(Stage):
         save_measurement(measurement, context.folder / MEASUREMENT_FILE)
         return Outcome(form=None, changed=_summary(measurement))
 
-    def _decoding(self, context: Context) -> AbstractContextManager[Decoding | None]:
+    def _decoding(self, artifact: Artifact, context: Context, stack: ExitStack) -> Decoding | None:
+        """Return what decodes an artifact's outputs, with samples of its size for as long as the stack is open."""
         if self.time_scope == "model":
-            return nullcontext()
-        return timed_decoding(context.task(), context.target.batch)
+            return None
+        return stack.enter_context(timed_decoding(context.task().for_inputs(artifact.inputs), context.target.batch))
 
-    def _subjects(self, given: Artifact, context: Context) -> list[Subject]:
+    def _subjects(self, given: Artifact, context: Context) -> list[tuple[Artifact, Subject]]:
         """Return every distinct file in every runtime that reads it, the original first in each."""
         files = [
             ChainFile(label="original", artifact=context.original),
@@ -123,7 +131,15 @@ class Measure(Stage):
             raise InputError(f"measure: {', '.join(missing)} reads none of the files so far ({', '.join(forms)})")
         opened = any(size < 0 for each in files for spec in each.artifact.inputs for size in spec.shape[1:])
         sizes = context.task().timed_shapes(context.target.batch) if opened else {"": {}}
-        return [_subject(*each, size=size, shapes=shapes) for size, shapes in sizes.items() for each in readable]
+        return [
+            (each[0].artifact, _subject(*each, size=size, shapes=shapes))
+            for size, shapes in sizes.items()
+            for each in readable
+        ]
+
+
+def _side(artifact: Artifact) -> int:
+    return artifact.inputs[0].shape[-1]
 
 
 def _subject(candidate: ChainFile, runtime: Runtime, *, size: str, shapes: Mapping[str, tuple[int, ...]]) -> Subject:

@@ -17,7 +17,7 @@ class Distillation:
     """A teacher in eval mode, the temperature, and the share `alpha` of the teacher's term in the loss.
 
     A teacher for three channels gets a grey image three times; `size` is the teacher's own input size in pixels, or 0
-    for the student's.
+    for the student's: images of another size are resized for it.
     """
 
     teacher: nn.Module

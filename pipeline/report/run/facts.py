@@ -132,7 +132,12 @@ def recipe_text(report: RunReport) -> str:
 def _data(data: Mapping[str, Any]) -> str:
     counted = [f"{data[split]:,} {split}" for split in SPLITS if split in data]
     name = str(data.get("name", numbers.DASH))
-    return f"{name}: {', '.join(counted)}" if counted else name
+    found = f"{name}: {', '.join(counted)}" if counted else name
+    return found + "".join(
+        f"; images of {before[-1]} x {before[-2]} pixels, of {after[-1]} x {after[-2]} for the result"
+        for before, after in [(data.get("input_shape"), data.get("result_input_shape"))]
+        if before and after
+    )
 
 
 def _started(report: RunReport) -> str:

@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 from pydantic import TypeAdapter
 
-from pipeline.core.dataset import Preprocessing
+from pipeline.core.artifact import TensorSpec
+from pipeline.core.dataset import Dataset, Preprocessing
 from pipeline.core.errors import InputError
-from pipeline.data import data_digest, elpv, fashion_mnist, load_data
+from pipeline.data import data_digest, elpv, fashion_mnist, load_data, load_task
 from pipeline.data.config import DataConfig
 from pipeline.data.fashion_mnist import download, read_verified
 from tests.optional import require
@@ -139,6 +140,36 @@ def test_folder_without_splits_is_divided(tmp_path: Path) -> None:
     assert data.input_shape == (3, 16, 16)
     assert set(data.validation.labels) == {0, 1}
     assert (data.preprocessing, data.licence) == (Preprocessing("rgb", "shorter-side-then-centre-crop"), "")
+
+
+def test_data_with_a_size_are_there_at_others(tmp_path: Path) -> None:
+    """Made from the files, in the same split; of other sizes the last one alone is kept."""
+    write_images(tmp_path / "cells")
+    config = {"source": "folder", "root": tmp_path / "cells", "size": 16, "channels": 1}
+    task = load_task(None, CONFIG.validate_python(config))
+    smaller = task.at_size(12)
+    direct = load_data(CONFIG.validate_python({**config, "size": 12}))
+    assert isinstance(direct, Dataset)
+    assert np.array_equal(smaller.dataset().train.images, direct.train.images)
+    assert np.array_equal(smaller.dataset().train.labels, task.dataset().train.labels)
+    assert task.at_size(16) is smaller.at_size(16) is task
+    assert task.at_size(12) is smaller.at_size(12) is smaller
+    assert task.at_size(10) is not task.at_size(12)
+    assert task.for_inputs(smaller.inputs(4)).inputs(1) == smaller.inputs(1)
+    assert smaller.for_inputs(smaller.inputs(4)) is smaller
+    assert task.for_inputs([TensorSpec(name="input", shape=(1, 1, -1, -1))]) is task
+    with pytest.raises(InputError, match=r"data\.size: found 4, input should be greater than or equal to 8"):
+        task.at_size(4)
+
+
+def test_data_without_a_size_have_no_other(tmp_path: Path) -> None:
+    """Which sources have one is said."""
+    write_cifar10(tmp_path)
+    config = {"source": "cifar10", "root": tmp_path, "validation_images": 10}
+    task = load_task(None, CONFIG.validate_python(config))
+    with pytest.raises(InputError, match=r"cannot be had with 16 pixels a side, .* as folder and elpv have"):
+        task.at_size(16)
+    assert task.for_inputs([TensorSpec(name="input", shape=(1, 3, 16, 16))]) is task
 
 
 def test_folder_errors_name_the_place(tmp_path: Path) -> None:

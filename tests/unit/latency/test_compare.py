@@ -167,10 +167,14 @@ def test_other_outputs_are_wrong_outputs(network: Callable[..., Path]) -> None:
     assert caught.value.exit_code == 6
 
 
-def test_other_inputs_are_bad_input(network: Callable[..., Path]) -> None:
-    """Two networks for images of two sizes are no versions of one."""
-    with pytest.raises(InputError, match="only networks with the same inputs"):
-        compare_files(network("small.onnx"), network("large.onnx", size=16), STRICT)
+def test_images_of_another_size_are_other_terms(network: Callable[..., Path]) -> None:
+    """They can be forced, and then nothing is said of outputs."""
+    paths = network("small.onnx"), network("large.onnx", size=16)
+    with pytest.raises(IncomparableError, match=r"input shapes: \[\(1, 3, 8, 8\)\], \[\(1, 3, 16, 16\)\]"):
+        compare_files(*paths, STRICT)
+    found, _ = compare_files(*paths, ComparisonRequest(**{**vars(LENIENT), "force": True}))
+    assert found.unfair
+    assert found.output_check is None
 
 
 def test_missing_file_is_bad_input(network: Callable[..., Path], tmp_path: Path) -> None:

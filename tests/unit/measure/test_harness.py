@@ -11,7 +11,7 @@ from pipeline.core.errors import DeviceError, InputError, OutputsError
 from pipeline.core.stage import Runtime, SilentProgress
 from pipeline.measure.devices.local import LocalDevice
 from pipeline.measure.harness import measure_subjects
-from pipeline.measure.statistics import report_timings
+from pipeline.measure.statistics import paired_speedup, report_timings
 from pipeline.measure.subjects import MeasureTerms, Subject
 from pipeline.results.measurement import Measurement, SamplingPlan, load_measurement, save_measurement
 
@@ -133,11 +133,13 @@ def test_network_with_values_that_are_not_finite_is_not_timed(write_onnx: Callab
         run([subject(write_onnx("nan.onnx", scale=float("nan")))])
 
 
-def test_other_inputs_are_refused(write_onnx: Callable[..., Path]) -> None:
-    """Networks for different image sizes are not compared."""
-    paths = [write_onnx("small.onnx"), write_onnx("large.onnx", size=16)]
-    with pytest.raises(InputError, match="only networks with the same inputs"):
-        run([subject(path) for path in paths])
+def test_images_of_another_size_are_timed_without_a_look_at_outputs(write_onnx: Callable[..., Path]) -> None:
+    """Each file runs on images of its own size; what they compute of different images is not compared."""
+    paths = [write_onnx("large.onnx", size=16), write_onnx("small.onnx")]
+    found = run([subject(path, tolerance=0.0) for path in paths])
+    assert [each.input_shapes["image"] for each in found.subjects] == [(1, 3, 16, 16), (1, 3, 8, 8)]
+    assert [each.check for each in found.subjects] == [None, None]
+    assert paired_speedup(found, 1, "wall") is not None
 
 
 def test_tolerance_that_is_exceeded_is_refused(write_onnx: Callable[..., Path]) -> None:

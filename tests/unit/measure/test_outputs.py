@@ -29,7 +29,9 @@ def told(*outputs: Any, inputs: list[dict[str, Any]] | None = None) -> dict[str,
 
 def compared(expected: dict[str, Any], found: dict[str, Any], tolerance: float | None = None) -> OutputCheck:
     """Compare two networks by their usual names."""
-    return compare_outputs("base", expected, "net", found, tolerance)
+    check = compare_outputs("base", expected, "net", found, tolerance)
+    assert check is not None
+    return check
 
 
 def test_equal_outputs_have_no_distance() -> None:
@@ -92,6 +94,16 @@ def test_other_inputs_are_refused(inputs: list[dict[str, Any]]) -> None:
     """Another size, type or number of inputs: these are not two versions of one network."""
     with pytest.raises(InputError, match=r"net takes inputs \[.*, base \[1, 3\] float32; only networks with the same"):
         compared(told([1]), told([1], inputs=inputs))
+
+
+def test_images_of_another_size_are_not_compared() -> None:
+    """Nothing can be said; another number of channels is another network."""
+    image, smaller, grey = (
+        [{"name": "image", "shape": [1, *shape], "dtype": "float32"}] for shape in ((3, 8, 8), (3, 6, 6), (1, 6, 6))
+    )
+    assert compare_outputs("base", told([1], inputs=image), "net", told([9], inputs=smaller), 0.0) is None
+    with pytest.raises(InputError, match="only networks with the same inputs"):
+        compared(told([1], inputs=image), told([1], inputs=grey))
 
 
 def test_names_of_inputs_may_differ() -> None:

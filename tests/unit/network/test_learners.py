@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -13,7 +14,7 @@ from pipeline.core.dataset import Arrays, Dataset, Normalisation, Samples, Split
 from pipeline.core.errors import InputError
 from pipeline.core.task import Task
 from pipeline.data.arrays import image_classifier
-from pipeline.network.training import learner_of
+from pipeline.network.training import _distillation, learner_of
 from pipeline.network.training_config import Augment, TrainingConfig
 from pipeline.tasks.kinds import open_kit
 
@@ -63,6 +64,22 @@ def test_series_are_changed_in_time() -> None:
     assert (inputs == 0).any()
     assert inputs.std() > 0.1
     assert sorted(targets.tolist()) == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize(("side", "size"), [(8, 0), (6, 8)])
+def test_the_original_teaches_at_its_own_size(monkeypatch: pytest.MonkeyPatch, side: int, size: int) -> None:
+    """Also where the stage works with smaller images; where it does not, nothing is resized."""
+    monkeypatch.setattr("pipeline.network.training.load_network", lambda _: "teacher")
+    large = replace(TASKS["images"], resized=lambda _: large)
+    pixels = np.zeros((4, 1, side, side), np.uint8)
+    split = Split(pixels, np.arange(4) % 2)
+    data = replace(large.dataset(), train=split, validation=split, test=split)
+    task = replace(large, data=data) if side != 8 else large
+    original = SimpleNamespace(inputs=large.inputs(1))
+    config = TrainingConfig.model_validate({"epochs": 1, "distill": {}})
+    found = _distillation(config, cast("Context", SimpleNamespace(task=lambda: task, original=original)))
+    assert found is not None
+    assert (found.teacher, found.size) == ("teacher", size)
 
 
 def test_changes_that_are_off_leave_no_trace() -> None:
