@@ -62,7 +62,7 @@ DEPENDS_ON: dict[str, tuple[str, ...]] = {
 class Quantize(QuantizationConfig, Stage):
     """ONNX FP32 to ONNX int8 (QDQ), or to another precision."""
 
-    revision: ClassVar[int] = 8
+    revision: ClassVar[int] = 9
     libraries: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnxruntime")
     takes: ClassVar[frozenset[Form]] = frozenset({"onnx"})
 

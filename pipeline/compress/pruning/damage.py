@@ -1,7 +1,7 @@
 """Damage: how much of the task's loss a network's groups and blocks cost when they are narrowed or dropped, one by one.
 
-Every number is the mean loss on a fixed choice of training samples, in nats for a classifier, after the batch-norm
-statistics were taken anew, less that of the whole network. Nothing is trained, and validation and test samples are not
+Every number is the mean loss on a fixed choice of training samples, in nats for a classifier, with the batch-norm
+statistics of each batch, less that of the whole network. Nothing is trained, and validation and test samples are not
 looked at.
 
 Source: one measured point for each group, as the sensitivity of Li et al. (ICLR 2017), with statistics renewed as in
@@ -10,9 +10,13 @@ EagleEye (Li et al., ECCV 2020).
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from math import isfinite
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import torch
 
 from pipeline.compress.pruning.allocation.constraints import aligned_width
 from pipeline.compress.pruning.allocation.widths import best_classes
@@ -20,8 +24,10 @@ from pipeline.compress.pruning.depth import without_blocks
 from pipeline.compress.pruning.graph import layer_of
 from pipeline.compress.pruning.rewrite import rewrite_module
 from pipeline.compress.pruning.surgery import plan_for
-from pipeline.compress.training.batchnorm import recalibrate_batchnorm
+from pipeline.compress.training.batchnorm import batch_statistics, recalibrate_batchnorm
 from pipeline.compress.training.inference import inference_mode
+from pipeline.compress.training.learner import for_kernels
+from pipeline.compress.training.training import place
 from pipeline.core.errors import InputError, StageError
 
 if TYPE_CHECKING:
@@ -37,6 +43,8 @@ if TYPE_CHECKING:
 
 #: The share of a group's channels that stays where its damage is measured.
 _MEASURED_AT = 0.5
+#: Samples in a batch whose own statistics say enough; with fewer the statistics of all batches are taken first.
+_ENOUGH = 16
 
 
 @dataclass(frozen=True)
@@ -61,14 +69,13 @@ class DamageMeter:
 
         Raises StageError when it is not a finite number.
 
-        Cost: a rewritten network, and two forward passes over the samples.
+        Cost: a rewritten network, and a forward pass over the samples; two where batches are small.
         """
         if self.graph.walk is None:
             raise InputError("The graph has no walk: expected what trace() returned.")
         captured = without_blocks(self.captured, blocks) if blocks else self.captured
-        model = rewrite_module(captured, self.graph.walk, plan_for(self.graph, kept))
-        recalibrate_batchnorm(model, (inputs for inputs, _ in self.samples.training()))
-        found = self._mean_loss(model)
+        made = rewrite_module(captured, self.graph.walk, plan_for(self.graph, kept))
+        found = self._mean_loss(place(made, torch.device("cpu"), torch.channels_last))
         if not isfinite(found):
             changed = ", ".join([*kept, *(block.name for block in blocks)]) or "nothing"
             raise StageError(
@@ -105,13 +112,22 @@ class DamageMeter:
             dropped[block.name] = max(0.0, self.loss({}, (block,)) - whole)
         return MeasuredDamage(whole, groups, dropped)
 
+    @cached_property
+    def _batches(self) -> list[tuple[tuple[Tensor, ...], Any]]:
+        """The samples, images with channels last; a last batch of one, which has no variance, is left out."""
+        found = [(tuple(map(for_kernels, inputs)), targets) for inputs, targets in self.samples.for_loss()]
+        return found[:-1] if len(found) > 1 and len(found[-1][0][0]) == 1 else found
+
     def _mean_loss(self, model: nn.Module) -> float:
+        enough = self.samples.batch >= _ENOUGH
+        if not enough:
+            recalibrate_batchnorm(model, (inputs for inputs, _ in self._batches))
         total, count = 0.0, 0
-        for inputs, targets in self.samples.for_loss():
-            with inference_mode(model):
-                loss = float(self.samples.loss(model(*inputs), targets))
-            size = len(inputs[0])
-            total, count = total + size * loss, count + size
+        with inference_mode(model), batch_statistics(model) if enough else nullcontext():
+            for inputs, targets in self._batches:
+                size = len(inputs[0])
+                total += size * float(self.samples.loss(model(*inputs), targets))
+                count += size
         return total / max(count, 1)
 
 

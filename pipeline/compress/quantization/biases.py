@@ -9,6 +9,7 @@ all channels, those that fit keep it.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from onnx import helper, numpy_helper
 
 from pipeline.compress.quantization.canonical import MATRIX, output_axis
 from pipeline.compress.quantization.qdq import SMALLEST_SCALE, replace_nodes
+from pipeline.onnx_graph.file import drop_unread
 from pipeline.onnx_graph.links import SCALE, ZERO_POINT, Wiring
 
 if TYPE_CHECKING:
@@ -67,11 +69,14 @@ class _Layer:
 def store_biases(graph: GraphProto, floats: Mapping[str, Array] | None = None) -> None:
     """Store the float bias of each integer product in 32 bits, in place, with scales of weights that allow it.
 
-    A weight that another layer reads too is stored once more where its scales change. `floats` are the weights before
+    Where the scales of a weight change its node reads other numbers, and one that another layer reads too is stored
+    once more. `floats` are the weights before
     rounding by the name of their product; without them rounded ones are rounded again.
     """
     wiring = Wiring(graph)
     layers = {id(node): layer for node in graph.node if (layer := _layer(node, wiring)) is not None}
+    readers = Counter(value for node in graph.node for value in node.input)
+    before = {tensor.name for tensor in graph.initializer}
     ordered: list[NodeProto] = []
     for node in graph.node:
         layer = layers.get(id(node))
@@ -81,10 +86,12 @@ def store_biases(graph: GraphProto, floats: Mapping[str, Array] | None = None) -
             weight = _before_rounding(layer, floats or {})
             scale = _roomy_scale(layer.scale, needed, _least_scale(layer, weight))
             if scale is not layer.scale:
-                ordered.append(_rescaled(graph, layer, scale, weight))
+                _round_again(layer, scale, weight)
+                ordered += _stored_weight(graph, layer, readers)
             ordered.append(_stored_bias(graph, layer))
         ordered.append(node)
     replace_nodes(graph, ordered)
+    drop_unread(graph, before)
 
 
 def _roomy_scale(scale: Array, needed: Array, least: Array) -> Array:
@@ -160,16 +167,27 @@ def _before_rounding(layer: _Layer, floats: Mapping[str, Array]) -> Array:
     return rounded
 
 
-def _rescaled(graph: GraphProto, layer: _Layer, scale: Array, floats: Array) -> NodeProto:
-    """Store the weight of a layer on other scales, let the layer read it, and return what dequantizes it."""
+def _round_again(layer: _Layer, scale: Array, floats: Array) -> None:
+    """Put the weight of a layer on other scales."""
     layer.scale, layer.zero_point = scale, np.broadcast_to(layer.zero_point, scale.shape).copy()
     limits = np.iinfo(layer.integers.dtype)
     numbers = np.rint(floats.astype(np.float64) / layer.along(scale)) + layer.along(layer.zero_point)
     layer.integers = np.clip(numbers, limits.min, limits.max).astype(layer.integers.dtype)
+
+
+def _stored_weight(graph: GraphProto, layer: _Layer, readers: Counter[str]) -> list[NodeProto]:
+    """Store the weight of a layer; return the node that dequantizes it where another layer reads the one that does."""
     name = f"{layer.product.name or layer.product.output[0]}.own_weight"
-    new = _dequantize(graph, name, (layer.integers, scale, layer.zero_point), layer.axis)
-    layer.product.input[WEIGHT] = new.output[0]
-    return new
+    new = _dequantize(graph, name, (layer.integers, layer.scale, layer.zero_point), layer.axis)
+    old = layer.dequantize.output[0]
+    readers[old] -= 1
+    if readers[old]:
+        layer.product.input[WEIGHT] = new.output[0]
+        return [new]
+    layer.dequantize.input[:] = new.input
+    del layer.dequantize.attribute[:]
+    layer.dequantize.attribute.extend(new.attribute)
+    return []
 
 
 def _stored_bias(graph: GraphProto, layer: _Layer) -> NodeProto:

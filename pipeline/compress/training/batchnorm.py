@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from torch import cat, nn, no_grad
@@ -20,7 +21,10 @@ def recalibrate_batchnorm(model: nn.Module, batches: Iterable[tuple[Tensor, ...]
     Source: the adaptive batch norm of EagleEye (Li et al. 2020). Costs one forward pass over the batches. Does nothing
     to a network without batch norm. The model is left in eval mode.
     """
-    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]  # noqa: SLF001 (the only common class)
+    norms = _norms(model)
+    if not norms:
+        model.eval()
+        return
     momenta = [module.momentum for module in norms]
     model.eval()
     for module in norms:
@@ -33,6 +37,29 @@ def recalibrate_batchnorm(model: nn.Module, batches: Iterable[tuple[Tensor, ...]
     for module, momentum in zip(norms, momenta, strict=True):
         module.momentum = momentum
     model.eval()
+
+
+@contextmanager
+def batch_statistics(model: nn.Module) -> Iterator[None]:
+    """Within the block batch norms use the statistics of each batch, and those that they keep do not change.
+
+    The rest of the model stays in the mode that it is in.
+    """
+    norms = [module for module in _norms(model) if not module.training]
+    momenta = [module.momentum for module in norms]
+    for module in norms:
+        module.train()
+        module.momentum = 0.0
+    try:
+        yield
+    finally:
+        for module, momentum in zip(norms, momenta, strict=True):
+            module.eval()
+            module.momentum = momentum
+
+
+def _norms(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+    return [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]  # noqa: SLF001 (the only common class)
 
 
 def _without_single(batches: Iterable[tuple[Tensor, ...]]) -> Iterator[tuple[Tensor, ...]]:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 class QuantizeAwareFinetune(TrainingConfig, QuantizationConfig, Stage):
     """Torch network to ONNX int8 (QDQ)."""
 
-    revision: ClassVar[int] = 6
+    revision: ClassVar[int] = 7
     fixes_sizes: ClassVar[bool] = True
     libraries: ClassVar[tuple[str, ...]] = ("numpy", "torch", "onnx", "onnxscript", "onnxruntime")
     takes: ClassVar[frozenset[Form]] = frozenset({"torch"})

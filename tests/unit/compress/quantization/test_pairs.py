@@ -156,6 +156,22 @@ def test_biases_are_on_the_scale_of_the_sums() -> None:
     assert np.abs(outputs(model) - before).max() <= 6e-4 / 2 + 1e-6
 
 
+ALONE = (node("Conv", "x w b", "y"),)
+SHARED = (node("Conv", "x w b", "c"), node("Conv", "x w", "d"), node("Add", "c d", "y"))
+
+
+@pytest.mark.parametrize(("readers", "more"), [(ALONE, 1), (SHARED, 2)])
+def test_weights_on_larger_scales_for_a_huge_bias(readers: tuple[NodeProto, ...], more: int) -> None:
+    """The weight's node then gives those; where another layer reads it too there is one more, and none for nothing."""
+    model = graph(WEIGHT, *readers, x=on(1e-9, 90))
+    before, count = outputs(model), len(model.graph.node)
+    store_biases(model.graph)
+    assert len(model.graph.node) == count + more
+    read = {value for each in model.graph.node for value in each.input}
+    assert all(value in read for each in model.graph.node for value in each.output if value != "y")
+    np.testing.assert_allclose(outputs(model), before, atol=1e-6)
+
+
 def test_a_convolution_lacks_a_pair_behind_its_activation_function() -> None:
     """With symmetric ranges in front of it, since then the pair cannot clip; a pair that is there is enough."""
     nodes = WEIGHT, node("Conv", "x w b", "c"), node("Relu", "c", "r"), node("Sigmoid", "r", "y")
