@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from pipeline.compress.pruning.cost import CostModel
+    from pipeline.compress.pruning.cost import ProductsModel
     from pipeline.compress.pruning.state import NetworkState
     from pipeline.pricing.probes import Probe
 
@@ -27,7 +27,7 @@ class CoarseModel:
 
     name = "milliseconds"
 
-    def __init__(self, macs: CostModel, whole_ms: float, overhead: float) -> None:
+    def __init__(self, macs: ProductsModel, whole_ms: float, overhead: float) -> None:
         """Take the cost, the whole file's time, and the share of it that does not depend on the cost, in [0, 1]."""
         self.macs, self.whole_ms, self.overhead = macs, whole_ms, overhead
         self._whole = macs.cost({})
@@ -43,10 +43,12 @@ class CoarseModel:
 
     def costs(self, state: NetworkState, group: str, widths: Sequence[int]) -> NDArray[np.float64]:
         """Return the milliseconds of a state with this group at each of these widths."""
-        return np.array([self.cost({**state.widths, group: width}, state.dropped) for width in widths])
+        shares = self.macs.costs(state, group, widths) / self._whole
+        found: NDArray[np.float64] = self.whole_ms * (self.overhead + (1 - self.overhead) * shares)
+        return found
 
 
-def fit_coarse(macs: CostModel, whole_ms: float, probes: Sequence[Probe]) -> CoarseModel:
+def fit_coarse(macs: ProductsModel, whole_ms: float, probes: Sequence[Probe]) -> CoarseModel:
     """Fit the overhead to probes by least squares, weighted by their errors."""
     whole = macs.cost({})
     shares = np.array([macs.cost(probe.state.widths) / whole for probe in probes])

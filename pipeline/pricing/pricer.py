@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     from onnx import ModelProto
 
-    from pipeline.compress.pruning.cost import CostModel
+    from pipeline.compress.pruning.cost import ProductsModel
     from pipeline.core.file_precision import FilePrecision
     from pipeline.pricing.coarse import CoarseModel
     from pipeline.pricing.making import FileMaker
@@ -84,7 +84,7 @@ class PricedNetwork:
     grids: Mapping[str, Sequence[int]]
     droppable: tuple[str, ...]
     inside: Mapping[str, frozenset[str]]
-    macs: CostModel
+    macs: ProductsModel
     make: FileMaker
     template: FileTemplate | None
 
