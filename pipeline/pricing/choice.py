@@ -12,6 +12,7 @@ from pipeline.compress.pruning.damage import DamageMeter, groups_inside
 from pipeline.compress.pruning.selection import allocation_of, score_network
 from pipeline.compress.pruning.state import NetworkState
 from pipeline.pricing.interactions import price_together
+from pipeline.pricing.kept_damage import measured_or_kept
 from pipeline.pricing.relative import RelativeModel
 
 if TYPE_CHECKING:
@@ -170,12 +171,8 @@ class StateChoice:
         """Scores scaled to one measured loss for each group, and the measured loss of each block."""
         step = self.step
         meter = DamageMeter(step.network.captured, step.network.graph, self._few)
-        found = meter.measured(
-            self._scores,
-            step.grids,
-            list(step.blocks.values()),
-            self.context.progress.update,
-        )
+        told = self.context.progress.update
+        found = measured_or_kept(meter, self._scores, step.grids, list(step.blocks.values()), told)
         by_name = {block.name: name for name, block in step.blocks.items()}
         seen = [loss for loss in (*(loss for _, loss in found.groups.values()), *found.blocks.values()) if loss > 0]
         least = max(_LEAST, _UNSEEN * sorted(seen)[len(seen) // 2] if seen else 0.0)
