@@ -160,7 +160,7 @@ def profile(
         runtime: what runs them.
         threads: of one inference.
         precision: what they compute in, by the names of `quantize`.
-        moves: what may be taken away: channels, blocks, heads.
+        moves: what may be taken away: channels, blocks, heads, resolution.
         overrides: of a recipe, as of `run`.
         arguments: of a definition's build: texts such as `depth=56`.
         inputs: of a network alone, texts such as `3,224,224`, one for each input.

@@ -17,7 +17,7 @@ def Prune(
     ratio: float | str | None = ...,
     target: Mapping[str, Any] | None = ...,
     precision: Literal['fp32', 'int8', 'int8-dynamic', 'int8-weights', 'int4-weights', 'fp16-weights', 'fp16'] | None = ...,
-    moves: Sequence[Literal['channels', 'blocks', 'heads']] | None = ...,
+    moves: Sequence[Literal['channels', 'blocks', 'heads', 'resolution']] | None = ...,
     rates: Mapping[str, Any] = ...,
     tolerance: str = ...,
     granularity: Literal['channels', 'heads', 'blocks'] = ...,
@@ -49,7 +49,7 @@ def Prune(
 
     precision: With a latency as `target`: the precision of the file that is timed, by the names of `quantize`. Absent: what the stages after this one make of it.
 
-    moves: With a latency as `target`: what may be removed: channels, whole residual blocks (blocks), whole attention heads (heads). Absent: channels and blocks, without blocks where the schedule is layerwise or soft, or another allocation than knapsack is asked for.
+    moves: With a latency as `target`: what may be removed: channels, whole residual blocks (blocks), whole attention heads (heads), and pixels of the images where the data have a key size (resolution). Absent: channels and blocks, without blocks where the schedule is layerwise or soft, or another allocation than knapsack is asked for.
 
     rates: Instead of `ratio`, for `allocation: rates`: the fraction to remove by layer or pattern; if several patterns match, the last one counts, and groups that none matches are not pruned.
 

@@ -72,7 +72,8 @@ def profile(
         typer.Option(
             metavar="MOVE,...",
             show_default=False,
-            help="What may be taken away: channels, blocks, heads. Default: the prune stage's; channels,blocks.",
+            help="What may be taken away: channels, blocks, heads, resolution (which times the whole file with smaller "
+            "images of the recipe's data). Default: the prune stage's; channels,blocks.",
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of everything random.")] = 0,

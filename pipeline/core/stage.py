@@ -177,6 +177,11 @@ class Stage(BaseModel, ABC):
         return False
 
     @property
+    def resizes(self) -> bool:
+        """Whether the network may get images of another size, which only some data have."""
+        return False
+
+    @property
     def consumes(self) -> frozenset[Form]:
         """The forms that this stage can start from."""
         return self.takes

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, assert_never
 from pipeline.core.dataset import SPLITS, Arrays, Dataset
 from pipeline.core.errors import InputError
 from pipeline.core.open_sizes import checked_sizes
-from pipeline.data.config import Cifar, DataFile, Elpv, FashionMnist, ImageFolder, at_side, sized
+from pipeline.data.config import Cifar, DataFile, Elpv, FashionMnist, ImageFolder, at_side, with_size
 from pipeline.tasks.config import TaskFile, task_settings
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def load_task(config: TaskConfig | None, data: DataConfig | None) -> Task:
         InputError: data or the task's file are missing or damaged, or not what they should be.
     """
     found = _with_open_sizes(config, data)
-    resizable = None if isinstance(config, TaskFile) else sized(data)
+    resizable = None if isinstance(config, TaskFile) else with_size(data)
     return _resizable(found, config, resizable) if resizable else found
 
 

@@ -104,7 +104,7 @@ SizedData = Elpv | ImageFolder
 SIZED = ("elpv", "folder")
 
 
-def sized(config: DataConfig | None) -> SizedData | None:
+def with_size(config: DataConfig | None) -> SizedData | None:
     """Return data whose images can be had at other sizes; None for others."""
     return config if isinstance(config, SizedData) else None
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from pipeline.core.file_precision import FilePrecision
 
-#: What may be taken from a network: channels of a group, whole residual blocks, whole attention heads.
-Move = Literal["channels", "blocks", "heads"]
+#: What may be taken from a network: channels of a group, whole residual blocks, whole attention heads, pixels of its
+#: images.
+Move = Literal["channels", "blocks", "heads", "resolution"]
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,16 @@ class PricedStep:
     blocks: Mapping[str, ResidualBlock]
     base: NetworkState
 
+    @property
+    def movable(self) -> bool:
+        """Whether anything of it may leave."""
+        return bool(self.blocks) or any(len(grid) > 1 for grid in self.grids.values())
+
+
+def few_samples(samples: Samples, context: Context) -> Samples:
+    """Return the samples on which losses are measured, dozens of times."""
+    return replace(samples, images=min(samples.images, LOSS_SAMPLES, context.task().count("train")))
+
 
 def head_groups(network: TracedNetwork) -> frozenset[str]:
     """Return the groups of a network whose classes are whole attention heads."""
@@ -80,9 +90,7 @@ class StateChoice:
 
     @property
     def _few(self) -> Samples:
-        """The samples on which losses are measured, dozens of times."""
-        there = self.context.task().count("train")
-        return replace(self._samples, images=min(self._samples.images, LOSS_SAMPLES, there))
+        return few_samples(self._samples, self.context)
 
     @property
     def model(self) -> RelativeModel:

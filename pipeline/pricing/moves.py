@@ -72,14 +72,14 @@ def told_moves(
                 before=1 if is_block else whole[name],
                 after=0 if is_block else state.widths[name],
                 predicted_ms=time - model.cost(other.widths, other.dropped),
-                measured_ms=_saved(measured[name], time) if name in measured else None,
+                measured_ms=saved_milliseconds(measured[name], time) if name in measured else None,
                 damage=damage.get(name),
             )
         )
     return tuple(sorted(moves, key=lambda move: -move.saved_ms))
 
 
-def _saved(found: PairedRatio, time: float) -> Interval:
+def saved_milliseconds(found: PairedRatio, time: float) -> Interval:
     """Return the change in milliseconds, below zero where the move saves time, from log(time without it / time)."""
     ratio = found.ratio
     ends = [time * (1 - each) for each in (ratio.value, ratio.high, ratio.low)]

@@ -35,6 +35,7 @@ from pipeline.results.profile import (
     LayerPrice,
     ModelError,
     PriceFloor,
+    SizePrice,
 )
 
 if TYPE_CHECKING:
@@ -149,11 +150,11 @@ class Pricer:
         self.began = time.monotonic()
         self.profile = self._begun()
 
-    def ratio(self, model: ModelProto) -> PairedRatio:
-        """Measure a file against the whole network's."""
+    def ratio(self, model: ModelProto, against: Path | None = None) -> PairedRatio:
+        """Measure a file against the whole network's, or against another one."""
         file = self.folder / "state.onnx"
         write_onnx(model, file)
-        return self.timer.timed(self.whole, [file], VERDICT_S).ratios[0]
+        return self.timer.timed(against or self.whole, [file], VERDICT_S).ratios[0]
 
     def whole_now(self) -> Interval:
         """Measure the whole network's file alone: its milliseconds as the device is now."""
@@ -172,6 +173,10 @@ class Pricer:
             timed = self.timer.timed(base, files, PROBE_S)
             found |= dict(zip(some, timed.ratios, strict=True))
         return found
+
+    def keep_sizes(self, ratios: Mapping[int, Interval]) -> None:
+        """Keep in the profile what the whole file takes at other sides of its images, as shares of its time."""
+        self._keep(sizes=tuple(SizePrice(side=side, ratio=ratio) for side, ratio in ratios.items()))
 
     @property
     def _probes(self) -> list[Probe]:

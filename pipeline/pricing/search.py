@@ -4,28 +4,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol
 
-from pipeline.compress.pruning.cost import macs_model
-from pipeline.compress.pruning.damage import groups_inside
 from pipeline.compress.pruning.state import NetworkState
-from pipeline.core.errors import InputError, UnreachableError
-from pipeline.measure.devices import open_device
+from pipeline.core.errors import UnreachableError
 from pipeline.network.tracing import samples_of
-from pipeline.precision.config import QuantizationConfig
+from pipeline.onnx_graph.file import write_onnx
 from pipeline.pricing.choice import StateChoice
 from pipeline.pricing.floor import floor_of
 from pipeline.pricing.greedy import Measures, greedy_descent
 from pipeline.pricing.loop import AIM, meet_target, nearest_step
-from pipeline.pricing.making import FileMaker
 from pipeline.pricing.model import LatencyModel
 from pipeline.pricing.moves import Moved, bought_nothing, told_moves, without_each_move, without_moves
-from pipeline.pricing.pricer import PricedNetwork, Pricer
+from pipeline.pricing.opening import asked_share, file_maker
 from pipeline.pricing.probes import Probe
 from pipeline.pricing.relative import merged
-from pipeline.pricing.template import infer_template
-from pipeline.pricing.timing import FileTimer
-from pipeline.pricing.widths import NoTemplateError
+from pipeline.pricing.sizes import counted_from_given, size_move
 from pipeline.results.latency_target import (
     AskedLatency,
     Correction,
@@ -39,19 +33,20 @@ from pipeline.results.latency_target import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from onnx import ModelProto
+
     from pipeline.compress.pruning.allocation import Kept
     from pipeline.core.artifact import Artifact
     from pipeline.core.stage import Context
     from pipeline.pricing.aim import LatencyAim
     from pipeline.pricing.choice import PricedStep
     from pipeline.pricing.loop import LoopResult
-    from pipeline.pricing.making import ShippedPrecision
+    from pipeline.pricing.opening import SmallerImage
+    from pipeline.pricing.pricer import Pricer
     from pipeline.pricing.relative import TimeModel
     from pipeline.pricing.timing import PairedRatio
     from pipeline.results.run import Interval
 
-#: Where probe files lie while they are timed.
-PROBES = "probes"
 #: What a message advises, over the predicted floor.
 _ABOVE_FLOOR = 1.03
 
@@ -66,67 +61,6 @@ class ChosenState:
     told: dict[str, Any] | None = None
 
 
-def price_network(step: PricedStep, given: Artifact, context: Context, aim: LatencyAim, *, name: str) -> Pricer:
-    """Return the pricer of a network; probing begins when it is asked for its model.
-
-    Raises:
-        InputError: nothing may leave, or a file of the network cannot be made.
-        DeviceError: the target's device cannot be reached.
-    """
-    if not step.blocks and all(len(grid) < 2 for grid in step.grids.values()):  # noqa: PLR2004 - one width is no choice
-        raise InputError(
-            "target: no latency but that of the whole network can be reached: of the moves "
-            f"{', '.join(aim.moves)} none is left with these keep, floor and align. Shorten keep, lower floor or "
-            "align, or allow other moves"
-        )
-    context.progress.update(0, 1, "exporting the network at some widths")
-    make = _maker(step, given, context, aim)
-    graph = step.network.graph
-    groups = {group.name: group.width for group in graph.groups}
-    template = None
-    try:
-        template = infer_template(make.at_widths, graph, step.grids, [*step.blocks.values()])
-    except NoTemplateError as error:
-        context.progress.note(f"real files are timed, without blocks as moves, since the file has no template: {error}")
-    network = PricedNetwork(
-        name=name,
-        precision=aim.file,
-        groups=groups,
-        grids=step.grids,
-        droppable=tuple(step.blocks) if template else (),
-        inside=groups_inside(graph, [*step.blocks.values()]),
-        macs=macs_model(graph),
-        make=make,
-        template=template,
-    )
-    target = context.target
-    device = None if target.device == "local" else open_device(target.device)
-    shapes = context.task().first_shapes(target.batch)
-    return Pricer(
-        network,
-        FileTimer(target, shapes, context.seed, device, context.progress),
-        context.folder / PROBES,
-        context.seed,
-    )
-
-
-def _maker(step: PricedStep, given: Artifact, context: Context, aim: LatencyAim) -> FileMaker:
-    file = aim.file
-    quantization = QuantizationConfig.model_validate(
-        {"per_channel": file.per_channel, "symmetric": file.symmetric, "keep": file.keep}
-        | ({"scheme": file.scheme} if file.scheme else {})
-    )
-    return FileMaker(
-        step.network.captured,
-        step.network.graph,
-        step.model,
-        given,
-        context,
-        precision=cast("ShippedPrecision", file.precision),
-        quantization=quantization,
-    )
-
-
 class SearchRules(Protocol):
     """What a search wants to know of the stage: how many samples of each split it looks at, in what batches."""
 
@@ -137,24 +71,30 @@ class SearchRules(Protocol):
 
 
 class LatencySearch:
-    """A priced network and the latency that is asked for, as a `factor` of the whole file's time."""
+    """A priced network and the latency that is asked for, as a `factor` of the whole file's time.
 
-    def __init__(self, aim: LatencyAim, pricer: Pricer) -> None:
+    With smaller images than it was given, the target and what is measured count from the whole file at the given size;
+    the model and `factor` are those of the network as it is priced.
+    """
+
+    def __init__(self, aim: LatencyAim, pricer: Pricer, smaller: SmallerImage | None = None) -> None:
         """Price the network.
 
         Raises:
-            InputError: the latency is not below that of the whole network, or below what any state takes.
+            InputError: the latency is not below that of the whole network.
             DeviceError: the device cannot be reached, went away, or is throttled; what was measured is kept.
         """
-        self.aim, self.pricer = aim, pricer
+        self.aim, self.pricer, self.smaller = aim, pricer, smaller
         self.model: TimeModel = pricer.model()
         self.trusted = isinstance(self.model, LatencyModel) and self.model.coefficients.is_trusted
         self.whole_ms = self.model.cost({})
         self._measured: list[Probe] = []
-        self.whole = pricer.profile.whole if aim.milliseconds is None else pricer.whole_now()
-        self.factor = aim.budget_ms(self.whole.value) / self.whole.value
+        self.whole, self.factor = pricer.profile.whole, 1.0
+        if smaller is None:
+            self.whole, self.factor = asked_share(aim, pricer)
+        else:
+            self.factor = smaller.found.left
         self.floor = self._floor()
-        self._require_reachable()
 
     def choose(
         self, step: PricedStep, part: float, *, given: Artifact, context: Context, job: SearchRules, final: bool
@@ -174,11 +114,11 @@ class LatencySearch:
         if not final:
             state = choice.state_at(AIM * part, None)
             return ChosenState(choice.kept(state), state.dropped, choice.details)
-        make = self.pricer.network.make if step.base == NetworkState() else _maker(step, given, context, self.aim)
+        make = self.pricer.network.make if step.base == NetworkState() else file_maker(step, given, context, self.aim)
 
         def measured(state: NetworkState) -> Interval:
             context.progress.update(0, 1, "measuring the file that would ship")
-            found = self.pricer.ratio(make(state))
+            found = self._ratio(make(state))
             self._learn(merged(step.base, state), found)
             return found.ratio
 
@@ -190,7 +130,27 @@ class LatencySearch:
         found, undone, gains = self._tidied(found, part, choice, measured)
         state = found.chosen.state
         told = self._told(found, choice, gains, undone)
+        if self.smaller:
+            told = self._counted_from_given(told, self.smaller, make(state), self._merged(step.base, state))
         return ChosenState(choice.kept(state), state.dropped, choice.details, told.model_dump(mode="json"))
+
+    def _ratio(self, model: ModelProto) -> PairedRatio:
+        """Measure a file as a share of the whole one's at this size; with smaller images against that at the given."""
+        if self.smaller is None:
+            return self.pricer.ratio(model)
+        measured = self.pricer.ratio(model, self.smaller.file(self.pricer.folder))
+        return measured.times(1 / self.smaller.found.ratio.value)
+
+    def _counted_from_given(
+        self, told: LatencyTarget, smaller: SmallerImage, model: ModelProto, state: NetworkState
+    ) -> LatencyTarget:
+        """Return the record with shares of the whole file at the given size, and what smaller images have bought."""
+        self.pricer.progress.update(0, 1, "measuring what smaller images have bought")
+        file = self.pricer.folder / "chosen.onnx"
+        write_onnx(model, file)
+        bought = self.pricer.ratio(smaller.make(state), file)
+        now_ms = told.ratio.value * smaller.found.ratio.value * smaller.found.whole.value
+        return counted_from_given(told, smaller.found, size_move(smaller.found, smaller.name, now_ms, bought))
 
     def _needs_greedy(self, step: PricedStep) -> bool:
         """Say whether moves have to be measured one by one; without a template that would take hours."""
@@ -262,15 +222,15 @@ class LatencySearch:
         least = model.cost({name: grid[0] for name, grid in network.grids.items()})
         return LatencyFloor(factor=least / self.whole_ms, why="every group at its narrowest")
 
-    def _require_reachable(self) -> None:
-        """Raise UnreachableError where no state takes that little, or the whole network does already."""
+    @property
+    def reachable(self) -> bool:
+        """Whether some state takes that little."""
+        return self.floor.factor <= self.factor
+
+    def require_reachable(self) -> None:
+        """Raise UnreachableError where no state takes that little."""
         whole, aim = self.whole.value, self.aim
-        if self.factor >= 1:
-            raise UnreachableError(
-                f"target: the unpruned network's file in {aim.file} takes {whole:.3g} ms already, found "
-                f"{aim.milliseconds:g}ms, allowed: less than that"
-            )
-        if self.floor.factor > self.factor:
+        if not self.reachable:
             least, moves = self.floor.factor, ", ".join(aim.moves)
             raise UnreachableError(
                 f"target: {self.factor:.3g}x of the unpruned network's file in {aim.file} "

@@ -5,6 +5,7 @@ Only ratios within one measurement are kept: load, frequency and temperature act
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -43,6 +44,11 @@ class PairedRatio:
 
     log: LogRatio
     ratio: Interval
+
+    def times(self, factor: float) -> PairedRatio:
+        """Return the ratio to another file, that of which to this one is known."""
+        log = LogRatio(self.log.centre + math.log(factor), self.log.error)
+        return PairedRatio(log, self.ratio.times(factor))
 
 
 @dataclass(frozen=True)

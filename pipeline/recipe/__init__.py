@@ -21,7 +21,7 @@ from pipeline.core.paths import ExistingFile, ExistingPath
 from pipeline.core.runtimes import FORMS, judged_form, last_readable
 from pipeline.core.stage import Target
 from pipeline.core.units import FactorOrDuration, FactorOrSize, Points, ScoreDrop
-from pipeline.data.config import Argument, DataConfig
+from pipeline.data.config import SIZED, Argument, DataConfig, with_size
 from pipeline.measure.devices.registry import device_record
 from pipeline.network.library import DefinitionFile, libraries_of, with_name
 from pipeline.recipe.overrides import apply
@@ -212,6 +212,7 @@ def _validate(data: dict[str, Any], folder: Path, described: dict[str, Any]) -> 
         return None, found | _stage_messages(stages, target)
     fault = device_fault(recipe.target.device)
     found = _stage_messages(recipe.stages, recipe.target) | ({("target", "device"): fault} if fault else {})
+    found |= _size_messages(recipe)
     return recipe, found | _sample_messages(data) | _drop_messages(recipe)
 
 
@@ -237,6 +238,18 @@ def _drop_messages(recipe: Recipe) -> dict[Place, str]:
     return {
         ("budget", key): f"found {recipe.budget.drop}, allowed: an amount in the metric's own unit, or a share in %"
     }
+
+
+def _size_messages(recipe: Recipe) -> dict[Place, str]:
+    """Return where a stage may choose another size of images, and the recipe's data or task have none to choose."""
+    why, allowed = "", f"allowed: data with a key size: {', '.join(SIZED)}"
+    if with_size(recipe.data) is None:
+        source = f"data of the source {recipe.data.source}" if recipe.data else "samples of the task's own file"
+        why = f"{source}, whose images have no size that can be chosen, {allowed}"
+    elif recipe.task is not None and recipe.task.dynamic:
+        why = f"open sizes of the task ({', '.join(recipe.task.dynamic)}), allowed: fixed ones"
+    places = [index for index, stage in enumerate(recipe.stages) if why and stage.resizes]
+    return {("stages", index, "moves"): f"found resolution with {why}" for index in places}
 
 
 def device_fault(device: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import not_
 from typing import Literal
 
 from pydantic import Field
@@ -59,14 +60,27 @@ class LayerTimes(FrozenModel):
     after_ms: float | None
 
 
+class TriedSize(FrozenModel):
+    """Images of one side in pixels, as a move: what was found, and in `why` for what reason they were not chosen.
+
+    `ratio` is the time of the whole network's file at this size over that at the size that it was given, `loss` that on
+    training samples with what else has to leave, before any training; None where it was not asked for.
+    """
+
+    side: int
+    ratio: Interval | None = None
+    loss: float | None = None
+    why: str = ""
+
+
 class LatencyMove(FrozenModel):
-    """One thing that was taken from the network: widths before and after, or of a block 1 and 0.
+    """One thing that was taken from the network: widths before and after, of a block 1 and 0, of images their sides.
 
     The milliseconds are changes, below zero where time was saved. `damage` is what the search expected it to cost, in
     its own unit; `bought` says in words what it was taken for.
     """
 
-    kind: Literal["channels", "block", "heads"]
+    kind: Literal["channels", "block", "heads", "resolution"]
     name: str
     before: int
     after: int
@@ -94,6 +108,8 @@ class LatencyTarget(FrozenModel):
     `whole_ms` is the time of the unpruned network's file in `precision`, `whole_float_ms` that of its float file.
     `ratio` is the time of the pruned file, as it was measured, over `whole_ms`, `predicted` the same by the model.
     `nearest` is there where the target was missed, `undone` names moves that were taken back, as they bought nothing.
+    `sizes` are those of images that were looked at, where that was a move; times are those of files at the size that
+    was chosen, shares those of the file at the size that was given.
     """
 
     runtime: Runtime
@@ -113,6 +129,7 @@ class LatencyTarget(FrozenModel):
     moves: tuple[LatencyMove, ...] = ()
     undone: tuple[str, ...] = ()
     corrections: tuple[Correction, ...] = ()
+    sizes: tuple[TriedSize, ...] = Field(default=(), exclude_if=not_)
 
     @property
     def factor(self) -> float:

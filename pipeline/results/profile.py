@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import not_
 from typing import Any, Literal
 
 from pydantic import Field
@@ -66,11 +67,19 @@ class FittedPrices(FrozenModel):
     layers: tuple[LayerPrice, ...]
 
 
+class SizePrice(FrozenModel):
+    """What the whole file takes with images of another side in pixels, as a share of its time at the given one."""
+
+    side: int
+    ratio: Interval
+
+
 class CostProfile(FrozenModel):
     """Probes of a network on a device. `whole` is the unpruned file's time on the wall clock, in ms.
 
     `nodes` are the milliseconds of its nodes by the runtime's profiler; none where it has none.
-    `fitted` is absent while probing is not finished, and where no model could be fitted.
+    `fitted` is absent while probing is not finished, and where no model could be fitted. `sizes` are there where
+    smaller images were asked for.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -88,6 +97,7 @@ class CostProfile(FrozenModel):
     probes: tuple[ProbedState, ...] = ()
     seconds: float = 0.0
     fitted: FittedPrices | None = None
+    sizes: tuple[SizePrice, ...] = Field(default=(), exclude_if=not_)
 
 
 def schema() -> dict[str, Any]:

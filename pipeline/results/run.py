@@ -59,6 +59,10 @@ class Interval(FrozenModel):
     high: float
     level: float = 0.95
 
+    def times(self, factor: float) -> Interval:
+        """Return it times a positive number."""
+        return self.model_copy(update={name: getattr(self, name) * factor for name in ("value", "low", "high")})
+
 
 class Score(BaseModel):
     """How good the exported file is on one split: the task's metrics by name, the one that is judged first.

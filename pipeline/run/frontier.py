@@ -176,9 +176,9 @@ def point_of(report: RunReport, target: str, stage: int, original: FrontierFile)
     share = _inverse(taken.speedup) if taken and taken.speedup else None
     milliseconds = file.milliseconds
     if share and original.milliseconds:
-        milliseconds = _scaled(share, original.milliseconds.value)
+        milliseconds = share.times(original.milliseconds.value)
     elif aim:
-        milliseconds = _scaled(aim.ratio, aim.whole_ms.value)
+        milliseconds = aim.ratio.times(aim.whole_ms.value)
     return FrontierPoint(
         target=target,
         folder=target,
@@ -196,12 +196,6 @@ def point_of(report: RunReport, target: str, stage: int, original: FrontierFile)
 def _aim(report: RunReport, stage: int) -> LatencyTarget | None:
     found = report.rows[stage + 1].changed.get(LATENCY)
     return LatencyTarget.model_validate(found) if found else None
-
-
-def _scaled(interval: Interval, factor: float) -> Interval:
-    """Return an interval times a positive number."""
-    ends = {name: getattr(interval, name) * factor for name in ("value", "low", "high")}
-    return interval.model_copy(update=ends)
 
 
 def _inverse(interval: Interval) -> Interval:

@@ -122,7 +122,7 @@ def profile_recipe(
             original = run.original()
             context = Context(Path(folder), seed, target, original, lambda: run.task, progress=progress)
             with user_code_errors("profile failed"):
-                return _profiled(stage.pricer(original, context), fresh=fresh)
+                return _kept(stage.price(original, context, fresh=fresh))
         finally:
             store.release()
 
@@ -143,7 +143,7 @@ def profile_model(
     with tempfile.TemporaryDirectory(prefix="secateur-profile-") as folder, user_code_errors(f"{model.name} failed"):
         given = Artifact(form="torch", folder=Path(folder), digest="", inputs=model.inputs, outputs=_outputs(model))
         context = Context(Path(folder), seed, target, given, lambda: task, progress=progress)
-        return _profiled(stage.pricer(given, context, network), fresh=fresh)
+        return _kept(stage.price(given, context, network, fresh=fresh))
 
 
 def _require_runtime(stage: Prune, target: Target) -> None:
@@ -160,8 +160,5 @@ def _outputs(model: Model) -> tuple[TensorSpec, ...]:
     return tuple(TensorSpec(name=name, shape=tuple(output.shape)) for name, output in found.items())
 
 
-def _profiled(pricer: Pricer, *, fresh: bool) -> KeptProfile:
-    if fresh and pricer.profile.probes:
-        pricer.forget()
-    pricer.model()
+def _kept(pricer: Pricer) -> KeptProfile:
     return KeptProfile(pricer.profile, pricer.kept)

@@ -63,8 +63,11 @@ def _lines(profile: CostProfile) -> Iterator[tuple[str, Text]]:
     if profile.fitted:
         yield "Floor", Text(_floor(profile.fitted.floor, whole.value))
         yield "Model's error", _error(profile.fitted)
-    else:
+    elif profile.probes or not profile.sizes:
         yield "Cost model", Text(_COARSE)
+    for each in profile.sizes:
+        share = f"{numbers.significant(each.ratio.value)}x {numbers.bounds(each.ratio)}"
+        yield f"With {each.side} px", Text(f"{numbers.milliseconds(each.ratio.value * whole.value)}, {share}")
     yield "Probes", Text(f"{len(profile.probes)} in {numbers.duration(profile.seconds)}")
 
 

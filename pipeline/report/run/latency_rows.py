@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pipeline.report.run.facts import Facts
-    from pipeline.results.latency_target import LatencyMove, LayerTimes
+    from pipeline.results.latency_target import LatencyMove, LayerTimes, TriedSize
     from pipeline.results.run import Interval, Row, RunReport
 
 #: Layers that a report names; the rest share a line. The terminal names as many moves.
@@ -108,6 +108,8 @@ def about(report: RunReport, found: LatencyTarget) -> Facts:
     if found.corrections:
         told = (f"{_factor(each.predicted)} was {_factor(each.measured)}" for each in found.corrections)
         facts.append(("Files timed on the way", f"predicted {'; predicted '.join(told)}"))
+    if found.sizes:
+        facts.append(("Sizes of images", "; ".join(map(_size, found.sizes))))
     if found.undone:
         facts.append(("Undone, as it bought nothing", ", ".join(found.undone)))
     return tuple(facts)
@@ -161,8 +163,17 @@ def _shipped(report: RunReport, found: LatencyTarget) -> Facts:
     return (("File that ships", told),)
 
 
+def _size(tried: TriedSize) -> str:
+    """Write what was found of images of one size."""
+    takes = f", {_factor(tried.ratio.value)} {numbers.bounds(tried.ratio)}" if tried.ratio else ""
+    loss = "" if tried.loss is None else f", loss {numbers.significant(tried.loss)}"
+    return f"{tried.side} px{takes}{loss}: {tried.why or 'chosen'}"
+
+
 def _model(found: LatencyTarget) -> str:
     model = found.model
+    if not model.probes:
+        return "none was needed: whole files were timed at each size of images"
     made = f"{numbers.plural(model.probes, 'probe')} in {numbers.duration(model.seconds)}"
     off = f"off by {100 * model.median_error:.1f} % in the median and {100 * model.p90_error:.1f} % in one of ten"
     trust = "" if model.trusted else "; too far off to be trusted, so that every step was measured"
@@ -172,6 +183,7 @@ def _model(found: LatencyTarget) -> str:
 def _move(move: LatencyMove) -> MoveLine:
     measured = move.measured_ms
     left = "removed" if move.kind == "block" else f"{move.before} {numbers.ARROW} {move.after}"
+    left += " px" if move.kind == "resolution" else ""
     return MoveLine(
         name=move.name,
         kind=move.kind,

@@ -123,8 +123,9 @@ class Prune(Stage):
         default=None,
         exclude_if=lambda given: given is None,
         description="With a latency as `target`: what may be removed: channels, whole residual blocks (blocks), whole "
-        "attention heads (heads). Absent: channels and blocks, without blocks where the schedule is layerwise or soft, "
-        "or another allocation than knapsack is asked for.",
+        "attention heads (heads), and pixels of the images where the data have a key size (resolution). Absent: "
+        "channels and blocks, without blocks where the schedule is layerwise or soft, or another allocation than "
+        "knapsack is asked for.",
     )
     rates: dict[str, Ratio] = Field(
         default={},
@@ -233,6 +234,11 @@ class Prune(Stage):
         """Whether files are timed in the target's runtime."""
         return self.has_latency
 
+    @property
+    def resizes(self) -> bool:
+        """Whether smaller images are among the moves."""
+        return "resolution" in (self.moves or ())
+
     def depends_on(self) -> tuple[str, ...]:
         """Return with a latency as target also what makes the files that are timed."""
         if not self.has_latency:
@@ -280,29 +286,47 @@ class Prune(Stage):
         job = self._job(context.seed)
         if job.aim.latency:
             from pipeline.stages.prune.latency import LatencyPruning
+            from pipeline.stages.prune.resolution import prune_at_best_size
 
-            changed = LatencyPruning(job, given, context).run()
+            pruning = LatencyPruning(job, given, context)
+            if self.resizes:
+                return Outcome("torch", *prune_at_best_size(pruning))
+            changed = pruning.run()
         elif self.granularity == "blocks":
             changed = prune_depth(job, given, context)
         else:
             changed = Pruning(job, given, context).run()
         return Outcome("torch", given.inputs, given.outputs, changed=changed)
 
-    def pricer(self, given: Artifact, context: Context, model: nn.Module | None = None) -> Pricer:
-        """Return what prices a network for a latency as target; probing begins when it is asked for its model.
+    def price(
+        self, given: Artifact, context: Context, model: nn.Module | None = None, *, fresh: bool = False
+    ) -> Pricer:
+        """Probe what a latency as target goes by, and return what has the profile.
 
         Args:
             given: the network's artifact.
             context: of the run.
             model: the network, where the artifact has no more than the names and sizes of inputs and outputs.
+            fresh: take no probes that were measured before.
 
         Raises:
-            InputError: the network cannot be captured, nothing of it may leave, or a file of it cannot be made.
+            InputError: the network cannot be captured, nothing of it may leave, a file of it cannot be made, or the
+                data have no smaller images where these are asked for.
             DeviceError: the target's device cannot be reached.
         """
         from pipeline.stages.prune.latency import LatencyPruning
+        from pipeline.stages.prune.resolution import SizeSearch
 
-        return LatencyPruning(self._job(context.seed), given, context, model).pricer
+        pruning = LatencyPruning(self._job(context.seed), given, context, model)
+        sizes = SizeSearch(pruning) if self.resizes else None
+        pricer = pruning.pricer
+        if fresh and pricer.profile.probes:
+            pricer.forget()
+        if pruning.whole_step.movable:
+            pricer.model()
+        if sizes:
+            pricer.keep_sizes(sizes.ratios())
+        return pricer
 
     def _job(self, seed: int) -> PruneRequest:
         from pipeline.compress.pruning.selection import GroupLimit, SelectionRules

@@ -124,11 +124,17 @@ def latency_conflicts(stage: Asked) -> Iterator[str]:
         yield f"found allocation {stage.allocation} with target.latency, allowed: {', '.join((PRICED, *SPREAD))}"
     if stage.candidates:
         yield "found candidates with target.latency, allowed: candidates with ratio or another target"
-    if "blocks" in (stage.moves or ()) and stage.allocation in SPREAD:
-        yield f"found moves with blocks and allocation {stage.allocation}, allowed: blocks with {PRICED}"
-    elif "blocks" in (stage.moves or ()) and usual_moves(stage) != USUAL_MOVES:
-        method = stage.schedule.method if stage.schedule else ""
-        yield f"found moves with blocks and schedule {method}, allowed: blocks without schedule or with iterative"
+    for move in ("blocks", "resolution") if usual_moves(stage) != USUAL_MOVES else ():
+        if move in (stage.moves or ()):
+            yield f"found moves with {move} and {_of_widths_alone(stage, move)}"
+
+
+def _of_widths_alone(stage: Asked, move: str) -> str:
+    """Say which setting follows widths alone, and with what another move is allowed."""
+    if stage.allocation in SPREAD:
+        return f"allocation {stage.allocation}, allowed: {move} with {PRICED}"
+    method = stage.schedule.method if stage.schedule else ""
+    return f"schedule {method}, allowed: {move} without schedule or with iterative"
 
 
 def pricing_note(stage: Asked, file: FilePrecision, target: Target) -> str:

@@ -16,7 +16,9 @@ from pipeline.core.runtimes import FORMS
 from pipeline.network.stored import load_network, write_network
 from pipeline.network.tracing import samples_of
 from pipeline.pricing.choice import PricedStep, head_groups
-from pipeline.pricing.search import LatencySearch, price_network
+from pipeline.pricing.opening import price_network
+from pipeline.pricing.search import ChosenState, LatencySearch
+from pipeline.pricing.sizes import told_alone
 from pipeline.results.latency_target import LATENCY
 from pipeline.stages.prune.aims import PRICED
 from pipeline.stages.prune.channels import PHASES, Pruning
@@ -29,12 +31,14 @@ if TYPE_CHECKING:
 
     from pipeline.compress.pruning.allocation import Kept
     from pipeline.compress.pruning.depth import ResidualBlock
+    from pipeline.compress.pruning.samples import Samples
     from pipeline.compress.pruning.selection import TracedNetwork
     from pipeline.core.artifact import Artifact
     from pipeline.network.training_config import PruneSchedule
     from pipeline.pricing.aim import LatencyAim
+    from pipeline.pricing.opening import SmallerImage
     from pipeline.pricing.pricer import Pricer
-    from pipeline.pricing.search import ChosenState
+    from pipeline.results.latency_target import TriedSize
     from pipeline.stages.prune.channels import TracedModel
     from pipeline.stages.prune.phases import Record
 
@@ -43,6 +47,10 @@ class LatencyPruning(Pruning):
     """One run of a job whose aim is a latency."""
 
     _widths: dict[str, int]  # of a soft schedule
+    #: With smaller images than the stage was given: what is known of the network at that size.
+    smaller: SmallerImage | None = None
+    #: The sizes of images that were looked at.
+    sizes: tuple[TriedSize, ...] = ()
 
     def run(self) -> Record:
         """Prune, and return what changed as plain JSON.
@@ -52,17 +60,23 @@ class LatencyPruning(Pruning):
             StageError: the result is not what it should be, or training diverges.
             DeviceError: the device cannot be reached, went away, or is throttled; what was measured is kept.
         """
-        schedule = self.job.schedule
         phases = Phases(self.context.folder / PHASES, self.given, self.context.progress.note)
+        return self.compressed(phases)
+
+    def compressed(self, phases: Phases) -> Record:
+        """Prune from the latest phase on, at the size of images that this has; arguments and errors as of `run`."""
+        schedule = self.job.schedule
         if schedule and schedule.method == "layerwise":
             records = self._layerwise(phases, schedule)
         elif schedule and schedule.method == "soft":
             records = self._softly(phases, schedule)
         else:
             records = self._stepwise(phases, schedule)
-        if not any("certificate" in record for record in records):
+        if not self.smaller and not any("certificate" in record for record in records):
             raise StageError("No move has made the file faster, so nothing was removed. Ask for a lower latency")
         found = self._changed(records, phases.latest.folder)
+        if self.smaller:
+            found["macs"]["before"] = self.smaller.macs
         found |= next(({LATENCY: each["found"][LATENCY]} for each in records if LATENCY in each.get("found", {})), {})
         if dropped := _dropped(records):
             found["blocks"] = {"before": len(self.blocks), "after": len(self.blocks) - len(dropped)}
@@ -138,16 +152,30 @@ class LatencyPruning(Pruning):
             InputError: nothing may leave, or a file of the network cannot be made.
             DeviceError: the target's device cannot be reached.
         """
-        step = self._step_of(self.start, NetworkState())
-        return price_network(step, self.given, self.context, self.aim, name=self._name)
+        return price_network(self.whole_step, self.given, self.context, self.aim, name=self._name)
 
     @cached_property
-    def _search(self) -> LatencySearch:
+    def whole_step(self) -> PricedStep:
+        """The given network as the search wants it, with all that may leave."""
+        return self._step_of(self.start, NetworkState())
+
+    @cached_property
+    def search(self) -> LatencySearch:
         """The given network with its prices; probing takes minutes, once for a network and a device."""
         if self.job.rules.allocation == PRICED:  # too few images are found out before minutes of probing
-            captured = self.start.network.captured
-            next(iter(samples_of(captured, self.context, self.job.images, self.job.batch).training()))
-        return LatencySearch(self.aim, self.pricer)
+            next(iter(self.samples.training()))
+        return LatencySearch(self.aim, self.pricer, self.smaller)
+
+    @cached_property
+    def samples(self) -> Samples:
+        """What the stage may look at of the data."""
+        return samples_of(self.start.network.captured, self.context, self.job.images, self.job.batch)
+
+    @property
+    def _search(self) -> LatencySearch:
+        """The same, where the target can be reached."""
+        self.search.require_reachable()
+        return self.search
 
     @property
     def _name(self) -> str:
@@ -173,17 +201,27 @@ class LatencyPruning(Pruning):
 
     def _decide_step(self, given: Artifact, folder: Path, *, step: int, steps: int, before: Sequence[Record]) -> Record:
         """Choose widths and blocks of one of `steps` steps; the last one is measured until it meets the target."""
-        shape = self.job.schedule.shape if self.job.schedule else "geometric"
-        part = remaining_schedule(self._search.factor, steps, shape)[step]
-        found = self._again(load_network(given), step) if before else self.start
-        chosen = self._chosen(given, found, self._base(before), part, final=step == steps - 1)
+        final = step == steps - 1
+        if self.smaller and self.smaller.found.left >= 1:
+            told = told_alone(self.smaller.found, self.smaller.name, self.aim, self.context.target)
+            chosen = ChosenState({}, frozenset(), {}, told.model_dump(mode="json") if final else None)
+        else:
+            shape = self.job.schedule.shape if self.job.schedule else "geometric"
+            part = remaining_schedule(self._search.factor, steps, shape)[step]
+            found = self._again(load_network(given), step) if before else self.start
+            chosen = self._chosen(given, found, self._base(before), part, final=final)
         for name in FORMS["torch"].files:
             shutil.copyfile(given.folder / name, folder / name)
         return {
             "kept": {name: list(classes) for name, classes in chosen.kept.items()},
             "dropped": sorted(chosen.dropped),
-            "found": {**chosen.details, **({LATENCY: chosen.told} if chosen.told else {})},
+            "found": {**chosen.details, **({LATENCY: self._with_sizes(chosen.told)} if chosen.told else {})},
         }
+
+    def _with_sizes(self, told: Record) -> Record:
+        """Return what a report tells, with the sizes of images that were looked at."""
+        tried = [each.model_dump(mode="json") for each in self.sizes]
+        return told | ({"sizes": tried} if tried else {})
 
     def _chosen(
         self, given: Artifact, found: TracedModel, base: NetworkState, part: float, *, final: bool

@@ -77,7 +77,7 @@ def changed(
         **_target(network, widths, target),
         **next((record["found"] for record in reversed(records) if record.get("found")), {}),
         **_steps(network, records),
-        **proof([record for record in records if "certificate" in record]),
+        **(proof(removals) if (removals := [each for each in records if "certificate" in each]) else {}),
         "kept_whole": kept_whole(network),
     }
 

@@ -31,7 +31,8 @@ class Law:
     """Milliseconds of a file: an overhead, a call of each node, and the products of its weights' sizes.
 
     The first two sizes of a weight are rounded up to `granule`. A layer of an odd number of granules takes `cliff`
-    times as long, which no product of sizes does.
+    times as long, which no product of sizes does. With `side` work grows with the area of the file's images, which is 1
+    at that side.
     """
 
     overhead: float = 0.05
@@ -39,14 +40,17 @@ class Law:
     value: float = 2e-5
     granule: int = 4
     cliff: float = 1.0
+    side: int = 0
 
     def node_ms(self, model: ModelProto) -> dict[str, float]:
         """Return the milliseconds of each node."""
         sizes = {weight.name: list(weight.dims) for weight in model.graph.initializer}
+        last = model.graph.input[0].type.tensor_type.shape.dim[-1].dim_value
+        area = (last / self.side) ** 2 if self.side else 1.0
         times = {}
         for node in model.graph.node:
             weights = [sizes[name] for name in node.input if len(sizes.get(name, ())) > 1]
-            times[node.name] = self.call + self.value * sum(map(self._work, weights))
+            times[node.name] = self.call + area * self.value * sum(map(self._work, weights))
         return times
 
     def ms(self, model: ModelProto) -> float:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from struct import unpack
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -13,21 +12,19 @@ from PIL import Image
 
 from pipeline.bundle.check import check_bundle
 from pipeline.bundle.on_device.verify import Verification, VerifyOptions
-from pipeline.core.stage import Context, Outcome, Stage
 from pipeline.core.store import Store, read_artifact
-from pipeline.network.stored import load_network, write_network
 from pipeline.recipe import load_recipe
 from pipeline.run.evaluate_file import evaluate_file
 from pipeline.run.runner import Run
-from pipeline.stages import STAGES
+from tests.unit.pricing.fake_timer import Law, timers
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pipeline.core.artifact import Artifact, Form
     from tests.project import Project
 
-SIDE, SMALLER = 32, 24
+#: Of 40 and 32 pixels the first that take 0.7 of the time, which is in proportion to the area.
+SIDE, SMALLER = 48, 40
 CHAIN = [
     {"kind": "finetune", "epochs": 1, "batch": 8, "learning_rate": 0.01, "distill": {"from": "original"}},
     {"kind": "export", "to": "onnx"},
@@ -39,49 +36,33 @@ CHAIN = [
 ]
 
 
-class Shrink(Stage):
-    """Gives the network smaller images, and leaves it as it is."""
-
-    kind: Literal["shrink"] = "shrink"
-
-    @property
-    def consumes(self) -> frozenset[Form]:
-        """Torch networks."""
-        return frozenset({"torch"})
-
-    def run(self, given: Artifact, context: Context) -> Outcome:
-        """Write the network."""
-        (spec,) = given.inputs
-        small = spec.model_copy(update={"shape": (*spec.shape[:2], SMALLER, SMALLER)})
-        parent = given.model_copy(update={"inputs": (small,)})
-        write_network(context.folder, load_network(given), parent=parent, edits=[{"kind": "size", "keep": {}}])
-        return Outcome("torch", (small,), given.outputs)
-
-
 def write_cells(folder: Path, per_class: int = 16) -> None:
     """Write images of two classes, a square that is bright or dark in grey noise, of more pixels than are used."""
     for name, value in (("bright", 200), ("dark", 30)):
         (folder / name).mkdir(parents=True)
         for number in range(per_class):
-            pixels = np.random.default_rng(number + value).integers(90, 140, (48, 56), np.uint8)
-            pixels[12:36, 12:36] = value
+            pixels = np.random.default_rng(number + value).integers(90, 140, (80, 96), np.uint8)
+            pixels[20:60, 20:60] = value
             Image.fromarray(pixels).save(folder / name / f"{number}.png")
 
 
 @pytest.fixture(autouse=True)
-def _known(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(STAGES, "shrink", Shrink)
+def _made_up_times(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Time grows with the area of images."""
+    law = Law(side=SIDE, value=1e-3)
+    monkeypatch.setattr("pipeline.pricing.opening.FileTimer", timers([], law=law))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 def run_of(project: Project, chain: list[dict[str, Any]], *, on_no_gain: str = "keep") -> Run:
-    """Return a run of these stages after one that shrinks images, not yet begun."""
+    """Return a run of these stages after one that gives the network smaller images, not yet begun."""
     if not (project.folder / "cells").exists():
         write_cells(project.folder / "cells")
     data = {"source": "folder", "root": "cells", "size": SIDE, "channels": 1}
-    loaded = load_recipe(project.recipe, [f"data={json.dumps(data)}", f"stages={json.dumps(chain)}"])
-    stages = (Shrink.model_validate({"on_no_gain": on_no_gain}), *loaded.recipe.stages)
-    recipe = loaded.recipe.model_copy(update={"stages": stages})
-    return Run(replace(loaded, recipe=recipe), project.folder / "run", Store(project.folder / "store"))
+    prune = {"kind": "prune", "target": {"latency": "0.7x"}, "moves": ["resolution"], "images": 16}
+    stages = [prune | {"on_no_gain": on_no_gain}, *chain]
+    loaded = load_recipe(project.recipe, [f"data={json.dumps(data)}", f"stages={json.dumps(stages)}"])
+    return Run(loaded, project.folder / "run", Store(project.folder / "store"))
 
 
 def test_everything_after_works_at_the_smaller_size(project: Project) -> None:
@@ -91,6 +72,9 @@ def test_everything_after_works_at_the_smaller_size(project: Project) -> None:
     shapes = [artifact.inputs[0].shape[2:] for artifact in run.artifacts]
     assert shapes == [(SIDE, SIDE), *[(SMALLER, SMALLER)] * (len(shapes) - 1)]
     assert report.final is not None
+    (move,) = report.rows[1].changed["latency"]["moves"]
+    assert (move["kind"], move["before"], move["after"]) == ("resolution", SIDE, SMALLER)
+    assert report.rows[1].changed["macs"] == {"before": report.rows[0].macs, "after": report.rows[1].macs}
     assert report.rows[1].macs == pytest.approx(report.rows[0].macs * (SMALLER / SIDE) ** 2, rel=0.01)
     assert run.measurement is not None
     sides = {each.runtime: {} for each in run.measurement.subjects}

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from pipeline import api
 from pipeline.core.errors import InputError
@@ -80,7 +82,7 @@ def test_moves_that_the_schedule_cannot_follow_are_refused() -> None:
         ({"threads": 0}, "threads: found 0"),
         ({"precision": "int3"}, 'precision: found "int3", allowed: fp32, int8'),
         ({"moves": ()}, "moves: found"),
-        ({"moves": ("channels", "layers")}, 'moves: found "channels,layers", allowed: channels, blocks, heads'),
+        ({"moves": ("channels", "layers")}, 'moves: found "channels,layers", allowed: channels, blocks, heads, resol'),
     ],
 )
 def test_terms_that_are_not_allowed(terms: dict[str, Any], message: str) -> None:
@@ -139,3 +141,21 @@ def test_a_recipe_is_priced_as_it_ships(tmp_path: Path, timed: list[str]) -> Non
     assert len(timed) == 1
     again = api.plan(project.recipe, store=tmp_path / "store")
     assert [step.cached for step in again] == [True, False, False, False]
+
+
+def test_the_whole_file_is_timed_with_smaller_images(tmp_path: Path, timed: list[str]) -> None:
+    """Of data with a size, beside the prices of other moves; a network alone has no such data."""
+    project = Project(tmp_path)
+    for name in ("a", "b"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for number in range(12):
+            pixels = np.random.default_rng(number).integers(0, 256, (64, 64), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "images" / name / f"{number}.png")
+    data = ["data={source: folder, root: images, size: 64, channels: 1}"]
+    terms: dict[str, Any] = {"moves": ["resolution"], "precision": "fp32"}
+    found = api.profile(project.recipe, overrides=data, store=tmp_path / "store", **terms)
+    assert [(each.side, each.ratio.value) for each in found.sizes] == [(56, 2.0), (48, 2.0), (40, 2.0), (32, 2.0)]
+    assert (found.probes, found.fitted) == ((), None)
+    assert len(timed) == 4
+    with pytest.raises(InputError, match="found resolution with data whose images have no size"):
+        api.profile(tmp_path / "model.py", inputs=["1,64,64"], moves=["resolution"])

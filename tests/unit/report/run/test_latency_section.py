@@ -184,6 +184,25 @@ def test_what_there_is_not_is_not_told(report: RunReport) -> None:
     assert "too far off to be trusted, so that every step was measured" in facts["Cost model"]
 
 
+def test_smaller_images_are_told_like_any_move(report: RunReport) -> None:
+    """In pixels, with all sizes that were looked at; where they were enough, that nothing was probed."""
+    ratio = {"value": 0.5, "low": 0.49, "high": 0.51}
+    sizes = [
+        {"side": 160, "why": "about 0.4x is left at the least"},
+        {"side": 112, "ratio": ratio, "loss": 0.7},
+    ]
+    move = {"kind": "resolution", "name": "input", "before": 160, "after": 112, "predicted_ms": -3.5}
+    model = {**RECORD["model"], "probes": 0}
+    found = record(sizes=sizes, moves=[move], model=model)
+    (line,) = latency_rows.move_lines(found)
+    assert (line.kind, line.change) == ("resolution", f"160 {ARROW} 112 px")
+    facts = dict(latency_rows.about(report, found))
+    assert facts["Sizes of images"] == (
+        "160 px: about 0.4x is left at the least; 112 px, 0.500x [0.490, 0.510], loss 0.700: chosen"
+    )
+    assert facts["Cost model"] == "none was needed: whole files were timed at each size of images"
+
+
 MEASURED = "0.587x [0.581, 0.593] of the unpruned file, by the measurements of the run"
 
 

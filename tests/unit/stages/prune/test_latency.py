@@ -2,126 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-from typing import TYPE_CHECKING
-
 import pytest
 import torch
 
 from pipeline.core.artifact import Artifact, TensorSpec
 from pipeline.core.dataset import Arrays, Samples
 from pipeline.core.errors import InputError
-from pipeline.core.stage import Context, SilentProgress, Target
 from pipeline.core.task import Task
-from pipeline.data.arrays import image_classifier
 from pipeline.network.stored import load_network, write_original
-from pipeline.onnx_graph.file import read_onnx
-from pipeline.pricing.making import FileMaker
 from pipeline.pricing.widths import NoTemplateError
-from pipeline.results.latency_target import LatencyTarget
-from pipeline.stages.export import Export
 from tests.several import NETWORKS
-from tests.unit.pricing.fake_timer import FakeTimer, Law, timers
-from tests.unit.stages.prune_networks import DATA, original, prune
+from tests.unit.pricing.fake_timer import Law
+from tests.unit.stages.prune_bench import FILES, Bench, image_network, told
 from tests.unit.stages.stops import Stops
 from tests.unit.stages.test_several import AnyKit
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from onnx import ModelProto
-
-    from pipeline.core.stage import Outcome, Progress
-    from pipeline.pricing.making import NetworkState
-
-FILES = ("weights.safetensors", "network.json")
-#: Exports of the networks here, by their weights and what of them is left: they take most of a run.
-EXPORTS: dict[str, ModelProto] = {}
-
-
-def image_network(folder: Path, kind: str = "Small") -> Artifact:
-    """Return a network whose input has the name that image classifiers' have."""
-    folder.mkdir(exist_ok=True)
-    given = original(folder, kind)
-    return given.model_copy(update={"inputs": (TensorSpec(name="input", shape=(-1, 1, 6, 6)),)})
-
-
-class Bench:
-    """Runs the stage; `timers` are those that it made, `law` what files take."""
-
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.folder, self.patch = folder, monkeypatch
-        self.timers: list[FakeTimer] = []
-        self.task = image_classifier(DATA)
-        self.use(Law(granule=1))
-        monkeypatch.setattr("pipeline.pricing.pricer.DRAWN", 10)
-        monkeypatch.setattr("pipeline.pricing.pricer.ADDED", 4)
-        monkeypatch.setattr("pipeline.pricing.pricer._SHARES", 4)
-        monkeypatch.setattr("pipeline.pricing.fit.GRANULES", (4, 1))
-        monkeypatch.setattr("pipeline.pricing.interactions.ROUNDS", 1)
-        monkeypatch.setattr("pipeline.pricing.interactions.DRAWN", 1)
-        self.fresh_cache("cache")
-
-    def use(self, law: Law, **settings: object) -> None:
-        """Let files take what a law says."""
-        self.law = law
-        self.patch.setattr("pipeline.pricing.search.FileTimer", timers(self.timers, law=law, **settings))
-        self.patch.setattr("pipeline.pricing.pricer.node_times", FakeTimer(law).profile)
-
-    def fresh_cache(self, name: str) -> None:
-        """Forget all probes."""
-        self.patch.setenv("XDG_CACHE_HOME", str(self.folder / name))
-
-    def run(
-        self, given: Artifact, name: str, progress: Progress | None = None, *, batch: int = 1, **settings: object
-    ) -> Outcome:
-        """Run the stage in a folder, which may be there from a run that was killed."""
-        (self.folder / name).mkdir(exist_ok=True)
-        stage = prune(**{"target": {"latency": "0.6x"}, "images": 24, "align": 1, **settings}).following(())
-        context = Context(
-            self.folder / name,
-            0,
-            Target(batch=batch),
-            given,
-            lambda: self.task,
-            progress=progress or SilentProgress(),
-        )
-        return stage.run(given, context)
-
-    def share(self, given: Artifact, name: str) -> float:
-        """Return the time of a result's file as a share of the given network's."""
-        times = []
-        for number, artifact in enumerate((given, given.model_copy(update={"folder": self.folder / name}))):
-            folder = self.folder / f"{name}-{number}"
-            folder.mkdir()
-            context = Context(folder, 0, Target(), given, lambda: self.task)
-            Export.model_validate({"kind": "export", "to": "onnx"}).run(artifact, context)
-            times.append(self.law.ms(read_onnx(next(folder.glob("*.onnx")))))
-        return times[1] / times[0]
-
-
-@pytest.fixture
-def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    """Return what runs the stage, with exports kept from test to test."""
-    exported = FileMaker._exported
-
-    def kept(maker: FileMaker, state: NetworkState) -> ModelProto:
-        model = maker._network[2]
-        weights = b"".join(name.encode() + value.numpy().tobytes() for name, value in model.state_dict().items())
-        text = f"{sorted(state.widths.items())} {sorted(state.dropped)} {maker._inputs} {type(model)}"
-        key = hashlib.sha256(weights + text.encode()).hexdigest()
-        if key not in EXPORTS:
-            EXPORTS[key] = exported(maker, state)
-        return EXPORTS[key]
-
-    monkeypatch.setattr(FileMaker, "_exported", kept)
-    return Bench(tmp_path, monkeypatch)
-
-
-def told(outcome: Outcome) -> LatencyTarget:
-    """Return the record as a report reads it."""
-    return LatencyTarget.model_validate(outcome.changed["latency"])
-
 
 #: What the widths of so small a network can meet.
 FINE = {"target": {"latency": "0.75x"}, "floor": 0.5}
@@ -219,7 +113,7 @@ def test_a_network_without_blocks_or_template(bench: Bench, monkeypatch: pytest.
         raise NoTemplateError("sizes cannot be told apart")
 
     progress = Stops(10_000)
-    monkeypatch.setattr("pipeline.pricing.search.infer_template", none)
+    monkeypatch.setattr("pipeline.pricing.opening.infer_template", none)
     outcome = bench.run(image_network(bench.folder / "network"), "pruned", progress)
     found = told(outcome)
     assert found.ratio.value <= 0.6
