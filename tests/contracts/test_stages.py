@@ -43,13 +43,13 @@ class Contract:
 
 
 CONTRACTS = {
-    "prune": Contract({"ratio": 0.5}, {"torch"}, "torch", 4),
+    "prune": Contract({"ratio": 0.5}, {"torch"}, "torch", 5),
     "finetune": Contract({"epochs": 1}, {"torch"}, "torch", 3),
     "export": Contract({"to": "onnx"}, {"torch"}, "onnx", 2),
     "export again": Contract({"kind": "export", "to": "openvino"}, {"onnx"}, "openvino", 2),
     "simplify": Contract({}, {"onnx"}, "onnx", 1),
-    "quantize": Contract({}, {"onnx"}, "onnx", 8, computes_in="int8"),
-    "quantize-aware-finetune": Contract({"epochs": 1}, {"torch"}, "onnx", 6, computes_in="int8"),
+    "quantize": Contract({}, {"onnx"}, "onnx", 9, computes_in="int8"),
+    "quantize-aware-finetune": Contract({"epochs": 1}, {"torch"}, "onnx", 7, computes_in="int8"),
     "measure": Contract({}, {"torch", "onnx", "openvino"}, "torch", 2, makes_file=False),
     "bundle": Contract({}, {"onnx", "openvino"}, "onnx", 1, makes_file=False),
 }

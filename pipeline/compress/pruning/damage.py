@@ -27,7 +27,6 @@ from pipeline.compress.pruning.surgery import plan_for
 from pipeline.compress.training.batchnorm import batch_statistics, recalibrate_batchnorm
 from pipeline.compress.training.inference import inference_mode
 from pipeline.compress.training.learner import for_kernels
-from pipeline.compress.training.training import place
 from pipeline.core.errors import InputError, StageError
 
 if TYPE_CHECKING:
@@ -75,7 +74,7 @@ class DamageMeter:
             raise InputError("The graph has no walk: expected what trace() returned.")
         captured = without_blocks(self.captured, blocks) if blocks else self.captured
         made = rewrite_module(captured, self.graph.walk, plan_for(self.graph, kept))
-        found = self._mean_loss(place(made, torch.device("cpu"), torch.channels_last))
+        found = self._mean_loss(made.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
         if not isfinite(found):
             changed = ", ".join([*kept, *(block.name for block in blocks)]) or "nothing"
             raise StageError(

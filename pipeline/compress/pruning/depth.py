@@ -170,6 +170,26 @@ def without_blocks(captured: CapturedGraph, blocks: Iterable[ResidualBlock]) -> 
     graph.output(graph.graph_copy(captured.module.graph, copies))
     named = {old.name: new for old, new in copies.items()}
     for block in sorted(blocks, key=lambda block: list(named).index(block.result), reverse=True):
-        named[block.result].replace_all_uses_with(named[block.shortcut])
+        _bypass(named[block.result], named[block.shortcut])
     graph.eliminate_dead_code(is_impure_node=changes_something)
     return replace(captured, module=fx.GraphModule(captured.module, graph))
+
+
+def _bypass(result: fx.Node, shortcut: fx.Node) -> None:
+    """Let what reads the result read the shortcut, which others may read too: nothing is written into it in place."""
+    value = shortcut
+    for user in [node for node in result.graph.nodes if node in result.users]:
+        written = _in_place(user) and user.args[0] is result
+        user.replace_input_with(result, value)
+        if written:
+            operator = user.target
+            packet = getattr(torch.ops.aten, plain_name(user))
+            user.target = getattr(packet, operator._overloadname)  # noqa: SLF001 - what an overload is called
+            value = user  # what was written into the result
+
+
+def _in_place(node: fx.Node) -> bool:
+    """Say whether a call writes into its first argument and returns it, as relu_ does."""
+    if not isinstance(node.target, torch._ops.OpOverload):  # noqa: SLF001 - the type of operators
+        return False
+    return node.target._schema.name == f"aten::{plain_name(node)}_"  # noqa: SLF001
