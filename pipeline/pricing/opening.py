@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING, cast
 
 from pipeline.compress.pruning.cost import macs_model
 from pipeline.compress.pruning.damage import groups_inside
-from pipeline.compress.pruning.state import NetworkState
 from pipeline.core.errors import InputError, UnreachableError
 from pipeline.measure.devices import open_device
-from pipeline.onnx_graph.file import write_onnx
 from pipeline.precision.config import QuantizationConfig
 from pipeline.pricing.making import FileMaker
 from pipeline.pricing.pricer import PricedNetwork, Pricer
@@ -19,8 +17,6 @@ from pipeline.pricing.timing import FileTimer
 from pipeline.pricing.widths import NoTemplateError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from pipeline.core.artifact import Artifact
     from pipeline.core.stage import Context
     from pipeline.pricing.aim import LatencyAim
@@ -130,10 +126,3 @@ class SmallerImage:
     make: FileMaker
     name: str
     macs: int
-
-    def file(self, folder: Path) -> Path:
-        """Return the whole network's file at the given size, which shares are of."""
-        path = folder / "given.onnx"
-        if not path.exists():
-            write_onnx(self.make(NetworkState()), path)
-        return path

@@ -32,6 +32,7 @@ from pipeline.results.latency_target import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     from onnx import ModelProto
 
@@ -89,6 +90,7 @@ class LatencySearch:
         self.trusted = isinstance(self.model, LatencyModel) and self.model.coefficients.is_trusted
         self.whole_ms = self.model.cost({})
         self._measured: list[Probe] = []
+        self._given: Path | None = None  # the whole network's file at the size that it was given
         self.whole, self.factor = pricer.profile.whole, 1.0
         if smaller is None:
             self.whole, self.factor = asked_share(aim, pricer)
@@ -138,7 +140,10 @@ class LatencySearch:
         """Measure a file as a share of the whole one's at this size; with smaller images against that at the given."""
         if self.smaller is None:
             return self.pricer.ratio(model)
-        measured = self.pricer.ratio(model, self.smaller.file(self.pricer.folder))
+        if self._given is None:
+            self._given = self.pricer.folder / "given.onnx"
+            write_onnx(self.smaller.make(NetworkState()), self._given)
+        measured = self.pricer.ratio(model, self._given)
         return measured.times(1 / self.smaller.found.ratio.value)
 
     def _counted_from_given(

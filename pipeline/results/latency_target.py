@@ -108,8 +108,8 @@ class LatencyTarget(FrozenModel):
     `whole_ms` is the time of the unpruned network's file in `precision`, `whole_float_ms` that of its float file.
     `ratio` is the time of the pruned file, as it was measured, over `whole_ms`, `predicted` the same by the model.
     `nearest` is there where the target was missed, `undone` names moves that were taken back, as they bought nothing.
-    `sizes` are those of images that were looked at, where that was a move; times are those of files at the size that
-    was chosen, shares those of the file at the size that was given.
+    `sizes` are those of images that were looked at, where that was a move; with smaller ones, shares and the times
+    before are those of the file at the size that was given, and granules and errors those of the model at the new one.
     """
 
     runtime: Runtime

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 from pipeline.compress.pruning.cost import count_cost
@@ -64,7 +64,8 @@ class SizeSearch:
 
         Raises InputError where the data have no other sizes.
         """
-        if start.context.task().resized is None:
+        self._task = start.context.task()
+        if self._task.resized is None:
             raise InputError(
                 "moves: found resolution with data whose images have no size that can be chosen, allowed: data with a "
                 f"key size: {', '.join(SIZED)}"
@@ -92,7 +93,7 @@ class SizeSearch:
         """
         start = self.start
         if side not in self._known:
-            context = replace(start.context, task=lambda: start.context.task().at_size(side))
+            context = replace(start.context, task=partial(self._task.at_size, side))
             worker = type(start)(start.job, at_side(start.given, side), context)
             if worker.start.network.widths != start.start.network.widths or len(worker.blocks) != len(start.blocks):
                 raise InputError(f"its channels or blocks are others with images of {side} pixels a side")
@@ -143,9 +144,10 @@ class SizeSearch:
     def _chosen(self) -> ChosenSize:
         """Return the side that loses least of those at which the target can be reached."""
         sides = self._sides()
+        if not sides:
+            return self._found(TriedSize(side=self.own, ratio=_SAME), ())
         self._loss(self.own, NetworkState())
-        given = self._judged(self.own, _SAME)
-        tried = {self.own: given}
+        tried = {self.own: self._judged(self.own, _SAME)}
         for side in sides:
             larger = next((each.side for each in tried.values() if self._is_enough(each)), None)
             why = f"{larger} pixels a side are small enough, with nothing else to leave"
@@ -198,7 +200,8 @@ class SizeSearch:
             return found.model_copy(update={"why": "its file is not seen to be faster"})
         state = self._state(factor / ratio.value)
         if state is None:
-            return found.model_copy(update={"why": "the target cannot be reached, by the prices of the given size"})
+            least = "the target cannot be reached, by the prices of the given size"
+            return found.model_copy(update={"why": least if self._choice else "its file takes more than the target"})
         return found.model_copy(update={"loss": self._loss(side, state)})
 
     def _state(self, left: float) -> NetworkState | None:
@@ -237,7 +240,8 @@ class SizeSearch:
 
     def _unreachable(self, tried: list[TriedSize]) -> str:
         whole, factor = self._asked
-        told = "; ".join(f"{each.side} pixels: {each.why}" for each in tried)
+        sides = {why: [str(each.side) for each in tried if each.why == why] for why in {each.why: 0 for each in tried}}
+        told = "; ".join(f"{', '.join(alike)} pixels: {why}" for why, alike in sides.items())
         return (
             f"target: {factor:.3g}x of the unpruned network's file in {self.start.aim.file} "
             f"({factor * whole.value:.3g} of {whole.value:.3g} ms) cannot be reached with moves "
