@@ -31,6 +31,7 @@ from pipeline.results.comparison import (
     load_comparison,
 )
 from pipeline.results.measurement import (
+    INPUT_SHAPES,
     Measurement,
     SamplingPlan,
     SubjectSamples,
@@ -61,7 +62,8 @@ class ComparisonRequest:
     largest output; None allows any finite outputs of the same shape. `comparisons` are asked together with this one.
     `roofline` says what limits each side; a device is probed for that once. `differs` may name further fields in which
     a measurement is not on the terms that it should be. `labels` are what the two sides are called where their paths
-    say less, as for a file out of a bundle.
+    say less, as for a file out of a bundle. With `other_sizes` the candidate may take images of another size, which is
+    marked as unfair.
     """
 
     margin: float = 0.03
@@ -74,6 +76,7 @@ class ComparisonRequest:
     terms: MeasureTerms = field(default_factory=lambda: MeasureTerms(threads=1, batch=1))
     comparisons: int = 1
     force: bool = False
+    other_sizes: bool = False
     seed: int = 0
     roofline: bool = True
     differs: Callable[[Measurement], tuple[str, ...]] | None = None
@@ -223,7 +226,8 @@ def allowed_differences(measurement: Measurement, question: ComparisonRequest) -
     """
     found = term_differences(measurement, between_runtimes=question.runtime_b is not None)
     found += question.differs(measurement) if question.differs else ()
-    if found and not question.force:
+    refused = [each for each in found if not (question.other_sizes and each.startswith(INPUT_SHAPES))]
+    if refused and not question.force:
         listed = "\n  ".join(found)
         error = IncomparableError(
             f"INCOMPARABLE: the two sides differ in\n  {listed}\nmeasure both on equal terms; --force compares them "

@@ -110,7 +110,7 @@ class Gate:
             question = replace(
                 model.question,
                 comparisons=models * self.tries,
-                force=model.question.force or self.accept is not None,  # images of another size may be accepted
+                other_sizes=self.accept is not None,
                 differs=self._differs(model, expected),
                 labels=(str(model.file if baseline == candidate else baseline), str(model.file)),
             )

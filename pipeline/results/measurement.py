@@ -217,6 +217,10 @@ def machine_digest(described: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(fields, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
+#: What a difference of the sizes of inputs begins with.
+INPUT_SHAPES = "input shapes"
+
+
 def term_differences(measurement: Measurement, *, between_runtimes: bool = False) -> tuple[str, ...]:
     """Return what keeps the two subjects from a fair comparison, one `field: this, that` each; empty if nothing does.
 
@@ -227,7 +231,7 @@ def term_differences(measurement: Measurement, *, between_runtimes: bool = False
         name: (a.fingerprint.get(name), b.fingerprint.get(name)) for name in MUST_MATCH
     }
     pairs |= {"threads": (a.threads, b.threads)}
-    pairs |= {"input shapes": (list(a.input_shapes.values()), list(b.input_shapes.values()))}
+    pairs |= {INPUT_SHAPES: (list(a.input_shapes.values()), list(b.input_shapes.values()))}
     options = {name: (a.options.get(name), b.options.get(name)) for name in sorted({*a.options, *b.options})}
     if not between_runtimes:
         pairs |= {"runtime": (a.runtime, b.runtime), "runtime version": (a.runtime_version, b.runtime_version)}

@@ -168,13 +168,14 @@ def test_other_outputs_are_wrong_outputs(network: Callable[..., Path]) -> None:
 
 
 def test_images_of_another_size_are_other_terms(network: Callable[..., Path]) -> None:
-    """They can be forced, and then nothing is said of outputs."""
+    """They can be allowed, as a gate does that accepts a file, and then nothing is said of outputs."""
     paths = network("small.onnx"), network("large.onnx", size=16)
     with pytest.raises(IncomparableError, match=r"input shapes: \[\(1, 3, 8, 8\)\], \[\(1, 3, 16, 16\)\]"):
         compare_files(*paths, STRICT)
-    found, _ = compare_files(*paths, ComparisonRequest(**{**vars(LENIENT), "force": True}))
+    found, _ = compare_files(*paths, ComparisonRequest(**{**vars(LENIENT), "other_sizes": True}))
     assert found.unfair
     assert found.output_check is None
+    assert "input shapes" in found.reasons[-1].text
 
 
 def test_missing_file_is_bad_input(network: Callable[..., Path], tmp_path: Path) -> None:

@@ -99,8 +99,10 @@ def test_an_accepted_slowdown_is_recorded_with_its_reason(tmp_path: Path) -> Non
     project = Project(tmp_path, "a")
     project.accept()
     (tmp_path / "a.onnx").write_text("slower network")
-    found = project.gate(Prepared({"a": [FAIL]}), accept="wider stem")
+    prepared = Prepared({"a": [FAIL]})
+    found = project.gate(prepared, accept="wider stem")
     assert (found.exit_code, found.models[0].verdict) == (0, "FAIL")
+    assert [question.other_sizes for _, question, _ in prepared.asked] == [True]  # it may take smaller images
     current = project.store.baselines()["a"]
     assert current.reason == "wider stem"
     assert project.store.file(current).read_text() == "slower network"
