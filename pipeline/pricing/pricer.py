@@ -93,6 +93,11 @@ class PricedNetwork:
         """Return a file for timing: from the template, or else the real one."""
         return self.template.file_at(state) if self.template else self.make(state)
 
+    def may_be(self, state: NetworkState) -> bool:
+        """Say whether the network may be in a state: only what moves is narrower or gone, as its template tells."""
+        moving = {name for name, grid in self.grids.items() if len(grid) > 1}
+        return state.widths.keys() <= moving and state.dropped <= {*self.droppable}
+
 
 class Pricer:
     """Measures states of one network with one timer; `folder` is for probe files, which are removed again."""
@@ -130,11 +135,11 @@ class Pricer:
         self._probe(drawn, total)
         for turn in range(_TURNS):
             known = len(drawn) + turn * ADDED // _TURNS  # a run that was killed later finds the same states again
-            if len(self._probes) < known + ADDED // _TURNS:
-                model = fit.model(self._probes[:known])
+            if len(self.probes) < known + ADDED // _TURNS:
+                model = fit.model(self.probes[:known])
                 visited = _visited(model, network, _DESIGN_SEED + turn)
                 self._probe(active_states(model, visited, ADDED // _TURNS), total)
-        model = fit.model(self._probes)
+        model = fit.model(self.probes)
         self._keep(fitted=_fitted(model, network))
         return model
 
@@ -142,8 +147,8 @@ class Pricer:
         """Return a model that is also fitted to files that ship, each of which counts like ten probes."""
         if self._fit is None or not isinstance(model, LatencyModel):
             return model
-        weights = [1.0] * len(self._probes) + [SHIPPED_WEIGHT] * len(measured)
-        return self._fit.model([*self._probes, *measured], weights, rounding=model.coefficients.rounding)
+        weights = [1.0] * len(self.probes) + [SHIPPED_WEIGHT] * len(measured)
+        return self._fit.model([*self.probes, *measured], weights, rounding=model.coefficients.rounding)
 
     def forget(self) -> None:
         """Leave aside what was measured before, and time the whole network's file anew."""
@@ -179,19 +184,21 @@ class Pricer:
         self._keep(sizes=tuple(SizePrice(side=side, ratio=ratio) for side, ratio in ratios.items()))
 
     @property
-    def _probes(self) -> list[Probe]:
-        return [probe_of(record) for record in self.profile.probes]
+    def probes(self) -> list[Probe]:
+        """What is known of states that the network may be in; others are kept for who allows their moves."""
+        return [probe for probe in map(probe_of, self.profile.probes) if self.network.may_be(probe.state)]
 
     def _probe(self, states: Sequence[NetworkState], total: int) -> None:
         """Measure the states that are not known yet, some together, and keep them as they are found."""
-        known = {(tuple(sorted(each.state.widths.items())), each.state.dropped) for each in self._probes}
+        known = {(tuple(sorted(each.state.widths.items())), each.state.dropped) for each in self.probes}
         new = [each for each in states if (tuple(sorted(each.widths.items())), each.dropped) not in known]
         began = time.monotonic()
         for start in range(0, len(new), TOGETHER):
             some = new[start : start + TOGETHER]
-            left = (time.monotonic() - began) / start * (total - len(self.profile.probes)) if start else 0.0
+            done = min(len(self.probes), total - (len(new) - start))
+            left = (time.monotonic() - began) / start * (total - done) if start else 0.0
             text = f"probing widths, about {left:.0f} s left" if left else "probing widths"
-            self.progress.update(len(self.profile.probes), total, text)
+            self.progress.update(done, total, text)
             files = self._write({str(place): state for place, state in enumerate(some)})
             timed = self.timer.timed(self.whole, files, PROBE_S)
             found = [
@@ -214,7 +221,7 @@ class Pricer:
             for share in shares
         ]
         self._probe(states, len(states))
-        return fit_coarse(network.macs, self.profile.whole.value, self._probes)
+        return fit_coarse(network.macs, self.profile.whole.value, self.probes)
 
     def _node_times(self) -> Mapping[str, float]:
         """Return the milliseconds of the whole file's nodes by the runtime's own profiler, on this machine alone.

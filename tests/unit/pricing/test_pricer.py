@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,6 +16,7 @@ from pipeline.compress.pruning.graph import Axis
 from pipeline.compress.pruning.state import NetworkState
 from pipeline.core.errors import DeviceError
 from pipeline.core.file_precision import FilePrecision
+from pipeline.core.stage import SilentProgress
 from pipeline.pricing.coarse import COARSE_PROBES, CoarseModel, fit_coarse
 from pipeline.pricing.floor import floor_of
 from pipeline.pricing.model import LatencyModel
@@ -68,6 +69,18 @@ class Template:
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
         helper.set_model_props(model, {"state": json.dumps([dict(state.widths), sorted(state.dropped)])})
         return model
+
+
+class Told(SilentProgress):
+    """Progress that remembers the share that was done."""
+
+    def __init__(self) -> None:
+        self.shares: list[float] = []
+
+    def update(self, done: float, total: float, text: str = "") -> None:
+        """Note the share."""
+        assert text
+        self.shares.append(done / total)
 
 
 def _state_of(model: ModelProto) -> NetworkState:
@@ -209,6 +222,34 @@ def test_other_widths_are_probed_with_what_is_known(price: Callable[..., Pricer]
     fine.model()
     assert fine.timer.measured > few
     assert len(fine.profile.probes) == len(coarse.profile.probes) + fine.timer.measured
+
+
+@pytest.mark.usefixtures("few")
+def test_probes_of_other_moves_explain_nothing(price: Callable[..., Pricer]) -> None:
+    """They are kept, but a template whose blocks or groups stay cannot say what the files without them were."""
+    device = Device(NODES, GROUPS)
+    price(device).model()
+    held, *_ = GROUPS
+    progress = Told()
+    fewer = price(device, progress=progress)
+    still = [replace(node, blocks=frozenset()) for node in NODES]
+    fewer.network = PricedNetwork(
+        **{
+            **vars(fewer.network),
+            "template": Template(tuple(still)),
+            "droppable": (),
+            "grids": {**GRIDS, held: GRIDS[held][-1:]},
+        }
+    )
+    kept = fewer.profile.probes
+    model = fewer.model()
+    assert isinstance(model, LatencyModel)
+    assert model.coefficients.is_trusted
+    assert fewer.profile.probes[: len(kept)] == kept
+    assert len(model.coefficients.errors) == len(fewer.probes) < len(fewer.profile.probes)
+    assert not any(probe.state.dropped or held in probe.state.widths for probe in fewer.probes)
+    assert progress.shares
+    assert max(progress.shares) <= 1
 
 
 def test_gains_are_measured_against_the_state_itself(price: Callable[..., Pricer]) -> None:
