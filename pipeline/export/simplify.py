@@ -6,6 +6,7 @@ both files are run on real samples, with all optimisations of the runtime off.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,8 @@ from pipeline.onnx_graph.file import finish_model, onnx_specs, read_onnx, write_
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from onnx import ModelProto
+
     from pipeline.core.feeds import Feeds
     from pipeline.export.parity import Parity
 
@@ -30,6 +33,20 @@ class SimplifyResult:
     nodes_before: int
     nodes_after: int
     parity: Parity
+
+
+def with_folded_norms(model: ModelProto) -> ModelProto:
+    """Return the model without batch norms that alone read a convolution, as `simplify` leaves it; or as it is.
+
+    An exporter leaves them where two places of the network use the same convolution.
+    """
+    readers = Counter(value for node in model.graph.node for value in node.input)
+    convolutions = {node.output[0] for node in model.graph.node if node.op_type == "Conv"}
+    norms = (node.input[0] for node in model.graph.node if node.op_type == "BatchNormalization")
+    if not any(value in convolutions and readers[value] == 1 for value in norms):
+        return model
+    simplified, _ = onnxsim.simplify(model, check_n=0)
+    return finish_model(simplified)
 
 
 def simplify_onnx(source: Path, destination: Path, feeds: Feeds) -> SimplifyResult:

@@ -34,6 +34,7 @@ from pipeline.core.artifact import at_batch
 from pipeline.core.cpu import cpu_flags
 from pipeline.core.errors import InputError
 from pipeline.export.onnx import FILE_NAME, export_onnx
+from pipeline.export.simplify import with_folded_norms
 from pipeline.onnx_graph.file import read_onnx
 from pipeline.precision.config import QuantizationConfig
 from pipeline.precision.request import request_of, training_images
@@ -209,7 +210,7 @@ class FileMaker:
             make_sound(network, examples, len(examples[0]) if captured.dynamic else len(captured.example[0]))
             with tempfile.TemporaryDirectory() as folder:
                 export_onnx(network, Path(folder), self._inputs, self._outputs)
-                self._exports[key] = read_onnx(Path(folder) / FILE_NAME)
+                self._exports[key] = with_folded_norms(read_onnx(Path(folder) / FILE_NAME))
         return self._exports[key]
 
     def _quantized(self, file: ModelProto, state: NetworkState) -> ModelProto:

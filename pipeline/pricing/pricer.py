@@ -216,6 +216,12 @@ class Pricer:
 
     def _coarse(self) -> CoarseModel:
         network, shares = self.network, np.linspace(0, 0.85, COARSE_PROBES)
+        if all(len(grid) == 1 for grid in network.grids.values()):
+            raise InputError(
+                "target: no latency but that of the whole network can be reached: the network's file has no template, "
+                "so that blocks are no moves, and keep, floor and align leave no group another width. Lower align or "
+                "floor, or allow other moves"
+            )
         states = [
             NetworkState({name: grid[round(share * (len(grid) - 1))] for name, grid in network.grids.items()})
             for share in shares

@@ -73,6 +73,24 @@ def test_files_of_other_precisions_come_from_the_same_exports(tmp_path: Path) ->
     assert "MatMulInteger" in {node.op_type for node in dynamic.graph.node}
 
 
+def test_a_convolution_that_is_used_twice_is_quantized_with_its_batch_norm(tmp_path: Path) -> None:
+    """An exporter leaves the batch norm behind it, which would be computed in float; `simplify` folds it."""
+    given = original(tmp_path).model_copy(update={"inputs": (TensorSpec(name="input", shape=(-1, 1, 6, 6)),)})
+    net = Net(
+        lambda net, x: net.fc(net.norm(net.twice(net.norm(net.twice(net.stem(x))).relu())).mean((2, 3))),
+        stem=nn.Conv2d(1, 8, 1),
+        twice=nn.Conv2d(8, 8, 3, padding=1),
+        norm=nn.BatchNorm2d(8),
+        fc=nn.Linear(8, 2),
+    ).eval()
+    captured = capture_graph(net, (torch.randn(2, 1, 6, 6),))
+    context = Context(tmp_path, 0, Target(), given, lambda: image_classifier(DATA))
+    maker = FileMaker(captured, trace_channels(captured), net, given, context, precision="int8")
+    operators = [node.op_type for node in maker(NetworkState()).graph.node]
+    assert operators.count("Conv") == 3
+    assert "BatchNormalization" not in operators
+
+
 def test_a_forward_with_sizes_written_out_is_not_kept() -> None:
     """A literal view fails at other widths, a literal slice computes something else, a mean takes any."""
     forwards = {

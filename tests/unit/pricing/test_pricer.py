@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 from pipeline.compress.pruning.cost import ProductsModel
 from pipeline.compress.pruning.graph import Axis
 from pipeline.compress.pruning.state import NetworkState
-from pipeline.core.errors import DeviceError
+from pipeline.core.errors import DeviceError, InputError
 from pipeline.core.file_precision import FilePrecision
 from pipeline.core.stage import SilentProgress
 from pipeline.pricing.coarse import COARSE_PROBES, CoarseModel, fit_coarse
@@ -222,6 +222,15 @@ def test_other_widths_are_probed_with_what_is_known(price: Callable[..., Pricer]
     fine.model()
     assert fine.timer.measured > few
     assert len(fine.profile.probes) == len(coarse.profile.probes) + fine.timer.measured
+
+
+def test_blocks_alone_without_a_template_are_refused(price: Callable[..., Pricer]) -> None:
+    """Real files are timed with their blocks, and no group has another width."""
+    pricer = price(Device(NODES, GROUPS))
+    whole = {name: grid[-1:] for name, grid in GRIDS.items()}
+    pricer.network = replace(pricer.network, template=None, droppable=(), grids=whole)
+    with pytest.raises(InputError, match=r"no template, so that blocks are no moves, .* leave no group another width"):
+        pricer.model()
 
 
 @pytest.mark.usefixtures("few")
