@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from pipeline.compress.pruning.depth import ResidualBlock
     from pipeline.pricing.places import FileNumbers
 
+#: What export adds to a node's name for what is stored with it and is no parameter.
+_CONSTANT = ".constant"
 #: The second of two equal ones behind each other does nothing.
 _IDEMPOTENT = frozenset({"Relu", "Clip"})
 
@@ -163,9 +165,9 @@ class _Search:
 
     def __init__(self, file: FileNumbers, layers: AbstractSet[str]) -> None:
         self._graph, self._shapes, self._layers = file.model.graph, file.shapes, layers
-        self._made_by = value_producers(self._graph)
+        self._made_by, self._read_by = value_producers(self._graph), value_consumers(self._graph)
         self._varying = varying_values(self._graph)
-        self._stored = {tensor.name for tensor in self._graph.initializer}
+        self._stored = {tensor.name for tensor in self._graph.initializer if not self._is_shared(tensor.name)}
 
     def sums(self, blocks: Sequence[ResidualBlock]) -> dict[str, tuple[str, int]]:
         """Return the name of each block's sum and the place of its shortcut, in the order of the file."""
@@ -205,6 +207,15 @@ class _Search:
             elif value in self._made_by:
                 waiting += [self._root(each) for each in self._made_by[value].input]
         return layers & {layer for layer in layers if layer} if reached else set()
+
+    def _is_shared(self, tensor: str) -> bool:
+        """Say whether another node than the one that a constant is named after reads it: equal ones are stored once."""
+        reader, constant, _ = tensor.partition(_CONSTANT)
+        direct = self._read_by.get(tensor, [])
+        pairs = [node for node in direct if node.op_type == DEQUANTIZE]
+        behind = [node for pair in pairs for node in self._read_by.get(pair.output[0], [])]
+        readers = {node.name for node in (*direct, *behind) if node not in pairs}
+        return bool(constant) and not readers <= {reader}
 
     def _root(self, value: str) -> str:
         """Return the value that a pair rounds, or that is held in float."""

@@ -12,6 +12,7 @@ import onnxruntime
 import openvino
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
 
 from pipeline.compress.pruning.graph import Axis
 from pipeline.compress.pruning.state import NetworkState
@@ -77,6 +78,30 @@ def test_a_template_gives_the_sizes_and_operators_of_real_files(name: str, preci
     require_same(made, files.in_precision(precision, widths))
     require_runs(made, files.images)
     require_same(template.file_at(NetworkState()), files.in_precision(precision, {}))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_blocks_that_share_constants_are_found(precision: str) -> None:
+    """Group norms of one size are exported with one scale and bias, which are named after the first of them."""
+
+    def block() -> nn.Module:
+        return nn.Sequential(nn.GroupNorm(2, 8), nn.Conv2d(8, 8, 1))
+
+    class Normed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.one, self.two, self.fc = nn.Conv2d(3, 8, 3), block(), block(), nn.Linear(8, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.stem(x).relu()
+            x = x + self.one(x)
+            x = x + self.two(x)
+            return self.fc(x.mean((2, 3)))
+
+    files = Files(Normed())
+    template = infer_template(partial(files.in_precision, precision), files.graph, files.grids, files.blocks)
+    gone = frozenset({"two"})
+    require_same(template.file_at(NetworkState(dropped=gone)), files.in_precision(precision, {}, gone))
 
 
 @pytest.mark.parametrize(("name", "precision"), CASES)
