@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 #: Probes, from the narrowest state to the whole network, that give the two numbers.
 COARSE_PROBES = 6
+_MOST_OVERHEAD = 0.99
 
 
 class CoarseModel:
@@ -27,9 +28,12 @@ class CoarseModel:
 
     name = "milliseconds"
 
-    def __init__(self, macs: ProductsModel, whole_ms: float, overhead: float) -> None:
-        """Take the cost, the whole file's time, and the share of it that does not depend on the cost, in [0, 1]."""
-        self.macs, self.whole_ms, self.overhead = macs, whole_ms, overhead
+    def __init__(self, macs: ProductsModel, whole_ms: float, overhead: float, errors: Sequence[float] = (1.0,)) -> None:
+        """Take the cost, the whole file's time, and the share of it that does not depend on the cost, in [0, 1].
+
+        `errors` are |predicted / measured - 1| of probes, each predicted from the others.
+        """
+        self.macs, self.whole_ms, self.overhead, self.errors = macs, whole_ms, overhead, tuple(errors)
         self._whole = macs.cost({})
 
     def cost(self, widths: Mapping[str, int], dropped: Collection[str] = frozenset()) -> float:
@@ -54,7 +58,16 @@ def fit_coarse(macs: ProductsModel, whole_ms: float, probes: Sequence[Probe]) ->
     shares = np.array([macs.cost(probe.state.widths) / whole for probe in probes])
     ratios = np.exp([probe.log_ratio for probe in probes])
     weights = np.array([probe.error for probe in probes]) ** -2.0
-    # ratio - share = overhead * (1 - share)
-    rest = 1 - shares
-    overhead = float((weights * rest * (ratios - shares)).sum() / (weights * rest * rest).sum())
-    return CoarseModel(macs, whole_ms, min(max(overhead, 0.0), 0.99))
+    errors = [1.0]
+    if len(probes) > 1:
+        others = [np.arange(len(probes)) != place for place in range(len(probes))]
+        left_out = [_overhead(shares[each], ratios[each], weights[each]) for each in others]
+        errors = list(abs((left_out + (1 - np.array(left_out)) * shares) / ratios - 1))
+    return CoarseModel(macs, whole_ms, _overhead(shares, ratios, weights), errors)
+
+
+def _overhead(shares: NDArray[np.float64], ratios: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
+    rest = 1 - shares  # ratio - share = overhead * (1 - share)
+    square = float((weights * rest * rest).sum())  # 0 where nothing that was probed has other operations
+    overhead = float((weights * rest * (ratios - shares)).sum()) / square if square else _MOST_OVERHEAD
+    return min(max(overhead, 0.0), _MOST_OVERHEAD)

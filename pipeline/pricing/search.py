@@ -6,11 +6,14 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
+
 from pipeline.compress.pruning.state import NetworkState
 from pipeline.core.errors import UnreachableError
 from pipeline.network.tracing import samples_of
 from pipeline.onnx_graph.file import write_onnx
 from pipeline.pricing.choice import StateChoice
+from pipeline.pricing.coarse import CoarseModel
 from pipeline.pricing.floor import floor_of
 from pipeline.pricing.greedy import Measures, greedy_descent
 from pipeline.pricing.loop import AIM, meet_target, nearest_step
@@ -195,7 +198,8 @@ class LatencySearch:
             part, choice.state_at, choice.share, measured, start=without_moves(found.chosen.state, useless)
         )
         steps, old, new = (*found.steps, *again.steps), found.chosen.state.widths, again.chosen.state.widths
-        if found.met and not again.met:
+        nearest = nearest_step(part, (found.chosen, again.chosen)).chosen
+        if not again.met and (found.met or nearest is found.chosen):
             choice.use(before)
             return replace(found, steps=steps), (), gains
         still = {name: gain for name, gain in gains.items() if old.get(name) == new.get(name)}
@@ -215,7 +219,7 @@ class LatencySearch:
     def _floor(self) -> LatencyFloor:
         """Return the least that is predicted, or was measured where predictions cannot be trusted."""
         found = self._predicted_floor()
-        measured = min((math.exp(probe.log_ratio) for probe in self.pricer.profile.probes), default=1.0)
+        measured = min((math.exp(probe.log_ratio) for probe in self.pricer.probes), default=1.0)
         return found if self.trusted or found.factor < measured else found.model_copy(update={"factor": measured})
 
     def _predicted_floor(self) -> LatencyFloor:
@@ -275,13 +279,16 @@ class LatencySearch:
 
     def _facts(self) -> CostModelFacts:
         profile, model = self.pricer.profile, self.model
+        probes = len(self.pricer.probes)
         if not isinstance(model, LatencyModel):
+            errors = model.errors if isinstance(model, CoarseModel) else (1.0,)
+            median, p90 = (float(np.quantile(errors, share)) for share in (0.5, 0.9))
             return CostModelFacts(
-                probes=len(profile.probes), median_error=1.0, p90_error=1.0, trusted=False, seconds=profile.seconds
+                probes=probes, median_error=median, p90_error=p90, trusted=False, seconds=profile.seconds
             )
         known = model.coefficients
         return CostModelFacts(
-            probes=len(profile.probes),
+            probes=probes,
             median_error=known.median_error,
             p90_error=known.p90_error,
             trusted=self.trusted,

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from operator import not_
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.core.artifact import FrozenModel
 from pipeline.core.stage import Runtime
 from pipeline.results.run import Interval
 
 SCHEMA_VERSION: Literal[1] = 1
+_LARGEST_LOG_RATIO = 20.0
 
 
 class ProbedState(FrozenModel):
@@ -98,6 +99,16 @@ class CostProfile(FrozenModel):
     seconds: float = 0.0
     fitted: FittedPrices | None = None
     sizes: tuple[SizePrice, ...] = Field(default=(), exclude_if=not_)
+
+    @model_validator(mode="after")
+    def _require_times(self) -> Self:
+        """A record that was damaged by hand is no profile: no file takes no time, or 10^9 times that of another."""
+        nodes = self.nodes or {}
+        if not self.whole.value > 0 or any(ms < 0 for ms in nodes.values()) or (nodes and not any(nodes.values())):
+            raise ValueError("found times that are not above zero, allowed: milliseconds of a file and of its nodes")
+        if any(abs(probe.log_ratio) > _LARGEST_LOG_RATIO for probe in self.probes):
+            raise ValueError(f"found a log_ratio that is no ratio of two times, allowed: to {_LARGEST_LOG_RATIO:.0f}")
+        return self
 
 
 def schema() -> dict[str, Any]:

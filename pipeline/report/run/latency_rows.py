@@ -176,7 +176,8 @@ def _model(found: LatencyTarget) -> str:
         return "none was needed: whole files were timed at each size of images"
     made = f"{numbers.plural(model.probes, 'probe')} in {numbers.duration(model.seconds)}"
     off = f"off by {100 * model.median_error:.1f} % in the median and {100 * model.p90_error:.1f} % in one of ten"
-    trust = "" if model.trusted else "; too far off to be trusted, so that every step was measured"
+    why = "too far off to be trusted" if found.layers else "it knows operations alone, since the file has no template"
+    trust = "" if model.trusted else f"; {why}, so that every step was measured"
     return f"{made}, {off}{trust}; predicted {_factor(found.predicted)}"
 
 

@@ -12,7 +12,7 @@ from pipeline.compress.pruning.allocation import Choices
 from pipeline.compress.pruning.state import NetworkState
 from pipeline.core.errors import InputError
 from pipeline.pricing.greedy import Measures, greedy_descent
-from pipeline.pricing.loop import AIM, CORRECTIONS, LOWEST, meet_target
+from pipeline.pricing.loop import AIM, CORRECTIONS, LOWEST, LoopResult, LoopStep, meet_target
 from pipeline.pricing.moves import Moved, bought_nothing, told_moves, without_each_move, without_moves
 from pipeline.pricing.relative import RelativeModel
 from pipeline.pricing.search import LatencySearch
@@ -216,3 +216,24 @@ def test_groups_that_left_with_their_block_are_no_moves() -> None:
     assert LatencySearch._merged(search, base, NetworkState({"a": 4}, frozenset({"block"}))) == NetworkState(
         {"a": 4}, frozenset({"block"})
     )
+
+
+@pytest.mark.parametrize(("again", "kept"), [(0.47, False), (0.7, True), (0.45, True)])
+def test_useless_moves_stay_where_the_target_is_missed_by_more_without_them(again: float, *, kept: bool) -> None:
+    """Both results miss a target of half the time: one that is over it is not taken instead of one below."""
+    state, without = NetworkState({"a": 450, "b": 1}), NetworkState({"a": 450})
+    gains = {"a": ratio_of(2.0), "b": ratio_of(1.0)}
+    pricer = SimpleNamespace(network=SimpleNamespace(template=True, inside={}), gains=lambda *_: gains)
+    search = cast("Any", SimpleNamespace(pricer=pricer, trusted=True, _merged=lambda _, state: state))
+    used: list[object] = []
+    step = SimpleNamespace(base=NetworkState(), network=SimpleNamespace(rules=SimpleNamespace(allocation="knapsack")))
+    choice: Any = SimpleNamespace(
+        step=step, without=lambda _: "before", use=used.append, share=predicted, state_at=lambda *_: without
+    )
+    first = LoopStep(state, 0.4, exact(0.46))
+    found = LoopResult(first, (first,), met=False)
+    tidied, undone, _ = LatencySearch._tidied(search, found, 0.5, choice, lambda _: exact(again))
+    assert not tidied.met
+    assert (tidied.chosen.state == state) is kept
+    assert bool(used) is kept
+    assert undone == (() if kept else ("b",))

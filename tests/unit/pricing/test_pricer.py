@@ -300,6 +300,25 @@ def test_the_coarse_model_is_linear(overhead: float, found: float) -> None:
     assert model.overhead == pytest.approx(found, abs=1e-9)
     assert model.cost({}) == 2.0
     assert model.costs(states[0], "stream0", [4, 16])[0] == model.cost(states[0].widths)
+    assert max(model.errors) == pytest.approx(0, abs=1e-9) or overhead < 0
+    assert fit_coarse(macs, 2.0, [Probe(NetworkState(), 0.0, 0.01)]).overhead == pytest.approx(0.99)
+
+
+@pytest.mark.parametrize("damage", [{"whole": {"value": 0, "low": 0, "high": 0}}, {"nodes": {"n": 0}}, {"probes": 1e9}])
+@pytest.mark.usefixtures("few")
+def test_a_profile_with_impossible_times_is_measured_again(
+    price: Callable[..., Pricer], damage: dict[str, Any]
+) -> None:
+    """It is JSON of the right form, but dividing by such a time would end in numbers that are none."""
+    device = Device(NODES, GROUPS)
+    first = price(device)
+    first.model()
+    kept = json.loads(first.kept.read_text(encoding="utf-8"))
+    kept |= {"probes": [{**kept["probes"][0], "log_ratio": 1e9}]} if "probes" in damage else damage
+    first.kept.write_text(json.dumps(kept), encoding="utf-8")
+    again = price(device)
+    assert not again.profile.probes
+    assert again.profile.whole == first.profile.whole
 
 
 def test_a_relative_model_adds_what_has_left() -> None:

@@ -182,6 +182,9 @@ def test_what_there_is_not_is_not_told(report: RunReport) -> None:
     facts = dict(latency_rows.about(report, bare))
     assert [*facts] == ["Target", "Unpruned", "Cost model"]
     assert "too far off to be trusted, so that every step was measured" in facts["Cost model"]
+    coarse = record(model=model, layers=[])
+    told = dict(latency_rows.about(report, coarse))["Cost model"]
+    assert "it knows operations alone, since the file has no template, so that every step was measured" in told
 
 
 def test_smaller_images_are_told_like_any_move(report: RunReport) -> None:
