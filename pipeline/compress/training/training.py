@@ -30,6 +30,10 @@ UNTRAINABLE = (
     "the loss depends on no parameter that is trained: all of them are frozen (requires_grad=False), or forward "
     "computes without gradients (torch.no_grad, detach). Leave some parameters trainable in build()"
 )
+OVERWRITTEN = (
+    "the network writes in place into a value that its own gradient needs, so that it cannot be trained, such as an "
+    "activation with inplace=True behind another one. Use inplace=False there"
+)
 
 
 @dataclass(frozen=True)
@@ -274,7 +278,7 @@ class TrainingRun:
         if not loss.requires_grad:
             raise InputError(UNTRAINABLE)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        _backward(loss)
         self.regulariser.add_gradients(self.model, step)
         self.optimizer.step()
         if self.average:
@@ -309,3 +313,13 @@ def _load(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     inside, outside = split_state(state)
     model.load_state_dict(inside)
     restore_state(model, outside)
+
+
+def _backward(loss: Tensor) -> None:
+    """Take the gradients of a loss. Raises InputError where the network has overwritten what they need."""
+    try:
+        loss.backward()  # type: ignore[no-untyped-call]
+    except RuntimeError as error:
+        if "modified by an inplace operation" not in str(error):
+            raise
+        raise InputError(OVERWRITTEN) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -206,7 +207,8 @@ def _layer(name: str, operator: str, layers: Sequence[LayerTimes]) -> LayerLine:
     before, after = sum(each.before_ms for each in layers), sum(each.after_ms or 0.0 for each in layers)
     gone = all(each.after_ms is None for each in layers)
     told = "removed" if gone else numbers.milliseconds(after)
-    return LayerLine(name, operator, numbers.milliseconds(before), told, _change(after - before), before, after)
+    change = 0.0 if math.isclose(before, after) else after - before  # sums of equal times differ in the last bit
+    return LayerLine(name, operator, numbers.milliseconds(before), told, _change(change), before, after)
 
 
 def _factor(value: float) -> str:

@@ -164,6 +164,7 @@ FINETUNE = "stages:\n  - {kind: finetune, epochs: 1, batch: 16, learning_rate: 0
 UNTRAINABLE = {
     "frozen": ("build", "net.requires_grad_(False)", r"all of them are frozen \(requires_grad=False\)"),
     "no gradients": ("forward", "y = y.detach()", r"computes without gradients \(torch.no_grad, detach\)"),
+    "in place": ("forward", "y = y.sigmoid().mul_(2)", r"writes in place into a value that its own gradient needs"),
     "exit": ("forward", "self.training and sys.exit(0)", r"finetune failed: .*model\.py:18 .*ended the program"),
     "error": ("forward", "assert not self.training, 'me'", r"finetune failed: .*model\.py:18 .*AssertionError: me"),
     "loss": ("forward", "y = [y.sum()] if self.training else y", r"expected the logits \(16, 2\), alone or first"),

@@ -187,6 +187,18 @@ def test_what_there_is_not_is_not_told(report: RunReport) -> None:
     assert "it knows operations alone, since the file has no template, so that every step was measured" in told
 
 
+def test_sums_of_equal_times_have_not_changed() -> None:
+    """They differ in the last bit, which is no change of a time."""
+    times = [(0.5, 0.5)] * latency_rows.LARGEST + [(0.1, 0.3), (0.2, 0.0), (0.3, 0.3)]
+    layers = [
+        {"name": f"n{place}", "operator": "conv", "before_ms": before, "after_ms": after}
+        for place, (before, after) in enumerate(times)
+    ]
+    *_, others = latency_rows.layer_lines(record(layers=layers))
+    assert others.name == "3 other nodes"
+    assert others.change == "0 ms"
+
+
 def test_smaller_images_are_told_like_any_move(report: RunReport) -> None:
     """In pixels, with all sizes that were looked at; where they were enough, that nothing was probed."""
     ratio = {"value": 0.5, "low": 0.49, "high": 0.51}
