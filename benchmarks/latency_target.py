@@ -1,6 +1,7 @@
 """Does the file that ships take what was asked for? Networks x runtimes x targets, pruned to a latency and checked.
 
     .venv/bin/python benchmarks/latency_target.py hit [--only resnet20] [--runtime onnxruntime] [--work FOLDER]
+    .venv/bin/python benchmarks/latency_target.py again [--work FOLDER]
     .venv/bin/python benchmarks/latency_target.py gain [--only resnet18] [--work FOLDER]
     .venv/bin/python benchmarks/latency_target.py worth [--only resnet20] [--seeds 0 1 2] [--work FOLDER]
     .venv/bin/python benchmarks/latency_target.py table
@@ -9,6 +10,9 @@
 that it ends with against the file of the same recipe without pruning, interleaved, in a measurement of its own. Where
 int8 is not faster than float for the network in that runtime, both are float files. One line of JSON for each cell is
 appended to results/latency_target.jsonl; cells that are there are left out, so that it goes on where it was stopped.
+
+`again` times the files of cells once more whose interval is wide, as on a machine that other work shared, where their
+runs are still there.
 
 `gain` asks how much of the operations that leave a float file becomes time: half of the time as the target, and beside
 it half of the operations, which is the target without prices. Its lines go to results/latency_gain.jsonl.
@@ -139,7 +143,7 @@ def ratio(base: Path, candidate: Path, runtime: str) -> dict[str, float]:
 
 def cells(names: Sequence[str], runtimes: Sequence[str], work: Path) -> Iterator[dict[str, Any]]:
     """Yield the record of every cell that has none yet."""
-    done = {(each["network"], each["runtime"], each["target"]) for each in stored()}
+    done = {cell_of(each) for each in stored()}
     for name in names:
         for runtime in runtimes:
             missing = [target for target in TARGETS if (name, runtime, target) not in done]
@@ -169,6 +173,26 @@ def cells(names: Sequence[str], runtimes: Sequence[str], work: Path) -> Iterator
                     "machine": {k: report["machine"].get(k) for k in ("cpu_model", "isa")},
                     "versions": {k: report["versions"][k] for k in ("torch", "onnxruntime", "openvino")},
                 }
+
+
+def measure_again(work: Path) -> None:
+    """Replace the ratio of each cell whose interval is wide, and whose files are there."""
+    for row in stored():
+        found, start = row["ratio"], f"{row['network']}-{row['runtime']}"
+        files = [work / f"{start}-{row[key]}" for key in ("precision", "target")]
+        if found["high"] - found["low"] <= NARROW * found["value"] or not all(
+            (each / "run" / "run.json").exists() for each in files
+        ):
+            continue
+        found = ratio(*(shipped_file(each, row["runtime"]) for each in files), row["runtime"])
+        rows = [each | ({"ratio": found} if cell_of(each) == cell_of(row) else {}) for each in stored()]
+        RESULTS.write_text("".join(json.dumps(each, allow_nan=False) + "\n" for each in rows))
+        print(f"{' '.join(cell_of(row))}: {row['ratio']['value']:.3f}x -> {found['value']:.3f}x", flush=True)
+
+
+def cell_of(record: dict[str, Any]) -> tuple[str, str, str]:
+    """Return which cell a record is of."""
+    return record["network"], record["runtime"], record["target"]
 
 
 def gain_cells(names: Sequence[str], work: Path) -> Iterator[dict[str, Any]]:
@@ -256,7 +280,7 @@ def keep_records(records: Iterable[dict[str, Any]], file: Path) -> None:
 def main() -> None:
     """Run the cells that are missing, or write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("hit", "gain", "worth", "table"))
+    parser.add_argument("what", choices=("hit", "again", "gain", "worth", "table"))
     parser.add_argument("--only", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--runtime", nargs="+", choices=RUNTIMES, default=list(RUNTIMES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
@@ -265,6 +289,8 @@ def main() -> None:
     work = given.work.resolve()
     if given.what == "hit":
         keep_records(cells(given.only, given.runtime, work), RESULTS)
+    elif given.what == "again":
+        measure_again(work)
     elif given.what == "gain":
         keep_records(gain_cells([name for name in given.only if name in GAIN_NETWORKS], work), GAIN)
     elif given.what == "worth":
