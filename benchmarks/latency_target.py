@@ -184,7 +184,8 @@ def measure_again(work: Path) -> None:
             (each / "run" / "run.json").exists() for each in files
         ):
             continue
-        found = ratio(*(shipped_file(each, row["runtime"]) for each in files), row["runtime"])
+        base, candidate = (shipped_file(each, row["runtime"]) for each in files)
+        found = ratio(base, candidate, row["runtime"])
         rows = [each | ({"ratio": found} if cell_of(each) == cell_of(row) else {}) for each in stored()]
         RESULTS.write_text("".join(json.dumps(each, allow_nan=False) + "\n" for each in rows))
         print(f"{' '.join(cell_of(row))}: {row['ratio']['value']:.3f}x -> {found['value']:.3f}x", flush=True)

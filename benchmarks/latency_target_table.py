@@ -60,8 +60,8 @@ def hit_section(records: Sequence[dict[str, Any]]) -> str:
     machine = ordered[-1]["machine"]
     versions = ", ".join(f"{name} {value}" for name, value in ordered[-1]["versions"].items())
     said = (
-        f"{len(hits)} of {len(ordered)} cells hit; in {len(within)} the interval reaches into the range. Intervals wider "
-        "than 3 % are of a machine that other work shared: whether such a cell hits is not known. The models' "
+        f"{len(hits)} of {len(ordered)} cells hit; in {len(within)} the interval reaches into the range. Intervals "
+        "wider than 3 % are of a machine that other work shared: whether such a cell hits is not known. The models' "
         f"leave-one-out errors are {100 * median(errors):.1f} % in the median over cells.\n\n"
         f"Measured on {machine['cpu_model']} ({', '.join(machine['isa'])}); {versions}."
     )
