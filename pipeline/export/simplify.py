@@ -39,13 +39,18 @@ def with_folded_norms(model: ModelProto) -> ModelProto:
     """Return the model without batch norms that alone read a convolution, as `simplify` leaves it; or as it is.
 
     An exporter leaves them where two places of the network use the same convolution.
+
+    Raises StageError when onnxsim fails.
     """
     readers = Counter(value for node in model.graph.node for value in node.input)
     convolutions = {node.output[0] for node in model.graph.node if node.op_type == "Conv"}
     norms = (node.input[0] for node in model.graph.node if node.op_type == "BatchNormalization")
     if not any(value in convolutions and readers[value] == 1 for value in norms):
         return model
-    simplified, _ = onnxsim.simplify(model, check_n=0)
+    try:
+        simplified, _ = onnxsim.simplify(model, check_n=0)
+    except Exception as error:  # as in `simplify_onnx`
+        raise StageError(f"onnxsim could not fold a batch norm into its convolution: {first_line(error)}") from error
     return finish_model(simplified)
 
 
