@@ -80,7 +80,9 @@ def test_a_real_interruption_passes(written: Callable[[str], Path]) -> None:
     """Ctrl-C while the user's code runs is Ctrl-C; in a process of its own, which a signal may end."""
     file = written("os.kill(os.getpid(), signal.SIGINT)\n    while True: pass")
     code = (
-        "from pathlib import Path; from pipeline.core.user_code import import_file, user_code_errors\n"
+        "import signal; from pathlib import Path; from pipeline.core.user_code import import_file, user_code_errors\n"
+        # where tests run in the background, processes are started with this signal ignored
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"module = import_file(Path({str(file)!r}), 'test')\n"
         "try:\n    with user_code_errors('it'): module.go()\nexcept KeyboardInterrupt: print('passed')"
     )
