@@ -68,7 +68,7 @@ _SIZE_ALLOWED = "a positive number of bytes with its unit (B, kB, MB, GB, KiB, M
 _POINTS_ALLOWED = "points of accuracy from 0pt to 100pt, such as 0.5pt"
 _DROP_ALLOWED = "a loss of score with its unit, such as 0.5pt, 2% or 0.2dB"
 _DROP_PATTERN = r"^([0-9]+(\.[0-9]+)?) ?(%|[A-Za-z][A-Za-z/]*)$"
-_FACTOR_ALLOWED = "a positive factor of the original ending in x, such as 0.25x"
+_FACTOR_ALLOWED = "a positive factor ending in x, such as 0.25x"
 _PART_ALLOWED = "below 1x, such as 0.35x, or a time with its unit (us, ms, s, min), such as 2.5ms"
 _OR_FACTOR = f"{_FACTOR_ALLOWED}, or "
 
