@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from pipeline.core.errors import StageError
 from pipeline.core.task import score_of, statistics_of
@@ -15,10 +16,10 @@ from pipeline.export.parity import FLOAT32_TOLERANCE, relative
 from pipeline.onnx_graph.execution import onnx_outputs
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from torch import nn
+    from torch import Tensor, nn
 
     from pipeline.core.task import Task
 
@@ -26,10 +27,19 @@ if TYPE_CHECKING:
 STARTING_SAMPLES = 64
 #: The share of a score that rounding may change: an answer that stood on the edge.
 _EDGE = 0.02
+_UNKNOWN = "its code does something in torch that an exported graph does not, such as a choice by values"
 
 
-def require_same_start(model: nn.Module, file: Path, task: Task, output_names: Sequence[str]) -> None:
+def require_same_start(
+    model: nn.Module,
+    file: Path,
+    task: Task,
+    output_names: Sequence[str],
+    cause: Callable[[tuple[Tensor, ...]], str] = lambda _: "",
+) -> None:
     """Compare a network with its FP32 export on some validation samples: outputs, predictions and the score.
+
+    `cause` says of inputs, each [N, ...], why the network is another one in torch, or nothing.
 
     Outputs that are not finite in torch are left to the evaluation, which says how many samples have none.
 
@@ -45,10 +55,10 @@ def require_same_start(model: nn.Module, file: Path, task: Task, output_names: S
         return
     for name, one, other in zip(output_names, *both, strict=True):
         if one.dtype.kind == "f" and (apart := relative(one, other)) > FLOAT32_TOLERANCE:
+            why = cause(tuple(map(torch.from_numpy, feeds.values()))) or _UNKNOWN
             raise StageError(
                 f"the network and its FP32 export differ in the output {name} by {apart:.1e} of its scale on "
-                f"{len(places)} validation samples, allowed is {FLOAT32_TOLERANCE:.0e}. Its code does something in "
-                "torch that an exported graph does not, such as a choice by values"
+                f"{len(places)} validation samples, allowed is {FLOAT32_TOLERANCE:.0e}: {why}"
             )
     require_other_sizes(task, network_outputs(model), lambda given: onnx_outputs(file, given), FLOAT32_TOLERANCE)
     metric, targets = task.metrics[0], task.targets("validation", places)

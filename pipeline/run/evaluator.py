@@ -132,11 +132,13 @@ class Evaluator:
     def _evaluation(self, artifact: Artifact, file: Artifact) -> FileEvaluation:
         from pipeline.analysis.cost import gzip_size_bytes
         from pipeline.export.first_export import require_same_start
+        from pipeline.network.soundness import batch_mixing
         from pipeline.network.stored import load_network
 
         if artifact.form == "torch" and not artifact.lineage:
-            names = [output.name for output in artifact.outputs]
-            require_same_start(load_network(artifact), file.file, self.task().for_inputs(artifact.inputs), names)
+            names, model = [output.name for output in artifact.outputs], load_network(artifact)
+            task = self.task().for_inputs(artifact.inputs)
+            require_same_start(model, file.file, task, names, partial(batch_mixing, model))
         predictions = self._predictions(file, "validation", "validation")
         validation = self._scored(predictions, "validation")
         shapes = self.task().first_shapes(1)

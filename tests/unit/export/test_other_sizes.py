@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pipeline.core.artifact import TensorSpec
 from pipeline.core.dataset import Arrays, Samples
-from pipeline.core.errors import InputError
+from pipeline.core.errors import InputError, StageError
 from pipeline.core.open_sizes import OpenSizes
 from pipeline.core.task import Task
 from pipeline.export.execution import openvino_outputs, torch_outputs
@@ -117,6 +117,17 @@ def test_a_file_that_mixes_up_other_sizes_is_refused_at_the_start(tmp_path: Path
     require_same_start_of(model, tmp_path, OpenSizes())
     with pytest.raises(Exception, match=r"tried at length 20.*its code fixes a size|Its code fixes a size"):
         require_same_start_of(model, tmp_path, OPEN)
+
+
+def test_a_cause_that_is_known_is_told(tmp_path: Path) -> None:
+    """Why the export is another network stands in the message, instead of a guess."""
+    export_onnx(FirstHalf().eval(), tmp_path, SERIES, ["logits"])
+    model = FirstHalf().eval()
+    for parameter in model.parameters():
+        parameter.data.add_(1.0)
+    for cause, told in (("images mix", "images mix"), ("", "a choice by values")):
+        with pytest.raises(StageError, match=f"differ in the output logits.*: .*{told}"):
+            require_same_start(model, tmp_path / "model.onnx", task_of(OpenSizes()), ["logits"], lambda _, c=cause: c)
 
 
 def require_same_start_of(model: nn.Module, folder: Path, sizes: OpenSizes) -> None:
