@@ -19,8 +19,10 @@ it half of the operations, which is the target without prices. Its lines go to r
 
 `worth` asks whether what was chosen is worth more than other networks of the same latency: uniform widths, one ranking
 by L2 norm, and random channels, each narrowed by the same closed loop until its file takes the same time, and L2 at
-the operations of the chosen network. All get the same retraining; what is compared is the accuracy of the int8 file on
-validation images. Its lines go to results/latency_worth.jsonl.
+the operations of the chosen network. Widths alone often cannot reach it, so controls first lose as many residual blocks
+as were chosen, those that change their input least, or the nearest number from which widths reach it. All get the same
+retraining; what is compared is the accuracy of the int8 file on validation images. Its lines go to
+results/latency_worth.jsonl.
 
 `table` writes latency_target.md.
 """
@@ -129,10 +131,10 @@ def shipped_file(folder: Path, runtime: str) -> Path:
     return max((folder / "run" / "stages").glob(f"*/{name}"))
 
 
-def ratio(base: Path, candidate: Path, runtime: str) -> dict[str, float]:
+def ratio(base: Path, candidate: Path, runtime: str, budgets: Sequence[str] = BUDGETS) -> dict[str, float]:
     """Return time of candidate / time of base with its interval, measured interleaved by CPU time on one thread."""
     found: dict[str, float] = {}
-    for budget in BUDGETS:
+    for budget in budgets:
         options = ("--runtime", runtime, "--budget", budget, "--tolerance", "any", "--json")
         cpu = json.loads(secateur("compare", str(base), str(candidate), *options))["cpu"]
         found = {key: cpu[key] for key in ("value", "low", "high")}
@@ -222,15 +224,15 @@ def worth_cells(names: Sequence[str], seeds: Sequence[int], work: Path) -> Itera
     done = {(each["network"], each["target"], each["seed"], each["control"]): each for each in stored(WORTH)}
     for name, target, seed in product(names, WORTH_TARGETS, seeds):
         base = work / f"worth-{name}"
+        if not (base / "run" / "run.json").exists():
+            run(worth_recipe(name, []), base)
         for control in CONTROLS:
             if (name, target, seed, control) in done:
                 continue
-            chosen = done.get((name, target, seed, "chosen"))
             folder = work / f"worth-{name}-{target}-{control.replace(' ', '-')}-{seed}"
-            report = run(worth_recipe(name, target, control, chosen), folder, seed)
-            if not (base / "run" / "run.json").exists():
-                run(worth_recipe(name, "", "", None), base)
-            row = next(each for each in report["rows"] if each.get("kind") == "prune")
+            report = worth_run(name, target, control, done.get((name, target, seed, "chosen")), folder, seed)
+            pruned = [each for each in report["rows"] if each.get("kind") == "prune"]
+            changed = pruned[-1]["changed"]
             record = {
                 "network": name,
                 "target": target,
@@ -238,27 +240,74 @@ def worth_cells(names: Sequence[str], seeds: Sequence[int], work: Path) -> Itera
                 "control": control,
                 "original": report["rows"][0]["validation"]["accuracy"],
                 "accuracy": report["rows"][-1]["validation"]["accuracy"],
-                "ratio": ratio(shipped_file(base, "onnxruntime"), shipped_file(folder, "onnxruntime"), "onnxruntime"),
-                "macs": [report["rows"][0]["macs"], row["macs"]],
-                "removed": row["changed"].get("removed", []),
+                "ratio": ratio(
+                    shipped_file(base, "onnxruntime"), shipped_file(folder, "onnxruntime"), "onnxruntime", BUDGETS[:2]
+                ),
+                "macs": [report["rows"][0]["macs"], pruned[-1]["macs"]],
+                "removed": [block for each in pruned for block in each["changed"].get("removed", [])],
+                "blocks": pruned[0]["changed"].get("blocks"),
+                "widths": changed.get("widths"),
                 "machine": {k: report["machine"].get(k) for k in ("cpu_model", "isa")},
             }
             done[name, target, seed, control] = record
             yield record
 
 
-def worth_recipe(name: str, target: str, control: str, chosen: dict[str, Any] | None) -> dict[str, Any]:
-    """Return the recipe of one training; without a control that of the unpruned int8 file."""
-    aim: dict[str, Any] = {"latency": target}
+def worth_run(
+    name: str, target: str, control: str, chosen: dict[str, Any] | None, folder: Path, seed: int
+) -> dict[str, Any]:
+    """Run one training. A control has as many blocks removed as were chosen, or the nearest number that reaches it."""
+    if control == "chosen" or chosen is None:
+        return run(worth_recipe(name, [pruning(control, {"latency": target})]), folder, seed)
+    dropped, of = len(chosen["removed"]), (chosen["blocks"] or {"before": 1})["before"]
     if control == "l2 at equal macs":
-        before, after = chosen["macs"] if chosen else (1, 1)
-        aim = {"macs": round(after / before, 4)}
+        before, after = chosen["macs"]
+        return run(worth_recipe(name, [pruning(control, {"macs": round(after / before, 4)})]), folder, seed)
+    # The most blocks, up to those that were chosen, without which it is still slower; then more, if widths fall short.
+    wanted, number = float(target[:-1]), dropped
+    blocks, left = without_blocks(name, number, of, folder.parent, seed)
+    while left <= wanted:
+        number -= 1
+        blocks, left = without_blocks(name, number, of, folder.parent, seed)
+    while True:
+        try:
+            return run(
+                worth_recipe(name, [*blocks, pruning(control, {"latency": f"{wanted / left:.4g}x"})]), folder, seed
+            )
+        except RuntimeError as error:
+            number += 1
+            if "cannot be reached" not in str(error) or number > of:
+                raise
+            blocks, left = without_blocks(name, number, of, folder.parent, seed)
+            if left <= wanted:
+                raise
+
+
+def without_blocks(name: str, number: int, of: int, work: Path, seed: int) -> tuple[list[dict[str, Any]], float]:
+    """Return the stage that removes so many blocks, and the time of its file over that of the whole one."""
+    if not number:
+        return [], 1.0
+    stage = {"kind": "prune", "granularity": "blocks", "ratio": round(number / of, 4)}
+    folder, base = work / f"worth-{name}-without-{number}-{seed}", work / f"worth-{name}"
+    run(
+        recipe(name, "onnxruntime", [stage], "int8") | ({"data": FEWER} if NETWORKS[name][2] == FASHION else {}),
+        folder,
+        seed,
+    )
+    before, after = (shipped_file(each, "onnxruntime") for each in (base, folder))
+    return [stage], ratio(before, after, "onnxruntime", BUDGETS[:1])["value"]
+
+
+def pruning(control: str, aim: dict[str, Any]) -> dict[str, Any]:
+    """Return the stage that prunes to an aim as a control does it."""
+    return {"kind": "prune", "target": aim, **SEARCH, **CONTROLS[control]}
+
+
+def worth_recipe(name: str, pruned: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the recipe of one training; without pruning that of the unpruned int8 file."""
     data = NETWORKS[name][2]
-    stages = [
-        {"kind": "prune", "target": aim, **SEARCH, **CONTROLS.get(control, {})},
-        {"kind": "finetune", **RETRAINING[data["source"]]},
-    ]
-    cell = recipe(name, "onnxruntime", stages if control else (), "int8")
+    training = [{"kind": "finetune", **RETRAINING[data["source"]]}] if pruned else []
+    cell = recipe(name, "onnxruntime", [*pruned, *training], "int8")
     return cell | ({"data": FEWER} if data == FASHION else {})
 
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from pipeline.compress.pruning.state import NetworkState
+    from pipeline.pricing.timing import PairedRatio
     from pipeline.results.run import Interval
 
 #: A file meets its target between this share of it and the target itself.
@@ -89,6 +90,15 @@ def meet_target(
         aim = predict(closest.state) * AIM * factor / closest.measured.value
         near = closest.state if abs(closest.measured.value / factor - 1) < _NEAR else None
     return nearest_step(factor, steps)
+
+
+def confirmed_ratio(factor: float, measure: Callable[[], PairedRatio]) -> PairedRatio:
+    """Measure a file, and where that meets the target, once more: the result is the mean of both.
+
+    The first state that is measured within the range is taken: noise alone would let in states that lie outside.
+    """
+    found = measure()
+    return found.pooled_with(measure()) if LOWEST * factor <= found.ratio.value <= factor else found
 
 
 def nearest_step(factor: float, steps: Sequence[LoopStep]) -> LoopResult:

@@ -16,7 +16,7 @@ from pipeline.pricing.choice import StateChoice
 from pipeline.pricing.coarse import CoarseModel
 from pipeline.pricing.floor import floor_of
 from pipeline.pricing.greedy import Measures, greedy_descent
-from pipeline.pricing.loop import AIM, meet_target, nearest_step
+from pipeline.pricing.loop import AIM, confirmed_ratio, meet_target, nearest_step
 from pipeline.pricing.model import LatencyModel
 from pipeline.pricing.moves import Moved, bought_nothing, told_moves, without_each_move, without_moves
 from pipeline.pricing.opening import asked_share, file_maker
@@ -123,7 +123,8 @@ class LatencySearch:
 
         def measured(state: NetworkState) -> Interval:
             context.progress.update(0, 1, "measuring the file that would ship")
-            found = self._ratio(make(state))
+            file = make(state)
+            found = confirmed_ratio(part, lambda: self._ratio(file))
             self._learn(merged(step.base, state), found)
             return found.ratio
 

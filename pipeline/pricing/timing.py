@@ -33,6 +33,7 @@ PROBE_S, VERDICT_S = 1.2, 15.0
 #: Relative widths of their intervals at which measuring ends.
 _PROBE_WIDTH, _VERDICT_WIDTH = 0.04, 0.016
 _PAIR = 2
+_LEAST_ERROR = 1e-6
 _WARM_UP_NS = 200_000_000
 #: A device whose clock frequency is below this share of that at the start is throttled.
 _THROTTLED = 0.75
@@ -49,6 +50,21 @@ class PairedRatio:
         """Return the ratio to another file, that of which to this one is known."""
         log = LogRatio(self.log.centre + math.log(factor), self.log.error)
         return PairedRatio(log, self.ratio.times(factor))
+
+    def pooled_with(self, other: PairedRatio) -> PairedRatio:
+        """Return the mean of two measurements of one ratio, each weighted by the inverse of its variance.
+
+        Its standard error is no less than half of what they differ by: what changes between two measurements (where a
+        process lies in memory, what a runtime makes of a file) is in neither one's own.
+        """
+        weights = [1 / max(each.log.error, _LEAST_ERROR) ** 2 for each in (self, other)]
+        centre = (weights[0] * self.log.centre + weights[1] * other.log.centre) / sum(weights)
+        error = max(sum(weights) ** -0.5, abs(self.log.centre - other.log.centre) / 2)
+        reach = error * math.log(self.ratio.high / self.ratio.value) / max(self.log.error, _LEAST_ERROR)
+        ratio = self.ratio.model_copy(
+            update={name: math.exp(centre + sign * reach) for name, sign in (("low", -1), ("value", 0), ("high", 1))}
+        )
+        return PairedRatio(LogRatio(centre, error), ratio)
 
 
 @dataclass(frozen=True)

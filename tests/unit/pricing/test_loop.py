@@ -12,7 +12,7 @@ from pipeline.compress.pruning.allocation import Choices
 from pipeline.compress.pruning.state import NetworkState
 from pipeline.core.errors import InputError
 from pipeline.pricing.greedy import Measures, greedy_descent
-from pipeline.pricing.loop import AIM, CORRECTIONS, LOWEST, LoopResult, LoopStep, meet_target
+from pipeline.pricing.loop import AIM, CORRECTIONS, LOWEST, LoopResult, LoopStep, confirmed_ratio, meet_target
 from pipeline.pricing.moves import Moved, bought_nothing, told_moves, without_each_move, without_moves
 from pipeline.pricing.relative import RelativeModel
 from pipeline.pricing.search import LatencySearch
@@ -237,3 +237,25 @@ def test_useless_moves_stay_where_the_target_is_missed_by_more_without_them(agai
     assert (tidied.chosen.state == state) is kept
     assert bool(used) is kept
     assert undone == (() if kept else ("b",))
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"), [((0.49, 0.53), 0.5096), ((0.49, 0.50), 0.4950), ((0.47, 0.49), 0.47), ((0.51, 0.49), 0.51)]
+)
+def test_what_meets_the_target_is_measured_again(values: tuple[float, float], expected: float) -> None:
+    """Only what lies in the range is, and the mean of both counts, which may lie outside again."""
+    measured = iter(values)
+    assert confirmed_ratio(0.5, lambda: ratio_of(next(measured))).ratio.value == pytest.approx(expected, abs=1e-4)
+    assert len(list(measured)) == (expected == values[0])
+
+
+def test_two_measurements_are_weighted_by_what_is_known_of_each() -> None:
+    """Three times the error is a ninth of the weight; what they differ by bounds the error of their mean from below."""
+    pooled = ratio_of(0.50, 0.01).pooled_with(ratio_of(0.51, 0.03))
+    centre = (9 * np.log(0.50) + np.log(0.51)) / 10
+    assert pooled.log.centre == pytest.approx(centre)
+    assert pooled.ratio.value == pytest.approx(np.exp(centre))
+    assert pooled.log.error == pytest.approx(max((1 / 0.01**2 + 1 / 0.03**2) ** -0.5, np.log(0.51 / 0.50) / 2))
+    assert pooled.ratio.high / pooled.ratio.value == pytest.approx(np.exp(2 * pooled.log.error))
+    apart = ratio_of(0.50, 0.01).pooled_with(ratio_of(0.60, 0.01))
+    assert apart.log.error == pytest.approx(np.log(1.2) / 2)
