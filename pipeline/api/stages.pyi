@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-__all__ = ["Prune", "Finetune", "Export", "Simplify", "Quantize", "QuantizeAwareFinetune", "Measure", "Bundle"]
+__all__ = ["Prune", "Sparsify", "Finetune", "Export", "Simplify", "Quantize", "QuantizeAwareFinetune", "Measure", "Bundle"]
 
 
 def Prune(
@@ -70,6 +70,36 @@ def Prune(
     candidates: Random allocations of the same cost, each evaluated on validation images with renewed batch-norm statistics; the best one is used if it beats the planned one (EagleEye, Li et al. 2020).
 
     schedule: Train between removals, or while channels are still there. Absent: remove all at once.
+    """
+
+def Sparsify(
+    *,
+    on_no_gain: Literal['keep', 'skip', 'fail'] = ...,
+    method: Literal['magnitude', 'random'] = ...,
+    density: float | str | None = ...,
+    scope: Literal['layer', 'global', 'erk'] = ...,
+    pattern: str | None = ...,
+    keep: Sequence[str] = ...,
+    images: int = ...,
+    batch: int = ...,
+) -> dict[str, Any]:
+    """{kind: sparsify}: Set the least important weights of a torch network to zero.
+
+    on_no_gain: What to do if the stage's exported file is not shown to be faster than the one before: `keep` the stage (without timing it), `skip` it, so that the next stage starts from the file before, or `fail`.
+
+    method: Which weights become zero: the smallest (magnitude), or any, by chance (random, the control).
+
+    density: Share of the weights that stays, such as 0.1 or 10%, of the layers that `keep` does not name. Absent for a pattern N:M, which gives N / M.
+
+    scope: How the density is divided: the same in every layer (layer), one ranking of all weights (global), or by Erdos-Renyi-Kernel, which leaves narrow layers more (erk, Evci et al. 2020).
+
+    pattern: Where zeros may lie: `2:4` keeps the two best of every four input channels, for each output channel and position of the kernel; `1x4` keeps or cuts four output channels together. Absent: anywhere.
+
+    keep: Layers that stay dense, by qualified name; patterns such as layer4.* are allowed.
+
+    images: Training images for methods that look at data, drawn with the run's seed.
+
+    batch: Images in one pass; this affects only memory.
     """
 
 def Finetune(

@@ -21,13 +21,15 @@ class FormFacts:
 
     `files` are its payload, in a fixed order: digests are taken over these and nothing else. `main` is the one that a
     runtime loads. `cost` names the function that counts its operations, as module:function, `ports` the one that
-    returns its inputs and outputs; a form without them has no runtime and is judged on its export.
+    returns its inputs and outputs; a form without them has no runtime and is judged on its export. `zeros` names the
+    one that finds the zeros among its weights.
     """
 
     files: tuple[str, ...]
     main: str
     cost: str = ""
     ports: str = ""
+    zeros: str = ""
 
     @property
     def suffix(self) -> str:
@@ -42,7 +44,7 @@ class RuntimeFacts:
     `package` is the distribution whose version counts. `reads` are forms, the preferred one first. `adapter` names the
     module with `open_session(path, settings)`, `profiler` the one with `profile(file, feed, runs, threads)`. `files` is
     for messages. One that `ships` is put into bundles and onto devices. `repeatability` is the relative difference of
-    two counts of instructions of the same inference.
+    two counts of instructions of the same inference. `zeros` says what it makes of weights that are zero.
     """
 
     package: str
@@ -52,6 +54,7 @@ class RuntimeFacts:
     profiler: str = ""
     ships: bool = True
     repeatability: float = 0.002
+    zeros: str = ""
 
 
 #: How devices are written beside `local`, and one that computes without time; `pipeline.measure.devices` opens them.
@@ -64,12 +67,14 @@ FORMS: dict[str, FormFacts] = {
         "model.onnx",
         cost="pipeline.analysis.cost:onnx_cost",
         ports="pipeline.onnx_graph.file:onnx_ports",
+        zeros="pipeline.analysis.zeros:onnx_zeros",
     ),
     "openvino": FormFacts(
         ("model.xml", "model.bin"),
         "model.xml",
         cost="pipeline.analysis.cost:openvino_cost",
         ports="pipeline.export.openvino:openvino_ports",
+        zeros="pipeline.analysis.zeros:openvino_zeros",
     ),
 }
 #: By name; the first one that reads a form is its own, where nothing else is asked for.
@@ -81,6 +86,7 @@ RUNTIMES: dict[str, RuntimeFacts] = {
         adapter="pipeline.measure.runtimes.onnxruntime",
         profiler="pipeline.analysis.onnxruntime_times",
         repeatability=0.001,
+        zeros="onnxruntime (1.31) has no kernels for sparse weights, and makes sparse tensors dense as it loads them",
     ),
     "openvino": RuntimeFacts(
         package="openvino",
@@ -88,11 +94,14 @@ RUNTIMES: dict[str, RuntimeFacts] = {
         files="an exported network (.onnx, or .xml beside its .bin)",
         adapter="pipeline.measure.runtimes.openvino",
         profiler="pipeline.analysis.openvino_times",
+        zeros="OpenVINO (2026.4) uses zeros only on processors with AMX, in int8 matrix products whose sizes are "
+        "multiples of 64, and where CPU_SPARSE_WEIGHTS_DECOMPRESSION_RATE is set",
     ),
     "torch": RuntimeFacts(
         package="torch",
         reads=("torch",),
         files="the folder of a torch network, such as runs/demo/stages/01-prune",
+        zeros="torch (2.13) multiplies by zeros as by any other weight",
         ships=False,
     ),
 }

@@ -143,6 +143,8 @@ class Stage(BaseModel, ABC):
     fixes_sizes: ClassVar[bool] = False
     #: What a report says that a stage did which makes no file: one of `results.run.What`.
     effect: ClassVar[str] = ""
+    #: Whether weights that it sets to zero stay zero in every stage after it.
+    makes_masks: ClassVar[bool] = False
 
     kind: str
     on_no_gain: OnNoGain = Field(
@@ -180,6 +182,14 @@ class Stage(BaseModel, ABC):
     def resizes(self) -> bool:
         """Whether the network may get images of another size, which only some data have."""
         return False
+
+    @property
+    def fills_zeros(self) -> tuple[str, str]:
+        """A key and what is wrong with its value, where weights that are to stay zero would not; else ("", "").
+
+        Asked where a stage before it makes masks.
+        """
+        return "", ""
 
     @property
     def consumes(self) -> frozenset[Form]:

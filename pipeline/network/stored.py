@@ -38,6 +38,7 @@ from pipeline.core.errors import InputError
 from pipeline.core.problems import first_names
 from pipeline.core.reading import read_object
 from pipeline.network.definition import build_network, initialise_lazy_layers
+from pipeline.network.masks import SPARSE, require_zeros, still_sparse, stored_names
 from pipeline.network.weights import LISTED, load_weights, read_weights
 
 if TYPE_CHECKING:
@@ -218,16 +219,23 @@ def write_network(
     parent: Artifact,
     edits: Sequence[Mapping[str, Any]] = (),
     half: bool = False,
+    sparse: Sequence[str] | None = None,
 ) -> None:
     """Write a torch artifact's payload: the parent's definition and plan with `edits` appended, and the tensors.
 
-    A graph module (of a rewritten network) is written as a definition of its own.
+    A graph module (of a rewritten network) is written as a definition of its own. `sparse` are the parameters whose
+    zeros later stages keep (see `pipeline.network.masks`); None: those of the parent that the network still has.
 
     Raises:
-        StageError: the graph cannot be written as a plain file.
+        StageError: the graph cannot be written as a plain file, or a sparse parameter has lost zeros.
         InputError: read back it computes something else, from random numbers or from state that cannot be stored.
     """
     content = _read(parent.folder)
+    before = stored_names(content, parent.folder)
+    require_zeros(before, model, parent.folder, edits)
+    content.pop(SPARSE, None)
+    if names := still_sparse(before if sparse is None else sparse, model):
+        content[SPARSE] = names
     content["edits"] = [*content["edits"], *(dict(edit) for edit in edits)]
     if isinstance(model, GraphModule):
         history = [*content.get("history", ()), *content["edits"]]

@@ -21,6 +21,7 @@ from pipeline.compress.training.training import Hyperparameters, TrainingRun
 from pipeline.core.code_inputs import undeclared_inputs, within_inputs, write_reads
 from pipeline.core.errors import InputError, first_line
 from pipeline.core.partial import write_whole_with
+from pipeline.network.masks import masks_of, sparse_names
 from pipeline.network.stored import load_network, load_other, write_network
 from pipeline.network.tracing import example_of
 
@@ -95,9 +96,11 @@ def train_artifact(
 ) -> nn.Module:
     """Train a network of the same structure as `given`, write it into `folder`, and return it.
 
-    Goes on from where an earlier, killed run in the same folder got to. `label` stands before the epoch in the
-    progress; `half` as in `write_network`. Raises StageError when training diverges.
+    Weights that are zero in sparse parameters of `given` stay zero. Goes on from where an earlier, killed run in the
+    same folder got to. `label` stands before the epoch in the progress; `half` as in `write_network`. Raises StageError
+    when training diverges.
     """
+    training.hold(masks_of(training.model, sparse_names(given)))
     trained = run_to_end(training, folder, progress, label=label)
     network = load_network(given)
     network.load_state_dict(trained.state_dict())

@@ -294,7 +294,12 @@ def chain_problems(stages: Sequence[Stage]) -> Iterator[tuple[int, str, str]]:
     """
     form: Form = "torch"
     before = "the recipe's model"
+    masked = ""
     for index, stage in enumerate(stages):
+        key, why = stage.fills_zeros if masked else ("", "")
+        if key:
+            yield index, key, f"{why}, or the zeros that {masked} makes would be lost: move {masked} behind it"
+        masked = stage.kind if stage.makes_masks else masked
         if form not in stage.consumes:
             needs = " or ".join(sorted(stage.consumes))
             found = f"{stage.kind} needs {needs}, but {before} gives {form}"

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pipeline.core.artifact import GAIN, ONCE_WITHOUT_FILE, Form, FrozenModel
 from pipeline.core.nearness import NEARNESS, Nearness
+from pipeline.core.sparsity import SPARSITY, Sparsity
 from pipeline.core.stage import Runtime, Target
 from pipeline.core.task import ACCURACY, MetricFacts
 from pipeline.results.measurement import TimeScope
@@ -21,6 +22,8 @@ What = Literal[
     "size",
     "accuracy",
     "score",
+    "zeros",
+    "gzip",
     "nothing",
     "untimed",
     "no gain",
@@ -124,9 +127,10 @@ class Gain(FrozenModel):
 class Effect(FrozenModel):
     """One thing that a stage did, against the row before.
 
-    `change` is the speedup of `speed` (2 is twice as fast), the relative change of `size` (-0.5 is half as large), the
-    difference in `accuracy` (0.01 is a point), or in the `score` of another task, in its `unit`, the seconds of a
-    `measurement`. `count` is of nodes or measured files, `names` are the nodes that went back to float, `why` the
+    `change` is the speedup of `speed` (2 is twice as fast), the relative change of `size` (-0.5 is half as large) and
+    of the size with `gzip`, the difference in `accuracy` (0.01 is a point), or in the `score` of another task, in its
+    `unit`, the share of weights that are `zeros`, the seconds of a `measurement`. `count` is of nodes or measured
+    files, `names` are the nodes that went back to float, `why` the
     reason in words. `nothing` says that nothing got better, `untimed` that nothing else did, and that it was not timed
     against the row before. In JSON only what there is.
     """
@@ -187,6 +191,11 @@ class Row(FrozenModel):
     def nearness(self) -> Nearness | None:
         """How near the stage's file is to its float file, for a stage that made one in fewer bits."""
         return Nearness.model_validate(self.changed[NEARNESS]) if NEARNESS in self.changed else None
+
+    @property
+    def sparsity(self) -> Sparsity | None:
+        """The zeros among the weights of the file, where a stage before it, or it, made masks."""
+        return Sparsity.model_validate(self.changed[SPARSITY]) if SPARSITY in self.changed else None
 
     @property
     def skipped(self) -> bool:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from pipeline.analysis.cost import FileCost
     from pipeline.core.dataset import SplitName
+    from pipeline.core.sparsity import Zeros
     from pipeline.core.stage import Progress, Runtime, Target
     from pipeline.core.store import Store
     from pipeline.core.task import Task
@@ -95,6 +96,13 @@ class Evaluator:
         key = digest_of({"kind": "test", "revision": REVISION, "of": pair, "conditions": conditions})
         self._obtain(key, lambda folder: _write(self._test(before, after), folder), "the same final test")
         return FinalTest.model_validate_json((self.store.folder(key) / _EVALUATION_FILE).read_text())
+
+    def zeros(self, artifact: Artifact) -> Zeros | None:
+        """Return where the weights of an artifact's file are zero; None where nothing finds that of its form."""
+        file = self.exported_file(artifact)
+        counted = FORMS[file.form].zeros
+        found: Zeros | None = load_reference(counted)(file.file) if counted else None
+        return found
 
     def runtime_of(self, file: Artifact) -> Runtime:
         """Return the runtime that a file is evaluated in: the target's where it reads the form, else the form's own."""

@@ -64,7 +64,24 @@ def _effects(
     traded, vain = _traded(before, row, measurement, target, metric), in_vain(before, row)
     if traded:  # which says itself how large the file is
         vain = tuple(effect for effect in vain if effect.what not in {"size", "not smaller"})
-    return (*_far(row), *traded, *vain)
+    compressible = () if traded else _gzip(before, row)
+    return (*_far(row), *traded, *vain, *compressible, *_zeros(row))
+
+
+def _zeros(row: Row) -> tuple[Effect, ...]:
+    """Return the share of weights that are zero, where a stage before the row, or its own, made masks."""
+    found = row.sparsity if row.makes_file else None
+    return (Effect(what="zeros", change=found.share),) if found else ()
+
+
+def _gzip(before: Row, row: Row) -> tuple[Effect, ...]:
+    """Return how the size with gzip changed where a stage made masks: on disk the file is as large as before."""
+    if row.sparsity is None or before.sparsity is not None or not before.gzip_bytes or not row.gzip_bytes:
+        return ()
+    change = row.gzip_bytes / before.gzip_bytes - 1
+    if abs(change) <= _SIZE_CHANGE:
+        return ()
+    return (Effect(what="gzip", change=change, judged="better" if change < 0 else "worse"),)
 
 
 def in_vain(before: Row, row: Row) -> tuple[Effect, ...]:
@@ -112,7 +129,7 @@ def _looked(row: Row) -> tuple[Effect, ...]:
 
 def _bought(before: Row, row: Row, speedup: Interval | None, metric: MetricFacts) -> tuple[Effect, ...]:
     """Return what a stage bought, and behind it what it paid."""
-    found = list(_size(before, row))
+    found = [*_size(before, row), *_gzip(before, row)]
     if speedup and (speedup.low > 1 or speedup.high < 1):
         judged: Judged = "better" if speedup.low > 1 else "worse"
         found.insert(0, Effect(what="speed", change=speedup.value, judged=judged))

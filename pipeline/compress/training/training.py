@@ -120,6 +120,7 @@ class TrainingRun:
         self.distillation = distillation
         self.seed = seed
         self.regulariser = regulariser or Regulariser()
+        self.held: dict[str, Tensor] = {}  # where a parameter stays zero
         self.epoch = 0
         self.history: list[EpochResult] = []
         self.start: EpochResult | None = None
@@ -144,6 +145,25 @@ class TrainingRun:
     def steps(self) -> int:
         """Steps in one epoch."""
         return self.learner.steps
+
+    def hold(self, masks: Mapping[str, Tensor]) -> None:
+        """Keep parameters at zero where their mask is false, by name; whatever else acts on the weights comes before.
+
+        Raises InputError when a parameter is not there or has another shape.
+        """
+        parameters = dict(self.model.named_parameters(remove_duplicate=False))
+        for name, mask in masks.items():
+            if name not in parameters or parameters[name].shape != mask.shape:
+                raise InputError(f"there is no parameter {name} of shape {tuple(mask.shape)} to keep a mask of")
+        self.held = {name: ~mask.to(self.device) for name, mask in masks.items()}
+        self._zero([self.model])
+
+    @torch.no_grad()
+    def _zero(self, models: Sequence[nn.Module]) -> None:
+        for model in models if self.held else ():
+            parameters = dict(model.named_parameters(remove_duplicate=False))
+            for name, cut in self.held.items():
+                parameters[name].masked_fill_(cut, 0)
 
     def state(self) -> dict[str, Any]:
         """Return everything that is needed to go on after the last finished epoch, as plain values and tensors."""
@@ -201,7 +221,9 @@ class TrainingRun:
             total, done = total + loss, step + 1
             on_step(step, loss)
         evaluated = self.average or self.model
-        self.regulariser.end_epoch([self.model] if evaluated is self.model else [self.model, evaluated])
+        models = [self.model] if evaluated is self.model else [self.model, evaluated]
+        self.regulariser.end_epoch(models)
+        self._zero(models)
         self._renew_statistics(evaluated)
         result = self._evaluate(evaluated, total / max(1, done))
         if not math.isfinite(result.validation_loss or 0.0):
@@ -281,6 +303,7 @@ class TrainingRun:
         _backward(loss)
         self.regulariser.add_gradients(self.model, step)
         self.optimizer.step()
+        self._zero([self.model])
         if self.average:
             self._update_average(self.average, step)
         return loss.item()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Tone = Literal["better", "worse", "unsure", "nothing", "plain"]
 
-_FIGURES = {"speed", "size", "accuracy", "score"}
+_FIGURES = {"speed", "size", "gzip", "accuracy", "score"}
 _NOTHING = {"nothing", "untimed", "no gain"}
 #: An effect in two or three words, where it is one that is marked.
 _MARKED: dict[What, Callable[[Effect], str]] = {
@@ -25,6 +25,8 @@ _MARKED: dict[What, Callable[[Effect], str]] = {
     "size": lambda each: f"{abs(each.change):.0%} {'smaller' if each.change < 0 else 'larger'}",
     "accuracy": lambda each: f"{100 * each.change:+.2f} points",
     "score": lambda each: f"{each.change:+.3g} {each.unit}" if each.unit else f"{100 * each.change:+.2f} points",
+    "gzip": lambda each: f"{abs(each.change):.0%} {'smaller' if each.change < 0 else 'larger'} with gzip",
+    "zeros": lambda each: f"{each.change:.1%} zeros",
     "nothing": lambda _: "bought nothing",
     "untimed": lambda _: "bought nothing",
     "no gain": lambda _: "skipped: no gain",

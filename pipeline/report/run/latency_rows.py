@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pipeline.core.sparsity import SPARSITY
 from pipeline.report import numbers
 from pipeline.report.run.gains import result, timing
 from pipeline.report.run.precision_rows import beside_plan
@@ -15,6 +16,7 @@ from pipeline.results.latency_target import LATENCY, LatencyTarget
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pipeline.core.sparsity import LayerZeros, Sparsity
     from pipeline.report.run.facts import Facts
     from pipeline.results.latency_target import LatencyMove, LayerTimes, TriedSize
     from pipeline.results.run import Interval, Row, RunReport
@@ -70,8 +72,16 @@ def aims(report: RunReport) -> tuple[tuple[Row, LatencyTarget], ...]:
 
 
 def beside(row: Row) -> dict[str, Any]:
-    """Return what a stage changed without what has a section of its own: a latency, a search for a precision."""
-    return {key: value for key, value in beside_plan(row).items() if key != LATENCY}
+    """Return what a stage changed without what has a section of its own: a latency, a search for a precision.
+
+    Zeros are told as "90 of 100" for each layer.
+    """
+    found = {key: value for key, value in beside_plan(row).items() if key != LATENCY}
+    if row.sparsity is None:
+        return found
+    layers: dict[str, LayerZeros | Sparsity] = {"all layers": row.sparsity, **row.sparsity.layers}
+    del found[SPARSITY]
+    return {**found, "zeros": {name: f"{each.zeros:,} of {each.weights:,}" for name, each in layers.items()}}
 
 
 def title(row: Row) -> str:

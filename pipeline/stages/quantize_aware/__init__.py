@@ -49,6 +49,11 @@ class QuantizeAwareFinetune(TrainingConfig, QuantizationConfig, Stage):
     keep_zeros: bool = Field(default=True, description="Weights that are zero stay zero, as after pruning by a mask.")
 
     @property
+    def fills_zeros(self) -> tuple[str, str]:
+        """`keep_zeros: false`."""
+        return ("keep_zeros", "found false, allowed after sparsify: true") if not self.keep_zeros else ("", "")
+
+    @property
     def computes(self) -> bool:
         """Ranges of activations are found in the runtime."""
         return True

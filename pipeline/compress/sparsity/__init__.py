@@ -1,0 +1,1 @@
+"""Single weights to zero: which leave, and what the others become."""
