@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from pipeline.core.stage import Progress, Runtime
     from pipeline.results.comparison import Comparison, Metric
     from pipeline.results.frontier import Frontier
+    from pipeline.results.packing import PackedSizes
     from pipeline.results.profile import CostProfile
     from pipeline.run.evaluate_file import FileScore
 
@@ -66,9 +67,11 @@ __all__ = [
     "frontier",
     "load_network",
     "open_run",
+    "pack",
     "plan",
     "profile",
     "run",
+    "unpack",
     "verify",
     "write_bundle",
 ]
@@ -319,6 +322,54 @@ def verify(
     except Rejected as error:
         raise REFUSALS.get(error.exit_code, InputError)(refusal_reason(Path(bundle), error)) from error
     return found
+
+
+def pack(
+    source: Result | str | Path,
+    out: str | Path,
+    *,
+    codes: Sequence[str] | None = None,
+    runtime: Runtime | None = None,
+    progress: Progress | None = None,
+) -> PackedSizes:
+    """Store an exported network in fewer bytes, as the command `pack` does; return what that takes.
+
+    Args:
+        source: an exported file, the folder of a stage that has one, a bundle, a result, or the folder of a run.
+        out: the file that is written or replaced.
+        codes: names of the codes of weights that may be used; all when left out.
+        runtime: of a run or a bundle, for which runtime; the one for its own when left out.
+        progress: told how many tensors are done.
+
+    Raises:
+        InputError: there is no such file, a file with its weights is missing or cut, or a code has another name.
+        ResourceError: it cannot be written.
+    """
+    from pipeline.bundle.as_model import ExportedFiles
+    from pipeline.bundle.packing import file_of_run, is_run, pack_network
+    from pipeline.compress.coding.names import CODE_NAMES
+    from pipeline.inspect.exported_argument import exported_file
+
+    place, wanted = source.folder if isinstance(source, Result) else Path(source), codes or CODE_NAMES
+    with ExportedFiles() as opened:
+        file = file_of_run(place, runtime) if is_run(place) else opened(exported_file(str(place)) or place, runtime)
+        return pack_network(file, Path(out), codes=wanted, progress=progress)
+
+
+def unpack(packed: str | Path, out: str | Path | None = None) -> tuple[Path, ...]:
+    """Write the files in a packed one, as the command `unpack` does; return them.
+
+    Args:
+        packed: what `pack` wrote.
+        out: a folder; that of the packed file when left out.
+
+    Raises:
+        InputError: it is not a packed file, cut or changed, or another file has one of the names.
+        ResourceError: a file cannot be written.
+    """
+    from pipeline.bundle.packing import unpack_network
+
+    return unpack_network(Path(packed), None if out is None else Path(out))
 
 
 def evaluate(

@@ -21,6 +21,7 @@ from pipeline.cli import frontier as cli_frontier
 from pipeline.cli import gate as cli_gate
 from pipeline.cli import inspect as cli_inspect
 from pipeline.cli import latency as cli_latency
+from pipeline.cli import pack as cli_pack
 from pipeline.cli import profile as cli_profile
 from pipeline.cli import store as cli_store
 from pipeline.cli import task as cli_task
@@ -49,6 +50,7 @@ SCHEMAS = {
     "profile": "pipeline.results.profile",
     "frontier": "pipeline.results.frontier",
     "bundle": "pipeline.results.bundle",
+    "pack": "pipeline.results.packing",
 }
 
 
@@ -80,6 +82,7 @@ app = typer.Typer(
     "What a network costs at other widths, before it is pruned to a latency, and what is left of its score at several: "
     "profile, frontier.\n\n"
     "Everything that a device needs to run the result, and whether it arrived unchanged: bundle, verify.\n\n"
+    "The same file in fewer bytes, to store or send: pack, unpack.\n\n"
     "Exit codes of run: 0 passed, 1 budget missed, 2 bad input, 3 a stage failed, 4 cannot tell, 130 and 143 "
     "interrupted. Those of compare and gate: 0 PASS, 1 FAIL, 2 bad input, 3 INCONCLUSIVE, 4 INCOMPARABLE, 5 device "
     "unreachable, 6 wrong outputs.\n\n"
@@ -92,6 +95,8 @@ for command in (cli_latency.bench, cli_latency.compare, cli_gate.gate, cli_devic
 for of_files in (
     cli_bundle.bundle,
     cli_bundle.verify,
+    cli_pack.pack,
+    cli_pack.unpack,
     cli_inspect.inspect,
     cli_profile.profile,
     cli_frontier.frontier,

@@ -44,6 +44,9 @@ READERS = [
     Reader(INT8, ("inspect", INT8, "--against", ONNX), damage.BYTES),
     Reader("ir/model.xml", ("inspect", "ir/model.xml", "--runtime", "openvino"), damage.BYTES),
     Reader("ir/model.bin", ("inspect", "ir/model.xml", "--runtime", "openvino"), damage.BYTES),
+    Reader(INT8, ("pack", INT8, "-o", "made.packed"), damage.BYTES),
+    Reader("ir/model.bin", ("pack", "ir/model.xml", "-o", "made.packed"), damage.BYTES),
+    Reader("int8.packed", ("unpack", "int8.packed", "-o", "unpacked"), damage.BYTES, (2,)),
     Reader("devices.json", ("device", "list"), damage.JSON),
     Reader("runs/toy/run.json", ("bundle", "runs/toy", "--out", "made"), damage.JSON),
     Reader(INT8, ("bundle", "runs/toy", "--out", "made"), damage.BYTES, (0, 2, 3)),
@@ -72,6 +75,7 @@ def whole(commands: Commands, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("device", "add", "pi", "ssh://pi@nowhere.invalid"),
         ("run", "ir.yaml"),
         ("bundle", "runs/toy", "--out", "bundle"),
+        ("pack", INT8, "-o", "int8.packed"),
     ):
         ended = commands.run(folder, *command, environment=environment(folder))
         assert ended.code == 0, ended.err

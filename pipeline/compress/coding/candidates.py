@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from pipeline.compress.coding import unpack
 from pipeline.compress.coding.gaps import best_gap_bits, relative_index
 from pipeline.compress.coding.huffman import MOST_SYMBOLS, huffman_bits, write_huffman
 from pipeline.compress.coding.mapping import SymbolMapping, best_mappings, ordered_patterns
+from pipeline.compress.coding.names import CODE_NAMES
 from pipeline.compress.coding.ranges import CodedStream, coded_flags, coded_symbols
 from pipeline.compress.coding.writing import BitWriter, deflated
 
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
 
     Integers = NDArray[Any]
 
-#: Codes by name. `raw` and `general` (deflate, LZMA, an earlier tensor again) are always allowed.
-CodeName = Literal["bitmap", "relative", "huffman", "range"]
-CODE_NAMES: tuple[CodeName, ...] = ("bitmap", "relative", "huffman", "range")
 #: Codes of places are not tried where fewer than this share of the elements is the most frequent value.
 LEAST_FREQUENT = 0.05
 #: Bits of gaps that are tried beside those of the formula: with Huffman or range coding longer ones cost nothing.

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from pipeline.compress.coding import unpack
-from pipeline.compress.coding.candidates import CODE_NAMES, Candidate, Output, piece_candidates
+from pipeline.compress.coding.candidates import Candidate, Output, piece_candidates
+from pipeline.compress.coding.names import CODE_NAMES
 from pipeline.compress.coding.pieces import TensorPlace, product_factor, usable_places
 from pipeline.compress.coding.ranges import entropy_bits, lane_bytes, lanes_for
 from pipeline.compress.coding.writing import deflated, varint_bytes
