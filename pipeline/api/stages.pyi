@@ -75,11 +75,12 @@ def Prune(
 def Sparsify(
     *,
     on_no_gain: Literal['keep', 'skip', 'fail'] = ...,
-    method: Literal['magnitude', 'random'] = ...,
+    method: Literal['magnitude', 'random', 'dns', 'rigl', 'movement'] = ...,
     density: float | str | None = ...,
     scope: Literal['layer', 'global', 'erk'] = ...,
     pattern: str | None = ...,
     keep: Sequence[str] = ...,
+    schedule: Mapping[str, Any] | None = ...,
     images: int = ...,
     batch: int = ...,
 ) -> dict[str, Any]:
@@ -87,7 +88,7 @@ def Sparsify(
 
     on_no_gain: What to do if the stage's exported file is not shown to be faster than the one before: `keep` the stage (without timing it), `skip` it, so that the next stage starts from the file before, or `fail`.
 
-    method: Which weights become zero: the smallest (magnitude), or any, by chance (random, the control).
+    method: Which weights become zero: the smallest (magnitude, Han et al. 2015), or any, by chance (random, the control). With a schedule alone: those below a threshold, from where they may come back (dns, Dynamic Network Surgery by Guo et al. 2016); the smallest, in exchange for those with the largest gradients (rigl, Evci et al. 2020); those that training moves towards zero (movement, Sanh et al. 2020, for tuning to another task).
 
     density: Share of the weights that stays, such as 0.1 or 10%, of the layers that `keep` does not name. Absent for a pattern N:M, which gives N / M.
 
@@ -96,6 +97,8 @@ def Sparsify(
     pattern: Where zeros may lie: `2:4` keeps the two best of every four input channels, for each output channel and position of the kernel; `1x4` keeps or cuts four output channels together. Absent: anywhere.
 
     keep: Layers that stay dense, by qualified name; patterns such as layer4.* are allowed.
+
+    schedule: Train while weights become zero. Absent: all at once, without training.
 
     images: Training images for methods that look at data, drawn with the run's seed.
 

@@ -102,11 +102,17 @@ def train_artifact(
     """
     training.hold(masks_of(training.model, sparse_names(given)))
     trained = run_to_end(training, folder, progress, label=label)
+    network = trained_network(trained, given)
+    write_network(folder, network, parent=given, half=half)
+    (folder / STATE_FILE).unlink(missing_ok=True)
+    return network
+
+
+def trained_network(trained: nn.Module, given: Artifact) -> nn.Module:
+    """Return the network of an artifact with what a training of it has made of its tensors."""
     network = load_network(given)
     network.load_state_dict(trained.state_dict())
     restore_state(network, fitting_state(outside_state(trained), network))
-    write_network(folder, network, parent=given, half=half)
-    (folder / STATE_FILE).unlink(missing_ok=True)
     return network
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from pipeline.compress.sparsity.allocation import chosen_masks
+from pipeline.compress.sparsity.moving import kept_share
 from pipeline.compress.sparsity.scores import magnitude_scores, random_scores
 from pipeline.core.errors import InputError
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from pipeline.compress.pruning.samples import Samples
     from pipeline.compress.sparsity.allocation import SparsityAim
     from pipeline.compress.sparsity.layers import SparseLayer
-    from pipeline.compress.sparsity.names import SparsityMethod
+    from pipeline.compress.sparsity.names import OneShotMethod
 
 
 @dataclass(frozen=True)
@@ -65,18 +66,22 @@ class OneShot:
     needs: Literal["weights", "inputs", "gradients"]
 
 
-def solve_masks(method: SparsityMethod, request: SparsityRequest) -> Solution:
+def solve_masks(method: OneShotMethod, request: SparsityRequest) -> Solution:
     """Run one method.
 
     Raises:
         InputError: channels do not divide by the pattern, a layer would be left empty, or the density is no smaller
             than what earlier masks have left.
     """
-    weights = sum(mask.numel() for mask in request.alive.values())
-    left = sum(int(mask.sum()) for mask in request.alive.values()) / weights
-    if left <= request.aim.density:
-        raise InputError(f"density: found {request.aim.density:g}, but {left:.3g} of the weights are left: lower it")
+    require_fewer(request.aim, request.alive)
     return METHODS[method].run(request)
+
+
+def require_fewer(aim: SparsityAim, alive: Mapping[str, Tensor]) -> None:
+    """Raise InputError where no fewer weights than a density would keep are left of earlier masks."""
+    left = kept_share(alive.values())
+    if left <= aim.density:
+        raise InputError(f"density: found {aim.density:g}, but {left:.3g} of the weights are left: lower it")
 
 
 def by_scores(score: Callable[[SparsityRequest], Mapping[str, Tensor]]) -> Callable[[SparsityRequest], Solution]:
@@ -89,7 +94,7 @@ def by_scores(score: Callable[[SparsityRequest], Mapping[str, Tensor]]) -> Calla
     return run
 
 
-METHODS: Mapping[SparsityMethod, OneShot] = {
+METHODS: Mapping[OneShotMethod, OneShot] = {
     "magnitude": OneShot(by_scores(lambda request: magnitude_scores(request.layers)), "weights"),
     "random": OneShot(by_scores(lambda request: random_scores(request.layers, request.seed)), "weights"),
 }

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-#: What decides which weights become zero.
-SparsityMethod = Literal["magnitude", "random"]
+#: What decides at once which weights become zero.
+OneShotMethod = Literal["magnitude", "random"]
+#: What decides it, at once or while the network trains.
+SparsityMethod = Literal[OneShotMethod, "dns", "rigl", "movement"]
 #: How the density is divided among layers: the same in each, one ranking of all weights, or by Erdos-Renyi-Kernel.
 SparsityScope = Literal["layer", "global", "erk"]

@@ -77,16 +77,21 @@ class Regulariser:
 
     What a subclass remembers from epoch to epoch goes through `state` and `restore_state`, so that a resumed training
     ends with the same bytes. Penalties set `keep_last`: the weights of the last epoch are what they work for, while the
-    best validation accuracy is that of an early one.
+    best validation accuracy is that of an early one. Epochs before `counted_from` (from 0) are kept only until there is
+    a later one, for their weights are not yet what the training is for.
     """
 
     keep_last: ClassVar[bool] = False
+    counted_from: int = 0
 
     def begin_epoch(self, model: nn.Module) -> None:
         """Look at the weights before an epoch."""
 
     def add_gradients(self, model: nn.Module, step: int) -> None:
         """Add to the gradients in place, after the loss's own; `step` counts from 0 over all epochs."""
+
+    def after_step(self, model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
+        """Change weights, or what the optimizer remembers of them, in place after its step."""
 
     def end_epoch(self, models: Sequence[nn.Module]) -> None:
         """Change weights in place after an epoch, before it is judged: the network's, then those of its average."""
@@ -232,6 +237,7 @@ class TrainingRun:
         self.history.append(result)
         self.epoch += 1
         judged = [self.start, *self.history] if self.start else self.history
+        judged = judged[self.regulariser.counted_from :] or [result]
         if self.regulariser.keep_last or result is max(judged, key=self._rank):
             self._keep(evaluated)
         return result
@@ -303,6 +309,7 @@ class TrainingRun:
         _backward(loss)
         self.regulariser.add_gradients(self.model, step)
         self.optimizer.step()
+        self.regulariser.after_step(self.model, self.optimizer, step)
         self._zero([self.model])
         if self.average:
             self._update_average(self.average, step)

@@ -21,10 +21,12 @@ from pipeline.core.artifact import Artifact, Form
 from pipeline.core.runtimes import RUNTIMES
 from pipeline.core.stage import Context, Outcome, Remarks, Stage
 from pipeline.core.units import Ratio
+from pipeline.stages.sparsify.config import SparsifySchedule, schedule_conflicts
 from pipeline.stages.sparsify.pattern import N_OF_M, pattern_fault
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from pipeline.core.stage import Target
 
@@ -40,7 +42,11 @@ class Sparsify(Stage):
     kind: Literal["sparsify"]
     method: SparsityMethod = Field(
         default="magnitude",
-        description="Which weights become zero: the smallest (magnitude), or any, by chance (random, the control).",
+        description="Which weights become zero: the smallest (magnitude, Han et al. 2015), or any, by chance (random, "
+        "the control). With a schedule alone: those below a threshold, from where they may come back (dns, Dynamic "
+        "Network Surgery by Guo et al. 2016); the smallest, in exchange for those with the largest gradients (rigl, "
+        "Evci et al. 2020); those that training moves towards zero (movement, Sanh et al. 2020, for tuning to another "
+        "task).",
     )
     density: Ratio | None = Field(
         default=None,
@@ -60,6 +66,9 @@ class Sparsify(Stage):
     keep: tuple[str, ...] = Field(
         default=(),
         description="Layers that stay dense, by qualified name; patterns such as layer4.* are allowed.",
+    )
+    schedule: SparsifySchedule | None = Field(
+        default=None, description="Train while weights become zero. Absent: all at once, without training."
     )
     images: Annotated[int, Field(ge=1)] = Field(
         default=500, description="Training images for methods that look at data, drawn with the run's seed."
@@ -83,18 +92,34 @@ class Sparsify(Stage):
             raise ValueError("found no density, required: the share of the weights that stays, such as 0.1")
         return self
 
+    @model_validator(mode="after")
+    def _goes_with_the_method(self) -> Self:
+        if found := next(schedule_conflicts(self), ""):
+            raise ValueError(found)
+        return self
+
+    def files(self) -> tuple[Path, ...]:
+        """Return the files of the schedule's teacher."""
+        return self.schedule.teacher_files() if self.schedule else ()
+
     def remarks(self, later: Sequence[Stage], target: Target) -> Remarks:
         """Return that zeros bring no time in the target's runtime, and why."""
         del later
         return Remarks((f"zeros bring size once a file is compressed, and no time: {RUNTIMES[target.runtime].zeros}",))
 
     def run(self, given: Artifact, context: Context) -> Outcome:
-        """Set weights to zero.
+        """Set weights to zero; with a schedule on from where an earlier, killed run of it got to.
 
         Raises:
             InputError: a pattern of `keep` matches no layer, channels do not divide by `pattern`, a layer would be left
                 empty, or as many weights are zero already.
+            StageError: training diverges.
         """
         from pipeline.stages.sparsify.making import sparsify_once
+        from pipeline.stages.sparsify.training import sparsify_trained
 
-        return Outcome("torch", given.inputs, given.outputs, changed=sparsify_once(self, given, context))
+        if self.schedule is not None:
+            changed = sparsify_trained(self, self.schedule, given, context)
+        else:
+            changed = sparsify_once(self, self.method, given, context)  # type: ignore[arg-type] # the others train
+        return Outcome("torch", given.inputs, given.outputs, changed=changed)

@@ -10,6 +10,7 @@ from pipeline.compress.pruning.samples import Samples
 from pipeline.compress.sparsity.allocation import SparsityAim
 from pipeline.compress.sparsity.layers import sparse_layers
 from pipeline.compress.sparsity.methods import SparsityRequest, solve_masks
+from pipeline.compress.sparsity.moving import kept_share
 from pipeline.compress.sparsity.patterns import Pattern
 from pipeline.network.masks import masks_of, sparse_names
 from pipeline.network.stored import load_network, write_network
@@ -22,26 +23,28 @@ if TYPE_CHECKING:
 
     from pipeline.compress.sparsity.layers import SparseLayer
     from pipeline.compress.sparsity.methods import Solution
+    from pipeline.compress.sparsity.names import OneShotMethod
     from pipeline.core.artifact import Artifact
     from pipeline.core.stage import Context
     from pipeline.stages.sparsify import Sparsify
 
 
-def sparsify_once(config: Sparsify, given: Artifact, context: Context) -> dict[str, Any]:
+def sparsify_once(config: Sparsify, method: OneShotMethod, given: Artifact, context: Context) -> dict[str, Any]:
     """Write the network with weights at zero into the context's folder, and return what changed.
 
     Raises InputError as `solve_masks` does.
     """
-    context.progress.update(0, 2, f"scoring weights by {config.method}")
+    context.progress.update(0, 2, f"scoring weights by {method}")
     model = load_network(given)
     layers = sparse_layers(model, config.keep)
     alive = alive_masks(model, layers, given)
     request = SparsityRequest(model, layers, aim_of(config), alive, samples_for(config, context), context.seed)
-    solution = solve_masks(config.method, request)
+    solution = solve_masks(method, request)
     apply_solution(layers, solution)
     context.progress.update(1, 2, "writing the network")
     write_network(context.folder, model, parent=given, sparse=names_with(given, solution.masks))
-    return {"density": {"before": density(alive), "after": density(solution.masks)}, **solution.details}
+    shares = {"before": kept_share(alive.values()), "after": kept_share(solution.masks.values())}
+    return {"density": shares, **solution.details}
 
 
 def aim_of(config: Sparsify) -> SparsityAim:
@@ -86,8 +89,3 @@ def apply_solution(layers: Sequence[SparseLayer], solution: Solution) -> None:
 def names_with(given: Artifact, masks: Mapping[str, Tensor]) -> list[str]:
     """Return the names of sparse parameters: those that the network had, and those that have zeros now."""
     return sorted({*sparse_names(given), *(name for name, mask in masks.items() if not bool(mask.all()))})
-
-
-def density(masks: Mapping[str, Tensor]) -> float:
-    """Return the share of weights that stay."""
-    return sum(int(mask.sum()) for mask in masks.values()) / sum(mask.numel() for mask in masks.values())
