@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-__all__ = ["Prune", "Sparsify", "Finetune", "Export", "Simplify", "Quantize", "QuantizeAwareFinetune", "Measure", "Bundle"]
+__all__ = ["Prune", "Factorize", "Sparsify", "Finetune", "Export", "Simplify", "Quantize", "QuantizeAwareFinetune", "Measure", "Bundle"]
 
 
 def Prune(
@@ -70,6 +70,42 @@ def Prune(
     candidates: Random allocations of the same cost, each evaluated on validation images with renewed batch-norm statistics; the best one is used if it beats the planned one (EagleEye, Li et al. 2020).
 
     schedule: Train between removals, or while channels are still there. Absent: remove all at once.
+    """
+
+def Factorize(
+    *,
+    on_no_gain: Literal['keep', 'skip', 'fail'] = ...,
+    target: Mapping[str, Any],
+    method: Literal['auto', 'svd', 'spatial', 'channel', 'tucker'] = ...,
+    whiten: bool = ...,
+    images: int = ...,
+    batch: int = ...,
+    align: int = ...,
+    min_rank: int = ...,
+    keep: Sequence[str] = ...,
+    adopt: Literal['all', 'measured'] = ...,
+) -> dict[str, Any]:
+    """{kind: factorize}: Write layers of a torch network as products of thinner ones.
+
+    on_no_gain: What to do if the stage's exported file is not shown to be faster than the one before: `keep` the stage (without timing it), `skip` it, so that the next stage starts from the file before, or `fail`.
+
+    target: What is left of a cost, or how much energy is kept.
+
+    method: How convolutions larger than 1x1 are factorised: Kx1 and 1xK (spatial), KxK and 1x1 (channel), 1x1, KxK and 1x1 (tucker), for each layer what costs least for its error (auto), or not (svd). Linear layers, 1x1 convolutions and the input matrix of recurrent layers are factorised by SVD with each of them.
+
+    whiten: Least error of each layer's output on training images; otherwise of its weights, without data.
+
+    images: Training images for `whiten`, and for the statistics of batch norms, which are renewed; drawn with the run's seed.
+
+    batch: Images in one pass; this affects only memory.
+
+    align: Ranks are multiples of this. 8 suits the vector units of most CPUs.
+
+    min_rank: Least rank of any layer.
+
+    keep: Layers that stay as they are, by qualified name; patterns such as head* are allowed.
+
+    adopt: Which of the chosen layers are factorised: all, or those with which alone the network's FP32 file is faster on the recipe's target, timed side by side (measured).
     """
 
 def Sparsify(

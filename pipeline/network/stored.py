@@ -19,7 +19,6 @@ from safetensors.torch import save_file
 from torch.fx import GraphModule
 
 from pipeline.compress.pruning.definition import definition_source
-from pipeline.compress.pruning.surgery import PrunePlan, apply_plan
 from pipeline.compress.state.kept import ADVICE, kept_state
 from pipeline.compress.state.outside import differing_state, encoded_state, outside_state, split_state
 from pipeline.compress.state.reproduction import (
@@ -38,6 +37,7 @@ from pipeline.core.errors import InputError
 from pipeline.core.problems import first_names
 from pipeline.core.reading import read_object
 from pipeline.network.definition import build_network, initialise_lazy_layers
+from pipeline.network.edits import UNFIT, apply_edit, factored_names
 from pipeline.network.masks import SPARSE, require_zeros, still_sparse, stored_names
 from pipeline.network.weights import LISTED, load_weights, read_weights
 
@@ -63,6 +63,11 @@ def load_network(artifact: Artifact) -> nn.Module:
     return _load(artifact.folder, artifact.inputs)
 
 
+def factored_layers(artifact: Artifact) -> tuple[str, ...]:
+    """Return the layers of a torch artifact that are factorised now; none of a network that was written anew since."""
+    return factored_names(_read(artifact.folder)["edits"])
+
+
 def _load(folder: Path, inputs: Sequence[TensorSpec]) -> nn.Module:
     content = _read(folder)
     with recorded_dependencies(folder / _DEFINITION_FILE) as read:
@@ -70,8 +75,8 @@ def _load(folder: Path, inputs: Sequence[TensorSpec]) -> nn.Module:
     _check_reads(content.get("reads", {}), read, folder)
     for number, edit in enumerate(content["edits"]):
         try:
-            apply_plan(model, PrunePlan.from_json(edit["keep"]))
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            apply_edit(model, edit)
+        except UNFIT as error:
             raise InputError(
                 f"{folder}/{NETWORK_FILE} is damaged: edit {number} does not fit the network: {error!r}; {AGAIN}"
             ) from error

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from pipeline.stages.bundle import Bundle
 from pipeline.stages.export import Export
+from pipeline.stages.factorize import Factorize
 from pipeline.stages.finetune import Finetune
 from pipeline.stages.measure import Measure
 from pipeline.stages.prune import Prune
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["STAGES", "AnyStage", "Prune", "priced_stage"]
 
 AnyStage = Annotated[
-    Prune | Sparsify | Finetune | Export | Simplify | Quantize | QuantizeAwareFinetune | Measure | Bundle,
+    Prune | Factorize | Sparsify | Finetune | Export | Simplify | Quantize | QuantizeAwareFinetune | Measure | Bundle,
     Field(discriminator="kind"),
 ]
 #: The stages by the `kind` of a recipe.
