@@ -108,7 +108,7 @@ def build_legs(layer: nn.Module, factor: Factor) -> nn.Sequential:
             for number, (sizes, own) in enumerate(zip(pairwise(widths), axes, strict=True), 1)
         ]
     _like(layer, legs)
-    return nn.Sequential(*legs)
+    return nn.Sequential(*legs).train(layer.training)
 
 
 def set_weights(legs: nn.Sequential, weights: Sequence[Tensor]) -> None:
@@ -161,7 +161,7 @@ def _convolution(layer: nn.Conv2d, widths: Sequence[int], axes: Sequence[int], *
 
 
 def _like(layer: nn.Module, legs: Sequence[nn.Module]) -> None:
-    """Give the legs zeros, the layer's bias, and its type, device, mode and `requires_grad`."""
+    """Give the legs zeros, the layer's bias, and its type, device and `requires_grad`."""
     weight = next(layer.parameters())
     with torch.no_grad():
         for leg in legs if not isinstance(layer, nn.RNNBase) else legs[:1]:
@@ -173,8 +173,6 @@ def _like(layer: nn.Module, legs: Sequence[nn.Module]) -> None:
             last = cast("Tensor", legs[-1].bias)
             last.copy_(bias)
             last.requires_grad_(bias.requires_grad)
-    for leg in legs:
-        leg.train(layer.training)
 
 
 @dataclass(frozen=True)

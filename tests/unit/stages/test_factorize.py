@@ -17,7 +17,10 @@ from pipeline.core.artifact import Artifact, payload_digest
 from pipeline.core.errors import InputError, StageError
 from pipeline.core.stage import Context, Outcome, Target
 from pipeline.data.arrays import image_classifier
+from pipeline.measure.statistics import LogRatio
 from pipeline.network.stored import factored_layers, load_network
+from pipeline.onnx_graph.file import read_onnx
+from pipeline.pricing.timing import FileTimer, PairedRatio, TimedFiles
 from pipeline.results.run import Interval
 from pipeline.stages.export import Export
 from pipeline.stages.factorize import Factorize
@@ -240,6 +243,34 @@ def test_only_what_is_faster_is_adopted(tmp_path: Path, run: Run, monkeypatch: p
     assert found["factorised"] == {}
     for name, tensor in load_network(given).state_dict().items():
         assert tensor.equal(load_network(made).state_dict()[name])
+
+
+def test_each_layer_is_timed_alone_in_a_file_of_its_own(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against the file without factors: each has the legs of one layer, and the network's own other layers."""
+    weights: list[list[tuple[int, ...]]] = []
+
+    def pretend(_: object, whole: Path, files: list[Path], seconds: float) -> TimedFiles:
+        assert seconds == 15
+        for file in (whole, *files):
+            tensors = [tuple(each.dims) for each in read_onnx(file).graph.initializer if len(each.dims) == 4]
+            weights.append(sorted(tensors))
+        one = PairedRatio(LogRatio(0.0, 0.0), Interval(value=0.9, low=0.8, high=0.95))
+        return TimedFiles((one,) * len(files), Interval(value=1, low=1, high=1), None)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(FileTimer, "timed", pretend)
+    given = original(tmp_path)
+    named = given.model_copy(update={"inputs": (given.inputs[0].model_copy(update={"name": "input"}),)})
+    _, found = run(factorize(target={"macs": 0.15}, align=1, adopt="measured"), named, "timed")
+    layers = {"stem.0": (16, 1, 3, 3), "block.0": (24, 16, 3, 3), "block.3": (16, 24, 1, 1)}
+    whole, *others = weights
+    assert whole == sorted(layers.values())
+    tried = [name for name in found["factorised"] if name in layers]
+    assert len(others) == len(found["factorised"]) >= 2
+    for name, other in zip(tried, others, strict=False):
+        assert layers[name] not in other
+        assert all(shape in other for each, shape in layers.items() if each != name)
 
 
 @pytest.mark.parametrize(

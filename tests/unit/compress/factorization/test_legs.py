@@ -166,8 +166,9 @@ def test_a_layer_keeps_its_type_and_what_trains() -> None:
         (torch.float16, False),
         (torch.float16, True),
     ]
-    assert legs.training
-    assert all(leg.training for leg in legs)
+    for training in (True, False):
+        made = build_legs(layer.train(training), Factor("svd", (2,)))
+        assert [each.training for each in made.modules()] == [training] * 3
     assert torch.equal(legs[1].bias, layer.bias)  # type: ignore[arg-type]
     assert float(sum(leg.weight.abs().sum() for leg in legs)) == 0  # type: ignore[union-attr,operator,arg-type,misc]
 
