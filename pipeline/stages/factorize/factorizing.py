@@ -23,6 +23,7 @@ from pipeline.compress.pruning.selection import check_patterns
 from pipeline.compress.training.batchnorm import recalibrate_batchnorm
 from pipeline.compress.training.inference import forward_outputs
 from pipeline.core.errors import InputError, StageError
+from pipeline.network.masks import sparse_names
 from pipeline.network.stored import factored_layers, load_network, write_network
 from pipeline.network.tracing import example_of
 from pipeline.stages.factorize.adoption import timed_alone
@@ -30,7 +31,7 @@ from pipeline.stages.factorize.inputs import InputMoments
 from pipeline.stages.factorize.record import factor_record, left_out, totals
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from torch import Tensor
 
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 #: What is said of a layer that could be factorised, and was not.
 NOT_NEEDED = "the target is met without it"
 FACTORISED = "is factorised already"
+SPARSE = "its weights are sparse, and a product has no zeros in their places: factorize before sparsify"
 NAMED = "named in keep"
 
 
@@ -74,10 +76,12 @@ class Factorizing:
         context.progress.update(0, 4, "finding layers")
         self.model, self.example = load_network(given), example_of(given, context)
         self.before = count_cost(self.model, self.example)
-        factored = factored_layers(given)
-        self.merged = above_break_even(self.model, factored, self.example)
+        factored, sparse = factored_layers(given), sparse_names(given)
+        dear = above_break_even(self.model, factored, self.example)
+        self.merged = [name for name in dear if not _within(name, sparse)]
         merge_layers(self.model, self.merged)
         sites, self.left = find_sites(self.model, self.example)
+        self.left |= {site.name: SPARSE for site in sites if _within(site.name, sparse)}
         self.sites = self._wanted(sites, [name for name in factored if name not in self.merged])
         self.moments = InputMoments(self.model, self._samples()) if request.whiten else None
 
@@ -108,7 +112,9 @@ class Factorizing:
         check_patterns("keep", self.request.keep, {*(site.name for site in sites), *self.left})
         wanted = {}
         for site in sites:
-            if any(site.name.startswith(f"{name}.") for name in factored):
+            if site.name in self.left:
+                continue
+            if any(_within(name, [site.name]) for name in factored):
                 self.left[site.name] = FACTORISED
             elif any(fnmatch.fnmatchcase(site.name, pattern) for pattern in self.request.keep):
                 self.left[site.name] = NAMED
@@ -248,6 +254,11 @@ def _error(layer: nn.Module, legs: nn.Sequential, gram: Tensor | None) -> float:
 def _no_rank(rule: RankRule) -> str:
     least = f" and at least {rule.least}" if rule.least > rule.align else ""
     return f"no rank that is a multiple of {rule.align}{least} is below break-even"
+
+
+def _within(layer: str, names: Iterable[str]) -> bool:
+    """Say whether any of these names is of something in a layer."""
+    return any(name.startswith(f"{layer}.") for name in names)
 
 
 def _by_reason(left: Mapping[str, str]) -> dict[str, list[str]]:

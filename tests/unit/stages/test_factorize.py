@@ -18,6 +18,7 @@ from pipeline.core.errors import InputError, StageError
 from pipeline.core.stage import Context, Outcome, Target
 from pipeline.data.arrays import image_classifier
 from pipeline.measure.statistics import LogRatio
+from pipeline.network.masks import sparse_names
 from pipeline.network.stored import factored_layers, load_network
 from pipeline.onnx_graph.file import read_onnx
 from pipeline.pricing.timing import FileTimer, PairedRatio, TimedFiles
@@ -29,6 +30,7 @@ from pipeline.stages.finetune import Finetune
 from pipeline.stages.prune import Prune
 from pipeline.stages.quantize import Quantize
 from pipeline.stages.quantize_aware import QuantizeAwareFinetune
+from pipeline.stages.sparsify import Sparsify
 from tests.unit.stages.prune_networks import DATA, original
 
 if TYPE_CHECKING:
@@ -210,6 +212,22 @@ def test_what_cannot_be_is_refused_in_words(tmp_path: Path, run: Run) -> None:
     ):
         with pytest.raises(error, match=said):
             run(factorize(**settings), given, str(number))
+
+
+def test_sparse_layers_are_left(tmp_path: Path, run: Run) -> None:
+    """A product would fill their zeros. Legs can be made sparse, and are left then, too."""
+    given = original(tmp_path)
+    sparse = Sparsify.model_validate({"kind": "sparsify", "density": 0.5, "keep": ["block.0", "fc", "stem.0"]})
+    thin, _ = run(sparse, given, "thin")
+    made, found = run(factorize(align=1), thin, "low")
+    (reason,) = (reason for reason, names in found["left"].items() if names == ["block.3"])
+    assert reason.startswith("its weights are sparse")
+    assert sparse_names(made) == ("block.3.weight",) == sparse_names(thin)
+    low, _ = run(factorize(keep=["block.3"]), given, "first")
+    legs, _ = run(Sparsify.model_validate({"kind": "sparsify", "density": 0.5}), low, "legs")
+    assert {"block.0.0.weight", "block.0.1.weight"} <= {*sparse_names(legs)}
+    with pytest.raises(InputError, match=r"Nothing can be factorised.*its weights are sparse.*: 5 layers"):
+        run(factorize(target={"macs": 0.95}, align=1), legs, "again")
 
 
 def test_energy_is_kept_in_each_layer(tmp_path: Path, run: Run) -> None:
