@@ -382,6 +382,7 @@ def Bundle(
     sample_source: Literal['auto', 'validation', 'synthetic'] = ...,
     data_licence: str | None = ...,
     weights_licence: str | None = ...,
+    storage: Literal['plain', 'packed'] = ...,
     runtimes: Sequence[Literal['onnxruntime', 'openvino']] | None = ...,
 ) -> dict[str, Any]:
     """{kind: bundle}: The exported files with code to run them, samples to check them, and where they came from.
@@ -395,6 +396,8 @@ def Bundle(
     data_licence: Licence of the data (SPDX id or text); absent: what the data set itself says.
 
     weights_licence: Licence of the weights; absent: what the model's card.md says.
+
+    storage: `packed`: model files in fewer bytes (`secateur pack`), which the bundle's code unpacks in memory when it loads them; `plain`: files that any program can load.
 
     runtimes: Runtimes to ship files for; absent: every exported form of the run.
     """

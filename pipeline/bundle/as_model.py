@@ -6,16 +6,17 @@ checks. An archive is unpacked into a temporary folder, which is removed at the 
 
 from __future__ import annotations
 
+import tempfile
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.bundle.check import opened
-from pipeline.bundle.on_device.verify import MANIFEST, Rejected, Verification, check_files
+from pipeline.bundle.on_device.verify import MANIFEST, PACKED, Rejected, Verification, check_files
+from pipeline.bundle.packing import unpack_network
 from pipeline.core.errors import InputError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from pipeline.core.stage import Runtime
 
 SUFFIXES = (".tar.gz", ".tgz")
@@ -65,4 +66,13 @@ class ExportedFiles(ExitStack):
         wanted = runtime or manifest["runtime"]
         if wanted not in main:
             raise InputError(f"{source}: found no file for {wanted} in this bundle, allowed: {', '.join(main)}")
-        return self._folders[source] / main[wanted]
+        file = self._folders[source] / main[wanted]
+        return self._unpacked(file) if file.suffix == PACKED else file
+
+    def _unpacked(self, file: Path) -> Path:
+        """Unpack a bundle's model file into a folder that is there until the block ends; return the file in it."""
+        if file not in self._folders:
+            folder = self.enter_context(tempfile.TemporaryDirectory(prefix="secateur-model-"))
+            unpack_network(file, Path(folder))
+            self._folders[file] = Path(folder)
+        return self._folders[file] / file.name.removesuffix(PACKED)

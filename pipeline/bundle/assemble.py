@@ -12,10 +12,13 @@ from ruamel.yaml import YAML
 from pipeline.bundle.archive import mode_of
 from pipeline.bundle.content import Content
 from pipeline.bundle.manifest import write_manifest
+from pipeline.bundle.packing import packed_network
 from pipeline.bundle.selection import check_finished, default_runtime, shipping_rows, stored_artifact
 from pipeline.bundle.tolerance import far
+from pipeline.compress.coding import unpack
 from pipeline.core.stage import SilentProgress
 from pipeline.core.store import read_artifact
+from pipeline.results.bundle import PACKED_SUFFIX, UNPACK_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -41,6 +44,8 @@ TASK_CODE = {
     **{f"on_device/task/{name}": ON_DEVICE / "task" / name for name in _PARTS.split()},
 }
 FOLDERS = ("model", "samples")
+#: Unpacks model files where a bundle's are packed; it lies beside infer.py, which loads it.
+_UNPACK = Path(str(unpack.__file__))
 
 
 def content_of(
@@ -66,9 +71,14 @@ def content_of(
     )
 
 
-def programs_of(*, images: bool) -> dict[str, Path]:
-    """Return the programs that ship, by their names: in the bundle of an image classifier, or of another task."""
-    return {name: ON_DEVICE / name for name in CODE} if images else dict(TASK_CODE)
+def programs_of(*, images: bool, packed: bool = False) -> dict[str, Path]:
+    """Return the programs that ship, by their names: in the bundle of an image classifier, or of another task.
+
+    What unpacks model files is one of them where these are `packed`.
+    """
+    found = {name: ON_DEVICE / name for name in CODE} if images else dict(TASK_CODE)
+    unpacks = {UNPACK_FILE if images else f"on_device/{UNPACK_FILE}": _UNPACK}
+    return {**found, **unpacks} if packed else found
 
 
 def producers(content: Content) -> Mapping[str, Callable[[Content, Path], None]]:
@@ -116,8 +126,12 @@ def assemble(content: Content, folder: Path) -> str:
 
 
 def _write_models(content: Content, folder: Path) -> None:
-    """Copy the exported files: a bundle must not change with the run's folder."""
+    """Copy or pack the exported files: a bundle must not change with the run's folder."""
     for file in dict.fromkeys(content.files.values()):
+        if content.options.storage == "packed":
+            _, packed = packed_network(file, progress=content.progress)
+            (folder / "model" / f"{file.name}{PACKED_SUFFIX}").write_bytes(packed.content)
+            continue
         shutil.copyfile(file, folder / "model" / file.name)
         if file.suffix == ".xml":
             weights = file.with_suffix(".bin")
@@ -125,7 +139,8 @@ def _write_models(content: Content, folder: Path) -> None:
 
 
 def _write_code(content: Content, folder: Path) -> None:
-    for name, source in programs_of(images=content.task.images is not None).items():
+    programs = programs_of(images=content.task.images is not None, packed=content.options.storage == "packed")
+    for name, source in programs.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, folder / name)
 

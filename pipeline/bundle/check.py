@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from pipeline.bundle.archive import unpack
 from pipeline.bundle.assemble import programs_of
-from pipeline.bundle.check_task import is_task, run_task_samples
+from pipeline.bundle.check_task import has_packed, is_task, run_task_samples
 from pipeline.bundle.on_device import verify
 from pipeline.bundle.on_device.verify import MANIFEST, Rejected, Verification, VerifyOptions
 from pipeline.results.bundle import Manifest
@@ -36,7 +36,7 @@ def check_content(folder: Path, wanted: VerifyOptions, found: Verification) -> d
     manifest = verify.check_files(folder, found)
     _check_manifest(folder)
     verify.check_origin(folder, wanted, found)
-    for name, own in programs_of(images=not is_task(manifest)).items():
+    for name, own in programs_of(images=not is_task(manifest), packed=has_packed(manifest)).items():
         if not (folder / name).is_file() or (folder / name).read_bytes() != own.read_bytes():
             found.notes.append(f"{name} is not that of this version of secateur, and is not run")
     return manifest

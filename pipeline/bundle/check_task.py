@@ -18,6 +18,7 @@ from pipeline.bundle.on_device.verify import (
     EXPECTED,
     MANIFEST,
     MISSING_RUNTIME,
+    PACKED,
     TEXT_BYTES,
     Rejected,
     printable_value,
@@ -38,6 +39,11 @@ KINDS = "pipeline.tasks"
 def is_task(manifest: Mapping[str, Any]) -> bool:
     """Say whether a bundle is of any other task than classifying images."""
     return FACTS in manifest["files"]
+
+
+def has_packed(manifest: Mapping[str, Any]) -> bool:
+    """Say whether a bundle's model files are packed."""
+    return any(name.endswith(PACKED) for name in manifest["main"].values())
 
 
 def chosen_runtime(manifest: Mapping[str, Any], wanted: str | None) -> str:
@@ -82,7 +88,7 @@ def own_programs(folder: Path, manifest: Mapping[str, Any]) -> Iterator[dict[str
 
     They lie as in a bundle, since on some devices files are run where they are. Raises Rejected.
     """
-    programs = programs_of(images=not is_task(manifest))
+    programs = programs_of(images=not is_task(manifest), packed=has_packed(manifest))
     if not is_task(manifest):
         yield programs
         return

@@ -16,6 +16,7 @@ from pipeline.core.runtimes import last_readable
 from pipeline.core.store import read_artifact
 from pipeline.results.bundle import (
     MANIFEST_FILE,
+    PACKED_SUFFIX,
     SIGNATURE_FILE,
     SUMS_FILE,
     BundledAccuracy,
@@ -83,7 +84,8 @@ def manifest_of(content: Content, folder: Path, files: Mapping[str, BundledFile]
 
 def _main_of(content: Content) -> dict[DeviceRuntime, str]:
     """Return the name of each runtime's model file in the bundle."""
-    return {device_runtime(runtime): f"model/{file.name}" for runtime, file in content.files.items()}
+    suffix = PACKED_SUFFIX if content.options.storage == "packed" else ""
+    return {device_runtime(runtime): f"model/{file.name}{suffix}" for runtime, file in content.files.items()}
 
 
 def as_json(manifest: Manifest) -> str:

@@ -34,6 +34,10 @@ def bundle(
         list[str] | None,
         typer.Option(metavar="|".join(shipping_runtimes()), help="Ship only files for this runtime. Repeatable."),
     ] = None,
+    storage: Annotated[
+        Literal["plain", "packed"] | None,
+        typer.Option(help="Model files in fewer bytes, which the bundle's code unpacks in memory (packed), or plain."),
+    ] = None,
     sign: Annotated[Path | None, typer.Option(metavar="KEY", help="Secret minisign key to sign with.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -60,6 +64,7 @@ def bundle(
         "data_licence": data_licence,
         "weights_licence": weights_licence,
         "runtimes": tuple(runtime) if runtime else None,
+        "storage": storage,
     }
     given = {name: value for name, value in given.items() if value is not None}
     with ConsoleProgress() as progress:

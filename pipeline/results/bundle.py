@@ -30,6 +30,9 @@ NOT_STATED = "not stated"
 #: Runtimes that a bundle's own code can use.
 DeviceRuntime = Annotated[str, one_of(shipping_runtimes)]
 SampleSource = Literal["auto", "validation", "synthetic"]
+Storage = Literal["plain", "packed"]
+#: How the name of a packed model file ends, and the program that unpacks it.
+PACKED_SUFFIX, UNPACK_FILE = ".packed", "unpack.py"
 #: Names in a bundle are plain ASCII with `/` between folders, so that they mean the same on every system.
 NAME = r"^[A-Za-z0-9_-]([A-Za-z0-9._-]*[A-Za-z0-9_-])?(/[A-Za-z0-9_-]([A-Za-z0-9._-]*[A-Za-z0-9_-])?)*$"
 Name = Annotated[str, StringConstraints(pattern=NAME)]
@@ -51,6 +54,11 @@ class BundleOptions(FrozenModel):
     )
     weights_licence: str | None = Field(
         default=None, min_length=1, description="Licence of the weights; absent: what the model's card.md says."
+    )
+    storage: Storage = Field(
+        default="plain",
+        description="`packed`: model files in fewer bytes (`secateur pack`), which the bundle's code unpacks in memory "
+        "when it loads them; `plain`: files that any program can load.",
     )
     runtimes: tuple[DeviceRuntime, ...] | None = Field(
         default=None, min_length=1, description="Runtimes to ship files for; absent: every exported form of the run."

@@ -19,6 +19,8 @@ set and Pillow 13 do, bit by bit. PNG, PGM, PPM and .npy files are read here; ot
 from __future__ import annotations
 
 import argparse
+import importlib
+import importlib.util
 import json
 import os
 import re
@@ -46,6 +48,8 @@ if TYPE_CHECKING:
 
     Pixels = NDArray[np.uint8]
     Infer = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+    #: A path, or the content of a graph and, of an IR, its weights.
+    Stored = tuple[Any, ...]
 
 #: Larger images are refused before memory is taken for their pixels.
 PIXELS_AT_MOST, SIDE_AT_MOST, BYTES_AT_MOST = 2**25, 2**15, 2**29
@@ -66,6 +70,8 @@ WHOLE = {1: "B", 3: "H", 4: "I"}
 LONGEST_REASON = 300
 #: The files that each runtime reads; the first that is there is the one.
 MODELS = {"onnxruntime": ("model.onnx",), "openvino": ("model.xml", "model.onnx")}
+#: How the name of a packed model file ends, and the program beside this one that unpacks it.
+PACKED, UNPACK = ".packed", "unpack.py"
 
 
 class Rejected(Exception):
@@ -476,15 +482,13 @@ class Network:
         preprocessing = load_preprocessing(folder)
         self.runtime = runtime or preprocessing["runtime"]
         self._shape = [preprocessing[name] for name in ("batch", "channels", "height", "width")]
-        files = [Path(folder) / "model" / name for name in MODELS.get(self.runtime, ())]
-        file = next((file for file in files if file.is_file()), None)
-        if file is None:
-            raise Rejected(f"{folder} has no file for the runtime {self.runtime}")
+        file = model_file(folder, self.runtime)
+        stored = model_content(file)
         try:
             if self.runtime == "onnxruntime":
-                self._infer, self.version = _load_onnxruntime(file, threads)
+                self._infer, self.version = _load_onnxruntime(stored, threads)
             else:
-                self._infer, self.version = _load_openvino(file, threads, self._shape)
+                self._infer, self.version = _load_openvino(stored, threads, self._shape)
         except ImportError as error:
             own = "" if self.runtime == preprocessing["runtime"] else f"-{self.runtime}"
             line = f"pip install -r requirements{own}.txt"
@@ -502,7 +506,54 @@ class Network:
         return np.concatenate(outputs)[: len(inputs_NCHW)]
 
 
-def _load_onnxruntime(file: Path, threads: int) -> tuple[Infer, str]:
+def model_file(folder: Path, runtime: str) -> Path:
+    """Return the model file of a bundle for a runtime, which may be packed. Raises Rejected where there is none."""
+    names = [f"{name}{suffix}" for name in MODELS.get(runtime, ()) for suffix in ("", PACKED)]
+    files = [Path(folder) / "model" / name for name in names]
+    found = next((file for file in files if file.is_file()), None)
+    if found is None:
+        raise Rejected(f"{folder} has no file for the runtime {runtime}")
+    return found
+
+
+def model_content(file: Path) -> Stored:
+    """Return what a runtime loads: the path of a file, or of a packed one the bytes of graph and, of an IR, weights.
+
+    It is unpacked in memory: a bundle's folder may be read-only, and holds no file that its manifest does not name.
+    Raises Rejected.
+    """
+    if file.suffix != PACKED:
+        return (str(file),)
+    unpack = _unpacker()
+    try:
+        files = unpack.unpack_files(file.read_bytes())
+    except (unpack.Damaged, OSError) as error:
+        raise Rejected(f"{file}: {error}") from error
+    main = file.name[: -len(PACKED)]
+    wanted = [main, f"{main[:-4]}.bin"] if main.endswith(".xml") else [main]
+    if sorted(files) != sorted(wanted):
+        raise Rejected(f"{file}: it holds {', '.join(map(ascii, files))}, expected {' and '.join(wanted)}")
+    return tuple(files[name] for name in wanted)
+
+
+def _unpacker() -> Any:  # noqa: ANN401 - a module
+    """Return unpack.py: from beside this file in a bundle, else that of the program which has this file."""
+    path = Path(__file__).resolve().with_name(UNPACK)
+    if not path.is_file():
+        return importlib.import_module("pipeline.compress.coding.unpack")
+    spec = importlib.util.spec_from_file_location("bundle_unpack", path)
+    if spec is None or spec.loader is None:
+        raise Rejected(f"{path} cannot be loaded; expected the one of this bundle")
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    written, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # verify.py allows no other file here
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.dont_write_bytecode = written
+    return module
+
+
+def _load_onnxruntime(stored: Stored, threads: int) -> tuple[Infer, str]:
     """Load an ONNX file as it was timed: its threads sleep while they wait."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
@@ -512,12 +563,12 @@ def _load_onnxruntime(file: Path, threads: int) -> tuple[Infer, str]:
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(stored[0], options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     return lambda inputs: session.run(None, {name: inputs})[0], onnxruntime.__version__
 
 
-def _load_openvino(file: Path, threads: int, shape: list[int]) -> tuple[Infer, str]:
+def _load_openvino(stored: Stored, threads: int, shape: list[int]) -> tuple[Infer, str]:
     """Load an IR or ONNX file as it was timed: in single precision where it is not quantized, on any core."""
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # OpenVINO then sends no usage data
     import openvino
@@ -532,7 +583,7 @@ def _load_openvino(file: Path, threads: int, shape: list[int]) -> tuple[Infer, s
         "ENABLE_CPU_PINNING": "NO",
     }
     core = openvino.Core()
-    model = core.read_model(file)
+    model = core.read_model(*stored)
     if model.is_dynamic():
         model.reshape(shape)
     compiled = core.compile_model(model, "CPU", options)

@@ -59,8 +59,8 @@ def run(
     """
     expected, tolerance = read_expected(content, manifest, runtime)
     model = manifest["main"][runtime]
-    if model.endswith(".onnx"):
-        check_inside((folder / model).read_bytes(), model)
+    if ".onnx" in model:
+        check_inside(onnx_bytes(folder, model, code), model)
     found.runtime, found.machine = runtime, machine()
     found.outputs, found.version = infer(folder, runtime, threads, list(expected), code)
     found.notes += notes(manifest, found)
@@ -171,6 +171,16 @@ def notes(manifest: Mapping[str, Any], found: Verification) -> list[str]:
 
 
 # -- external data of ONNX ---------------------------------------------------------------------------------------------
+
+
+def onnx_bytes(folder: Path, model: str, code: ModuleType) -> bytes:
+    """Return an ONNX file of a bundle, which may be packed; `code` is infer.py, loaded. Raises Failed."""
+    if model.endswith(".onnx"):
+        return (folder / model).read_bytes()
+    try:
+        return bytes(code.model_content(folder / model)[0])
+    except code.Rejected as error:
+        raise Failed(str(error)) from error
 
 
 def check_inside(content: bytes, name: str) -> None:

@@ -49,6 +49,8 @@ REQUIRED = (
     *("sbom.cdx.json", "MODEL_CARD.md", "recipe.yaml"),
 )
 RUNTIMES = ("onnxruntime", "openvino")
+#: How the name of a packed model file ends; what unpacks it, in a bundle of images and of another task.
+PACKED, UNPACKS = ".packed", ("unpack.py", "on_device/unpack.py")
 #: Plain ASCII with `/` between folders, so that a name means the same on every system; none leads out of the folder.
 NAME = re.compile(r"[A-Za-z0-9_-]([A-Za-z0-9._-]*[A-Za-z0-9_-])?(/[A-Za-z0-9_-]([A-Za-z0-9._-]*[A-Za-z0-9_-])?)*")
 LONGEST_NAME = 100
@@ -221,9 +223,12 @@ def _check_main(manifest: Mapping[str, Any]) -> None:
         )
     needed = list(REQUIRED)
     for name in main.values():
-        if not isinstance(name, str) or not name.endswith((".onnx", ".xml")):
-            raise Rejected(f"{MANIFEST}: `main` names {printable_value(name)}, expected an .onnx or an .xml file")
+        if not isinstance(name, str) or not name.endswith((".onnx", ".xml", f".onnx{PACKED}", f".xml{PACKED}")):
+            kinds = f"expected an .onnx or an .xml file, or one of these packed ({PACKED})"
+            raise Rejected(f"{MANIFEST}: `main` names {printable_value(name)}, {kinds}")
         needed += [name, f"{name[:-4]}.bin"] if name.endswith(".xml") else [name]
+        if name.endswith(PACKED):
+            needed.append(UNPACKS["on_device/infer.py" in files])
     for name in needed:
         if name not in files:
             raise Rejected(f"{MANIFEST}: `files` lacks {printable_value(name)}, which every bundle of this kind has")

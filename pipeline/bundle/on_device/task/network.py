@@ -5,21 +5,22 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..infer import MODELS, Rejected, RuntimeMissing, reason
+from ..infer import Rejected, RuntimeMissing, model_content, model_file, reason
 from .inputs import check_input, check_names, ready_inputs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
     Arrays = Mapping[str, NDArray[Any]]
     Infer = Callable[[Arrays], Sequence[NDArray[Any]]]
+    Stored = tuple[Any, ...]
 
 
 class TaskNetwork:
@@ -32,17 +33,15 @@ class TaskNetwork:
         self.runtime = runtime or facts["runtime"]
         self._batch, self._outputs = facts["batch"], facts["outputs"]
         self._inputs = ready_inputs(facts)
-        files = [Path(folder) / "model" / name for name in MODELS.get(self.runtime, ())]
-        file = next((file for file in files if file.is_file()), None)
-        if file is None:
-            raise Rejected(f"{folder} has no file for the runtime {self.runtime}")
+        file = model_file(folder, self.runtime)
+        stored = model_content(file)
         shapes = {
             name: [self._batch, *(-1 if axis in each.opened else size for axis, size in enumerate(each.shape))]
             for name, each in self._inputs.items()
         }
         load = _load_onnxruntime if self.runtime == "onnxruntime" else _load_openvino
         try:
-            self._infer, self.version = load(file, threads, shapes)
+            self._infer, self.version = load(stored, threads, shapes)
         except ImportError as error:
             own = "" if self.runtime == facts["runtime"] else f"-{self.runtime}"
             line = f"pip install -r requirements{own}.txt"
@@ -79,7 +78,7 @@ class TaskNetwork:
             raise Rejected(f"{where}: {error}") from error
 
 
-def _load_onnxruntime(file: Path, threads: int, shapes: Mapping[str, list[int]]) -> tuple[Infer, str]:  # noqa: ARG001
+def _load_onnxruntime(stored: Stored, threads: int, shapes: Mapping[str, list[int]]) -> tuple[Infer, str]:  # noqa: ARG001
     """Load an ONNX file as it was timed: its threads sleep while they wait."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
@@ -89,11 +88,11 @@ def _load_onnxruntime(file: Path, threads: int, shapes: Mapping[str, list[int]])
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(stored[0], options, providers=["CPUExecutionProvider"])
     return lambda feeds: session.run(None, dict(feeds)), onnxruntime.__version__
 
 
-def _load_openvino(file: Path, threads: int, shapes: Mapping[str, list[int]]) -> tuple[Infer, str]:
+def _load_openvino(stored: Stored, threads: int, shapes: Mapping[str, list[int]]) -> tuple[Infer, str]:
     """Load an IR or ONNX file as it was timed: in single precision where it is not quantized, on any core."""
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # OpenVINO then sends no usage data
     import openvino
@@ -108,7 +107,7 @@ def _load_openvino(file: Path, threads: int, shapes: Mapping[str, list[int]]) ->
         "ENABLE_CPU_PINNING": "NO",
     }
     core = openvino.Core()
-    model = core.read_model(file)
+    model = core.read_model(*stored)
     if model.is_dynamic():
         model.reshape(dict(shapes))
     compiled = core.compile_model(model, "CPU", options)
