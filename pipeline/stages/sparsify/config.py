@@ -1,17 +1,19 @@
-"""How a recipe says that a network is trained while its weights become zero."""
+"""How a recipe says which weights become zero, and how a network is trained meanwhile."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
+from pipeline.compress.sparsity.names import SparsityMethod, SparsityScope
+from pipeline.core.artifact import FrozenModel
+from pipeline.core.units import Ratio
 from pipeline.network.training_config import MOST, TrainingConfig
+from pipeline.stages.sparsify.pattern import N_OF_M, pattern_fault
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from pipeline.stages.sparsify import Sparsify
 
 #: What each method has of a schedule beside the training itself.
 _OWN: dict[str, frozenset[str]] = {
@@ -54,7 +56,69 @@ class SparsifySchedule(TrainingConfig):
         return value
 
 
-def schedule_conflicts(stage: Sparsify) -> Iterator[str]:
+class SparsifyConfig(FrozenModel):
+    """Which weights become zero, how many, where, and whether the network is trained meanwhile."""
+
+    method: SparsityMethod = Field(
+        default="magnitude",
+        description="Which weights become zero: the smallest (magnitude, Han et al. 2015), or any, by chance (random, "
+        "the control). With a schedule alone: those below a threshold, from where they may come back (dns, Dynamic "
+        "Network Surgery by Guo et al. 2016); the smallest, in exchange for those with the largest gradients (rigl, "
+        "Evci et al. 2020); those that training moves towards zero (movement, Sanh et al. 2020, for tuning to another "
+        "task).",
+    )
+    density: Ratio | None = Field(
+        default=None,
+        description="Share of the weights that stays, such as 0.1 or 10%, of the layers that `keep` does not name. "
+        "Absent for a pattern N:M, which gives N / M.",
+    )
+    scope: SparsityScope = Field(
+        default="layer",
+        description="How the density is divided: the same in every layer (layer), one ranking of all weights (global), "
+        "or by Erdos-Renyi-Kernel, which leaves narrow layers more (erk, Evci et al. 2020).",
+    )
+    pattern: str | None = Field(
+        default=None,
+        description="Where zeros may lie: `2:4` keeps the two best of every four input channels, for each output "
+        "channel and position of the kernel; `1x4` keeps or cuts four output channels together. Absent: anywhere.",
+    )
+    keep: tuple[str, ...] = Field(
+        default=(),
+        description="Layers that stay dense, by qualified name; patterns such as layer4.* are allowed.",
+    )
+    schedule: SparsifySchedule | None = Field(
+        default=None, description="Train while weights become zero. Absent: all at once, without training."
+    )
+    images: Annotated[int, Field(ge=1)] = Field(
+        default=500, description="Training images for methods that look at data, drawn with the run's seed."
+    )
+    batch: Annotated[int, Field(ge=1)] = Field(default=64, description="Images in one pass; this affects only memory.")
+
+    @field_validator("pattern")
+    @classmethod
+    def _can_be_read(cls, value: str | None) -> str | None:
+        if value is not None and (fault := pattern_fault(value)):
+            raise ValueError(fault)
+        return value
+
+    @model_validator(mode="after")
+    def _one_density(self) -> Self:
+        fixed = self.pattern is not None and N_OF_M.match(self.pattern) is not None
+        if fixed and (self.density is not None or self.scope != "layer"):
+            given = "density" if self.density is not None else f"scope {self.scope}"
+            raise ValueError(f"found {given} with pattern {self.pattern}, which is the same in every layer: remove it")
+        if not fixed and self.density is None:
+            raise ValueError("found no density, required: the share of the weights that stays, such as 0.1")
+        return self
+
+    @model_validator(mode="after")
+    def _goes_with_the_method(self) -> Self:
+        if found := next(schedule_conflicts(self), ""):
+            raise ValueError(found)
+        return self
+
+
+def schedule_conflicts(stage: SparsifyConfig) -> Iterator[str]:
     """Yield what of a stage's configuration does not go together with its method."""
     if stage.schedule is None:
         if stage.method in TRAINED:

@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from pipeline.compress.sparsity.names import OneShotMethod
     from pipeline.core.artifact import Artifact
     from pipeline.core.stage import Context
-    from pipeline.stages.sparsify import Sparsify
+    from pipeline.stages.sparsify.config import SparsifyConfig
 
 
-def sparsify_once(config: Sparsify, method: OneShotMethod, given: Artifact, context: Context) -> dict[str, Any]:
+def sparsify_once(config: SparsifyConfig, method: OneShotMethod, given: Artifact, context: Context) -> dict[str, Any]:
     """Write the network with weights at zero into the context's folder, and return what changed.
 
     Raises InputError as `solve_masks` does.
@@ -47,7 +47,7 @@ def sparsify_once(config: Sparsify, method: OneShotMethod, given: Artifact, cont
     return {"density": shares, **solution.details}
 
 
-def aim_of(config: Sparsify) -> SparsityAim:
+def aim_of(config: SparsifyConfig) -> SparsityAim:
     """Return how many weights stay, and where."""
     pattern = pattern_of(config.pattern)
     wanted = pattern.density if config.density is None else config.density
@@ -65,7 +65,7 @@ def pattern_of(text: str | None) -> Pattern:
     return Pattern(int(kept), int(of))
 
 
-def samples_for(config: Sparsify, context: Context) -> Samples:
+def samples_for(config: SparsifyConfig, context: Context) -> Samples:
     """Return the training samples that methods may look at, drawn with the run's seed."""
     names = tuple(output.name for output in context.original.outputs) or ("logits",)
     return Samples(context.task, config.images, config.batch, context.seed, output_names=names)

@@ -29,14 +29,15 @@ if TYPE_CHECKING:
     from pipeline.compress.sparsity.moving import MovingMasks
     from pipeline.core.artifact import Artifact
     from pipeline.core.stage import Context
-    from pipeline.stages.sparsify import Sparsify
-    from pipeline.stages.sparsify.config import SparsifySchedule
+    from pipeline.stages.sparsify.config import SparsifyConfig, SparsifySchedule
 
 #: Moves of the masks below which a person is told that there are few.
 _FEW = 5
 
 
-def sparsify_trained(config: Sparsify, schedule: SparsifySchedule, given: Artifact, context: Context) -> dict[str, Any]:
+def sparsify_trained(
+    config: SparsifyConfig, schedule: SparsifySchedule, given: Artifact, context: Context
+) -> dict[str, Any]:
     """Train, write the network into the context's folder, and return what changed.
 
     Goes on from where an earlier, killed run in the same folder got to.
@@ -69,7 +70,7 @@ def sparsify_trained(config: Sparsify, schedule: SparsifySchedule, given: Artifa
 
 
 def moving_masks(
-    config: Sparsify,
+    config: SparsifyConfig,
     schedule: SparsifySchedule,
     layers: Sequence[SparseLayer],
     alive: Mapping[str, Tensor],

@@ -1,0 +1,61 @@
+"""A run with masks counts the zeros of each file, shows them, and ends at a stage that loses one, by name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pipeline import api
+from pipeline.core.errors import StageError
+from pipeline.core.stage import SilentProgress
+from pipeline.stages.quantize_aware import QuantizeAwareFinetune
+
+if TYPE_CHECKING:
+    from pipeline.results.run import RunReport
+    from tests.project import Project
+
+AWARE = "{kind: quantize-aware-finetune, epochs: 1, batch: 16, images: 16, learning_rate: 0.01, keep_zeros: false}"
+
+
+def run(project: Project, stages: str) -> RunReport:
+    """Run stages on a few images."""
+    given = [f"stages=[{stages}]", "data.arguments={train: 16}"]
+    folder, store = project.folder / "run", project.folder / "store"
+    return api.run(project.recipe, folder, overrides=given, store=store, progress=SilentProgress()).report
+
+
+def test_every_row_behind_masks_has_its_zeros(project: Project) -> None:
+    """Counted in the file; rows before have none, and the effect says what compressing saves."""
+    export, int8 = "{kind: export, to: onnx}", "{kind: quantize, images: 16, scheme: u8s8}"
+    report = run(project, f"{{kind: export, to: onnx}}, {int8}")
+    assert all(row.sparsity is None for row in report.rows)
+    report = run(
+        project, f"{{kind: sparsify, density: 25%, keep: [fc]}}, {export}, {int8}, {{kind: export, to: openvino}}"
+    )
+    first, sparse, exported, quantized, converted = report.rows
+    assert first.sparsity is None
+    assert sparse.sparsity
+    assert sparse.sparsity.weights == 144 + 4 * 4608 + 32
+    assert sparse.sparsity.layers["blocks.0.conv1"].zeros == 4608 * 3 / 4
+    assert sparse.sparsity.layers["fc"].zeros == 0
+    assert exported.sparsity == sparse.sparsity
+    assert quantized.sparsity
+    assert quantized.sparsity.zeros >= sparse.sparsity.zeros
+    assert converted.sparsity
+    assert converted.sparsity.zeros == quantized.sparsity.zeros
+    assert [effect.what for effect in sparse.effects] == ["gzip", "zeros"]
+    assert sparse.effects[0].change < -0.5
+    share = f"{sparse.sparsity.share:.1%} zeros"
+    for file in ("report.md", "report.html"):
+        text = (project.folder / "run" / file).read_text()
+        assert share in text
+        assert "3,456 of 4,608" in text
+
+
+def test_a_stage_that_loses_zeros_ends_the_run(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check is of the file: here nothing else has refused a training that fills zeros."""
+    monkeypatch.setattr(QuantizeAwareFinetune, "fills_zeros", ("", ""))
+    told = r"quantize-aware-finetune has lost zeros in blocks.0.conv1, .* \d+ of 3456 in blocks\.0\.conv1\."
+    with pytest.raises(StageError, match=told):
+        run(project, f"{{kind: sparsify, density: 25%}}, {AWARE}")
