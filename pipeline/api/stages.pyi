@@ -111,7 +111,7 @@ def Factorize(
 def Sparsify(
     *,
     on_no_gain: Literal['keep', 'skip', 'fail'] = ...,
-    method: Literal['magnitude', 'random', 'dns', 'rigl', 'movement'] = ...,
+    method: Literal['magnitude', 'random', 'obd', 'obs', 'block_fisher', 'dns', 'rigl', 'movement'] = ...,
     density: float | str | None = ...,
     scope: Literal['layer', 'global', 'erk'] = ...,
     pattern: str | None = ...,
@@ -124,7 +124,7 @@ def Sparsify(
 
     on_no_gain: What to do if the stage's exported file is not shown to be faster than the one before: `keep` the stage (without timing it), `skip` it, so that the next stage starts from the file before, or `fail`.
 
-    method: Which weights become zero: the smallest (magnitude, Han et al. 2015), or any, by chance (random, the control). With a schedule alone: those below a threshold, from where they may come back (dns, Dynamic Network Surgery by Guo et al. 2016); the smallest, in exchange for those with the largest gradients (rigl, Evci et al. 2020); those that training moves towards zero (movement, Sanh et al. 2020, for tuning to another task).
+    method: Which weights become zero: the smallest (magnitude, Han et al. 2015), or any, by chance (random, the control). At once, by training images: those that change the loss least by its second derivatives (obd, LeCun et al. 1989); or those that the others can make up for, which change with them, by the outputs of each layer (obs, Hassibi and Stork 1992) or by the loss (block_fisher, Singh and Alistarh 2020). With a schedule alone: those below a threshold, from where they may come back (dns, Dynamic Network Surgery by Guo et al. 2016); the smallest, in exchange for those with the largest gradients (rigl, Evci et al. 2020); those that training moves towards zero (movement, Sanh et al. 2020, for tuning to another task).
 
     density: Share of the weights that stays, such as 0.1 or 10%, of the layers that `keep` does not name. Absent for a pattern N:M, which gives N / M.
 

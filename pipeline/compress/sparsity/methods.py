@@ -7,55 +7,26 @@ returns them in its `Solution`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from pipeline.compress.sparsity.allocation import chosen_masks
 from pipeline.compress.sparsity.moving import kept_share
+from pipeline.compress.sparsity.request import Solution
 from pipeline.compress.sparsity.scores import magnitude_scores, random_scores
+from pipeline.compress.sparsity.second_order import obd_scores, solve_block_fisher, solve_obs
 from pipeline.core.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
-    from torch import Tensor, nn
+    from torch import Tensor
 
-    from pipeline.compress.pruning.samples import Samples
     from pipeline.compress.sparsity.allocation import SparsityAim
-    from pipeline.compress.sparsity.layers import SparseLayer
     from pipeline.compress.sparsity.names import OneShotMethod
-
-
-@dataclass(frozen=True)
-class SparsityRequest:
-    """What a method may look at. It changes nothing: new weights stand in what it returns.
-
-    Attributes:
-        model: the network, in eval mode, on the CPU.
-        layers: the weights that may become zero.
-        aim: how many stay, and where zeros may lie.
-        alive: by parameter, where a weight is not zero for good already.
-        samples: training samples and the task's loss, for methods that need them; none are loaded before.
-        seed: of what is drawn.
-    """
-
-    model: nn.Module
-    layers: Sequence[SparseLayer]
-    aim: SparsityAim
-    alive: Mapping[str, Tensor]
-    samples: Samples
-    seed: int
-
-
-@dataclass(frozen=True)
-class Solution:
-    """Masks by parameter (bool, true where a weight stays), weights that changed, and what else is to be told."""
-
-    masks: Mapping[str, Tensor]
-    weights: Mapping[str, Tensor] = field(default_factory=dict)
-    details: Mapping[str, Any] = field(default_factory=dict)
+    from pipeline.compress.sparsity.request import SparsityRequest
 
 
 @dataclass(frozen=True)
@@ -70,8 +41,9 @@ def solve_masks(method: OneShotMethod, request: SparsityRequest) -> Solution:
     """Run one method.
 
     Raises:
-        InputError: channels do not divide by the pattern, a layer would be left empty, or the density is no smaller
-            than what earlier masks have left.
+        InputError: channels do not divide by the pattern, a layer would be left empty, the density is no smaller than
+            what earlier masks have left, or a second-order method cannot see a layer (`second_order`).
+        StageError: Hessians or gradients are not finite.
     """
     require_fewer(request.aim, request.alive)
     return METHODS[method].run(request)
@@ -94,7 +66,22 @@ def by_scores(score: Callable[[SparsityRequest], Mapping[str, Tensor]]) -> Calla
     return run
 
 
+def by_weights(
+    solve: Callable[[SparsityRequest], tuple[dict[str, Tensor], dict[str, Any]]],
+) -> Callable[[SparsityRequest], Solution]:
+    """Return a method that gives all weights new values, zeros among them."""
+
+    def run(request: SparsityRequest) -> Solution:
+        weights, details = solve(request)
+        return Solution({name: values != 0 for name, values in weights.items()}, weights, details)
+
+    return run
+
+
 METHODS: Mapping[OneShotMethod, OneShot] = {
     "magnitude": OneShot(by_scores(lambda request: magnitude_scores(request.layers)), "weights"),
+    "obd": OneShot(by_scores(obd_scores), "gradients"),
+    "obs": OneShot(by_weights(solve_obs), "inputs"),
+    "block_fisher": OneShot(by_weights(solve_block_fisher), "gradients"),
     "random": OneShot(by_scores(lambda request: random_scores(request.layers, request.seed)), "weights"),
 }

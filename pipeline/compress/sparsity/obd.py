@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from pipeline.compress.pruning.importance.gradients import differentiable
+from pipeline.compress.pruning.importance.gradients import differentiable_weights
 from pipeline.compress.sparsity.layer_inputs import unfolded_inputs
 from pipeline.core.errors import InputError, StageError
 
@@ -65,7 +65,7 @@ def curvature_diagonal(
     sums = {name: torch.zeros_like(layer.weight, dtype=torch.float64) for name, layer in layers.items()}
     generator, count = torch.Generator().manual_seed(seed), 0
     for inputs, targets in batches:
-        with torch.enable_grad(), differentiable(model.parameters()), _recorded(layers) as calls:
+        with torch.enable_grad(), differentiable_weights(model.parameters()), _recorded(layers) as calls:
             outputs = _single(model(*inputs))
             for column in _columns(outputs, targets, loss, generator):
                 _add_squares(sums, layers, calls, outputs, column)

@@ -4,7 +4,8 @@ The network keeps its layers and their sizes. What is bought is size once the fi
 form), not time: runtimes multiply by zeros as by any other weight, unless a note of `plan` says otherwise.
 
 Source: each method names its own; the default is magnitude (Han et al. 2015), by one-shot at the same density in each
-layer. Well-tuned magnitude is hard to beat (Gale et al. 2019).
+layer. Well-tuned magnitude is hard to beat where a network is trained (Gale et al. 2019); where it is not, `obs` is
+far ahead, as what stays makes up for what leaves.
 
 It does not help latency in the runtimes here, and at once not accuracy: below a density of about a half a network needs
 a `finetune` stage after this one, which trains what is left. For time remove channels (`prune`).
@@ -50,8 +51,8 @@ class Sparsify(SparsifyConfig, Stage):
 
         Raises:
             InputError: a pattern of `keep` matches no layer, channels do not divide by `pattern`, a layer would be left
-                empty, or as many weights are zero already.
-            StageError: training diverges.
+                empty, as many weights are zero already, or the method cannot see a layer.
+            StageError: training diverges, or what the method computes is not finite.
         """
         from pipeline.stages.sparsify.making import sparsify_once
         from pipeline.stages.sparsify.training import sparsify_trained

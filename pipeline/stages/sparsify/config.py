@@ -23,6 +23,8 @@ _OWN: dict[str, frozenset[str]] = {
     "rigl": frozenset({"ramp", "update", "exchange"}),
     "dns": frozenset({"ramp", "gamma", "power"}),
 }
+#: Methods that do not know every pattern: what they allow, and whether N:M is among it.
+_PATTERNS = {"obs": ("N:M, or none", True), "block_fisher": ("none, or method obs for N:M", False)}
 #: Methods that need a training.
 TRAINED = ("dns", "rigl", "movement")
 
@@ -62,8 +64,11 @@ class SparsifyConfig(FrozenModel):
     method: SparsityMethod = Field(
         default="magnitude",
         description="Which weights become zero: the smallest (magnitude, Han et al. 2015), or any, by chance (random, "
-        "the control). With a schedule alone: those below a threshold, from where they may come back (dns, Dynamic "
-        "Network Surgery by Guo et al. 2016); the smallest, in exchange for those with the largest gradients (rigl, "
+        "the control). At once, by training images: those that change the loss least by its second derivatives (obd, "
+        "LeCun et al. 1989); or those that the others can make up for, which change with them, by the outputs of each "
+        "layer (obs, Hassibi and Stork 1992) or by the loss (block_fisher, Singh and Alistarh 2020). With a schedule "
+        "alone: those below a threshold, from where they may come back (dns, Dynamic Network Surgery by Guo et al. "
+        "2016); the smallest, in exchange for those with the largest gradients (rigl, "
         "Evci et al. 2020); those that training moves towards zero (movement, Sanh et al. 2020, for tuning to another "
         "task).",
     )
@@ -120,6 +125,13 @@ class SparsifyConfig(FrozenModel):
 
 def schedule_conflicts(stage: SparsifyConfig) -> Iterator[str]:
     """Yield what of a stage's configuration does not go together with its method."""
+    if stage.pattern is not None and stage.method in _PATTERNS:
+        allowed, runs = _PATTERNS[stage.method]
+        if not (runs and N_OF_M.match(stage.pattern)):
+            yield f"found pattern {stage.pattern} with method {stage.method}, allowed: {allowed}"
+    if stage.schedule is not None and stage.method not in _OWN:
+        yield f"found schedule with method {stage.method}, which works at once: put a finetune stage after this one"
+        return
     if stage.schedule is None:
         if stage.method in TRAINED:
             yield f"found method {stage.method} without schedule, which trains while it chooses: add schedule"

@@ -9,9 +9,11 @@ import torch
 from pipeline.compress.pruning.samples import Samples
 from pipeline.compress.sparsity.allocation import SparsityAim
 from pipeline.compress.sparsity.layers import sparse_layers
-from pipeline.compress.sparsity.methods import SparsityRequest, solve_masks
+from pipeline.compress.sparsity.methods import METHODS, solve_masks
 from pipeline.compress.sparsity.moving import kept_share
 from pipeline.compress.sparsity.patterns import Pattern
+from pipeline.compress.sparsity.request import SparsityRequest
+from pipeline.compress.sparsity.statistics import correct_statistics
 from pipeline.network.masks import masks_of, sparse_names
 from pipeline.network.stored import load_network, write_network
 from pipeline.stages.sparsify.pattern import BLOCKS
@@ -22,8 +24,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from pipeline.compress.sparsity.layers import SparseLayer
-    from pipeline.compress.sparsity.methods import Solution
     from pipeline.compress.sparsity.names import OneShotMethod
+    from pipeline.compress.sparsity.request import Solution
     from pipeline.core.artifact import Artifact
     from pipeline.core.stage import Context
     from pipeline.stages.sparsify.config import SparsifyConfig
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 def sparsify_once(config: SparsifyConfig, method: OneShotMethod, given: Artifact, context: Context) -> dict[str, Any]:
     """Write the network with weights at zero into the context's folder, and return what changed.
 
-    Raises InputError as `solve_masks` does.
+    After a method that looks at samples, batch-norm statistics move with the weights. Raises as `solve_masks` does.
     """
     context.progress.update(0, 2, f"scoring weights by {method}")
     model = load_network(given)
@@ -41,10 +43,13 @@ def sparsify_once(config: SparsifyConfig, method: OneShotMethod, given: Artifact
     request = SparsityRequest(model, layers, aim_of(config), alive, samples_for(config, context), context.seed)
     solution = solve_masks(method, request)
     apply_solution(layers, solution)
+    moved = METHODS[method].needs != "weights" and correct_statistics(
+        model, load_network(given), lambda: (inputs for inputs, _ in request.samples.training())
+    )
     context.progress.update(1, 2, "writing the network")
     write_network(context.folder, model, parent=given, sparse=names_with(given, solution.masks))
     shares = {"before": kept_share(alive.values()), "after": kept_share(solution.masks.values())}
-    return {"density": shares, **solution.details}
+    return {"density": shares, **solution.details} | ({"statistics": "corrected"} if moved else {})
 
 
 def aim_of(config: SparsifyConfig) -> SparsityAim:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pipeline.compress.pruning.importance.gradients import differentiable
+from pipeline.compress.pruning.importance.gradients import differentiable_weights
 from pipeline.compress.pruning.importance.request import input_tuple
 from pipeline.core.errors import StageError
 
@@ -36,7 +36,7 @@ def gate_gradients(maps: FeatureMaps, batches: Batches, loss: Loss) -> Iterator[
 
 def _of_batch(maps: FeatureMaps, batch: Batch, loss: Loss) -> dict[str, Tensor]:
     inputs, targets = input_tuple(batch[0]), batch[1]
-    with torch.enable_grad(), differentiable(maps.captured.module.parameters()):
+    with torch.enable_grad(), differentiable_weights(maps.captured.module.parameters()):
         values, outputs = maps.record(inputs)
         _demand_samples(maps)
         wanted = [values[node] for node in maps.nodes]

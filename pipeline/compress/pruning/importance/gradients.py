@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def differentiable(parameters: Iterable[Tensor]) -> Iterator[None]:
+def differentiable_weights(parameters: Iterable[Tensor]) -> Iterator[None]:
     """Within the block all parameters of floating point ask for gradients, the frozen ones included."""
     before = [(tensor, tensor.requires_grad) for tensor in parameters if tensor.is_floating_point()]
     try:
@@ -48,7 +48,7 @@ def weight_gradients(
     Cost: one forward and backward pass. The weights' own `.grad` is left alone.
     """
     inputs, targets = batch
-    with torch.enable_grad(), differentiable(weights.values()):
+    with torch.enable_grad(), differentiable_weights(weights.values()):
         value = loss(record_outputs(captured, (), input_tuple(inputs))[1], targets)
         found = torch.autograd.grad(value, list(weights.values()), materialize_grads=True)
     return dict(zip(weights, found, strict=True))
