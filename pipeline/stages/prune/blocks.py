@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from pipeline.compress.pruning.selection import CostName
     from pipeline.core.artifact import Artifact
     from pipeline.core.stage import Context
+    from pipeline.network.phases import Record
     from pipeline.stages.prune.channels import PruneRequest
-    from pipeline.stages.prune.phases import Record
 
 
 def prune_depth(job: PruneRequest, given: Artifact, context: Context) -> Record:

@@ -28,10 +28,10 @@ from pipeline.compress.pruning.soft import SoftPruning
 from pipeline.compress.training.seeds import epoch_seed
 from pipeline.core.errors import InputError, StageError
 from pipeline.core.runtimes import FORMS
+from pipeline.network.phases import Phases
 from pipeline.network.stored import load_network, write_network
 from pipeline.network.tracing import example_of, samples_of
 from pipeline.network.training import epoch_history, make_training, train_artifact
-from pipeline.stages.prune.phases import Phases
 from pipeline.stages.prune.record import changed, frozen_layers, kept_whole, listed, removal_record, widths_after
 
 if TYPE_CHECKING:
@@ -47,9 +47,9 @@ if TYPE_CHECKING:
     from pipeline.compress.pruning.selection import CostName
     from pipeline.core.artifact import Artifact
     from pipeline.core.stage import Context
+    from pipeline.network.phases import Record
     from pipeline.network.training_config import PruneSchedule
     from pipeline.pricing.aim import LatencyAim
-    from pipeline.stages.prune.phases import Record
 
 #: The phases of a schedule, in the stage's folder.
 PHASES = "phases"

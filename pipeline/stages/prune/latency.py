@@ -13,6 +13,7 @@ from pipeline.compress.pruning.selection import Selection, score_network
 from pipeline.compress.pruning.state import NetworkState
 from pipeline.core.errors import StageError
 from pipeline.core.runtimes import FORMS
+from pipeline.network.phases import Phases
 from pipeline.network.stored import load_network, write_network
 from pipeline.network.tracing import samples_of
 from pipeline.pricing.choice import PricedStep, head_groups
@@ -22,7 +23,6 @@ from pipeline.pricing.sizes import told_alone
 from pipeline.results.latency_target import LATENCY
 from pipeline.stages.prune.aims import PRICED
 from pipeline.stages.prune.channels import PHASES, Pruning
-from pipeline.stages.prune.phases import Phases
 from pipeline.stages.prune.record import removal_record, widths_after
 
 if TYPE_CHECKING:
@@ -34,13 +34,13 @@ if TYPE_CHECKING:
     from pipeline.compress.pruning.samples import Samples
     from pipeline.compress.pruning.selection import TracedNetwork
     from pipeline.core.artifact import Artifact
+    from pipeline.network.phases import Record
     from pipeline.network.training_config import PruneSchedule
     from pipeline.pricing.aim import LatencyAim
     from pipeline.pricing.opening import SmallerImage
     from pipeline.pricing.pricer import Pricer
     from pipeline.results.latency_target import TriedSize
     from pipeline.stages.prune.channels import TracedModel
-    from pipeline.stages.prune.phases import Record
 
 
 class LatencyPruning(Pruning):

@@ -17,6 +17,7 @@ from pipeline.compress.pruning.state import NetworkState
 from pipeline.core.errors import InputError, UnreachableError, first_line
 from pipeline.core.runtimes import FORMS
 from pipeline.data.config import SIZED
+from pipeline.network.phases import Phases
 from pipeline.network.stored import load_network, write_network
 from pipeline.pricing.choice import StateChoice, few_samples
 from pipeline.pricing.loop import AIM
@@ -26,15 +27,14 @@ from pipeline.pricing.sizes import ChosenSize, at_side, candidate_sides, image_s
 from pipeline.results.latency_target import TriedSize
 from pipeline.results.run import Interval
 from pipeline.stages.prune.channels import PHASES
-from pipeline.stages.prune.phases import Phases
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.core.artifact import Artifact, TensorSpec
+    from pipeline.network.phases import Record
     from pipeline.pricing.making import FileMaker
     from pipeline.stages.prune.latency import LatencyPruning
-    from pipeline.stages.prune.phases import Record
 
 _SAME = Interval(value=1.0, low=1.0, high=1.0)
 

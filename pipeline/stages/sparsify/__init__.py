@@ -55,9 +55,12 @@ class Sparsify(SparsifyConfig, Stage):
             StageError: training diverges, or what the method computes is not finite.
         """
         from pipeline.stages.sparsify.making import sparsify_once
+        from pipeline.stages.sparsify.rounds import Rounds
         from pipeline.stages.sparsify.training import sparsify_trained
 
-        if self.schedule is not None:
+        if self.schedule is not None and self.schedule.shape == "rounds":
+            changed = Rounds(self, self.schedule, given, context).run()
+        elif self.schedule is not None:
             changed = sparsify_trained(self, self.schedule, given, context)
         else:
             changed = sparsify_once(self, self.method, given, context)  # type: ignore[arg-type] # the others train

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 #: What each method has of a schedule beside the training itself.
 _OWN: dict[str, frozenset[str]] = {
-    "magnitude": frozenset({"ramp", "update"}),
+    "magnitude": frozenset({"shape", "ramp", "update"}),
     "random": frozenset({"ramp", "update"}),
     "movement": frozenset({"ramp", "update"}),
     "rigl": frozenset({"ramp", "update", "exchange"}),
@@ -25,6 +25,7 @@ _OWN: dict[str, frozenset[str]] = {
 }
 #: Methods that do not know every pattern: what they allow, and whether N:M is among it.
 _PATTERNS = {"obs": ("N:M, or none", True), "block_fisher": ("none, or method obs for N:M", False)}
+_ROUNDS = frozenset({"shape", "rounds", "l1", "tolerance"})
 #: Methods that need a training.
 TRAINED = ("dns", "rigl", "movement")
 
@@ -32,6 +33,20 @@ TRAINED = ("dns", "rigl", "movement")
 class SparsifySchedule(TrainingConfig):
     """Training while weights become zero, and with the masks as they are at the end."""
 
+    shape: Literal["agp", "rounds"] = Field(
+        default="agp",
+        description="magnitude: a few weights at a time, by a cubic ramp (agp, Zhu and Gupta 2017), or `rounds` times "
+        "a cut, with `epochs` of training after each (rounds, Han et al. 2015): a scan of one layer after the other "
+        "tells how much each bears, and dropout shrinks with the connections.",
+    )
+    rounds: Annotated[int, Field(ge=1, le=1000)] = Field(default=3, description="rounds: cuts, each with a training.")
+    l1: Annotated[float, Field(ge=0, le=MOST)] = Field(
+        default=0.0, description="rounds: factor of an L1 penalty on the weights; L2 is `weight_decay`."
+    )
+    tolerance: Ratio = Field(
+        default=0.01,
+        description="rounds: share of the score on validation images that cutting one layer alone may cost.",
+    )
     ramp: Annotated[float, Field(gt=0, le=1)] = Field(
         default=0.8,
         description="Share of the steps in which masks move: down to the density by a cubic ramp (magnitude, random, "
@@ -136,10 +151,15 @@ def schedule_conflicts(stage: SparsifyConfig) -> Iterator[str]:
         if stage.method in TRAINED:
             yield f"found method {stage.method} without schedule, which trains while it chooses: add schedule"
         return
-    own = _OWN[stage.method]
-    others = sorted(stage.schedule.model_fields_set & frozenset().union(*_OWN.values()) - own)
+    rounds = stage.schedule.shape == "rounds"
+    own = _ROUNDS if rounds and stage.method == "magnitude" else _OWN[stage.method]
+    others = sorted(stage.schedule.model_fields_set & _ROUNDS.union(*_OWN.values()) - own)
     if others:
-        yield f"found schedule.{others[0]} with method {stage.method}, which has no such setting: remove it"
+        shape = f" and shape {stage.schedule.shape}" if "shape" in own else ""
+        yield f"found schedule.{others[0]} with method {stage.method}{shape}, which has no such setting: remove it"
+    if rounds and (stage.scope != "layer" or stage.pattern is not None):
+        found = f"scope {stage.scope}" if stage.scope != "layer" else f"pattern {stage.pattern}"
+        yield f"found {found} with schedule.shape rounds, whose scan divides the density: remove it"
     if stage.pattern is not None and (stage.density is None or stage.method in {"dns", "rigl"}):
         found = f"found pattern {stage.pattern} with method {stage.method} and schedule"
         yield f"{found}, allowed: no pattern, or no schedule and a finetune stage after this one"

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from pipeline.analysis.zeros import onnx_zeros
 from pipeline.core.errors import InputError
+from pipeline.core.runtimes import FORMS
 from pipeline.core.sparsity import lost_zeros
 from pipeline.core.stage import Target
 from pipeline.network.masks import masks_of, sparse_names
@@ -146,6 +147,30 @@ def test_a_schedule_ends_at_the_density_and_resumes_to_the_same_bytes(
     ]
 
 
+def test_rounds_cut_and_train_in_turn_and_resume_to_the_same_bytes(network: Artifact, make_context: Make) -> None:
+    """Densities fall by the same fraction; killed in a scan, in a training, and between; each layer keeps a weight."""
+    schedule = {**TRAINING, "epochs": 2, "shape": "rounds", "rounds": 2, "l1": 1e-3, "tolerance": 0.2}
+    given = stage(density=0.04, images=8, batch=4, schedule=schedule)
+    whole = make_context("whole")
+    changed = json.loads(json.dumps(given.run(network, whole).changed))
+    made = network.model_copy(update={"folder": whole.folder})
+    assert min(kept(made)) >= 1
+    assert sum(kept(made)) == round(0.04 * 672)
+    assert [each["density"] for each in changed["rounds"]] == pytest.approx([0.2, 0.04], abs=2 / 672)
+    assert changed["density"]["after"] == pytest.approx(0.04, abs=1 / 672)
+    assert set(changed["qualities"]) == set(NAMES)
+    assert {each["best_epoch"] for each in changed["rounds"]} <= {1, 2}
+    killed = make_context("killed")
+    for reports in (2, 20, 8):
+        object.__setattr__(killed, "progress", Stops(reports))
+        with pytest.raises(KeyboardInterrupt):
+            given.run(network, killed)
+    object.__setattr__(killed, "progress", Stops(10_000))
+    assert json.loads(json.dumps(given.run(network, killed).changed)) == changed
+    for name in FORMS["torch"].files:
+        assert (killed.folder / name).read_bytes() == (whole.folder / name).read_bytes()
+
+
 def test_few_moves_are_told(network: Artifact, make_context: Make) -> None:
     """A ramp of 12 steps has one update of 100 steps."""
     context = make_context("few")
@@ -169,6 +194,13 @@ def test_few_moves_are_told(network: Artifact, make_context: Make) -> None:
         ({"method": "rigl", "pattern": "1x4", "schedule": TRAINING}, "found pattern 1x4 with method rigl and schedule"),
         ({"pattern": "2:4", "schedule": TRAINING}, "found pattern 2:4 with method magnitude and schedule"),
         ({"schedule": {**TRAINING, "gamma": 1}}, "found schedule.gamma with method magnitude"),
+        ({"schedule": {**TRAINING, "rounds": 2}}, "found schedule.rounds with method magnitude and shape agp"),
+        (
+            {"schedule": {**TRAINING, "shape": "rounds", "ramp": 1}},
+            "schedule.ramp with method magnitude and shape ro",
+        ),
+        ({"method": "random", "schedule": {**TRAINING, "shape": "rounds"}}, "found schedule.shape with method random"),
+        ({"scope": "erk", "schedule": {**TRAINING, "shape": "rounds"}}, "found scope erk with schedule.shape rounds"),
         ({"method": "movement", "schedule": {**TRAINING, "exchange": 0.1}}, "schedule.exchange with method movement"),
         ({"schedule": {**TRAINING, "epochs": 0}}, "found 0, allowed: 1 or more"),
     ],

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.core.artifact import Artifact
 from pipeline.core.runtimes import FORMS
-from pipeline.stages.prune.phases import Phases
+from pipeline.network.phases import Phases
 
 if TYPE_CHECKING:
     from pathlib import Path
