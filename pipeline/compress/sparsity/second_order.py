@@ -8,10 +8,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from pipeline.compress.pruning.importance.gradients import differentiable_weights
-from pipeline.compress.pruning.importance.request import sample_copies
 from pipeline.compress.sparsity import block_fisher
 from pipeline.compress.sparsity.allocation import kept_count, layer_densities
 from pipeline.compress.sparsity.blocked_obs import prune_in_blocks
@@ -25,11 +21,12 @@ from pipeline.compress.sparsity.layer_inputs import (
 )
 from pipeline.compress.sparsity.obd import curvature_diagonal, weight_saliency
 from pipeline.compress.sparsity.obs import PrunedRows, damped_hessian, prune_rows, refit_kept, row_traces
+from pipeline.compress.sparsity.sample_gradients import sample_gradients
 from pipeline.compress.sparsity.trace_allocation import allocate_steps
 from pipeline.core.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
     from torch import Tensor
 
@@ -218,7 +215,7 @@ def _fisher_inverses(request: SparsityRequest, block: int) -> dict[str, Tensor]:
     """
     inverses: dict[str, Tensor] = {}
     weights = sum(each.weight.numel() for each in request.layers)
-    for gradients in _gradients(request, max(1, _GRADIENT_BYTES // (8 * weights))):
+    for gradients in sample_gradients(request, max(1, _GRADIENT_BYTES // (8 * weights))):
         blocks = {name: block_fisher.weight_blocks(each, block) for name, each in gradients.items()}
         if not inverses:
             squares = sum(float(each.double().square().sum()) for each in gradients.values())
@@ -229,28 +226,3 @@ def _fisher_inverses(request: SparsityRequest, block: int) -> dict[str, Tensor]:
         for name, each in blocks.items():
             block_fisher.add_gradients(inverses[name], each, request.samples.images)
     return inverses
-
-
-def _gradients(request: SparsityRequest, at_once: int) -> Iterator[dict[str, Tensor]]:
-    """Yield gradients of single samples' losses, [m, d] by parameter, `at_once` together."""
-    names = [each.name for each in request.layers]
-    tensors = [each.weight for each in request.layers]
-    held: list[Sequence[Tensor]] = []
-    for batch in request.samples.for_loss():
-        for inputs, targets in sample_copies(batch, 1):
-            with torch.enable_grad(), differentiable_weights(tensors):
-                given = inputs if isinstance(inputs, tuple) else (inputs,)
-                value = request.samples.loss(request.model(*given), targets)
-                held.append(torch.autograd.grad(value, tensors, materialize_grads=True))
-            if len(held) == at_once:
-                yield _stacked(names, held)
-                held = []
-    if held:
-        yield _stacked(names, held)
-
-
-def _stacked(names: Sequence[str], held: Sequence[Sequence[Tensor]]) -> dict[str, Tensor]:
-    return {
-        name: torch.stack([each.reshape(-1) for each in column])
-        for name, column in zip(names, zip(*held, strict=True), strict=True)
-    }
