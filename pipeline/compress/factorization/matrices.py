@@ -15,7 +15,7 @@ from torch import linalg
 if TYPE_CHECKING:
     from torch import Tensor
 
-#: Of the mean of the Gram matrix's diagonal: its least eigenvalue, where inputs leave directions out.
+#: Of the mean of a Gram matrix's diagonal: what is added to it first, where inputs leave directions out.
 _LEAST = 1e-6
 
 
@@ -41,8 +41,9 @@ class FactoredMatrix:
 def whitening_root(gram: Tensor) -> Tensor:
     """Return S [P, P], lower triangular, with S Sᵀ = gram: its Cholesky factor.
 
-    Source: SVD-LLM (Wang et al. 2024), which also raises the least eigenvalue of a matrix that is not positive
-    definite; here to 1e-6 of the mean of its diagonal.
+    Where that is not positive definite, as of fewer inputs than dimensions, its diagonal is raised by a millionth of
+    its mean, and by ten times as much until it is. Source: SVD-LLM (Wang et al. 2024), which raises it by an
+    eigenvalue.
 
     Raises ValueError where the inputs are zero or not finite.
     """
@@ -50,10 +51,10 @@ def whitening_root(gram: Tensor) -> Tensor:
     if not size > 0 or not bool(gram.isfinite().all()):
         raise ValueError("the layer's inputs are zero or not finite")
     root, failed = linalg.cholesky_ex(gram)
-    least = float(linalg.eigvalsh(gram)[0]) if int(failed) else size
-    if least < _LEAST * size:
-        shift = _LEAST * size - least
-        root = linalg.cholesky(gram + shift * torch.eye(len(gram), dtype=gram.dtype))
+    shift = _LEAST * size
+    while int(failed):
+        root, failed = linalg.cholesky_ex(gram + shift * torch.eye(len(gram), dtype=gram.dtype))
+        shift *= 10
     return cast("Tensor", root)
 
 
@@ -98,10 +99,14 @@ def fitted_left(weight: Tensor, features: Tensor, gram: Tensor | None = None) ->
 
 def explained_energy(weight: Tensor, features: Tensor, gram: Tensor | None = None) -> Tensor:
     """Return [Q]: how much of the mean of ‖W x‖² a regression on the first 1 ... Q features explains."""
-    wide, seen = weight.double(), features.double()
-    moved = seen if gram is None else seen @ gram
-    root = whitening_root(moved @ seen.T)
-    parts = linalg.solve_triangular(root, moved @ wide.T, upper=False)  # [Q, N]
+    seen = features.double()
+    return nested_energy(weight, seen, seen if gram is None else seen @ gram)
+
+
+def nested_energy(weight: Tensor, features: Tensor, moved: Tensor) -> Tensor:
+    """Return the same where `moved`, the features times the Gram matrix [Q, P], is known."""
+    root = whitening_root(moved @ features.T)
+    parts = linalg.solve_triangular(root, moved @ weight.double().T, upper=False)  # [Q, N]
     return cast("Tensor", parts.square().sum(1).cumsum(0))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 from typing import TYPE_CHECKING
 
 from pipeline.compress.factorization.legs import Factor, layer_matrix, leg_costs
@@ -71,7 +72,7 @@ def layer_options(site: Site, kinds: Sequence[FactorKind], gram: Tensor | None, 
     found = []
     for kind in kinds:
         costs = leg_costs(site.layer, kind, site.sizes)
-        for ranks, kept in _energies(kind, weight, gram, rule):
+        for ranks, kept in _energies(site, kind, gram, rule):
             macs, parameters = _cost(site, costs, ranks)
             if macs < site.cost.macs and parameters < site.cost.parameters:
                 found.append(Option(Factor(kind, ranks), macs, parameters, max(1 - kept / whole, 0.0)))
@@ -109,9 +110,10 @@ def factor_weights(layer_weight: Tensor, factor: Factor, gram: Tensor | None) ->
 
 
 def _energies(
-    kind: FactorKind, weight: Tensor, gram: Tensor | None, rule: RankRule
+    site: Site, kind: FactorKind, gram: Tensor | None, rule: RankRule
 ) -> Iterator[tuple[tuple[int, ...], float]]:
     """Yield ranks, and how much of the output's energy they keep."""
+    weight = layer_matrix(site.layer)
     if kind == "tucker":
         inner = rule.ranks(weight.shape[1])
         chosen = inner[:: -(-len(inner) // _INNER)] if inner else ()
@@ -119,7 +121,7 @@ def _energies(
             yield from (((rank, outer), float(kept[outer - 1])) for outer in rule.ranks(len(kept)))
         return
     if kind == "spatial":
-        kept = spatial_energies(weight, gram)
+        kept = spatial_energies(weight, ceil(break_even_rank(site, kind)), gram)
     else:
         root = None if gram is None else whitening_root(gram)
         kept = factor_matrix(weight.flatten(1), root).values.square().cumsum(0)

@@ -14,9 +14,9 @@ import torch
 
 from pipeline.compress.factorization.matrices import (
     balanced,
-    explained_energy,
     factor_matrix,
     fitted_left,
+    nested_energy,
     whitening_root,
 )
 
@@ -35,10 +35,16 @@ def factor_spatial(weight: Tensor, rank: int, gram: Tensor | None = None) -> tup
     return first.reshape(rank, inputs, high, 1), last.reshape(outputs, rank, 1, wide)
 
 
-def spatial_energies(weight: Tensor, gram: Tensor | None = None) -> Tensor:
-    """Return [R]: how much of the output's energy each rank 1 ... R = min(C·Kh, N·Kw) keeps."""
+def spatial_energies(weight: Tensor, most: int, gram: Tensor | None = None) -> Tensor:
+    """Return [R]: how much of the output's energy each rank 1 ... R keeps, R = min(most, C·Kh, N·Kw)."""
     wide = weight.shape[3]
-    return explained_energy(weight.flatten(1), _features(_first_leg(weight, gram), wide), gram)[wide - 1 :: wide]
+    first = _first_leg(weight, gram)[:most]
+    features = _features(first, wide)
+    moved = features
+    if gram is not None:  # each feature reads one column of a patch
+        blocks = gram.reshape(-1, wide, len(gram))
+        moved = torch.stack([first @ blocks[:, each] for each in range(wide)], 1).flatten(0, 1)
+    return nested_energy(weight.flatten(1), features, moved)[wide - 1 :: wide]
 
 
 def _first_leg(weight: Tensor, gram: Tensor | None) -> Tensor:
