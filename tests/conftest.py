@@ -39,6 +39,7 @@ TOGETHER = {
         (
             "tests/recipes/test_bundle.py",
             "tests/recipes/test_chain.py",
+            "tests/recipes/test_factorize.py",
             "tests/recipes/test_inspect.py",
             "tests/recipes/test_precision.py",
             "tests/torture/test_damaged.py",
