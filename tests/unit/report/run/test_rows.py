@@ -40,6 +40,12 @@ BACK = Effect(what="back in float", judged="unsure", names=("a", "b"), why="4.9 
         ),
         ((Effect(what="nothing"),), "bought nothing", [("bought nothing", "nothing")], ""),
         (
+            (Effect(what="gzip", change=-0.73, judged="better"), WORSE, Effect(what="zeros", change=0.8)),
+            "73% smaller with gzip, for -0.31 points, 80.0% zeros",
+            [("73% smaller with gzip", "better"), (f"{MINUS}0.31 points", "worse"), ("80.0% zeros", "plain")],
+            "",
+        ),
+        (
             (SMALLER, Effect(what="speed", change=0.5, judged="worse")),
             "71% smaller, for 2.00x slower",
             [("71% smaller", "better"), ("2.00x slower", "worse")],
