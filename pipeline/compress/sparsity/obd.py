@@ -5,7 +5,8 @@ approximation: derivatives of second order only from the loss at the outputs. Fo
 maxima the outputs are piecewise linear in each weight, so that this is the diagonal of the Hessian itself. Differs:
 their pass backwards leaves out products of different units; here it is exact, by one pass for each output.
 
-The diagonal leaves out how weights make up for one another, and first derivatives: use it on a trained network.
+The diagonal leaves out how weights make up for one another, and first derivatives: use it on a trained network. It does
+not help where the network fits the samples so well that few of them have a loss that bends.
 """
 
 from __future__ import annotations
