@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.utils._pytree import tree_leaves
 
 from pipeline.compress.factorization.legs import layer_cost, layer_matrix, possible_kinds
+from pipeline.compress.pruning.tensors import copied
 from pipeline.compress.training.inference import forward_hooks, inference_mode, seeded_random
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 _TOLERANCE = 1e-4
 #: Names of the tensors of a layer as its class makes them; others come from weight or spectral norm, or from users.
 _OWN = {"weight", "bias"}
+#: Why a layer that has no calls is no site.
+NOT_CALLED = "the network does not call it with a tensor by position: it reads its weight itself, or does not use it"
 #: Layers that are never factorised.
 _UNFIT = (
     (
@@ -82,7 +84,7 @@ def find_sites(model: nn.Module, example: Example) -> tuple[tuple[Site, ...], di
     }
     calls = calls_of(model, named, example)
     for name in named.keys() - calls.keys():
-        reasons[name] = "the network does not call it: it reads its weight itself, or does not use it"
+        reasons[name] = NOT_CALLED
     called = [name for name in named if name in calls]
     for name in _irreplaceable(model, called, example):
         reasons[name] = "the network reads more of it than its output, or calls it with more than one input"
@@ -127,6 +129,8 @@ def calls_of(
 
     def hook_of(name: str) -> Any:  # noqa: ANN401 - as torch declares hooks
         def hook(layer: nn.Module, inputs: tuple[Tensor, ...], _: object) -> None:
+            if not inputs or not isinstance(inputs[0], Tensor):
+                return
             value, samples = inputs[0], len(example[0])
             if isinstance(layer, _ConvNd):
                 images = value.shape[0] if value.dim() == len(layer.kernel_size) + 2 else 1
@@ -154,7 +158,7 @@ Outputs = tuple[Tensor, ...] | None
 
 def _stands_in(model: nn.Module, names: Collection[str], example: Example, wanted: tuple[Outputs, Outputs]) -> bool:
     """Say whether the network computes the same with each of these layers in an nn.Sequential."""
-    other = deepcopy(model)
+    other = copied(model)
     for name in names:
         other.set_submodule(name, nn.Sequential(other.get_submodule(name)))
     return all(
@@ -165,10 +169,11 @@ def _stands_in(model: nn.Module, names: Collection[str], example: Example, wante
 
 def _outputs(model: nn.Module, example: Example, *, training: bool | int) -> Outputs:
     """Return the outputs of a copy of the network, whose statistics training changes; None where it does not run."""
-    copied = deepcopy(model).train(bool(training))
+    other = copied(model)
+    other.train(bool(training))  # not chained: a `train` of the user's may return nothing
     try:
         with torch.no_grad(), seeded_random():
-            result = copied(*(each.clone() for each in example))
+            result = other(*(each.clone() for each in example))
     except Exception:  # noqa: BLE001 - whatever the network's code raises, it cannot run so
         return None
     return tuple(leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor))

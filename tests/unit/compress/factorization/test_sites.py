@@ -36,6 +36,8 @@ class Odd(nn.Module):
         self.normed = nn.utils.parametrizations.weight_norm(nn.Linear(12, 12))
         self.states = nn.LSTM(12, 6, batch_first=True)
         self.given_states = nn.GRU(6, 6, batch_first=True)
+        self.keyword = nn.Linear(6, 6)
+        self.packed = nn.LSTM(6, 6, batch_first=True)
         self.unused = nn.Linear(4, 4)
         self.functional = nn.Linear(6, 3)
 
@@ -51,6 +53,9 @@ class Odd(nn.Module):
         rows = self.normed(self.other(self.tied(rows)))
         rows, _ = self.states(rows)
         rows, _ = self.given_states(rows, torch.zeros(1, len(rows), 6))
+        rows = self.keyword(input=rows)
+        packed, _ = self.packed(nn.utils.rnn.pack_padded_sequence(rows, [25] * len(rows), batch_first=True))
+        rows, _ = nn.utils.rnn.pad_packed_sequence(packed, batch_first=True)
         return nn.functional.linear(rows.mean(1), self.functional.weight)
 
 
@@ -78,8 +83,10 @@ def test_each_layer_is_a_site_or_has_a_reason() -> None:
         "other": "shares its weight with tied",
         "normed": "its class ParametrizedLinear may compute something else than the torch layer that it extends",
         "given_states": "the network reads more of it than its output, or calls it with more than one input",
-        "unused": "the network does not call it",
-        "functional": "the network does not call it",
+        "keyword": "the network does not call it with a tensor by position",
+        "packed": "the network does not call it with a tensor by position",
+        "unused": "the network does not call it with a tensor by position",
+        "functional": "the network does not call it with a tensor by position",
     }
     assert all(tensor.equal(before[name]) for name, tensor in model.state_dict().items())
 
