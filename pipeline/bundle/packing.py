@@ -14,7 +14,7 @@ from pipeline.bundle.selection import check_finished, default_runtime, shipping_
 from pipeline.compress.coding import unpack
 from pipeline.compress.coding.names import CODE_NAMES
 from pipeline.compress.coding.pack import PackedContent, pack_files
-from pipeline.compress.coding.pieces import NotReadableError, TensorPlace, ir_places, onnx_places
+from pipeline.compress.coding.pieces import NotReadableError, TensorPlace, ir_end, ir_places, onnx_places
 from pipeline.core.errors import InputError
 from pipeline.core.partial import write_whole
 from pipeline.core.paths import kind_of, make_folder
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from pipeline.core.stage import Progress
 
 _EXPECTED = "an exported network (.onnx, or .xml beside its .bin)"
+#: Bytes that may follow the last constant of an IR.
+_BEHIND = 4096
 _PACKED = "a packed network, which secateur pack makes"
 
 
@@ -73,6 +75,9 @@ def network_files(file: Path) -> NetworkFiles:
         raise InputError(f"{file} is damaged: it is no IR; expected {_EXPECTED}")
     weights = file.with_suffix(".bin")
     found = {file.name: content, weights.name: read_bytes(weights, f"the weights of {file}")}
+    size, end = len(found[weights.name]), ir_end(content)
+    if not end <= size <= end + _BEHIND:
+        raise InputError(f"{weights} has {size:,} bytes, {file} says {end:,}: it is cut, or of another network")
     return NetworkFiles(found, {weights.name: ir_places(content)})
 
 

@@ -68,7 +68,7 @@ _ONNX = {
     16: "bf16",
 }
 _DATA = re.compile(rb"<data\b[^<>]*>")
-_KEY = re.compile(rb'\b(element_type|offset|size)="([A-Za-z0-9_]+)"')
+_KEY = re.compile(rb'\b(element_type|offset|size)="([A-Za-z0-9_]{1,20})"')
 
 
 class TensorPlace(NamedTuple):
@@ -115,6 +115,13 @@ def usable_places(places: Iterable[TensorPlace], size: int) -> list[TensorPlace]
 
 
 # -- OpenVINO ----------------------------------------------------------------------------------------------------------
+
+
+def ir_end(xml: bytes) -> int:
+    """Return where the last constant of an IR ends in its .bin file, whatever its type."""
+    found = (dict(_KEY.findall(match[0])) for match in _DATA.finditer(xml))
+    spans = ((keys.get(b"offset", b""), keys.get(b"size", b"")) for keys in found)
+    return max((int(start) + int(size) for start, size in spans if start.isdigit() and size.isdigit()), default=0)
 
 
 def ir_places(xml: bytes) -> list[TensorPlace]:
@@ -208,6 +215,8 @@ def _fields(content: memoryview, at: int, end: int) -> Iterator[tuple[int, int, 
     while at < end:
         tag, at = _varint(content, at)
         wire = tag & 7
+        if not tag >> 3:
+            raise NotReadableError(f"it has a field with the number 0 at byte {at - 1}")
         if wire == 0:
             start = at
             _, at = _varint(content, at)

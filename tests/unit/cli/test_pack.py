@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -106,7 +107,12 @@ def test_what_cannot_be_packed(run: Path, tmp_path: Path) -> None:
     (tmp_path / "no.txt").write_text("x")
     (tmp_path / "bad.onnx").write_bytes(b"\xff" * 50)
     (tmp_path / "bad.xml").write_text("<html>")
-    (run / "stages/04-export/model.bin").unlink()
+    weights = run / "stages/04-export/model.bin"
+    for size in (weights.stat().st_size - 1, 1 << 28):
+        os.truncate(weights, size)
+        code, _, err = called("pack", weights.with_suffix(".xml"), "-o", tmp_path / "x.packed")
+        assert (code, f"model.bin has {size:,} bytes" in err) == (2, True)
+    weights.unlink()
     for source, said in {
         tmp_path / "no.txt": "expected an exported network",
         tmp_path / "none.onnx": "does not exist",

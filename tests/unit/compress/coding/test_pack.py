@@ -194,7 +194,9 @@ def test_ir_places() -> None:
     ]
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff" * 30, b"no protobuf at all", NETWORK[:-5], b"\x3a\xff\xff\xff\x7f"])
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff" * 30, b"no protobuf at all", NETWORK[:-5], b"\x3a\xff\xff\xff\x7f", bytes(1 << 26)]
+)
 def test_what_is_no_onnx_file(content: bytes) -> None:
     """Said in words."""
     with pytest.raises(pieces.NotReadableError):
