@@ -12,7 +12,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.utils._pytree import tree_leaves
 
 from pipeline.compress.factorization.legs import layer_cost, layer_matrix, possible_kinds
-from pipeline.compress.pruning.tensors import copied
+from pipeline.compress.pruning.tensors import copied_network
 from pipeline.compress.training.inference import forward_hooks, inference_mode, seeded_random
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ Outputs = tuple[Tensor, ...] | None
 
 def _stands_in(model: nn.Module, names: Collection[str], example: Example, wanted: tuple[Outputs, Outputs]) -> bool:
     """Say whether the network computes the same with each of these layers in an nn.Sequential."""
-    other = copied(model)
+    other = copied_network(model)
     for name in names:
         other.set_submodule(name, nn.Sequential(other.get_submodule(name)))
     return all(
@@ -169,7 +169,7 @@ def _stands_in(model: nn.Module, names: Collection[str], example: Example, wante
 
 def _outputs(model: nn.Module, example: Example, *, training: bool | int) -> Outputs:
     """Return the outputs of a copy of the network, whose statistics training changes; None where it does not run."""
-    other = copied(model)
+    other = copied_network(model)
     other.train(bool(training))  # not chained: a `train` of the user's may return nothing
     try:
         with torch.no_grad(), seeded_random():

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from pipeline.compress.pruning.masking import MaskedRun, reference_values
-from pipeline.compress.pruning.tensors import copied, masked, sliced, stored_tensors
+from pipeline.compress.pruning.tensors import copied_network, masked, sliced, stored_tensors
 from pipeline.compress.pruning.wide import double_precision, to_float64
 from pipeline.compress.training.inference import failing_line, in_training, inference_mode, seeded_random
 from pipeline.core.errors import StageError, first_line
@@ -178,7 +178,7 @@ def _copies(batch: Example) -> Example:
 
 def _widened(model: nn.Module) -> nn.Module:
     """Return a copy in double precision, plain attributes included."""
-    wide = copied(model).double()
+    wide = copied_network(model).double()
     for module in wide.modules():
         for name, value in list(vars(module).items()):
             if isinstance(value, Tensor):

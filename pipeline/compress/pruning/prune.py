@@ -10,7 +10,7 @@ from pipeline.compress.pruning.graph.nodes import layer_path, plain_name
 from pipeline.compress.pruning.graph.sizes import Call
 from pipeline.compress.pruning.rewrite import rewrite_module, training_switches
 from pipeline.compress.pruning.surgery import PrunePlan, apply_plan, plan_for
-from pipeline.compress.pruning.tensors import copied
+from pipeline.compress.pruning.tensors import copied_network
 from pipeline.compress.pruning.trial import Trial
 from pipeline.core.errors import InputError, StageError, first_line
 
@@ -97,7 +97,7 @@ def prune_in_place(captured: CapturedGraph, walk: Walk, model: nn.Module, plan: 
     if layer := _stated_width(captured, walk, plan):
         raise DifferentError(f"Layer {layer} states its width and has no tensor that would change it.")
     try:
-        pruned = copied(model)
+        pruned = copied_network(model)
     except Exception as error:
         raise DifferentError(f"The network cannot be copied: {first_line(error)}.") from error
     apply_plan(pruned, plan)

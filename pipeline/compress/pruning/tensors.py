@@ -20,7 +20,7 @@ def stored_tensors(model: nn.Module) -> dict[str, Tensor]:
     return {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
 
 
-def copied(model: nn.Module) -> nn.Module:
+def copied_network(model: nn.Module) -> nn.Module:
     """Return a deep copy in the same modes; tensors that it keeps from a forward pass are copied without their history.
 
     Layers with a way of their own to be copied (those of einops) may come back in training mode.

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from pipeline.compress.pruning.certificate import DifferentError
-from pipeline.compress.pruning.tensors import copied, stored_tensors
+from pipeline.compress.pruning.tensors import copied_network, stored_tensors
 from pipeline.compress.pruning.untouched import restored_afterwards
 from pipeline.compress.pruning.wide import double_precision, to_float64
 from pipeline.compress.state.kept import ADVICE, kept_state
@@ -93,7 +93,7 @@ class Trial:
         """Raise InputError for a network whose outputs differ from run to run: none could be compared with it."""
         try:
             with restored_afterwards(self.model), double_precision():
-                wide = copied(self.model).double()
+                wide = copied_network(self.model).double()
                 first, second = (
                     forward_outputs(wide, tuple(to_float64(each) for each in self._example)) for _ in range(2)
                 )
@@ -133,7 +133,7 @@ def step(model: nn.Module, example: Example) -> TrainingStep:
     Cost: a copy of the network, and a step on a batch of the example.
     """
     try:
-        copy = copied(model)
+        copy = copied_network(model)
         copy.zero_grad(set_to_none=True)
         before = {name: tensor.clone() for name, tensor in copy.named_buffers()}
         with in_training(copy), torch.enable_grad(), seeded_random():

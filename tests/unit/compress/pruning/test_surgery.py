@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pipeline.compress.pruning.graph import trace_channels
 from pipeline.compress.pruning.graph.capture import capture_graph
 from pipeline.compress.pruning.surgery import PrunePlan, apply_plan, plan_for
-from pipeline.compress.pruning.tensors import copied
+from pipeline.compress.pruning.tensors import copied_network
 from pipeline.core.errors import InputError
 from tests.unit.compress.pruning.networks import halves
 
@@ -167,4 +167,4 @@ def test_a_copy_is_in_the_modes_of_the_network() -> None:
     """Also where a layer has a way of its own to be copied."""
     model = nn.Sequential(nn.Conv2d(1, 1, 1), MadeAnew()).eval()
     model[0].train()
-    assert [module.training for module in copied(model).modules()] == [False, True, False]
+    assert [module.training for module in copied_network(model).modules()] == [False, True, False]
