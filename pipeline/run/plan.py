@@ -48,6 +48,8 @@ _SHAPING = {"source", "size", "channels", "arguments"}
 _OF_USERS = {"file", "folder"}
 
 _DIGEST = re.compile(r"(sha256:)?[0-9a-f]{64}")
+#: In place of a key that is not there, which is another thing than one that is None.
+_ABSENT = object()
 
 Ingredients = dict[str, Any]
 
@@ -241,8 +243,8 @@ def _change(place: tuple[str, ...], before: object, now: object) -> str:
     """Say where two values differ first, down to the key; of files only that their content changed."""
     before, now = _by_name(before), _by_name(now)
     if isinstance(before, dict) and isinstance(now, dict):
-        key = next(each for each in sorted({*before, *now}) if before.get(each) != now.get(each))
-        return _change(place if key == "digest" else (*place, key), before.get(key), now.get(key))
+        key = next(each for each in sorted({*before, *now}) if before.get(each, _ABSENT) != now.get(each, _ABSENT))
+        return _change(place if key == "digest" else (*place, key), before.get(key, _ABSENT), now.get(key, _ABSENT))
     text = ".".join(place[1:] or place)
     return f"{text}: changed" if _digests(before) and _digests(now) else f"{text}: {_shown(before)} -> {_shown(now)}"
 
@@ -262,4 +264,6 @@ def _digests(value: object) -> bool:
 
 
 def _shown(value: object) -> str:
+    if value is _ABSENT:
+        return "absent"
     return "a file" if _digests(value) else "settings" if isinstance(value, dict) else str(value)

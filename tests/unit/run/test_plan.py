@@ -219,6 +219,7 @@ def test_arguments_of_data_count_whatever_their_name(project: Project, argument:
         ({"config": {"from": {"weights": FIRST}}}, {"config": {"from": {"weights": SECOND}}}, "from.weights: changed"),
         ({"config": {"from": {"inputs": [FIRST]}}}, {"config": {"from": {"inputs": [SECOND]}}}, "from.inputs: changed"),
         ({"config": {"distill": None}}, {"config": {"distill": {"alpha": 1}}}, "distill: None -> settings"),
+        ({"config": {"distill": None}}, {"config": {}}, "distill: None -> absent"),
         ({"inputs": [["a.txt", FIRST]]}, {"inputs": [("a.txt", SECOND)]}, "a.txt: changed"),
         ({"inputs": [["a.txt", FIRST]], "seed": 0}, {"inputs": [("a.txt", FIRST)], "seed": 1}, "seed: 0 -> 1"),
         ({"definition": FIRST}, {"definition": SECOND}, "definition: changed"),
