@@ -203,6 +203,8 @@ def retrained(model: nn.Module, dataset: Dataset, seed: int, budget: Budget) -> 
         warmup=0.1,
         ema=0,
         recalibration_images=0,
+        schedule="cosine",
+        from_fraction=0,
     )
     learner = ImageClassifier(dataset, BATCH, label_smoothing=0, augmentation=AUGMENTATION)
     training = TrainingRun(model, learner, settings, distillation=None, seed=seed)

@@ -148,6 +148,8 @@ def Finetune(
     batch: int = ...,
     optimizer: Literal['adamw', 'sgd'] = ...,
     learning_rate: float = ...,
+    schedule: Literal['cosine', 'constant', 'rewind', 'one_cycle'] = ...,
+    from_fraction: float | None = ...,
     weight_decay: float = ...,
     momentum: float = ...,
     warmup: float = ...,
@@ -169,13 +171,17 @@ def Finetune(
 
     optimizer: AdamW, or SGD with Nesterov momentum.
 
-    learning_rate: Peak rate: linear warm-up, then a cosine to zero.
+    learning_rate: Peak rate; what it does over the training says `schedule`.
+
+    schedule: Linear warm-up, then a cosine to zero (cosine) or the same rate throughout (constant); up and down by cosine without warm-up (one_cycle, Smith and Topin 2018); or the last part of the training that made the network once more, without warm-up (rewind, Renda et al. 2020), with its peak as `learning_rate`.
+
+    from_fraction: With `schedule: rewind`: the share of the first training that is not repeated; absent 0.5. What `epochs` repeat is the rest: of 20 epochs 10 with 0.5.
 
     weight_decay: Applied to weights with two or more dimensions, not to biases and norms.
 
     momentum: Of SGD.
 
-    warmup: Epochs of linear warm-up.
+    warmup: Epochs of linear warm-up, with `schedule` cosine or constant.
 
     label_smoothing: Probability that is spread evenly over all classes.
 
@@ -291,6 +297,8 @@ def QuantizeAwareFinetune(
     batch: int = ...,
     optimizer: Literal['adamw', 'sgd'] = ...,
     learning_rate: float = ...,
+    schedule: Literal['cosine', 'constant', 'rewind', 'one_cycle'] = ...,
+    from_fraction: float | None = ...,
     weight_decay: float = ...,
     momentum: float = ...,
     warmup: float = ...,
@@ -329,13 +337,17 @@ def QuantizeAwareFinetune(
 
     optimizer: AdamW, or SGD with Nesterov momentum.
 
-    learning_rate: Peak rate: linear warm-up, then a cosine to zero.
+    learning_rate: Peak rate; what it does over the training says `schedule`.
+
+    schedule: Linear warm-up, then a cosine to zero (cosine) or the same rate throughout (constant); up and down by cosine without warm-up (one_cycle, Smith and Topin 2018); or the last part of the training that made the network once more, without warm-up (rewind, Renda et al. 2020), with its peak as `learning_rate`.
+
+    from_fraction: With `schedule: rewind`: the share of the first training that is not repeated; absent 0.5. What `epochs` repeat is the rest: of 20 epochs 10 with 0.5.
 
     weight_decay: Applied to weights with two or more dimensions, not to biases and norms.
 
     momentum: Of SGD.
 
-    warmup: Epochs of linear warm-up.
+    warmup: Epochs of linear warm-up, with `schedule` cosine or constant.
 
     label_smoothing: Probability that is spread evenly over all classes.
 

@@ -58,6 +58,8 @@ def make_training(
         warmup=config.warmup,
         ema=config.ema,
         recalibration_images=config.recalibrate,
+        schedule=config.schedule,
+        from_fraction=config.rewound,
     )
     return TrainingRun(
         model,

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from operator import not_
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from pipeline.compress.names import OptimizerName, ScheduleShape
+from pipeline.compress.names import OptimizerName, RateSchedule, ScheduleShape
 from pipeline.core.artifact import FrozenModel
 from pipeline.core.paths import ExistingFile, ExistingPath
 from pipeline.core.units import Ratio
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 #: Rates and factors are multiplied in single precision, which ends at 3.4e38.
 MOST = 1e30
+_WARMUP = 1.0
 
 
 class Augment(FrozenModel):
@@ -132,13 +133,29 @@ class TrainingConfig(FrozenModel):
     batch: Annotated[int, Field(ge=1, le=1_000_000)] = Field(default=64, description="Images per step.")
     optimizer: OptimizerName = Field(default="adamw", description="AdamW, or SGD with Nesterov momentum.")
     learning_rate: Annotated[float, Field(gt=0, le=MOST)] = Field(
-        default=5e-4, description="Peak rate: linear warm-up, then a cosine to zero."
+        default=5e-4, description="Peak rate; what it does over the training says `schedule`."
+    )
+    # Configurations without these two are those that they were before there was a choice.
+    schedule: RateSchedule = Field(
+        default="cosine",
+        exclude_if=lambda given: given == "cosine",
+        description="Linear warm-up, then a cosine to zero (cosine) or the same rate throughout (constant); up and "
+        "down by cosine without warm-up (one_cycle, Smith and Topin 2018); or the last part of the training that made "
+        "the network once more, without warm-up (rewind, Renda et al. 2020), with its peak as `learning_rate`.",
+    )
+    from_fraction: Annotated[float, Field(ge=0, lt=1)] | None = Field(
+        default=None,
+        exclude_if=lambda given: given is None,
+        description="With `schedule: rewind`: the share of the first training that is not repeated; absent 0.5. What "
+        "`epochs` repeat is the rest: of 20 epochs 10 with 0.5.",
     )
     weight_decay: Annotated[float, Field(ge=0, le=MOST)] = Field(
         default=0.02, description="Applied to weights with two or more dimensions, not to biases and norms."
     )
     momentum: Annotated[float, Field(ge=0, lt=1)] = Field(default=0.9, description="Of SGD.")
-    warmup: Annotated[float, Field(ge=0, le=10_000)] = Field(default=1.0, description="Epochs of linear warm-up.")
+    warmup: Annotated[float, Field(ge=0, le=10_000)] = Field(
+        default=_WARMUP, description="Epochs of linear warm-up, with `schedule` cosine or constant."
+    )
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0.0, description="Probability that is spread evenly over all classes."
     )
@@ -153,6 +170,22 @@ class TrainingConfig(FrozenModel):
     )
     augment: Augment = Field(default=Augment(), description="Random changes of the training images.")
     distill: Distill | None = Field(default=None, description="Learn from a teacher as well as from labels.")
+
+    @model_validator(mode="after")
+    def _schedule_has_its_own(self) -> Self:
+        if self.from_fraction is not None and self.schedule != "rewind":
+            raise ValueError(f"found from_fraction with schedule {self.schedule}, allowed: with schedule rewind")
+        if self.schedule in {"rewind", "one_cycle"} and self.warmup not in {0.0, _WARMUP}:
+            raise ValueError(
+                f"found warmup {self.warmup:g} with schedule {self.schedule}, which has none, allowed: no warmup, or "
+                "schedule cosine or constant"
+            )
+        return self
+
+    @property
+    def rewound(self) -> float:
+        """The share of the first training's curve that lies behind the one that is run."""
+        return (0.5 if self.from_fraction is None else self.from_fraction) if self.schedule == "rewind" else 0.0
 
     def teacher_files(self) -> tuple[Path, ...]:
         """Return the files and folders of a teacher that is not the original: they count in cache keys by content."""

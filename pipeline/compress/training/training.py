@@ -16,13 +16,14 @@ from torch import Tensor, nn
 
 from pipeline.compress.state.outside import copied_state, encoded_state, outside_state, restore_state, split_state
 from pipeline.compress.training.batchnorm import recalibrate_batchnorm
+from pipeline.compress.training.rates import RateCurve
 from pipeline.compress.training.seeds import epoch_seed
 from pipeline.core.errors import InputError, StageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from pipeline.compress.names import OptimizerName
+    from pipeline.compress.names import OptimizerName, RateSchedule
     from pipeline.compress.training.distillation import Distillation
     from pipeline.compress.training.learner import Learner
 
@@ -38,7 +39,7 @@ OVERWRITTEN = (
 
 @dataclass(frozen=True)
 class Hyperparameters:
-    """The schedule. `learning_rate` is the peak: linear warm-up over `warmup` epochs, then cosine to zero.
+    """The schedule. `learning_rate` is the peak of a `RateCurve`, `warmup` its epochs of linear warm-up.
 
     Weight decay spares biases and norms. `ema` is the decay of the weights' moving average, 0 for none;
     `recalibration_images` is how many training images renew the batch-norm statistics before each evaluation, 0 for
@@ -54,6 +55,8 @@ class Hyperparameters:
     warmup: float
     ema: float
     recalibration_images: int
+    schedule: RateSchedule
+    from_fraction: float
 
 
 @dataclass(frozen=True)
@@ -284,11 +287,9 @@ class TrainingRun:
         )
 
     def _learning_rate(self, step: int) -> float:
-        warm = round(self.settings.warmup * self.steps)
-        if step < warm:
-            return self.settings.learning_rate * (step + 1) / warm
-        progress = (step - warm) / max(1, self.settings.epochs * self.steps - warm)
-        return self.settings.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+        given, steps = self.settings, self.settings.epochs * self.steps
+        warm = round(given.warmup * self.steps)
+        return RateCurve(given.schedule, given.learning_rate, steps, warm, given.from_fraction).at_step(step)
 
     def _step(self, inputs: tuple[Tensor, ...], target: Any, step: int) -> float:  # noqa: ANN401 - as the loss wants it
         """Take one step, the `step`-th of the whole training, and return its loss."""

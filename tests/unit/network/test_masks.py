@@ -142,7 +142,7 @@ def test_training_keeps_masks_whatever_moves_the_weights(tmp_path: Path, optimiz
     _, model = stored(tmp_path / "net", DEFINITION, [CONV])
     masks = masks_of(model, [CONV])
     before = model.get_parameter(CONV).detach().clone()
-    settings = Hyperparameters(3, 4, optimizer, 0.1, 0.1, 0.9, 0, ema, 0)
+    settings = Hyperparameters(3, 4, optimizer, 0.1, 0.1, 0.9, 0, ema, 0, "cosine", 0.0)
     training = TrainingRun(model, Steps(), settings, distillation=None, seed=0, regulariser=Fills() if ema else None)  # type: ignore[arg-type]
     training.hold(masks)
     while not training.done:

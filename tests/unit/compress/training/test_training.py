@@ -122,6 +122,8 @@ def training(
         "warmup": 1.0,
         "ema": 0.9,
         "recalibration_images": 32,
+        "schedule": "cosine",
+        "from_fraction": 0.0,
     }
     hyperparameters = Hyperparameters(**{**settings, **changes})  # type: ignore[arg-type]
     teacher = Distillation(network().eval(), temperature=2, alpha=0.3, channels=1, size=0)
@@ -234,7 +236,19 @@ def test_it_learns() -> None:
     run = TrainingRun(
         network(),
         ImageClassifier(DATA, 16, label_smoothing=0.0, augmentation=augmentation()),
-        Hyperparameters(8, 16, "adamw", 0.01, 0.0, momentum=0.9, warmup=1, ema=0, recalibration_images=0),
+        Hyperparameters(
+            epochs=8,
+            batch=16,
+            optimizer="adamw",
+            learning_rate=0.01,
+            weight_decay=0.0,
+            momentum=0.9,
+            warmup=1,
+            ema=0,
+            recalibration_images=0,
+            schedule="cosine",
+            from_fraction=0,
+        ),
         distillation=None,
         seed=0,
     )
