@@ -67,6 +67,7 @@ READERS = [
 @pytest.fixture(scope="module")
 def whole(commands: Commands, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a project with all files, which nobody changes."""
+    commands.warm()  # which runs the recipe, and so makes what is copied
     folder = tmp_path_factory.mktemp("whole") / "project"
     shutil.copytree(commands.folder, folder, ignore=shutil.ignore_patterns("output-*", "server.log"))
     text = (folder / "toy.yaml").read_text()
