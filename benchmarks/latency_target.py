@@ -230,7 +230,10 @@ def worth_cells(names: Sequence[str], seeds: Sequence[int], work: Path) -> Itera
             if (name, target, seed, control) in done:
                 continue
             folder = work / f"worth-{name}-{target}-{control.replace(' ', '-')}-{seed}"
-            report = worth_run(name, target, control, done.get((name, target, seed, "chosen")), folder, seed)
+            if control == "chosen":
+                report = run(worth_recipe(name, [pruning(control, {"latency": target})]), folder, seed)
+            else:
+                report = run_control(name, control, done[name, target, seed, "chosen"], folder)
             pruned = [each for each in report["rows"] if each.get("kind") == "prune"]
             changed = pruned[-1]["changed"]
             record = {
@@ -253,18 +256,15 @@ def worth_cells(names: Sequence[str], seeds: Sequence[int], work: Path) -> Itera
             yield record
 
 
-def worth_run(
-    name: str, target: str, control: str, chosen: dict[str, Any] | None, folder: Path, seed: int
-) -> dict[str, Any]:
-    """Run one training. A control has as many blocks removed as were chosen, or the nearest number that reaches it."""
-    if control == "chosen" or chosen is None:
-        return run(worth_recipe(name, [pruning(control, {"latency": target})]), folder, seed)
-    dropped, of = len(chosen["removed"]), (chosen["blocks"] or {"before": 1})["before"]
+def run_control(name: str, control: str, chosen: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Run the training of a control, with as many blocks removed as were chosen, or the nearest number that serves."""
+    seed, number = chosen["seed"], len(chosen["removed"])
+    of = chosen["blocks"]["before"] if number else 0
     if control == "l2 at equal macs":
         before, after = chosen["macs"]
         return run(worth_recipe(name, [pruning(control, {"macs": round(after / before, 4)})]), folder, seed)
     # The most blocks, up to those that were chosen, without which it is still slower; then more, if widths fall short.
-    wanted, number = float(target[:-1]), dropped
+    wanted = float(chosen["target"][:-1])
     blocks, left = without_blocks(name, number, of, folder.parent, seed)
     while left <= wanted:
         number -= 1
@@ -276,7 +276,7 @@ def worth_run(
             )
         except RuntimeError as error:
             number += 1
-            if "cannot be reached" not in str(error) or number > of:
+            if "cannot be reached" not in str(error) or number > of:  # nothing to add to what it says
                 raise
             blocks, left = without_blocks(name, number, of, folder.parent, seed)
             if left <= wanted:

@@ -157,7 +157,7 @@ class Factorizing:
                 self.left[name] = _no_rank(rule)
         if not found:
             raise InputError(
-                f"Nothing can be factorised: rank above break-even everywhere, or layers that cannot be. "
+                f"Nothing can be factorised: rank above break-even everywhere, or layers that cannot be: "
                 f"{left_out(self.left)}.{self._highest_break_even()} Lower align or min_rank, shorten keep, or choose "
                 "another method"
             )
@@ -184,8 +184,8 @@ class Factorizing:
         chosen = within_error(layers, 1 - fraction) if name == "energy" else self._within_cost(layers, name, fraction)
         if not chosen and not self.merged:
             raise StageError(
-                f"target: {{{name}: {fraction:g}}} factorises no layer of {len(layers)} that could be. Ask for less, "
-                "lower align or min_rank, or remove the stage"
+                f"target: {{{name}: {fraction:g}}} factorises no layer of {len(layers)} that could be. Lower it, "
+                "align or min_rank, or remove the stage"
             )
         return chosen
 
@@ -199,8 +199,8 @@ class Factorizing:
         if least > fraction:
             raise InputError(
                 f"target: {fraction:g} of the {name} cannot be reached: with the least rank in each of {len(layers)} "
-                f"layers {least:.3f} are left. Not factorised: {left_out(self.left)}. Ask for less, lower align or "
-                "min_rank, shorten keep, or prune"
+                f"layers {least:.3f} are left. Not factorised: {left_out(self.left)}. Raise the target, lower "
+                "align or min_rank, shorten keep, or prune"
             )
         return cheapest_loss(layers, name, fraction * whole - rest)
 
