@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pipeline.compress.sparsity.moving import DenseBeneath, MaskTiming, kept_share
+from pipeline.compress.sparsity.moving import DenseBeneath, MaskTiming, cubic_density, kept_share
 from pipeline.compress.training.seeds import epoch_seed
 from pipeline.core.errors import InputError
 
@@ -53,8 +53,9 @@ class NetworkSurgery(DenseBeneath):
     Source: Guo et al., "Dynamic Network Surgery for Efficient DNNs" (NIPS 2016, arXiv 1608.04493), and the authors'
     code for what the paper leaves open: thresholds by mean and deviation of |w| before training, never taken again, an
     update at step n with probability (1 + gamma n)^-power, the two factors. Differs: statistics are of weights without
-    biases, which have no mask; c is found by bisection instead of being given, at the start for the weights as they
-    are, and again when the masks freeze, so that the density is the one that was asked for.
+    biases, which have no mask; c is found by bisection instead of being given, again every `timing.every` steps, so
+    that the density comes down the cubic ramp to the one that was asked for. With one c throughout, weights come back
+    by the thousand, and what has to leave at the end is more than a network bears.
     """
 
     def __init__(
@@ -68,21 +69,31 @@ class NetworkSurgery(DenseBeneath):
         power: float,
         seed: int,
     ) -> None:
-        """Take the density to end with, how fast updates become rare, and the seed that they are drawn by."""
+        """Take the density to end with, how fast updates become rare, and the seed that they are drawn by.
+
+        Raises InputError when the weights as they are now could not come down to it: a layer would be left empty.
+        """
         super().__init__(layers, alive, timing)
         self.target, self.gamma, self.power, self.seed = density, gamma, power, seed
+        self.start = kept_share(alive.values())
         self.statistics = weight_statistics(self.dense)
-        self.c = self._bisected()
+        self._require_some(self._masks(self._bisected(density)))
+        self.c = self._bisected(self.start)
+
+    def due(self, done: int) -> bool:
+        """Return whether masks are updated: by chance, and whenever the thresholds move."""
+        return super().due(done) or self._drawn(done - 1)
 
     def move(self, model: nn.Module, optimizer: torch.optim.Optimizer, done: int) -> None:
-        """Update the masks, or not, by chance; in the last step to the density that was asked for."""
+        """Update the masks; the thresholds first, when it is time, to the density of this step."""
         del model, optimizer
-        if done == self.timing.last:
-            self.c = self._bisected()
-        elif not self._drawn(done - 1):
-            return
+        if super().due(done):
+            self.c = self._bisected(cubic_density(done / self.timing.last, self.start, self.target))
         self.masks = self._masks(self.c)
-        if empty := [name for name, mask in self.masks.items() if not bool(mask.any())]:
+        self._require_some(self.masks)
+
+    def _require_some(self, masks: Mapping[str, Tensor]) -> None:
+        if empty := [name for name, mask in masks.items() if not bool(mask.any())]:
             raise InputError(
                 f"density: {self.target:.3g} leaves {empty[0]} empty, by thresholds that are the same for all layers "
                 "in deviations of their weights: raise density, or name the layer in keep"
@@ -97,7 +108,7 @@ class NetworkSurgery(DenseBeneath):
         found = surgery_masks(self.dense, self.masks, self.statistics, c)
         return {name: mask & self.alive[name].to(mask.device) for name, mask in found.items()}
 
-    def _bisected(self) -> float:
+    def _bisected(self, density: float) -> float:
         """Return the c whose next masks have the density: fewer weights stay for a larger c."""
         spread = {name: pair for name, pair in self.statistics.items() if pair[1]}
         low = min((-mean / deviation for mean, deviation in spread.values()), default=0.0)
@@ -105,7 +116,7 @@ class NetworkSurgery(DenseBeneath):
         high = max(((sizes[name] / CUT - mean) / std for name, (mean, std) in spread.items()), default=0.0)
         for _ in range(_HALVINGS):
             middle = (low + high) / 2
-            low, high = (middle, high) if kept_share(self._masks(middle).values()) > self.target else (low, middle)
+            low, high = (middle, high) if kept_share(self._masks(middle).values()) > density else (low, middle)
         return high
 
     def state(self) -> dict[str, Any]:

@@ -55,6 +55,10 @@ class MovingMasks(Regulariser):
         self.alive = dict(alive)
         self.counted_from = math.ceil(timing.last / timing.steps) - 1
 
+    def due(self, done: int) -> bool:
+        """Return whether masks move after `done` steps."""
+        return done % self.timing.every == 0 or done == self.timing.last
+
     def move(self, model: nn.Module, optimizer: torch.optim.Optimizer, done: int) -> None:
         """Choose new masks after `done` steps, the first of which is 1."""
         raise NotImplementedError
@@ -63,7 +67,7 @@ class MovingMasks(Regulariser):
     def after_step(self, model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
         """Move the masks when it is time, and apply them."""
         done = step + 1
-        if done <= self.timing.last and (done % self.timing.every == 0 or done == self.timing.last):
+        if done <= self.timing.last and self.due(done):
             self.move(model, optimizer, done)
         self.apply(model)
 

@@ -21,7 +21,7 @@ _OWN: dict[str, frozenset[str]] = {
     "random": frozenset({"ramp", "update"}),
     "movement": frozenset({"ramp", "update"}),
     "rigl": frozenset({"ramp", "update", "exchange"}),
-    "dns": frozenset({"ramp", "gamma", "power"}),
+    "dns": frozenset({"ramp", "update", "gamma", "power"}),
 }
 #: Methods that do not know every pattern: what they allow, and whether N:M is among it.
 _PATTERNS = {"obs": ("N:M, or none", True), "block_fisher": ("none, or method obs for N:M", False)}
@@ -50,10 +50,11 @@ class SparsifySchedule(TrainingConfig):
     ramp: Annotated[float, Field(gt=0, le=1)] = Field(
         default=0.8,
         description="Share of the steps in which masks move: down to the density by a cubic ramp (magnitude, random, "
-        "movement; Zhu and Gupta 2017), by surgery (dns), by exchange (rigl). Then they stay.",
+        "movement, dns; Zhu and Gupta 2017), by exchange (rigl). Then they stay.",
     )
     update: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
-        default=100, description="Steps between two moves of the masks; of dns each step may be one."
+        default=100,
+        description="Steps between two moves of the masks; of dns, of its thresholds: masks may move at any.",
     )
     exchange: Annotated[float, Field(gt=0, lt=1)] = Field(
         default=0.3,

@@ -51,8 +51,7 @@ def sparsify_trained(
     alive = alive_masks(model, layers, given)
     require_fewer(aim_of(config), alive)
     steps = learner_of(schedule, context).steps
-    every = 1 if config.method == "dns" else schedule.update
-    timing = MaskTiming(steps, max(1, round(schedule.ramp * schedule.epochs * steps)), every)
+    timing = MaskTiming(steps, max(1, round(schedule.ramp * schedule.epochs * steps)), schedule.update)
     masks = moving_masks(config, schedule, layers, alive, timing, context.seed)
     _note_few(timing, context)
     training = make_training(schedule, model, context, seed=context.seed, regulariser=masks)

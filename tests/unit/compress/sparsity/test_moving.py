@@ -82,9 +82,10 @@ def test_surgery_has_two_thresholds() -> None:
 
 
 def test_a_cut_weight_comes_back_past_the_upper_threshold_and_not_before() -> None:
-    """The gradient reaches it as if there were no mask; the thresholds stay those of the start."""
+    """The gradient reaches it as if there were no mask; thresholds stay until they move, their statistics always."""
     model, layers, alive = linear([[0.1, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0]])
-    masks = NetworkSurgery(layers, alive, 0.8, MaskTiming(100, 100, 1), gamma=0.0, power=1.0, seed=0)
+    masks = NetworkSurgery(layers, alive, 0.8, MaskTiming(100, 100, 100), gamma=0.0, power=1.0, seed=0)
+    masks.c = masks._bisected(0.8)
     mean, deviation = masks.statistics[NAME]
     threshold = mean + masks.c * deviation
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
@@ -105,7 +106,7 @@ def test_a_cut_weight_comes_back_past_the_upper_threshold_and_not_before() -> No
 @CALM
 @given(st.integers(0, 10_000), st.floats(0.05, 0.95))
 def test_surgery_finds_the_density_by_bisection(seed: int, density: float) -> None:
-    """At the start, over layers with other spreads, and again when the masks freeze after the weights have moved."""
+    """For weights as they are, over layers with other spreads, and again when the masks freeze after all have moved."""
     torch.manual_seed(seed)
     model = nn.Sequential(nn.Linear(40, 30), nn.Linear(30, 20))
     with torch.no_grad():
@@ -113,7 +114,7 @@ def test_surgery_finds_the_density_by_bisection(seed: int, density: float) -> No
     layers = sparse_layers(model)
     alive = {each.name: torch.ones_like(each.weight, dtype=torch.bool) for each in layers}
     masks = NetworkSurgery(layers, alive, density, MaskTiming(1, 3, 1), gamma=0.0, power=1.0, seed=0)
-    assert kept_share(masks._masks(masks.c).values()) == pytest.approx(density, abs=1 / 1800)
+    assert kept_share(masks._masks(masks._bisected(density)).values()) == pytest.approx(density, abs=1 / 1800)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     for number in range(3):
         for each in layers:
@@ -122,6 +123,20 @@ def test_surgery_finds_the_density_by_bisection(seed: int, density: float) -> No
         optimizer.step()
         masks.after_step(model, optimizer, number)
     assert kept_share(masks.masks.values()) == pytest.approx(density, abs=1 / 1800)
+
+
+def test_surgery_comes_down_the_ramp_whatever_comes_back() -> None:
+    """Weights that grow all the time do not pile up until the end: each density is that of the ramp, to a tenth."""
+    torch.manual_seed(0)
+    model, layers, alive = linear(torch.randn(30, 30).tolist())
+    masks = NetworkSurgery(layers, alive, 0.1, MaskTiming(50, 50, 10), gamma=0.0, power=1.0, seed=0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    densities = []
+    for number in range(50):
+        step(model, masks, optimizer, number, -masks.dense[NAME].sign())
+        densities.append(kept_share(masks.masks.values()))
+    assert densities[8] == 1
+    assert densities[9::10] == pytest.approx([cubic_density(done, 1, 0.1) for done in (0.2, 0.4, 0.6, 0.8, 1)], rel=0.1)
 
 
 def test_updates_of_surgery_become_rare() -> None:
