@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-__all__ = ["Prune", "Factorize", "Sparsify", "Finetune", "Export", "Simplify", "Quantize", "QuantizeAwareFinetune", "Measure", "Bundle"]
+__all__ = ["Prune", "Factorize", "Sparsify", "Share", "Finetune", "Export", "Simplify", "Quantize", "QuantizeAwareFinetune", "Measure", "Bundle"]
 
 
 def Prune(
@@ -139,6 +139,36 @@ def Sparsify(
     images: Training images for methods that look at data, drawn with the run's seed.
 
     batch: Images in one pass; this affects only memory.
+    """
+
+def Share(
+    *,
+    on_no_gain: Literal['keep', 'skip', 'fail'] = ...,
+    clusters: int = ...,
+    scope: Literal['layer', 'channel'] = ...,
+    grid: Literal['auto'] | Literal['float', 'int8', 'int7'] = ...,
+    start: Literal['linear', 'density', 'kmeans++'] = ...,
+    gradient: Literal['sum', 'mean'] = ...,
+    keep: Sequence[str] = ...,
+    schedule: Mapping[str, Any] | None = ...,
+) -> dict[str, Any]:
+    """{kind: share}: Let the weights of each layer of a torch network share a few values.
+
+    on_no_gain: What to do if the stage's exported file is not shown to be faster than the one before: `keep` the stage (without timing it), `skip` it, so that the next stage starts from the file before, or `fail`.
+
+    clusters: Values in a codebook at most, that of zeros among them: 16 take 4 bits, 32 take 5.
+
+    scope: One codebook for each layer, or one for each output channel, which takes more.
+
+    grid: Values that a codebook may have: any (float), or those of weights in 8 bits (int8) or 7 (int7) with a scale for each output channel, so that the quantized file has as few. `auto`: as the later stages make them.
+
+    start: Where k-means begins: evenly between smallest and largest weight (linear), which keeps values for the few large ones; at even quantiles (density); or at weights drawn by distance (kmeans++).
+
+    gradient: What moves a value when the network is trained, here and in every later stage: the sum of the gradients of its weights (sum, Han et al. 2016), or their mean, which suits the rates of single weights with sgd. With adamw both move alike.
+
+    keep: Layers whose weights share nothing, by qualified name; patterns such as layer4.* are allowed.
+
+    schedule: Train the codebooks. Absent: they stay as k-means finds them.
     """
 
 def Finetune(

@@ -21,15 +21,15 @@ class FormFacts:
 
     `files` are its payload, in a fixed order: digests are taken over these and nothing else. `main` is the one that a
     runtime loads. `cost` names the function that counts its operations, as module:function, `ports` the one that
-    returns its inputs and outputs; a form without them has no runtime and is judged on its export. `zeros` names the
-    one that finds the zeros among its weights.
+    returns its inputs and outputs; a form without them has no runtime and is judged on its export. `weights` names the
+    one that returns its weights.
     """
 
     files: tuple[str, ...]
     main: str
     cost: str = ""
     ports: str = ""
-    zeros: str = ""
+    weights: str = ""
 
     @property
     def suffix(self) -> str:
@@ -67,14 +67,14 @@ FORMS: dict[str, FormFacts] = {
         "model.onnx",
         cost="pipeline.analysis.cost:onnx_cost",
         ports="pipeline.onnx_graph.file:onnx_ports",
-        zeros="pipeline.analysis.zeros:onnx_zeros",
+        weights="pipeline.analysis.stored_weights:onnx_weights",
     ),
     "openvino": FormFacts(
         ("model.xml", "model.bin"),
         "model.xml",
         cost="pipeline.analysis.cost:openvino_cost",
         ports="pipeline.export.openvino:openvino_ports",
-        zeros="pipeline.analysis.zeros:openvino_zeros",
+        weights="pipeline.analysis.stored_weights:openvino_weights",
     ),
 }
 #: By name; the first one that reads a form is its own, where nothing else is asked for.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from pipeline.core.artifact import FrozenModel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    import numpy as np
     from numpy.typing import NDArray
 
     #: Where the weights of each layer of a file are zero, by the layer's name, in the file's order.
@@ -50,6 +51,11 @@ class Sparsity(FrozenModel):
     def share(self) -> float:
         """Share of the weights that are zero, from 0 to 1."""
         return self.zeros / self.weights if self.weights else 0.0
+
+
+def zeros_among(weights: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.bool_]]:
+    """Return where the weights of each layer are zero."""
+    return {name: np.asarray(each == 0) for name, each in weights.items()}
 
 
 def lost_zeros(before: Zeros, after: Zeros) -> dict[str, int]:

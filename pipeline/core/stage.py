@@ -145,6 +145,8 @@ class Stage(BaseModel, ABC):
     effect: ClassVar[str] = ""
     #: Whether weights that it sets to zero stay zero in every stage after it.
     makes_masks: ClassVar[bool] = False
+    #: Whether weights that it makes equal stay equal in every stage after it.
+    makes_clusters: ClassVar[bool] = False
 
     kind: str
     on_no_gain: OnNoGain = Field(
@@ -188,6 +190,14 @@ class Stage(BaseModel, ABC):
         """A key and what is wrong with its value, where weights that are to stay zero would not; else ("", "").
 
         Asked where a stage before it makes masks.
+        """
+        return "", ""
+
+    @property
+    def parts_clusters(self) -> tuple[str, str]:
+        """A key and why weights that are to stay equal would not, with its value or with any; else ("", "").
+
+        Asked where a stage before it makes clusters.
         """
         return "", ""
 

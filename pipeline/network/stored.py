@@ -36,6 +36,7 @@ from pipeline.core.code_inputs import NETWORK_FILE, digests_of, recorded_depende
 from pipeline.core.errors import InputError
 from pipeline.core.problems import first_names
 from pipeline.core.reading import read_object
+from pipeline.network.clusters import SHARED, require_clusters, rules_as_values, still_shared, stored_rules
 from pipeline.network.definition import build_network, initialise_lazy_layers
 from pipeline.network.edits import UNFIT, apply_edit, factored_names
 from pipeline.network.masks import SPARSE, require_zeros, still_sparse, stored_names
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from pipeline.compress.sharing.codebooks import SharingRule
     from pipeline.compress.state.outside import Place, Value
     from pipeline.compress.state.reproduction import Example
     from pipeline.core.artifact import Artifact, TensorSpec
@@ -225,14 +227,17 @@ def write_network(
     edits: Sequence[Mapping[str, Any]] = (),
     half: bool = False,
     sparse: Sequence[str] | None = None,
+    shared: Mapping[str, SharingRule] | None = None,
 ) -> None:
     """Write a torch artifact's payload: the parent's definition and plan with `edits` appended, and the tensors.
 
     A graph module (of a rewritten network) is written as a definition of its own. `sparse` are the parameters whose
-    zeros later stages keep (see `pipeline.network.masks`); None: those of the parent that the network still has.
+    zeros later stages keep (see `pipeline.network.masks`), `shared` the rules of those whose clusters they keep
+    (`pipeline.network.clusters`); None: those of the parent that the network still has.
 
     Raises:
-        StageError: the graph cannot be written as a plain file, or a sparse parameter has lost zeros.
+        StageError: the graph cannot be written as a plain file, a sparse parameter has lost zeros, or a shared one has
+            more values than clusters.
         InputError: read back it computes something else, from random numbers or from state that cannot be stored.
     """
     content = _read(parent.folder)
@@ -241,6 +246,11 @@ def write_network(
     content.pop(SPARSE, None)
     if names := still_sparse(before if sparse is None else sparse, model):
         content[SPARSE] = names
+    rules = still_shared(stored_rules(content, parent.folder) if shared is None else shared, model)
+    require_clusters(rules, model)
+    content.pop(SHARED, None)
+    if rules:
+        content[SHARED] = rules_as_values(rules)
     content["edits"] = [*content["edits"], *(dict(edit) for edit in edits)]
     if isinstance(model, GraphModule):
         history = [*content.get("history", ()), *content["edits"]]

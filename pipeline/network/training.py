@@ -21,6 +21,7 @@ from pipeline.compress.training.training import Hyperparameters, TrainingRun
 from pipeline.core.code_inputs import undeclared_inputs, within_inputs, write_reads
 from pipeline.core.errors import InputError, first_line
 from pipeline.core.partial import write_whole_with
+from pipeline.network.clusters import tied_weights
 from pipeline.network.masks import masks_of, sparse_names
 from pipeline.network.stored import load_network, load_other, write_network
 from pipeline.network.tracing import example_of
@@ -98,16 +99,23 @@ def train_artifact(
 ) -> nn.Module:
     """Train a network of the same structure as `given`, write it into `folder`, and return it.
 
-    Weights that are zero in sparse parameters of `given` stay zero. Goes on from where an earlier, killed run in the
-    same folder got to. `label` stands before the epoch in the progress; `half` as in `write_network`. Raises StageError
-    when training diverges.
+    Weights that are zero in sparse parameters of `given` stay zero, and shared ones equal. Goes on from where an
+    earlier, killed run in the same folder got to. `label` stands before the epoch in the progress; `half` as in
+    `write_network`. Raises StageError when training diverges.
     """
-    training.hold(masks_of(training.model, sparse_names(given)))
+    keep_structure(training, given)
     trained = run_to_end(training, folder, progress, label=label)
     network = trained_network(trained, given)
     write_network(folder, network, parent=given, half=half)
     (folder / STATE_FILE).unlink(missing_ok=True)
     return network
+
+
+def keep_structure(training: TrainingRun, given: Artifact) -> None:
+    """Let a training keep what earlier stages have made of an artifact's weights: zeros, and clusters."""
+    training.hold(masks_of(training.model, sparse_names(given)))
+    if (tied := tied_weights(training.model, given)).books:
+        training.tie(tied)
 
 
 def trained_network(trained: nn.Module, given: Artifact) -> nn.Module:

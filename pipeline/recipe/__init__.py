@@ -294,12 +294,20 @@ def chain_problems(stages: Sequence[Stage]) -> Iterator[tuple[int, str, str]]:
     """
     form: Form = "torch"
     before = "the recipe's model"
-    masked = ""
+    masked = clustered = ""
     for index, stage in enumerate(stages):
         key, why = stage.fills_zeros if masked else ("", "")
         if key:
             yield index, key, f"{why}, or the zeros that {masked} makes would be lost: move {masked} behind it"
         masked = stage.kind if stage.makes_masks else masked
+        key, why = stage.parts_clusters if clustered else ("", "")
+        if key:
+            yield (
+                index,
+                key,
+                f"{why}, and the clusters that {clustered} makes would be lost: move {clustered} behind it",
+            )
+        clustered = stage.kind if stage.makes_clusters else clustered
         if form not in stage.consumes:
             needs = " or ".join(sorted(stage.consumes))
             found = f"{stage.kind} needs {needs}, but {before} gives {form}"

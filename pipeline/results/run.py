@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pipeline.core.artifact import GAIN, ONCE_WITHOUT_FILE, Form, FrozenModel
 from pipeline.core.nearness import NEARNESS, Nearness
+from pipeline.core.sharing import SHARING, Sharing
 from pipeline.core.sparsity import SPARSITY, Sparsity
 from pipeline.core.stage import Runtime, Target
 from pipeline.core.task import ACCURACY, MetricFacts
@@ -196,6 +197,11 @@ class Row(FrozenModel):
     def sparsity(self) -> Sparsity | None:
         """The zeros among the weights of the file, where a stage before it, or it, made masks."""
         return Sparsity.model_validate(self.changed[SPARSITY]) if SPARSITY in self.changed else None
+
+    @property
+    def sharing(self) -> Sharing | None:
+        """The values that the weights of the file take, where a stage before it, or it, made clusters."""
+        return Sharing.model_validate(self.changed[SHARING]) if SHARING in self.changed else None
 
     @property
     def skipped(self) -> bool:

@@ -24,9 +24,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
     from pipeline.analysis.cost import FileCost
     from pipeline.core.dataset import SplitName
-    from pipeline.core.sparsity import Zeros
     from pipeline.core.stage import Progress, Runtime, Target
     from pipeline.core.store import Store
     from pipeline.core.task import Task
@@ -97,11 +98,11 @@ class Evaluator:
         self._obtain(key, lambda folder: _write(self._test(before, after), folder), "the same final test")
         return FinalTest.model_validate_json((self.store.folder(key) / _EVALUATION_FILE).read_text())
 
-    def zeros(self, artifact: Artifact) -> Zeros | None:
-        """Return where the weights of an artifact's file are zero; None where nothing finds that of its form."""
+    def weights(self, artifact: Artifact) -> dict[str, NDArray[Any]] | None:
+        """Return the weights of an artifact's file by layer; None where nothing reads those of its form."""
         file = self.exported_file(artifact)
-        counted = FORMS[file.form].zeros
-        found: Zeros | None = load_reference(counted)(file.file) if counted else None
+        read = FORMS[file.form].weights
+        found: dict[str, NDArray[Any]] | None = load_reference(read)(file.file) if read else None
         return found
 
     def runtime_of(self, file: Artifact) -> Runtime:

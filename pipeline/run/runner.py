@@ -25,14 +25,13 @@ from pipeline.core import interruption
 from pipeline.core.artifact import Artifact, StageRecord, payload_digest
 from pipeline.core.code_inputs import changed_since, recorded_dependencies, undeclared_inputs
 from pipeline.core.entry import ARTIFACT_FILE, is_listed
-from pipeline.core.errors import InputError, ResourceError, StageError
+from pipeline.core.errors import InputError, ResourceError
 from pipeline.core.locks import file_lock, introduce_process
 from pipeline.core.partial import write_whole
 from pipeline.core.paths import make_folder
 from pipeline.core.printable import printable_text
 from pipeline.core.problems import first_names
 from pipeline.core.runtimes import RUNTIMES, last_readable
-from pipeline.core.sparsity import SPARSITY, Sparsity, lost_zeros
 from pipeline.core.stage import ChainFile, Context, SilentProgress
 from pipeline.core.store import Store, link_entry, read_artifact, read_record, write_artifact, write_record
 from pipeline.core.task import ACCURACY
@@ -47,6 +46,7 @@ from pipeline.results.run_folder import PLAN_FILE, RUN_FILE, previous_ingredient
 from pipeline.results.scores import task_facts
 from pipeline.run.disk import disk_errors
 from pipeline.run.evaluator import Evaluator
+from pipeline.run.lasting import lasting_changes
 from pipeline.run.no_gain import gain, record_decision
 from pipeline.run.plan import Plan, PlannedStep, make_plan
 from pipeline.run.verdicts import budget_lines, in_vain, with_effects, with_timings
@@ -331,37 +331,15 @@ class Run:
             folder=f"stages/{name}",
             cached=not made,
             seconds=record.seconds if record and not made else time.monotonic() - began,
-            changed={**(record.changed if record else {}), **self._zeros(step)},
+            changed={
+                **(record.changed if record else {}),
+                **lasting_changes(step.label, self.artifacts, self.evaluator),
+            },
             **found.model_dump(),
         )
         if self.rows and (effects := in_vain(self.rows[-1], row)):
             self.progress.note(f"{step.label}: {effects_sentence(effects)}")
         self.rows.append(row)
-
-    def _zeros(self, step: PlannedStep) -> dict[str, Any]:
-        """Count the zeros in the file of the latest step once a stage has made masks; nothing before.
-
-        Raises StageError where a layer has lost zeros of the file before.
-        """
-        if not self._has_masks():
-            return {}
-        found, before = (self.evaluator.zeros(artifact) for artifact in (self.artifacts[-1], self.artifacts[-2]))
-        if found is None:
-            return {}
-        if before is not None and (lost := lost_zeros(before, found)):
-            name, count = next(iter(lost.items()))
-            raise StageError(
-                f"{step.label} has lost zeros in {first_names(list(lost))}: {count} of {int(before[name].sum())} in "
-                f"{name}. Weights that were set to zero have to stay zero in every file that follows"
-            )
-        return {SPARSITY: Sparsity.of(found).model_dump(mode="json")}
-
-    def _has_masks(self) -> bool:
-        """Say whether the networks so far end with one that has sparse parameters."""
-        from pipeline.network.masks import sparse_names
-
-        networks = [artifact for artifact in self.artifacts if artifact.form == "torch"]
-        return len(self.artifacts) > 1 and bool(sparse_names(networks[-1]))
 
     def _finished(self, seconds: float) -> RunReport:
         report = self._report("finished", seconds)

@@ -15,6 +15,7 @@ from pipeline.stages.prune import Prune
 from pipeline.stages.prune.priced_stage import priced_stage
 from pipeline.stages.quantize import Quantize
 from pipeline.stages.quantize_aware import QuantizeAwareFinetune
+from pipeline.stages.share import Share
 from pipeline.stages.simplify import Simplify
 from pipeline.stages.sparsify import Sparsify
 
@@ -24,7 +25,17 @@ if TYPE_CHECKING:
 __all__ = ["STAGES", "AnyStage", "Prune", "priced_stage"]
 
 AnyStage = Annotated[
-    Prune | Factorize | Sparsify | Finetune | Export | Simplify | Quantize | QuantizeAwareFinetune | Measure | Bundle,
+    Prune
+    | Factorize
+    | Sparsify
+    | Share
+    | Finetune
+    | Export
+    | Simplify
+    | Quantize
+    | QuantizeAwareFinetune
+    | Measure
+    | Bundle,
     Field(discriminator="kind"),
 ]
 #: The stages by the `kind` of a recipe.

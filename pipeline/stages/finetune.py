@@ -44,6 +44,11 @@ class Finetune(TrainingConfig, Stage):
         default=None, description="Make channels small while training, for a `prune` stage after this one."
     )
 
+    @property
+    def parts_clusters(self) -> tuple[str, str]:
+        """`store: float16`, which rounds each weight by itself."""
+        return ("store", "found float16, allowed after share: float32") if self.store == "float16" else ("", "")
+
     def files(self) -> tuple[Path, ...]:
         """Return the teacher's files."""
         return self.teacher_files()

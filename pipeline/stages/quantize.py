@@ -102,6 +102,15 @@ class Quantize(QuantizationConfig, Stage):
     )
 
     @property
+    def parts_clusters(self) -> tuple[str, str]:
+        """One scale for a whole weight, or rounding and scaling that change weights one by one."""
+        if not self.per_channel:
+            return "per_channel", "found false, allowed after share: true"
+        if changed := [each for each in self.recover if each != "bias"]:
+            return "recover", f"found {', '.join(changed)}, allowed after share: bias"
+        return "", ""
+
+    @property
     def measures(self) -> bool:
         """Whether the file depends on a latency: with `engine: auto`, or because a gain is asked for."""
         return self.engine == "auto" or super().measures

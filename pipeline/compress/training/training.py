@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from pipeline.compress.names import OptimizerName, RateSchedule
+    from pipeline.compress.sharing.tied import TiedWeights
     from pipeline.compress.training.distillation import Distillation
     from pipeline.compress.training.learner import Learner
 
@@ -129,6 +130,7 @@ class TrainingRun:
         self.seed = seed
         self.regulariser = regulariser or Regulariser()
         self.held: dict[str, Tensor] = {}  # where a parameter stays zero
+        self.tied: TiedWeights | None = None  # which weights stay equal
         self.epoch = 0
         self.history: list[EpochResult] = []
         self.start: EpochResult | None = None
@@ -166,12 +168,23 @@ class TrainingRun:
         self.held = {name: ~mask.to(self.device) for name, mask in masks.items()}
         self._zero([self.model])
 
+    def tie(self, tied: TiedWeights) -> None:
+        """Keep weights equal that share a value; they are trained as one. Raises InputError when they do not fit."""
+        tied.require_fit(self.model)
+        self.tied = tied
+
     @torch.no_grad()
     def _zero(self, models: Sequence[nn.Module]) -> None:
         for model in models if self.held else ():
             parameters = dict(model.named_parameters(remove_duplicate=False))
             for name, cut in self.held.items():
                 parameters[name].masked_fill_(cut, 0)
+
+    def _hold(self, models: Sequence[nn.Module]) -> None:
+        """Take weights back to what has to last: zeros, and values that several share."""
+        self._zero(models)
+        if self.tied:
+            self.tied.project(models)
 
     def state(self) -> dict[str, Any]:
         """Return everything that is needed to go on after the last finished epoch, as plain values and tensors."""
@@ -231,7 +244,7 @@ class TrainingRun:
         evaluated = self.average or self.model
         models = [self.model] if evaluated is self.model else [self.model, evaluated]
         self.regulariser.end_epoch(models)
-        self._zero(models)
+        self._hold(models)
         self._renew_statistics(evaluated)
         result = self._evaluate(evaluated, total / max(1, done))
         if not math.isfinite(result.validation_loss or 0.0):
@@ -309,9 +322,11 @@ class TrainingRun:
         self.optimizer.zero_grad(set_to_none=True)
         _backward(loss)
         self.regulariser.add_gradients(self.model, step)
+        if self.tied:
+            self.tied.share_gradients(self.model)
         self.optimizer.step()
         self.regulariser.after_step(self.model, self.optimizer, step)
-        self._zero([self.model])
+        self._hold([self.model])
         if self.average:
             self._update_average(self.average, step)
         return loss.item()

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pipeline.core.sharing import SHARING
 from pipeline.core.sparsity import SPARSITY
 from pipeline.report import numbers
 from pipeline.report.run.gains import result, timing
@@ -74,14 +75,18 @@ def aims(report: RunReport) -> tuple[tuple[Row, LatencyTarget], ...]:
 def beside(row: Row) -> dict[str, Any]:
     """Return what a stage changed without what has a section of its own: a latency, a search for a precision.
 
-    Zeros are told as "90 of 100" for each layer.
+    Zeros are told as "90 of 100" for each layer, values as "16 among 100 weights".
     """
     found = {key: value for key, value in beside_plan(row).items() if key != LATENCY}
+    if row.sharing is not None:
+        del found[SHARING]
+        layers = row.sharing.layers.items()
+        found["values"] = {name: f"{each.values:,} among {each.weights:,} weights" for name, each in layers}
     if row.sparsity is None:
         return found
-    layers: dict[str, LayerZeros | Sparsity] = {"all layers": row.sparsity, **row.sparsity.layers}
+    zeros: dict[str, LayerZeros | Sparsity] = {"all layers": row.sparsity, **row.sparsity.layers}
     del found[SPARSITY]
-    return {**found, "zeros": {name: f"{each.zeros:,} of {each.weights:,}" for name, each in layers.items()}}
+    return {**found, "zeros": {name: f"{each.zeros:,} of {each.weights:,}" for name, each in zeros.items()}}
 
 
 def title(row: Row) -> str:

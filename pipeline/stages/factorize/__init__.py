@@ -138,6 +138,11 @@ class Factorize(Stage):
         found = "found adopt: measured, which times files, and target.runtime torch, which reads none"
         return (("adopt", f"{found}, allowed: target.runtime onnxruntime or openvino, or adopt: all"),)
 
+    @property
+    def parts_clusters(self) -> tuple[str, str]:
+        """Factors are other weights."""
+        return "kind", "factorize replaces weights by products of others"
+
     def remarks(self, later: Sequence[Stage], target: Target) -> Remarks:
         """Return what to expect in operations and in time, and what int8 makes of it."""
         name, fraction = self.target.pair()

@@ -261,6 +261,13 @@ class Prune(Stage):
         made._priced = file  # noqa: SLF001 - its own class
         return made
 
+    @property
+    def parts_clusters(self) -> tuple[str, str]:
+        """Channels take with them the largest weights, by which grids are scaled; whole blocks take their own alone."""
+        return (
+            ("kind", "prune removes weights that codebooks are scaled by") if self.granularity != "blocks" else ("", "")
+        )
+
     def remarks(self, later: Sequence[Stage], target: Target) -> Remarks:
         """Return what is timed and down to what, and that what ships will be another kind of file."""
         if not self.has_latency:

@@ -54,6 +54,11 @@ class QuantizeAwareFinetune(TrainingConfig, QuantizationConfig, Stage):
         return ("keep_zeros", "found false, allowed after sparsify: true") if not self.keep_zeros else ("", "")
 
     @property
+    def parts_clusters(self) -> tuple[str, str]:
+        """One scale for a whole weight."""
+        return ("per_channel", "found false, allowed after share: true") if not self.per_channel else ("", "")
+
+    @property
     def computes(self) -> bool:
         """Ranges of activations are found in the runtime."""
         return True

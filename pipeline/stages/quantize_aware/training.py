@@ -29,12 +29,14 @@ from pipeline.core.feeds import sample_count, take_samples
 from pipeline.core.nearness import NEARNESS
 from pipeline.export.onnx import FILE_NAME, export_onnx
 from pipeline.export.parity import NORMS, output_differences
+from pipeline.network.clusters import sharing_rules
 from pipeline.network.stored import load_network
 from pipeline.network.training import STATE_FILE, epoch_history, make_training, own_score, run_to_end, score_name
 from pipeline.onnx_graph.execution import onnx_outputs
 from pipeline.onnx_graph.file import finish_model, onnx_specs, read_onnx, write_onnx
 from pipeline.precision.nearness import MadeFile, ensure_near, nearness_before_and_after, net_of
 from pipeline.precision.request import calibration_images, request_of
+from pipeline.stages.quantize_aware.clusters import tied_constants
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -156,6 +158,8 @@ def train_quantized(
     freeze_constants(aware, network)
     late = FreezeLate(*(math.ceil(share * config.epochs) for share in freeze))
     training = make_training(config, aware, context, seed=context.seed, regulariser=late)
+    if (tied := tied_constants(aware, sharing_rules(given))).books:
+        training.tie(tied)
     trained = run_to_end(training, context.folder, context.progress, judge_start=True)
     assert isinstance(trained, QuantizationAware)  # noqa: S101 - for the type checker
     file = context.folder / FILE_NAME

@@ -37,6 +37,11 @@ class Sparsify(SparsifyConfig, Stage):
 
     kind: Literal["sparsify"]
 
+    @property
+    def parts_clusters(self) -> tuple[str, str]:
+        """Weights that leave take their values from codebooks, and methods of second order change what stays."""
+        return "kind", "sparsify chooses weights one by one"
+
     def files(self) -> tuple[Path, ...]:
         """Return the files of the schedule's teacher."""
         return self.schedule.teacher_files() if self.schedule else ()

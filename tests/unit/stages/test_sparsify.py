@@ -9,10 +9,10 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from pipeline.analysis.zeros import onnx_zeros
+from pipeline.analysis.stored_weights import onnx_weights
 from pipeline.core.errors import InputError
 from pipeline.core.runtimes import FORMS
-from pipeline.core.sparsity import lost_zeros
+from pipeline.core.sparsity import lost_zeros, zeros_among
 from pipeline.core.stage import Target
 from pipeline.network.masks import masks_of, sparse_names
 from pipeline.network.stored import load_network
@@ -104,9 +104,9 @@ def test_later_stages_keep_zeros(run_stage: Run, network: Artifact) -> None:
     export, _ = run_stage(Export.model_validate({"kind": "export", "to": "onnx"}), tuned, "export")
     aware = {"kind": "quantize-aware-finetune", **TRAINING, "epochs": 1, "images": 16}
     int8, _ = run_stage(QuantizeAwareFinetune.model_validate(aware), tuned, "int8")
-    before = onnx_zeros(export.file)
+    before = zeros_among(onnx_weights(export.file))
     assert [int(zeros.sum()) for zeros in before.values()] == [72 - 22, 576 - 173, 24 - 7]
-    assert lost_zeros(before, onnx_zeros(int8.file)) == {}
+    assert lost_zeros(before, zeros_among(onnx_weights(int8.file))) == {}
 
 
 METHODS: dict[str, dict[str, Any]] = {

@@ -162,6 +162,10 @@ class QuantizationAware(GraphModule):
             bias = bias_steps.round(bias)
         return _call(step, given[0], grid.round(weight), bias)
 
+    def trained_weights(self) -> dict[str, str]:
+        """Return the parameters that are trained as the weights of layers, by the name of the graph's constant."""
+        return {constant: f"trained.{place}.core" for constant, place in self._place_of.items()}
+
     def weights_of(self, name: str) -> TrainedWeights:
         """Return the trained weights of a layer by the name of its node."""
         own = self.trained[self._place_of[self._layers[name].weight]]

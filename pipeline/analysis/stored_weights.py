@@ -1,7 +1,7 @@
-"""Where the weights of an exported file are zero, as the file has them: what is left of masks once it ships.
+"""The weights of an exported file as it has them: what is left of masks and clusters once it ships.
 
 Looked at are the layers that multiply by weights: convolutions, matrix products, and the cells of recurrent networks.
-An integer weight is zero where it equals its zero point, which is what the runtime computes with.
+Integer weights are less their zero point, so that zero is what the runtime takes for it; they are not scaled.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import NodeProto
 
-    from pipeline.core.sparsity import Zeros
+    #: Weights by the name of their layer, in the file's order.
+    Weights = dict[str, NDArray[Any]]
 
 #: Places of the weights of ONNX operators that have several, beside those of `ONNX_WEIGHTED`.
 _RECURRENT = {"LSTM": (1, 2), "GRU": (1, 2), "RNN": (1, 2)}
@@ -38,24 +39,24 @@ _OPENVINO_SUFFIX = "/WithoutBiases"
 _OPENVINO_CARRIERS = ("Convert", "Multiply", "Reshape", "Transpose", "Unsqueeze", "FakeQuantize")
 
 
-def onnx_zeros(file: Path) -> Zeros:
-    """Return where the weights of an ONNX file are zero, in float, QDQ or QOperator format, or in blocks."""
+def onnx_weights(file: Path) -> Weights:
+    """Return the weights of an ONNX file by layer, in float, QDQ or QOperator format, or in blocks."""
     graph = read_onnx(file).graph
     wiring = Wiring(graph)
-    found: dict[str, NDArray[np.bool_]] = {}
+    found: dict[str, NDArray[Any]] = {}
     for node in graph.node:
         places = _places(node)
         for place in places:
             values = _onnx_weights(node, place, wiring)
             if values is not None:
                 name = node.name or node.output[0]
-                found[name if place == places[0] else f"{name}.{place}"] = values == 0
+                found[name if place == places[0] else f"{name}.{place}"] = values
     return found
 
 
-def openvino_zeros(file: Path) -> Zeros:
-    """Return where the weights of an OpenVINO IR are zero, in float or in integers."""
-    found: dict[str, NDArray[np.bool_]] = {}
+def openvino_weights(file: Path) -> Weights:
+    """Return the weights of an OpenVINO IR by layer, in float or in integers."""
+    found: dict[str, NDArray[Any]] = {}
     for layer in read_openvino(file).get_ordered_ops():
         kind = layer.get_type_name()
         recurrent = _OPENVINO_RECURRENT.get(kind, ())
@@ -64,8 +65,7 @@ def openvino_zeros(file: Path) -> Zeros:
             if values is not None:
                 name = layer.get_friendly_name().removesuffix(_OPENVINO_SUFFIX)
                 # Recurrent gates stand in another order than in ONNX: only their number is compared.
-                zeros = (values == 0).reshape(-1) if recurrent else values == 0
-                found[name if name not in found else f"{name}.{place}"] = zeros
+                found[name if name not in found else f"{name}.{place}"] = values.reshape(-1) if recurrent else values
     return found
 
 

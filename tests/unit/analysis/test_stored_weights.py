@@ -15,10 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from pipeline.analysis.zeros import onnx_zeros, openvino_zeros
+from pipeline.analysis.stored_weights import onnx_weights, openvino_weights
 from pipeline.compress.quantization.engines import engine as interface
 from pipeline.compress.quantization.engines.registry import ENGINES
-from pipeline.core.sparsity import Sparsity, lost_zeros
+from pipeline.core.sparsity import Sparsity, lost_zeros, zeros_among
 from pipeline.export.onnx import export_onnx
 from pipeline.export.openvino import export_openvino
 from pipeline.export.simplify import simplify_onnx
@@ -76,6 +76,11 @@ def exported(*, recurrent: bool) -> bytes:
         return (Path(folder) / "model.onnx").read_bytes()
 
 
+def zeros_in(file: Path) -> dict[str, Any]:
+    """Return where the weights of a file are zero."""
+    return zeros_among((openvino_weights if file.suffix == ".xml" else onnx_weights)(file))
+
+
 def float_file(folder: Path, *, recurrent: bool = False) -> Path:
     """Write the float file."""
     (folder / "model.onnx").write_bytes(exported(recurrent=recurrent))
@@ -84,7 +89,7 @@ def float_file(folder: Path, *, recurrent: bool = False) -> Path:
 
 def test_a_float_file_has_the_zeros_of_the_network(tmp_path: Path) -> None:
     """Folding a norm moves none; a matrix without bias is transposed; an LSTM has two, gates in other order."""
-    found, model = onnx_zeros(float_file(tmp_path, recurrent=True)), network(recurrent=True)
+    found, model = zeros_in(float_file(tmp_path, recurrent=True)), network(recurrent=True)
     for name in LAYERS:
         zeros = (model.get_parameter(f"{name}.weight") == 0).numpy()
         got = found[{"matrix": "matrix.MatMul"}.get(name, name)]
@@ -97,14 +102,14 @@ def test_a_float_file_has_the_zeros_of_the_network(tmp_path: Path) -> None:
 def test_simplifying_and_an_ir_keep_them(tmp_path: Path) -> None:
     """Names and layouts differ in the IR, numbers do not; in FP16 too."""
     file = float_file(tmp_path, recurrent=True)
-    before = onnx_zeros(file)
+    before = zeros_in(file)
     simplify_onnx(file, tmp_path / "simple.onnx", fed(SAMPLES[:2]))
-    assert lost_zeros(before, onnx_zeros(tmp_path / "simple.onnx")) == {}
+    assert lost_zeros(before, zeros_in(tmp_path / "simple.onnx")) == {}
     for half in (False, True):
         folder = tmp_path / str(half)
         folder.mkdir()
         export_openvino(file, folder, half=half)
-        found = openvino_zeros(folder / "model.xml")
+        found = zeros_in(folder / "model.xml")
         assert Sparsity.of(found).zeros == Sparsity.of(before).zeros
         assert Sparsity.of(found).weights == Sparsity.of(before).weights
         assert lost_zeros(before, found) == {}
@@ -132,11 +137,11 @@ def test_every_int8_file_keeps_them(tmp_path: Path, engine: Any, variant: str) -
     if command := interface.missing_engine(ENGINES[engine]()):
         pytest.skip(f"{engine} is not installed: {command}")
     request = asked(settings["scheme"], per_channel=settings["per_channel"], calibration="min-max")
-    before = onnx_zeros(float_file(tmp_path))
+    before = zeros_in(float_file(tmp_path))
     model = read_onnx(tmp_path / "model.onnx")
     made = build(model, fed(SAMPLES), Variant(engine, request, settings["recovery"])).model
     write_onnx(finish_model(made), tmp_path / "int8.onnx")
-    found = onnx_zeros(tmp_path / "int8.onnx")
+    found = zeros_in(tmp_path / "int8.onnx")
     assert len(found) == len(before)
     assert lost_zeros(before, found) == {}
     integers = {np.dtype(np.int8), np.dtype(np.uint8)}
@@ -144,15 +149,15 @@ def test_every_int8_file_keeps_them(tmp_path: Path, engine: Any, variant: str) -
     assert sum(each.dtype in integers and each.ndim > 1 for each in stored) >= 4
     (tmp_path / "ir").mkdir()
     export_openvino(tmp_path / "int8.onnx", tmp_path / "ir", half=False)
-    assert lost_zeros(found, openvino_zeros(tmp_path / "ir" / "model.xml")) == {}
+    assert lost_zeros(found, zeros_in(tmp_path / "ir" / "model.xml")) == {}
 
 
 @pytest.mark.parametrize("precision", ["int8-dynamic", "int8-weights", "int4-weights", "fp16", "fp16-weights"])
 def test_other_precisions_keep_them(tmp_path: Path, precision: Any) -> None:  # noqa: ANN401 - a name
     """Weights in blocks and products that quantize as they run have operators and layouts of their own."""
-    before = onnx_zeros(float_file(tmp_path))
+    before = zeros_in(float_file(tmp_path))
     write_onnx(finish_model(other_precision(read_onnx(tmp_path / "model.onnx"), precision)), tmp_path / "other.onnx")
-    found = onnx_zeros(tmp_path / "other.onnx")
+    found = zeros_in(tmp_path / "other.onnx")
     assert sorted(each.size for each in found.values()) == sorted(each.size for each in before.values())
     assert lost_zeros(before, found) == {}
 
