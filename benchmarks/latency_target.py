@@ -105,12 +105,13 @@ def recipe(name: str, runtime: str, stages: Sequence[dict[str, Any]], precision:
     }
 
 
-def run(cell: dict[str, Any], folder: Path, seed: int = 0) -> dict[str, Any]:
-    """Run a recipe without looking at test images, and return its run.json."""
+def run(cell: dict[str, Any], folder: Path, seed: int = 0, *, test: bool = False) -> dict[str, Any]:
+    """Run a recipe, without looking at test images unless asked to, and return its run.json."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "recipe.yaml").open("w") as file:
-        YAML().dump(cell, file)
-    secateur("run", str(folder / "recipe.yaml"), "--out", str(folder / "run"), "--no-test", "--seed", str(seed))
+        YAML().dump(json.loads(json.dumps(cell)), file)  # written out in each place: a recipe has no anchors
+    options = () if test else ("--no-test",)
+    secateur("run", str(folder / "recipe.yaml"), "--out", str(folder / "run"), "--seed", str(seed), *options)
     found: dict[str, Any] = json.loads((folder / "run" / "run.json").read_text())
     return found
 
