@@ -250,6 +250,21 @@ class BudgetLine(FrozenModel):
     verdict: BudgetVerdict
 
 
+class Storage(FrozenModel):
+    """Bytes of the result's file: as it is, with zlib at level 9, and as `secateur pack` stores it.
+
+    `original` are those of the original's file, `bound` the zeroth-order entropy of all tensors without any table, and
+    `in_memory` what the tensors take once a runtime has loaded them, which makes all of them dense.
+    """
+
+    original: int
+    raw: int
+    zlib: int
+    packed: int
+    bound: int
+    in_memory: int
+
+
 class BundleRecord(FrozenModel):
     """The edge bundle of a run: its folder and archive relative to the run folder, the archive's bytes, its digest.
 
@@ -266,7 +281,7 @@ class RunReport(FrozenModel):
     """Everything about one run. `machine` is the fingerprint of the machine that measured.
 
     `threads` are those of training and evaluation, `threads_from` says what set them. Paths in `recipe` start at
-    `recipe_folder`; runs of earlier versions say none of these.
+    `recipe_folder`; runs of earlier versions say none of these. `storage` is there where stages made zeros or clusters.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -291,3 +306,4 @@ class RunReport(FrozenModel):
     final: FinalTest | None = None
     budget: tuple[BudgetLine, ...] = ()
     bundle: BundleRecord | None = None
+    storage: Storage | None = Field(default=None, exclude_if=not_)

@@ -49,6 +49,7 @@ from pipeline.run.evaluator import Evaluator
 from pipeline.run.lasting import lasting_changes
 from pipeline.run.no_gain import gain, record_decision
 from pipeline.run.plan import Plan, PlannedStep, make_plan
+from pipeline.run.storage import storage_of
 from pipeline.run.verdicts import budget_lines, in_vain, with_effects, with_timings
 
 if TYPE_CHECKING:
@@ -348,7 +349,9 @@ class Run:
         report = report.model_copy(update={"final": final})
         ends = report.rows[0], report.rows[result]
         lines = budget_lines(self.loaded.recipe.budget, *ends, report.target, self.task.judged)
-        report = report.model_copy(update={"budget": lines})
+        file = self.evaluator.exported_file(self.artifacts[result])
+        stored = storage_of(*ends, file, self.progress)
+        report = report.model_copy(update={"budget": lines, "storage": stored})
         options = self.loaded.recipe.stages[-1].bundle_options()
         return report if options is None else self._bundled(report, BundleOptions.model_validate(options))
 

@@ -180,11 +180,23 @@ def _smaller(report: RunReport) -> Answer:
     factor = first.size_bytes / last.size_bytes
     sentence = f"{numbers.size(first.size_bytes)} {numbers.ARROW} {numbers.size(last.size_bytes)} on disk, "
     sentence += f"{numbers.size(first.gzip_bytes)} {numbers.ARROW} {numbers.size(last.gzip_bytes)} with gzip."
+    sentence += f" {storage(report)}" if report.storage else ""
     if factor >= 1:
         return Answer(
             question, f"{numbers.ratio(factor)} smaller", sentence, "better" if factor > 1 else "plain", budget
         )
     return Answer(question, f"{numbers.ratio(1 / factor)} larger", sentence, "worse", budget)
+
+
+def storage(report: RunReport) -> str:
+    """Say what the result takes packed, and that a runtime needs as much memory as without; empty where not packed."""
+    found = report.storage
+    if found is None:
+        return ""
+    less = numbers.ratio(found.original / found.packed)
+    others = f"{numbers.size(found.zlib)} with zlib, bound {numbers.size(found.bound)}"
+    packed = f"{numbers.size(found.packed)} packed, {less} less than the original file ({others})"
+    return f"{packed}; {numbers.size(found.in_memory)} of weights in memory."
 
 
 def _budget(report: RunReport, name: str) -> BudgetLine | None:

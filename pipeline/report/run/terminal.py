@@ -40,6 +40,8 @@ def run_table(report: RunReport) -> RenderableType:
         found = headline.difference(report.final, report.task)
         told = f"{headline.judgement(report.final, report.task)}: {found}"
         parts.append(Text.assemble(("Final test: ", "bold"), told))
+    if report.storage is not None:
+        parts.append(Text.assemble(("Storage: ", "bold"), headline.storage(report)))
     parts.extend(
         Text.assemble(
             ("Budget: ", "bold"),

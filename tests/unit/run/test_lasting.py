@@ -1,4 +1,4 @@
-"""A run with masks counts the zeros of each file, shows them, and ends at a stage that loses one, by name."""
+"""A run counts zeros and values of each file, and ends at a stage that loses any; it says what its result packs to."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 from pipeline import api
 from pipeline.core.errors import StageError
 from pipeline.core.stage import SilentProgress
+from pipeline.stages.quantize import Quantize
 from pipeline.stages.quantize_aware import QuantizeAwareFinetune
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def test_every_row_behind_masks_has_its_zeros(project: Project) -> None:
     export, int8 = "{kind: export, to: onnx}", "{kind: quantize, images: 16, scheme: u8s8}"
     report = run(project, f"{{kind: export, to: onnx}}, {int8}")
     assert all(row.sparsity is None for row in report.rows)
+    assert report.storage is None
     report = run(
         project, f"{{kind: sparsify, density: 25%, keep: [fc]}}, {export}, {int8}, {{kind: export, to: openvino}}"
     )
@@ -51,6 +53,34 @@ def test_every_row_behind_masks_has_its_zeros(project: Project) -> None:
         text = (project.folder / "run" / file).read_text()
         assert share in text
         assert "3,456 of 4,608" in text
+
+
+def test_a_run_with_clusters_counts_values_and_says_what_the_result_packs_to(project: Project) -> None:
+    """16 integers in each layer of the int8 file; the packed bytes are those of `secateur pack`."""
+    report = run(project, "{kind: share}, {kind: export, to: onnx}, {kind: quantize, images: 16, scheme: u8s8}")
+    first, shared, _, quantized = report.rows
+    assert first.sharing is None
+    assert shared.sharing
+    assert quantized.sharing
+    layers = quantized.sharing.layers.values()
+    assert all(each.quantized and each.sizes <= 16 for each in layers)
+    file = project.folder / "run" / quantized.folder / "model.onnx"
+    sizes = api.pack(file, project.folder / "model.packed", progress=SilentProgress())
+    assert report.storage
+    assert (report.storage.packed, report.storage.raw) == (sizes.packed, file.stat().st_size)
+    assert report.storage.original == first.size_bytes
+    for name in ("report.md", "report.html"):
+        text = (project.folder / "run" / name).read_text()
+        assert "packed, " in text
+        assert "among 4,608 weights" in text
+
+
+def test_a_stage_that_parts_clusters_ends_the_run(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check is of the file: here nothing else has refused one scale for a whole weight."""
+    monkeypatch.setattr(Quantize, "parts_clusters", ("", ""))
+    stages = "{kind: share}, {kind: export, to: onnx}, {kind: quantize, images: 16, scheme: u8s8, per_channel: false}"
+    with pytest.raises(StageError, match=r"quantize has parted the clusters of a layer of \d+ weights"):
+        run(project, stages)
 
 
 def test_a_stage_that_loses_zeros_ends_the_run(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
