@@ -187,7 +187,7 @@ class Stage(BaseModel, ABC):
 
     @property
     def fills_zeros(self) -> tuple[str, str]:
-        """A key and what is wrong with its value, where weights that are to stay zero would not; else ("", "").
+        """A key and what is wrong with its value, where weights that are to stay zero would not be; else ("", "").
 
         Asked where a stage before it makes masks.
         """

@@ -298,7 +298,7 @@ def chain_problems(stages: Sequence[Stage]) -> Iterator[tuple[int, str, str]]:
     for index, stage in enumerate(stages):
         key, why = stage.fills_zeros if masked else ("", "")
         if key:
-            yield index, key, f"{why}, or the zeros that {masked} makes would be lost: move {masked} behind it"
+            yield index, key, f"{why}; the zeros that {masked} makes would be lost: move {masked} behind it"
         masked = stage.kind if stage.makes_masks else masked
         key, why = stage.parts_clusters if clustered else ("", "")
         if key:

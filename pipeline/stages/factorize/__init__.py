@@ -139,6 +139,11 @@ class Factorize(Stage):
         return (("adopt", f"{found}, allowed: target.runtime onnxruntime or openvino, or adopt: all"),)
 
     @property
+    def fills_zeros(self) -> tuple[str, str]:
+        """Factors are dense."""
+        return "kind", "factorize replaces weights by dense products"
+
+    @property
     def parts_clusters(self) -> tuple[str, str]:
         """Factors are other weights."""
         return "kind", "factorize replaces weights by products of others"

@@ -18,6 +18,7 @@ from pipeline.network.masks import masks_of, sparse_names
 from pipeline.network.stored import load_network
 from pipeline.recipe import chain_problems
 from pipeline.stages.export import Export
+from pipeline.stages.factorize import Factorize
 from pipeline.stages.finetune import Finetune
 from pipeline.stages.prune import Prune
 from pipeline.stages.quantize_aware import QuantizeAwareFinetune
@@ -212,6 +213,16 @@ def test_what_does_not_go_together_is_refused(settings: dict[str, Any], message:
         Sparsify.model_validate({"kind": "sparsify", **given, **settings})
 
 
+def test_low_rank_behind_masks_is_refused() -> None:
+    """Its factors are dense; before them it is allowed, and so is removing channels behind them."""
+    factorize = Factorize.model_validate({"kind": "factorize", "target": {"macs": 0.5}})
+    prune = Prune.model_validate({"kind": "prune", "ratio": 0.5})
+    assert list(chain_problems([factorize, stage(), prune])) == []
+    (found,) = chain_problems([stage(), factorize])
+    assert found[:2] == (1, "kind")
+    assert "factorize replaces weights by dense products; the zeros that sparsify makes would be lost" in found[2]
+
+
 def test_a_plan_says_that_zeros_bring_no_time() -> None:
     """By the runtime that is the target, with the version that was looked at."""
     notes = [stage().remarks([], Target(runtime=runtime)).notes[0] for runtime in ("onnxruntime", "openvino", "torch")]
@@ -226,5 +237,5 @@ def test_a_later_stage_that_would_lose_zeros_is_refused() -> None:
     stages: list[AnyStage] = [stage(), aware]
     ((index, key, message),) = chain_problems(stages)
     assert (index, key) == (1, "keep_zeros")
-    assert "found false, allowed after sparsify: true, or the zeros that sparsify makes would be lost" in message
+    assert "found false, allowed after sparsify: true; the zeros that sparsify makes would be lost" in message
     assert not list(chain_problems(stages[1:]))
