@@ -44,8 +44,8 @@ TRAINING: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 #: By cell: the density and epochs of `sparsify`, its method, and clusters (0: weights share nothing).
 CELLS: dict[str, tuple[str, str, str, float, int, int]] = {
-    "lenet-300-100-fashion": ("lenet-300-100", "fashion", "magnitude", 0.07, 60, 16),
-    "lenet-5-fashion": ("lenet-5", "fashion", "magnitude", 0.06, 20, 16),
+    "lenet-300-100-fashion": ("lenet-300-100", "fashion", "magnitude", 0.078, 60, 12),
+    "lenet-5-fashion": ("lenet-5", "fashion", "magnitude", 0.07, 15, 16),
     "lenet-300-100-mnist-5k": ("lenet-300-100", "mnist-5k", "magnitude", 0.05, 200, 16),
     "lenet-5-mnist-5k": ("lenet-5", "mnist-5k", "magnitude", 0.04, 200, 16),
     "lenet-300-100-mnist-5k-dns": ("lenet-300-100", "mnist-5k", "dns", 0.0185, 300, 0),

@@ -96,10 +96,14 @@ def make_codebook(weight: Tensor, rule: SharingRule, start: CentroidStart, seed:
 def find_codebook(weight: Tensor, rule: SharingRule) -> Codebook:
     """Return the codebook that weights have, by the values that are in them.
 
+    On a grid channels may have been turned, as by a batch norm with a negative weight: their factors are negative.
+
     Raises InputError when there are more values than clusters.
     """
     numbers = weight.detach().double().cpu()
     factors = _factors(numbers, rule)
+    if rule.grid in GRID_LEVELS and _distinct((numbers / factors).numpy(), rule)[0].size > rule.clusters:
+        factors = factors * _turned(numbers / factors, rule.outputs)
     scaled = (numbers / factors).numpy()
     places, values, begin = np.zeros(scaled.shape, np.int64), [], 0
     for part in _parts(scaled.shape, rule):
@@ -119,6 +123,19 @@ def _factors(numbers: Tensor, rule: SharingRule) -> Tensor:
         return torch.ones([1] * numbers.ndim, dtype=torch.float64)
     largest = numbers.abs().movedim(rule.outputs, 0).flatten(1).amax(dim=1)
     return torch.where(largest > 0, largest, torch.ones_like(largest)).reshape(shape)
+
+
+def _turned(scaled: Tensor, outputs: int) -> Tensor:
+    """Return 1 or -1 for each output channel, so that all of them together have few values; shaped to broadcast."""
+    known: set[float] = set()
+    signs = []
+    for channel in scaled.movedim(outputs, 0).flatten(1):
+        own = {round(each, 5) for each in channel.unique().tolist()}
+        other = {-each for each in own}
+        turned = len(other - known) < len(own - known)
+        known |= other if turned else own
+        signs.append(-1.0 if turned else 1.0)
+    return torch.tensor(signs, dtype=torch.float64).reshape([-1 if dim == outputs else 1 for dim in range(scaled.ndim)])
 
 
 def _parts(shape: tuple[int, ...], rule: SharingRule) -> list[tuple[slice | int, ...]]:

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from pipeline.core.stage import Context
     from pipeline.stages.share.config import ShareConfig, ShareSchedule
 
+#: How the weights of recurrent layers are called: they stay in float whatever quantizes the others.
+_RECURRENT = ("weight_ih", "weight_hh")
+
 
 def share_weights(config: ShareConfig, given: Artifact, context: Context) -> dict[str, Any]:
     """Write the network with shared weights into the context's folder, and return what changed."""
@@ -46,7 +49,8 @@ def share_weights(config: ShareConfig, given: Artifact, context: Context) -> dic
 
 def _rule(config: ShareConfig, layer: SparseLayer) -> SharingRule:
     assert config.grid != "auto"  # noqa: S101 - `following` has chosen one
-    return SharingRule(config.clusters, config.scope, config.grid, config.gradient, layer.outputs)
+    grid = "float" if layer.name.rpartition(".")[2].startswith(_RECURRENT) else config.grid
+    return SharingRule(config.clusters, config.scope, grid, config.gradient, layer.outputs)
 
 
 @torch.no_grad()

@@ -86,6 +86,17 @@ def test_on_a_grid_the_quantizer_finds_the_codebook(
     assert again.values.abs().max() == 1
 
 
+def test_turned_channels_have_the_same_codebook() -> None:
+    """Found again with a factor below zero for each channel that a norm has turned: as many values as before."""
+    asked = rule(7, "layer", "int8")
+    book = make_codebook(weights(3, 0.3, (9, 8, 2)), asked, "linear", 0)
+    signs = torch.tensor([1.0, -1, 1, -1, -1, 1, 1, -1, 1])[:, None, None]
+    turned = book.weight() * signs * 1.7
+    found = find_codebook(turned, asked)
+    assert found.values.numel() == book.values.numel()
+    assert torch.allclose(found.weight(), turned, rtol=1e-5)
+
+
 def test_values_that_round_to_zero_stay_beside_it() -> None:
     """A weight of 0.001 of its channel's largest is no zero: its integer is one."""
     weight = torch.tensor([[1.0, 0.5, 0.3, 0.001, -0.001, 0.0, 0.7, -0.4]])
