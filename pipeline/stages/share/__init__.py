@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 class Share(ShareConfig, Stage):
     """Let the weights of each layer of a torch network share a few values."""
 
+    revision: ClassVar[int] = 2
     libraries: ClassVar[tuple[str, ...]] = ("torch", "numpy")
     takes: ClassVar[frozenset[Form]] = frozenset({"torch"})
     makes_clusters: ClassVar[bool] = True
