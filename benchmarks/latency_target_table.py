@@ -23,10 +23,10 @@ times, whatever they had shown; the last measurement counts. Moves were chosen b
 ResNet-20 in onnxruntime, of MobileNetV2 there at 0.75x and 0.5x and of ResNet-18 at 0.75x, and by 64 in the others.
 
 Of several noisy measurements of 15 s the first one in the range was believed at first. Since then what lies in the
-range is measured once more, and the mean of both counts. Run that way were the cells of EfficientNet-Lite0 and ResNet-18
-in OpenVINO, and, a second time, those six that had missed before: ResNet-18 and the ViT in onnxruntime at 0.5x,
-MobileNetV2 and the ViT in OpenVINO at 0.5x and 0.35x. Cells that had hit keep their first result, so that the share
-of hits flatters the rule by what a second run of those would have lost.
+range is measured once more, and the mean of both counts. Run that way were the cells of EfficientNet-Lite0 and of
+ResNet-18 in OpenVINO, and, a second time, those six that had missed before: ResNet-18 and the ViT in onnxruntime at
+0.5x, MobileNetV2 and the ViT in OpenVINO at 0.5x and 0.35x. Cells that had hit keep their first result, so that the
+share of hits flatters the rule by what a second run of those would have lost.
 
     .venv/bin/python benchmarks/latency_target.py hit
     .venv/bin/python benchmarks/latency_target.py again

@@ -75,8 +75,9 @@ def _zeros(row: Row) -> tuple[Effect, ...]:
 
 
 def _gzip(before: Row, row: Row) -> tuple[Effect, ...]:
-    """Return how the size with gzip changed where a stage made masks: on disk the file is as large as before."""
-    if row.sparsity is None or before.sparsity is not None or not before.gzip_bytes or not row.gzip_bytes:
+    """Return how the size with gzip changed where a stage made masks or clusters: on disk the file is as large."""
+    made = (row.sparsity and not before.sparsity) or (row.sharing and not before.sharing)
+    if not made or not before.gzip_bytes or not row.gzip_bytes:
         return ()
     change = row.gzip_bytes / before.gzip_bytes - 1
     if abs(change) <= _SIZE_CHANGE:

@@ -61,6 +61,7 @@ def test_a_run_with_clusters_counts_values_and_says_what_the_result_packs_to(pro
     first, shared, _, quantized = report.rows
     assert first.sharing is None
     assert shared.sharing
+    assert [(effect.what, effect.judged) for effect in shared.effects] == [("gzip", "better")]
     assert quantized.sharing
     layers = quantized.sharing.layers.values()
     assert all(each.quantized and each.sizes <= 16 for each in layers)
