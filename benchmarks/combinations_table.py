@@ -29,7 +29,7 @@ def page(records: Sequence[dict[str, Any]]) -> str:
     """Return the page as Markdown: a table for each way to int8, then the orders of each pair, then refusals."""
     measured = [each for each in records if "refused" not in each]
     if not measured:
-        return f"{HEAD}\nNothing has been run yet.\n"
+        return "\n".join([HEAD, "Nothing has been measured yet.", *refusals(records), ""])
     last = measured[-1]
     versions = ", ".join(f"{name} {value}" for name, value in last["versions"].items())
     said = (

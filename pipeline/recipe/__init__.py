@@ -305,7 +305,7 @@ def chain_problems(stages: Sequence[Stage]) -> Iterator[tuple[int, str, str]]:
             yield (
                 index,
                 key,
-                f"{why}, and the clusters that {clustered} makes would be lost: move {clustered} behind it",
+                f"{why}; the clusters that {clustered} makes would be lost: move {clustered} behind it",
             )
         clustered = stage.kind if stage.makes_clusters else clustered
         if form not in stage.consumes:
