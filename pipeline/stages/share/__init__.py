@@ -32,6 +32,7 @@ class Share(ShareConfig, Stage):
     revision: ClassVar[int] = 2
     libraries: ClassVar[tuple[str, ...]] = ("torch", "numpy")
     takes: ClassVar[frozenset[Form]] = frozenset({"torch"})
+    brings_no_gain: ClassVar[str] = "share leaves runtimes as many multiplications"
     makes_clusters: ClassVar[bool] = True
 
     kind: Literal["share"]
