@@ -70,6 +70,12 @@ def factored_layers(artifact: Artifact) -> tuple[str, ...]:
     return factored_names(_read(artifact.folder)["edits"])
 
 
+def edit_history(artifact: Artifact) -> list[Mapping[str, Any]]:
+    """Return all structural edits between the network that a recipe starts from and this one, in order."""
+    content = _read(artifact.folder)
+    return [*content.get("history", ()), *content["edits"]]
+
+
 def _load(folder: Path, inputs: Sequence[TensorSpec]) -> nn.Module:
     content = _read(folder)
     with recorded_dependencies(folder / _DEFINITION_FILE) as read:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from pipeline.core.code_inputs import undeclared_inputs, within_inputs, write_re
 from pipeline.core.errors import InputError, first_line
 from pipeline.core.partial import write_whole_with
 from pipeline.network.clusters import tied_weights
+from pipeline.network.hints import hints_of
 from pipeline.network.masks import masks_of, sparse_names
 from pipeline.network.stored import load_network, load_other, write_network
 from pipeline.network.tracing import example_of
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from pipeline.compress.training.training import EpochResult, Regulariser
     from pipeline.core.artifact import Artifact
     from pipeline.core.stage import Context, Progress
-    from pipeline.network.training_config import Regularise, TrainingConfig
+    from pipeline.network.training_config import Distill, Regularise, TrainingConfig
 
 #: Fraction of its channels that `growing_l2` spares in every group, whatever its ratio.
 _LEAST_KEPT = 0.1
@@ -46,9 +47,18 @@ STATE_FILE = "training.pt"
 
 
 def make_training(
-    config: TrainingConfig, model: nn.Module, context: Context, *, seed: int, regulariser: Regulariser | None = None
+    config: TrainingConfig,
+    model: nn.Module,
+    context: Context,
+    *,
+    given: Artifact,
+    seed: int,
+    regulariser: Regulariser | None = None,
 ) -> TrainingRun:
-    """Return the training of a network (changed in place) on the run's data, at its start."""
+    """Return the training of a network (changed in place) on the run's data, at its start.
+
+    `given` is the artifact that the network was loaded from: its plan tells which channels of the original it has.
+    """
     settings = Hyperparameters(
         epochs=config.epochs,
         batch=config.batch,
@@ -66,7 +76,7 @@ def make_training(
         model,
         learner_of(config, context),
         settings,
-        distillation=_distillation(config, context),
+        distillation=_distillation(config, model, given, context),
         seed=seed,
         regulariser=regulariser,
     )
@@ -206,10 +216,17 @@ def epoch_history(training: TrainingRun) -> list[dict[str, float]]:
     ]
 
 
-def _distillation(config: TrainingConfig, context: Context) -> Distillation | None:
+def _distillation(config: TrainingConfig, model: nn.Module, given: Artifact, context: Context) -> Distillation | None:
     if config.distill is None:
         return None
-    source, own = config.distill.source, _other_side(context)
+    plain = _teacher(config.distill, context)
+    inside = config.distill.features or config.distill.attention
+    return replace(plain, hints=hints_of(config.distill, model, plain, given, context)) if inside else plain
+
+
+def _teacher(config: Distill, context: Context) -> Distillation:
+    """Return the teacher, compared with at outputs alone."""
+    source, own = config.source, _other_side(context)
     if source == "original":
         teacher, channels, size = load_network(context.original), [*context.original.inputs[0].shape, 1][1], own
     else:
@@ -219,7 +236,7 @@ def _distillation(config: TrainingConfig, context: Context) -> Distillation | No
         for note in undeclared_inputs(read, source.definition, source.arguments, named, "build from"):
             context.progress.note(f"teacher: {note}")
         channels, size = source.channels, source.size or own
-    return Distillation(teacher, config.distill.temperature, config.distill.alpha, channels, size)
+    return Distillation(teacher, config.temperature, config.alpha, channels, size, hints=None)
 
 
 def _other_side(context: Context) -> int:

@@ -19,6 +19,15 @@ if TYPE_CHECKING:
 #: Rates and factors are multiplied in single precision, which ends at 3.4e38.
 MOST = 1e30
 _WARMUP = 1.0
+_HINT = 1.0
+
+
+def _is_none(given: object) -> bool:
+    return given is None
+
+
+def _is_usual(given: float) -> bool:
+    return given == _HINT
 
 
 class Augment(FrozenModel):
@@ -76,8 +85,13 @@ class Teacher(FrozenModel):
     )
 
 
+LayerName = Annotated[str, Field(min_length=1)]
+#: Layers by name, or those that are chosen.
+Layers = Literal["auto"] | Annotated[tuple[LayerName, ...], Field(min_length=1)]
+
+
 class Distill(FrozenModel):
-    """Learn from a teacher's logits: (1 - alpha) * cross-entropy + alpha * T^2 * KL."""
+    """Learn from a teacher's logits: (1 - alpha) * cross-entropy + alpha * T^2 * KL; with more, from its layers too."""
 
     source: Literal["original"] | Teacher = Field(
         default="original",
@@ -86,6 +100,44 @@ class Distill(FrozenModel):
     )
     temperature: Annotated[float, Field(gt=0, le=20)] = Field(default=4.0, description="Softens both distributions.")
     alpha: Annotated[float, Field(gt=0, le=1)] = Field(default=0.9, description="Share of the teacher's term.")
+    # Configurations without these are those that they were before layers were compared.
+    features: Layers | None = Field(
+        default=None,
+        exclude_if=_is_none,
+        description="Layers whose feature maps are compared with those of the original's channels that `prune` has "
+        "kept (mean squared error over the mean square of the original's); `auto` takes the last layer at each size of "
+        "maps, such as the end of each stage of a residual network.",
+    )
+    feature_weight: Annotated[float, Field(gt=0, le=MOST)] = Field(
+        default=_HINT, exclude_if=_is_usual, description="Factor of the term of `features` in the loss."
+    )
+    attention: Layers | None = Field(
+        default=None,
+        exclude_if=_is_none,
+        description="Layers whose attention maps are compared (Zagoruyko and Komodakis 2017): where activations are "
+        "large, whatever the number of channels; `auto` as in `features`.",
+    )
+    attention_weight: Annotated[float, Field(gt=0, le=MOST)] = Field(
+        default=_HINT, exclude_if=_is_usual, description="Factor of the term of `attention` in the loss."
+    )
+
+    @model_validator(mode="after")
+    def _layers_fit_the_teacher(self) -> Self:
+        for key in ("features", "attention"):
+            if getattr(self, key) is None and getattr(self, f"{key.removesuffix('s')}_weight") != _HINT:
+                raise ValueError(f"found {key.removesuffix('s')}_weight without {key}, allowed: with {key}")
+        if isinstance(self.source, Teacher):
+            if self.features is not None:
+                raise ValueError(
+                    "found features with a teacher of its own definition, allowed: with from: original, whose channels "
+                    "the network has; use attention, which needs no match"
+                )
+            if self.attention == "auto":
+                raise ValueError(
+                    "found attention: auto with a teacher of its own definition, allowed: names of layers that both "
+                    "networks have"
+                )
+        return self
 
 
 class Regularise(FrozenModel):

@@ -1,7 +1,8 @@
-"""Train the network on labels, and on a teacher's logits when asked: after pruning, before it, or from the start.
+"""Train the network on labels, and on a teacher when asked: after pruning, before it, or from the start.
 
-Source: knowledge distillation by Hinton et al. 2015; cosine schedule by Loshchilov and Hutter 2017; adaptive batch norm
-by Li et al. 2020; `regularise` names its own. Retraining matters as much as the pruning criterion (Wang et al. 2023).
+Source: knowledge distillation by Hinton et al. 2015, of feature maps by Romero et al. 2015, of attention maps by
+Zagoruyko and Komodakis 2017; cosine schedule by Loshchilov and Hutter 2017; adaptive batch norm by Li et al. 2020;
+`regularise` names its own. Retraining matters as much as the pruning criterion (Wang et al. 2023).
 It does not help when the learning rate is so small that the network cannot leave the minimum that pruning destroyed:
 prefer a tenth to a half of the rate that the network was first trained with. The weights that did best on the
 validation split are kept; with `regularise` those of the last epoch, which the penalty has worked on longest.
@@ -61,7 +62,7 @@ class Finetune(TrainingConfig, Stage):
         model = load_network(given)
         groups = removable_groups(model, given) if self.regularise else ()
         penalty = build_regulariser(self.regularise, groups, model) if self.regularise else None
-        training = make_training(self, model, context, seed=context.seed, regulariser=penalty)
+        training = make_training(self, model, context, given=given, seed=context.seed, regulariser=penalty)
         trained = train_artifact(training, given, context.folder, context.progress, half=self.store == "float16")
         changed = {**self._changes(training), **_small(groups, trained)}
         return Outcome("torch", given.inputs, given.outputs, changed=changed)

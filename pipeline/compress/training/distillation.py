@@ -8,8 +8,12 @@ from typing import TYPE_CHECKING, Any
 from torch import nn, no_grad
 from torch.nn.functional import interpolate, kl_div, log_softmax
 
+from pipeline.compress.training.hints import recorded_maps
+
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from pipeline.compress.training.hints import Hints
 
 
 @dataclass(frozen=True)
@@ -17,7 +21,7 @@ class Distillation:
     """A teacher in eval mode, the temperature, and the share `alpha` of the teacher's term in the loss.
 
     A teacher for three channels gets a grey image three times; `size` is the teacher's own input size in pixels, or 0
-    for the student's: images of another size are resized for it.
+    for the student's: images of another size are resized for it. `hints` are what is compared inside the networks.
     """
 
     teacher: nn.Module
@@ -25,6 +29,18 @@ class Distillation:
     alpha: float
     channels: int
     size: int
+    hints: Hints | None
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The layers of student and teacher whose maps are compared."""
+        return self.hints.layers if self.hints else ()
+
+    def answers(self, inputs: tuple[Tensor, ...]) -> tuple[Any, dict[str, Tensor]]:
+        """Return the teacher's outputs for the student's inputs, and the maps of the layers that are compared."""
+        with recorded_maps(self.teacher, self.layers) as maps:
+            outputs = self.outputs(inputs)
+        return outputs, maps
 
     def outputs(self, inputs: tuple[Tensor, ...]) -> Any:  # noqa: ANN401 - what its forward returns
         """Return the teacher's outputs for the student's inputs, such as (augmented) images [N, C, H, W]."""

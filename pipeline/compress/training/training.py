@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from pipeline.compress.state.outside import copied_state, encoded_state, outside_state, restore_state, split_state
 from pipeline.compress.training.batchnorm import recalibrate_batchnorm
+from pipeline.compress.training.hints import recorded_maps
 from pipeline.compress.training.rates import RateCurve
 from pipeline.compress.training.seeds import epoch_seed
 from pipeline.core.errors import InputError, StageError
@@ -311,12 +312,11 @@ class TrainingRun:
         # Mixed precision only where the hardware has it: emulated bfloat16 is many times slower than float32.
         mixed = self.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=mixed):
-            outputs = self.learner.outputs(self.model, inputs)
+            with recorded_maps(self.model, self.distillation.layers if self.distillation else ()) as maps:
+                outputs = self.learner.outputs(self.model, inputs)
             loss = self.learner.loss(outputs, target)
             if self.distillation:
-                teacher = self.distillation.outputs(inputs)
-                distance = self.learner.distance(outputs, teacher, self.distillation.temperature)
-                loss = (1 - self.distillation.alpha) * loss + self.distillation.alpha * distance
+                loss = self._distilled(self.distillation, loss, outputs, inputs, maps)
         if not loss.requires_grad:
             raise InputError(UNTRAINABLE)
         self.optimizer.zero_grad(set_to_none=True)
@@ -330,6 +330,20 @@ class TrainingRun:
         if self.average:
             self._update_average(self.average, step)
         return loss.item()
+
+    def _distilled(
+        self,
+        given: Distillation,
+        loss: Tensor,
+        outputs: Any,  # noqa: ANN401 - as the loss wants it
+        inputs: tuple[Tensor, ...],
+        maps: Mapping[str, Tensor],
+    ) -> Tensor:
+        """Return the loss with the teacher's terms: on outputs, and on maps [N, C, H, W] where there are hints."""
+        teacher, its_maps = given.answers(inputs)
+        distance = self.learner.distance(outputs, teacher, given.temperature)
+        loss = (1 - given.alpha) * loss + given.alpha * distance
+        return loss + given.hints.loss(maps, its_maps) if given.hints else loss
 
     @torch.no_grad()
     def _update_average(self, average: nn.Module, step: int) -> None:

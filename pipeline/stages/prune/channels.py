@@ -195,14 +195,14 @@ class Pruning:
 
     def _train(self, given: Artifact, folder: Path, *, schedule: PruneSchedule, step: int, label: str) -> Record:
         seed = epoch_seed(self.context.seed, step)
-        training = make_training(schedule, load_network(given), self.context, seed=seed)
+        training = make_training(schedule, load_network(given), self.context, given=given, seed=seed)
         train_artifact(training, given, folder, self.context.progress, label=label)
         return {"epoch": training.best_epoch, "history": epoch_history(training)}
 
     def _train_softly(self, given: Artifact, folder: Path, *, schedule: PruneSchedule) -> Record:
         softly = SoftPruning(self.start.network.graph.groups, self._chooser())
         training = make_training(
-            schedule, load_network(given), self.context, seed=self.context.seed, regulariser=softly
+            schedule, load_network(given), self.context, given=given, seed=self.context.seed, regulariser=softly
         )
         model = train_artifact(training, given, folder, self.context.progress)
         kept = softly.kept[training.best_epoch - 1] if softly.kept else softly.choose(model)

@@ -119,4 +119,9 @@ class QuantizeAwareFinetune(TrainingConfig, QuantizationConfig, Stage):
     def _norms_are_folded(self) -> Self:
         if self.recalibrate:
             raise ValueError("recalibrate is for batch norm that is not folded; allowed here: 0")
+        if self.distill and (self.distill.features or self.distill.attention):
+            raise ValueError(
+                "found distill with features or attention, allowed here: the teacher's outputs alone, because the "
+                "exported graph is trained, which has no layers; put a finetune before with them"
+            )
         return self

@@ -157,7 +157,7 @@ def train_quantized(
         aware.return_like(network(*(each.clone() for each in few)))
     freeze_constants(aware, network)
     late = FreezeLate(*(math.ceil(share * config.epochs) for share in freeze))
-    training = make_training(config, aware, context, seed=context.seed, regulariser=late)
+    training = make_training(config, aware, context, given=given, seed=context.seed, regulariser=late)
     if (tied := tied_constants(aware, sharing_rules(given))).books:
         training.tie(tied)
     trained = run_to_end(training, context.folder, context.progress, judge_start=True)

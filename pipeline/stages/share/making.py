@@ -76,7 +76,7 @@ def _trained(
     rules: Mapping[str, SharingRule],
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Return the network with its codebooks trained and back on their grids, and how training went."""
-    training = make_training(schedule, model, context, seed=context.seed)
+    training = make_training(schedule, model, context, given=given, seed=context.seed)
     training.hold(masks_of(model, sparse_names(given)))
     training.tie(TiedWeights({name: (book, rules[name].gradient) for name, book in codebooks_of(model, rules).items()}))
     trained = run_to_end(training, context.folder, context.progress, judge_start=True)

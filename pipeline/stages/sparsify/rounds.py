@@ -93,7 +93,7 @@ class Rounds:
         inputs, _ = next(samples_for(self.config, self.context).training())
         rates = rescale_dropout(model, inputs, densities, layers)
         seed, penalty = epoch_seed(self.context.seed, number), L1Penalty(names, self.schedule.l1)
-        training = make_training(self.schedule, model, self.context, seed=seed, regulariser=penalty)
+        training = make_training(self.schedule, model, self.context, given=given, seed=seed, regulariser=penalty)
         label = f"round {number}/{self.schedule.rounds}, "
         train_artifact(training, given, folder, self.context.progress, label=label)
         best = epoch_history(training)[training.best_epoch - 1]

@@ -54,7 +54,7 @@ def sparsify_trained(
     timing = MaskTiming(steps, max(1, round(schedule.ramp * schedule.epochs * steps)), schedule.update)
     masks = moving_masks(config, schedule, layers, alive, timing, context.seed)
     _note_few(timing, context)
-    training = make_training(schedule, model, context, seed=context.seed, regulariser=masks)
+    training = make_training(schedule, model, context, given=given, seed=context.seed, regulariser=masks)
     training.hold(masks_of(model, sparse_names(given)))
     network = trained_network(run_to_end(training, context.folder, context.progress), given)
     found = masks_of(network, [each.name for each in layers])

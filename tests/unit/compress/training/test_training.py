@@ -126,7 +126,7 @@ def training(
         "from_fraction": 0.0,
     }
     hyperparameters = Hyperparameters(**{**settings, **changes})  # type: ignore[arg-type]
-    teacher = Distillation(network().eval(), temperature=2, alpha=0.3, channels=1, size=0)
+    teacher = Distillation(network().eval(), temperature=2, alpha=0.3, channels=1, size=0, hints=None)
     return TrainingRun(
         model or network(),
         ImageClassifier(DATA, hyperparameters.batch, label_smoothing=0.05, augmentation=EVERYTHING),
@@ -316,7 +316,7 @@ def test_teacher_of_another_size_and_three_channels() -> None:
             seen.append(tuple(images.shape))
             return images.mean((2, 3))
 
-    Distillation(Looks(), 2, 0.5, channels=3, size=16).outputs((torch.rand(2, 1, 8, 8),))
+    Distillation(Looks(), 2, 0.5, channels=3, size=16, hints=None).outputs((torch.rand(2, 1, 8, 8),))
     assert seen == [(2, 3, 16, 16)]
 
 
