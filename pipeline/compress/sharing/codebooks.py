@@ -77,7 +77,9 @@ class Codebook:
 def make_codebook(weight: Tensor, rule: SharingRule, start: CentroidStart, seed: int) -> Codebook:
     """Return a codebook for weights by k-means; zeros keep a value of their own, and nothing else becomes zero.
 
-    Raises InputError when there are not more weights than clusters, which may be of one channel.
+    A layer may have fewer weights that are not zero than clusters: then each keeps its own value, but for the grid.
+
+    Raises InputError when there are more clusters than weights, which may be those of one channel.
     """
     numbers = weight.detach().double().cpu()
     factors = _factors(numbers, rule)
@@ -161,10 +163,8 @@ def _centroids(
     zero = [] if alive.all() else [0.0]
     if not alive.any():
         return np.array([0.0])
-    if rule.clusters - len(zero) > alive.sum():
-        raise InputError(
-            f"found {rule.clusters} clusters for {numbers.size} weights, of which {alive.sum()} are not zero"
-        )
+    if rule.clusters > numbers.size:
+        raise InputError(f"found {rule.clusters} clusters for {numbers.size} weights")
     others = np.setdiff1d(numbers[alive], fixed)
     free = min(rule.clusters - len(zero) - fixed.size, others.size)
     begun = first_centroids(others, free, start, random) if free else others

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 class Share(ShareConfig, Stage):
     """Let the weights of each layer of a torch network share a few values."""
 
-    revision: ClassVar[int] = 2
+    revision: ClassVar[int] = 3
     libraries: ClassVar[tuple[str, ...]] = ("torch", "numpy")
     takes: ClassVar[frozenset[Form]] = frozenset({"torch"})
     brings_no_gain: ClassVar[str] = "share leaves runtimes as many multiplications"

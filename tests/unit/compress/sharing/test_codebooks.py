@@ -107,7 +107,7 @@ def test_values_that_round_to_zero_stay_beside_it() -> None:
 def test_clusters_that_a_layer_cannot_have_are_refused() -> None:
     """More than weights, of a channel where each has its own; too few for a grid; weights that share nothing."""
     weight = weights(0, 0.0, (2, 4))
-    with pytest.raises(InputError, match="found 9 clusters for 8 weights, of which 8 are not zero"):
+    with pytest.raises(InputError, match="found 9 clusters for 8 weights"):
         make_codebook(weight, rule(9), "linear", 0)
     with pytest.raises(InputError, match="found 5 clusters for 4 weights"):
         make_codebook(weight, rule(5, "channel"), "linear", 0)
@@ -115,6 +115,13 @@ def test_clusters_that_a_layer_cannot_have_are_refused() -> None:
         make_codebook(weight, rule(3, "layer", "int8"), "linear", 0)
     with pytest.raises(InputError, match="found 8 values, allowed: the 4 of its codebook"):
         find_codebook(weight, rule(4))
+
+
+def test_few_weights_that_are_not_zero_keep_their_values() -> None:
+    """Three of them for seven values."""
+    weight = torch.zeros(4, 5)
+    weight[0, :3] = torch.tensor([0.3, -0.2, 0.1])
+    assert torch.equal(make_codebook(weight, rule(7), "linear", 0).weight(), weight)
 
 
 def test_a_layer_of_zeros_and_one_of_equal_weights() -> None:
