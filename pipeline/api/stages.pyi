@@ -190,6 +190,7 @@ def Finetune(
     distill: Mapping[str, Any] | None = ...,
     store: Literal['float32', 'float16'] = ...,
     regularise: Mapping[str, Any] | None = ...,
+    weights: Literal['given', 'scratch'] = ...,
 ) -> dict[str, Any]:
     """{kind: finetune}: Train, keep the best weights by validation accuracy.
 
@@ -226,6 +227,8 @@ def Finetune(
     store: Precision of the stored weights (biases and norms stay in float32); accuracy is that of the stored weights.
 
     regularise: Make channels small while training, for a `prune` stage after this one.
+
+    weights: What the training starts from: the network's weights, or new ones for the same layers, drawn with the run's seed (scratch): the control that tells what the weights are worth that compression has left (Liu et al. 2019). Zeros that `sparsify` made stay.
     """
 
 def Export(

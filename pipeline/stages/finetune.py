@@ -45,9 +45,19 @@ class Finetune(TrainingConfig, Stage):
         default=None, description="Make channels small while training, for a `prune` stage after this one."
     )
 
+    weights: Literal["given", "scratch"] = Field(
+        default="given",
+        exclude_if=lambda chosen: chosen == "given",  # so that configurations without it are those that they were
+        description="What the training starts from: the network's weights, or new ones for the same layers, drawn with "
+        "the run's seed (scratch): the control that tells what the weights are worth that compression has left (Liu et "
+        "al. 2019). Zeros that `sparsify` made stay.",
+    )
+
     @property
     def parts_clusters(self) -> tuple[str, str]:
-        """`store: float16`, which rounds each weight by itself."""
+        """`store: float16`, which rounds each weight by itself, and new weights."""
+        if self.weights == "scratch":
+            return "weights", "found scratch, allowed after share: given"
         return ("store", "found float16, allowed after share: float32") if self.store == "float16" else ("", "")
 
     def files(self) -> tuple[Path, ...]:
@@ -56,10 +66,14 @@ class Finetune(TrainingConfig, Stage):
 
     def run(self, given: Artifact, context: Context) -> Outcome:
         """Train on from where an earlier, killed run of this stage got to. Raises StageError when training diverges."""
+        from pipeline.compress.training.scratch import reset_weights
+        from pipeline.network.masks import masks_of, sparse_names
         from pipeline.network.stored import load_network
         from pipeline.network.training import build_regulariser, make_training, removable_groups, train_artifact
 
         model = load_network(given)
+        if self.weights == "scratch":
+            reset_weights(model, masks_of(model, sparse_names(given)), context.seed)
         groups = removable_groups(model, given) if self.regularise else ()
         penalty = build_regulariser(self.regularise, groups, model) if self.regularise else None
         training = make_training(self, model, context, given=given, seed=context.seed, regulariser=penalty)

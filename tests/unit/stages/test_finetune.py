@@ -162,3 +162,12 @@ def test_settings_out_of_range_are_refused(wrong: dict[str, object]) -> None:
     """Unknown keys and values that mean nothing are errors."""
     with pytest.raises(ValidationError):
         finetune(**wrong)
+
+
+def test_scratch_starts_from_new_weights(run_stage: Run, network: Artifact) -> None:
+    """A control: the same by seed, another than the one that starts from the weights, and refused after share."""
+    one, two = (run_stage(finetune(weights="scratch"), network, name, seed=3)[0] for name in ("one", "two"))
+    kept, _ = run_stage(finetune(), network, "kept", seed=3)
+    assert one.digest == two.digest != kept.digest
+    assert "weights" not in finetune().model_dump()
+    assert finetune(weights="scratch").parts_clusters == ("weights", "found scratch, allowed after share: given")
