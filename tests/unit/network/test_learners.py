@@ -14,7 +14,7 @@ from pipeline.core.dataset import Arrays, Dataset, Normalisation, Samples, Split
 from pipeline.core.errors import InputError
 from pipeline.core.task import Task
 from pipeline.data.arrays import image_classifier
-from pipeline.network.training import _distillation, learner_of
+from pipeline.network.training import _teacher, learner_of
 from pipeline.network.training_config import Augment, TrainingConfig
 from pipeline.tasks.kinds import open_kit
 
@@ -77,8 +77,8 @@ def test_the_original_teaches_at_its_own_size(monkeypatch: pytest.MonkeyPatch, s
     task = replace(large, data=data) if side != 8 else large
     original = SimpleNamespace(inputs=large.inputs(1))
     config = TrainingConfig.model_validate({"epochs": 1, "distill": {}})
-    found = _distillation(config, cast("Context", SimpleNamespace(task=lambda: task, original=original)))
-    assert found is not None
+    assert config.distill is not None
+    found = _teacher(config.distill, cast("Context", SimpleNamespace(task=lambda: task, original=original)))
     assert (found.teacher, found.size) == ("teacher", size)
 
 
