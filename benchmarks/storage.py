@@ -71,9 +71,12 @@ CELLS: dict[str, Cell] = {
     "lenet-300-100-mnist-5k-dns": Cell("lenet-300-100", "mnist-5k", "dns", 0.0185, 300, 0),
     "resnet-20-fashion-int8": Cell("resnet-20", "fewer", "magnitude", 0.08, 8, 16, trained=True, int8=True),
 }
-#: Epochs in which codebooks are trained, by adamw.
-SHARED = {"optimizer": "adamw", "learning_rate": 1.0e-3, "weight_decay": 0.0}
-SHARED_EPOCHS = {"fashion": 5, "mnist-5k": 5, "fewer": 2}
+#: By data: what differs while codebooks are trained, always by adamw.
+SHARED: dict[str, dict[str, Any]] = {
+    "fashion": {"epochs": 5},
+    "mnist-5k": {"epochs": 5},
+    "fewer": {"epochs": 2, "optimizer": "adamw", "learning_rate": 1.0e-3, "weight_decay": 0.0},
+}
 
 
 def recipe(name: str, cell: Cell, weights: Path | None, stages: list[dict[str, Any]]) -> dict[str, Any]:
@@ -96,7 +99,7 @@ def compression(cell: Cell) -> list[dict[str, Any]]:
     stage: dict[str, Any] = {"kind": "sparsify", "method": cell.method, "density": cell.density}
     stage |= {"scope": "global"} if cell.method == "magnitude" else {}
     stage |= {"schedule": training | {"epochs": cell.epochs}}
-    schedule = training | SHARED | {"epochs": SHARED_EPOCHS[cell.data]}
+    schedule = training | SHARED[cell.data]
     return [stage, *([{"kind": "share", "clusters": cell.clusters, "schedule": schedule}] if cell.clusters else [])]
 
 

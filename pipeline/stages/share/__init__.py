@@ -6,9 +6,9 @@ Where a later stage makes 8-bit weights, codebooks lie on their grid, with the l
 its unit, so that the int8 file has the codebook's integers.
 
 What is bought is size once the file is packed (`secateur pack`): a place in a short codebook instead of a number. It
-brings no time: no runtime here computes with codebooks. It does not help a float file with batch norm, whose export
-multiplies the weights of each channel by another number; remove them or ship int8. Put it behind everything that
-changes single weights or removes some.
+brings no time: no runtime here computes with codebooks. It does not help where the file that ships is in float and
+the network has batch norms, since export multiplies the weights of each channel by another number: ship int8 then. Put
+it behind everything that changes single weights or removes some.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Share(ShareConfig, Stage):
             "with optimizer sgd the summed gradients of a cluster move it by the rate times all of them, which "
             "diverges in large layers: set gradient to mean, or use adamw"
         )
-        notes = (f"{note}; values of its codebooks: {'any' if grid == 'float' else f'those of {grid} weights'}",)
+        notes = (f"{note}; codebooks take {'any values' if grid == 'float' else f'the values of {grid} weights'}",)
         return Remarks(notes, (warning,) if trained and self.gradient == "sum" else ())
 
     def files(self) -> tuple[Path, ...]:

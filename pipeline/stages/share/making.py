@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -95,20 +94,11 @@ def _told(
     layers: Sequence[SparseLayer], rules: Mapping[str, SharingRule], before: Mapping[str, Tensor]
 ) -> dict[str, dict[str, float]]:
     """Return of each layer its values, its weights, and the relative error of its weights: |w - w'| / |w|."""
-    return {each.name: vars(_layer_told(each, rules[each.name], before[each.name])) for each in layers}
+    return {each.name: _layer_told(each, rules[each.name], before[each.name]) for each in layers}
 
 
-@dataclass(frozen=True)
-class LayerClusters:
-    """What clusters have made of a layer: values in its codebooks, weights, and the relative error of the weights."""
-
-    values: int
-    weights: int
-    error: float
-
-
-def _layer_told(layer: SparseLayer, rule: SharingRule, before: Tensor) -> LayerClusters:
-    book = find_codebook(layer.weight, rule)
+def _layer_told(layer: SparseLayer, rule: SharingRule, before: Tensor) -> dict[str, float]:
     size = float(before.double().norm())
     error = float((layer.weight.detach().double() - before.double()).norm()) / size if size else 0.0
-    return LayerClusters(book.values.numel(), before.numel(), round(error, 6))
+    values = find_codebook(layer.weight, rule).values.numel()
+    return {"values": values, "weights": before.numel(), "error": round(error, 6)}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pipeline import api
-from pipeline.core.errors import StageError
+from pipeline.core.errors import InputError, StageError
 from pipeline.core.stage import SilentProgress
 from pipeline.stages.quantize import Quantize
 from pipeline.stages.quantize_aware import QuantizeAwareFinetune
@@ -74,6 +74,20 @@ def test_a_run_with_clusters_counts_values_and_says_what_the_result_packs_to(pro
         text = (project.folder / "run" / name).read_text()
         assert "packed, " in text
         assert "among 4,608 weights" in text
+
+
+def test_a_result_that_cannot_be_packed_is_told_and_the_run_ends_well(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sizes are absent then, never zero."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise InputError("model.onnx cannot be packed: why not")
+
+    monkeypatch.setattr("pipeline.bundle.packing.packed_network", refuse)
+    report = run(project, "{kind: share}")
+    assert report.status == "finished"
+    assert report.storage is None
 
 
 def test_a_stage_that_parts_clusters_ends_the_run(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,8 +95,7 @@ def test_the_int8_file_has_the_codebooks(run_stage: Run, sparse: Artifact, way: 
     tuned, _ = run_stage(Finetune.model_validate({"kind": "finetune", **TRAINING}), shared, "tuned")
     if way == "aware":
         given = QuantizeAwareFinetune.model_validate({**AWARE, "scheme": "u8s8", "on_far": "keep"})
-        made, outcome = run_stage(given, tuned, "int8")
-        assert outcome.changed["best_epoch"] in {0, 1, 2}
+        made, _ = run_stage(given, tuned, "int8")
     else:
         exported, _ = run_stage(Export.model_validate({"kind": "export", "to": "onnx"}), tuned, "export")
         given = Quantize.model_validate({"kind": "quantize", "scheme": "u8s8", "images": 16, "on_far": "keep"})
