@@ -16,7 +16,7 @@ from pipeline.compress.coding.names import CODE_NAMES
 from pipeline.compress.coding.pack import PackedContent, pack_files
 from pipeline.compress.coding.pieces import NotReadableError, TensorPlace, ir_end, ir_places, onnx_places
 from pipeline.core.errors import InputError
-from pipeline.core.partial import write_whole
+from pipeline.core.partial import write_all_whole, write_whole
 from pipeline.core.paths import kind_of, make_folder
 from pipeline.core.reading import read_bytes
 from pipeline.core.stage import SilentProgress
@@ -194,8 +194,7 @@ def unpack_network(packed: Path, out: Path | None = None) -> tuple[Path, ...]:
         is_same = kind_of(place) == "a file" and place.stat().st_size == len(content) and place.read_bytes() == content
         if not is_same and (kind_of(place) or place.is_symlink()):
             raise InputError(f"{place} is there already, and is something else: move it, or give --out")
-    for place, content in places.items():
-        write_whole(place, content)
+    write_all_whole(places)
     return tuple(places)
 
 

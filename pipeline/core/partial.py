@@ -10,14 +10,14 @@ import fcntl
 import os
 import secrets
 import shutil
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from pipeline.core.errors import ResourceError
 from pipeline.core.locks import hold, let_go, reason
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
     from typing import BinaryIO
 
@@ -45,15 +45,41 @@ def write_whole(path: Path, content: str | bytes) -> None:
     Raises:
         ResourceError: it cannot be written.
     """
-    data = content.encode() if isinstance(content, str) else content
-    try:
-        write_whole_with(path, lambda stream: stream.write(data))
-    except OSError as error:
-        raise ResourceError(f"{path} cannot be written: {reason(error)}") from error
+    with _in_words(path):
+        write_whole_with(path, _writer_of(content.encode() if isinstance(content, str) else content))
 
 
 def write_whole_with(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Write a file as `write_whole` does, by a function that writes to a stream. Raises OSError, and what it raises."""
+    with _written(path, write) as partial:
+        partial.replace(path)
+    sync_folder(path.parent)
+
+
+def write_all_whole(files: Mapping[Path, bytes]) -> None:
+    """Write several files as `write_whole` does; the first gets its name once all of them are on the disk.
+
+    Raises:
+        ResourceError: one cannot be written.
+    """
+    partial = {}
+    with ExitStack() as stack:
+        for path, content in files.items():
+            with _in_words(path):
+                partial[path] = stack.enter_context(_written(path, _writer_of(content)))
+        for path, written in partial.items():
+            with _in_words(path):
+                written.replace(path)
+    for folder in {path.parent for path in files}:
+        sync_folder(folder)
+
+
+@contextmanager
+def _written(path: Path, write: Callable[[BinaryIO], object]) -> Iterator[Path]:
+    """Give a file beside `path` with what a function writes, brought to the disk; it is removed unless it was renamed.
+
+    What killed processes left there is removed first. Raises OSError, and what the function raises.
+    """
     remove_left_over(path)
     partial, descriptor = _new(path, _make_file)
     try:
@@ -61,13 +87,23 @@ def write_whole_with(path: Path, write: Callable[[BinaryIO], object]) -> None:
             write(stream)
             stream.flush()
             os.fsync(stream.fileno())
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+        yield partial
     finally:
+        partial.unlink(missing_ok=True)
         let_go(descriptor)
-    sync_folder(path.parent)
+
+
+def _writer_of(content: bytes) -> Callable[[BinaryIO], object]:
+    return lambda stream: stream.write(content)
+
+
+@contextmanager
+def _in_words(path: Path) -> Iterator[None]:
+    """Turn an OSError within the block into a ResourceError that names the path."""
+    try:
+        yield
+    except OSError as error:
+        raise ResourceError(f"{path} cannot be written: {reason(error)}") from error
 
 
 def append_line(path: Path, line: str) -> None:

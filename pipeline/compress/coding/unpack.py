@@ -24,6 +24,8 @@ from __future__ import annotations
 import argparse
 import hashlib
 import lzma
+import os
+import secrets
 import sys
 import zlib
 from pathlib import Path
@@ -44,6 +46,8 @@ SUFFIX = ".packed"
 FILES_AT_MOST, BYTES_AT_MOST = 1000, 4 << 30
 LARGER_AT_MOST, SMALL = 4096, 1 << 24
 LONGEST_NAME = 255
+#: What the names of files end in that are not whole yet.
+PARTIAL = ".partial"
 CRC_BYTES, DIGEST_BYTES = 4, 32
 #: Bits of an element by the number of its type: 1, 2, 4 and 8 bytes; from 4 on the same of signed integers.
 TYPES = (8, 16, 32, 64, 8, 16, 32, 64)
@@ -123,6 +127,51 @@ def unpack_files(content: bytes) -> dict[str, bytes]:
         if hashlib.sha256(files[file.name]).digest() != file.digest:
             raise Damaged(f"it was changed: {file.name} does not have the sha256 of the header")
     return files
+
+
+def write_files(files: dict[str, bytes], folder: Path) -> list[Path]:
+    """Write files into a folder, made where there is none, so that none is ever there in part; return their places.
+
+    All are written under other names beside their places before the first is renamed. What a run that was killed has
+    left there is removed; a file that is there already has to be the same, and stays.
+
+    Raises:
+        Damaged: something else has one of the names; nothing is written then.
+        OSError: one cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    places = {folder / name: content for name, content in files.items()}
+    written: dict[Path, Path] = {}
+    try:
+        for place, content in [(place, content) for place, content in places.items() if not _is_there(place, content)]:
+            written[place] = _beside(place)
+            with written[place].open("xb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+        for place, partial in written.items():
+            partial.replace(place)
+    finally:
+        for partial in written.values():
+            partial.unlink(missing_ok=True)
+    return list(places)
+
+
+def _is_there(place: Path, content: bytes) -> bool:
+    """Return whether a file is there with this content. Raises Damaged where it has another, or is no file."""
+    if not os.path.lexists(place):
+        return False
+    if place.is_file() and place.stat().st_size == len(content) and place.read_bytes() == content:
+        return True
+    raise Damaged(f"{place} is there already, and is something else: move it, or give --out")
+
+
+def _beside(place: Path) -> Path:
+    """Return a new name beside a place, by which what is left over of it is found, and remove that."""
+    start = f".{hashlib.sha256(place.name.encode()).hexdigest()[:16]}"
+    for left_over in place.parent.glob(f"{start}.*{PARTIAL}"):
+        left_over.unlink()
+    return place.with_name(f"{start}.{secrets.token_hex(4)}{PARTIAL}")
 
 
 # -- header and sections -----------------------------------------------------------------------------------------------
@@ -673,12 +722,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         files = unpack_files(given.packed.read_bytes())
-        for name, content in files.items():
-            place = (given.out or given.packed.parent) / name
-            if place.exists() and place.read_bytes() != content:
-                raise Damaged(f"{place} exists with another content: move it, or give --out")  # noqa: TRY301
-            place.write_bytes(content)
-            print(f"{place}: {len(content):,} bytes")
+        for place in write_files(files, given.out or given.packed.parent):
+            print(f"{place}: {len(files[place.name]):,} bytes")
     except (Damaged, OSError) as error:
         print(f"unpack.py: {given.packed}: {error}", file=sys.stderr)
         return 2

@@ -149,3 +149,18 @@ def test_what_cannot_be_unpacked(run: Path, tmp_path: Path) -> None:
     code, _, err = called("unpack", packed)
     assert (code, "is there already, and is something else" in err) == (2, True)
     assert (tmp_path / "model.onnx").read_bytes() == b"mine"
+
+
+def test_two_files_are_written_both_or_none(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ends the command between them leaves none under its name, and the next one writes both."""
+    source, new = run / "stages/04-export/model.xml", tmp_path / "new"
+    assert called("pack", source, "-o", tmp_path / "x.packed")[0] == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: 0 if not [*new.glob(".*")][1:] else 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            called("unpack", tmp_path / "x.packed", "-o", new)
+    assert not [*new.iterdir()]
+    assert called("unpack", tmp_path / "x.packed", "-o", new)[0] == 0
+    assert {path.name: path.read_bytes() for path in new.iterdir()} == {
+        name: (source.parent / name).read_bytes() for name in ("model.xml", "model.bin")
+    }

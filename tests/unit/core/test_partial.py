@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pipeline.core.errors import ResourceError
-from pipeline.core.partial import append_line, partial_folder, remove_left_over, write_whole
+from pipeline.core.partial import append_line, partial_folder, remove_left_over, write_all_whole, write_whole
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,6 +55,26 @@ def test_a_killed_write_leaves_the_old_file_and_the_next_one_cleans_up(tmp_path:
     assert place.read_bytes() == b"new"
     assert names(tmp_path) == [".run.json.copy", "run.json"]
     assert place.stat().st_mode & 0o777 == 0o666 & ~_umask()
+
+
+def test_several_files_get_their_names_once_all_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the second cannot be written, the first is what it was, and nothing else is left."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    write_whole(first, "old")
+    with monkeypatch.context() as patch:
+        full = iter([lambda: None, _full])
+        patch.setattr(os, "fsync", lambda _: next(full)())
+        with pytest.raises(ResourceError, match=r"second cannot be written: .*the disk is full"):
+            write_all_whole({first: b"new", second: b"new"})
+    assert names(tmp_path) == ["first"]
+    assert first.read_text() == "old"
+    write_all_whole({first: b"1", second: b"2"})
+    assert [first.read_bytes(), second.read_bytes()] == [b"1", b"2"]
+    assert names(tmp_path) == ["first", "second"]
+
+
+def _full() -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_a_killed_exchange_of_folders_is_undone(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 import subprocess
 import sys
 import zlib
@@ -174,13 +175,55 @@ def test_as_a_program(tmp_path: Path) -> None:
     assert (tmp_path / "model.onnx").read_bytes() == NETWORK
     assert f"{len(NETWORK):,} bytes" in done.stdout
     (tmp_path / "model.onnx").write_bytes(b"mine")
-    for content, said in ((PACKED.content, "exists with another content"), (PACKED.content[:-9], "it is cut")):
+    for content, said in (
+        (PACKED.content, "is there already, and is something else"),
+        (PACKED.content[:-9], "it is cut"),
+    ):
         packed.write_bytes(content)
         done = subprocess.run(command, check=False, capture_output=True, text=True)
         assert done.returncode == 2
         assert said in done.stderr
         assert len(done.stderr.splitlines()) == 1
     assert (tmp_path / "model.onnx").read_bytes() == b"mine"
+
+
+LIMITED = """
+import resource, runpy, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_what_a_killed_run_left_is_no_obstacle(tmp_path: Path) -> None:
+    """Killed within the second file, it leaves neither under its name; the next run writes both and cleans up."""
+    files = {"a.bin": bytes(100), "model.onnx": NETWORK}
+    packed = tmp_path / "x.packed"
+    packed.write_bytes(pack_files(files, {}).content)
+    command = [unpack.__file__, str(packed), "--out", str(tmp_path / "new")]
+    killed = subprocess.run([sys.executable, "-c", LIMITED, *command], check=False, capture_output=True)
+    assert killed.returncode == -signal.SIGXFSZ, killed.stderr
+    assert all(path.name.endswith(unpack.PARTIAL) for path in (tmp_path / "new").iterdir())
+    subprocess.run([sys.executable, "-I", *command], check=True, capture_output=True)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "new").iterdir()} == files
+
+
+def test_none_is_written_where_one_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another file has the second name, or the disk is full at the second: the first is not there either."""
+    files = {"a.bin": b"a", "b.bin": b"b"}
+    (tmp_path / "b.bin").mkdir()
+    with pytest.raises(unpack.Damaged, match=r"b\.bin is there already, and is something else"):
+        unpack.write_files(files, tmp_path)
+    (tmp_path / "b.bin").rmdir()
+    with monkeypatch.context() as patch:
+        full = iter([0, 1])
+        patch.setattr(unpack.os, "fsync", lambda _: 1 / (1 - next(full)))
+        with pytest.raises(ZeroDivisionError):
+            unpack.write_files(files, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    places = unpack.write_files(files, tmp_path)
+    assert unpack.write_files(files, tmp_path) == places == [tmp_path / "a.bin", tmp_path / "b.bin"]
 
 
 def test_ir_places() -> None:
