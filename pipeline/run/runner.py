@@ -251,6 +251,7 @@ class Run:
                 lineage=(*given.lineage, record),
             )
             write_artifact(artifact, folder)
+            lasting_changes(step.label, [*self.artifacts, artifact], self.evaluator)  # before the store has it
 
     def _stage_for_gain(self, step: PlannedStep, stage: Stage, folder: Path) -> None:
         """Store what the stage makes as if nothing were asked of it, then decide whether it stays in the chain."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,6 +10,8 @@ import pytest
 from pipeline import api
 from pipeline.core.errors import InputError, StageError
 from pipeline.core.stage import SilentProgress
+from pipeline.core.store import Store
+from pipeline.run.plan import digest_of
 from pipeline.stages.quantize import Quantize
 from pipeline.stages.quantize_aware import QuantizeAwareFinetune
 
@@ -91,11 +94,18 @@ def test_a_result_that_cannot_be_packed_is_told_and_the_run_ends_well(
 
 
 def test_a_stage_that_parts_clusters_ends_the_run(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The check is of the file: here nothing else has refused one scale for a whole weight."""
+    """The check is of the file: here nothing else has refused one scale for a whole weight. Nothing of it is stored."""
     monkeypatch.setattr(Quantize, "parts_clusters", ("", ""))
+    quantize, ran = Quantize.run, list[str]()
+    monkeypatch.setattr(Quantize, "run", lambda self, *given: (ran.append(self.kind), quantize(self, *given))[1])
     stages = "{kind: share}, {kind: export, to: onnx}, {kind: quantize, images: 16, scheme: u8s8, per_channel: false}"
-    with pytest.raises(StageError, match=r"quantize has parted the clusters of a layer of \d+ weights"):
-        run(project, stages)
+    for runs in (1, 2):
+        with pytest.raises(StageError, match=r"quantize has parted the clusters of a layer of \d+ weights"):
+            run(project, stages)
+        assert len(ran) == runs
+    plan = json.loads((project.folder / "run" / "plan.json").read_text())
+    store = Store(project.folder / "store")
+    assert [store.has(digest_of(each)) for each in plan] == [True, True, True, False]
 
 
 def test_a_stage_that_loses_zeros_ends_the_run(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
