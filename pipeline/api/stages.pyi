@@ -146,7 +146,7 @@ def Share(
     on_no_gain: Literal['keep', 'skip', 'fail'] = ...,
     clusters: int = ...,
     scope: Literal['layer', 'channel'] = ...,
-    grid: Literal['auto'] | Literal['float', 'int8', 'int7'] = ...,
+    grid: Literal['auto', 'float', 'int8', 'int7', 'int8-products', 'int7-products'] = ...,
     start: Literal['linear', 'density', 'kmeans++'] = ...,
     gradient: Literal['sum', 'mean'] = ...,
     keep: Sequence[str] = ...,
@@ -160,7 +160,7 @@ def Share(
 
     scope: One codebook for each layer, or one for each output channel, which takes more.
 
-    grid: Values that a codebook may have: any (float), or those of weights in 8 bits (int8) or 7 (int7) with a scale for each output channel, so that the quantized file has as few. `auto`: as the later stages make them.
+    grid: Values that a codebook may have: any (float), or those of weights in 8 bits (int8) or 7 (int7) with a scale for each output channel, so that the quantized file has as few; int8-products and int7-products are for files that quantize linear layers alone: convolutions may have any. `auto`: as the later stages make them.
 
     start: Where k-means begins: evenly between smallest and largest weight (linear), which keeps values for the few large ones; at even quantiles (density); or at weights drawn by distance (kmeans++).
 

@@ -158,7 +158,7 @@ class Quantize(QuantizationConfig, Stage):
         return FilePrecision(
             precision=self.precision,
             engine="onnxruntime" if auto else self.engine,
-            scheme=self._scheme_on(cpu_flags()) if self.precision == "int8" else "",
+            scheme=self._shipped_scheme(),
             per_channel=self.per_channel,
             symmetric=self.symmetric,
             keep=self.keep,
@@ -166,6 +166,13 @@ class Quantize(QuantizationConfig, Stage):
             certain=not auto,
             packages=self.libraries if auto else self.depends_on(),
         )
+
+    def _shipped_scheme(self) -> str:
+        """Return the types of activations and weights; dynamic int8 has no other choice than 7 bits for weights."""
+        scheme = self._scheme_on(cpu_flags())
+        if self.precision == "int8-dynamic":
+            return "u8s8-reduced" if scheme == "u8s8-reduced" else "u8s8"
+        return scheme if self.precision == "int8" else ""
 
     @model_validator(mode="after")
     def _goes_together(self) -> Self:

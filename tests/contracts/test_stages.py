@@ -47,7 +47,7 @@ CONTRACTS = {
     "sparsify": Contract({"density": 0.5}, {"torch"}, "torch", 2),
     "factorize": Contract({"target": {"macs": 0.5}}, {"torch"}, "torch", 1),
     "sparsify by obs": Contract({"kind": "sparsify", "density": 0.5, "method": "obs"}, {"torch"}, "torch", 2),
-    "share": Contract({}, {"torch"}, "torch", 3),
+    "share": Contract({}, {"torch"}, "torch", 4),
     "finetune": Contract({"epochs": 1}, {"torch"}, "torch", 3),
     "export": Contract({"to": "onnx"}, {"torch"}, "onnx", 2),
     "export again": Contract({"kind": "export", "to": "openvino"}, {"onnx"}, "openvino", 2),

@@ -14,5 +14,7 @@ EngineName = Literal["onnxruntime", "neural-compressor", "nncf"]
 DEFAULT_ENGINE: EngineName = "onnxruntime"
 #: What a file can be computed or stored in beside int8.
 OtherPrecision = Literal["int8-dynamic", "int8-weights", "int4-weights", "fp16-weights", "fp16"]
+#: Those with a scale for each block of weights, so that equal weights of a layer are not equal integers.
+IN_BLOCKS: tuple[OtherPrecision, ...] = ("int8-weights", "int4-weights")
 #: How accuracy is recovered without labels.
 Recovery = Literal["equalize", "bias", "adaround"]

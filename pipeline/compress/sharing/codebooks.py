@@ -1,7 +1,7 @@
 """Codebooks of a network's weights: made by k-means, found again in weights that share values, and written back.
 
 A weight is factor * value: the value is one of a codebook of a layer or of an output channel. The factor is 1, or on
-a grid of quantized weights the largest one of the output channel: then values are multiples of 1/127 (of 1/63 in 7
+a grid of quantized weights the largest one of the output channel: then values are multiples of 1/127 (of 1/64 in 7
 bits), of which 1 and -1 are always there, so that weights with a scale for each channel have the codebook's own
 integers, whatever a batch norm that is folded in has made of each channel.
 """

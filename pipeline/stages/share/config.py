@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field, field_validator
 
-from pipeline.compress.sharing.names import CentroidGradient, CentroidStart, CodebookGrid, CodebookScope
+from pipeline.compress.sharing.names import CentroidGradient, CentroidStart, CodebookScope, GridChoice
 from pipeline.core.artifact import FrozenModel
 from pipeline.network.training_config import TrainingConfig
 
@@ -31,11 +31,12 @@ class ShareConfig(FrozenModel):
     scope: CodebookScope = Field(
         default="layer", description="One codebook for each layer, or one for each output channel, which takes more."
     )
-    grid: Literal["auto"] | CodebookGrid = Field(
+    grid: GridChoice = Field(
         default="auto",
         description="Values that a codebook may have: any (float), or those of weights in 8 bits (int8) or 7 (int7) "
-        "with a scale for each output channel, so that the quantized file has as few. `auto`: as the later stages "
-        "make them.",
+        "with a scale for each output channel, so that the quantized file has as few; int8-products and int7-products "
+        "are for files that quantize linear layers alone: convolutions may have any. `auto`: as the later stages make "
+        "them.",
     )
     start: CentroidStart = Field(
         default="linear",

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from pipeline.compress.sharing.names import CodebookGrid, GridChoice
     from pipeline.compress.sparsity.layers import SparseLayer
     from pipeline.core.artifact import Artifact
     from pipeline.core.stage import Context
@@ -28,6 +29,16 @@ if TYPE_CHECKING:
 
 #: How the weights of recurrent layers are called: they stay in float whatever quantizes the others.
 _RECURRENT = ("weight_ih", "weight_hh")
+#: Dimensions of the weights of matrix products; those of convolutions have more.
+_MATRIX = 2
+#: The grids of matrix products and of convolutions.
+_GRIDS: dict[GridChoice, tuple[CodebookGrid, CodebookGrid]] = {
+    "float": ("float", "float"),
+    "int8": ("int8", "int8"),
+    "int7": ("int7", "int7"),
+    "int8-products": ("int8", "float"),
+    "int7-products": ("int7", "float"),
+}
 
 
 def share_weights(config: ShareConfig, given: Artifact, context: Context) -> dict[str, Any]:
@@ -47,9 +58,15 @@ def share_weights(config: ShareConfig, given: Artifact, context: Context) -> dic
 
 
 def _rule(config: ShareConfig, layer: SparseLayer) -> SharingRule:
-    assert config.grid != "auto"  # noqa: S101 - `following` has chosen one
-    grid = "float" if layer.name.rpartition(".")[2].startswith(_RECURRENT) else config.grid
-    return SharingRule(config.clusters, config.scope, grid, config.gradient, layer.outputs)
+    return SharingRule(config.clusters, config.scope, _grid(config.grid, layer), config.gradient, layer.outputs)
+
+
+def _grid(asked: GridChoice, layer: SparseLayer) -> CodebookGrid:
+    """Return the grid of a layer: any values where the file that follows has its weights in float."""
+    if layer.name.rpartition(".")[2].startswith(_RECURRENT):
+        return "float"
+    of_products, of_convolutions = _GRIDS[asked]  # `following` has replaced auto
+    return of_products if layer.weight.ndim == _MATRIX else of_convolutions
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ import torch
 from pydantic import ValidationError
 
 from pipeline.analysis.stored_weights import onnx_weights
+from pipeline.compress.quantization.precisions.block_weights import packed_blocks
 from pipeline.core.errors import InputError, StageError
 from pipeline.core.runtimes import FORMS
 from pipeline.core.sharing import Sharing
@@ -106,6 +107,38 @@ def test_the_int8_file_has_the_codebooks(run_stage: Run, sparse: Artifact, way: 
     assert found.parted([(576, 2)]) == 576
 
 
+@pytest.mark.parametrize("scheme", ["u8s8", "u8s8-reduced"])
+def test_the_file_of_dynamic_int8_has_the_codebooks(run_stage: Run, sparse: Artifact, scheme: str) -> None:
+    """Those of its linear layers, on their grid; convolutions, which it leaves in float, have values off any grid."""
+    dynamic = Quantize.model_validate(
+        {"kind": "quantize", "precision": "int8-dynamic", "scheme": scheme, "on_far": "keep"}
+    )
+    shared, _ = run_stage(stage(grid="auto").following([dynamic]), sparse, "shared")
+    levels = {"u8s8": 127, "u8s8-reduced": 64}[scheme]
+    rules = sharing_rules(shared)
+    assert [rules[name].grid for name in NAMES] == ["float", "float", "int8" if levels == 127 else "int7"]
+    exported, _ = run_stage(Export.model_validate({"kind": "export", "to": "onnx"}), shared, "export")
+    made, _ = run_stage(dynamic, exported, "dynamic")
+    weights = onnx_weights(made.file)
+    found = Sharing.of(weights).layers
+    (product,) = (each for each in found.values() if each.quantized)
+    assert product.weights == 24
+    assert product.values <= 8
+    book = codebooks_of(load_network(shared), rules)["fc.weight"]
+    (integers,) = (each for name, each in weights.items() if found[name].quantized)
+    assert {*np.unique(integers)} == {round(value * levels) for value in book.values.tolist()}
+    conv = next(each for each in found.values() if each.weights == 576)
+    assert (conv.values, conv.quantized) == (8, False)
+
+
+def test_weights_in_blocks_part_clusters() -> None:
+    """What the warning says: each block has a scale of its own, so that eight values are more integers."""
+    random, values = np.random.default_rng(0), np.array([-1, -0.6, -0.3, -0.1, 0.1, 0.3, 0.6, 1])
+    weights = random.choice(values, (256, 8), p=[0.02, 0.08, 0.2, 0.2, 0.2, 0.2, 0.08, 0.02]).astype(np.float32)
+    integers, _ = packed_blocks(weights, 8, 32)
+    assert np.unique(integers).size > values.size
+
+
 def test_a_schedule_trains_codebooks_and_resumes_to_the_same_bytes(sparse: Artifact, make_context: Make) -> None:
     """Killed in the second and the third epoch; on a grid the values end on it."""
     given = stage(grid="int8", schedule={**TRAINING, "ema": 0.3})
@@ -144,7 +177,11 @@ def test_the_grid_is_that_of_the_later_stages() -> None:
     export = Export.model_validate({"kind": "export", "to": "onnx"})
     assert auto.following([export]).grid == "float"
     for scheme, grid in (("u8s8", "int8"), ("u8s8-reduced", "int7")):
-        assert auto.following([export, Quantize.model_validate({"kind": "quantize", "scheme": scheme})]).grid == grid
+        int8 = Quantize.model_validate({"kind": "quantize", "scheme": scheme})
+        assert auto.following([export, int8]).grid == grid
+        dynamic = int8.model_copy(update={"precision": "int8-dynamic"})
+        assert auto.following([export, dynamic]).grid == f"{grid}-products"
+        assert auto.following([export, int8.model_copy(update={"precision": "int8-weights"})]).grid == "float"
     assert stage(grid="int8").following([export]).grid == "int8"
 
 
@@ -157,6 +194,14 @@ def test_a_plan_says_what_clusters_bring() -> None:
     tuned = Finetune.model_validate({"kind": "finetune", **TRAINING, "optimizer": "sgd"})
     assert "set gradient to mean" in stage().remarks([tuned], target).warnings[0]
     assert stage(gradient="mean").remarks([tuned], target).warnings == ()
+    for precision, said in (("int8", "of int8 weights"), ("int8-dynamic", "of int8 weights in linear layers, and any")):
+        later = Quantize.model_validate({"kind": "quantize", "scheme": "u8s8", "precision": precision})
+        found = stage(grid="auto").remarks([later], target)
+        assert f"codebooks take the values {said}" in found.notes[0]
+        assert found.warnings == ()
+    later = Quantize.model_validate({"kind": "quantize", "precision": "int8-weights"})
+    (warning,) = stage(grid="auto").remarks([later], target).warnings
+    assert warning.startswith("int8-weights has a scale for each block of 32 weights, so that equal weights become")
 
 
 PARTING: list[tuple[type[Stage], dict[str, Any], str, str]] = [

@@ -13,7 +13,7 @@ from torch import Tensor
 from pipeline.compress.sharing.codebooks import SharingRule, find_codebook, make_codebook
 from pipeline.core.errors import InputError
 
-GRIDS = {"int8": 127, "int7": 63}
+GRIDS = {"int8": 127, "int7": 64}
 
 
 def rule(clusters: int = 8, scope: Any = "layer", grid: Any = "float", outputs: int = 0) -> SharingRule:  # noqa: ANN401
