@@ -33,9 +33,9 @@ def apply_edit(model: nn.Module, edit: Mapping[str, Any]) -> None:
     place_factors(model, {name: Factor.from_json(factor) for name, factor in edit.get("factor", {}).items()})
 
 
-def factored_names(edits: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
-    """Return the layers that are factorised after these edits, in order."""
-    found: dict[str, None] = {}
+def factored_names(edits: Iterable[Mapping[str, Any]], before: Iterable[str] = ()) -> tuple[str, ...]:
+    """Return the layers that are factorised after these edits, in order; `before` those that were before them."""
+    found = dict.fromkeys(before)
     for edit in edits:
         for name in edit.get("merge", ()):
             found.pop(name, None)

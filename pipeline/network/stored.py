@@ -2,8 +2,8 @@
 
 Loading builds the network from its definition, applies the plan's edits in order, and loads the tensors. A network
 whose own code could not be kept comes with a new definition instead, written from its graph; `history` then has the
-edits that are in it already. Nothing is pickled, so an artifact can be read with a text editor and opened without
-trusting it any more than its definition.
+edits that are in it already, and `factored` names the factorised layers that it has. Nothing is pickled, so an artifact
+can be read with a text editor and opened without trusting it any more than its definition.
 
 What a network has beside its state_dict (see `outside_state`) lies with the tensors where building it anew
 does not give it: every artifact is read back once it is written, and has to compute the same.
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors.torch import save_file
 from torch.fx import GraphModule
 
+from pipeline.compress.factorization.rejoining import rejoin_legs
 from pipeline.compress.pruning.definition import definition_source
 from pipeline.compress.state.kept import ADVICE, kept_state
 from pipeline.compress.state.outside import differing_state, encoded_state, outside_state, split_state
@@ -53,6 +54,8 @@ if TYPE_CHECKING:
     from pipeline.core.artifact import Artifact, TensorSpec
 
 _NETWORK_FORMAT = 1
+#: The key of network.json for factorised layers that the definition itself has; absent where there are none.
+_FACTORED = "factored"
 _DEFINITION_FILE = "definition.py"
 AGAIN = "run the recipe again"
 #: Of the random numbers while networks are read back: not those that a run starts with.
@@ -66,8 +69,12 @@ def load_network(artifact: Artifact) -> nn.Module:
 
 
 def factored_layers(artifact: Artifact) -> tuple[str, ...]:
-    """Return the layers of a torch artifact that are factorised now; none of a network that was written anew since."""
-    return factored_names(_read(artifact.folder)["edits"])
+    """Return the layers of a torch artifact that are factorised now; of a network written anew, those it could keep."""
+    return _factored(_read(artifact.folder))
+
+
+def _factored(content: Mapping[str, Any]) -> tuple[str, ...]:
+    return factored_names(content["edits"], content.get(_FACTORED, ()))
 
 
 def edit_history(artifact: Artifact) -> list[Mapping[str, Any]]:
@@ -118,10 +125,12 @@ def _read(folder: Path) -> dict[str, Any]:
     content = read_object(file, AGAIN)
     if content.get("format") != _NETWORK_FORMAT:
         raise InputError(f"{file} has format {content.get('format')}, this version reads {_NETWORK_FORMAT}")
-    kinds = {"arguments": dict, "without_pretrained": dict, "edits": list, "reads": dict}
+    kinds = {"arguments": dict, "without_pretrained": dict, "edits": list, "reads": dict, _FACTORED: list}
     for key, kind in kinds.items():
-        if not isinstance({"reads": {}, **content}.get(key), kind):
+        if not isinstance({"reads": {}, _FACTORED: [], **content}.get(key), kind):
             raise InputError(f"{file} is damaged: {key} is not of type {kind.__name__}; {AGAIN}")
+    if not all(isinstance(name, str) for name in content.get(_FACTORED, [])):
+        raise InputError(f"{file} is damaged: {_FACTORED} is no list of names; {AGAIN}")
     return content
 
 
@@ -237,7 +246,8 @@ def write_network(
 ) -> None:
     """Write a torch artifact's payload: the parent's definition and plan with `edits` appended, and the tensors.
 
-    A graph module (of a rewritten network) is written as a definition of its own. `sparse` are the parameters whose
+    A graph module (of a rewritten network) is written as a definition of its own; it gets legs of factorised layers as
+    one nn.Sequential each again, in place, so that a later stage can merge them back. `sparse` are the parameters whose
     zeros later stages keep (see `pipeline.network.masks`), `shared` the rules of those whose clusters they keep
     (`pipeline.network.clusters`); None: those of the parent that the network still has.
 
@@ -259,9 +269,12 @@ def write_network(
         content[SHARED] = rules_as_values(rules)
     content["edits"] = [*content["edits"], *(dict(edit) for edit in edits)]
     if isinstance(model, GraphModule):
+        factored = rejoin_legs(model, _factored(content))
+        content.pop(_FACTORED, None)
         history = [*content.get("history", ()), *content["edits"]]
         content |= {"arguments": {}, "without_pretrained": {}, "edits": [], "history": history}
         content = {name: value for name, value in content.items() if name not in {"reads", "origin"}}
+        content |= {_FACTORED: factored} if factored else {}
         (folder / _DEFINITION_FILE).write_text(definition_source(model, "A pruned network, rewritten."))
     else:
         (folder / _DEFINITION_FILE).write_bytes((parent.folder / _DEFINITION_FILE).read_bytes())

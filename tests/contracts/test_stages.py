@@ -43,7 +43,7 @@ class Contract:
 
 
 CONTRACTS = {
-    "prune": Contract({"ratio": 0.5}, {"torch"}, "torch", 6),
+    "prune": Contract({"ratio": 0.5}, {"torch"}, "torch", 7),
     "sparsify": Contract({"density": 0.5}, {"torch"}, "torch", 2),
     "factorize": Contract({"target": {"macs": 0.5}}, {"torch"}, "torch", 1),
     "sparsify by obs": Contract({"kind": "sparsify", "density": 0.5, "method": "obs"}, {"torch"}, "torch", 2),

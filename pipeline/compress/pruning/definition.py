@@ -21,6 +21,7 @@ _ARGUMENTS: dict[type[nn.Module], str] = {
     **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d), "num_features eps momentum affine"),
     nn.LayerNorm: "normalized_shape eps bias",
     nn.Embedding: "num_embeddings embedding_dim padding_idx",
+    nn.Sequential: "",  # what is in it comes after it
 }
 
 _HEAD = '''"""{title}

@@ -168,8 +168,9 @@ class Factorize(Stage):
         """Choose ranks and write the factorised network.
 
         Raises:
-            InputError: a pattern names no layer, no layer has a rank below break-even, or the target cannot be reached.
-            StageError: nothing would be factorised.
+            InputError: a pattern names no layer, no layer has a rank below break-even and none can be merged back, or
+                the target cannot be reached.
+            StageError: nothing would be factorised or merged back.
             DeviceError: with `adopt: measured`, the device cannot be reached, went away, or is throttled.
         """
         from pipeline.stages.factorize.factorizing import FactorizeRequest, Factorizing

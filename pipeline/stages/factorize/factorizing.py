@@ -23,6 +23,7 @@ from pipeline.compress.pruning.selection import check_patterns
 from pipeline.compress.training.batchnorm import recalibrate_batchnorm
 from pipeline.compress.training.inference import forward_outputs
 from pipeline.core.errors import InputError, StageError
+from pipeline.core.problems import first_names
 from pipeline.network.masks import sparse_names
 from pipeline.network.stored import factored_layers, load_network, write_network
 from pipeline.network.tracing import example_of
@@ -89,8 +90,8 @@ class Factorizing:
         """Factorise, and return what changed as plain JSON.
 
         Raises:
-            InputError: no layer has a rank below break-even, or the target cannot be reached.
-            StageError: nothing would be factorised.
+            InputError: no layer has a rank below break-even and none was merged back, or the target cannot be reached.
+            StageError: nothing would be factorised or merged back.
             DeviceError: the device of `adopt: measured` cannot be reached, went away, or is throttled.
         """
         self.context.progress.update(1, 4, "weighing ranks")
@@ -99,7 +100,7 @@ class Factorizing:
         self.context.progress.update(2, 4, "factorising")
         factored, errors = self._factored(chosen)
         times: dict[str, LayerTime] = {}
-        if self.request.measured:
+        if self.request.measured and factored:
             times = timed_alone(self.model, factored, self.given, self.context)
             bought = {name for name, time in times.items() if time.faster}
             self.left |= {name: f"its file is not faster: {times[name].text}" for name in chosen if name not in bought}
@@ -155,7 +156,7 @@ class Factorizing:
                 found[name] = LayerChoice(site.cost.macs, site.cost.parameters, options)
             else:
                 self.left[name] = _no_rank(rule)
-        if not found:
+        if not found and not self.merged:
             raise InputError(
                 f"Nothing can be factorised: rank above break-even everywhere, or layers that cannot be: "
                 f"{left_out(self.left)}.{self._highest_break_even()} Lower align or min_rank, shorten keep, or choose "
@@ -197,9 +198,10 @@ class Factorizing:
         rest = now - sum(getattr(layer, name) for layer in layers.values())
         least = (rest + least_cost(layers, name)) / whole
         if least > fraction:
+            merged = f" and {first_names(self.merged)} merged back" if self.merged else ""
             raise InputError(
                 f"target: {fraction:g} of the {name} cannot be reached: with the least rank in each of {len(layers)} "
-                f"layers {least:.3f} are left. Not factorised: {left_out(self.left)}. Raise the target, lower "
+                f"layers{merged} {least:.3f} are left. Not factorised: {left_out(self.left)}. Raise the target, lower "
                 "align or min_rank, shorten keep, or prune"
             )
         return cheapest_loss(layers, name, fraction * whole - rest)

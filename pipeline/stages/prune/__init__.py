@@ -76,7 +76,7 @@ class Constraint(FrozenModel):
 class Prune(Stage):
     """Remove the least important channels of a torch network."""
 
-    revision: ClassVar[int] = 6
+    revision: ClassVar[int] = 7
     libraries: ClassVar[tuple[str, ...]] = ("torch",)
     takes: ClassVar[frozenset[Form]] = frozenset({"torch"})
 

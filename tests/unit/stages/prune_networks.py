@@ -48,6 +48,19 @@ class Fixed(nn.Module):
         return self.out(self.conv(x).relu().view(-1, 16 * 36))
 
 
+class Stated(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(1, 16, 3, padding=1)
+        self.conv = nn.Conv2d(16, 24, 3, padding=1)
+        self.last = nn.Conv2d(24, 16, 1)
+        self.out = nn.Linear(16 * 36, 3)
+
+    def forward(self, x):
+        x = self.conv(self.stem(x).relu()).relu()
+        return self.out(self.last(x).relu().view(-1, 16 * 36))
+
+
 class Attention(nn.Module):
     def __init__(self):
         super().__init__()

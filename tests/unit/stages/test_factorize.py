@@ -189,6 +189,32 @@ def test_a_second_time_merges_back_what_costs_too_much(tmp_path: Path, run: Run)
     assert isinstance(load_network(kept).get_submodule("block.0"), nn.Sequential)
 
 
+def test_pairs_survive_a_prune_that_writes_the_network_anew(tmp_path: Path, run: Run) -> None:
+    """Twice; then they are merged back, with nothing else to do, into a layer that computes the same."""
+    low, _ = run(
+        factorize(method="channel", target={"macs": 0.7}, keep=["stem", "out"]), original(tmp_path, "Stated"), "low"
+    )
+    assert factored_layers(low) == ("conv",)
+    rates = {"conv.1": 0.5, "stem": 0.4}
+    thin = Prune.model_validate({"kind": "prune", "allocation": "rates", "rates": rates, "align": 1, "floor": 0.01})
+    once, told = run(thin.model_copy(update={"rates": {**rates, "last": 0.5}}), low, "once")
+    assert told["applied"].startswith("rewritten: ")
+    assert factored_layers(once) == ("conv",)
+    assert isinstance(load_network(once).get_submodule("conv"), nn.Sequential)
+    twice, told = run(thin.model_copy(update={"rates": {**rates, "last": 0.5}}), once, "twice")
+    assert told["applied"].startswith("rewritten: ")
+    assert factored_layers(twice) == ("conv",)
+    alone = {"method": "svd", "align": 1, "keep": ["stem", "out", "last"]}
+    made, found = run(factorize(target={"parameters": 0.99}, **alone), twice, "again")
+    assert (found["merged_back"], found["factorised"]) == (["conv"], {})
+    assert factored_layers(made) == ()
+    legs, network = load_network(twice), load_network(made)
+    assert isinstance(network.get_submodule("conv"), nn.Conv2d)
+    torch.testing.assert_close(network(IMAGE), legs(IMAGE), rtol=1e-4, atol=1e-5)
+    with pytest.raises(InputError, match=r"0.1 of the macs cannot be reached: .* 0 layers and conv merged back 0\.\d+"):
+        run(factorize(target={"macs": 0.1}, **alone), twice, "too much")
+
+
 def test_what_cannot_be_is_refused_in_words(tmp_path: Path, run: Run) -> None:
     """No rank below break-even, a target out of reach, nothing gained, a layer that does not exist, too few images."""
     given = original(tmp_path)
