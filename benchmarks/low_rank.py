@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from low_rank_table import page
 
-from pipeline.compress.factorization.budget import LayerChoice, cheapest_loss
+from pipeline.compress.factorization.budget import LayerChoice, cheapest_loss, counted_price
 from pipeline.compress.factorization.legs import layer_matrix
 from pipeline.compress.factorization.matrices import relative_error
 from pipeline.compress.factorization.merging import merge_back
@@ -111,7 +111,7 @@ def _ranks(sites: Sequence[Any], grams: Mapping[str, Tensor], budget: float) -> 
         if options[site.name]
     }
     fixed = sum(site.cost.parameters for site in sites if site.name not in choices)
-    return cheapest_loss(choices, "parameters", budget - fixed)
+    return cheapest_loss(choices, counted_price(choices, "parameters"), budget - fixed)
 
 
 def _factorised(model: nn.Module, chosen: Mapping[str, Option], grams: Mapping[str, Tensor]) -> nn.Module:

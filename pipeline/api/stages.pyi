@@ -76,6 +76,7 @@ def Factorize(
     *,
     on_no_gain: Literal['keep', 'skip', 'fail'] = ...,
     target: Mapping[str, Any],
+    precision: Literal['fp32', 'int8', 'int8-dynamic', 'int8-weights', 'int4-weights', 'fp16-weights', 'fp16'] | None = ...,
     method: Literal['auto', 'svd', 'spatial', 'channel', 'tucker'] = ...,
     whiten: bool = ...,
     images: int = ...,
@@ -89,7 +90,9 @@ def Factorize(
 
     on_no_gain: What to do if the stage's exported file is not shown to be faster than the one before: `keep` the stage (without timing it), `skip` it, so that the next stage starts from the file before, or `fail`.
 
-    target: What is left of a cost, or how much energy is kept.
+    target: What is left of a cost or of a time, or how much energy is kept.
+
+    precision: With a latency as `target`: the precision of the file that is timed, by the names of `quantize`. Absent: what the stages after this one make of it.
 
     method: How convolutions larger than 1x1 are factorised: Kx1 and 1xK (spatial), KxK and 1x1 (channel), 1x1, KxK and 1x1 (tucker), for each layer what costs least for its error (auto), or not (svd). Linear layers, 1x1 convolutions and the input matrix of recurrent layers are factorised by SVD with each of them.
 

@@ -1,21 +1,14 @@
 """Real files of a network at other widths and without some of its blocks, in the precision that ships.
 
-They are made to be timed, not to be used: which channels stay does not matter, nothing is certified, and values are
-those of a sound network (statistics of batch norms on a few images, no two tensors alike) whatever the weights are, so
-that a network without training quantizes as it will once it is trained.
+They are made to be timed, not to be used: which channels stay does not matter, and nothing is certified.
 """
 
 from __future__ import annotations
 
-import tempfile
 from copy import copy
-from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from pipeline.compress.pruning.certificate import DifferentError
 from pipeline.compress.pruning.depth import residual_blocks, without_blocks
@@ -24,42 +17,22 @@ from pipeline.compress.pruning.rewrite import rewrite_module
 from pipeline.compress.pruning.state import NetworkState
 from pipeline.compress.pruning.surgery import plan_for
 from pipeline.compress.quantization.canonical import canonical_form
-from pipeline.compress.quantization.engines.onnxruntime import quantize_with_ranges
-from pipeline.compress.quantization.holding import hold_in_float
-from pipeline.compress.quantization.names import OtherPrecision
-from pipeline.compress.quantization.placement import nodes_like
-from pipeline.compress.quantization.ranges import activation_ranges
 from pipeline.compress.training.inference import forward_outputs
-from pipeline.core.artifact import at_batch
-from pipeline.core.cpu import cpu_flags
 from pipeline.core.errors import InputError
-from pipeline.export.onnx import FILE_NAME, export_onnx
-from pipeline.export.simplify import with_folded_norms
-from pipeline.onnx_graph.file import read_onnx
-from pipeline.precision.config import QuantizationConfig
-from pipeline.precision.request import request_of, training_images
-from pipeline.precision.targets import resolved_scheme
-from pipeline.precision.variant import other_precision
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from onnx import ModelProto
+    from torch import nn
 
     from pipeline.compress.pruning.graph import ChannelGraph
     from pipeline.compress.pruning.graph.capture import CapturedGraph
-    from pipeline.compress.pruning.graph.exported import Example
     from pipeline.compress.quantization.calibration import Range
-    from pipeline.core.artifact import Artifact
-    from pipeline.core.stage import Context
+    from pipeline.pricing.form import FileForm, ShippedPrecision
 
-ShippedPrecision = Literal["fp32", "int8", OtherPrecision]
-#: Training images that statistics and ranges are taken from.
-IMAGES = 16
 #: Relative to the largest output: a network pruned in place computes what its graph does.
 _TOLERANCE = 1e-3
-#: What a tensor of equal values gets, such as biases of zero, which an exporter would take out or store once.
-_LIFT = 0.02
 #: Float exports that a maker keeps.
 _MOST_EXPORTS = 8
 
@@ -116,26 +89,6 @@ def _near(wanted: torch.Tensor, found: torch.Tensor) -> bool:
     )
 
 
-@torch.no_grad()
-def make_sound(network: nn.Module, examples: Example, batch: int) -> None:
-    """Give a network values that quantize well, in place: its batch norms take their statistics from these examples.
-
-    Parameters that hold one number everywhere get others, each its own.
-    """
-    generator = torch.Generator().manual_seed(0)
-    for parameter in network.parameters():
-        if parameter.is_floating_point() and bool((parameter == parameter.flatten()[:1].squeeze()).all()):
-            parameter.add_(_LIFT * (1 + torch.rand(parameter.shape, generator=generator)))
-    norms = [module for module in network.modules() if isinstance(module, _NormBase) and module.track_running_stats]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a plain average
-        norm.train()
-    for start in range(0, len(examples[0]) - batch + 1, batch) if norms else ():
-        network(*(example[start : start + batch] for example in examples))
-    network.eval()
-
-
 class FileMaker:
     """Makes real files of one network: `maker(state)`. Its last float exports serve files in other precisions too."""
 
@@ -144,28 +97,11 @@ class FileMaker:
         captured: CapturedGraph,
         graph: ChannelGraph,
         model: nn.Module,
-        given: Artifact,
-        context: Context,
-        *,
-        precision: ShippedPrecision = "fp32",
-        quantization: QuantizationConfig | None = None,
+        form: FileForm,
     ) -> None:
-        """Take the network, and what its files are to be.
-
-        Args:
-            captured: the network's graph.
-            graph: its channels.
-            model: the network; it is not changed.
-            given: its artifact, for the names and sizes of inputs and outputs.
-            context: of the run, for the target's batch and a few training images.
-            precision: of the files: float, static int8 by onnxruntime's engine, or another that `quantize` makes.
-            quantization: how int8 files are quantized, but for the number of images; None: as by default.
-        """
+        """Take the network's graph, its channels, the network, which is not changed, and what its files are to be."""
         self._network = captured, graph, model
-        self._inputs = at_batch(given.inputs, context.target.batch)
-        self._outputs = [output.name for output in given.outputs]
-        self.precision, self._quantization = precision, quantization or QuantizationConfig()
-        self._images = training_images(context, min(IMAGES, context.task().count("train")))
+        self._form = form
         self._own = keeps_own_forward(captured, graph, model)
         self._exports: dict[tuple[frozenset[tuple[str, int]], frozenset[str]], ModelProto] = {}
         self._whole_ranges: dict[str, Range] | None = None
@@ -173,7 +109,7 @@ class FileMaker:
     def in_precision(self, precision: ShippedPrecision) -> FileMaker:
         """Return a maker of files in another precision that shares the float exports with this one."""
         other = copy(self)
-        other.precision = precision
+        other._form = self._form.in_precision(precision)  # noqa: SLF001 - its own class
         return other
 
     def at_widths(self, widths: Mapping[str, int]) -> ModelProto:
@@ -191,12 +127,7 @@ class FileMaker:
         Cost: an export of 2 to 5 seconds, and a quantization.
         """
         file = self._exported(state)
-        if self.precision == "fp32":
-            return file
-        if self.precision == "int8":
-            return self._quantized(file, state)
-        reduced = resolved_scheme(self._quantization.scheme, cpu_flags()) == "u8s8-reduced"
-        return other_precision(file, self.precision, reduced=reduced, keep=self._kept(file))
+        return self._quantized(file, state) if self._form.precision == "int8" else self._form.converted(file)
 
     def _exported(self, state: NetworkState) -> ModelProto:
         captured, graph, model = self._network
@@ -206,38 +137,14 @@ class FileMaker:
             while len(self._exports) >= _MOST_EXPORTS:
                 del self._exports[next(iter(self._exports))]
             network = network_at(captured, graph, model, state, own=self._own)
-            examples = tuple(torch.from_numpy(self._images[spec.name]) for spec in self._inputs)
-            make_sound(network, examples, len(examples[0]) if captured.dynamic else len(captured.example[0]))
-            with tempfile.TemporaryDirectory() as folder:
-                export_onnx(network, Path(folder), self._inputs, self._outputs)
-                self._exports[key] = with_folded_norms(read_onnx(Path(folder) / FILE_NAME))
+            batch = None if captured.dynamic else len(captured.example[0])
+            self._exports[key] = self._form.exported(network, batch)
         return self._exports[key]
 
     def _quantized(self, file: ModelProto, state: NetworkState) -> ModelProto:
         """Quantize statically; where all blocks are there, with the ranges of the whole file, whose names it has."""
-        config = self._quantization
-        request = request_of(config, resolved_scheme(config.scheme, cpu_flags()))
-        given = canonical_form(file)
-        request = replace(request, keep=self._kept(given))
         if state.dropped:
-            ranges = self._ranges(given)
-        else:
-            self._whole_ranges = self._whole_ranges or self._ranges(canonical_form(self._exported(NetworkState())))
-            ranges = self._whole_ranges
-        quantized = quantize_with_ranges(given, ranges, request)
-        kept = nodes_like(given, request.keep) | quantized.reasons.keys()
-        return hold_in_float(quantized.model, kept) if kept else quantized.model
-
-    def _ranges(self, given: ModelProto) -> dict[str, Range]:
-        config = self._quantization
-        return activation_ranges(
-            given,
-            self._images,
-            calibration=config.calibration,
-            percentile=config.percentile,
-            keep=self._kept(given),
-        )
-
-    def _kept(self, file: ModelProto) -> tuple[str, ...]:
-        """Return the patterns of nodes in float that still match one; a block may have taken some away."""
-        return tuple(each for each in self._quantization.keep if nodes_like(file, (each,)))
+            return self._form.quantized(file)
+        if self._whole_ranges is None:
+            self._whole_ranges = self._form.ranges(canonical_form(self._exported(NetworkState())))
+        return self._form.quantized(file, self._whole_ranges)

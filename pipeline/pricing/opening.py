@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from pipeline.compress.pruning.cost import macs_model
 from pipeline.compress.pruning.damage import groups_inside
 from pipeline.core.errors import InputError, UnreachableError
 from pipeline.measure.devices import open_device
-from pipeline.precision.config import QuantizationConfig
+from pipeline.pricing.form import FileForm
 from pipeline.pricing.making import FileMaker
 from pipeline.pricing.pricer import PricedNetwork, Pricer
 from pipeline.pricing.template import infer_template
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pipeline.core.stage import Context
     from pipeline.pricing.aim import LatencyAim
     from pipeline.pricing.choice import PricedStep
-    from pipeline.pricing.making import ShippedPrecision
+    from pipeline.pricing.prober import Prober
     from pipeline.pricing.sizes import ChosenSize
     from pipeline.results.run import Interval
 
@@ -65,47 +65,39 @@ def price_network(step: PricedStep, given: Artifact, context: Context, aim: Late
         make=make,
         template=template,
     )
-    target = context.target
-    device = None if target.device == "local" else open_device(target.device)
-    shapes = context.task().first_shapes(target.batch)
     return Pricer(
         network,
-        FileTimer(target, shapes, context.seed, device, context.progress),
+        file_timer(context),
         context.folder / PROBES / "x".join(str(size) for spec in given.inputs for size in spec.shape[1:]),
         context.seed,
     )
 
 
+def file_timer(context: Context) -> FileTimer:
+    """Return what times files on the target's device. Raises DeviceError when it cannot be reached."""
+    target = context.target
+    device = None if target.device == "local" else open_device(target.device)
+    return FileTimer(target, context.task().first_shapes(target.batch), context.seed, device, context.progress)
+
+
 def file_maker(step: PricedStep, given: Artifact, context: Context, aim: LatencyAim) -> FileMaker:
     """Return what makes real files of what is left of a network, in the precision that ships."""
-    file = aim.file
-    quantization = QuantizationConfig.model_validate(
-        {"per_channel": file.per_channel, "symmetric": file.symmetric, "keep": file.keep}
-        | ({"scheme": file.scheme} if file.scheme else {})
-    )
-    return FileMaker(
-        step.network.captured,
-        step.network.graph,
-        step.model,
-        given,
-        context,
-        precision=cast("ShippedPrecision", file.precision),
-        quantization=quantization,
-    )
+    form = FileForm.of_file(aim.file, given, context)
+    return FileMaker(step.network.captured, step.network.graph, step.model, form)
 
 
-def asked_share(aim: LatencyAim, pricer: Pricer) -> tuple[Interval, float]:
+def asked_share(aim: LatencyAim, prober: Prober) -> tuple[Interval, float]:
     """Return the whole file's milliseconds, and what is asked for as a share of them.
 
     Raises:
         UnreachableError: the whole network takes less already.
         DeviceError: the device cannot be reached, went away, or is throttled.
     """
-    whole = pricer.profile.whole if aim.milliseconds is None else pricer.whole_now()
+    whole = prober.profile.whole if aim.milliseconds is None else prober.whole_now()
     factor = aim.budget_ms(whole.value) / whole.value
     if factor >= 1:
         raise UnreachableError(
-            f"target: the unpruned network's file in {aim.file} takes {whole.value:.3g} ms already, found "
+            f"target: the whole network's file in {aim.file} takes {whole.value:.3g} ms already, found "
             f"{aim.milliseconds:g}ms, allowed: less than that"
         )
     return whole, factor

@@ -76,11 +76,13 @@ class TriedSize(FrozenModel):
 class LatencyMove(FrozenModel):
     """One thing that was taken from the network: widths before and after, of a block 1 and 0, of images their sides.
 
+    Of a layer in factors they are its full rank and that of its last factor.
+
     The milliseconds are changes, below zero where time was saved. `damage` is what the search expected it to cost, in
     its own unit; `bought` says in words what it was taken for.
     """
 
-    kind: Literal["channels", "block", "heads", "resolution"]
+    kind: Literal["channels", "block", "heads", "resolution", "rank"]
     name: str
     before: int
     after: int

@@ -45,7 +45,7 @@ class Contract:
 CONTRACTS = {
     "prune": Contract({"ratio": 0.5}, {"torch"}, "torch", 7),
     "sparsify": Contract({"density": 0.5}, {"torch"}, "torch", 2),
-    "factorize": Contract({"target": {"macs": 0.5}}, {"torch"}, "torch", 1),
+    "factorize": Contract({"target": {"macs": 0.5}}, {"torch"}, "torch", 2),
     "sparsify by obs": Contract({"kind": "sparsify", "density": 0.5, "method": "obs"}, {"torch"}, "torch", 2),
     "share": Contract({}, {"torch"}, "torch", 4),
     "finetune": Contract({"epochs": 1}, {"torch"}, "torch", 3),

@@ -1,25 +1,34 @@
-"""Ranks of all layers by one budget: what loses the least of its layer's output for what it saves goes first.
+"""Ranks of all layers by one budget: the least loss of outputs for what all layers may cost together.
 
-One price holds for all layers. Of each layer only those options count that lie on the lower convex hull of error over
-cost, so that steps along it get dearer and dearer, and taking the cheapest step anywhere is the best for the cost that
-is then reached (the Lagrangian of a multiple-choice knapsack). A share of energy for each layer alone is offered too:
-it spends little where much could be saved, and the reverse.
+A multiple-choice knapsack, solved by dynamic programming over the cost in fine steps. A share of energy for each layer
+alone is offered too: it spends little where much could be saved, and the reverse.
+
+Source: Kellerer, Pferschy and Pisinger, Knapsack Problems (2004), 11.5.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
+
+import numpy as np
 
 from pipeline.core.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+
+    from numpy.typing import NDArray
 
     from pipeline.compress.factorization.options import Option
 
     CostKey = Literal["macs", "parameters"]
+    #: What a layer costs, by its name, as it is (None) or as one of its options.
+    Price = Callable[[str, Option | None], float]
+    _Point = tuple[float, float, Option | None]
+
+#: Steps of what is allowed that costs are rounded to.
+_STEPS = 20_000
 
 
 @dataclass(frozen=True)
@@ -31,36 +40,47 @@ class LayerChoice:
     options: tuple[Option, ...]
 
 
-def cheapest_loss(layers: Mapping[str, LayerChoice], cost: CostKey, allowed: float) -> dict[str, Option]:
-    """Return an option for each layer that is factorised, so that all layers together cost at most `allowed`.
+def counted_price(layers: Mapping[str, LayerChoice], cost: CostKey) -> Price:
+    """Return the price in operations or in parameters."""
+
+    def price(name: str, option: Option | None) -> float:
+        return float(getattr(layers[name] if option is None else option, cost))
+
+    return price
+
+
+def cheapest_loss(layers: Mapping[str, LayerChoice], price: Price, allowed: float) -> dict[str, Option]:
+    """Return an option for each layer that is factorised: of all with which layers cost at most `allowed`, the best.
+
+    The sum of errors is the least possible but for costs that are rounded to a 20,000th of what is allowed.
 
     Raises InputError where the cheapest options cost more.
+
+    Cost: some tens of milliseconds.
     """
-    hulls = {name: lower_hull(layer, cost) for name, layer in layers.items()}
-    left = sum(float(getattr(layer, cost)) for layer in layers.values())
-    if (least := least_cost(layers, cost)) > allowed:
-        raise InputError(f"the layers' least ranks leave {least:.6g} {cost}, expected at most {allowed:.6g}")
-    steps = sorted(
-        (_slope(one, two), name, number)
-        for name, hull in hulls.items()
-        for number, (one, two) in enumerate(pairwise(hull), 1)
-    )
-    reached = dict.fromkeys(layers, 0)
-    for _, name, number in steps:
-        if left <= allowed:
+    if (least := least_cost(layers, price)) > allowed:
+        raise InputError(f"the layers' least ranks leave {least:.6g}, expected at most {allowed:.6g}")
+    unit = max(allowed, np.finfo(float).tiny) / _STEPS
+    points = {name: _steps_down(name, layer.options, price) for name, layer in layers.items()}
+    best = np.zeros(_STEPS + len(layers) + 1)  # least error of the layers so far that cost at most so many units
+    taken = []
+    for each in points.values():
+        units = [round(cost / unit) for cost, _, _ in each]
+        errors = np.stack([_shifted(best, count) + error for count, (_, error, _) in zip(units, each, strict=True)])
+        taken.append((each, units, errors.argmin(0)))
+        best = errors.min(0)
+    for end in range(len(best) - 1, -1, -1):  # costs were rounded: the most units with which the true ones are allowed
+        if not np.isfinite(best[end]):
             break
-        left += hulls[name][number][0] - hulls[name][number - 1][0]
-        reached[name] = number
-        last = name
-    chosen = {name: option for name, number in reached.items() if (option := hulls[name][number][2])}
-    if chosen:
-        chosen |= _refined(layers[last], cost, allowed - left, last, chosen)
-    return chosen
+        chosen, total = _traced(taken, end)
+        if total <= allowed:
+            return {name: option for name, option in zip(points, chosen, strict=True) if option}
+    return {name: option for name, each in points.items() if (option := each[-1][2])}
 
 
-def least_cost(layers: Mapping[str, LayerChoice], cost: CostKey) -> float:
-    """Return what all layers cost with their cheapest options."""
-    return float(sum(min(getattr(each, cost) for each in layer.options) for layer in layers.values()))
+def least_cost(layers: Mapping[str, LayerChoice], price: Price) -> float:
+    """Return what all layers cost, each as it is or with its cheapest option."""
+    return float(sum(min(price(name, each) for each in (None, *own.options)) for name, own in layers.items()))
 
 
 def within_error(layers: Mapping[str, LayerChoice], error: float) -> dict[str, Option]:
@@ -69,31 +89,33 @@ def within_error(layers: Mapping[str, LayerChoice], error: float) -> dict[str, O
     return {name: min(each, key=lambda one: (one.macs, one.error)) for name, each in fitting.items() if each}
 
 
-def lower_hull(layer: LayerChoice, cost: CostKey) -> list[tuple[float, float, Option | None]]:
-    """Return cost, error and option of the lower convex hull, from the layer as it is (None) to what costs least."""
-    points: Sequence[tuple[float, float, Option | None]] = sorted(
-        [(float(getattr(each, cost)), each.error, each) for each in layer.options], key=lambda point: point[:2]
-    )
-    best: list[tuple[float, float, Option | None]] = []
-    for point in [*points, (float(getattr(layer, cost)), 0.0, None)]:
-        if best and point[1] >= best[-1][1] and point[2] is not None:
-            continue  # costs more and loses as much
-        while len(best) > 1 and _slope(best[-1], best[-2]) <= _slope(point, best[-1]):
-            best.pop()
-        best.append(point)
-    return best[::-1]
+def _steps_down(name: str, options: Sequence[Option], price: Price) -> list[_Point]:
+    """Return cost, error and option of the layer as it is (None), then of what costs less and less and loses more."""
+    points = [(price(name, None), 0.0, None), *((price(name, each), each.error, each) for each in options)]
+    found: list[_Point] = []
+    for point in sorted(points, key=lambda each: (each[1], each[0])):
+        if not found or point[0] < found[-1][0]:
+            found.append(point)
+    return found
 
 
-def _slope(dear: tuple[float, float, Option | None], cheap: tuple[float, float, Option | None]) -> float:
-    """Return what error a step from a dear to a cheap point adds for each unit of cost that it saves."""
-    return (cheap[1] - dear[1]) / (dear[0] - cheap[0])
+def _shifted(best: NDArray[np.float64], units: int) -> NDArray[np.float64]:
+    """Return the least errors where so many units are spent already."""
+    spent: NDArray[np.float64] = np.full(len(best), np.inf)
+    if units < len(best):
+        spent[units:] = best[: len(best) - units]
+    return spent
 
 
-def _refined(
-    layer: LayerChoice, cost: CostKey, spare: float, name: str, chosen: Mapping[str, Option]
-) -> dict[str, Option]:
-    """Return for the layer of the last step what loses least of all that the budget still allows."""
-    if name not in chosen:
-        return {}
-    most = getattr(chosen[name], cost) + spare
-    return {name: min((each for each in layer.options if getattr(each, cost) <= most), key=lambda each: each.error)}
+def _traced(
+    taken: Sequence[tuple[list[_Point], list[int], NDArray[np.intp]]], end: int
+) -> tuple[list[Option | None], float]:
+    """Return what each layer becomes where all cost at most `end` units, and what they really cost."""
+    chosen: list[Option | None] = []
+    total = 0.0
+    for points, units, places in reversed(taken):
+        place = int(places[end])
+        total += points[place][0]
+        chosen.append(points[place][2])
+        end -= units[place]
+    return chosen[::-1], total

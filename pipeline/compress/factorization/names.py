@@ -9,4 +9,4 @@ FactorKind = Literal["svd", "spatial", "channel", "tucker"]
 #: How convolutions larger than 1x1 are factorised; `auto` takes for each layer what costs least for its error.
 MethodName = Literal["auto", "svd", "spatial", "channel", "tucker"]
 #: What ranks are chosen by: the share of it that is left, or (energy) the share of each layer's output that is kept.
-BudgetName = Literal["macs", "parameters", "energy"]
+BudgetName = Literal["macs", "parameters", "energy", "latency"]

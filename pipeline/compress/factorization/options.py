@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, prod
 from typing import TYPE_CHECKING
 
 from pipeline.compress.factorization.legs import Factor, layer_matrix, leg_costs
@@ -94,6 +94,17 @@ def break_even_rank(site: Site, kind: FactorKind) -> float:
         square = each[1] if kind == "tucker" else 0
         bounds.append(((linear**2 + 4 * square * whole) ** 0.5 - linear) / (2 * square) if square else whole / linear)
     return float(min(bounds))
+
+
+def full_rank(site: Site, kind: FactorKind) -> int:
+    """Return the rank with which factors are the layer itself; of tucker that behind the second leg."""
+    outputs, inputs = site.shape
+    kernel = tuple(layer_matrix(site.layer).shape[2:])
+    if kind == "tucker":
+        return outputs
+    if kind == "spatial":
+        return min(inputs * kernel[0], outputs * kernel[1])
+    return min(outputs, inputs * prod(kernel))
 
 
 def factor_weights(layer_weight: Tensor, factor: Factor, gram: Tensor | None) -> tuple[Tensor, ...]:

@@ -9,21 +9,24 @@ et al. 2015; Tucker-2 Kim et al. 2016; each file of `compress/factorization/` na
 
 It does not help where rank is needed: layers are left where no allowed rank is below break-even, and accuracy falls at
 once and comes back only in a `finetune` stage after this one. Fewer operations are not less time: each leg more costs
-an operator's overhead and a tensor written and read, and in int8 one more requantization. `adopt: measured` keeps what
-gains.
+an operator's overhead and a tensor written and read, and in int8 one more requantization. A latency as target takes
+that into account, and `adopt: measured` keeps what gains.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from pipeline.compress.factorization.names import MethodName
+from pipeline.compress.quantization.names import OtherPrecision
 from pipeline.core.artifact import Artifact, Form, FrozenModel
+from pipeline.core.file_precision import FilePrecision
 from pipeline.core.runtimes import DEFAULT_RUNTIME, RUNTIMES
 from pipeline.core.stage import Context, Outcome, Remarks, Stage
-from pipeline.core.units import Ratio
+from pipeline.core.units import PartOrDuration, Ratio
+from pipeline.pricing.shipped import aim_of, other_precision, priced_file, pricing_note
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,12 +39,12 @@ _FILES = ("onnx", "onnxscript", RUNTIMES[DEFAULT_RUNTIME].package)
 
 
 def _absent(given: object) -> bool:
-    """Say that a target is not the one that was asked for: what names none stays what it was."""
+    """Say that a key is not there, so that configurations without it are those that they were."""
     return given is None
 
 
 class RankTarget(FrozenModel):
-    """What the ranks of all layers are chosen by: a fraction of a cost of the given network, or an energy."""
+    """What the ranks of all layers are chosen by: a fraction of a cost of the given network, an energy, or a time."""
 
     macs: Ratio | None = Field(
         default=None, exclude_if=_absent, description="Multiply-accumulates of one sample that may be left."
@@ -53,29 +56,26 @@ class RankTarget(FrozenModel):
         description="Energy of its output that each layer keeps, such as 0.95: the least operations within that. The "
         "same number saves much in one layer and little in another, so prefer a cost.",
     )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _no_latency(cls, given: Any) -> Any:  # noqa: ANN401 - whatever a recipe has
-        if isinstance(given, dict) and "latency" in given:
-            raise ValueError(
-                "found latency, allowed: macs, parameters, energy: ranks are not chosen by time. adopt: measured keeps "
-                "only the layers whose file is faster, and target: {latency: ...} of prune works on the legs afterwards"
-            )
-        return given
+    latency: PartOrDuration | None = Field(
+        default=None,
+        exclude_if=_absent,
+        description="Time of the file that ships, on the recipe's target: 0.7x of the time of the given network's file "
+        "in the same precision, or a time such as 2.5ms.",
+    )
 
     @model_validator(mode="after")
     def _one(self) -> RankTarget:
         if (found := len(self.model_dump(exclude_none=True))) != 1:
-            raise ValueError(f"found {found} targets, allowed: one of macs, parameters, energy")
+            raise ValueError(f"found {found} targets, allowed: one of macs, parameters, energy, latency")
         return self
 
     def pair(self) -> tuple[BudgetName, float]:
-        """Return which, and the fraction."""
+        """Return which, and the fraction; of a latency the factor or the seconds."""
         found: dict[BudgetName, float | None] = {
             "macs": self.macs,
             "parameters": self.parameters,
             "energy": self.energy,
+            "latency": self.latency,
         }
         return next((name, fraction) for name, fraction in found.items() if fraction is not None)
 
@@ -83,11 +83,18 @@ class RankTarget(FrozenModel):
 class Factorize(Stage):
     """Write layers of a torch network as products of thinner ones."""
 
+    revision: ClassVar[int] = 2
     libraries: ClassVar[tuple[str, ...]] = ("torch",)
     takes: ClassVar[frozenset[Form]] = frozenset({"torch"})
 
     kind: Literal["factorize"]
-    target: RankTarget = Field(description="What is left of a cost, or how much energy is kept.")
+    target: RankTarget = Field(description="What is left of a cost or of a time, or how much energy is kept.")
+    precision: Literal["fp32", "int8", OtherPrecision] | None = Field(
+        default=None,
+        exclude_if=_absent,
+        description="With a latency as `target`: the precision of the file that is timed, by the names of `quantize`. "
+        "Absent: what the stages after this one make of it.",
+    )
     method: MethodName = Field(
         default="auto",
         description="How convolutions larger than 1x1 are factorised: Kx1 and 1xK (spatial), KxK and 1x1 (channel), "
@@ -117,26 +124,58 @@ class Factorize(Stage):
         "is faster on the recipe's target, timed side by side (measured).",
     )
 
+    #: The kind of file that a latency is of; `following` finds it.
+    _priced: FilePrecision | None = PrivateAttr(default=None)
+
+    @model_validator(mode="after")
+    def _latency_has_its_own(self) -> Factorize:
+        if self.target.latency is None and self.precision is not None:
+            raise ValueError("found precision, allowed: precision with target: {latency: ...}")
+        if self.target.latency is not None and self.adopt == "measured":
+            raise ValueError(
+                "found adopt measured with target.latency, which measures what each layer takes: allowed: adopt "
+                "measured with macs, parameters or energy"
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _with_priced(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        priced_as = {"priced": self._priced.model_dump(mode="json")} if self._priced else {}
+        return {**write(self), **priced_as}
+
+    def following(self, later: Sequence[Stage]) -> Self:
+        """Return the stage with what it times filled in, where a latency is the target."""
+        if self.target.latency is None:
+            return self
+        file = priced_file(self.precision, later)
+        made = self.model_copy(update={"precision": file.precision})
+        made._priced = file  # noqa: SLF001 - its own class
+        return made
+
     @property
     def measures(self) -> bool:
         """Whether files are timed."""
-        return self.adopt == "measured" or super().measures
+        return self.computes or super().measures
 
     @property
     def computes(self) -> bool:
         """Whether files are timed in the target's runtime."""
-        return self.adopt == "measured"
+        return self.adopt == "measured" or self.target.latency is not None
 
     def depends_on(self) -> tuple[str, ...]:
-        """Return with `adopt: measured` also what makes the files that are timed."""
-        return (*self.libraries, *_FILES) if self.adopt == "measured" else self.libraries
+        """Return where files are timed also what makes them."""
+        if not self.computes:
+            return self.libraries
+        return tuple(dict.fromkeys((*self.libraries, *_FILES, *(self._priced.packages if self._priced else ()))))
 
     def unmet(self, target: Target) -> tuple[tuple[str, str], ...]:
         """Return that no file can be timed in the target's runtime."""
-        if self.adopt != "measured" or target.runtime != "torch":
+        if not self.computes or target.runtime != "torch":
             return ()
-        found = "found adopt: measured, which times files, and target.runtime torch, which reads none"
-        return (("adopt", f"{found}, allowed: target.runtime onnxruntime or openvino, or adopt: all"),)
+        key, what = ("adopt", "adopt: measured") if self.adopt == "measured" else ("target", "a latency")
+        other = "adopt: all" if self.adopt == "measured" else "another target"
+        found = f"found {what}, for which files are timed, and target.runtime torch, which reads none"
+        return ((key, f"{found}, allowed: target.runtime onnxruntime or openvino, or {other}"),)
 
     @property
     def fills_zeros(self) -> tuple[str, str]:
@@ -150,19 +189,26 @@ class Factorize(Stage):
 
     def remarks(self, later: Sequence[Stage], target: Target) -> Remarks:
         """Return what to expect in operations and in time, and what int8 makes of it."""
+        cost = "a factorised layer is one operator more (tucker: two), with its overhead and a tensor to write and read"
         name, fraction = self.target.pair()
+        int8 = any((file := each.ships()) and file.precision == "int8" for each in later)
+        in_int8 = "in int8 each leg more is requantized, with a range of its own: compare the int8 file's score"
+        if self.target.latency is not None:
+            note = pricing_note(self.target.latency, priced_file(self.precision, later), target, "given network's")
+            other = other_precision(self.precision, later)
+            notes = (note, f"times some tens of files with some layers in factors, which takes minutes; {cost}")
+            return Remarks((*notes, in_int8) if int8 else notes, (other,) if other else ())
         left = (
             f"keeps {fraction:.3g} of each layer's energy" if name == "energy" else f"leaves {fraction:.3g} of {name}"
         )
-        cost = "a factorised layer is one operator more (tucker: two), with its overhead and a tensor to write and read"
-        notes = [f"{left}; time falls by less: {cost}"]
-        if any((file := each.ships()) and file.precision == "int8" for each in later):
-            notes.append("in int8 each leg more is requantized, with a range of its own: compare the int8 file's score")
+        told = [f"{left}; time falls by less: {cost}"]
+        if int8:
+            told.append(in_int8)
             if self.adopt == "measured":
-                notes.append("adopt: measured times FP32 files; the int8 file may gain less or more")
+                told.append("adopt: measured times FP32 files; the int8 file may gain less or more")
         if self.adopt == "measured":
-            notes.append(f"times layers in {target.runtime} on {target.device}, about 15 s for each")
-        return Remarks(tuple(notes))
+            told.append(f"times layers in {target.runtime} on {target.device}, about 15 s for each")
+        return Remarks(tuple(told))
 
     def run(self, given: Artifact, context: Context) -> Outcome:
         """Choose ranks and write the factorised network.
@@ -177,6 +223,9 @@ class Factorize(Stage):
 
         request = FactorizeRequest(
             target=self.target.pair(),
+            aim=aim_of(self.target.latency, self._priced or FilePrecision())
+            if self.target.latency is not None
+            else None,
             method=self.method,
             whiten=self.whiten,
             images=self.images,

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from pipeline.compress.pruning.untouched import restored_afterwards
 from pipeline.core.artifact import at_batch
 from pipeline.export.onnx import FILE_NAME, export_onnx
-from pipeline.measure.devices import open_device
-from pipeline.pricing.timing import TOGETHER, VERDICT_S, FileTimer
+from pipeline.pricing.opening import file_timer
+from pipeline.pricing.timing import TOGETHER, VERDICT_S
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,9 +54,7 @@ def timed_alone(
 
     Cost: an export and about 15 s for each layer.
     """
-    target = context.target
-    device = None if target.device == "local" else open_device(target.device)
-    timer = FileTimer(target, context.task().first_shapes(target.batch), context.seed, device, context.progress)
+    timer = file_timer(context)
     whole = _export(model, context.folder / FILES / "whole", given, context)
     names, found = [*legs], dict[str, LayerTime]()
     for start in range(0, len(names), TOGETHER):

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import fnmatch
+import shutil
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
 
-from pipeline.compress.factorization.budget import LayerChoice, cheapest_loss, least_cost, within_error
+from pipeline.compress.factorization.budget import (
+    LayerChoice,
+    cheapest_loss,
+    counted_price,
+    least_cost,
+    within_error,
+)
 from pipeline.compress.factorization.legs import layer_matrix
 from pipeline.compress.factorization.matrices import relative_error
 from pipeline.compress.factorization.merging import merge_back
@@ -27,6 +35,10 @@ from pipeline.core.problems import first_names
 from pipeline.network.masks import sparse_names
 from pipeline.network.stored import factored_layers, load_network, write_network
 from pipeline.network.tracing import example_of
+from pipeline.pricing.form import FileForm
+from pipeline.pricing.opening import PROBES, file_timer
+from pipeline.pricing.rank_search import RankedNetwork, RankProber, RankSearch
+from pipeline.results.latency_target import LATENCY
 from pipeline.stages.factorize.adoption import timed_alone
 from pipeline.stages.factorize.inputs import InputMoments
 from pipeline.stages.factorize.record import factor_record, left_out, totals
@@ -41,6 +53,8 @@ if TYPE_CHECKING:
     from pipeline.compress.factorization.sites import Site
     from pipeline.core.artifact import Artifact
     from pipeline.core.stage import Context
+    from pipeline.pricing.aim import LatencyAim
+    from pipeline.results.latency_target import LatencyTarget
     from pipeline.stages.factorize.adoption import LayerTime
 
 #: What is said of a layer that could be factorised, and was not.
@@ -55,6 +69,7 @@ class FactorizeRequest:
     """One factorisation as a recipe asks for it; the keys are those of the stage."""
 
     target: tuple[BudgetName, float]
+    aim: LatencyAim | None
     method: MethodName
     whiten: bool
     images: int
@@ -78,13 +93,15 @@ class Factorizing:
         self.model, self.example = load_network(given), example_of(given, context)
         self.before = count_cost(self.model, self.example)
         factored, sparse = factored_layers(given), sparse_names(given)
-        dear = above_break_even(self.model, factored, self.example)
+        # With a latency pairs stay: whether one layer would be faster is for time to say, and none is measured as one.
+        dear = [] if request.aim else above_break_even(self.model, factored, self.example)
         self.merged = [name for name in dear if not _within(name, sparse)]
         merge_layers(self.model, self.merged)
         sites, self.left = find_sites(self.model, self.example)
         self.left |= {site.name: SPARSE for site in sites if _within(site.name, sparse)}
         self.sites = self._wanted(sites, [name for name in factored if name not in self.merged])
         self.moments = InputMoments(self.model, self._samples()) if request.whiten else None
+        self.latency: LatencyTarget | None = None
 
     def run(self) -> dict[str, Any]:
         """Factorise, and return what changed as plain JSON.
@@ -131,15 +148,22 @@ class Factorizing:
 
     def _samples(self) -> Samples:
         """Return the training images in batches that the network takes; two at a time where its code fixes that."""
-        many = tuple(torch.cat([each, each]) for each in self.example)
-        try:
-            forward_outputs(self.model, many)
-            size, fixed = self.request.batch, False
-        except Exception:  # noqa: BLE001 - whatever the network's code raises for another batch
-            size, fixed = len(self.example[0]), True
+        fixed = self._fixed_batch
         names = tuple(each.name for each in self.given.outputs)
         context = self.context
-        return Samples(context.task, self.request.images, size, context.seed, drop_last=fixed, output_names=names)
+        size = fixed or self.request.batch
+        return Samples(
+            context.task, self.request.images, size, context.seed, drop_last=fixed is not None, output_names=names
+        )
+
+    @cached_property
+    def _fixed_batch(self) -> int | None:
+        """The only batch that the network takes; None where it takes others than the example's."""
+        try:
+            forward_outputs(self.model, tuple(torch.cat([each, each]) for each in self.example))
+        except Exception:  # noqa: BLE001 - whatever the network's code raises for another batch
+            return len(self.example[0])
+        return None
 
     def _layers(self) -> dict[str, LayerChoice]:
         """Return what each layer may become, and note why some may become nothing."""
@@ -182,7 +206,12 @@ class Factorizing:
 
     def _chosen(self, layers: Mapping[str, LayerChoice]) -> dict[str, Option]:
         name, fraction = self.request.target
-        chosen = within_error(layers, 1 - fraction) if name == "energy" else self._within_cost(layers, name, fraction)
+        if name == "latency":
+            chosen = self._within_time(layers)
+        elif name == "energy":
+            chosen = within_error(layers, 1 - fraction)
+        else:
+            chosen = self._within_cost(layers, name, fraction)
         if not chosen and not self.merged:
             raise StageError(
                 f"target: {{{name}: {fraction:g}}} factorises no layer of {len(layers)} that could be. Lower it, "
@@ -196,7 +225,8 @@ class Factorizing:
         whole = getattr(self.before, name)
         now = getattr(count_cost(self.model, self.example), name)
         rest = now - sum(getattr(layer, name) for layer in layers.values())
-        least = (rest + least_cost(layers, name)) / whole
+        price = counted_price(layers, name)
+        least = (rest + least_cost(layers, price)) / whole
         if least > fraction:
             merged = f" and {first_names(self.merged)} merged back" if self.merged else ""
             raise InputError(
@@ -204,7 +234,34 @@ class Factorizing:
                 f"layers{merged} {least:.3f} are left. Not factorised: {left_out(self.left)}. Raise the target, lower "
                 "align or min_rank, shorten keep, or prune"
             )
-        return cheapest_loss(layers, name, fraction * whole - rest)
+        return cheapest_loss(layers, price, fraction * whole - rest)
+
+    def _within_time(self, layers: Mapping[str, LayerChoice]) -> dict[str, Option]:
+        """Return the options with which the measured file takes as long as was asked for, and note what was found."""
+        if self.request.aim is None:
+            raise ValueError("found no latency; expected a request that aims at one")
+        aim, context = self.request.aim, self.context
+        network = RankedNetwork(
+            model=self.model,
+            cost=self.before,
+            sites={name: self.sites[name] for name in layers},
+            kinds={name: self._kinds(self.sites[name]) for name in layers},
+            rule=RankRule(self.request.align, self.request.least),
+            precision=aim.file,
+            form=FileForm.of_file(aim.file, self.given, context),
+            batch=self._fixed_batch,
+        )
+        prober = RankProber(network, file_timer(context), context.folder / PROBES, context.seed)
+        chosen, self.latency = RankSearch(aim, prober).choose(layers, self._network_with)
+        shutil.rmtree(context.folder / PROBES)
+        return chosen
+
+    def _network_with(self, chosen: Mapping[str, Option]) -> nn.Module:
+        """Return a copy of the network with these options."""
+        other = deepcopy(self.model)
+        for name, legs in self._factored(chosen)[0].items():
+            other.set_submodule(name, legs, strict=True)
+        return other
 
     def _factored(self, chosen: Mapping[str, Option]) -> tuple[dict[str, nn.Sequential], dict[str, float]]:
         """Return the legs of each chosen layer, and the relative error of its output as they are."""
@@ -238,6 +295,7 @@ class Factorizing:
         after = count_cost(self.model, self.example)
         return {
             **totals(self.before, after, self.request.target),
+            **({LATENCY: self.latency.model_dump(mode="json")} if self.latency else {}),
             "factorised": {
                 name: factor_record(self.sites[name], option, errors[name], times.get(name))
                 for name, option in chosen.items()

@@ -17,13 +17,14 @@ if TYPE_CHECKING:
 
 
 def totals(before: NetworkCost, after: NetworkCost, target: tuple[BudgetName, float]) -> dict[str, Any]:
-    """Return operations and parameters of the network, and of a cost what was asked for and what is left."""
+    """Return operations and parameters of the network, and and what was asked for; of a cost what is left."""
     name, asked = target
-    reached = {} if name == "energy" else {"reached": getattr(after, name) / getattr(before, name)}
+    counted = {"macs", "parameters"}
+    reached = {"reached": getattr(after, name) / getattr(before, name)} if name in counted else {}
     return {
         "macs": {"before": before.macs, "after": after.macs},
         "parameters": {"before": before.parameters, "after": after.parameters},
-        "target": {"of": name, "asked": asked, **reached},
+        **({"target": {"of": name, "asked": asked, **reached}} if name != "latency" else {}),
     }
 
 

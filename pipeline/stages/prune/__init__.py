@@ -29,17 +29,8 @@ from pipeline.core.runtimes import DEFAULT_RUNTIME, RUNTIMES
 from pipeline.core.stage import Context, Outcome, Remarks, Stage
 from pipeline.core.units import Points, Ratio
 from pipeline.network.training_config import PruneSchedule
-from pipeline.stages.prune.aims import (
-    PRICED,
-    CostTarget,
-    Moves,
-    latency_aim,
-    latency_conflicts,
-    other_precision,
-    priced,
-    pricing_note,
-    usual_moves,
-)
+from pipeline.pricing.shipped import other_precision, priced_file, pricing_note
+from pipeline.stages.prune.aims import PRICED, CostTarget, Moves, latency_aim, latency_conflicts, usual_moves
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -256,7 +247,7 @@ class Prune(Stage):
         """Return the stage with what it times filled in, where a latency is the target."""
         if not self.has_latency:
             return self
-        file = priced(self.precision, later)
+        file = priced_file(self.precision, later)
         made = self.model_copy(update={"precision": file.precision, "moves": self.moves or usual_moves(self)})
         made._priced = file  # noqa: SLF001 - its own class
         return made
@@ -270,10 +261,11 @@ class Prune(Stage):
 
     def remarks(self, later: Sequence[Stage], target: Target) -> Remarks:
         """Return what is timed and down to what, and that what ships will be another kind of file."""
-        if not self.has_latency:
+        asked = self.target.latency if self.target else None
+        if asked is None:
             return Remarks()
         other = other_precision(self.precision, later)
-        return Remarks((pricing_note(self, priced(self.precision, later), target),), (other,) if other else ())
+        return Remarks((pricing_note(asked, priced_file(self.precision, later), target),), (other,) if other else ())
 
     def files(self) -> tuple[Path, ...]:
         """Return the files of the schedule's teacher."""
@@ -362,4 +354,4 @@ class Prune(Stage):
         return PruneTarget(self.ratio, self.target.pair() if self.target else None, self.rates, self._latency())
 
     def _latency(self) -> LatencyAim | None:
-        return latency_aim(self, self._priced or priced(self.precision, ())) if self.has_latency else None
+        return latency_aim(self, self._priced or priced_file(self.precision, ())) if self.has_latency else None

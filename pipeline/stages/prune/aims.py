@@ -6,19 +6,16 @@ from typing import TYPE_CHECKING, Annotated, Protocol, get_args
 
 from pydantic import Field, model_validator
 
-from pipeline.compress.quantization.names import DEFAULT_ENGINE
 from pipeline.core.artifact import FrozenModel
-from pipeline.core.cpu import cpu_flags
-from pipeline.core.file_precision import FLOAT, FilePrecision
-from pipeline.core.units import Factor, PartOrDuration, Ratio, factor_or_duration_text
-from pipeline.precision.targets import resolved_scheme
+from pipeline.core.units import PartOrDuration, Ratio
 from pipeline.pricing.aim import LatencyAim, Move
+from pipeline.pricing.shipped import aim_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from pipeline.compress.pruning.selection import CostName
-    from pipeline.core.stage import Stage, Target
+    from pipeline.core.file_precision import FilePrecision
     from pipeline.network.training_config import PruneSchedule
 
 #: What is searched where a recipe does not say: all that any network may have and that any training can follow.
@@ -81,31 +78,13 @@ def usual_moves(stage: Asked) -> tuple[Move, ...]:
     return USUAL_MOVES if follows and stage.allocation not in SPREAD else ("channels",)
 
 
-def shipped(stages: Sequence[Stage]) -> tuple[FilePrecision, str]:
-    """Return the precision of the last file of resolved stages, and the kind of stage that gives it; "" for none."""
-    made = [(found, stage.kind) for stage in stages if (found := stage.ships())]
-    return made[-1] if made else (FilePrecision(), "")
-
-
-def priced(precision: str | None, stages: Sequence[Stage]) -> FilePrecision:
-    """Return what kind of file is timed: of the precision that was asked for, else as the later stages make it."""
-    found, _ = shipped(stages)
-    if precision in {None, found.precision}:
-        return found
-    if precision == FLOAT:
-        return FilePrecision()
-    scheme = resolved_scheme("auto", cpu_flags()) if precision == "int8" else ""
-    return FilePrecision(precision=str(precision), engine=DEFAULT_ENGINE, scheme=scheme)
-
-
 def latency_aim(stage: Asked, file: FilePrecision) -> LatencyAim:
     """Return the aim of a stage that has a latency as target."""
     asked = stage.target.latency if stage.target else None
     if asked is None:
         raise ValueError("found no target.latency")
-    factor, milliseconds = (float(asked), None) if isinstance(asked, Factor) else (None, asked * 1000)
     wanted = stage.moves or usual_moves(stage)
-    return LatencyAim(factor, milliseconds, file, tuple(each for each in get_args(Move) if each in wanted))
+    return aim_of(asked, file, tuple(each for each in get_args(Move) if each in wanted))
 
 
 def latency_conflicts(stage: Asked) -> Iterator[str]:
@@ -135,23 +114,3 @@ def _of_widths_alone(stage: Asked, move: str) -> str:
         return f"allocation {stage.allocation}, allowed: {move} with {PRICED}"
     method = stage.schedule.method if stage.schedule else ""
     return f"schedule {method}, allowed: {move} without schedule or with iterative"
-
-
-def pricing_note(stage: Asked, file: FilePrecision, target: Target) -> str:
-    """Say in one line what is timed, and down to what."""
-    asked = stage.target.latency if stage.target else None
-    text = "" if asked is None else factor_or_duration_text(asked)
-    where = f"{target.runtime} on {target.device}, {target.threads} thread{'s' if target.threads > 1 else ''}"
-    batch = f", batch {target.batch}" if target.batch > 1 else ""
-    down_to = f"{text} of the unpruned file" if isinstance(asked, Factor) else f"at most {text}"
-    chosen = "" if file.certain else "; quantize chooses the precision by time, so the final file is checked again"
-    return f"priced as {file} in {where}{batch}; {down_to}{chosen}"
-
-
-def other_precision(precision: str | None, stages: Sequence[Stage]) -> str:
-    """Say that what ships has another precision than the one that is priced; empty where it has that one."""
-    found, kind = shipped(stages)
-    if precision in {None, found.precision}:
-        return ""
-    makes = f"the {kind} stage after it makes {found.precision}" if kind else "no stage after it quantizes"
-    return f"priced in {precision}, but {makes}: the file that ships has another time; remove precision to price that"

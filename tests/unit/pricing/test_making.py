@@ -19,7 +19,8 @@ from pipeline.data.arrays import image_classifier
 from pipeline.network.stored import load_network
 from pipeline.onnx_graph.execution import onnx_session
 from pipeline.precision.config import QuantizationConfig
-from pipeline.pricing.making import FileMaker, keeps_own_forward, make_sound, network_at
+from pipeline.pricing.form import FileForm, make_sound
+from pipeline.pricing.making import FileMaker, keeps_own_forward, network_at
 from tests.unit.compress.pruning.networks import Net
 from tests.unit.stages.prune_networks import DATA, original
 
@@ -35,7 +36,7 @@ def maker_of(folder: Path, **options: Any) -> tuple[FileMaker, nn.Module]:  # no
     model = load_network(given)
     captured = capture_graph(model, (torch.randn(2, 1, 6, 6),))
     context = Context(folder, 0, Target(batch=3), given, lambda: image_classifier(DATA))
-    return FileMaker(captured, trace_channels(captured), model, given, context, **options), model
+    return FileMaker(captured, trace_channels(captured), model, FileForm(given, context, **options)), model
 
 
 def weights(model: ModelProto) -> dict[str, tuple[int, ...]]:
@@ -85,7 +86,7 @@ def test_a_convolution_that_is_used_twice_is_quantized_with_its_batch_norm(tmp_p
     ).eval()
     captured = capture_graph(net, (torch.randn(2, 1, 6, 6),))
     context = Context(tmp_path, 0, Target(), given, lambda: image_classifier(DATA))
-    maker = FileMaker(captured, trace_channels(captured), net, given, context, precision="int8")
+    maker = FileMaker(captured, trace_channels(captured), net, FileForm(given, context, precision="int8"))
     operators = [node.op_type for node in maker(NetworkState()).graph.node]
     assert operators.count("Conv") == 3
     assert "BatchNormalization" not in operators

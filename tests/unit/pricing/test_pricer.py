@@ -124,7 +124,7 @@ def price(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Pric
     """Return what makes a pricer with a timer of its own; all share one cache."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     machine = SimpleNamespace(fingerprint={"cpu": "one"}, runtime="onnxruntime", runtime_version="1")
-    monkeypatch.setattr("pipeline.pricing.pricer.machine_of", lambda *_: machine)
+    monkeypatch.setattr("pipeline.pricing.prober.machine_of", lambda *_: machine)
 
     def make(device: Device, seed: int = 0, **settings: Any) -> Pricer:  # noqa: ANN401 - any field's
         timer = FakeTimer(cast("Any", StateLaw(device)), **settings)

@@ -322,10 +322,9 @@ def test_each_layer_is_timed_alone_in_a_file_of_its_own(
     [
         ({"target": {}}, "found 0 targets"),
         ({"target": {"macs": 0.5, "energy": 0.9}}, "found 2 targets"),
-        (
-            {"target": {"latency": "0.5x"}},
-            "found latency, allowed: macs, parameters, energy: ranks are not chosen by time",
-        ),
+        ({"target": {"latency": "1.2x"}}, "allowed: below 1x"),
+        ({"target": {"latency": "0.5x"}, "adopt": "measured"}, "found adopt measured with target.latency"),
+        ({"target": {"macs": 0.5}, "precision": "int8"}, "found precision, allowed: precision with target"),
         ({"target": {"macs": 1.5}}, "ratio"),
         ({"method": "cp"}, "auto"),
         ({"min_rank": 0}, "greater than or equal to 1"),

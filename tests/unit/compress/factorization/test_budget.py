@@ -10,7 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from pipeline.compress.factorization.budget import LayerChoice, cheapest_loss, least_cost, lower_hull, within_error
+from pipeline.compress.factorization.budget import (
+    LayerChoice,
+    cheapest_loss,
+    counted_price,
+    least_cost,
+    within_error,
+)
 from pipeline.compress.factorization.legs import Factor
 from pipeline.compress.factorization.options import Option, RankRule, break_even_rank, layer_options
 from pipeline.compress.factorization.sites import Site
@@ -26,18 +32,25 @@ def layer(whole: int, *points: tuple[int, float]) -> LayerChoice:
 def test_what_loses_least_for_what_it_saves_goes_first() -> None:
     """By hand: b saves 60 for 0.06, then a 50 for 0.10, then b 20 more for 0.5."""
     layers = {"a": layer(100, (50, 0.10), (90, 0.09)), "b": layer(100, (20, 0.56), (40, 0.06))}
-    chosen = {allowed: cheapest_loss(layers, "macs", allowed) for allowed in (200, 140, 139, 90, 70)}
+    price = counted_price(layers, "macs")
+    chosen = {allowed: cheapest_loss(layers, price, allowed) for allowed in (200, 140, 139, 90, 70)}
     costs = {allowed: {name: each.macs for name, each in found.items()} for allowed, found in chosen.items()}
     assert costs == {200: {}, 140: {"b": 40}, 139: {"b": 40, "a": 90}, 90: {"b": 40, "a": 50}, 70: {"b": 20, "a": 50}}
-    assert least_cost(layers, "macs") == 70
-    with pytest.raises(InputError, match="least ranks leave 70 macs, expected at most 69"):
-        cheapest_loss(layers, "macs", 69)
+    assert least_cost(layers, price) == 70
+    with pytest.raises(InputError, match="least ranks leave 70, expected at most 69"):
+        cheapest_loss(layers, price, 69)
 
 
-def test_the_hull_leaves_out_what_a_mixture_beats() -> None:
-    """And what costs more and loses as much."""
-    found = lower_hull(layer(100, (20, 0.5), (30, 0.45), (40, 0.1), (50, 0.1), (60, 0.2), (90, 0.09)), "parameters")
-    assert [(cost, error) for cost, error, _ in found] == [(100, 0), (40, 0.1), (20, 0.5)]
+def test_what_costs_more_than_the_layer_is_no_option() -> None:
+    """By a price that is not operations: calls make a low rank dear."""
+    layers = {"a": layer(100, (20, 0.5), (40, 0.1)), "b": layer(100, (30, 0.2))}
+
+    def price(name: str, option: Option | None) -> float:
+        return 10.0 if option is None else 0.1 * option.macs + (7.0 if name == "a" else 0.0)
+
+    assert least_cost(layers, price) == pytest.approx(9 + 3)
+    assert {name: each.macs for name, each in cheapest_loss(layers, price, 19).items()} == {"b": 30}
+    assert {name: each.macs for name, each in cheapest_loss(layers, price, 12).items()} == {"a": 20, "b": 30}
 
 
 OPTIONS = st.lists(st.tuples(st.integers(1, 99), st.floats(0.001, 1)), min_size=1, max_size=5)
@@ -45,18 +58,20 @@ OPTIONS = st.lists(st.tuples(st.integers(1, 99), st.floats(0.001, 1)), min_size=
 
 @settings(max_examples=200)
 @given(st.lists(OPTIONS, min_size=1, max_size=4), st.floats(0, 1))
-def test_the_budget_is_met_and_near_the_best(points: list[list[tuple[int, float]]], share: float) -> None:
-    """Against all combinations: never above the budget; the loss is within one step's of the best possible."""
+def test_the_budget_is_met_at_the_least_loss(points: list[list[tuple[int, float]]], share: float) -> None:
+    """Against all combinations: never above the budget, and no loss is less, but for what rounding of costs hides."""
     layers = {str(number): layer(100, *each) for number, each in enumerate(points)}
-    least, most = least_cost(layers, "macs"), 100 * len(layers)
+    price = counted_price(layers, "macs")
+    least, most = least_cost(layers, price), 100 * len(layers)
     allowed = least + share * (most - least)
-    chosen = cheapest_loss(layers, "macs", allowed)
+    chosen = cheapest_loss(layers, price, allowed)
     cost = sum(chosen[name].macs if name in chosen else 100 for name in layers)
     assert cost <= allowed + 1e-9
     loss = sum(each.error for each in chosen.values())
     every = product(*[[(100, 0.0), *each] for each in points])
-    best = min(sum(error for _, error in one) for one in every if sum(each for each, _ in one) <= allowed)
-    assert best - 1e-12 <= loss <= best + max(error for each in points for _, error in each) + 1e-9
+    sure = allowed * (1 - len(layers) / 20_000)
+    best = min((sum(error for _, error in one) for one in every if sum(each for each, _ in one) <= sure), default=loss)
+    assert loss <= best + 1e-9
 
 
 def test_energy_takes_the_least_operations_within_the_error() -> None:

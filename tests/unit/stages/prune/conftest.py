@@ -26,7 +26,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     def kept(maker: FileMaker, state: NetworkState) -> ModelProto:
         model = maker._network[2]
         weights = b"".join(name.encode() + value.numpy().tobytes() for name, value in model.state_dict().items())
-        text = f"{sorted(state.widths.items())} {sorted(state.dropped)} {maker._inputs} {type(model)}"
+        text = f"{sorted(state.widths.items())} {sorted(state.dropped)} {maker._form._inputs} {type(model)}"
         key = hashlib.sha256(weights + text.encode()).hexdigest()
         if key not in EXPORTS:
             EXPORTS[key] = exported(maker, state)
