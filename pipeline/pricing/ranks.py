@@ -139,11 +139,11 @@ def fit_ranks(
     rows = np.array([features.row(factors_of(probe.state)) for probe in probes]).reshape(len(probes), -1)
     counts = np.ones(len(probes)) if weights is None else np.array(weights, np.float64)
     noise = np.square([probe.error for probe in probes])
-    whole = Observations(features.row({})[None], np.ones(1), np.full(1, _WHOLE_ERROR))
+    unchanged = Observations(features.row({})[None], np.ones(1), np.full(1, _WHOLE_ERROR))
 
     def observed(error: float) -> Observations:
         errors = np.sqrt((noise + error**2) / counts)
-        return Observations(rows / ratios[:, None], np.ones(len(ratios)), errors) + whole
+        return Observations(rows / ratios[:, None], np.ones(len(ratios)), errors) + unchanged
 
     best = max(_MODEL_ERRORS, key=lambda error: log_likelihood(prior, observed(error)))
     posterior = Posterior(prior, observed(best))
