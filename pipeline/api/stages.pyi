@@ -119,6 +119,7 @@ def Sparsify(
     scope: Literal['layer', 'global', 'erk'] = ...,
     pattern: str | None = ...,
     keep: Sequence[str] = ...,
+    dead: Literal['fold', 'keep'] = ...,
     schedule: Mapping[str, Any] | None = ...,
     images: int = ...,
     batch: int = ...,
@@ -136,6 +137,8 @@ def Sparsify(
     pattern: Where zeros may lie: `2:4` keeps the two best of every four input channels, for each output channel and position of the kernel; `1x4` keeps or cuts four output channels together. Absent: anywhere.
 
     keep: Layers that stay dense, by qualified name; patterns such as layer4.* are allowed.
+
+    dead: What becomes of channels that are left without inputs or that nothing reads any more. Their weights and biases become zero, after the constants that they compute went into the biases behind them where that is exact; the outputs of the network stay as they were (fold). Or they stay as they are (keep).
 
     schedule: Train while weights become zero. Absent: all at once, without training.
 

@@ -44,9 +44,9 @@ class Contract:
 
 CONTRACTS = {
     "prune": Contract({"ratio": 0.5}, {"torch"}, "torch", 7),
-    "sparsify": Contract({"density": 0.5}, {"torch"}, "torch", 2),
+    "sparsify": Contract({"density": 0.5}, {"torch"}, "torch", 3),
     "factorize": Contract({"target": {"macs": 0.5}}, {"torch"}, "torch", 2),
-    "sparsify by obs": Contract({"kind": "sparsify", "density": 0.5, "method": "obs"}, {"torch"}, "torch", 2),
+    "sparsify by obs": Contract({"kind": "sparsify", "density": 0.5, "method": "obs"}, {"torch"}, "torch", 3),
     "share": Contract({}, {"torch"}, "torch", 4),
     "finetune": Contract({"epochs": 1}, {"torch"}, "torch", 3),
     "export": Contract({"to": "onnx"}, {"torch"}, "onnx", 2),

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 class Sparsify(SparsifyConfig, Stage):
     """Set the least important weights of a torch network to zero."""
 
-    revision: ClassVar[int] = 2
+    revision: ClassVar[int] = 3
     libraries: ClassVar[tuple[str, ...]] = ("torch",)
     takes: ClassVar[frozenset[Form]] = frozenset({"torch"})
     makes_masks: ClassVar[bool] = True

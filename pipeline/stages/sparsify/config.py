@@ -107,6 +107,12 @@ class SparsifyConfig(FrozenModel):
         default=(),
         description="Layers that stay dense, by qualified name; patterns such as layer4.* are allowed.",
     )
+    dead: Literal["fold", "keep"] = Field(
+        default="fold",
+        description="What becomes of channels that are left without inputs or that nothing reads any more. Their "
+        "weights and biases become zero, after the constants that they compute went into the biases behind them where "
+        "that is exact; the outputs of the network stay as they were (fold). Or they stay as they are (keep).",
+    )
     schedule: SparsifySchedule | None = Field(
         default=None, description="Train while weights become zero. Absent: all at once, without training."
     )

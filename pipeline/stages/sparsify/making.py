@@ -16,6 +16,7 @@ from pipeline.compress.sparsity.request import SparsityRequest
 from pipeline.compress.sparsity.statistics import correct_statistics
 from pipeline.network.masks import masks_of, sparse_names
 from pipeline.network.stored import load_network, write_network
+from pipeline.stages.sparsify.dead import settle_dead
 from pipeline.stages.sparsify.pattern import BLOCKS
 
 if TYPE_CHECKING:
@@ -46,10 +47,13 @@ def sparsify_once(config: SparsifyConfig, method: OneShotMethod, given: Artifact
     moved = METHODS[method].needs != "weights" and correct_statistics(
         model, load_network(given), lambda: (inputs for inputs, _ in request.samples.training())
     )
+    dead = settle_dead(config, model, given, context)
+    left = masks_of(model, solution.masks) if dead else solution.masks
+    masks = {name: mask & left[name] for name, mask in solution.masks.items()}
     context.progress.update(1, 2, "writing the network")
-    write_network(context.folder, model, parent=given, sparse=names_with(given, solution.masks))
-    shares = {"before": kept_share(alive.values()), "after": kept_share(solution.masks.values())}
-    return {"density": shares, **solution.details} | ({"statistics": "corrected"} if moved else {})
+    write_network(context.folder, model, parent=given, sparse=names_with(given, masks))
+    shares = {"before": kept_share(alive.values()), "after": kept_share(masks.values())}
+    return {"density": shares, **solution.details} | ({"statistics": "corrected"} if moved else {}) | dead
 
 
 def aim_of(config: SparsifyConfig) -> SparsityAim:

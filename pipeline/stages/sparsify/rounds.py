@@ -16,6 +16,7 @@ from pipeline.network.masks import masks_of
 from pipeline.network.phases import Phases
 from pipeline.network.stored import load_network, write_network
 from pipeline.network.training import epoch_history, make_training, train_artifact
+from pipeline.stages.sparsify.dead import settle_dead
 from pipeline.stages.sparsify.making import aim_of, alive_masks, apply_solution, names_with, samples_for
 
 if TYPE_CHECKING:
@@ -53,9 +54,10 @@ class Rounds:
         for number in range(1, self.schedule.rounds + 1):
             cut = phases.run(partial(self._cut, number=number, qualities=scanned["qualities"]))
             rounds.append({**cut, **phases.run(partial(self._train, number=number))})
+        settled = phases.run(self._settle) if self.config.dead == "fold" else {"density": rounds[-1]["density"]}
         phases.finish(self.context.folder)
-        shares = {"before": self.start, "after": rounds[-1]["density"]}
-        return {"density": shares, "qualities": scanned["qualities"], "rounds": rounds}
+        shares = {"before": self.start, "after": settled.pop("density")}
+        return {"density": shares, "qualities": scanned["qualities"], "rounds": rounds, **settled}
 
     def _scan(self, given: Artifact, folder: Path) -> Record:
         """Find how much each layer bears; the network stays."""
@@ -99,3 +101,11 @@ class Rounds:
         best = epoch_history(training)[training.best_epoch - 1]
         told = {name: value for name, value in best.items() if name.startswith("validation_")}
         return {"best_epoch": training.best_epoch, **told, **({"dropout": rates} if rates else {})}
+
+    def _settle(self, given: Artifact, folder: Path) -> Record:
+        """Fold what is dead in the end."""
+        model = load_network(given)
+        dead = settle_dead(self.config, model, given, self.context)
+        masks = masks_of(model, [each.name for each in sparse_layers(model, self.config.keep)])
+        write_network(folder, model, parent=given, sparse=names_with(given, masks))
+        return {"density": kept_share(masks.values()), **dead}

@@ -18,6 +18,7 @@ from pipeline.compress.sparsity.scores import magnitude_scores, random_scores
 from pipeline.network.masks import masks_of, sparse_names
 from pipeline.network.stored import load_network, write_network
 from pipeline.network.training import STATE_FILE, epoch_history, learner_of, make_training, run_to_end, trained_network
+from pipeline.stages.sparsify.dead import settle_dead
 from pipeline.stages.sparsify.making import aim_of, alive_masks, names_with
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def sparsify_trained(
     training = make_training(schedule, model, context, given=given, seed=context.seed, regulariser=masks)
     training.hold(masks_of(model, sparse_names(given)))
     network = trained_network(run_to_end(training, context.folder, context.progress), given)
+    dead = settle_dead(config, network, given, context)
     found = masks_of(network, [each.name for each in layers])
     write_network(context.folder, network, parent=given, sparse=names_with(given, found))
     (context.folder / STATE_FILE).unlink(missing_ok=True)
@@ -65,6 +67,7 @@ def sparsify_trained(
         "device": training.device.type,
         "best_epoch": training.best_epoch,
         "history": epoch_history(training),
+        **dead,
     }
 
 

@@ -110,6 +110,24 @@ def test_later_stages_keep_zeros(run_stage: Run, network: Artifact) -> None:
     assert lost_zeros(before, zeros_among(onnx_weights(int8.file))) == {}
 
 
+def test_dead_channels_are_folded_unless_they_are_kept(run_stage: Run, network: Artifact) -> None:
+    """The masks and the density count the zeros; outputs are the same; a network that cannot be followed is told."""
+    (plain, before), (made, outcome) = (
+        run_stage(stage(density=0.05, dead=dead), network, dead) for dead in ("keep", "fold")
+    )
+    assert "dead" not in before.changed
+    told = json.loads(json.dumps(outcome.changed, allow_nan=False))["dead"]
+    assert told["weights"] == sum(kept(plain)) - sum(kept(made)) > 0
+    assert sum(told["channels"].values()) > 0
+    assert outcome.changed["density"]["after"] == pytest.approx(sum(kept(made)) / 672)
+    images = torch.randn(4, 1, 8, 8)
+    torch.testing.assert_close(load_network(made)(images), load_network(plain)(images))
+    odd = network.model_copy(update={"inputs": (network.inputs[0].model_copy(update={"shape": (-1, 1, -1, -1)}),)})
+    same, outcome = run_stage(stage(density=0.05), odd, "odd")
+    assert "only if inputs have fixed sizes" in outcome.changed["dead"]["left"]
+    assert kept(same) == kept(plain)
+
+
 METHODS: dict[str, dict[str, Any]] = {
     "magnitude": {"update": 2},
     "random": {"update": 3},
@@ -149,16 +167,17 @@ def test_a_schedule_ends_at_the_density_and_resumes_to_the_same_bytes(
 
 
 def test_rounds_cut_and_train_in_turn_and_resume_to_the_same_bytes(network: Artifact, make_context: Make) -> None:
-    """Densities fall by the same fraction; killed in a scan, in a training, and between; each layer keeps a weight."""
+    """Densities fall by the same fraction, and what is dead leaves in the end; killed in a scan and later."""
     schedule = {**TRAINING, "epochs": 2, "shape": "rounds", "rounds": 2, "l1": 1e-3, "tolerance": 0.2}
     given = stage(density=0.04, images=8, batch=4, schedule=schedule)
     whole = make_context("whole")
     changed = json.loads(json.dumps(given.run(network, whole).changed))
     made = network.model_copy(update={"folder": whole.folder})
-    assert min(kept(made)) >= 1
-    assert sum(kept(made)) == round(0.04 * 672)
+    freed = changed["dead"]["weights"]
+    assert freed > 0
+    assert sum(kept(made)) == round(0.04 * 672) - freed
     assert [each["density"] for each in changed["rounds"]] == pytest.approx([0.2, 0.04], abs=2 / 672)
-    assert changed["density"]["after"] == pytest.approx(0.04, abs=1 / 672)
+    assert changed["density"]["after"] == pytest.approx(0.04 - freed / 672, abs=1 / 672)
     assert set(changed["qualities"]) == set(NAMES)
     assert {each["best_epoch"] for each in changed["rounds"]} <= {1, 2}
     killed = make_context("killed")

@@ -36,7 +36,7 @@ def test_zeros_have_the_density_and_are_stored_as_masks(
     run_stage: Run, network: Artifact, method: str, scope: str
 ) -> None:
     """672 weights in three layers."""
-    artifact, outcome = run_stage(sparsify(method=method, scope=scope, density=0.25), network, "sparse")
+    artifact, outcome = run_stage(sparsify(method=method, scope=scope, density=0.25, dead="keep"), network, "sparse")
     changed = json.loads(json.dumps(outcome.changed, allow_nan=False))
     masks = masks_of(load_network(artifact), sparse_names(artifact))
     assert sorted(masks) == ["conv.weight", "fc.weight", "stem.weight"]
@@ -50,7 +50,7 @@ def test_zeros_have_the_density_and_are_stored_as_masks(
 @pytest.mark.parametrize("method", METHODS)
 def test_what_stays_changes_where_the_method_says_so(run_stage: Run, network: Artifact, method: str) -> None:
     """OBD leaves weights as they are; statistics move, biases never change."""
-    artifact, _ = run_stage(sparsify(method=method, density=0.5), network, "sparse")
+    artifact, _ = run_stage(sparsify(method=method, density=0.5, dead="keep"), network, "sparse")
     before, after = load_network(network).state_dict(), load_network(artifact).state_dict()
     kept = after["conv.weight"] != 0
     assert torch.equal(before["conv.weight"][kept], after["conv.weight"][kept]) == (method == "obd")
