@@ -15,6 +15,7 @@ from pipeline.compress.pruning.regularisation import BatchNormScale, GroupNorm, 
 from pipeline.compress.state.outside import fitting_state, outside_state, restore_state
 from pipeline.compress.training.augmentation import Augmentation
 from pipeline.compress.training.distillation import Distillation
+from pipeline.compress.training.layout import fitting_layout
 from pipeline.compress.training.learner import ImageClassifier
 from pipeline.compress.training.task_learner import FileLearner, KitLearner
 from pipeline.compress.training.training import Hyperparameters, TrainingRun
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
 
 #: Fraction of its channels that `growing_l2` spares in every group, whatever its ratio.
 _LEAST_KEPT = 0.1
+#: Samples on which it is tried how a network's images may lie.
+_TRIED = 2
 #: What a training needs to go on after it was killed, in the stage's folder.
 STATE_FILE = "training.pt"
 
@@ -72,14 +75,25 @@ def make_training(
         schedule=config.schedule,
         from_fraction=config.rewound,
     )
+    learner, distillation = learner_of(config, context), _distillation(config, model, given, context)
+    learner.layout = _layout(model, learner, distillation)
     return TrainingRun(
         model,
-        learner_of(config, context),
+        learner,
         settings,
-        distillation=_distillation(config, model, given, context),
+        distillation=distillation,
         seed=seed,
         regulariser=regulariser,
     )
+
+
+def _layout(model: nn.Module, learner: Learner, teacher: Distillation | None) -> torch.memory_format:
+    """Return how images lie that both the network and its teacher can be run with."""
+    inputs = next(learner.inputs(_TRIED, 0, torch.device("cpu")))
+    found = [fitting_layout(model, lambda given: model(*given), inputs)]
+    if teacher:
+        found.append(fitting_layout(teacher.teacher, teacher.outputs, inputs))
+    return torch.contiguous_format if torch.contiguous_format in found else torch.channels_last
 
 
 def learner_of(config: TrainingConfig, context: Context) -> Learner:

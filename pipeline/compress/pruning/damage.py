@@ -26,7 +26,7 @@ from pipeline.compress.pruning.rewrite import rewrite_module
 from pipeline.compress.pruning.surgery import plan_for
 from pipeline.compress.training.batchnorm import batch_statistics, recalibrate_batchnorm
 from pipeline.compress.training.inference import inference_mode
-from pipeline.compress.training.learner import for_kernels
+from pipeline.compress.training.layout import for_kernels
 from pipeline.core.errors import InputError, StageError
 
 if TYPE_CHECKING:
@@ -114,7 +114,10 @@ class DamageMeter:
     @cached_property
     def _batches(self) -> list[tuple[tuple[Tensor, ...], Any]]:
         """The samples, images with channels last; a last batch of one, which has no variance, is left out."""
-        found = [(tuple(map(for_kernels, inputs)), targets) for inputs, targets in self.samples.for_loss()]
+        found = [
+            (tuple(for_kernels(each, torch.channels_last) for each in inputs), targets)
+            for inputs, targets in self.samples.for_loss()
+        ]
         return found[:-1] if len(found) > 1 and len(found[-1][0][0]) == 1 else found
 
     def _mean_loss(self, model: nn.Module) -> float:

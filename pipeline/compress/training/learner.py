@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pipeline.compress.training.augmentation import Augmentation, augment, mixup
 from pipeline.compress.training.distillation import target_loss, teacher_loss
+from pipeline.compress.training.layout import for_kernels
 from pipeline.compress.training.main_output import MainOutput
 from pipeline.compress.training.seeds import epoch_seed
 from pipeline.core.classification import predicted_classes, share_equal
@@ -26,7 +27,9 @@ _EVALUATION_BATCH = 256
 
 
 class Learner(Protocol):
-    """A task as training sees it. Batches lie on the training's device."""
+    """A task as training sees it. Batches lie on the training's device, images as `layout` says."""
+
+    layout: torch.memory_format
 
     @property
     def metric(self) -> str:
@@ -59,15 +62,11 @@ class Learner(Protocol):
         """Return score (higher is better) and loss of a network in evaluation mode; None where there is no loss."""
 
 
-def for_kernels(tensor: Tensor) -> Tensor:
-    """Lay images [N, C, H, W] out as convolutions are fastest; anything else as it is."""
-    return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor  # noqa: PLR2004
-
-
 class ImageClassifier:
     """Learns the classes of images by cross-entropy, with random changes of images and smoothed or mixed targets."""
 
     metric, higher_is_better = "accuracy", True
+    layout = torch.channels_last
 
     def __init__(self, dataset: Dataset, batch: int, *, label_smoothing: float, augmentation: Augmentation) -> None:
         self.dataset, self.batch = dataset, batch
@@ -91,14 +90,14 @@ class ImageClassifier:
             targets = nn.functional.one_hot(labels, classes) * (1 - smoothing) + smoothing / classes
             if self.augmentation.mixup:
                 images, targets = mixup(images, targets, self.augmentation.mixup, generator)
-            yield (for_kernels(images),), targets
+            yield (for_kernels(images, self.layout),), targets
 
     def inputs(self, count: int, seed: int, device: torch.device) -> Iterator[tuple[Tensor, ...]]:
         """Yield training images [B, C, H, W] as they are."""
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(len(self.dataset.train), generator=generator)[:count]
         for chosen in torch.split(order, self.batch):
-            yield (for_kernels(self._tensors(self.dataset.train, chosen, device)[0]),)
+            yield (for_kernels(self._tensors(self.dataset.train, chosen, device)[0], self.layout),)
 
     def outputs(self, model: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
         """Return the logits [B, K], also of a network that has auxiliary heads while it trains."""
@@ -119,7 +118,7 @@ class ImageClassifier:
         for start in range(0, len(split), _EVALUATION_BATCH):
             places = torch.arange(start, min(start + _EVALUATION_BATCH, len(split)))
             images, labels = self._tensors(split, places, device)
-            logits = model(for_kernels(images))
+            logits = model(for_kernels(images, self.layout))
             predictions.append(predicted_classes(logits.float().numpy(force=True)))
             total += float(target_loss(logits, nn.functional.one_hot(labels, classes).float())) * len(labels)
         return share_equal(np.concatenate(predictions), split.labels), total / len(split)

@@ -13,7 +13,7 @@ from torch.nn.functional import mse_loss
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from pipeline.compress.training.inference import forward_outputs
-from pipeline.compress.training.learner import for_kernels
+from pipeline.compress.training.layout import for_kernels
 from pipeline.compress.training.seeds import epoch_seed
 from pipeline.core.errors import InputError, StageError
 from pipeline.core.task import score_of, statistics_of
@@ -31,6 +31,8 @@ _EVALUATION_BATCH = 64
 
 class TaskLearner:
     """What learning by a kit and by a user's file have in common: evaluation, and inputs as they are."""
+
+    layout = torch.channels_last
 
     def __init__(self, task: Task, batch: int, output_names: Sequence[str]) -> None:
         self.task, self.batch, self.output_names = task, batch, tuple(output_names)
@@ -74,7 +76,7 @@ class TaskLearner:
     def tensors(self, split: SplitName, places: Places, device: torch.device) -> dict[str, Tensor]:
         """Return the inputs of samples on a device."""
         feeds = self.task.feeds(split, places)
-        return {name: for_kernels(torch.from_numpy(values).to(device)) for name, values in feeds.items()}
+        return {name: for_kernels(torch.from_numpy(values).to(device), self.layout) for name, values in feeds.items()}
 
 
 class KitLearner(TaskLearner):
@@ -101,7 +103,7 @@ class KitLearner(TaskLearner):
             if self.augmentation:
                 with kit_errors("augment"):
                     inputs, targets = self.kit.augment(inputs, targets, self.augmentation, generator)
-            placed = tuple(for_kernels(each.to(device)) for each in inputs.values())
+            placed = tuple(for_kernels(each.to(device), self.layout) for each in inputs.values())
             yield placed, _placed(self.kit.collate(targets), device)
 
     def loss(self, outputs: Any, target: Any) -> Tensor:  # noqa: ANN401 - as the kit has them
@@ -143,7 +145,7 @@ class FileLearner(TaskLearner):
             inputs, target = found
             given = self._in_order(inputs) if isinstance(inputs, Mapping) else inputs
             given = [given] if isinstance(given, Tensor | np.ndarray) else [*given]
-            placed = (for_kernels(torch.as_tensor(each).to(device)) for each in given)
+            placed = (for_kernels(torch.as_tensor(each).to(device), self.layout) for each in given)
             yield tuple(placed), _placed(target, device)
 
     def _in_order(self, inputs: Mapping[str, Any]) -> list[Any]:

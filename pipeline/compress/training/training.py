@@ -124,7 +124,7 @@ class TrainingRun:
     ) -> None:
         """Take the network (changed in place), what it learns, the schedule, and what acts on its weights."""
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.model = place(model, self.device, torch.channels_last)
+        self.model = place(model, self.device, learner.layout)
         self.learner = learner
         self.settings = settings
         self.distillation = distillation
@@ -145,7 +145,7 @@ class TrainingRun:
             self.average.eval()
         self.optimizer = self._optimizer()
         if distillation:
-            place(distillation.teacher, self.device, torch.channels_last).eval()
+            place(distillation.teacher, self.device, learner.layout).eval()
 
     @property
     def done(self) -> bool:

@@ -99,7 +99,7 @@ def test_damaged_names_are_refused(tmp_path: Path) -> None:
 class Steps:
     """A learner of random numbers: two steps an epoch, no validation that matters."""
 
-    metric, higher_is_better, steps = "accuracy", True, 2
+    metric, higher_is_better, steps, layout = "accuracy", True, 2, torch.channels_last
 
     def batches(self, seed: int, epoch: int, device: torch.device) -> Iterator[Any]:
         """Yield noise."""
