@@ -16,6 +16,9 @@ from torch import Tensor, nn
 
 from pipeline.compress.pruning.graph import trace_channels
 from pipeline.compress.pruning.graph.capture import capture_graph
+from pipeline.compress.pruning.importance.group_l2 import group_l2
+from pipeline.compress.pruning.importance.l1 import l1
+from pipeline.compress.pruning.importance.l2 import l2
 from pipeline.compress.pruning.prune import prune_channels
 from pipeline.compress.sparsity import dead_channels
 from pipeline.compress.sparsity.constants import ConstantRun
@@ -204,7 +207,7 @@ def test_layers_that_are_kept_stay_dense() -> None:
 
 
 def test_dead_channels_can_be_removed_without_a_difference() -> None:
-    """They leave by the group that the record names."""
+    """They leave by the group that the record names; criteria that go by weights give them alone a score of zero."""
     model, captured = sparse("residual", 1, 0.2)
     found = folded(model, captured)
     graph = trace_channels(captured)
@@ -221,6 +224,8 @@ def test_dead_channels_can_be_removed_without_a_difference() -> None:
             rows = captured.stored[each.tensor].detach().movedim(each.dim, 0).flatten(1).any(1).numpy()
             alive |= rows[each.positions].any(1)
         assert group.width - alive.sum() == count
+        for criterion in (l1, l2, group_l2):
+            assert np.array_equal(criterion(graph, dict(model.named_parameters()))[name].numpy() > 0, alive)
         kept[name] = np.flatnonzero(alive).tolist()
     assert sum(found.channels.values()) > 1
     pruned = prune_channels(captured, graph, model, kept).model
