@@ -230,6 +230,13 @@ class Stage(BaseModel, ABC):
         """
         return None
 
+    def precision_fault(self, given: FilePrecision) -> str:  # noqa: ARG002 - not every stage minds
+        """Say why it can start from no file in a precision, whatever the network; "" where it may.
+
+        Asked where a stage before it makes that, before anything runs.
+        """
+        return ""
+
     def remarks(self, later: Sequence[Stage], target: Target) -> Remarks:  # noqa: ARG002 - not every stage has any
         """Return what a plan says of the stage, as the recipe has it, before the stages behind it."""
         return Remarks()

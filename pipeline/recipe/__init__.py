@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from pydantic_core import core_schema
 
     from pipeline.core.artifact import Form
+    from pipeline.core.file_precision import FilePrecision
     from pipeline.core.stage import Stage
     from pipeline.recipe.yaml import Place
 
@@ -295,6 +296,7 @@ def chain_problems(stages: Sequence[Stage]) -> Iterator[tuple[int, str, str]]:
     form: Form = "torch"
     before = "the recipe's model"
     masked = clustered = ""
+    made_before: tuple[FilePrecision, str] | None = None
     for index, stage in enumerate(stages):
         key, why = stage.fills_zeros if masked else ("", "")
         if key:
@@ -313,6 +315,10 @@ def chain_problems(stages: Sequence[Stage]) -> Iterator[tuple[int, str, str]]:
             found = f"{stage.kind} needs {needs}, but {before} gives {form}"
             yield index, "kind", f"{found}: {_remedy(form, stage.consumes)}"
             form = min(stage.consumes)
+        elif made_before and (why := stage.precision_fault(made_before[0])):
+            yield index, "kind", f"{why}, which {made_before[1]} makes: remove one of the two"
+        elif ships := stage.ships():
+            made_before = ships, f"{stage.kind} (stages.{index})"
         made = stage.produces(form)
         if stage.on_no_gain == "skip" and made != form:
             why = f"{stage.kind} turns {form} into {made}, so the next stage cannot start from the file before"

@@ -57,6 +57,8 @@ DEPENDS_ON: dict[str, tuple[str, ...]] = {
     "nncf": ("nncf",),
     "auto": (*TORCH, "openvino", "neural-compressor", "torchao", "nncf"),
 }
+#: Precisions that can be made of no file of these: its integers, or all of its halves, are no float32 any more.
+CLOSED: dict[str, tuple[str, ...]] = dict.fromkeys(("int8", "int8-dynamic", "fp16"), ("int8", "int8-dynamic", "fp16"))
 
 
 class Quantize(QuantizationConfig, Stage):
@@ -151,6 +153,12 @@ class Quantize(QuantizationConfig, Stage):
         if self.engine == "auto":
             return self
         return self.model_copy(update={"scheme": self._scheme_on(flags)})
+
+    def precision_fault(self, given: FilePrecision) -> str:
+        """Say that the file is quantized already: weights in blocks and int8, for example, go together."""
+        if self.precision != given.precision and self.precision not in CLOSED.get(given.precision, ()):
+            return ""
+        return f"{self.kind} to {self.precision} needs a float file, and cannot start from one in {given.precision}"
 
     def ships(self) -> FilePrecision:
         """Return the precision that is asked for; with `engine: auto` int8, which it may find slower than another."""

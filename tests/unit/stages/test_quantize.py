@@ -23,6 +23,7 @@ from pipeline.core.stage import Target
 from pipeline.onnx_graph.file import is_quantized, read_onnx
 from pipeline.precision.planner import CANDIDATES
 from pipeline.precision.request import training_images
+from pipeline.recipe import chain_problems
 from pipeline.results.precision import PrecisionPlan
 from pipeline.stages.export import Export
 from pipeline.stages.quantize import CALIBRATIONS, SIGNED_WEIGHTS, Quantize
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from pipeline.core.stage import Context, Outcome
 
     Run = Callable[..., tuple[Artifact, Outcome]]
+
+ONNX = Export.model_validate({"kind": "export", "to": "onnx"})
 
 
 def quantize(**settings: Any) -> Quantize:  # noqa: ANN401 (any setting of a recipe)
@@ -302,6 +305,40 @@ def test_a_quantized_file_is_refused_by_the_search(run_stage: Run, onnx_artifact
     int8, _ = run_stage(quantize(), onnx_artifact, "int8")
     with pytest.raises(InputError, match="quantized already"):
         run_stage(quantize(engine="auto"), int8, "again")
+
+
+#: What another precision can be made of, as the graphs say: of weights in blocks and of halved ones others can be made.
+OPEN = {
+    ("int8", "int8-weights"),  # of products that are left in float
+    ("int8", "int4-weights"),
+    ("int8", "fp16-weights"),  # such as those of embeddings
+    ("int8-dynamic", "fp16-weights"),
+    ("int8-weights", "int8"),
+    ("int4-weights", "fp16"),
+    ("fp16-weights", "int8"),
+}
+
+
+@pytest.mark.parametrize(("first", "second"), sorted(OPEN))
+def test_precisions_that_go_together_are_a_chain(first: str, second: str) -> None:
+    """A recipe is not refused for what some networks can have."""
+    assert not list(chain_problems([ONNX, quantize(precision=first), quantize(precision=second)]))
+
+
+@pytest.mark.parametrize("first", ["int8", "int8-dynamic", "fp16"])
+@pytest.mark.parametrize("second", ["int8", "int8-dynamic", "fp16"])
+def test_a_quantized_file_is_refused_before_anything_runs(
+    run_stage: Run, onnx_artifact: Artifact, first: str, second: str
+) -> None:
+    """By the recipe, with the stage that made it; and the stage itself would not start from it."""
+    stages = [ONNX, quantize(precision=first), quantize(precision=second)]
+    ((index, key, message),) = chain_problems(stages)
+    assert (index, key) == (2, "kind")
+    assert f"cannot start from one in {first}, which quantize (stages.1) makes: remove one" in message
+    if second == "fp16" and first == "int8":
+        made, _ = run_stage(stages[1], onnx_artifact, "first")
+        with pytest.raises(InputError, match="float"):
+            run_stage(stages[2], made, "second")
 
 
 def test_more_images_than_there_are_is_an_input_error(run_stage: Run, onnx_artifact: Artifact) -> None:
