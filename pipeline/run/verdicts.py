@@ -47,7 +47,8 @@ def with_effects(
 ) -> tuple[Row, ...]:
     """Return the rows with what each stage did against the row before it, and a sentence that says so.
 
-    Without a measurement only those rows say what they bought that were timed for their own sake (`on_no_gain`).
+    Without a measurement they say what became of score and size, and of time only where a stage was timed for its own
+    sake (`on_no_gain`).
     """
     judged = list(rows[:1])
     for before, row in pairwise(rows):
@@ -62,10 +63,10 @@ def _effects(
     if row.gain and row.gain.decision == "skipped":
         return (Effect(what="no gain", why=row.gain.text),)
     traded, vain = _traded(before, row, measurement, target, metric), in_vain(before, row)
-    if traded:  # which says itself how large the file is
+    if measurement or any(effect.what == "size" for effect in traded):  # which says itself how large the file is
         vain = tuple(effect for effect in vain if effect.what not in {"size", "not smaller"})
-    compressible = () if traded else _gzip(before, row)
-    return (*_far(row), *traded, *vain, *compressible, *_zeros(row))
+    found = (*_far(row), *traded, *vain, *_zeros(row))
+    return found if found or not row.makes_file else (Effect(what="untimed"),)
 
 
 def _zeros(row: Row) -> tuple[Effect, ...]:
@@ -112,13 +113,14 @@ def _traded(
     before: Row, row: Row, measurement: Measurement | None, target: Target, metric: MetricFacts
 ) -> tuple[Effect, ...]:
     """Return what a stage bought for what, as far as that was measured."""
-    if measurement is None:
-        return _bought(before, row, _gained(row), metric) if row.gain else ()
     if not row.makes_file:
         return _looked(row)
     if before.digest == row.digest:
         return (Effect(what="same file"),)
-    return _bought(before, row, _gained(row) or _paired(before, row, measurement, target.runtime), metric)
+    if measurement:
+        return _bought(before, row, _gained(row) or _paired(before, row, measurement, target.runtime), metric)
+    found = _bought(before, row, _gained(row), metric)
+    return tuple(effect for effect in found if effect.what != "untimed")  # nothing was: no row says that it bought none
 
 
 def _looked(row: Row) -> tuple[Effect, ...]:

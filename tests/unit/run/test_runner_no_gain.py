@@ -86,7 +86,7 @@ def test_a_stage_with_a_gain_stays(chain: Chain, scenes: Scenes) -> None:
     assert kept.gain is not None
     assert kept.gain.decision == "kept"
     assert "1.25x faster" in kept.verdict
-    assert export.verdict == ""
+    assert export.verdict == "the same file"
     assert len({original.digest, kept.digest}) == 2
     assert export.digest == kept.digest
     record = run.artifacts[1].lineage[-1]

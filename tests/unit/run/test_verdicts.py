@@ -112,7 +112,35 @@ def test_a_stage_that_was_kept_for_its_gain_shows_that(*, timed: bool) -> None:
     found = measured({"a": 2.0, "b": 1.0, "c": 1.0}) if timed else None
     judged = with_effects(with_timings(rows, found) if found else rows, found, TARGET)
     assert judged[1].verdict == "1.50x faster, 50% smaller"
-    assert judged[2].verdict == ("bought nothing, cost 100% larger" if timed else "")
+    assert judged[2].verdict == ("bought nothing, cost 100% larger" if timed else "100% larger")
+
+
+def test_without_a_measurement_rows_tell_score_and_size() -> None:
+    """Neither needs a timing; of what changed in neither it is said that it was not timed, and nothing of its time."""
+    masked = row("d", accuracy=0.91, size=504, kind="sparsify").model_copy(update={"gzip_bytes": 250})
+    rows = [
+        row("a"),
+        row("b", accuracy=0.89, size=500),
+        row("c", accuracy=0.93, size=500, kind="finetune"),
+        row("c", accuracy=0.93, size=500, kind="export"),
+        row("e", accuracy=0.93, size=502, kind="simplify"),
+        row("f", accuracy=0.92, size=502, kind="share"),
+        masked,
+        row("g", accuracy=0.91, size=600, kind="export"),
+        row("g", accuracy=0.91, size=600, kind="bundle").model_copy(update={"makes_file": False}),
+    ]
+    judged = with_effects(rows, None, TARGET)
+    assert [each.verdict for each in judged] == [
+        "",
+        "50% smaller, for -1.00 points",
+        "+4.00 points",
+        "the same file",
+        "bought nothing (not timed against the stage before)",
+        "-1.00 points",
+        "-1.00 points",
+        "19% larger",
+        "ships the files above",
+    ]
 
 
 def test_no_rows_have_no_verdicts() -> None:
@@ -176,10 +204,10 @@ def test_far_files_are_told_first(
     found = Nearness(decision=decision, decibels=4.9, seen=(), in_float=in_float, text=text)
     quantized = row("b", size=500).model_copy(update={"changed": {NEARNESS: found.model_dump(mode="json")}})
     _, judged = with_effects((row("a"), quantized), measured({"a": 2.0, "b": 1.0}) if timed else None, TARGET)
-    assert judged.verdict == ", ".join(filter(None, (said, "50% smaller" if timed else "")))
+    assert judged.verdict == ", ".join(filter(None, (said, "50% smaller")))
     marked, rest = chips(judged.effects)
     tones = {"near": [], "kept": ["worse"], "float": ["unsure"]}[decision]
-    assert [chip.tone for chip in marked] == [*tones, *(["better"] if timed else [])]
+    assert [chip.tone for chip in marked] == [*tones, "better"]
     assert rest == said.partition(": ")[2]
 
 
@@ -212,5 +240,5 @@ def test_a_quantized_file_that_is_no_smaller_is_told(
     _, judged = with_effects((before, after), measured({"a": 2.0, "b": 2.0}) if timed else None, TARGET)
     assert said.rpartition(", ")[2] in judged.verdict or timed
     assert ("nothing is in fewer bits" in judged.verdict) is (nodes == {})
-    assert bool(judged.verdict) == (timed or bool(said))
+    assert timed or judged.verdict == ", ".join(filter(None, ("10% smaller" if size == 900 else "", said)))
     assert [chip.tone for chip in chips(in_vain(before, after))[0]] == (["worse"] if size > 1010 else [])
