@@ -109,7 +109,8 @@ class LatencyTarget(FrozenModel):
 
     `whole_ms` is the time of the unpruned network's file in `precision`, `whole_float_ms` that of its float file.
     `ratio` is the time of the pruned file, as it was measured, over `whole_ms`, `predicted` the same by the model.
-    `nearest` is there where the target was missed, `undone` names moves that were taken back, as they bought nothing.
+    `met` is a ratio between 0.97 and 1.00 of what was asked for. `nearest` is there where it was not met: the nearest
+    ratios that were tried on either side of that range, `undone` names moves that were taken back, as they bought nothing.
     `sizes` are those of images that were looked at, where that was a move; with smaller ones, shares and the times
     before are those of the file at the size that was given, and granules and errors those of the model at the new one.
     """
@@ -137,3 +138,8 @@ class LatencyTarget(FrozenModel):
     def factor(self) -> float:
         """The factor that was asked for, also where milliseconds were."""
         return self.asked.factor or (self.asked.milliseconds or 0.0) / self.whole_ms.value
+
+    @property
+    def is_within(self) -> bool:
+        """Whether the file takes no longer than was asked for: met, or faster, where no slower one lost less."""
+        return self.met or self.ratio.value <= self.factor

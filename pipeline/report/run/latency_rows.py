@@ -103,8 +103,16 @@ def verdict(found: LatencyTarget) -> str:
         wanted = f"{numbers.milliseconds(asked)}, {_factor(found.factor)} {of_it}"
     took = numbers.milliseconds(found.ratio.value * found.whole_ms.value)
     measured = f"{_factor(found.ratio.value)} {numbers.bounds(found.ratio)}, {took}"
-    end = "met" if found.met else f"missed{_nearest(found)}"
-    return f"Asked for {wanted}; measured {measured}: {end}."
+    return f"Asked for {wanted}; measured {measured}: {_end(found)}."
+
+
+def _end(found: LatencyTarget) -> str:
+    """Write whether that is what was asked for; a file that is faster lost less than all slower ones that were tried."""
+    if found.met:
+        return "met"
+    if found.is_within:
+        return f"within it, {100 * (1 - found.ratio.value / found.factor):.0f} % faster than asked{_nearest(found)}"
+    return f"missed{_nearest(found)}"
 
 
 def about(report: RunReport, found: LatencyTarget) -> Facts:
@@ -149,9 +157,11 @@ def layer_lines(found: LatencyTarget) -> tuple[LayerLine, ...]:
 def _nearest(found: LatencyTarget) -> str:
     if found.nearest is None:
         return ""
-    sides = [side for side in (found.nearest.below, found.nearest.above) if side is not None]
-    told = [f"{_factor(side)} ({numbers.milliseconds(side * found.whole_ms.value)})" for side in sides]
-    return f"; the nearest that can be reached: {' and '.join(told)}" if told else ""
+    sides = (None if found.is_within else found.nearest.below, found.nearest.above)
+    told = [
+        f"{_factor(side)} ({numbers.milliseconds(side * found.whole_ms.value)})" for side in sides if side is not None
+    ]
+    return f"; the nearest that was tried{' above it' if found.is_within else ''}: {' and '.join(told)}" if told else ""
 
 
 def _original(found: LatencyTarget) -> Facts:

@@ -103,7 +103,7 @@ def _aims(report: RunReport) -> Iterator[RenderableType]:
     """Yield what to print of every compression to a latency."""
     for row, aim in latency_rows.aims(report):
         yield Text(latency_rows.title(row), style="bold")
-        yield Text(latency_rows.verdict(aim), style=_VERDICT_STYLES["met" if aim.met else "missed"])
+        yield Text(latency_rows.verdict(aim), style=_VERDICT_STYLES["met" if aim.is_within else "missed"])
         for name, text in latency_rows.about(report, aim):
             yield Text.assemble((f"{name}: ", "dim"), text)
         if aim.moves:

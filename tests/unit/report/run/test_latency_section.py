@@ -138,6 +138,9 @@ def test_everything_stands_in_every_form(report: RunReport) -> None:
         assert [part for part in told if part not in text] == []
 
 
+SLOW, FAST = {"value": 0.36, "low": 0.355, "high": 0.365}, {"value": 0.32, "low": 0.318, "high": 0.322}
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -147,14 +150,19 @@ def test_everything_stands_in_every_form(report: RunReport) -> None:
             "Asked for 2.50 ms, 0.350x of the unpruned int8 file; measured 0.347x [0.344, 0.350], 2.48 ms: met.",
         ),
         (
-            {"met": False, "nearest": {"below": 0.33, "above": 0.37}},
-            "2.48 ms: missed; the nearest that can be reached: 0.330x (2.36 ms) and 0.370x (2.64 ms).",
+            {"met": False, "ratio": SLOW, "nearest": {"below": 0.33, "above": 0.37}},
+            "2.57 ms: missed; the nearest that was tried: 0.330x (2.36 ms) and 0.370x (2.64 ms).",
         ),
         (
-            {"met": False, "nearest": {"below": None, "above": 0.37}},
-            "the nearest that can be reached: 0.370x (2.64 ms).",
+            {"met": False, "ratio": SLOW, "nearest": {"below": None, "above": 0.37}},
+            "missed; the nearest that was tried: 0.370x (2.64 ms).",
         ),
-        ({"met": False}, "2.48 ms: missed."),
+        (
+            {"met": False, "ratio": FAST, "nearest": {"below": 0.32, "above": 0.37}},
+            "within it, 9 % faster than asked; the nearest that was tried above it: 0.370x (2.64 ms).",
+        ),
+        ({"met": False, "ratio": FAST, "nearest": {"below": 0.32}}, "2.28 ms: within it, 9 % faster than asked."),
+        ({"met": False, "ratio": SLOW}, "2.57 ms: missed."),
     ],
 )
 def test_the_verdict_is_a_sentence(changes: dict[str, Any], said: str) -> None:
