@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, load, nn
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from pipeline.compress.state.outside import place_words, restore_state, split_state
 from pipeline.core.errors import InputError
-from pipeline.core.paths import kind_of
+from pipeline.network.checkpoints import leading_name, network_tensors, read_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,101 +24,118 @@ _OTHER_WIDTH = (
     "\n  All names fit, so these are weights of the same network with other widths: pruned, or built with other "
     "arguments. Give the weights from before pruning, or the model.arguments that they were trained with."
 )
-#: What wrappers put before every name: nn.DataParallel and its kind, torch.compile.
-_PREFIXES = ("module.", "_orig_mod.")
-#: Where training programs put the network among what else they save.
-ENTRIES = ("state_dict", "model_state_dict", "model")
 
 
-def read_weights(file: Path) -> dict[str, Tensor]:
-    """Read tensors by name from .safetensors, or from .pt/.pth with `weights_only=True` alone.
+def read_weights(file: Path, key: str | None = None) -> dict[str, Tensor]:
+    """Read a network's tensors by name: from .safetensors, from .pt without unpickling, or from an index's shards.
 
-    Raises InputError when the file is neither or holds more than tensors.
+    `key` names the entry that is the network, where a file has several. Raises InputError as `read_checkpoint` and
+    `network_tensors` do.
     """
-    if kind_of(file) == "no file":
-        raise InputError(f"weights {file} is a pipe or a device, expected a file")
-    try:
-        if file.suffix == ".safetensors":
-            return dict(load_file(file))
-        content = load(file, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"weights {file} cannot be read: {error}") from error
-    except Exception as error:  # torch raises many kinds for a file that is not its own
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(
-            f"weights {file} cannot be read as plain tensors ({first}). Files that need unpickling of objects are "
-            f"refused: save model.state_dict(), best as .safetensors."
-        ) from error
-    return _tensors(content, file)
+    return network_tensors(read_checkpoint(file), file, key)
 
 
-def _tensors(content: Any, file: Path) -> dict[str, Tensor]:  # noqa: ANN401 - whatever the file holds
-    """Return the dictionary of tensors that the file is, or has as the entry of the network."""
-    found = content
-    if isinstance(content, dict):
-        found = next((content[name] for name in ENTRIES if isinstance(content.get(name), dict)), content)
-    if isinstance(found, dict) and found and all(isinstance(value, Tensor) for value in found.values()):
-        return {str(name): value for name, value in found.items()}
-    kinds = {str(name): type(value).__name__ for name, value in found.items()} if isinstance(found, dict) else {}
-    entries = ", ".join(f"{name} ({kind})" for name, kind in kinds.items() if kind != "Tensor")
-    raise InputError(
-        f"weights {file} hold {type(found).__name__}{f' with {entries[:200]}' if entries else ''}, expected a "
-        f"dictionary of tensors by name, or one as {', '.join(ENTRIES)}"
-    )
+@dataclass(frozen=True)
+class Unfit:
+    """What of a file and a network did not meet, each as text with its shape: nothing where all of it fits."""
+
+    missing: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
+    shape: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        """Say whether there is anything."""
+        return bool(self.missing or self.unknown or self.shape)
+
+    def record(self) -> dict[str, list[str]]:
+        """Return it as plain JSON."""
+        return {key: list(found) for key, found in vars(self).items() if found}
+
+    @property
+    def counts(self) -> str:
+        """How many of each."""
+        return ", ".join(f"{len(found)} {key}" for key, found in vars(self).items())
 
 
-def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
+def load_weights(
+    model: nn.Module, weights: Mapping[str, Tensor], source: str, *, prefix: str | None = None, strict: bool = True
+) -> Unfit:
     """Copy `weights` into the model, as its own types; what a stored network had beside its state_dict to its place.
 
-    All names may have a wrapper's prefix, such as 'module.'.
+    Args:
+        model: the network, changed in place.
+        weights: tensors by name.
+        source: where they come from, for messages.
+        prefix: what stands before all names of the network; None: what is found to, such as 'module.'.
+        strict: everything has to fit. Otherwise what does not is left as the model has it, and returned.
 
     Raises InputError that lists missing, unknown and misshapen names, and says so when the widths alone differ; and
     one for tensors that another type cannot hold: integers or complex numbers for float weights.
     """
     weights, outside = split_state(weights)
     expected = model.state_dict()
-    weights = _unwrapped(weights, expected)
-    shared = [name for name in weights if name in expected]
-    wrong = {
-        "missing": [f"{name} {_shape(tensor)}" for name, tensor in expected.items() if name not in weights],
-        "unknown": [f"{name} {_shape(tensor)}" for name, tensor in weights.items() if name not in expected],
-        "shape": [
-            f"{name} is {_shape(weights[name])}, the model has {_shape(expected[name])}"
-            for name in shared
-            if not is_lazy(expected[name]) and weights[name].shape != expected[name].shape
-        ],
-    }
-    if any(wrong.values()):
-        lines = [f"\n  {kind}: {each}" for kind, found in wrong.items() for each in found[:LISTED]]
-        counts = ", ".join(f"{len(found)} {kind}" for kind, found in wrong.items())
-        advice = "" if wrong["missing"] or wrong["unknown"] else _OTHER_WIDTH
+    if prefix is None:
+        prefix = leading_name(weights, expected)
+    elif not any(name.startswith(prefix) for name in weights):
         raise InputError(
-            f"{source} does not fit the model of {len(expected)} tensors: {counts}{''.join(lines)}{advice}"
+            f"{source} has no name that begins with {prefix}, such as {next(iter(weights))}: change model.strip_prefix"
         )
+    weights = _without(prefix, weights)
+    unfit = _unfit(weights, expected)
+    fitting = {name: tensor for name, tensor in weights.items() if _fits(name, tensor, expected)}
+    if unfit and (strict or not fitting):
+        raise InputError(_refusal(unfit, weights, expected, source))
+    weights = fitting
     trained = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     found = {name: _converted(tensor, expected[name], trained=name in trained) for name, tensor in weights.items()}
     if faults := [f"\n  {name}: {fault}" for name, fault in found.items() if isinstance(fault, str)]:
         raise InputError(f"{source} has tensors that the model cannot take: {len(faults)}{''.join(faults[:LISTED])}")
-    model.load_state_dict(found)
+    model.load_state_dict(found, strict=strict)
     try:
         restore_state(model, outside)
     except LookupError as error:
         raise InputError(
             f"{source} holds {', '.join(map(place_words, outside))}, and the model has no such place ({error})"
         ) from error
+    return unfit
 
 
-def _unwrapped(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Take away a prefix that all names have, where more of them are then the network's: a layer may be called so."""
-    for prefix in _PREFIXES:
-        if weights and all(name.startswith(prefix) for name in weights):
-            shorter = {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
-            if len(shorter.keys() & expected.keys()) > len(weights.keys() & expected.keys()):
-                return shorter
-            deeper = _unwrapped(shorter, expected)
-            if deeper is not shorter:
-                return deeper
-    return weights
+def _without(prefix: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Take a prefix away from the names that have it; others stay, unless their name is then taken."""
+    if not prefix:
+        return dict(weights)
+    shorter = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
+    return {name: tensor for name, tensor in weights.items() if not name.startswith(prefix)} | shorter
+
+
+def _fits(name: str, tensor: Tensor, expected: Mapping[str, Tensor]) -> bool:
+    return name in expected and (is_lazy(expected[name]) or tensor.shape == expected[name].shape)
+
+
+def _unfit(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> Unfit:
+    return Unfit(
+        missing=tuple(f"{name} {_shape(tensor)}" for name, tensor in expected.items() if name not in weights),
+        unknown=tuple(f"{name} {_shape(tensor)}" for name, tensor in weights.items() if name not in expected),
+        shape=tuple(
+            f"{name} is {_shape(tensor)}, the model has {_shape(expected[name])}"
+            for name, tensor in weights.items()
+            if name in expected and not _fits(name, tensor, expected)
+        ),
+    )
+
+
+def _refusal(unfit: Unfit, weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: str) -> str:
+    """Say what does not fit, and what could be done."""
+    lines = [f"\n  {kind}: {each}" for kind, found in vars(unfit).items() for each in found[:LISTED]]
+    if not unfit.missing and not unfit.unknown:
+        advice = _OTHER_WIDTH
+    elif len(unfit.missing) < len(expected):
+        advice = "\n  model.strict: false leaves these as they are, and lists them."
+    else:
+        near = {name: get_close_matches(name, weights, n=1, cutoff=0.4) for name in [*expected][:LISTED]}
+        pairs = ", ".join(f"{name} may be {found[0]}" for name, found in near.items() if found)
+        advice = f"\n  No name fits{f': {pairs}' if pairs else ''}. Give model.strip_prefix, or another file."
+    return f"{source} does not fit the model of {len(expected)} tensors: {unfit.counts}{''.join(lines)}{advice}"
 
 
 def _shape(tensor: Tensor) -> str:

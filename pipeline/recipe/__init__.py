@@ -57,7 +57,27 @@ class ModelConfig(FrozenModel):
         "or transformers:NAME from an installed package."
     )
     weights: ExistingFile | None = Field(
-        default=None, description="Trained weights (.safetensors, .pt); absent: as build returns them."
+        default=None,
+        description="Trained weights (.safetensors, .pt, or the index of shards beside it, *.index.json); absent: as "
+        "build returns them.",
+    )
+    weights_key: str | None = Field(
+        default=None,
+        exclude_if=lambda given: given is None,
+        description="Which entry of the file is the network, where it has several: ema, or model.ema in one of its "
+        "entries.",
+    )
+    strip_prefix: str | None = Field(
+        default=None,
+        exclude_if=lambda given: given is None,
+        description="What stands before the network's names in the file, such as model.; absent: what makes more of "
+        "them fit.",
+    )
+    strict: bool = Field(
+        default=True,
+        exclude_if=lambda given: given,
+        description="Everything has to fit. If false, tensors that the file lacks, or has with another shape, stay as "
+        "build makes them, those that the network lacks are left out, and all are listed.",
     )
     arguments: dict[str, Argument] = Field(
         default={}, description="Keyword arguments of build; for a named network, those that its package takes."
@@ -70,6 +90,13 @@ class ModelConfig(FrozenModel):
     )
 
     _name = model_validator(mode="before")(with_name)
+
+    @model_validator(mode="after")
+    def _of_weights(self) -> ModelConfig:
+        given = [name for name in ("weights_key", "strip_prefix", "strict") if name in self.model_fields_set]
+        if given and self.weights is None:
+            raise ValueError(f"found {', '.join(given)} without weights, allowed: with weights")
+        return self
 
     @field_validator("inputs", mode="before")
     @classmethod

@@ -27,6 +27,7 @@ from pipeline.data import data_digest, task_identity
 from pipeline.data.config import data_settings
 from pipeline.measure.devices.registry import device_record
 from pipeline.measure.machine import machine_fingerprint
+from pipeline.network.shards import weight_files
 from pipeline.results.measurement import machine_digest
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
     from pipeline.core.stage import Stage, Target
     from pipeline.core.store import Store
-    from pipeline.recipe import LoadedRecipe
+    from pipeline.recipe import LoadedRecipe, ModelConfig
 
 #: Bump this when the original's artifact would be written differently.
 _ORIGINAL_REVISION = 1
@@ -153,15 +154,24 @@ def _original(loaded: LoadedRecipe, seed: int) -> Ingredients:
         "definition": file_digest(model.definition),
         **_modules(model.definition),
         **({"inputs": [*input_digests(model.inputs, "model.inputs")]} if model.inputs else {}),
-        "weights": file_digest(model.weights) if model.weights else None,
+        "weights": _weights(model),
         "arguments": dict(model.arguments),
         "input_shape": data.model_dump(mode="json", include=_SHAPING) if data else {},
         **({"data": data_digest(data)} if data and data.source in _OF_USERS else {}),
         **task_identity(loaded.recipe.task),
         # Without weights the network starts at random, and so depends on the seed.
-        "seed": None if model.weights else seed,
+        "seed": None if model.weights and model.strict else seed,
         "versions": {name: version(name) for name in ("torch", *model.libraries)},
     }
+
+
+def _weights(model: ModelConfig) -> object:
+    """Return the digest of the weights; with shards those of all files, and how they are read where that is said."""
+    if model.weights is None:
+        return None
+    files = [file_digest(file) for file in weight_files(model.weights)]
+    read = model.model_dump(include={"weights_key", "strip_prefix", "strict"})
+    return {"files": files, **read} if read or len(files) > 1 else files[0]
 
 
 def _modules(definition: Path) -> Ingredients:

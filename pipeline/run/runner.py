@@ -23,7 +23,7 @@ from pydantic import ValidationError
 from pipeline import __version__
 from pipeline.core import interruption
 from pipeline.core.artifact import Artifact, StageRecord, payload_digest
-from pipeline.core.code_inputs import changed_since, recorded_dependencies, undeclared_inputs
+from pipeline.core.code_inputs import changed_since
 from pipeline.core.entry import ARTIFACT_FILE, is_listed
 from pipeline.core.errors import InputError, ResourceError
 from pipeline.core.locks import file_lock, introduce_process
@@ -48,6 +48,7 @@ from pipeline.run.disk import disk_errors
 from pipeline.run.evaluator import Evaluator
 from pipeline.run.lasting import lasting_changes
 from pipeline.run.no_gain import gain, record_decision
+from pipeline.run.original import make_original
 from pipeline.run.plan import Plan, PlannedStep, make_plan
 from pipeline.run.storage import storage_of
 from pipeline.run.verdicts import budget_lines, in_vain, with_effects, with_timings
@@ -212,7 +213,9 @@ class Run:
     def _make(self, step: PlannedStep, began: float, folder: Path) -> None:
         _use_threads(self.threads.number)
         if step.stage is None:
-            write_artifact(self._original(folder), folder)
+            recipe = self.loaded.recipe
+            inputs = self.task.inputs(recipe.target.batch)
+            write_artifact(make_original(recipe.model, self.task, inputs, self.seed, folder, self.progress), folder)
         elif step.made == step.key:
             self._stage(step, step.stage, began, folder)
         else:
@@ -264,38 +267,6 @@ class Run:
         shapes = self.task.first_shapes(target.batch)
         found = gain(*files, stage, target, seed=self.seed, progress=self.progress, shapes=shapes)
         record_decision(made, found, folder, config=step.ingredients["config"], seconds=time.monotonic() - began)
-
-    def _original(self, folder: Path) -> Artifact:
-        import torch
-
-        from pipeline.network.definition import build_network, initialise_lazy_layers
-        from pipeline.network.soundness import check_network
-        from pipeline.network.stored import write_original
-        from pipeline.network.weights import load_weights, read_weights
-
-        model_config = self.loaded.recipe.model
-        inputs = self.task.inputs(self.loaded.recipe.target.batch)
-        torch.manual_seed(self.seed)
-        with recorded_dependencies(model_config.definition) as read:
-            model = build_network(model_config.definition, model_config.arguments)
-            initialise_lazy_layers(model, inputs)
-        self._note_undeclared(read)
-        if model_config.weights:
-            load_weights(model, read_weights(model_config.weights), str(model_config.weights))
-        outputs = check_network(model, self.task, inputs)
-        write_original(folder, model, model_config.definition, model_config.arguments, inputs, reads=bool(read))
-        return Artifact(
-            form="torch", folder=folder, digest=payload_digest("torch", folder), inputs=inputs, outputs=outputs
-        )
-
-    def _note_undeclared(self, read: set[Path]) -> None:
-        """Say which files the definition depends on that are no part of its key."""
-        model = self.loaded.recipe.model
-        if model.libraries:  # the package's version decides, and it keeps its own weights
-            return
-        named = (*model.inputs, *([model.weights] if model.weights else []))
-        for note in undeclared_inputs(read, model.definition, model.arguments, named, "build model"):
-            self.progress.note(f"model: {note}")
 
     def _check_stored(self, artifact: Artifact) -> None:
         """Check a stored network against the data that it is run on now, as a new one is checked. Raises InputError."""

@@ -107,7 +107,7 @@ def verdict(found: LatencyTarget) -> str:
 
 
 def _end(found: LatencyTarget) -> str:
-    """Write whether that is what was asked for; a file that is faster lost less than all slower ones that were tried."""
+    """Write whether that is what was asked for; a file that is faster than asked is within it."""
     if found.met:
         return "met"
     if found.is_within:

@@ -86,21 +86,6 @@ def test_a_wrappers_prefix_is_taken_away_and_a_layers_name_is_not(case: str, suf
         assert torch.equal(found, given), name
 
 
-@pytest.mark.parametrize("entry", ["state_dict", "model_state_dict", "model"])
-def test_the_entry_of_a_training_programs_file(entry: str, tmp_path: Path) -> None:
-    """What is saved beside the network is left alone."""
-    file = tmp_path / "checkpoint.pth"
-    torch.save({entry: own(), "epoch": 3, "optimizer": {"state": {}, "param_groups": []}}, file)
-    assert read_weights(file).keys() == own().keys()
-
-
-def test_a_file_without_a_network_names_what_it_has(tmp_path: Path) -> None:
-    """A dictionary of something else is refused, with its entries."""
-    torch.save({"ema": own(), "epoch": 3}, tmp_path / "w.pt")
-    with pytest.raises(InputError, match=r"with ema \(dict\), epoch \(int\), expected a dictionary of tensors"):
-        read_weights(tmp_path / "w.pt")
-
-
 def quantized(values: Tensor) -> Tensor:
     """Return them in torch's own quantized type, which still exists in old files."""
     with warnings.catch_warnings(action="ignore"):
