@@ -33,7 +33,7 @@ _DEEPEST = 2
 _HARMLESS: list[Any] = [
     *(argparse.Namespace, types.SimpleNamespace),
     *(pathlib.PosixPath, pathlib.PurePosixPath, pathlib.PureWindowsPath),
-    *(np.dtype, np._core.multiarray.scalar),  # noqa: SLF001 - what numpy's own pickles name
+    *(np.dtype, np.float64().__reduce__()[0]),  # what the pickles of numbers of numpy name
     *(type(np.dtype(kind)) for kind in ("f8", "f4", "i8", "i4", "b1")),
 ]
 
