@@ -13,18 +13,17 @@ from typing import TYPE_CHECKING, Any, assert_never
 
 import torch
 
-from pipeline.core.artifact import Artifact, TensorSpec
+from pipeline.core.artifact import TensorSpec
 from pipeline.core.code_inputs import NETWORK_FILE
 from pipeline.core.dataset import INPUT
 from pipeline.core.entry import ARTIFACT_FILE
 from pipeline.core.errors import InputError, RecipeError
-from pipeline.core.reading import read_value
 from pipeline.data import load_task
 from pipeline.data.config import Cifar, DataFile, Elpv, FashionMnist, ImageFolder
 from pipeline.inspect.exported_argument import main_files
 from pipeline.network.definition import build_network, initialise_lazy_layers
 from pipeline.network.library import ALLOWED, ARGUMENT, definition_of, split_reference
-from pipeline.network.stored import load_network
+from pipeline.network.stored import load_network, stored_artifact
 from pipeline.recipe import load_recipe
 from pipeline.recipe.problems import shown_value
 from pipeline.recipe.yaml import read_text
@@ -95,6 +94,8 @@ def _refuse(option: str, texts: Sequence[str], what: str, instead: str) -> None:
 
 def _of_recipe(path: Path, overrides: Sequence[str], specs: tuple[TensorSpec, ...]) -> Model:
     recipe = load_recipe(path, overrides).recipe
+    if recipe.model.stored:
+        return _of_folder(recipe.model.stored, specs or _inputs(recipe))
     network = build_network(recipe.model.definition, recipe.model.arguments)
     return Model(recipe.name, network, specs or _inputs(recipe))
 
@@ -107,8 +108,7 @@ def _of_folder(folder: Path, specs: tuple[TensorSpec, ...]) -> Model:
         run = f"a run; its networks in torch are {', '.join(stages)}{of_files}"
         found = run if stages else f"no {NETWORK_FILE}, {' or '.join(main_files())} in it"
         raise InputError(f"{folder}: found {found}. Expected the folder of one stored network or exported file.")
-    artifact = read_value(folder / ARTIFACT_FILE, Artifact, "that of a stored network: run the recipe again")
-    artifact = artifact.model_copy(update={"folder": folder})
+    artifact = stored_artifact(folder)
     return Model(str(folder), load_network(artifact), specs or artifact.inputs)
 
 

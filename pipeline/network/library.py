@@ -13,7 +13,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, ValidationInfo
 
-from pipeline.core.paths import bundled_root, existing_file
+from pipeline.core.code_inputs import NETWORK_FILE
+from pipeline.core.paths import bundled_root, existing_file, resolve_path
 
 #: Packages whose networks have names.
 LIBRARIES = ("timm", "torchvision", "transformers")
@@ -62,6 +63,9 @@ def with_name(data: object) -> object:
 def _definition(path: Path, info: ValidationInfo) -> Path:
     found = split_reference(path)
     if found is None:
+        stored = resolve_path(path, info.context["folder"]) / NETWORK_FILE if info.context else path
+        if stored.is_file():
+            return stored
         alternative = f", or {ALLOWED}" if ":" in str(path) else ""
         return existing_file(path, info, alternative)
     try:
@@ -70,5 +74,6 @@ def _definition(path: Path, info: ValidationInfo) -> Path:
         raise ValueError(f'found "{path}", but {error}') from error
 
 
-#: A Python file, or a network of an installed package; its class needs `with_name` as a validator before.
+#: A Python file, the folder of a stored network (its network.json), or a network of an installed package; its class
+#: needs `with_name` as a validator before.
 DefinitionFile = Annotated[Path, AfterValidator(_definition)]

@@ -33,10 +33,12 @@ from pipeline.compress.state.reproduction import (
     run_with,
     same_state,
 )
+from pipeline.core.artifact import Artifact
 from pipeline.core.code_inputs import NETWORK_FILE, digests_of, recorded_dependencies
+from pipeline.core.entry import ARTIFACT_FILE
 from pipeline.core.errors import InputError
 from pipeline.core.problems import first_names
-from pipeline.core.reading import read_object
+from pipeline.core.reading import read_object, read_value
 from pipeline.network.clusters import SHARED, require_clusters, rules_as_values, still_shared, stored_rules
 from pipeline.network.definition import build_network, initialise_lazy_layers
 from pipeline.network.edits import UNFIT, apply_edit, factored_names
@@ -51,7 +53,7 @@ if TYPE_CHECKING:
     from pipeline.compress.sharing.codebooks import SharingRule
     from pipeline.compress.state.outside import Place, Value
     from pipeline.compress.state.reproduction import Example
-    from pipeline.core.artifact import Artifact, TensorSpec
+    from pipeline.core.artifact import TensorSpec
 
 _NETWORK_FORMAT = 1
 #: The key of network.json for factorised layers that the definition itself has; absent where there are none.
@@ -61,6 +63,17 @@ AGAIN = "run the recipe again"
 #: Of the random numbers while networks are read back: not those that a run starts with.
 _FIRST_SEED = 1_000_003
 TRIES = 3
+
+
+def stored_artifact(folder: Path) -> Artifact:
+    """Return the torch artifact that lies in a folder, wherever it was made.
+
+    Raises InputError where its artifact.json is missing or damaged, or it is of another form.
+    """
+    found = read_value(folder / ARTIFACT_FILE, Artifact, "that of a stored network: run the recipe again")
+    if found.form != "torch":
+        raise InputError(f"{folder} holds a network as {found.form}, expected one in torch")
+    return found.model_copy(update={"folder": folder})
 
 
 def load_network(artifact: Artifact) -> nn.Module:

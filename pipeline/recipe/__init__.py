@@ -16,6 +16,7 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from pipeline import __version__
 from pipeline.core.artifact import FrozenModel
+from pipeline.core.code_inputs import NETWORK_FILE
 from pipeline.core.errors import InputError, Problem, RecipeError
 from pipeline.core.paths import ExistingFile, ExistingPath
 from pipeline.core.runtimes import FORMS, judged_form, last_readable
@@ -53,8 +54,9 @@ class ModelConfig(FrozenModel):
     """The network to start from."""
 
     definition: DefinitionFile = Field(
-        description="Python file with a function build(**arguments) -> torch.nn.Module; or timm:NAME, torchvision:NAME "
-        "or transformers:NAME from an installed package."
+        description="Python file with a function build(**arguments) -> torch.nn.Module; timm:NAME, torchvision:NAME "
+        "or transformers:NAME from an installed package; or the folder of a stage that has made a network, to go on from "
+        "it, with its own weights where none are given.",
     )
     weights: ExistingFile | None = Field(
         default=None,
@@ -103,6 +105,20 @@ class ModelConfig(FrozenModel):
     def _tuple(cls, given: object) -> object:
         """Turn a list into a tuple: after the validator above it no longer comes from JSON."""
         return tuple(given) if isinstance(given, list) else given
+
+    @model_validator(mode="after")
+    def _of_stored(self) -> ModelConfig:
+        given = [name for name in ("arguments", "inputs") if getattr(self, name)]
+        if self.stored and given:
+            raise ValueError(
+                f"found {', '.join(given)} with a stored network, allowed: its own, which are stored with it"
+            )
+        return self
+
+    @property
+    def stored(self) -> Path | None:
+        """The folder of the stored network that is gone on from; None for a definition."""
+        return self.definition.parent if self.definition.name == NETWORK_FILE else None
 
     @property
     def libraries(self) -> tuple[str, ...]:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from torch import nn
+
     from pipeline.core.artifact import TensorSpec
     from pipeline.core.stage import Progress
     from pipeline.core.task import Task
@@ -34,29 +36,44 @@ def make_original(
     folder: Path,
     progress: Progress,
 ) -> Artifact:
-    """Build a network, give it its weights, check it, and write it into a folder.
+    """Build a network, or load a stored one, give it its weights, check it, and write it into a folder.
 
-    Raises InputError: it cannot be built, the weights do not fit, or it does not do the task.
+    Raises:
+        InputError: it cannot be built or loaded, the weights do not fit, or it does not do the task.
+        StageError: weights for a stored network lack zeros or equal values that it is to keep.
     """
     import torch
 
     from pipeline.network.definition import build_network, initialise_lazy_layers
     from pipeline.network.soundness import check_network
-    from pipeline.network.stored import write_original
-    from pipeline.network.weights import load_weights, read_weights
+    from pipeline.network.stored import load_network, stored_artifact, write_network, write_original
 
     torch.manual_seed(seed)
-    with recorded_dependencies(given.definition) as read:
-        model = build_network(given.definition, given.arguments)
-        initialise_lazy_layers(model, inputs)
-    _note_undeclared(given, read, progress)
+    if given.stored:
+        parent = stored_artifact(given.stored).model_copy(update={"inputs": inputs})
+        model = load_network(parent)
+        _give_weights(model, given, folder, progress)
+        outputs = check_network(model, task, inputs)
+        write_network(folder, model, parent=parent)
+    else:
+        with recorded_dependencies(given.definition) as read:
+            model = build_network(given.definition, given.arguments)
+            initialise_lazy_layers(model, inputs)
+        _note_undeclared(given, read, progress)
+        _give_weights(model, given, folder, progress)
+        outputs = check_network(model, task, inputs)
+        write_original(folder, model, given.definition, given.arguments, inputs, reads=bool(read))
+    return Artifact(form="torch", folder=folder, digest=payload_digest("torch", folder), inputs=inputs, outputs=outputs)
+
+
+def _give_weights(model: nn.Module, given: ModelConfig, folder: Path, progress: Progress) -> None:
+    """Load the weights that a recipe names, if any, and say and keep what of them did not fit."""
+    from pipeline.network.weights import load_weights, read_weights
+
     if given.weights:
         tensors = read_weights(given.weights, given.weights_key)
         unfit = load_weights(model, tensors, str(given.weights), prefix=given.strip_prefix, strict=given.strict)
         _record_unfit(unfit.record(), folder, progress)
-    outputs = check_network(model, task, inputs)
-    write_original(folder, model, given.definition, given.arguments, inputs, reads=bool(read))
-    return Artifact(form="torch", folder=folder, digest=payload_digest("torch", folder), inputs=inputs, outputs=outputs)
 
 
 def _note_undeclared(given: ModelConfig, read: set[Path], progress: Progress) -> None:

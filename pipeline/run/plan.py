@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from pipeline.core.artifact import file_digest
+from pipeline.core.artifact import file_digest, payload_digest
 from pipeline.core.code_inputs import content_digest, input_digests
 from pipeline.core.cpu import cpu_flags
 from pipeline.core.local_imports import local_modules
@@ -151,8 +151,7 @@ def _original(loaded: LoadedRecipe, seed: int) -> Ingredients:
     return {
         "kind": "original",
         "revision": _ORIGINAL_REVISION,
-        "definition": file_digest(model.definition),
-        **_modules(model.definition),
+        **_definition(model),
         **({"inputs": [*input_digests(model.inputs, "model.inputs")]} if model.inputs else {}),
         "weights": _weights(model),
         "arguments": dict(model.arguments),
@@ -160,9 +159,16 @@ def _original(loaded: LoadedRecipe, seed: int) -> Ingredients:
         **({"data": data_digest(data)} if data and data.source in _OF_USERS else {}),
         **task_identity(loaded.recipe.task),
         # Without weights the network starts at random, and so depends on the seed.
-        "seed": None if model.weights and model.strict else seed,
+        "seed": None if model.stored or (model.weights and model.strict) else seed,
         "versions": {name: version(name) for name in ("torch", *model.libraries)},
     }
+
+
+def _definition(model: ModelConfig) -> Ingredients:
+    """Return what a network is built by: a file with the modules that it imports, or all files of a stored one."""
+    if model.stored:
+        return {"stored": payload_digest("torch", model.stored)}
+    return {"definition": file_digest(model.definition), **_modules(model.definition)}
 
 
 def _weights(model: ModelConfig) -> object:

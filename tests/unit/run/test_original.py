@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from pipeline import api
 from pipeline.core.errors import InputError
@@ -53,3 +54,28 @@ def test_shards_are_identified_by_all_files(project: Project) -> None:
     assert keys(project, f"model.weights={index.name}")[0] != before[0]
     with pytest.raises(InputError, match="found strict without weights, allowed: with weights"):
         keys(project, "model.strict=false")
+
+
+def test_a_network_that_was_trained_elsewhere_after_pruning_comes_back(project: Project) -> None:
+    """By the folder of the stage, with its plan; with its own weights where none are given, or with others."""
+    stages = "stages=[{kind: prune, ratio: 0.5, align: 4}, {kind: export, to: onnx}]"
+    run = project.folder / "run"
+    first = api.run(project.recipe, run, overrides=[stages], progress=SilentProgress()).report
+    folder = next((run / "stages").glob("01-prune"))
+    tensors = {name: tensor * 0.5 for name, tensor in load_file(folder / "weights.safetensors").items()}
+    torch.save({"model": {f"module.{name}": tensor for name, tensor in tensors.items()}}, project.folder / "mine.pt")
+    recipe = project.folder / "again.yaml"
+    lines = project.recipe.read_text().splitlines()
+    model = f"model: {{definition: {folder.relative_to(project.folder)}}}"
+    recipe.write_text("\n".join(model if line.startswith("model:") else line for line in lines) + "\n")
+    again = api.run(recipe, project.folder / "own", overrides=[STAGES], progress=SilentProgress()).report
+    assert again.rows[0].artifact == first.rows[1].artifact
+    assert again.rows[0].macs == first.rows[1].macs
+    other = api.run(
+        recipe, project.folder / "mine", overrides=[STAGES, "model.weights=mine.pt"], progress=SilentProgress()
+    ).report
+    assert other.rows[0].macs == first.rows[1].macs
+    made = load_file(project.folder / "mine" / "stages" / "00-original" / "weights.safetensors")
+    assert all(torch.equal(made[name], tensor.to(made[name].dtype)) for name, tensor in tensors.items())
+    with pytest.raises(InputError, match="found arguments with a stored network, allowed: its own"):
+        api.plan(recipe, overrides=["model.arguments={classes: 2}"])
