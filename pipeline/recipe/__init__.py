@@ -54,9 +54,8 @@ class ModelConfig(FrozenModel):
     """The network to start from."""
 
     definition: DefinitionFile = Field(
-        description="Python file with a function build(**arguments) -> torch.nn.Module; timm:NAME, torchvision:NAME "
-        "or transformers:NAME from an installed package; or the folder of a stage that has made a network, to go on from "
-        "it, with its own weights where none are given.",
+        description="Python file with a function build(**arguments) -> torch.nn.Module; or timm:NAME, torchvision:NAME "
+        "or transformers:NAME from an installed package; or the folder of a stage, to go on from its network."
     )
     weights: ExistingFile | None = Field(
         default=None,
