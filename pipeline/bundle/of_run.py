@@ -19,7 +19,7 @@ from pipeline.recipe import load_values
 from pipeline.recipe.problems import problem_messages
 from pipeline.recipe.yaml import dotted_place
 from pipeline.results.bundle import BundleOptions
-from pipeline.results.run_folder import RUN_FILE
+from pipeline.results.run_folder import LOCK_FILE, RUN_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -66,7 +66,7 @@ def write_bundle_of(
     content = content_of(report, folder, task, options, progress)
     if out is not None:
         return WrittenBundle(write_bundle(content, (out,), secret_key=secret_key), (out,))
-    with file_lock(folder / ".lock", f"a run is writing into {folder}: wait for it, or give --out"):
+    with file_lock(folder / LOCK_FILE, f"a run is writing into {folder}: wait for it, or give --out"):
         record = write_beside_run(content, secret_key=secret_key)
         write_whole(folder / RUN_FILE, report.model_copy(update={"bundle": record}).model_dump_json(indent=1) + "\n")
     return WrittenBundle(record.digest, (folder / record.folder, folder / record.archive))

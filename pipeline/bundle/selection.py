@@ -23,7 +23,9 @@ def check_finished(report: RunReport, folder: Path) -> None:
     """Raise InputError for a run that has no result to ship."""
     if report.status != "finished":
         why = f": {report.error}" if report.error else ""
-        raise InputError(f"{folder} holds a run that is {report.status}{why}; expected a finished one: run it again")
+        again = f"resume it with: {report.command}" if report.command else "run it again"
+        end = "wait for it" if report.status == "running" else again
+        raise InputError(f"{folder} holds a run that is {report.status}{why}; expected a finished one: {end}")
 
 
 def _last_rows(report: RunReport) -> dict[Form, Row]:

@@ -179,7 +179,7 @@ def run(
             ConsoleProgress() as progress,
             store_of_run(shared, folder, progress, fresh=fresh) as store,
         ):
-            report = Run(loaded, folder, store, seed, progress, test).execute()
+            report = Run(loaded, folder, store, seed, progress, test, command=command).execute()
     except SecateurError as error:
         # There is nothing to resume; or `main` says it.
         if error.exit_code == InputError.exit_code or interruption.received():

@@ -88,9 +88,10 @@ def frontier(
     place = target_stage(load(()), stage)
     asked = asked_points(load, parse_targets(latency.split(",")), place)
     folder = out or Path("runs") / f"{recipe.stem}-frontier"
-    interruption.advise(f"Finished points are kept. Go on with: {shlex.join(['secateur', *sys.argv[1:]])}")
+    command = shlex.join(["secateur", *sys.argv[1:]])
+    interruption.advise(f"Finished points are kept. Go on with: {command}")
     with printed_aside(), ConsoleProgress() as progress:  # what the user's code prints is not part of the result
-        found = FrontierRun(asked, place, folder, Store(default_root()), seed, progress).execute()
+        found = FrontierRun(asked, place, folder, Store(default_root()), seed, progress, command).execute()
     page = write_frontier_page(found, folder)
     _show(found, page, as_json=as_json)
     raise typer.Exit(_exit_code(found))

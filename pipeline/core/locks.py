@@ -115,6 +115,24 @@ def holder(file: Path) -> str:
         return _UNNAMED
 
 
+def is_held(file: Path) -> bool:
+    """Say whether a process, this one too, holds the lock on a file; nobody holds that of a file that is not there.
+
+    Nothing is written. Raises OSError where it cannot be told: the file cannot be read, or has no locks.
+    """
+    try:
+        descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
 @contextmanager
 def file_lock(file: Path, busy: str) -> Iterator[None]:
     """Hold an exclusive lock on `file` for the block; raises InputError with the text `busy` when another has it."""

@@ -282,6 +282,7 @@ class RunReport(FrozenModel):
 
     `threads` are those of training and evaluation, `threads_from` says what set them. Paths in `recipe` start at
     `recipe_folder`; runs of earlier versions say none of these. `storage` is there where stages made zeros or clusters.
+    `command` resumes the run, from the folder in which it was started; empty where a program or another command ran it.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -302,6 +303,7 @@ class RunReport(FrozenModel):
     seconds: float
     status: Literal["running", "finished", "interrupted", "failed"]
     error: str = ""
+    command: str = Field(default="", exclude_if=not_)
     rows: tuple[Row, ...] = Field(default=())
     final: FinalTest | None = None
     budget: tuple[BudgetLine, ...] = ()

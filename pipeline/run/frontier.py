@@ -94,6 +94,8 @@ class FrontierRun:
     store: Store
     seed: int
     progress: Progress
+    #: What run.json says of how to resume each run.
+    command: str = ""
 
     def execute(self) -> Frontier:
         """Run what is not finished yet; frontier.json is written after each point.
@@ -127,7 +129,8 @@ class FrontierRun:
         return mark_pareto(found.model_copy(update={"points": points, "original": original, "task": report.task}))
 
     def _run(self, asked: Asked) -> RunReport:
-        return Run(asked.loaded, self.folder / asked.text, self.store, self.seed, self.progress, test=False).execute()
+        folder, command = self.folder / asked.text, self.command
+        return Run(asked.loaded, folder, self.store, self.seed, self.progress, test=False, command=command).execute()
 
     def _finished(self, asked: Asked) -> RunReport | None:
         """Return what a finished run found whose recipe, data, machine and versions are those of now."""

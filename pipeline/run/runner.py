@@ -42,7 +42,7 @@ from pipeline.report.run.gains import effects_sentence
 from pipeline.results.bundle import BundleOptions
 from pipeline.results.measurement import MEASUREMENT_FILE, load_measurement
 from pipeline.results.run import Row, RunReport
-from pipeline.results.run_folder import PLAN_FILE, RUN_FILE, previous_ingredients
+from pipeline.results.run_folder import LOCK_FILE, PLAN_FILE, RUN_FILE, previous_ingredients
 from pipeline.results.scores import task_facts
 from pipeline.run.disk import disk_errors
 from pipeline.run.evaluator import Evaluator
@@ -66,7 +66,10 @@ LIBRARIES = ("numpy", "onnx", "onnxscript", "onnxsim", *(facts.package for facts
 
 @dataclass
 class Run:
-    """One run of a loaded recipe into a folder. Without `test` the test split is left alone, for while one chooses."""
+    """One run of a loaded recipe into a folder. Without `test` the test split is left alone, for while one chooses.
+
+    `command` is what run.json says of how to resume it.
+    """
 
     loaded: LoadedRecipe
     folder: Path
@@ -74,6 +77,7 @@ class Run:
     seed: int = 0
     progress: Progress = field(default_factory=SilentProgress)
     test: bool = True
+    command: str = field(default="", kw_only=True)
     rows: list[Row] = field(default_factory=list)
     candidates: list[ChainFile] = field(default_factory=list)
     artifacts: list[Artifact] = field(default_factory=list)
@@ -92,7 +96,7 @@ class Run:
         busy = f"another run is writing into {self.folder}: wait for it, or give --out"
         introduce_process(printable_text(f"the run of {self.loaded.path.name} into {self.folder}"))
         try:
-            with file_lock(self.folder / ".lock", busy):
+            with file_lock(self.folder / LOCK_FILE, busy):
                 return self._execute()
         finally:
             self.store.release()
@@ -360,6 +364,7 @@ class Run:
                 "seconds": seconds,
                 "status": status,
                 "error": error,
+                "command": printable_text(self.command),
                 "rows": rows,
             }
         )

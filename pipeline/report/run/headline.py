@@ -35,10 +35,11 @@ def banner(report: RunReport) -> str:
     """Return what to say first about a run that did not finish or ships a far file, or nothing."""
     kept = f"{numbers.plural(len(report.rows), 'row')} so far {'is' if len(report.rows) == 1 else 'are'} kept and valid"
     why = f": {report.error.rstrip('.')}" if report.error else ""
+    resume = f"resume with: {report.command}" if report.command else "run the recipe again to resume."
     return {
         "finished": _far(report),
         "running": f"Still running{why}. The {kept}.",
-        "interrupted": f"Interrupted{why}. The {kept}; run the recipe again to resume.",
+        "interrupted": f"Interrupted{why}. The {kept}; {resume}",
         "failed": f"Failed{why}. The {kept}.",
     }[report.status]
 

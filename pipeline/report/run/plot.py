@@ -60,7 +60,7 @@ def score_over_latency(report: RunReport, *, wide: bool = True) -> Markup:
     """Draw the validation score over milliseconds in the target runtime; empty when fewer than two files have both.
 
     Whiskers: the latency's interval, and of an accuracy Wilson's 95 % interval. The last file that has both is drawn
-    as the result.
+    as the result, once the run has finished.
     """
     drawn = [
         PlottedFile(str(row.index), f"{row.index} {row.label}", row.validation, taken.milliseconds)
@@ -69,7 +69,8 @@ def score_over_latency(report: RunReport, *, wide: bool = True) -> Markup:
     ]
     if len(drawn) < 2:  # noqa: PLR2004 - one point compares nothing
         return Markup()
-    drawn[0], drawn[-1] = replace(drawn[0], role="original"), replace(drawn[-1], role="result")
+    end: rows.Role = "result" if report.status == "finished" else "stage"
+    drawn[0], drawn[-1] = replace(drawn[0], role="original"), replace(drawn[-1], role=end)
     where = f"{rows.timed_place(report)}, batch {report.target.batch}"
     return files_over_latency(drawn, report.task.judged, where, wide=wide)
 

@@ -91,10 +91,10 @@ def lines(report: RunReport) -> tuple[ReportLine, ...]:
 
 
 def role(report: RunReport, row: Row) -> Role:
-    """Return what a row is."""
+    """Return what a row is: of a run that has not finished none is its result."""
     if row is report.rows[0]:
         return "original"
-    return "result" if row is result(report) else "stage"
+    return "result" if report.status == "finished" and row is result(report) else "stage"
 
 
 def place(runtime: str, threads: int, size: str = "") -> str:
