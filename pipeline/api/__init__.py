@@ -221,7 +221,6 @@ def frontier(
         SecateurError: data or files are not usable, or the device is lost; what was finished is kept. A target that
             cannot be reached and a stage that fails are points that say so.
     """
-    from pipeline.report.latency.frontier import write_frontier_page
     from pipeline.run.frontier import FrontierRun, asked_points, parse_targets, target_stage
 
     _no_telemetry()
@@ -232,9 +231,7 @@ def frontier(
     place = target_stage(load(()), stage)
     asked = asked_points(load, parse_targets(latency), place)
     runs = FrontierRun(asked, place, Path(out), _store(store), seed, progress or SilentProgress())
-    found = runs.execute()
-    write_frontier_page(found, Path(out))
-    return found
+    return runs.execute()
 
 
 def open_run(folder: str | Path) -> Result:

@@ -59,7 +59,8 @@ def frontier(
 
     Each target has its run in DIR/<target>, and all share the store: stages before the pruning run once, prices of
     the network are measured once. Running it again runs only what is not finished: add a target, or go on after an
-    interruption. A target that cannot be reached is listed with the reason, and the others go on. Scores are those on
+    interruption. Finished points of the same recipe stay. A target that cannot be reached is listed with the reason,
+    and the others go on. Scores are those on
     validation; choose a target by them, put it into the recipe, and let `run` take the test once.
 
     DIR gets frontier.json (described by: secateur schema frontier) and frontier.html.
@@ -78,7 +79,6 @@ def frontier(
     del test
     from pipeline.core.store import Store, default_root
     from pipeline.recipe import load_recipe
-    from pipeline.report.latency.frontier import write_frontier_page
     from pipeline.report.progress import ConsoleProgress
     from pipeline.run.frontier import FrontierRun, asked_points, parse_targets, target_stage
 
@@ -92,21 +92,20 @@ def frontier(
     interruption.advise(f"Finished points are kept. Go on with: {command}")
     with printed_aside(), ConsoleProgress() as progress:  # what the user's code prints is not part of the result
         found = FrontierRun(asked, place, folder, Store(default_root()), seed, progress, command).execute()
-    page = write_frontier_page(found, folder)
-    _show(found, page, as_json=as_json)
+    _show(found, folder, as_json=as_json)
     raise typer.Exit(_exit_code(found))
 
 
-def _show(found: Frontier, page: Path, *, as_json: bool) -> None:
+def _show(found: Frontier, folder: Path, *, as_json: bool) -> None:
     if as_json:
         say_result(found)
         return
     from pipeline.report.console import Console
-    from pipeline.report.latency.frontier import frontier_table
+    from pipeline.report.latency.frontier import PAGE, frontier_table
 
     console = Console()
     console.print(frontier_table(found))
-    console.print(f"Picture: {page}", soft_wrap=True, markup=False)
+    console.print(f"Picture: {folder / PAGE}", soft_wrap=True, markup=False)
 
 
 def _exit_code(found: Frontier) -> int:

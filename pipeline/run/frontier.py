@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from pipeline.core.errors import InputError, StageError, UnreachableError
 from pipeline.core.partial import write_whole
-from pipeline.core.paths import make_folder
+from pipeline.core.paths import kind_of, make_folder
+from pipeline.core.reading import read_value
 from pipeline.core.units import factor_or_duration_text, parse_part_or_duration
+from pipeline.recipe import load_values
+from pipeline.report.latency.frontier import write_frontier_page
 from pipeline.report.run import gains
 from pipeline.results.frontier import FRONTIER_FILE, Frontier, FrontierFile, FrontierPoint, mark_pareto
 from pipeline.results.latency_target import LATENCY, LatencyTarget
@@ -96,9 +100,14 @@ class FrontierRun:
     progress: Progress
     #: What run.json says of how to resume each run.
     command: str = ""
+    #: Reports of finished runs by target, each of which is checked once.
+    known: dict[str, RunReport | None] = field(default_factory=dict, init=False)
 
     def execute(self) -> Frontier:
-        """Run what is not finished yet; frontier.json is written after each point.
+        """Run what is not finished yet; frontier.json and frontier.html are written after each point.
+
+        Points that an earlier call finished of the same recipe stay, and so does the original's time that they count
+        from, whatever is asked for now.
 
         A target that cannot be reached, or a run whose stage fails, is a point that says so, and the others go on.
 
@@ -106,26 +115,67 @@ class FrontierRun:
             SecateurError: of all other kinds: bad input, a device that is lost. What was finished is kept.
         """
         make_folder(self.folder, "the frontier's folder", "give another with --out")
-        found = self._empty()
-        self._write(found)
+        self.known.clear()
+        found = self._kept()
+        self.write(found)
         for number, each in enumerate(self.asked, 1):
             self.progress.note(f"target {number}/{len(self.asked)}: {each.text}")
             found = self._with(found, each)
-            self._write(found)
+            self.write(found)
         return found
+
+    def write(self, found: Frontier) -> None:
+        """Write the record and its page."""
+        write_whole(self.folder / FRONTIER_FILE, found.model_dump_json(indent=1) + "\n")
+        write_frontier_page(found, self.folder)
+
+    def _kept(self) -> Frontier:
+        """Return what an earlier call found, its points that still hold; empty where there are none."""
+        file = self.folder / FRONTIER_FILE
+        if kind_of(file) != "a file":
+            return self._empty()
+        try:
+            before = read_value(file, Frontier, "the record of a frontier")
+        except InputError as error:
+            self.progress.note(f"points that are not asked for now are left out: {error}")
+            return self._empty()
+        if (before.stage, before.target, before.seed) != (self.stage, self.asked[0].loaded.recipe.target, self.seed):
+            return self._empty()
+        points = tuple(each for each in before.points if each.status == "finished" and self._holds(each.target))
+        return mark_pareto(before.model_copy(update={"points": points})) if points else self._empty()
+
+    def _holds(self, target: str) -> bool:
+        """Say whether the recipe with a target of the record has a finished run as it is now."""
+        try:
+            return (target,) == parse_targets([target]) and self._finished(self._again(target)) is not None
+        except InputError:  # a damaged record
+            return False
+
+    def _again(self, target: str) -> Asked:
+        """Return the recipe with a target that may not be asked for now."""
+        if found := next((each for each in self.asked if each.text == target), None):
+            return found
+        first = self.asked[0].loaded
+        values = deepcopy(first.raw)
+        values["stages"][self.stage]["target"] = {"latency": target}
+        return Asked(target, replace(load_values(values, first.path.parent), path=first.path))
 
     def _with(self, found: Frontier, asked: Asked) -> Frontier:
         """Return the frontier with one more point."""
         name = asked.text
+        others = tuple(each for each in found.points if each.target != name)
         try:
-            report = self._finished(asked) or self._run(asked)
+            report = self._finished(asked)
+            if report:
+                self.progress.note(f"{name}: finished before, in {self.folder / name}")
+            report = report or self._run(asked)
         except (UnreachableError, StageError) as error:
             status: Status = "unreachable" if isinstance(error, UnreachableError) else "failed"
             self.progress.note(f"{name}: {status}: {error}")
             point = FrontierPoint(target=name, folder=name, status=status, why=str(error))
-            return mark_pareto(found.model_copy(update={"points": (*found.points, point)}))
+            return mark_pareto(found.model_copy(update={"points": (*others, point)}))
         original = found.original if found.original.score else file_of(report, report.rows[0])
-        points = (*found.points, point_of(report, name, self.stage, original))
+        points = (*others, point_of(report, name, self.stage, original))
         return mark_pareto(found.model_copy(update={"points": points, "original": original, "task": report.task}))
 
     def _run(self, asked: Asked) -> RunReport:
@@ -134,6 +184,11 @@ class FrontierRun:
 
     def _finished(self, asked: Asked) -> RunReport | None:
         """Return what a finished run found whose recipe, data, machine and versions are those of now."""
+        if asked.text not in self.known:
+            self.known[asked.text] = self._checked(asked)
+        return self.known[asked.text]
+
+    def _checked(self, asked: Asked) -> RunReport | None:
         folder = self.folder / asked.text
         if not (folder / RUN_FILE).is_file() or not (folder / PLAN_FILE).is_file():
             return None
@@ -148,7 +203,6 @@ class FrontierRun:
         now = make_plan(asked.loaded, self.store, self.seed).steps
         if before != json.loads(json.dumps([step.ingredients for step in now], allow_nan=False)):
             return None
-        self.progress.note(f"{asked.text}: finished before, in {folder}")
         return report
 
     def _empty(self) -> Frontier:
@@ -160,9 +214,6 @@ class FrontierRun:
             target=loaded.recipe.target,
             seed=self.seed,
         )
-
-    def _write(self, found: Frontier) -> None:
-        write_whole(self.folder / FRONTIER_FILE, found.model_dump_json(indent=1) + "\n")
 
 
 def file_of(report: RunReport, row: Row) -> FrontierFile:

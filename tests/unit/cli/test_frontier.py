@@ -79,12 +79,22 @@ def frontier(folder: Path, *arguments: object) -> Result:
     return CliRunner().invoke(app, options, env={"COLUMNS": "160"})
 
 
+def finds(monkeypatch: pytest.MonkeyPatch, found: Frontier) -> None:
+    """Have the runs find this."""
+
+    def execute(runs: FrontierRun) -> Frontier:
+        runs.write(found)
+        return found
+
+    monkeypatch.setattr(FrontierRun, "execute", execute)
+
+
 @pytest.fixture
 def made(project: Project, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Have the runs be finished; return the project's folder."""
     project.stages(STAGES)
     (project.folder / "all").mkdir()
-    monkeypatch.setattr(FrontierRun, "execute", lambda _self: FOUND)
+    finds(monkeypatch, FOUND)
     return project.folder
 
 
@@ -121,7 +131,7 @@ def test_json_is_the_documented_structure(made: Path) -> None:
 def test_exit_codes(made: Path, monkeypatch: pytest.MonkeyPatch, states: tuple[str, ...], code: int) -> None:
     """Nothing that could be reached is bad input; a stage that failed is told, whatever else was found."""
     points = tuple(LOST.model_copy(update={"status": state}) for state in states)
-    monkeypatch.setattr(FrontierRun, "execute", lambda _self: FOUND.model_copy(update={"points": points}))
+    finds(monkeypatch, FOUND.model_copy(update={"points": points}))
     assert frontier(made).exit_code == code
     assert "<svg" not in (made / "all" / "frontier.html").read_text()
 

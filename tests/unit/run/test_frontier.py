@@ -87,8 +87,8 @@ def asked(tmp_path: Path) -> FrontierRun:
     return FrontierRun(points, 0, tmp_path / "all", Store(tmp_path / "store"), 0, SilentProgress())
 
 
-def report_of(run: Run, milliseconds: float, score: float) -> RunReport:
-    """Return what a run would find whose result takes so long and is so good; its original takes 4 ms."""
+def report_of(run: Run, milliseconds: float, score: float, original: float = 4.0) -> RunReport:
+    """Return what a run would find whose result takes so long and is so good, and its original too."""
     asked = {"milliseconds": 2.0} if run.folder.name == "2ms" else {"factor": float(run.folder.name[:-1])}
     aim = {
         "runtime": "onnxruntime",
@@ -108,8 +108,8 @@ def report_of(run: Run, milliseconds: float, score: float) -> RunReport:
         score_ = Score.model_validate({"images": 40, "accuracy": good})
         return Row.model_validate({"index": index, "label": kind, "kind": kind, "validation": score_, **given, **more})
 
-    first = Timing(runtime="onnxruntime", threads=1, milliseconds=interval(4.0))
-    last = first.model_copy(update={"milliseconds": interval(99.0), "speedup": interval(4 / milliseconds)})
+    first = Timing(runtime="onnxruntime", threads=1, milliseconds=interval(original))
+    last = first.model_copy(update={"milliseconds": interval(99.0), "speedup": interval(original / milliseconds)})
     return RunReport.model_validate(
         {
             "name": "toy",
@@ -140,7 +140,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         outcome = outcomes[run.folder.name]
         if isinstance(outcome, Exception):
             raise outcome
-        found = report_of(run, *outcome)
+        found = report_of(run, *outcome, outcomes.get("original", 4.0))
         run.folder.mkdir(parents=True, exist_ok=True)
         steps = [step.ingredients for step in make_plan(run.loaded, run.store, run.seed).steps]
         (run.folder / "plan.json").write_text(json.dumps(steps))
@@ -189,6 +189,56 @@ def test_finished_points_are_not_run_again(asked: FrontierRun, ran: dict[str, An
     (asked.folder / "0.7x" / "run.json").write_text("{")
     asked.execute()
     assert ran["runs"] == ["2ms", "0.7x", "0.7x"]
+
+
+def test_finished_points_stay_whatever_is_asked_for(asked: FrontierRun, ran: dict[str, Any]) -> None:
+    """With the original that they count from; one that is asked for again has its place at the end, and its numbers."""
+    before = asked.execute()
+    ran["original"] = 8.0
+    ran["0.6x"] = (2.4, 0.82)
+    load = loader(asked.asked[0].loaded.path)
+    asked.asked = asked_points(load, ("0.6x", "0.5x"), 0)
+    found = asked.execute()
+    assert [point.target for point in found.points] == ["0.7x", "2ms", "0.6x", "0.5x"]
+    assert found.original == before.original
+    old = {point.target: point for point in before.points}
+    assert all(point == old[point.target] for point in found.points if point.target in old)
+    assert found.points[2].milliseconds
+    assert found.points[2].milliseconds.value == pytest.approx(4.0 * 2.4 / 8.0)
+    assert ran["runs"] == ["0.7x", "0.5x", "2ms", "0.6x"]
+    assert all(each.target in (asked.folder / "frontier.html").read_text() for each in found.points)
+
+
+@pytest.mark.parametrize("damage", ["recipe", "seed", "record", "target", "run"])
+def test_what_does_not_hold_any_more_does_not_stay(asked: FrontierRun, ran: dict[str, Any], damage: str) -> None:
+    """Another recipe or seed, a record that cannot be read, a target that is none, a run that is gone."""
+    asked.execute()
+    assert len(ran["runs"]) == 3
+    recipe, record = asked.asked[0].loaded.path, asked.folder / FRONTIER_FILE
+    if damage == "recipe":
+        recipe.write_text(recipe.read_text().replace("to: onnx}", "to: onnx}\n  - {kind: simplify}"))
+    elif damage == "seed":
+        asked.seed = 1
+    elif damage == "record":
+        record.write_text(record.read_text()[:-9])
+    elif damage == "target":
+        record.write_text(record.read_text().replace('"0.7x"', '"../0.7x"').replace('"2ms"', '"2x"'))
+    else:
+        for name in ("0.7x", "2ms"):
+            (asked.folder / name / "run.json").unlink()
+    asked.asked = asked_points(loader(recipe), ("0.5x",), 0)
+    assert [point.target for point in asked.execute().points] == ["0.5x"]
+
+
+def test_the_page_is_as_old_as_the_record(asked: FrontierRun, ran: dict[str, Any]) -> None:
+    """After an interruption it has the points that are done."""
+    ran["2ms"] = DeviceError("gone")
+    with pytest.raises(DeviceError):
+        asked.execute()
+    page = (asked.folder / "frontier.html").read_text()
+    assert "0.7x" in page
+    assert "0.5x" in page
+    assert "2ms" not in page
 
 
 def test_what_cannot_be_reached_is_a_point_that_says_so(asked: FrontierRun, ran: dict[str, Any]) -> None:
