@@ -135,6 +135,8 @@ class Stage(BaseModel, ABC):
     brings_no_gain: ClassVar[str] = ""
     #: The forms that the stage can start from, with any configuration.
     takes: ClassVar[frozenset[Form]] = frozenset()
+    #: Whether it does nothing but write the network in another form.
+    converts: ClassVar[bool] = False
     #: Whether nothing may follow the stage in a recipe.
     last: ClassVar[bool] = False
     #: Whether the stage makes a file; one that only looks leaves the artifact as it is (`Outcome.form` is None).

@@ -19,12 +19,13 @@ from pipeline.core.artifact import FrozenModel
 from pipeline.core.code_inputs import NETWORK_FILE
 from pipeline.core.errors import InputError, Problem, RecipeError
 from pipeline.core.paths import ExistingFile, ExistingPath
-from pipeline.core.runtimes import FORMS, judged_form, last_readable
+from pipeline.core.runtimes import judged_form, last_readable
 from pipeline.core.stage import Target
 from pipeline.core.units import FactorOrDuration, FactorOrSize, Points, ScoreDrop
 from pipeline.data.config import SIZED, Argument, DataConfig, with_size
 from pipeline.measure.devices.registry import device_record
 from pipeline.network.library import DefinitionFile, libraries_of, with_name
+from pipeline.recipe.chain import chain_problems
 from pipeline.recipe.overrides import apply
 from pipeline.recipe.problems import problem_messages, shown_value
 from pipeline.recipe.values import VALUES, read_values
@@ -33,21 +34,18 @@ from pipeline.stages import AnyStage
 from pipeline.tasks.config import RegressionTask, TaskConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from pydantic.json_schema import JsonSchemaValue
     from pydantic_core import core_schema
 
     from pipeline.core.artifact import Form
-    from pipeline.core.file_precision import FilePrecision
     from pipeline.core.stage import Stage
     from pipeline.recipe.yaml import Place
 
 #: The newest format of recipes that this version reads.
 FORMAT = 1
-#: Exports go to the right alone.
-ORDER: tuple[Form, ...] = tuple(FORMS)
 
 
 class ModelConfig(FrozenModel):
@@ -327,59 +325,6 @@ def _runtime_messages(stages: Sequence[Stage], target: Target) -> dict[Place, st
         made = ", ".join(dict.fromkeys(map(judged_form, forms)))
         return {("target", "runtime"): f'found "{target.runtime}", which reads none of the files ({made}): {error}'}
     return {}
-
-
-def chain_problems(stages: Sequence[Stage]) -> Iterator[tuple[int, str, str]]:
-    """Yield position, key and message for each stage that cannot start from what it is given, or cannot be skipped.
-
-    The chain starts from the recipe's model, which is torch. After a problem the check continues as if the stage had
-    been given what it needs.
-    """
-    form: Form = "torch"
-    before = "the recipe's model"
-    masked = clustered = ""
-    made_before: tuple[FilePrecision, str] | None = None
-    for index, stage in enumerate(stages):
-        key, why = stage.fills_zeros if masked else ("", "")
-        if key:
-            yield index, key, f"{why}; the zeros that {masked} makes would be lost: move {masked} behind it"
-        masked = stage.kind if stage.makes_masks else masked
-        key, why = stage.parts_clusters if clustered else ("", "")
-        if key:
-            yield (
-                index,
-                key,
-                f"{why}; the clusters that {clustered} makes would be lost: move {clustered} behind it",
-            )
-        clustered = stage.kind if stage.makes_clusters else clustered
-        if form not in stage.consumes:
-            needs = " or ".join(sorted(stage.consumes))
-            found = f"{stage.kind} needs {needs}, but {before} gives {form}"
-            yield index, "kind", f"{found}: {_remedy(form, stage.consumes)}"
-            form = min(stage.consumes)
-        elif made_before and (why := stage.precision_fault(made_before[0])):
-            yield index, "kind", f"{why}, which {made_before[1]} makes: remove one of the two"
-        elif ships := stage.ships():
-            made_before = ships, f"{stage.kind} (stages.{index})"
-        made = stage.produces(form)
-        if stage.on_no_gain == "skip" and made != form:
-            why = f"{stage.kind} turns {form} into {made}, so the next stage cannot start from the file before"
-            yield index, "on_no_gain", f'found "skip", allowed: keep, fail: {why}'
-        if stage.last and index != len(stages) - 1:
-            rest = ", ".join(other.kind for other in stages[index + 1 :])
-            yield index, "kind", f"{stage.kind} must be the last stage, but after it come {rest}: move it to the end"
-        form = made
-        before = f"the stage before it ({stage.kind})"
-
-
-def _remedy(form: Form, needs: frozenset[Form]) -> str:
-    """Say what to put between, or where to move the stage: an exported network cannot become torch again."""
-    later = ORDER[ORDER.index(form) + 1 :]
-    target = next((each for each in later if each in needs), None)
-    if target is None:
-        return f"move it to before the export to {form}"
-    steps = " and ".join(f"{{kind: export, to: {each}}}" for each in later[: later.index(target) + 1])
-    return f"put {steps} between"
 
 
 class _RecipeSchema(GenerateJsonSchema):

@@ -38,6 +38,8 @@ ALLOWED: Mapping[str, str] = {
     "too_short": "a list of {min_length} or more",
     "tuple_type": "a list",
 }
+#: What is no stage though one might think so -> what does it.
+NO_STAGES: Mapping[str, str] = {"pack": "use {kind: bundle, storage: packed}, or the command secateur pack"}
 SHOWN = 60  # characters of a value that is found
 
 
@@ -143,6 +145,8 @@ def _found_and_allowed(error: ErrorDetails, place: Place, schema: Mapping[str, A
             return _about_key(error["type"], place, schema, data)
         case "union_tag_invalid":
             tag = child(error["input"], place[-1])
+            if place[:1] == ("stages",) and (instead := NO_STAGES.get(str(tag))):
+                return f"found {shown_value(tag)}, which is no stage: {instead}", ""
             return f"found {shown_value(tag)}", among(tag, _names(context["expected_tags"]))
         case "literal_error":
             return f"found {shown_value(error['input'])}", among(error["input"], _names(context["expected"]))

@@ -31,6 +31,7 @@ class Export(Stage):
     """Torch to ONNX, or ONNX to OpenVINO."""
 
     revision: ClassVar[int] = 2
+    converts: ClassVar[bool] = True
     libraries: ClassVar[tuple[str, ...]] = ("torch", "onnx", "onnxscript", "onnxruntime", "openvino")
 
     kind: Literal["export"]

@@ -223,7 +223,8 @@ def test_what_parts_clusters_is_refused_behind_them(
     found = list(chain_problems([stage(), given]))
     assert [(place, where) for place, where, _ in found] == [(1, key)]
     assert why in found[0][2]
-    assert "the clusters that share makes would be lost: move share behind it" in found[0][2]
+    remedy = "change per_channel, or remove share" if key == "per_channel" else "move share behind it"
+    assert f"the clusters that share makes would be lost: {remedy}" in found[0][2]
     assert name == "quantize-aware-finetune" or list(chain_problems([given, stage()])) == []
 
 
