@@ -51,6 +51,7 @@ class Cell(NamedTuple):
     """A network, its data, and how it becomes small: clusters 0 share nothing; int8 is quantized at the end.
 
     With `trained` the weights that come with the model are compressed, else those of a training with the same seed.
+    `before` has stages that come before all others, each with its target and two epochs of training behind it.
     """
 
     model: str
@@ -61,6 +62,7 @@ class Cell(NamedTuple):
     clusters: int
     trained: bool = False
     int8: bool = False
+    before: tuple[tuple[str, dict[str, float]], ...] = ()
 
 
 CELLS: dict[str, Cell] = {
@@ -70,6 +72,12 @@ CELLS: dict[str, Cell] = {
     "lenet-5-mnist-5k": Cell("lenet-5", "mnist-5k", "magnitude", 0.04, 200, 16),
     "lenet-300-100-mnist-5k-dns": Cell("lenet-300-100", "mnist-5k", "dns", 0.0185, 300, 0),
     "resnet-20-fashion-int8": Cell("resnet-20", "fewer", "magnitude", 0.08, 8, 16, trained=True, int8=True),
+    "resnet-20-fashion-chain": Cell(
+        *("resnet-20", "fewer", "magnitude", 0.1, 10, 16),
+        trained=True,
+        int8=True,
+        before=(("prune", {"macs": 0.85}), ("factorize", {"parameters": 0.85})),
+    ),
 }
 #: By data: what differs while codebooks are trained, always by adamw.
 SHARED: dict[str, dict[str, Any]] = {
@@ -96,11 +104,17 @@ def recipe(name: str, cell: Cell, weights: Path | None, stages: list[dict[str, A
 def compression(cell: Cell) -> list[dict[str, Any]]:
     """Return the stages that compress."""
     training = TRAINING[cell.data][1]
+    before = [
+        each
+        for kind, target in cell.before
+        for each in ({"kind": kind, "target": target}, {"kind": "finetune", **training, "epochs": 2})
+    ]
     stage: dict[str, Any] = {"kind": "sparsify", "method": cell.method, "density": cell.density}
     stage |= {"scope": "global"} if cell.method == "magnitude" else {}
     stage |= {"schedule": training | {"epochs": cell.epochs}}
     schedule = training | SHARED[cell.data]
-    return [stage, *([{"kind": "share", "clusters": cell.clusters, "schedule": schedule}] if cell.clusters else [])]
+    share = [{"kind": "share", "clusters": cell.clusters, "schedule": schedule}] if cell.clusters else []
+    return [*before, stage, *share]
 
 
 def first_weights(cell: Cell, seed: int, work: Path) -> Path:
