@@ -14,7 +14,7 @@ from typing import Annotated
 from pydantic import AfterValidator, ValidationInfo
 
 from pipeline.core.code_inputs import NETWORK_FILE
-from pipeline.core.paths import bundled_root, existing_file, resolve_path
+from pipeline.core.paths import bundled_root, existing_file, kind_of, resolve_path
 
 #: Packages whose networks have names.
 LIBRARIES = ("timm", "torchvision", "transformers")
@@ -64,7 +64,7 @@ def _definition(path: Path, info: ValidationInfo) -> Path:
     found = split_reference(path)
     if found is None:
         stored = resolve_path(path, info.context["folder"]) / NETWORK_FILE if info.context else path
-        if stored.is_file():
+        if kind_of(stored) == "a file":
             return stored
         alternative = f", or {ALLOWED}" if ":" in str(path) else ""
         return existing_file(path, info, alternative)

@@ -32,10 +32,22 @@ def test_what_did_not_fit_is_in_the_report_and_another_reading_is_another_networ
     torch.save({"state_dict": {**tensors, "loss.weight": torch.ones(2)}, "epoch": 3}, project.folder / "last.ckpt.pt")
     weights = "model.weights=last.ckpt.pt"
     with pytest.raises(InputError, match=r"1 missing, 1 unknown, 0 shape"):
-        api.run(project.recipe, project.folder / "run", overrides=[STAGES, weights], progress=SilentProgress())
+        api.run(
+            project.recipe,
+            project.folder / "run",
+            overrides=[STAGES, weights],
+            progress=SilentProgress(),
+            store=project.folder / "store",
+        )
     given = [STAGES, weights, "model.strict=false"]
     for cached in (False, True):
-        done = api.run(project.recipe, project.folder / "run", overrides=given, progress=SilentProgress()).report
+        done = api.run(
+            project.recipe,
+            project.folder / "run",
+            overrides=given,
+            progress=SilentProgress(),
+            store=project.folder / "store",
+        ).report
         first = done.rows[0]
         assert first.cached == cached
         assert first.changed == {"not_loaded": {"missing": ["fc.bias (2,)"], "unknown": ["loss.weight (2,)"]}}
@@ -60,7 +72,9 @@ def test_a_network_that_was_trained_elsewhere_after_pruning_comes_back(project: 
     """By the folder of the stage, with its plan; with its own weights where none are given, or with others."""
     stages = "stages=[{kind: prune, ratio: 0.5, align: 4}, {kind: export, to: onnx}]"
     run = project.folder / "run"
-    first = api.run(project.recipe, run, overrides=[stages], progress=SilentProgress()).report
+    first = api.run(
+        project.recipe, run, overrides=[stages], progress=SilentProgress(), store=project.folder / "store"
+    ).report
     folder = next((run / "stages").glob("01-prune"))
     tensors = {name: tensor * 0.5 for name, tensor in load_file(folder / "weights.safetensors").items()}
     torch.save({"model": {f"module.{name}": tensor for name, tensor in tensors.items()}}, project.folder / "mine.pt")
@@ -68,11 +82,17 @@ def test_a_network_that_was_trained_elsewhere_after_pruning_comes_back(project: 
     lines = project.recipe.read_text().splitlines()
     model = f"model: {{definition: {folder.relative_to(project.folder)}}}"
     recipe.write_text("\n".join(model if line.startswith("model:") else line for line in lines) + "\n")
-    again = api.run(recipe, project.folder / "own", overrides=[STAGES], progress=SilentProgress()).report
+    again = api.run(
+        recipe, project.folder / "own", overrides=[STAGES], progress=SilentProgress(), store=project.folder / "store"
+    ).report
     assert again.rows[0].artifact == first.rows[1].artifact
     assert again.rows[0].macs == first.rows[1].macs
     other = api.run(
-        recipe, project.folder / "mine", overrides=[STAGES, "model.weights=mine.pt"], progress=SilentProgress()
+        recipe,
+        project.folder / "mine",
+        overrides=[STAGES, "model.weights=mine.pt"],
+        progress=SilentProgress(),
+        store=project.folder / "store",
     ).report
     assert other.rows[0].macs == first.rows[1].macs
     made = load_file(project.folder / "mine" / "stages" / "00-original" / "weights.safetensors")
