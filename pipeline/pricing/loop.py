@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.core.errors import InputError
+from pipeline.results.latency_target import Correction, NearestLatencies
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -45,6 +46,18 @@ class LoopResult:
     met: bool
     below: float | None = None
     above: float | None = None
+
+    def terms(self) -> dict[str, Any]:
+        """Return the fields of a `LatencyTarget` that say what was measured, and what else was tried."""
+        return {
+            "ratio": self.chosen.measured,
+            "predicted": self.chosen.predicted,
+            "met": self.met,
+            "nearest": None if self.met else NearestLatencies(below=self.below, above=self.above),
+            "corrections": tuple(
+                Correction(predicted=step.predicted, measured=step.measured.value) for step in self.steps
+            ),
+        }
 
 
 def meet_target(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.compress.pruning.state import NetworkState
+from pipeline.pricing.model import LatencyModel
 from pipeline.results.latency_target import LatencyMove
 from pipeline.results.run import Interval
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 #: A move buys something when its measured gain is more than so many standard errors.
 _SEEN = 1.96
+#: Nodes that are named, and the share of the file's time below which a saving is none.
+_NAMED, _LEAST = 2, 1e-4
 
 
 def without_each_move(state: NetworkState) -> dict[str, NetworkState]:
@@ -74,9 +77,21 @@ def told_moves(
                 predicted_ms=time - model.cost(other.widths, other.dropped),
                 measured_ms=saved_milliseconds(measured[name], time) if name in measured else None,
                 damage=damage.get(name),
+                bought=_bought(model, state, other),
             )
         )
     return tuple(sorted(moves, key=lambda move: -move.saved_ms))
+
+
+def _bought(model: TimeModel, state: NetworkState, other: NetworkState) -> str:
+    """Say which nodes a move saves most time in, by the model; empty where it does not know them."""
+    if not isinstance(model, LatencyModel):
+        return ""
+    before, after = model.node_times(other), model.node_times(state)
+    saved = {name: ms - after[name] for name, ms in before.items() if ms - after[name] > _LEAST * sum(before.values())}
+    names = sorted(saved, key=lambda name: (-saved[name], name))
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return f"less time in {', '.join(names[:_NAMED])}{more}" if names else ""
 
 
 def saved_milliseconds(found: PairedRatio, time: float) -> Interval:

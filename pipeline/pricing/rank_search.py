@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.compress.factorization.budget import cheapest_loss
+from pipeline.compress.factorization.budget import cheapest_loss, least_cost
 from pipeline.compress.factorization.options import full_rank
 from pipeline.compress.factorization.replacing import place_factors
 from pipeline.core.errors import UnreachableError
+from pipeline.core.file_precision import FLOAT
 from pipeline.pricing.loop import confirmed_ratio, meet_target
 from pipeline.pricing.model import TRUSTED_MEDIAN, TRUSTED_P90
 from pipeline.pricing.opening import asked_share
@@ -20,16 +21,7 @@ from pipeline.pricing.pricer import SHIPPED_WEIGHT
 from pipeline.pricing.prober import Prober
 from pipeline.pricing.probes import Probe
 from pipeline.pricing.ranks import factors_of, fit_ranks, rank_states, state_of, whole_ranks
-from pipeline.results.latency_target import (
-    AskedLatency,
-    Correction,
-    CostModelFacts,
-    LatencyFloor,
-    LatencyMove,
-    LatencyTarget,
-    LayerTimes,
-    NearestLatencies,
-)
+from pipeline.results.latency_target import CostModelFacts, LatencyFloor, LatencyMove, LatencyTarget, LayerTimes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -69,6 +61,7 @@ class RankedNetwork:
         precision: what its file computes in.
         form: makes the file.
         batch: the only batch that the network takes; None: any.
+        is_original: whether it is the network that the recipe starts from.
     """
 
     model: nn.Module
@@ -79,6 +72,7 @@ class RankedNetwork:
     precision: FilePrecision
     form: FileForm
     batch: int | None
+    is_original: bool
 
     @property
     def name(self) -> str:
@@ -143,7 +137,8 @@ class RankSearch:
 
         def choose(share: float, near: NetworkState | None) -> NetworkState:
             del near  # one step of a rank is a small one
-            found = cheapest_loss(layers, self._price, share - self._rest(layers))
+            allowed = max(share - self._rest(layers), least_cost(layers, self._price))
+            found = cheapest_loss(layers, self._price, allowed)
             return state_of({name: option.factor for name, option in found.items()})
 
         def measured(state: NetworkState) -> Interval:
@@ -201,26 +196,25 @@ class RankSearch:
         self, found: LoopResult, layers: Mapping[str, LayerChoice], chosen: Mapping[str, Option]
     ) -> LatencyTarget:
         """Return what a report tells."""
-        target, aim = self.prober.timer.target, self.aim
         return LatencyTarget(
-            runtime=target.runtime,
-            device=target.device,
-            threads=target.threads,
-            precision=str(aim.file),
-            asked=AskedLatency(factor=aim.factor, milliseconds=aim.milliseconds),
+            **self.aim.terms(self.prober.timer.target),
+            **found.terms(),
             whole_ms=self.whole,
-            ratio=found.chosen.measured,
-            predicted=found.chosen.predicted,
-            met=found.met,
-            nearest=None if found.met else NearestLatencies(below=found.below, above=found.above),
+            whole_float_ms=self._whole_float(),
             floor=self._floor(layers),
             model=self._facts(),
             layers=tuple(self._layer(name, chosen.get(name)) for name in layers),
             moves=tuple(self._move(name, option) for name, option in chosen.items()),
-            corrections=tuple(
-                Correction(predicted=step.predicted, measured=step.measured.value) for step in found.steps
-            ),
         )
+
+    def _whole_float(self) -> Interval | None:
+        """Return the milliseconds of the recipe's own network as a float file, measured; None of another network."""
+        network = self.prober.network
+        if not network.is_original or network.precision.precision == FLOAT:
+            return self.whole if network.is_original else None
+        self.prober.progress.update(0, 1, "measuring the float file")
+        file = network.form.in_precision("fp32")(deepcopy(network.model), network.batch)
+        return self.prober.ratio(file).ratio.times(self.whole.value)
 
     def _facts(self) -> CostModelFacts:
         probes = len(self.prober.probes)
@@ -247,6 +241,7 @@ class RankSearch:
             after=factor.ranks[-1],
             predicted_ms=self.whole.value * (self._price(name, option) - self._price(name, None)),
             damage=option.error,
+            bought=f"{option.macs / site.cost.macs:.2f} of its operations",
         )
 
 

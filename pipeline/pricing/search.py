@@ -10,6 +10,7 @@ import numpy as np
 
 from pipeline.compress.pruning.state import NetworkState
 from pipeline.core.errors import UnreachableError
+from pipeline.core.file_precision import FLOAT
 from pipeline.network.tracing import samples_of
 from pipeline.onnx_graph.file import write_onnx
 from pipeline.pricing.choice import StateChoice
@@ -24,13 +25,10 @@ from pipeline.pricing.probes import Probe
 from pipeline.pricing.relative import merged
 from pipeline.pricing.sizes import counted_from_given, size_move
 from pipeline.results.latency_target import (
-    AskedLatency,
-    Correction,
     CostModelFacts,
     LatencyFloor,
     LatencyTarget,
     LayerTimes,
-    NearestLatencies,
 )
 
 if TYPE_CHECKING:
@@ -81,14 +79,16 @@ class LatencySearch:
     the model and `factor` are those of the network as it is priced.
     """
 
-    def __init__(self, aim: LatencyAim, pricer: Pricer, smaller: SmallerImage | None = None) -> None:
-        """Price the network.
+    def __init__(
+        self, aim: LatencyAim, pricer: Pricer, smaller: SmallerImage | None = None, *, from_original: bool = False
+    ) -> None:
+        """Price the network; `from_original`: it is the one that the recipe starts from, whose float file is timed too.
 
         Raises:
             InputError: the latency is not below that of the whole network.
             DeviceError: the device cannot be reached, went away, or is throttled; what was measured is kept.
         """
-        self.aim, self.pricer, self.smaller = aim, pricer, smaller
+        self.aim, self.pricer, self.smaller, self.from_original = aim, pricer, smaller, from_original
         self.model: TimeModel = pricer.model()
         self.trusted = isinstance(self.model, LatencyModel) and self.model.coefficients.is_trusted
         self.whole_ms = self.model.cost({})
@@ -138,6 +138,7 @@ class LatencySearch:
         told = self._told(found, choice, gains, undone)
         if self.smaller:
             told = self._counted_from_given(told, self.smaller, make(state), self._merged(step.base, state))
+        told = self._with_float(told)
         return ChosenState(choice.kept(state), state.dropped, choice.details, told.model_dump(mode="json"))
 
     def _ratio(self, model: ModelProto) -> PairedRatio:
@@ -253,30 +254,30 @@ class LatencySearch:
         self, found: LoopResult, choice: StateChoice, gains: Mapping[str, PairedRatio], undone: tuple[str, ...]
     ) -> LatencyTarget:
         """Return what a report tells."""
-        pricer, target, aim = self.pricer, self.pricer.timer.target, self.aim
+        pricer = self.pricer
         state = self._merged(choice.step.base, found.chosen.state)
-        nearest = NearestLatencies(below=found.below, above=found.above)
         damage = choice.damage_of(found.chosen.state)
         return LatencyTarget(
-            runtime=target.runtime,
-            device=target.device,
-            threads=target.threads,
-            precision=str(aim.file),
-            asked=AskedLatency(factor=aim.factor, milliseconds=aim.milliseconds),
+            **self.aim.terms(pricer.timer.target),
+            **found.terms(),
             whole_ms=self.whole,
-            ratio=found.chosen.measured,
-            predicted=found.chosen.predicted,
-            met=found.met,
-            nearest=None if found.met else nearest,
             floor=self.floor,
             model=self._facts(),
             layers=self._layers(state),
             moves=told_moves(Moved(state, pricer.network.groups, choice.heads), self.model, gains, damage),
             undone=undone,
-            corrections=tuple(
-                Correction(predicted=step.predicted, measured=step.measured.value) for step in found.steps
-            ),
         )
+
+    def _with_float(self, told: LatencyTarget) -> LatencyTarget:
+        """Return the record with the milliseconds of the recipe's own network as a float file, measured."""
+        if not self.from_original:
+            return told
+        if self.aim.file.precision == FLOAT:
+            return told.model_copy(update={"whole_float_ms": told.whole_ms})
+        self.pricer.progress.update(0, 1, "measuring the float file")
+        make, whole = (self.smaller.make, self._given) if self.smaller else (self.pricer.network.make, None)
+        ratio = self.pricer.ratio(make.in_precision("fp32")(NetworkState()), whole).ratio
+        return told.model_copy(update={"whole_float_ms": ratio.times(told.whole_ms.value)})
 
     def _facts(self) -> CostModelFacts:
         profile, model = self.pricer.profile, self.model

@@ -12,7 +12,6 @@ from pipeline.compress.training.inference import inference_mode
 from pipeline.core.artifact import FrozenModel
 from pipeline.pricing.moves import saved_milliseconds
 from pipeline.results.latency_target import (
-    AskedLatency,
     CostModelFacts,
     LatencyFloor,
     LatencyMove,
@@ -182,11 +181,7 @@ def told_alone(found: ChosenSize, name: str, aim: LatencyAim, target: Target) ->
     measured = Interval(value=saved - found.whole.value, low=ends[0], high=ends[1], level=found.ratio.level)
     move = size_move(found, name, saved, None).model_copy(update={"measured_ms": measured})
     return LatencyTarget(
-        runtime=target.runtime,
-        device=target.device,
-        threads=target.threads,
-        precision=str(aim.file),
-        asked=AskedLatency(factor=aim.factor, milliseconds=aim.milliseconds),
+        **aim.terms(target),
         whole_ms=found.whole,
         ratio=found.ratio,
         predicted=found.ratio.value,

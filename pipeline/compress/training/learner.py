@@ -124,8 +124,9 @@ class ImageClassifier:
         return share_equal(np.concatenate(predictions), split.labels), total / len(split)
 
     def _tensors(self, split: Split, positions: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-        images = torch.from_numpy(split.images)[positions].to(device)
-        labels = torch.from_numpy(split.labels)[positions].to(device)
+        chosen = positions.numpy()  # copies these samples alone, of arrays that may be read-only
+        images = torch.from_numpy(split.images[chosen]).to(device)
+        labels = torch.from_numpy(split.labels[chosen]).to(device)
         normalisation = self.dataset.normalisation
         mean = torch.tensor(normalisation.mean, device=device)[:, None, None]
         std = torch.tensor(normalisation.std, device=device)[:, None, None]

@@ -97,13 +97,18 @@ def title(row: Row) -> str:
 def verdict(found: LatencyTarget) -> str:
     """Write what was asked for, what was measured, whether that is enough, and what else could be had."""
     asked = found.factor * found.whole_ms.value
-    of_it = f"of the unpruned {found.precision} file"
+    of_it = f"of the {_whole(found)} {found.precision} file"
     wanted = f"{_factor(found.factor)} {of_it}, {numbers.milliseconds(asked)}"
     if found.asked.factor is None:
         wanted = f"{numbers.milliseconds(asked)}, {_factor(found.factor)} {of_it}"
     took = numbers.milliseconds(found.ratio.value * found.whole_ms.value)
     measured = f"{_factor(found.ratio.value)} {numbers.bounds(found.ratio)}, {took}"
     return f"Asked for {wanted}; measured {measured}: {_end(found)}."
+
+
+def _whole(found: LatencyTarget) -> str:
+    """Name the file that times are shares of by what it lacks."""
+    return "unfactorised" if any(move.kind == "rank" for move in found.moves) else "unpruned"
 
 
 def _end(found: LatencyTarget) -> str:
@@ -119,7 +124,7 @@ def about(report: RunReport, found: LatencyTarget) -> Facts:
     """Return the terms: where and as what files were timed, at first and at the end, the floor, the cost model."""
     facts = [
         ("Target", f"{place(found.runtime, found.threads)}, on {found.device}, {found.precision}"),
-        ("Unpruned", _milliseconds(found.whole_ms)),
+        (_whole(found).capitalize(), _milliseconds(found.whole_ms)),
         *_original(found),
         *_shipped(report, found),
     ]
@@ -185,7 +190,8 @@ def _shipped(report: RunReport, found: LatencyTarget) -> Facts:
         update={"value": scale / speed.value, "low": scale / speed.high, "high": scale / speed.low}
     )
     end = "within the target" if share.value <= found.factor else "above the target"
-    told = f"{_factor(share.value)} {numbers.bounds(share)} of the unpruned file, by the measurements of the run: {end}"
+    of_it = f"of the {_whole(found)} file, by the measurements of the run"
+    told = f"{_factor(share.value)} {numbers.bounds(share)} {of_it}: {end}"
     return (("File that ships", told),)
 
 

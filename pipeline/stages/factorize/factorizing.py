@@ -250,6 +250,7 @@ class Factorizing:
             precision=aim.file,
             form=FileForm.of_file(aim.file, self.given, context),
             batch=self._fixed_batch,
+            is_original=self.given.digest == context.original.digest,
         )
         prober = RankProber(network, file_timer(context), context.folder / PROBES, context.seed)
         chosen, self.latency = RankSearch(aim, prober).choose(layers, self._network_with)

@@ -164,7 +164,8 @@ class LatencyPruning(Pruning):
         """The given network with its prices; probing takes minutes, once for a network and a device."""
         if self.job.rules.allocation == PRICED:  # too few images are found out before minutes of probing
             next(iter(self.samples.training()))
-        return LatencySearch(self.aim, self.pricer, self.smaller)
+        from_original = self.given.digest == self.context.original.digest
+        return LatencySearch(self.aim, self.pricer, self.smaller, from_original=from_original)
 
     @cached_property
     def samples(self) -> Samples:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -123,6 +124,7 @@ def test_the_file_takes_what_was_asked_for(run: Run, factor: float) -> None:
     assert told.met
     assert told.ratio.value == pytest.approx(ratio, rel=0.01)
     assert told.precision == "fp32"
+    assert told.whole_float_ms == told.whole_ms
     assert told.factor == factor
     assert told.model.trusted
     assert told.model.probes > 20
@@ -178,10 +180,13 @@ def test_a_time_below_the_floor_is_refused_with_what_is_left(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And no layer that only gets dearer is factorised, whatever the target."""
-    with pytest.raises(
-        UnreachableError, match=r"cannot be reached by factors: about 0\.\d+x .* Ask for 0\.\d+x or more"
-    ):
+    with pytest.raises(UnreachableError, match=r"cannot be reached by factors: .* Ask for 0\.\d+x or more") as refused:
         run(factorize(target={"latency": "0.03x"}))
+    found = re.search(r"about (0\.\d+)x", str(refused.value))
+    assert found
+    floor = float(found[1])
+    _, near = run(factorize(target={"latency": f"{1.008 * floor:.4f}x"}), "near")  # less than is aimed at is not left
+    assert near[LATENCY]["ratio"]["value"] == pytest.approx(floor, rel=0.05)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
     dear = Law(overhead=0.02, call=3.0, value=1e-6, granule=1)
     with pytest.raises(UnreachableError, match="No factors make it faster"):
@@ -227,4 +232,7 @@ def test_real_files_are_made_and_timed(tmp_path: Path, monkeypatch: pytest.Monke
     told = LatencyTarget.model_validate(outcome.changed[LATENCY])
     assert told.precision.startswith("int8")
     assert told.ratio.value < 1
+    assert told.whole_float_ms
+    assert told.whole_float_ms.value != told.whole_ms.value  # a file of its own, which has no integers
+    assert all(move.bought.endswith("of its operations") for move in told.moves)
     assert made[0].measured >= 3

@@ -35,11 +35,13 @@ EVERYTHING = Augmentation(
 
 
 def dark_or_light(count: int, seed: int) -> Split:
-    """Return images of 8x8 pixels whose mean tells the class."""
+    """Return images of 8x8 pixels whose mean tells the class, in arrays that are read-only, as memory maps are."""
     generator = np.random.default_rng(seed)
     labels = generator.integers(0, 2, count)
     pixels = generator.integers(0, 120, (count, 1, 8, 8)) + 120 * labels[:, None, None, None]
-    return Split(pixels.astype(np.uint8), labels.astype(np.int64))
+    split = Split(pixels.astype(np.uint8), labels.astype(np.int64))
+    split.images.flags.writeable = split.labels.flags.writeable = False
+    return split
 
 
 DATA = Dataset(

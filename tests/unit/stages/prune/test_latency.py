@@ -35,6 +35,16 @@ def test_the_file_that_ships_takes_what_was_asked_for(bench: Bench) -> None:
     assert found.model.probes == bench.timers[0].measured - len(found.corrections) - again - len(found.moves)
     assert found.floor.factor < 0.75
     assert {move.name for move in found.moves} == {*outcome.changed["widths"], *outcome.changed.get("removed", [])}
+    assert all(move.bought.startswith("less time in ") for move in found.moves)
+    assert found.whole_float_ms == found.whole_ms
+
+
+def test_the_float_file_of_the_recipes_own_network_is_timed_too(bench: Bench) -> None:
+    """Where another precision ships: budgets count from it. Its nodes are fewer, by which the made-up law goes."""
+    found = told(bench.run(image_network(bench.folder / "network"), "pruned", precision="int8", **FINE))
+    assert found.precision.startswith("int8")
+    assert found.whole_float_ms
+    assert found.whole_float_ms.value < 0.95 * found.whole_ms.value
 
 
 ITERATIVE = {"schedule": {"method": "iterative", "steps": 2, "epochs": 1, "batch": 8}, **FINE}
