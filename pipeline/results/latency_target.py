@@ -108,9 +108,10 @@ class LatencyTarget(FrozenModel):
     """Where the milliseconds went.
 
     `whole_ms` is the time of the unpruned network's file in `precision`, `whole_float_ms` that of its float file, known
-    of the network that the recipe starts from. `ratio` is the time of the pruned file, as it was measured, over `whole_ms`, `predicted` the same by the model.
-    `met` is a ratio between 0.97 and 1.00 of what was asked for. `nearest` is there where it was not met: the nearest
-    ratios that were tried on either side of that range. `undone` names moves that were taken back: they bought nothing.
+    of the network that the recipe starts from. `ratio` is the time of the pruned file, as it was measured, over
+    `whole_ms`, `predicted` the same by the model. `met` is a ratio between 0.97 and 1.00 of what was asked for.
+    `nearest` is there where it was not met: the nearest ratios that were tried on either side of that range. `undone`
+    names moves that were taken back: they bought nothing.
     `sizes` are those of images that were looked at, where that was a move; with smaller ones, shares and the times
     before are those of the file at the size that was given, and granules and errors those of the model at the new one.
     """
